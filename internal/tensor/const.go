@@ -1,0 +1,169 @@
+package tensor
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"slices"
+	"unsafe"
+)
+
+// Elem is the storage type of constant data, as files know it.
+type Elem uint8
+
+const (
+	F32 Elem = iota
+	F16
+	BF16
+	F64
+	I64
+	I32
+	I16
+	I8
+	U64
+	U32
+	U16
+	U8
+	Bool
+)
+
+var elems = [...]struct {
+	name  string
+	bytes int
+	at    func(b []byte, i int) float64
+}{
+	F32: {"float32", 4, func(b []byte, i int) float64 {
+		return float64(math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:])))
+	}},
+	F16: {"float16", 2, func(b []byte, i int) float64 { return float64(HalfToFloat(binary.LittleEndian.Uint16(b[2*i:]))) }},
+	BF16: {"bfloat16", 2, func(b []byte, i int) float64 {
+		return float64(math.Float32frombits(uint32(binary.LittleEndian.Uint16(b[2*i:])) << 16))
+	}},
+	F64: {"float64", 8, func(b []byte, i int) float64 { return math.Float64frombits(binary.LittleEndian.Uint64(b[8*i:])) }},
+	I64: {"int64", 8, func(b []byte, i int) float64 { return float64(int64(binary.LittleEndian.Uint64(b[8*i:]))) }},
+	I32: {"int32", 4, func(b []byte, i int) float64 { return float64(int32(binary.LittleEndian.Uint32(b[4*i:]))) }},
+	I16: {"int16", 2, func(b []byte, i int) float64 { return float64(int16(binary.LittleEndian.Uint16(b[2*i:]))) }},
+	I8:  {"int8", 1, func(b []byte, i int) float64 { return float64(int8(b[i])) }},
+	U64: {"uint64", 8, func(b []byte, i int) float64 { return float64(binary.LittleEndian.Uint64(b[8*i:])) }},
+	U32: {"uint32", 4, func(b []byte, i int) float64 { return float64(binary.LittleEndian.Uint32(b[4*i:])) }},
+	U16: {"uint16", 2, func(b []byte, i int) float64 { return float64(binary.LittleEndian.Uint16(b[2*i:])) }},
+	U8:  {"uint8", 1, func(b []byte, i int) float64 { return float64(b[i]) }},
+	Bool: {"bool", 1, func(b []byte, i int) float64 {
+		if b[i] != 0 {
+			return 1
+		}
+		return 0
+	}},
+}
+
+func (e Elem) String() string { return elems[e].name }
+
+// Bytes is the size of one element.
+func (e Elem) Bytes() int { return elems[e].bytes }
+
+// Integer reports whether values of the type are whole numbers (bool included).
+func (e Elem) Integer() bool { return e >= I64 }
+
+// Const is constant data. It either refers to bytes of a memory-mapped file, which are decoded on use, or holds float32.
+type Const struct {
+	elem   Elem
+	raw    []byte // little endian, elem.Bytes() each; nil when floats is set
+	floats []float32
+}
+
+// Floats makes a constant of values, which it keeps.
+func Floats(values []float32) *Const { return &Const{elem: F32, floats: values} }
+
+// Raw makes a constant of n elements stored little endian in b, which it keeps. It is an error when the sizes disagree.
+func Raw(elem Elem, b []byte, n int) (*Const, error) {
+	if n < 0 || n > MaxElements || len(b) != n*elem.Bytes() {
+		return nil, fmt.Errorf("%d elements of %v take %d bytes, not %d", n, elem, n*elem.Bytes(), len(b))
+	}
+	return &Const{elem: elem, raw: b}, nil
+}
+
+// Elem is the storage type.
+func (c *Const) Elem() Elem { return c.elem }
+
+// Len is the number of elements.
+func (c *Const) Len() int {
+	if c.raw == nil {
+		return len(c.floats)
+	}
+	return len(c.raw) / c.elem.Bytes()
+}
+
+// At returns element i.
+func (c *Const) At(i int) float64 {
+	if c.raw == nil {
+		return float64(c.floats[i])
+	}
+	return elems[c.elem].at(c.raw, i)
+}
+
+// Int returns element i of an integer constant exactly.
+func (c *Const) Int(i int) int64 {
+	if c.elem == I64 && c.raw != nil {
+		return int64(binary.LittleEndian.Uint64(c.raw[8*i:]))
+	}
+	return int64(c.At(i))
+}
+
+// Float32s returns all elements. The slice may refer to the constant's own storage and must not be written to.
+func (c *Const) Float32s() []float32 {
+	if c.raw == nil {
+		return c.floats
+	}
+	n := c.Len()
+	if n == 0 {
+		return nil
+	}
+	if p := unsafe.Pointer(unsafe.SliceData(c.raw)); c.elem == F32 && littleEndian && uintptr(p)%4 == 0 {
+		return unsafe.Slice((*float32)(p), n)
+	}
+	out := make([]float32, n)
+	for i := range out {
+		out[i] = float32(c.At(i))
+	}
+	return out
+}
+
+// Splat reports whether all elements are equal, and their value.
+func (c *Const) Splat() (float64, bool) {
+	if c.Len() == 0 {
+		return 0, false
+	}
+	v := c.At(0)
+	for i := 1; i < c.Len(); i++ {
+		if c.At(i) != v {
+			return 0, false
+		}
+	}
+	return v, true
+}
+
+// Clone returns a constant of its own storage.
+func (c *Const) Clone() *Const {
+	return &Const{elem: c.elem, raw: slices.Clone(c.raw), floats: slices.Clone(c.floats)}
+}
+
+var littleEndian = func() bool {
+	one := uint16(1)
+	return *(*byte)(unsafe.Pointer(&one)) == 1
+}()
+
+// HalfToFloat converts IEEE 754 binary16 to float32, subnormals and infinities included.
+func HalfToFloat(h uint16) float32 {
+	sign, exponent, fraction := uint32(h>>15)<<31, uint32(h>>10&31), uint32(h&1023)
+	switch exponent {
+	case 0:
+		v := float32(fraction) / (1 << 24)
+		if sign != 0 {
+			v = -v
+		}
+		return v
+	case 31:
+		return math.Float32frombits(sign | 0x7f800000 | fraction<<13)
+	}
+	return math.Float32frombits(sign | (exponent+112)<<23 | fraction<<13)
+}
