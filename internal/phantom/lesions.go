@@ -1,0 +1,105 @@
+package phantom
+
+// addLesions draws by lot what makes the grade, and in advanced eyes sometimes drusen, which do not.
+func (a *anatomy) addLesions(r *random, g Grade) {
+	switch g {
+	case Early:
+		for range r.count(2, 4) {
+			a.addDome(r, smallDruse, true)
+		}
+	case Intermediate:
+		for range r.count(2, 4) {
+			a.addDome(r, largeDruse, true)
+		}
+	case Advanced:
+		a.addAdvanced(r)
+	}
+}
+
+// addAdvanced picks one or two of the four signs of advanced AMD.
+func (a *anatomy) addAdvanced(r *random) {
+	signs := [...]func(){
+		func() { a.addDome(r, subretinalFluid, true) },
+		func() { a.addCysts(r) },
+		func() { a.addDome(r, detachment, true) },
+		func() { a.addAtrophy(r) },
+	}
+	first := r.count(0, len(signs)-1)
+	signs[first]()
+	if r.chance(0.5) {
+		signs[(first+r.count(1, len(signs)-1))%len(signs)]()
+	}
+	if r.chance(0.4) {
+		a.addDome(r, smallDruse, false)
+	}
+}
+
+// domeKind bounds the lot for one kind of dome; lengths are voxels of a 32x64x64 field.
+type domeKind struct {
+	radiusD, radiusW, height, content [2]float64
+	plateau, underThePigment          bool
+}
+
+var (
+	smallDruse      = domeKind{radiusD: [2]float64{2.8, 3.6}, radiusW: [2]float64{4, 5.5}, height: [2]float64{3, 4}, content: [2]float64{120, 160}, underThePigment: true}
+	largeDruse      = domeKind{radiusD: [2]float64{5, 7}, radiusW: [2]float64{8.5, 12}, height: [2]float64{5, 7.5}, content: [2]float64{110, 150}, underThePigment: true}
+	detachment      = domeKind{radiusD: [2]float64{7, 10}, radiusW: [2]float64{12, 18}, height: [2]float64{9, 12}, content: [2]float64{26, 40}, plateau: true, underThePigment: true}
+	subretinalFluid = domeKind{radiusD: [2]float64{6, 10}, radiusW: [2]float64{10, 18}, height: [2]float64{4.5, 8}, plateau: true}
+)
+
+// place draws a centre that keeps a lesion of the given radii inside the field.
+func (a *anatomy) place(r *random, radiusD, radiusW float64) (d, w float64) {
+	d = lerp(mul(0.8, radiusD), float64(a.dims[0]-1)-mul(0.8, radiusD), r.unit())
+	w = lerp(mul(0.8, radiusW), float64(a.dims[2]-1)-mul(0.8, radiusW), r.unit())
+	return d, w
+}
+
+func (a *anatomy) addDome(r *random, k domeKind, makesTheGrade bool) {
+	b := dome{
+		radiusD: mul(r.between(k.radiusD[0], k.radiusD[1]), a.sd),
+		radiusW: mul(r.between(k.radiusW[0], k.radiusW[1]), a.sw),
+		height:  mul(r.between(k.height[0], k.height[1]), a.sh),
+		content: r.between(k.content[0], k.content[1]),
+		plateau: k.plateau, underThePigment: k.underThePigment, makesTheGrade: makesTheGrade,
+	}
+	b.d, b.w = a.place(r, b.radiusD, b.radiusW)
+	a.domes = append(a.domes, b)
+}
+
+func (a *anatomy) addAtrophy(r *random) {
+	b := dome{radiusD: mul(r.between(6, 9), a.sd), radiusW: mul(r.between(10, 16), a.sw)}
+	b.d, b.w = a.place(r, b.radiusD, b.radiusW)
+	a.atrophy = append(a.atrophy, b)
+}
+
+// addCysts places a cluster of intraretinal cysts in the inner and outer nuclear layers.
+func (a *anatomy) addCysts(r *random) {
+	centreD, centreW := a.place(r, mul(7, a.sd), mul(12, a.sw))
+	for range r.count(3, 5) {
+		c := cyst{
+			d: centreD + mul(r.between(-4, 4), a.sd), w: centreW + mul(r.between(-9, 9), a.sw),
+			radiusD: mul(r.between(2.2, 3.5), a.sd), radiusH: mul(r.between(2.4, 4), a.sh), radiusW: mul(r.between(3.2, 6), a.sw),
+		}
+		c.h = a.rpe(c.d, c.w) - mul(r.between(8, 13), a.sh)
+		a.cysts = append(a.cysts, c)
+	}
+}
+
+// drawCysts paints and marks the cysts over the finished layers.
+func (a *anatomy) drawCysts(img *canvas) {
+	for _, c := range a.cysts {
+		for d := max(0, int(c.d-c.radiusD)); d < min(a.dims[0], int(c.d+c.radiusD)+2); d++ {
+			for h := max(0, int(c.h-c.radiusH)); h < min(a.dims[1], int(c.h+c.radiusH)+2); h++ {
+				for w := max(0, int(c.w-c.radiusW)); w < min(a.dims[2], int(c.w+c.radiusW)+2); w++ {
+					x, y, z := (float64(d)-c.d)/c.radiusD, (float64(h)-c.h)/c.radiusH, (float64(w)-c.w)/c.radiusW
+					t := smoothstep(-0.1, 0.25, 1-mul(x, x)-mul(y, y)-mul(z, z))
+					i := img.index(d, h, w)
+					img.level[i] = lerp(img.level[i], fluidLevel, t)
+					if t > 0.5 {
+						img.mask[i] = 1
+					}
+				}
+			}
+		}
+	}
+}
