@@ -69,6 +69,15 @@ type Const struct {
 	elem   Elem
 	raw    []byte // little endian, elem.Bytes() each; nil when floats is set
 	floats []float32
+	rows   []float32 // factor for each of len(rows) equal parts, nil for none
+}
+
+// ScaleRows returns the constant whose len(factors) equal parts are multiplied by the factors, without storage of its own.
+func (c *Const) ScaleRows(factors []float32) *Const {
+	if c.rows != nil {
+		c = Floats(c.Float32s())
+	}
+	return &Const{elem: c.elem, raw: c.raw, floats: c.floats, rows: factors}
 }
 
 // Floats makes a constant of values, which it keeps.
@@ -95,6 +104,13 @@ func (c *Const) Len() int {
 
 // At returns element i.
 func (c *Const) At(i int) float64 {
+	if c.rows != nil {
+		return float64(float32(c.stored(i)) * c.rows[i*len(c.rows)/c.Len()])
+	}
+	return c.stored(i)
+}
+
+func (c *Const) stored(i int) float64 {
 	if c.raw == nil {
 		return float64(c.floats[i])
 	}
@@ -111,14 +127,14 @@ func (c *Const) Int(i int) int64 {
 
 // Float32s returns all elements. The slice may refer to the constant's own storage and must not be written to.
 func (c *Const) Float32s() []float32 {
-	if c.raw == nil {
+	n := c.Len()
+	if c.raw == nil && c.rows == nil {
 		return c.floats
 	}
-	n := c.Len()
 	if n == 0 {
 		return nil
 	}
-	if p := unsafe.Pointer(unsafe.SliceData(c.raw)); c.elem == F32 && littleEndian && uintptr(p)%4 == 0 {
+	if p := unsafe.Pointer(unsafe.SliceData(c.raw)); c.rows == nil && c.elem == F32 && littleEndian && uintptr(p)%4 == 0 {
 		return unsafe.Slice((*float32)(p), n)
 	}
 	out := make([]float32, n)
@@ -144,7 +160,7 @@ func (c *Const) Splat() (float64, bool) {
 
 // Clone returns a constant of its own storage.
 func (c *Const) Clone() *Const {
-	return &Const{elem: c.elem, raw: slices.Clone(c.raw), floats: slices.Clone(c.floats)}
+	return &Const{elem: c.elem, raw: slices.Clone(c.raw), floats: slices.Clone(c.floats), rows: slices.Clone(c.rows)}
 }
 
 var littleEndian = func() bool {
