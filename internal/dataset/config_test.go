@@ -1,0 +1,180 @@
+package dataset
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/voxcam/voxcam/internal/explain"
+)
+
+func TestEveryKeyArrives(t *testing.T) {
+	c, err := Load(filepath.Join("testdata", "full.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &Config{
+		Path: filepath.Join("testdata", "full.toml"),
+		Model: Model{File: "testdata/m/net.onnx", Name: "Net", TargetLayer: "layer4", LayerLayout: "channels-last",
+			TokenGrid: []int{4, 8, 8}, TargetClass: "Early AMD", Classes: []string{"Normal", "Early AMD"}},
+		Data: Data{Folder: "testdata/volumes", Labels: "testdata/labels.csv", Extension: ".nii.gz", Variable: "v", Axes: "HWDC",
+			ImageShape: []int{8, 16, 32}, Scale: "zscore", Split: "shuffle", SplitRatio: []float64{0.5, 0.25, 0.25},
+			SplitSeed: 7, Dataset: "all", MaxSamples: 3},
+		Explain: Explain{Methods: []string{"gradcam", "vargrad"}, NSamples: 8, NoiseLevel: 1, Seed: 42, Device: "cpu",
+			Conventions: map[string]string{"gradcam++": "paper"}},
+		Output: Output{Dir: "testdata/out", Session: "first", Formats: []string{"nifti", "mat"}, OverlayAlpha: 0.5},
+	}
+	for _, k := range Keys() {
+		if !strings.HasSuffix(k.Name, ".*") && c.lines[k.Name] == 0 {
+			t.Errorf("testdata/full.toml does not set %s", k.Name)
+		}
+	}
+	c.lines = nil
+	if !reflect.DeepEqual(c, want) {
+		t.Errorf("got  %+v\nwant %+v", c, want)
+	}
+	if err := c.Validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestComplaints(t *testing.T) {
+	const rest = "[model]\nfile = 'm'\n[data]\nfolder = 'd'\nlabels = 'l'\nscale = 'none'\n"
+	for _, tc := range []struct {
+		name, text string
+		want       []string
+	}{
+		{"spelling", "[data]\nfoldr = 'x'\n", []string{"c.toml:2: unknown key data.foldr; the nearest known key is data.folder"}},
+		{"wrong section", "[explain]\n\nfolder = 'x'\n", []string{"c.toml:3: unknown key explain.folder; did you mean data.folder?"}},
+		{"section", "[modle]\nfile = 'x'\n", []string{"c.toml:1: unknown section [modle]; did you mean model?"}},
+		{"top level", "seed = 3\n", []string{"c.toml:1: unknown key seed; did you mean explain.seed?"}},
+		{"inline table", "model = { fil = 'x' }\n", []string{"c.toml:1: unknown key model.fil; the nearest known key is model.file"}},
+		{"array of tables", "[[model]]\nfile = 'x'\n", []string{"c.toml:2: model.file must be a text in quotes"}},
+		{"syntax", "[model]\nfile = \n", []string{"c.toml:2: "}},
+		{"twice", "[model]\nfile = 'a'\nfile = 'b'\n", []string{"c.toml:3: "}},
+		{"all at once", "[explain]\nn_samples = 'many'\nnoise_level = 0\nseed = -1\nmethods = [1]\n[data]\nimage_shape = [1, 2]\naxes = 'DHX'\nscale='div256'\n",
+			[]string{"c.toml:2: explain.n_samples must be an integer, not \"many\"",
+				"c.toml:3: explain.noise_level is 0; it must be a positive number",
+				"c.toml:4: explain.seed must be an integer from 0 up, not -1",
+				"c.toml:5: explain.methods must be a list of texts, not 1",
+				"c.toml:7: data.image_shape is [1 2]",
+				"c.toml:8: data.axes is \"DHX\"",
+				"c.toml:9: data.scale is \"div256\"; choose one of: div255, minmax, zscore, none; did you mean div255?"}},
+		{"missing", "[output]\nsession = 's'\n", []string{"model.file is missing", "data.folder is missing", "data.labels is missing",
+			"data.scale is missing: how the training scaled"}},
+		{"vargrad", rest + "[explain]\nmethods = ['all']\nn_samples = 1\n", []string{"c.toml:9: explain.n_samples is 1, but a variance (vargrad)"}},
+		{"ratio", rest + "split_ratio = [0.6, 0.2, 0.1]\n", []string{"c.toml:7: data.split_ratio is [0.6 0.2 0.1]"}},
+		{"session", rest + "[output]\nsession = '../x'\n", []string{"c.toml:8: output.session is \"../x\""}},
+		{"class", "[model]\nfile='m'\nclasses = ['a', 'b']\ntarget_class = 'c'\n[data]\nfolder='d'\nlabels='l'\nscale='none'\n",
+			[]string{"c.toml:4: model.target_class no class is called \"c\"; choose one of: predicted, true, all, an index, a, b"}},
+		{"class index", "[model]\nfile='m'\nclasses = ['a', 'b']\ntarget_class = 2\n[data]\nfolder='d'\nlabels='l'\nscale='none'\n",
+			[]string{"class 2 is out of range: the model has classes 0 to 1"}},
+		{"good", rest, nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c, err := parse("c.toml", []byte(tc.text))
+			if err == nil {
+				err = c.Validate()
+			}
+			if tc.want == nil {
+				if err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			var ce *ConfigError
+			if !errors.As(err, &ce) {
+				t.Fatalf("got %v", err)
+			}
+			if len(ce.Complaints) != len(tc.want) {
+				t.Errorf("%d complaints instead of %d:\n%v", len(ce.Complaints), len(tc.want), err)
+			}
+			for _, w := range tc.want {
+				if !strings.Contains(err.Error(), w) {
+					t.Errorf("got %v\nwant %s", err, w)
+				}
+			}
+		})
+	}
+}
+
+func TestOriginalConfiguration(t *testing.T) {
+	c, err := Load(filepath.Join("testdata", "config_3d.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !c.Original || c.Data.Folder != "./data/oct3d" || c.Data.Labels != "./data/trainingset.csv" || c.Output.Dir != "CAMVis" {
+		t.Errorf("paths are relative to the working directory in the original: %+v %+v", c.Data, c.Output)
+	}
+	if c.Data.Scale != "div255" || c.Data.Variable != "imgMat" || c.Data.Extension != ".mat" || c.Data.Axes != "DHW" ||
+		!reflect.DeepEqual(c.Data.ImageShape, []int{192, 256, 256}) || c.ClassFolder(1) != "class_1_early_amd" ||
+		c.ModelName() != "efficientnet_b2" {
+		t.Errorf("got %+v %+v", c.Data, c.Model)
+	}
+	if len(c.Notices) != 1 || !strings.Contains(c.Notices[0], "NetModule.lr") || !strings.Contains(c.Notices[0], "DataModule.data_ext") ||
+		strings.Contains(c.Notices[0], "data_path") {
+		t.Errorf("notices: %q", c.Notices)
+	}
+	if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "model.file is missing (or --model)") {
+		t.Errorf("without a model: %v", err)
+	}
+	c.Model.File = "net.onnx"
+	if err := c.Validate(); err != nil {
+		t.Error(err)
+	}
+	_, err = parse("o.toml", []byte("[DataModule]\ndata_path=3\nimage_shape=[1,2]\n"))
+	if err == nil || !strings.Contains(err.Error(), "o.toml:2: DataModule.data_path must be a text") ||
+		!strings.Contains(err.Error(), "o.toml:3: DataModule.image_shape is [1 2]") || !strings.Contains(err.Error(), "label_path is missing") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestTarget(t *testing.T) {
+	c := Defaults()
+	c.Model.Classes = []string{"Normal", "Early AMD"}
+	for text, want := range map[string]explain.Class{
+		"predicted": {Kind: explain.ClassPredicted}, "true": {Kind: explain.ClassTrue},
+		"1": {Kind: explain.ClassIndex, Index: 1}, "early_amd": {Kind: explain.ClassIndex, Index: 1},
+	} {
+		c.Model.TargetClass = text
+		if got, all, err := c.Target(2); got != want || all || err != nil {
+			t.Errorf("%s: %v %v %v", text, got, all, err)
+		}
+	}
+	c.Model.TargetClass = "all"
+	if _, all, err := c.Target(2); !all || err != nil {
+		t.Errorf("all: %v %v", all, err)
+	}
+}
+
+func TestLoadFaults(t *testing.T) {
+	if _, err := Load(filepath.Join(t.TempDir(), "none.toml")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := Load(t.TempDir()); err == nil {
+		t.Error("a folder was read as a configuration")
+	}
+}
+
+func FuzzConfig(f *testing.F) {
+	for _, name := range []string{"full.toml", "config_3d.toml"} {
+		text, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
+	f.Add([]byte("[[explain.conventions]]\n\"\" = 1\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		c, err := parse("f.toml", text)
+		if (c == nil) == (err == nil) {
+			t.Fatalf("config %v, error %v", c, err)
+		}
+		if c != nil {
+			c.Validate()
+		}
+	})
+}

@@ -1,0 +1,175 @@
+package dataset
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/internal/volume/format"
+)
+
+// Extensions are the endings of files that volumes are read from.
+var Extensions = []string{".mat", ".npy", ".npz", ".nii", ".nii.gz"}
+
+// Set is a data set: samples with labels and splits, and the way from a sample to the network's input.
+type Set struct {
+	Config  *Config
+	Samples []Sample
+	Split   string // column or shuffle: where the splits come from
+
+	read func(ctx context.Context, path string) (*volume.Volume, error)
+}
+
+// Open reads the labels and deals the splits of a valid configuration.
+func Open(c *Config) (*Set, error) {
+	samples, hasColumn, err := readLabels(c.Data.Labels)
+	if err != nil {
+		return nil, err
+	}
+	s := &Set{Config: c, Samples: samples, Split: c.Data.Split}
+	switch {
+	case s.Split == "column" && !hasColumn:
+		return nil, fmt.Errorf("labels %s: data.split is column, but there is no column split", c.Data.Labels)
+	case s.Split == "auto" && hasColumn:
+		s.Split = "column"
+	case s.Split == "auto":
+		s.Split = "shuffle"
+	}
+	if s.Split == "shuffle" {
+		s.Samples = deal(samples, c.Data.SplitRatio, c.Data.SplitSeed)
+	}
+	s.read = func(ctx context.Context, path string) (*volume.Volume, error) {
+		return format.ReadContext(ctx, path, format.Options{Variable: c.Data.Variable, Axes: c.Data.Axes})
+	}
+	return s, nil
+}
+
+// Select returns the samples of the configured splits, split after split, at most MaxSamples of each. Samples whose split
+// cannot be read always belong to them, so that a fault of the table is never passed over. It is an error if there are none.
+func (s *Set) Select() ([]Sample, error) {
+	want := append([]Split{}, Splits...)
+	if d := s.Config.Data.Dataset; d != "all" {
+		want = []Split{Split(d)}
+	}
+	var out []Sample
+	for _, split := range append(want, Unassigned) {
+		n := 0
+		for _, sample := range s.Samples {
+			if sample.Split == split && (s.Config.Data.MaxSamples == 0 || n < s.Config.Data.MaxSamples) {
+				out = append(out, sample)
+				n++
+			}
+		}
+	}
+	if len(out) == 0 {
+		have := map[Split]int{}
+		for _, sample := range s.Samples {
+			have[sample.Split]++
+		}
+		return nil, fmt.Errorf("labels %s: no sample is in %q (train has %d, val %d, test %d)",
+			s.Config.Data.Labels, s.Config.Data.Dataset, have[Train], have[Val], have[Test])
+	}
+	return out, nil
+}
+
+// Deal is a digest of the assignment of samples to splits, for telling whether two shuffles agree. It is empty where the
+// splits come from the table.
+func (s *Set) Deal() string {
+	if s.Split != "shuffle" {
+		return ""
+	}
+	h := sha256.New()
+	for _, sample := range s.Samples {
+		fmt.Fprintf(h, "%s\x00%s\n", sample.Split, sample.ID)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// Input is the file of a sample as it was found.
+type Input struct {
+	Path     string    `json:"path"`
+	Bytes    int64     `json:"bytes"`
+	Modified time.Time `json:"modified"`
+}
+
+// Locate finds the sample's file.
+func (s *Set) Locate(sample Sample) (Input, error) {
+	extensions := Extensions
+	if s.Config.Data.Extension != "" {
+		extensions = []string{s.Config.Data.Extension}
+	}
+	base := filepath.Join(s.Config.Data.Folder, filepath.FromSlash(sample.ID))
+	candidates := make([]string, 0, len(extensions))
+	for _, ext := range extensions {
+		if strings.HasSuffix(strings.ToLower(sample.ID), ext) {
+			candidates = []string{base} // the table names files, not cases
+			break
+		}
+		candidates = append(candidates, base+ext)
+	}
+	var found []Input
+	for _, path := range candidates {
+		info, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return Input{}, err
+		}
+		if info.IsDir() {
+			return Input{}, fmt.Errorf("%s is a folder, not a volume", path)
+		}
+		found = append(found, Input{Path: path, Bytes: info.Size(), Modified: info.ModTime().UTC()})
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		if len(candidates) == 1 {
+			return Input{}, fmt.Errorf("%s does not exist", candidates[0])
+		}
+		return Input{}, fmt.Errorf("no file %s with any of the extensions %s", base, strings.Join(extensions, ", "))
+	}
+	return Input{}, fmt.Errorf("both %s and %s exist; set data.extension", found[0].Path, found[1].Path)
+}
+
+// Prepared is the network's input with the way it was made.
+type Prepared struct {
+	Volume     *volume.Volume // [C, D, H, W]
+	Input      Input
+	InputShape [4]int // of the file: [C, D, H, W]
+	CropOffset [3]int // voxel of the file's volume that is voxel (0, 0, 0) of Volume; negative where zeros were added
+	Scaling    Scaling
+}
+
+// Prepare reads a sample, crops or pads it and scales it, in this order. Voxels that are not
+// finite are an error.
+func (s *Set) Prepare(ctx context.Context, sample Sample) (*Prepared, error) {
+	if sample.Err != nil {
+		return nil, sample.Err
+	}
+	in, err := s.Locate(sample)
+	if err != nil {
+		return nil, err
+	}
+	v, err := s.read(ctx, in.Path)
+	if err != nil {
+		return nil, err
+	}
+	p := &Prepared{Volume: v, Input: in, InputShape: [4]int{v.Channels, v.Depth, v.Height, v.Width}}
+	if shape := s.Config.Data.ImageShape; shape != nil {
+		p.Volume, p.CropOffset = CropPad(v, [3]int(shape))
+	}
+	if p.Scaling, err = Scale(p.Volume, s.Config.Data.Scale); err != nil {
+		return nil, fmt.Errorf("%s: %w", in.Path, err)
+	}
+	return p, nil
+}

@@ -1,0 +1,347 @@
+package dataset
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/internal/volume/npy"
+	"pgregory.net/rapid"
+)
+
+func TestLabels(t *testing.T) {
+	samples, hasSplit, err := parseLabels("\ufeffsplit, label ,caseID,eye\r\ntrain,0,a,L\r\nValidation,1,sub/a.mat,R\r\n" +
+		"test,-1,c,L\r\ntest,x,d,L\r\nnone,2,e,L\r\ntest,3,a,L\r\ntest,3,../f,L\r\ntest,3,,L\r\ntest\r\n\"test\",2,\"A b/ü\",L\r\n")
+	if err != nil || !hasSplit {
+		t.Fatal(err, hasSplit)
+	}
+	type row struct {
+		ID, Name string
+		Label    int
+		Split    Split
+		Err      string
+	}
+	want := []row{
+		{"a", "a", 0, Train, ""},
+		{"sub/a.mat", "sub_a", 1, Val, ""},
+		{"c", "c", -1, Test, "line 4: the label is -1"},
+		{"d", "d", -1, Test, "line 5: the label is \"x\""},
+		{"e", "e", 2, Unassigned, "line 6: the split is \"none\""},
+		{"a", "a_line7", 3, Test, "line 7: caseID \"a\" is already on line 2"},
+		{"../f", "f", 3, Test, "line 8: caseID \"../f\" leads out"},
+		{"", "sample", 3, Test, "line 9: caseID is empty"},
+		{"", "sample_line10", -1, Test, "line 10: caseID is empty"},
+		{"A b/ü", "ü", 2, Test, ""},
+	}
+	if len(samples) != len(want) {
+		t.Fatalf("%d samples", len(samples))
+	}
+	for i, s := range samples {
+		got := row{s.ID, s.Name, s.Label, s.Split, ""}
+		if s.Err != nil {
+			got.Err = s.Err.Error()
+		}
+		if !strings.Contains(got.Err, want[i].Err) || (want[i].Err == "") != (got.Err == "") {
+			t.Errorf("row %d: error %q, want %q", i, got.Err, want[i].Err)
+		}
+		got.Err, want[i].Err = "", ""
+		if got != want[i] {
+			t.Errorf("row %d: %+v, want %+v", i, got, want[i])
+		}
+	}
+}
+
+func TestLabelFaults(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                        "is empty",
+		"\xff\xfec\x00":           "UTF-16",
+		"id,label\na,0\n":         "must include caseID and label",
+		"caseID;label\na;0\n":     "separated by commas",
+		"caseID,label\na,\"0\n":   "line 2",
+		"caseID,label,label\na,0": "two columns",
+	} {
+		if _, _, err := parseLabels(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+// Names must differ, also for file systems without case, whatever the table holds.
+func TestNamesNeverCollide(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		ids := rapid.SliceOfN(rapid.StringMatching(`([aA]/)?([aAb_.:]|a_line2)(\.mat)?`), 1, 12).Draw(t, "ids")
+		text := "caseID,label\n"
+		for _, id := range ids {
+			text += id + ",0\n"
+		}
+		samples, _, err := parseLabels(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := map[string]bool{}
+		for _, s := range samples {
+			key := strings.ToLower(s.Name)
+			if seen[key] || s.Name == "" || s.Name != filepath.Base(s.Name) || strings.HasPrefix(s.Name, ".") {
+				t.Fatalf("name %q of %q in %v", s.Name, s.ID, ids)
+			}
+			seen[key] = true
+		}
+	})
+}
+
+func TestDealIsSeededAndFollowsTheRatio(t *testing.T) {
+	samples := make([]Sample, 35)
+	for i := range samples {
+		samples[i].ID = fmt.Sprint(i)
+	}
+	a, b := deal(samples, []float64{0.6, 0.2, 0.2}, 1), deal(samples, []float64{0.6, 0.2, 0.2}, 1)
+	if !reflect.DeepEqual(a, b) {
+		t.Error("the same seed deals differently")
+	}
+	if reflect.DeepEqual(a, deal(samples, []float64{0.6, 0.2, 0.2}, 2)) {
+		t.Error("another seed deals the same")
+	}
+	count := map[Split]int{}
+	ids := map[string]bool{}
+	for _, s := range a {
+		count[s.Split]++
+		ids[s.ID] = true
+	}
+	if count[Train] != 21 || count[Val] != 7 || count[Test] != 7 || len(ids) != 35 {
+		t.Errorf("counts %v of %d", count, len(ids))
+	}
+	for n := range 8 { // no split goes below nothing
+		if got := deal(samples[:n], []float64{0.5, 0.5, 0}, 1); len(got) != n {
+			t.Errorf("%d samples became %d", n, len(got))
+		}
+	}
+}
+
+// ramp holds 1, 2, 3, ... so that every voxel tells where it came from.
+func ramp(c, d, h, w int) *volume.Volume {
+	v := volume.New(c, d, h, w)
+	for i := range v.Data {
+		v.Data[i] = float32(i + 1)
+	}
+	return v
+}
+
+func TestCropPad(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		size := rapid.IntRange(1, 5)
+		v := ramp(rapid.IntRange(1, 2).Draw(t, "c"), size.Draw(t, "d"), size.Draw(t, "h"), size.Draw(t, "w"))
+		v.Geometry.Affine = [3][4]float64{{0, 0, 2, 5}, {0, -3, 0, 6}, {4, 0, 0, 7}}
+		shape := [3]int{size.Draw(t, "d2"), size.Draw(t, "h2"), size.Draw(t, "w2")}
+		out, offset := CropPad(v, shape)
+		if out.Dims() != shape || out.Channels != v.Channels {
+			t.Fatalf("shape %s", out.Shape())
+		}
+		for i, n := range v.Dims() {
+			// Centred: what is cut off (or added) before and after differs by at most one, with the extra one behind.
+			before, after := offset[i], n-shape[i]-offset[i]
+			if before < 0 || after < 0 {
+				before, after = -before, -after
+			}
+			if after-before < 0 || after-before > 1 {
+				t.Fatalf("axis %d: %d to %d, offset %d", i, n, shape[i], offset[i])
+			}
+		}
+		if out.Geometry != v.Geometry.Shift(offset) {
+			t.Fatal("geometry")
+		}
+		for c := range v.Channels {
+			for d := range shape[0] {
+				for h := range shape[1] {
+					for w := range shape[2] {
+						got := out.Channel(c)[(d*shape[1]+h)*shape[2]+w]
+						want := float32(0)
+						x, y, z := d+offset[0], h+offset[1], w+offset[2]
+						if x >= 0 && x < v.Depth && y >= 0 && y < v.Height && z >= 0 && z < v.Width {
+							want = v.Channel(c)[(x*v.Height+y)*v.Width+z]
+						}
+						if got != want {
+							t.Fatalf("[%d %d %d %d] = %v, want %v", c, d, h, w, got, want)
+						}
+					}
+				}
+			}
+		}
+	})
+}
+
+func TestScale(t *testing.T) {
+	for name, want := range map[string][]float32{
+		"none":   {0, 51, 102, 255},
+		"div255": {0, 0.2, 0.4, 1},
+		"minmax": {0, 0.2, 0.4, 1},
+		// mean 102, standard deviation sqrt((102^2 + 51^2 + 0 + 153^2)/4)
+		"zscore": {-1.0690450, -0.5345225, 0, 1.6035675},
+	} {
+		v := &volume.Volume{Data: []float32{0, 51, 102, 255}, Channels: 1, Depth: 1, Height: 1, Width: 4}
+		s, err := Scale(v, name)
+		if err != nil || s.Name != name {
+			t.Fatal(err)
+		}
+		for i := range want {
+			if math.Abs(float64(v.Data[i]-want[i])) > 1e-6 {
+				t.Errorf("%s: %v, want %v", name, v.Data, want)
+				break
+			}
+		}
+	}
+	for _, name := range []string{"minmax", "zscore"} {
+		v := volume.New(1, 1, 1, 3)
+		for i := range v.Data {
+			v.Data[i] = 0.1
+		}
+		if _, err := Scale(v, name); err == nil {
+			t.Errorf("%s of a constant volume: no error", name)
+		}
+	}
+	if _, err := Scale(ramp(1, 1, 1, 2), "log"); err == nil {
+		t.Error("unknown scaling: no error")
+	}
+}
+
+func writeVolume(t *testing.T, path string, v *volume.Volume) {
+	t.Helper()
+	var b bytes.Buffer
+	if err := npy.Write(&b, []int{v.Depth, v.Height, v.Width}, v.Data); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func testSet(t *testing.T, labels string, change func(*Config)) (*Set, string) {
+	t.Helper()
+	dir := t.TempDir()
+	c := Defaults()
+	c.Model.File = "net.onnx"
+	c.Data.Folder, c.Data.Labels, c.Data.Scale = dir, filepath.Join(dir, "labels.csv"), "none"
+	if change != nil {
+		change(c)
+	}
+	if err := os.WriteFile(c.Data.Labels, []byte(labels), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, dir
+}
+
+func TestPrepare(t *testing.T) {
+	s, dir := testSet(t, "caseID,label\nok,0\nmissing,1\nnan,1\ntwice,0\nbroken,0\nok.npy,0\n", func(c *Config) {
+		c.Data.ImageShape = []int{2, 4, 3}
+		c.Data.Scale = "div255"
+	})
+	writeVolume(t, filepath.Join(dir, "ok.npy"), ramp(1, 3, 3, 3))
+	bad := ramp(1, 2, 2, 2)
+	bad.Data[3] = float32(math.NaN())
+	writeVolume(t, filepath.Join(dir, "nan.npy"), bad)
+	writeVolume(t, filepath.Join(dir, "twice.npy"), ramp(1, 2, 2, 2))
+	writeVolume(t, filepath.Join(dir, "twice.npz"), ramp(1, 2, 2, 2))
+	if err := os.WriteFile(filepath.Join(dir, "broken.npy"), []byte("not an array"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	byID := map[string]Sample{}
+	for _, sample := range s.Samples {
+		byID[sample.ID] = sample
+	}
+	p, err := s.Prepare(t.Context(), byID["ok"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Volume.Shape() != "1x2x4x3" || p.InputShape != [4]int{1, 3, 3, 3} || p.CropOffset != [3]int{0, 0, 0} ||
+		p.Input.Path != filepath.Join(dir, "ok.npy") || p.Volume.Data[1] != float32(2.0/255) {
+		t.Errorf("%s %+v", p.Volume.Shape(), p)
+	}
+	if _, err := s.Prepare(t.Context(), byID["ok.npy"]); err != nil {
+		t.Errorf("an ID with the extension: %v", err)
+	}
+	for id, want := range map[string]string{
+		"missing": "no file", "nan": "not finite", "twice": "both", "broken": "broken.npy",
+	} {
+		if _, err := s.Prepare(t.Context(), byID[id]); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+}
+
+func TestSelect(t *testing.T) {
+	labels := "caseID,label,split\na,0,train\nb,0,val\nc,0,val\nd,0,test\ne,0,nowhere\n"
+	for _, tc := range []struct {
+		dataset string
+		max     int
+		want    string
+	}{{"val", 0, "b c e"}, {"all", 0, "a b c d e"}, {"all", 1, "a b d e"}, {"test", 5, "d e"}} {
+		s, _ := testSet(t, labels, func(c *Config) { c.Data.Dataset, c.Data.MaxSamples = tc.dataset, tc.max })
+		samples, err := s.Select()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ids []string
+		for _, sample := range samples {
+			ids = append(ids, sample.ID)
+		}
+		if got := strings.Join(ids, " "); got != tc.want {
+			t.Errorf("%s, %d: %s, want %s", tc.dataset, tc.max, got, tc.want)
+		}
+		if s.Split != "column" || s.Deal() != "" {
+			t.Errorf("split %s, deal %q", s.Split, s.Deal())
+		}
+	}
+	s, _ := testSet(t, "caseID,label,split\na,0,train\n", nil)
+	if _, err := s.Select(); err == nil || !strings.Contains(err.Error(), "no sample is in \"val\" (train has 1") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSplitColumnRequired(t *testing.T) {
+	s, _ := testSet(t, "caseID,label\na,0\n", nil)
+	s.Config.Data.Split = "column"
+	if _, err := Open(s.Config); err == nil {
+		t.Error("no error")
+	}
+	if s.Split != "shuffle" || len(s.Deal()) != 64 {
+		t.Errorf("split %s, deal %q", s.Split, s.Deal())
+	}
+}
+
+func FuzzLabels(f *testing.F) {
+	f.Add("caseID,label,split\na,0,train\n")
+	f.Add("\ufefflabel,caseID\r\n\"0\",\"x/y\"\r\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		samples, _, err := parseLabels(text)
+		if err != nil {
+			return
+		}
+		names := []string{}
+		for _, s := range samples {
+			names = append(names, strings.ToLower(s.Name))
+			if s.Err == nil && (s.Label < 0 || !filepath.IsLocal(s.ID)) {
+				t.Errorf("%+v has no error", s)
+			}
+		}
+		slices.Sort(names)
+		if len(slices.Compact(names)) != len(samples) {
+			t.Errorf("names collide in %q", text)
+		}
+	})
+}

@@ -1,0 +1,355 @@
+package dataset
+
+import (
+	"fmt"
+	"math"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// A key is a row of the table of all keys of a configuration: how its value gets in, and what it may be.
+type key struct {
+	name  string
+	doc   string
+	set   func(c *Config, v any) error // checks the type
+	check func(c *Config) error        // checks the value, whoever set it; nil if anything goes
+}
+
+var (
+	datasets = []string{"train", "val", "test", "all"}
+	splits   = []string{"auto", "column", "shuffle"}
+	layouts  = []string{"auto", "channels-first", "channels-last"}
+)
+
+// keys is in the order of the documentation. A key whose name ends in .* takes any last part.
+var keys = []key{
+	{"model.file", "ONNX file of the network", text(func(c *Config) *string { return &c.Model.File }), nil},
+	{"model.name", "what reports call the network", text(func(c *Config) *string { return &c.Model.Name }), nil},
+	{"model.target_layer", "layer to explain; default: the last one with spatial extent",
+		text(func(c *Config) *string { return &c.Model.TargetLayer }), nil},
+	{"model.layer_layout", "auto, channels-first or channels-last",
+		text(func(c *Config) *string { return &c.Model.LayerLayout }),
+		oneOf(func(c *Config) string { return c.Model.LayerLayout }, layouts)},
+	{"model.token_grid", "[d, h, w] of a token layer; default: inferred",
+		integers(func(c *Config) *[]int { return &c.Model.TokenGrid }),
+		triple(func(c *Config) []int { return c.Model.TokenGrid })},
+	{"model.target_class", "predicted, true, all, an index or a class name", setTargetClass, nil},
+	{"model.classes", "names of the classes by index", texts(func(c *Config) *[]string { return &c.Model.Classes }), checkClasses},
+
+	{"data.folder", "folder of the volumes", text(func(c *Config) *string { return &c.Data.Folder }), nil},
+	{"data.labels", "CSV file with the columns caseID, label and, optionally, split",
+		text(func(c *Config) *string { return &c.Data.Labels }), nil},
+	{"data.extension", ".mat, .npy, .npz, .nii or .nii.gz; default: whichever exists",
+		text(func(c *Config) *string { return &c.Data.Extension }), checkExtension},
+	{"data.variable", "variable of .mat (default: imgMat) and .npz files (default: the only one)", text(func(c *Config) *string { return &c.Data.Variable }), nil},
+	{"data.axes", "meaning of the file's axes in order, such as DHW or HWDC; default: DHW, or CDHW of .npy and .mat, DHWC of NIfTI",
+		text(func(c *Config) *string { return &c.Data.Axes }), checkAxes},
+	{"data.image_shape", "[D, H, W] that volumes are cropped or zero-padded to, centred; default: left as they are",
+		integers(func(c *Config) *[]int { return &c.Data.ImageShape }),
+		triple(func(c *Config) []int { return c.Data.ImageShape })},
+	{"data.scale", "div255, minmax, zscore or none", text(func(c *Config) *string { return &c.Data.Scale }),
+		func(c *Config) error {
+			if c.Data.Scale == "" {
+				return nil // Validate says that it is missing
+			}
+			return oneOf(func(c *Config) string { return c.Data.Scale }, Scales)(c)
+		}},
+	{"data.split", "column, shuffle, or auto: the column if there is one",
+		text(func(c *Config) *string { return &c.Data.Split }), oneOf(func(c *Config) string { return c.Data.Split }, splits)},
+	{"data.split_ratio", "[train, val, test] of the shuffle", setRatio, checkRatio},
+	{"data.split_seed", "seed of the shuffle", natural(func(c *Config) *uint64 { return &c.Data.SplitSeed }), nil},
+	{"data.dataset", "train, val, test or all", text(func(c *Config) *string { return &c.Data.Dataset }),
+		oneOf(func(c *Config) string { return c.Data.Dataset }, datasets)},
+	{"data.max_samples", "the first so many of each split; 0: all", integer(func(c *Config) *int { return &c.Data.MaxSamples }),
+		atLeast(func(c *Config) int { return c.Data.MaxSamples }, 0)},
+
+	{"explain.methods", "names of methods and groups", setMethods, checkMethods},
+	{"explain.n_samples", "draws of the noise methods", integer(func(c *Config) *int { return &c.Explain.NSamples }),
+		atLeast(func(c *Config) int { return c.Explain.NSamples }, 1)},
+	{"explain.noise_level", "standard deviation of the noise, in units of the prepared volume", setNoiseLevel, checkNoiseLevel},
+	{"explain.seed", "seed of the noise", natural(func(c *Config) *uint64 { return &c.Explain.Seed }), nil},
+	{"explain.device", "where it is computed", text(func(c *Config) *string { return &c.Explain.Device }), nil},
+	{"explain.conventions.*", "formula of a method, such as \"gradcam++\" = \"paper\"", nil, nil},
+
+	{"output.dir", "folder that sessions are made in; default: CAMVis in the working directory",
+		text(func(c *Config) *string { return &c.Output.Dir }), nil},
+	{"output.session", "name of the session; default: the time", text(func(c *Config) *string { return &c.Output.Session }), checkSession},
+	{"output.formats", "nifti, npy, mat, tiff, png", texts(func(c *Config) *[]string { return &c.Output.Formats }), checkFormats},
+	{"output.overlay_alpha", "weight of the heatmap in an overlay, 0 to 1", setAlpha, checkAlpha},
+}
+
+// Key describes one key of the configuration to those who write about it.
+type Key struct{ Name, Doc string }
+
+// Keys lists all keys of the configuration, section by section.
+func Keys() []Key {
+	out := make([]Key, len(keys))
+	for i, k := range keys {
+		out[i] = Key{k.name, k.doc}
+	}
+	return out
+}
+
+func text(field func(*Config) *string) func(*Config, any) error {
+	return func(c *Config, v any) error {
+		s, ok := v.(string)
+		if !ok {
+			return wrongType(v, "a text in quotes")
+		}
+		*field(c) = s
+		return nil
+	}
+}
+
+func texts(field func(*Config) *[]string) func(*Config, any) error {
+	return func(c *Config, v any) error {
+		list, ok := v.([]any)
+		if !ok {
+			return wrongType(v, "a list of texts")
+		}
+		out := make([]string, len(list))
+		for i, e := range list {
+			if out[i], ok = e.(string); !ok {
+				return wrongType(e, "a list of texts")
+			}
+		}
+		*field(c) = out
+		return nil
+	}
+}
+
+func integer(field func(*Config) *int) func(*Config, any) error {
+	return func(c *Config, v any) error {
+		n, ok := v.(int64)
+		if !ok || n > math.MaxInt32 || n < math.MinInt32 {
+			return wrongType(v, "an integer")
+		}
+		*field(c) = int(n)
+		return nil
+	}
+}
+
+func natural(field func(*Config) *uint64) func(*Config, any) error {
+	return func(c *Config, v any) error {
+		n, ok := v.(int64)
+		if !ok || n < 0 {
+			return wrongType(v, "an integer from 0 up")
+		}
+		*field(c) = uint64(n)
+		return nil
+	}
+}
+
+func number(v any) (float64, error) {
+	switch v := v.(type) {
+	case int64:
+		return float64(v), nil
+	case float64:
+		return v, nil
+	}
+	return 0, wrongType(v, "a number")
+}
+
+func integers(field func(*Config) *[]int) func(*Config, any) error {
+	return func(c *Config, v any) error {
+		list, ok := v.([]any)
+		if !ok {
+			return wrongType(v, "a list of integers")
+		}
+		out := make([]int, len(list))
+		for i, e := range list {
+			n, ok := e.(int64)
+			if !ok || n > math.MaxInt32 || n < math.MinInt32 {
+				return wrongType(e, "a list of integers")
+			}
+			out[i] = int(n)
+		}
+		*field(c) = out
+		return nil
+	}
+}
+
+func wrongType(v any, want string) error {
+	kind := fmt.Sprintf("%T", v)
+	switch v := v.(type) {
+	case string:
+		kind = strconv.Quote(v)
+	case int64, float64, bool:
+		kind = fmt.Sprint(v)
+	case []any:
+		kind = "a list"
+	case map[string]any:
+		kind = "a section"
+	}
+	return fmt.Errorf("must be %s, not %s", want, kind)
+}
+
+func oneOf(value func(*Config) string, allowed []string) func(*Config) error {
+	return func(c *Config) error {
+		v := value(c)
+		if slices.Contains(allowed, v) {
+			return nil
+		}
+		return fmt.Errorf("is %q; choose one of: %s%s", v, strings.Join(allowed, ", "), didYouMean(v, allowed))
+	}
+}
+
+func atLeast(value func(*Config) int, least int) func(*Config) error {
+	return func(c *Config) error {
+		if v := value(c); v < least {
+			return fmt.Errorf("is %d; it must be at least %d", v, least)
+		}
+		return nil
+	}
+}
+
+func triple(value func(*Config) []int) func(*Config) error {
+	return func(c *Config) error {
+		v := value(c)
+		if v == nil {
+			return nil
+		}
+		if len(v) != 3 || slices.Min(v) < 1 || slices.Max(v) > 1<<16 {
+			return fmt.Errorf("is %v; it must be three sizes [D, H, W] of 1 to 65536", v)
+		}
+		return nil
+	}
+}
+
+func setTargetClass(c *Config, v any) error {
+	if n, ok := v.(int64); ok {
+		c.Model.TargetClass = strconv.FormatInt(n, 10)
+		return nil
+	}
+	return text(func(c *Config) *string { return &c.Model.TargetClass })(c, v)
+}
+
+func checkClasses(c *Config) error {
+	seen := map[string]bool{}
+	for i, name := range c.Model.Classes {
+		if strings.TrimSpace(name) == "" {
+			return fmt.Errorf("has an empty name for class %d", i)
+		}
+		if seen[name] {
+			return fmt.Errorf("has the name %q twice", name)
+		}
+		seen[name] = true
+	}
+	return nil
+}
+
+func checkExtension(c *Config) error {
+	ext := c.Data.Extension
+	if ext == "" || slices.Contains(Extensions, ext) {
+		return nil
+	}
+	return fmt.Errorf("is %q; choose one of: %s", ext, strings.Join(Extensions, ", "))
+}
+
+func checkAxes(c *Config) error {
+	axes := c.Data.Axes
+	if axes == "" {
+		return nil
+	}
+	for _, a := range "DHW" {
+		if strings.Count(axes, string(a)) != 1 {
+			return fmt.Errorf("is %q; it must name each of D, H and W once, and C if the file has channels, as in DHW or HWDC", axes)
+		}
+	}
+	if strings.Trim(axes, "NCDHW") != "" || strings.Count(axes, "C") > 1 || strings.Count(axes, "N") > 1 {
+		return fmt.Errorf("is %q; only the letters N, C, D, H and W mean something, each once", axes)
+	}
+	return nil
+}
+
+func setRatio(c *Config, v any) error {
+	list, ok := v.([]any)
+	if !ok {
+		return wrongType(v, "a list of three numbers")
+	}
+	out := make([]float64, len(list))
+	for i, e := range list {
+		var err error
+		if out[i], err = number(e); err != nil {
+			return wrongType(e, "a list of three numbers")
+		}
+	}
+	c.Data.SplitRatio = out
+	return nil
+}
+
+func checkRatio(c *Config) error {
+	r := c.Data.SplitRatio
+	sum := 0.0
+	for _, x := range r {
+		if !(x >= 0) {
+			return fmt.Errorf("is %v; a share cannot be negative", r)
+		}
+		sum += x
+	}
+	if len(r) != 3 || math.Abs(sum-1) > 1e-6 {
+		return fmt.Errorf("is %v; it must be three shares (train, val, test) whose sum is 1", r)
+	}
+	return nil
+}
+
+func setMethods(c *Config, v any) error {
+	if s, ok := v.(string); ok { // methods = "all" is what one writes first
+		c.Explain.Methods = []string{s}
+		return nil
+	}
+	return texts(func(c *Config) *[]string { return &c.Explain.Methods })(c, v)
+}
+
+func checkMethods(c *Config) error {
+	for i, m := range c.Explain.Methods {
+		if strings.TrimSpace(m) == "" {
+			return fmt.Errorf("has an empty name")
+		}
+		if slices.Contains(c.Explain.Methods[:i], m) {
+			return fmt.Errorf("names %q twice", m)
+		}
+	}
+	return nil
+}
+
+func setNoiseLevel(c *Config, v any) (err error) { c.Explain.NoiseLevel, err = number(v); return err }
+
+func checkNoiseLevel(c *Config) error {
+	if x := c.Explain.NoiseLevel; !(x > 0) || math.IsInf(x, 0) {
+		return fmt.Errorf("is %v; it must be a positive number", x)
+	}
+	return nil
+}
+
+func setAlpha(c *Config, v any) (err error) { c.Output.OverlayAlpha, err = number(v); return err }
+
+func checkAlpha(c *Config) error {
+	if a := c.Output.OverlayAlpha; !(a >= 0 && a <= 1) {
+		return fmt.Errorf("is %v; it must lie in 0 to 1", a)
+	}
+	return nil
+}
+
+// checkSession keeps a session's name a single folder name.
+func checkSession(c *Config) error {
+	s := c.Output.Session
+	if s == "" {
+		return nil
+	}
+	if s != filepath.Base(s) || s == "." || s == ".." || strings.ContainsAny(s, "/\\\x00") || len(s) > 200 {
+		return fmt.Errorf("is %q; it must be a plain name, without slashes", s)
+	}
+	return nil
+}
+
+func checkFormats(c *Config) error {
+	for _, f := range c.Output.Formats {
+		if !slices.Contains(Formats, f) {
+			return fmt.Errorf("has %q; choose among: %s%s", f, strings.Join(Formats, ", "), didYouMean(f, Formats))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,248 @@
+package dataset
+
+import (
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+// Split is a part of the data set.
+type Split string
+
+// The splits, in the order in which they are worked on. A sample whose split cannot be read is in Unassigned.
+const (
+	Train      Split = "train"
+	Val        Split = "val"
+	Test       Split = "test"
+	Unassigned Split = "unassigned"
+)
+
+// Splits are the splits that one can ask for.
+var Splits = []Split{Train, Val, Test}
+
+var splitNames = map[string]Split{
+	"train": Train, "training": Train,
+	"val": Val, "valid": Val, "validation": Val,
+	"test": Test, "testing": Test,
+}
+
+// Sample is one row of the table of labels.
+type Sample struct {
+	ID    string // as in the table
+	Name  string // names its results: the last part of ID, made unique within the table and safe as a file name
+	Label int    // -1 if it cannot be read
+	Split Split
+	Line  int   // in the table
+	Err   error // why this sample cannot be explained, if that is known before its volume is read
+}
+
+// maxLabelBytes bounds the table; a larger file is a mistaken path.
+const maxLabelBytes = 256 << 20
+
+// readLabels reads a table with the columns caseID and label and, optionally, split, in any order and among others.
+// A fault of the file is an error, a fault of a row is that sample's Err. Labels are not compared with the number of
+// classes here, which the model knows.
+func readLabels(file string) (samples []Sample, hasSplit bool, err error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, false, fmt.Errorf("labels: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxLabelBytes+1))
+	if err != nil {
+		return nil, false, fmt.Errorf("labels: %w", err)
+	}
+	if len(text) > maxLabelBytes {
+		return nil, false, fmt.Errorf("labels %s: more than %d MiB; is it the right file?", file, maxLabelBytes>>20)
+	}
+	samples, hasSplit, err = parseLabels(string(text))
+	if err != nil {
+		return nil, false, fmt.Errorf("labels %s: %w", file, err)
+	}
+	return samples, hasSplit, nil
+}
+
+func parseLabels(text string) (samples []Sample, hasSplit bool, err error) {
+	if strings.HasPrefix(text, "\xff\xfe") || strings.HasPrefix(text, "\xfe\xff") {
+		return nil, false, errors.New("the file is UTF-16; save it as UTF-8")
+	}
+	text = strings.TrimPrefix(text, "\ufeff")
+	r := csv.NewReader(strings.NewReader(text))
+	r.FieldsPerRecord = -1
+	r.TrimLeadingSpace = true
+	header, err := r.Read()
+	if err == io.EOF {
+		return nil, false, errors.New("the file is empty; its first line must be caseID,label")
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	column := map[string]int{}
+	for i, name := range header {
+		name = strings.ToLower(strings.TrimSpace(name))
+		if _, twice := column[name]; twice && (name == "caseid" || name == "label" || name == "split") {
+			return nil, false, fmt.Errorf("line 1: two columns are called %q", header[i])
+		}
+		column[name] = i
+	}
+	idColumn, okID := column["caseid"]
+	labelColumn, okLabel := column["label"]
+	splitColumn, hasSplit := column["split"]
+	if !okID || !okLabel {
+		hint := ""
+		if len(header) == 1 && strings.ContainsAny(header[0], ";\t") {
+			hint = " (separated by commas, not by semicolons or tabs)"
+		}
+		return nil, false, fmt.Errorf("line 1: the columns must include caseID and label%s, found %q", hint, header)
+	}
+	lines := map[string]int{} // of the first sample with an ID
+	for {
+		record, err := r.Read()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, false, err // it names the line
+		}
+		line, _ := r.FieldPos(0)
+		field := func(i int) string {
+			if i < len(record) {
+				return strings.TrimSpace(record[i])
+			}
+			return ""
+		}
+		s := Sample{ID: field(idColumn), Label: -1, Split: Unassigned, Line: line}
+		if hasSplit {
+			var known bool
+			if s.Split, known = splitNames[strings.ToLower(field(splitColumn))]; !known {
+				s.Split = Unassigned
+				s.Err = fmt.Errorf("labels line %d: the split is %q; it must be train, val or test", line, field(splitColumn))
+			}
+		}
+		label, err := strconv.Atoi(field(labelColumn))
+		switch {
+		case err != nil:
+			s.Err = fmt.Errorf("labels line %d: the label is %q; it must be an integer from 0 up", line, field(labelColumn))
+		case label < 0:
+			s.Err = fmt.Errorf("labels line %d: the label is %d; it must be an integer from 0 up", line, label)
+		default:
+			s.Label = label
+		}
+		if s.ID == "" {
+			s.Err = fmt.Errorf("labels line %d: caseID is empty", line)
+		} else if !filepath.IsLocal(filepath.FromSlash(s.ID)) {
+			s.Err = fmt.Errorf("labels line %d: caseID %q leads out of the data folder", line, s.ID)
+		} else if first, twice := lines[s.ID]; twice {
+			s.Err = fmt.Errorf("labels line %d: caseID %q is already on line %d", line, s.ID, first)
+		} else {
+			lines[s.ID] = line
+		}
+		samples = append(samples, s)
+	}
+	nameSamples(samples)
+	return samples, hasSplit, nil
+}
+
+// nameSamples gives each sample the stem of its ID as a name, as the original does; where stems are equal (a/scan and
+// b/scan), the whole ID, and where even that is equal, the line. Names are compared without case, as some file systems do.
+func nameSamples(samples []Sample) {
+	count := map[string]int{}
+	for i := range samples {
+		samples[i].Name = fileName(stem(samples[i].ID))
+		count[strings.ToLower(samples[i].Name)]++
+	}
+	for i := range samples {
+		if count[strings.ToLower(samples[i].Name)] > 1 && strings.Contains(samples[i].ID, "/") {
+			samples[i].Name = fileName(trimExtension(samples[i].ID))
+		}
+	}
+	taken := map[string]bool{}
+	for i := range samples {
+		name := samples[i].Name
+		for n := 0; taken[strings.ToLower(samples[i].Name)]; n++ {
+			samples[i].Name = fmt.Sprintf("%s_line%d", name, samples[i].Line)
+			if n > 0 {
+				samples[i].Name += fmt.Sprintf("_%d", n)
+			}
+		}
+		taken[strings.ToLower(samples[i].Name)] = true
+	}
+}
+
+func stem(id string) string { return trimExtension(path.Base(filepath.ToSlash(id))) }
+
+func trimExtension(id string) string {
+	for _, ext := range Extensions {
+		if len(id) > len(ext) && strings.EqualFold(id[len(id)-len(ext):], ext) {
+			return id[:len(id)-len(ext)]
+		}
+	}
+	return id
+}
+
+// fileName replaces what file systems or shells stumble over. Long names are cut, since suffixes follow.
+func fileName(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("-_.+=@#()", r) {
+			return r
+		}
+		return '_'
+	}, s)
+	s = strings.TrimLeft(s, ".-")
+	for len(s) > 120 {
+		r := []rune(s)
+		s = string(r[:len(r)-1])
+	}
+	if s == "" {
+		return "sample"
+	}
+	return s
+}
+
+// snake turns a class name into a part of a folder name: "Early AMD" becomes early_amd.
+func snake(s string) string {
+	var b strings.Builder
+	for _, r := range strings.ToLower(s) {
+		if unicode.IsLetter(r) || unicode.IsDigit(r) {
+			b.WriteRune(r)
+		} else if n := b.Len(); n > 0 && b.String()[n-1] != '_' {
+			b.WriteByte('_')
+		}
+	}
+	return strings.TrimRight(b.String(), "_")
+}
+
+// deal assigns splits by a seeded shuffle. The counts round up as in the original, train first, then val; test gets the
+// rest. (The original exchanges val and test by mistake.) The order of the samples becomes the shuffled one within each
+// split, so that the first ones of a split are a random choice from it.
+func deal(samples []Sample, ratio []float64, seed uint64) []Sample {
+	out := make([]Sample, len(samples))
+	rng := rand.New(rand.NewPCG(seed, 0x73706c6974)) // the second half of the seed spells "split"
+	for i, j := range rng.Perm(len(samples)) {
+		out[i] = samples[j]
+	}
+	n := len(out)
+	share := func(r float64, left int) int { return min(left, int(math.Ceil(r*float64(n)-1e-9))) }
+	train := share(ratio[0], n)
+	val := share(ratio[1], n-train)
+	for i := range out {
+		switch {
+		case i < train:
+			out[i].Split = Train
+		case i < train+val:
+			out[i].Split = Val
+		default:
+			out[i].Split = Test
+		}
+	}
+	return out
+}

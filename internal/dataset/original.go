@@ -1,0 +1,76 @@
+package dataset
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+type originalKey struct {
+	name     string
+	required bool
+	set      func(c *Config, v any) error
+	key      string // of ours, whose check applies
+}
+
+// originalKeys are the keys of the original system's config_3d.toml that mean something here. All others are listed in
+// one notice: most had no effect in the original either, the rest concern training.
+var originalKeys = []originalKey{
+	{"DataModule.data_path", true, text(func(c *Config) *string { return &c.Data.Folder }), "data.folder"},
+	{"DataModule.label_path", true, text(func(c *Config) *string { return &c.Data.Labels }), "data.labels"},
+	{"DataModule.n_class", false, setOriginalClasses, "model.classes"},
+	{"DataModule.image_shape", true, integers(func(c *Config) *[]int { return &c.Data.ImageShape }), "data.image_shape"},
+	{"DataModule.split_ratio", false, setRatio, "data.split_ratio"},
+	{"NetModule.backbone_name", false, text(func(c *Config) *string { return &c.Model.Name }), "model.name"},
+}
+
+func setOriginalClasses(c *Config, v any) error {
+	n, ok := v.(int64)
+	if !ok || n < 1 || n > 1<<20 {
+		return wrongType(v, "a positive integer")
+	}
+	c.Model.NumClasses = int(n)
+	if int(n) == len(originalClasses) {
+		c.Model.Classes = slices.Clone(originalClasses)
+	}
+	return nil
+}
+
+// fillOriginal sets the fields from the original system's file, with what its code has fixed: volumes are the variable
+// imgMat of .mat files in the order D, H, W and are divided by 255. Paths stay relative to the working directory.
+func (c *Config) fillOriginal(doc *document) []Complaint {
+	c.Data.Extension, c.Data.Variable, c.Data.Axes, c.Data.Scale = ".mat", "imgMat", "DHW", "div255"
+	var complaints []Complaint
+	var ignored []string
+	seen := map[string]bool{}
+	for _, e := range doc.values {
+		name := e.name()
+		i := slices.IndexFunc(originalKeys, func(k originalKey) bool { return k.name == name })
+		if i < 0 {
+			ignored = append(ignored, name)
+			continue
+		}
+		row := originalKeys[i]
+		seen[name] = true
+		c.lines[row.key] = e.line
+		err := row.set(c, e.value)
+		for _, k := range keys {
+			if err == nil && k.name == row.key && k.check != nil {
+				err = k.check(c)
+			}
+		}
+		if err != nil {
+			complaints = append(complaints, Complaint{e.line, name, err.Error()})
+		}
+	}
+	for _, row := range originalKeys {
+		if row.required && !seen[row.name] {
+			complaints = append(complaints, Complaint{Key: row.name, Text: "is missing"})
+		}
+	}
+	if len(ignored) > 0 {
+		c.Notices = append(c.Notices, fmt.Sprintf("%s is the original system's configuration; %d of its keys have no effect here: %s",
+			c.Path, len(ignored), strings.Join(ignored, ", ")))
+	}
+	return complaints
+}
