@@ -1,0 +1,196 @@
+// Package format reads a volume from a file of any known format.
+//
+// A format is a row of Table. Its reader returns the array as stored; Read then names the axes, brings them into the order
+// [C, D, H, W] and moves the geometry along:
+//
+//	v, err := format.Read("case01.mat", format.Options{Variable: "imgMat", Axes: "HWD"})
+//
+// Which axis is which is never guessed from sizes: it is the format's default for that number of axes, or Options.Axes.
+package format
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/internal/volume/array"
+	"github.com/voxcam/voxcam/internal/volume/mat"
+	"github.com/voxcam/voxcam/internal/volume/nifti"
+	"github.com/voxcam/voxcam/internal/volume/npy"
+)
+
+// Format is a file format.
+type Format struct {
+	Name        string
+	Extensions  []string // lower case, with the dot; the first is the usual one
+	Description string
+	Read        array.Reader
+
+	// Match recognises the first bytes of a file (fewer than headBytes if the file is shorter). It may be nil.
+	Match func(head []byte) bool
+
+	// Axes are the names of the axes as stored when the user gives none, by their number. The default is defaultAxes.
+	Axes map[int]string
+}
+
+// defaultAxes name the axes, slowest first.
+var defaultAxes = map[int]string{3: "DHW", 4: "CDHW", 5: "NCDHW"}
+
+// niftiAxes follow the standard: three axes of space, one of time, one of channels.
+var niftiAxes = map[int]string{3: "DHW", 4: "DHWC", 5: "DHWNC"}
+
+// headBytes is what Match sees: the length of a NIfTI-1 header.
+const headBytes = 348
+
+// table lists the formats. It is never changed.
+var table = []Format{
+	{Name: "npy", Extensions: []string{".npy"}, Description: "NumPy array", Read: npy.Read, Match: npy.Match},
+	{Name: "npz", Extensions: []string{".npz"}, Description: "NumPy archive: the named array, or the only one", Read: npy.ReadZip, Match: npy.MatchZip},
+	{Name: "nifti", Extensions: []string{".nii.gz", ".nii"}, Description: "NIfTI-1 and NIfTI-2 with their affine", Read: nifti.Read,
+		Match: func(head []byte) bool { return nifti.Match(head) || nifti.MatchGzip(head) }, Axes: niftiAxes},
+	{Name: "nifti pair", Extensions: []string{".hdr", ".img"}, Description: "refused: header and voxels in two files", Read: refusePair},
+	{Name: "mat", Extensions: []string{".mat"}, Description: "MATLAB v4 to v7.2: the named variable, by default " + mat.DefaultVariable,
+		Read: mat.Read, Match: mat.Match},
+}
+
+// Table returns the formats that are read.
+func Table() []Format { return slices.Clone(table) }
+
+func refusePair(*io.SectionReader, array.Options) (*array.Array, error) {
+	return nil, volume.Unsupported("nifti", "a .hdr/.img pair (or ANALYZE) is not read; save the image as one .nii.gz: "+
+		"nibabel.save(nibabel.load(path), 'image.nii.gz')")
+}
+
+// Options say what to read and how to understand it.
+type Options struct {
+	// Variable is the name of the array in .mat and .npz files.
+	Variable string
+
+	// Axes names the axes of the array as stored, one letter an axis out of N C D H W, in the order in which NumPy,
+	// MATLAB or nibabel show them; "" is the default of the format. Axes that are not named have size 1; N must have.
+	Axes string
+
+	// MaxVoxels refuses larger arrays before they are read; 0 is array.DefaultMaxVoxels.
+	MaxVoxels int
+
+	// AllowNonFinite lets NaN and infinite voxels through.
+	AllowNonFinite bool
+}
+
+// Find returns the format of a file by its extension, and the extension as written in path.
+func Find(path string) (f Format, extension string, ok bool) {
+	base := strings.ToLower(filepath.Base(path))
+	for _, f := range table {
+		for _, e := range f.Extensions {
+			if strings.HasSuffix(base, e) {
+				return f, path[len(path)-len(e):], true
+			}
+		}
+	}
+	return Format{}, "", false
+}
+
+// Read reads the volume in the file at path as float32 [C, D, H, W].
+func Read(path string, opt Options) (*volume.Volume, error) {
+	return ReadContext(context.Background(), path, opt)
+}
+
+// ReadContext is Read that stops when ctx is done.
+func ReadContext(ctx context.Context, path string, opt Options) (*volume.Volume, error) {
+	v, err := read(ctx, path, opt)
+	if err != nil {
+		if _, named := err.(*os.PathError); named { //nolint:errorlint // a wrapped one does not begin with the path
+			return nil, err
+		}
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return v, nil
+}
+
+func read(ctx context.Context, path string, opt Options) (*volume.Volume, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case info.IsDir():
+		return nil, fmt.Errorf("is a folder, not a volume")
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("is not a regular file")
+	case info.Size() == 0:
+		return nil, fmt.Errorf("the file is empty")
+	}
+	r := io.NewSectionReader(cancelReader{ctx, file}, 0, info.Size())
+	f, err := recognise(path, r)
+	if err != nil {
+		return nil, err
+	}
+	a, err := f.Read(r, array.Options{Variable: opt.Variable, MaxVoxels: opt.MaxVoxels})
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		return nil, err
+	}
+	v, err := Arrange(a, f, opt.Axes)
+	if err != nil || opt.AllowNonFinite {
+		return v, err
+	}
+	if err := v.CheckFinite(); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// recognise chooses the format by extension and checks it against the content; without a known extension the content
+// decides.
+func recognise(path string, r *io.SectionReader) (Format, error) {
+	head := make([]byte, min(headBytes, r.Size()))
+	if _, err := r.ReadAt(head, 0); err != nil {
+		return Format{}, err
+	}
+	named, extension, ok := Find(path)
+	if ok && (named.Match == nil || named.Match(head)) {
+		return named, nil
+	}
+	for _, f := range table {
+		if f.Match == nil || !f.Match(head) {
+			continue
+		}
+		if ok {
+			return f, fmt.Errorf("is called %s but holds a %s file; rename it to %s", extension, f.Name, f.Extensions[0])
+		}
+		return f, nil
+	}
+	if ok {
+		return named, nil // its reader says what is wrong
+	}
+	var known []string
+	for _, f := range table {
+		known = append(known, f.Extensions...)
+	}
+	return Format{}, fmt.Errorf("is of no known format; volumes are read from %s", strings.Join(known, ", "))
+}
+
+// cancelReader fails when its context is done.
+type cancelReader struct {
+	ctx context.Context
+	r   io.ReaderAt
+}
+
+func (c cancelReader) ReadAt(p []byte, at int64) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.ReadAt(p, at)
+}

@@ -1,0 +1,95 @@
+package npy
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/internal/volume/array"
+)
+
+// File is an open .npy file that is read slice by slice along its first axis, so that a stack of noise draws
+// [n, C, D, H, W] never lies in memory whole. Its methods may be called from several goroutines.
+type File struct {
+	path   string
+	closer io.Closer
+	r      io.ReaderAt
+	h      *header
+}
+
+// Open opens a .npy file and checks its header against its size. Arrays in Fortran order are refused: their slices are
+// scattered over the whole file.
+func Open(path string) (*File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil {
+		var file *File
+		if file, err = NewFile(io.NewSectionReader(f, 0, info.Size())); err == nil {
+			file.path, file.closer = path, f
+			return file, nil
+		}
+	}
+	f.Close()
+	return nil, fmt.Errorf("%s: %w", path, err)
+}
+
+// NewFile is Open for content that lies elsewhere.
+func NewFile(r *io.SectionReader) (*File, error) {
+	h, err := readHeader(io.NewSectionReader(r, 0, r.Size()), 1<<48)
+	if err != nil {
+		return nil, err
+	}
+	if len(h.shape) == 0 {
+		return nil, volume.Unsupported(format, "it holds a single number, not a stack of arrays")
+	}
+	if h.fortran && len(h.shape) > 1 {
+		return nil, volume.Unsupported(format, "it is in Fortran order; save it with np.save(path, np.ascontiguousarray(a))")
+	}
+	if err := h.checkSize(r.Size()); err != nil {
+		return nil, err
+	}
+	return &File{path: "array", r: r, h: h}, nil
+}
+
+// Shape is the shape of the whole array.
+func (f *File) Shape() []int { return slices.Clone(f.h.shape) }
+
+// Len is the number of slices, the size of the first axis.
+func (f *File) Len() int { return f.h.shape[0] }
+
+// Draw reads slice i in row-major order. dst must have exactly its number of elements.
+func (f *File) Draw(i int, dst []float32) error {
+	n := f.h.count / f.h.shape[0]
+	if i < 0 || i >= f.h.shape[0] {
+		return fmt.Errorf("%s: slice %d asked for, it has %d", f.path, i, f.h.shape[0])
+	}
+	if len(dst) != n {
+		return fmt.Errorf("%s: a slice of shape %s has %d values, %d are needed", f.path, array.FormatShape(f.h.shape[1:]), n, len(dst))
+	}
+	const chunk = 1 << 15
+	size := f.h.element.Size
+	buf := make([]byte, min(n, chunk)*size)
+	at := f.h.start + int64(i)*int64(n)*int64(size)
+	for len(dst) > 0 {
+		k := min(len(dst), chunk)
+		if _, err := f.r.ReadAt(buf[:k*size], at); err != nil {
+			return fmt.Errorf("%s: slice %d: %w", f.path, i, noEOF(err))
+		}
+		f.h.element.Decode(dst[:k], buf[:k*size])
+		dst, at = dst[k:], at+int64(k*size)
+	}
+	return nil
+}
+
+// Close closes the file.
+func (f *File) Close() error {
+	if f.closer == nil {
+		return nil
+	}
+	return f.closer.Close()
+}

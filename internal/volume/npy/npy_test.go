@@ -1,0 +1,141 @@
+package npy
+
+import (
+	"bytes"
+	"errors"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/internal/volume/array"
+	"github.com/voxcam/voxcam/internal/volume/volumetest"
+)
+
+func TestFixtures(t *testing.T)    { volumetest.Fixtures(t, Read, "*.npy") }
+func TestFixturesZip(t *testing.T) { volumetest.Fixtures(t, ReadZip, "*.npz") }
+func FuzzRead(f *testing.F)        { volumetest.Fuzz(f, Read, "", "*.npy") }
+func FuzzReadZip(f *testing.F)     { volumetest.Fuzz(f, ReadZip, "", "*.npz") }
+
+func TestRefused(t *testing.T) {
+	for name, want := range map[string]string{
+		"object.npy":  "pickled Python objects, which are never read",
+		"complex.npy": `elements of type "<c8"`,
+		"record.npy":  "its elements are records",
+	} {
+		_, err := Read(volumetest.Section(volumetest.Open(t, name)), array.Options{})
+		var unsupported *volume.UnsupportedError
+		if !errors.As(err, &unsupported) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want %q", name, err, want)
+		}
+	}
+}
+
+// raw builds a version 1 file from the text of its header.
+func raw(text string, data []byte) []byte {
+	return append(append([]byte(magic), 1, 0, byte(len(text)), byte(len(text)>>8)), append([]byte(text), data...)...)
+}
+
+func TestHostileHeaders(t *testing.T) {
+	for name, test := range map[string]struct {
+		text string
+		want string
+	}{
+		"huge":        {"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 1000000, 1000000)}", "the most that is read"},
+		"overflow":    {"{'descr': '<f8', 'fortran_order': False, 'shape': (4294967296, 4294967296, 4)}", "the most that is read"},
+		"long number": {"{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999999999999999999,)}", "size too large"},
+		"large":       {"{'descr': '<f4', 'fortran_order': False, 'shape': (1000, 1000, 1000)}", "it was cut off"},
+		"empty axis":  {"{'descr': '<f4', 'fortran_order': False, 'shape': (3, 0, 2)}", "axis 1 of shape 3x0x2 has size 0"},
+		"negative":    {"{'descr': '<f4', 'fortran_order': False, 'shape': (-3, 2)}", "size expected"},
+		"no shape":    {"{'descr': '<f4', 'fortran_order': False}", "is missing"},
+		"many axes":   {"{'descr': '<f4', 'fortran_order': False, 'shape': (" + strings.Repeat("1,", 33) + ")}", "more than 32 axes"},
+		"not a dict":  {"[1, 2]", "'{' expected"},
+		"unknown key": {"{'descr': '<f4', 'code': 1}", `unknown key "code"`},
+		"open string": {"{'descr", "string without end"},
+		"more behind": {"{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}", "5 bytes follow the array"},
+	} {
+		_, err := Read(volumetest.Section(raw(test.text, make([]byte, 9))), array.Options{})
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: error %v, want %q", name, err, test.want)
+		}
+	}
+}
+
+func TestOldPython(t *testing.T) {
+	a, err := Read(volumetest.Section(raw(`{"shape": (1L, 2L), "fortran_order":True,"descr":"=i2"} `, []byte{1, 0, 2, 0})), array.Options{})
+	if err != nil || !slices.Equal(a.Shape, []int{1, 2}) || !slices.Equal(a.Values(), []float32{1, 2}) {
+		t.Errorf("read %v, %v", a, err)
+	}
+}
+
+func TestChoiceOfArray(t *testing.T) {
+	for variable, want := range map[string]string{
+		"":       "it holds 2 arrays (image, mask); name one of them",
+		"volume": `it holds no array "volume", only image, mask`,
+	} {
+		_, err := ReadZip(volumetest.Section(volumetest.Open(t, "two.npz")), array.Options{Variable: variable})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("variable %q: error %v, want %q", variable, err, want)
+		}
+	}
+	all, err := ReadAll(volumetest.Section(volumetest.Open(t, "two.npz")))
+	if err != nil || len(all) != 2 || all["mask"].Values()[3] != 1 {
+		t.Errorf("ReadAll: %v, %v", all, err)
+	}
+}
+
+func TestWrite(t *testing.T) {
+	for _, shape := range [][]int{{}, {7}, {2, 3, 5}, {2, 100, 301}} {
+		n := 1
+		for _, size := range shape {
+			n *= size
+		}
+		data := make([]float32, n)
+		for i := range data {
+			data[i] = float32(i) - 1.5
+		}
+		var b bytes.Buffer
+		if err := Write(&b, shape, data); err != nil {
+			t.Fatal(err)
+		}
+		if start := b.Len() - 4*n; start%64 != 0 {
+			t.Errorf("shape %v: the elements begin at byte %d", shape, start)
+		}
+		a, err := Read(volumetest.Section(b.Bytes()), array.Options{})
+		if err != nil || !slices.Equal(a.Shape, shape) || !slices.Equal(a.Values(), data) {
+			t.Errorf("shape %v: read %v, %v", shape, a, err)
+		}
+	}
+	if err := Write(&bytes.Buffer{}, []int{2, 3}, make([]float32, 5)); err == nil {
+		t.Error("5 values were written as 2x3")
+	}
+}
+
+func TestDraws(t *testing.T) {
+	path := filepath.Join(volumetest.Dir, "noise.npy")
+	f, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if !slices.Equal(f.Shape(), []int{5, 1, 2, 3, 4}) || f.Len() != 5 {
+		t.Fatalf("shape %v, %d draws", f.Shape(), f.Len())
+	}
+	all := volumetest.Expectations(t)["noise.npy"][0].Data
+	dst := make([]float32, 24)
+	for _, i := range []int{4, 0, 2} {
+		if err := f.Draw(i, dst); err != nil || !slices.Equal(dst, all[24*i:24*i+24]) {
+			t.Errorf("draw %d: %v, %v", i, dst, err)
+		}
+	}
+	if err := f.Draw(5, dst); err == nil {
+		t.Error("draw 5 of 5 was read")
+	}
+	if err := f.Draw(0, dst[:23]); err == nil || !strings.Contains(err.Error(), "1x2x3x4 has 24 values, 23 are needed") {
+		t.Errorf("draw of 23 values: %v", err)
+	}
+	if _, err := Open(filepath.Join(volumetest.Dir, "fortran.npy")); err == nil || !strings.Contains(err.Error(), "Fortran") {
+		t.Errorf("Fortran order: %v", err)
+	}
+}
