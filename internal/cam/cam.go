@@ -1,0 +1,268 @@
+// Package cam knows the attribution methods: what each needs from the engine, its formula in every convention that has a name, and
+// how its signed map becomes a heatmap. It is pure arithmetic on slices; it runs no model and reads no file.
+//
+// A Method is a row of the table in methods.go. Its Conventions are the variants of its formula that people publish under the
+// same name; the first is the default. To add a method, add a row.
+//
+//	names, err := cam.Expand("both,smoothgrad")               // gradcam, gradcam++, smoothgrad
+//	choices, err := cam.Choose(names, nil)                    // rows with their default conventions
+//	m, err := choices[0].LayerMap(cam.Layer{Activation: a, Gradient: g, Channels: c})
+//	heat, finding, err := choices[0].Heatmap(m, layerDims, volumeDims)
+//
+// Vocabulary: A is the activation of the target layer and g the gradient of the class score S (before softmax) by A, both
+// channels-last [voxels, C] with voxels = d*h*w of the layer; x is the volume as the network sees it, dS/dx its gradient,
+// channels-last [D*H*W, channels]. A map is signed, [d,h,w] for methods that look at a layer and [D,H,W] for those that look at
+// the input. A heatmap is [D,H,W] in [0, 1].
+package cam
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/agnivade/levenshtein"
+)
+
+// Needs is a set of what a convention must be given.
+type Needs uint
+
+const (
+	Activation    Needs = 1 << iota // A
+	LayerGradient                   // g
+	Score                           // S
+	Input                           // x
+	InputGradient                   // dS/dx
+	Draws                           // dS/dx at noisy copies of x, one after the other, through Moments
+)
+
+// Has says whether all of want is in n.
+func (n Needs) Has(want Needs) bool { return n&want == want }
+
+// Method is one attribution method.
+type Method struct {
+	Name     string
+	Citation string
+	// Groups are the names under which Expand includes the method.
+	Groups []string
+	// Positive methods show evidence for the class only: ReLU comes before up-sampling. All that look at a layer do.
+	Positive    bool
+	Conventions []Convention // at least one; the first is the default
+}
+
+// Convention is one formula of a method.
+type Convention struct {
+	Name    string
+	Formula string // for people: reports and documentation print it
+	Needs   Needs
+	// MinDraws is the least number of draws with a defined result; 0 for conventions without Draws.
+	MinDraws int
+	// NoiseOverRange conventions give the noise level as a fraction of the volume's range of values; see Sigma.
+	NoiseOverRange bool
+
+	// Exactly one of these is set. Each returns one float64 a voxel.
+	layer func(Layer) []float64
+	input func(InputPoint) []float64
+	draws func(*Moments) []float64
+	keep  keep // what draws reads
+}
+
+// Sigma is the standard deviation of the noise for a volume whose values span lowest to highest.
+func (c Convention) Sigma(level float64, lowest, highest float32) float64 {
+	if c.NoiseOverRange {
+		return level * (float64(highest) - float64(lowest))
+	}
+	return level
+}
+
+// Choice is a method in one of its conventions.
+type Choice struct {
+	Method
+	Convention Convention
+}
+
+// Parameters are the settings of a run that a choice may refuse.
+type Parameters struct {
+	Draws      int     // n, passes with noise
+	NoiseLevel float64 // see Convention.Sigma
+}
+
+// Check refuses parameters for which the choice has no defined result. Methods without draws ignore both.
+func (c Choice) Check(p Parameters) error {
+	if !c.Convention.Needs.Has(Draws) {
+		return nil
+	}
+	var errs []error
+	if p.Draws < c.Convention.MinDraws {
+		errs = append(errs, fmt.Errorf("%s (%s) needs n_samples of at least %d, got %d", c.Name, c.Convention.Name,
+			c.Convention.MinDraws, p.Draws))
+	}
+	if !(p.NoiseLevel >= 0) || math.IsInf(p.NoiseLevel, 0) {
+		errs = append(errs, fmt.Errorf("%s needs a finite noise_level of at least 0, got %g", c.Name, p.NoiseLevel))
+	}
+	return errors.Join(errs...)
+}
+
+// Methods returns the names of all methods in the table's order.
+func Methods() []string {
+	names := make([]string, len(table))
+	for i := range table {
+		names[i] = table[i].Name
+	}
+	return names
+}
+
+// Lookup returns the method of that name.
+func Lookup(name string) (Method, error) {
+	for i := range table {
+		if table[i].Name == name {
+			return table[i], nil
+		}
+	}
+	return Method{}, &UnknownError{What: "method", Name: name, Known: append(Methods(), groups()...)}
+}
+
+// Default is the convention that is used when none is named.
+func (m Method) Default() Choice { return Choice{m, m.Conventions[0]} }
+
+// In returns the method in the named convention; an empty name is the default.
+func (m Method) In(convention string) (Choice, error) {
+	if convention == "" {
+		return m.Default(), nil
+	}
+	known := make([]string, len(m.Conventions))
+	for i, c := range m.Conventions {
+		if c.Name == convention {
+			return Choice{m, c}, nil
+		}
+		known[i] = c.Name
+	}
+	return Choice{}, &UnknownError{What: "convention of " + m.Name, Name: convention, Known: known}
+}
+
+// Expand turns a comma-separated list of methods and groups ("both", "all") into method names, each once, in the order of their
+// first mention. Case and blanks do not matter.
+func Expand(list string) ([]string, error) {
+	var names []string
+	add := func(name string) {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	for item := range strings.SplitSeq(list, ",") {
+		item = strings.ToLower(strings.TrimSpace(item))
+		switch members := group(item); {
+		case item == "":
+		case len(members) > 0:
+			for _, name := range members {
+				add(name)
+			}
+		default:
+			if _, err := Lookup(item); err != nil {
+				return nil, err
+			}
+			add(item)
+		}
+	}
+	if len(names) == 0 {
+		return nil, fmt.Errorf("no method is named: choose from %s", strings.Join(append(Methods(), groups()...), ", "))
+	}
+	return names, nil
+}
+
+// Choose looks up methods by name, each in its convention of the map (method to convention) or in its default. A convention for
+// a method that is not in names is checked and has no further effect.
+func Choose(names []string, conventions map[string]string) ([]Choice, error) {
+	for name, convention := range conventions {
+		m, err := Lookup(name)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := m.In(convention); err != nil {
+			return nil, err
+		}
+	}
+	choices := make([]Choice, 0, len(names))
+	for _, name := range names {
+		m, err := Lookup(name)
+		if err != nil {
+			return nil, err
+		}
+		c, err := m.In(conventions[name])
+		if err != nil {
+			return nil, err
+		}
+		choices = append(choices, c)
+	}
+	return choices, nil
+}
+
+// ParseConventions reads "gradcam++=paper,smoothgrad=captum" into the map that Choose takes. Names are checked by Choose.
+func ParseConventions(list string) (map[string]string, error) {
+	conventions := map[string]string{}
+	for item := range strings.SplitSeq(list, ",") {
+		item = strings.ToLower(strings.TrimSpace(item))
+		if item == "" {
+			continue
+		}
+		name, convention, ok := strings.Cut(item, "=")
+		name, convention = strings.TrimSpace(name), strings.TrimSpace(convention)
+		if !ok || name == "" || convention == "" {
+			return nil, fmt.Errorf("convention %q: write METHOD=CONVENTION, for example gradcam++=paper", item)
+		}
+		if was, twice := conventions[name]; twice && was != convention {
+			return nil, fmt.Errorf("%s is given two conventions, %s and %s: choose one", name, was, convention)
+		}
+		conventions[name] = convention
+	}
+	return conventions, nil
+}
+
+// groups returns the names of all groups in order of first mention in the table.
+func groups() (names []string) {
+	for i := range table {
+		for _, g := range table[i].Groups {
+			if !slices.Contains(names, g) {
+				names = append(names, g)
+			}
+		}
+	}
+	return names
+}
+
+// group returns the methods of a group in the table's order.
+func group(name string) (members []string) {
+	for i := range table {
+		if slices.Contains(table[i].Groups, name) {
+			members = append(members, table[i].Name)
+		}
+	}
+	return members
+}
+
+// UnknownError is a name that is not in the table.
+type UnknownError struct {
+	What  string // "method", "convention of gradcam++"
+	Name  string
+	Known []string
+}
+
+// Nearest is the known name with the fewest edits to what was written, or "" when none resembles it.
+func (e *UnknownError) Nearest() string {
+	best, least := "", 1+max(2, len(e.Name)/3)
+	for _, k := range e.Known {
+		if d := levenshtein.ComputeDistance(e.Name, k); d < least {
+			best, least = k, d
+		}
+	}
+	return best
+}
+
+func (e *UnknownError) Error() string {
+	hint := ""
+	if n := e.Nearest(); n != "" {
+		hint = fmt.Sprintf(" (did you mean %q?)", n)
+	}
+	return fmt.Sprintf("unknown %s %q%s: choose from %s", e.What, e.Name, hint, strings.Join(e.Known, ", "))
+}

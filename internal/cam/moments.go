@@ -1,0 +1,246 @@
+package cam
+
+import (
+	"fmt"
+	"math"
+	"slices"
+)
+
+// keep is a set of running quantities, one float32 for each value of the gradient.
+type keep uint
+
+const (
+	keepMean   keep = 1 << iota
+	keepM2          // sum of squared distances from the mean; needs the mean
+	keepAbs         // mean of absolute values
+	keepSquare      // mean of squares; not stored where mean and M2 give it
+)
+
+// Moments gathers the gradients of the draws in place, by Welford's recurrence: its memory does not depend on their number. Its
+// state is float32, the arithmetic of each step float64.
+//
+// The gradients are channels-last, [voxels, channels]. They come whole (Add) or in slabs (AddSlab), and moments of different
+// draws can be merged. A Moments belongs to one goroutine at a time.
+type Moments struct {
+	n        int // complete draws
+	size     int // values of a gradient
+	channels int
+	mean     []float32
+	m2       []float32
+	abs      []float32
+	square   []float32
+	partial  []span // slabs of draw n so far, ascending and disjoint
+}
+
+// span is the values [from, to) of a gradient.
+type span struct{ from, to int }
+
+// MomentsBytes is the memory that NewMoments takes.
+func MomentsBytes(voxels, channels int, choices ...Choice) int64 {
+	return 4 * int64(voxels) * int64(channels) * int64(len(arrays(keepOf(choices))))
+}
+
+// NewMoments returns moments of no draws, for gradients of voxels*channels values, with what the choices need and no more.
+func NewMoments(voxels, channels int, choices ...Choice) (*Moments, error) {
+	if voxels <= 0 || channels <= 0 || voxels > math.MaxInt/8/channels {
+		return nil, fmt.Errorf("cam: no moments of %d voxels of %d channels", voxels, channels)
+	}
+	for _, c := range choices {
+		if c.Convention.draws == nil {
+			return nil, fmt.Errorf("cam: %s is not computed from draws", c.Name)
+		}
+	}
+	m := &Moments{size: voxels * channels, channels: channels}
+	for _, a := range arrays(keepOf(choices)) {
+		*a(m) = make([]float32, m.size)
+	}
+	return m, nil
+}
+
+func keepOf(choices []Choice) (k keep) {
+	for _, c := range choices {
+		k |= c.Convention.keep
+	}
+	return k
+}
+
+// arrays lists the arrays that hold what is kept.
+func arrays(k keep) (list []func(*Moments) *[]float32) {
+	if k&(keepMean|keepM2) != 0 {
+		list = append(list, func(m *Moments) *[]float32 { return &m.mean })
+	}
+	if k&keepM2 != 0 {
+		list = append(list, func(m *Moments) *[]float32 { return &m.m2 })
+	}
+	if k&keepAbs != 0 {
+		list = append(list, func(m *Moments) *[]float32 { return &m.abs })
+	}
+	if k&keepSquare != 0 && k&keepM2 == 0 {
+		list = append(list, func(m *Moments) *[]float32 { return &m.square })
+	}
+	return list
+}
+
+// has says whether all that k asks for can be had.
+func (m *Moments) has(k keep) bool {
+	return (k&keepMean == 0 || m.mean != nil) && (k&keepM2 == 0 || m.m2 != nil) && (k&keepAbs == 0 || m.abs != nil) &&
+		(k&keepSquare == 0 || m.square != nil || m.m2 != nil)
+}
+
+// Draws is the number of complete draws.
+func (m *Moments) Draws() int { return m.n }
+
+// Add takes in the gradient of one draw. On an error the moments are as before.
+func (m *Moments) Add(gradient []float32) error {
+	if len(gradient) != m.size {
+		return fmt.Errorf("cam: draw %d: the gradient has %d values, want %d", m.n, len(gradient), m.size)
+	}
+	return m.AddSlab(0, gradient)
+}
+
+// AddSlab takes in a part of the gradient of one draw, values [first, first+len(gradient)) of the whole. The slabs of a draw come
+// in any order and cover each value once; the draw counts when they cover all. On an error the moments are as before.
+func (m *Moments) AddSlab(first int, gradient []float32) error {
+	if first < 0 || len(gradient) > m.size-first {
+		return fmt.Errorf("cam: draw %d: slab [%d, %d) is outside of the %d values of the gradient", m.n, first, first+len(gradient),
+			m.size)
+	}
+	if len(gradient) == 0 {
+		return nil
+	}
+	s := span{first, first + len(gradient)}
+	at, overlaps := slices.BinarySearchFunc(m.partial, s, func(have, s span) int {
+		switch {
+		case have.to <= s.from:
+			return -1
+		case have.from >= s.to:
+			return 1
+		}
+		return 0
+	})
+	if overlaps {
+		return fmt.Errorf("cam: draw %d: values [%d, %d) were added before", m.n, max(s.from, m.partial[at].from),
+			min(s.to, m.partial[at].to))
+	}
+	if bad, where := countNotFinite(gradient); bad > 0 {
+		return fmt.Errorf("cam: draw %d: %d values of the gradient are %w, the first is value %d", m.n, bad, ErrNotFinite, first+where)
+	}
+	m.update(s, gradient)
+	m.cover(at, s)
+	return nil
+}
+
+// cover notes a slab, joining it with its neighbours so that slabs in order stay one span.
+func (m *Moments) cover(at int, s span) {
+	from, to := at, at
+	if at > 0 && m.partial[at-1].to == s.from {
+		from--
+		s.from = m.partial[from].from
+	}
+	if at < len(m.partial) && m.partial[at].from == s.to {
+		s.to = m.partial[at].to
+		to++
+	}
+	m.partial = slices.Replace(m.partial, from, to, s)
+	if s.from == 0 && s.to == m.size {
+		m.n++
+		m.partial = m.partial[:0]
+	}
+}
+
+func (m *Moments) update(s span, gradient []float32) {
+	step := 1 / float64(m.n+1)
+	switch {
+	case m.m2 != nil:
+		mean, m2 := m.mean[s.from:s.to][:len(gradient)], m.m2[s.from:s.to][:len(gradient)]
+		for i, g := range gradient {
+			d := float64(g) - float64(mean[i])
+			next := float64(mean[i]) + d*step
+			mean[i] = float32(next)
+			m2[i] = float32(float64(m2[i]) + d*(float64(g)-next))
+		}
+	case m.mean != nil:
+		mean := m.mean[s.from:s.to][:len(gradient)]
+		for i, g := range gradient {
+			mean[i] = float32(float64(mean[i]) + (float64(g)-float64(mean[i]))*step)
+		}
+	}
+	if m.abs != nil {
+		abs := m.abs[s.from:s.to][:len(gradient)]
+		for i, g := range gradient {
+			abs[i] = float32(float64(abs[i]) + (math.Abs(float64(g))-float64(abs[i]))*step)
+		}
+	}
+	if m.square != nil {
+		square := m.square[s.from:s.to][:len(gradient)]
+		for i, g := range gradient {
+			square[i] = float32(float64(square[i]) + (float64(g)*float64(g)-float64(square[i]))*step)
+		}
+	}
+}
+
+// Merge takes in the draws of other, which were made for the same gradients and choices (Chan, Golub, LeVeque 1979). other stays
+// as it is.
+func (m *Moments) Merge(other *Moments) error {
+	switch {
+	case m.size != other.size || m.channels != other.channels:
+		return fmt.Errorf("cam: moments of %d values of %d channels cannot take in those of %d of %d", m.size, m.channels, other.size,
+			other.channels)
+	case (m.mean == nil) != (other.mean == nil) || (m.m2 == nil) != (other.m2 == nil) || (m.abs == nil) != (other.abs == nil) ||
+		(m.square == nil) != (other.square == nil):
+		return fmt.Errorf("cam: moments that were made for different methods cannot be merged")
+	case len(m.partial) > 0 || len(other.partial) > 0:
+		return fmt.Errorf("cam: moments with an incomplete draw cannot be merged: add its other slabs first")
+	case other.n == 0:
+		return nil
+	}
+	n := float64(m.n + other.n)
+	share := float64(other.n) / n
+	if m.m2 != nil {
+		for i, v := range other.m2 {
+			d := float64(other.mean[i]) - float64(m.mean[i])
+			m.m2[i] = float32(float64(m.m2[i]) + float64(v) + d*d*float64(m.n)*share)
+		}
+	}
+	for _, p := range [][2][]float32{{m.mean, other.mean}, {m.abs, other.abs}, {m.square, other.square}} {
+		for i, v := range p[1] {
+			p[0][i] = float32(float64(p[0][i]) + (float64(v)-float64(p[0][i]))*share)
+		}
+	}
+	m.n += other.n
+	return nil
+}
+
+// meanSquare is the mean over draws of the square of value i.
+func (m *Moments) meanSquare(i int) float64 {
+	if m.square != nil {
+		return float64(m.square[i])
+	}
+	mean := float64(m.mean[i])
+	return mean*mean + float64(m.m2[i])/float64(m.n)
+}
+
+func smoothGrad(m *Moments) []float64 {
+	return sumChannels(m.size, m.channels, func(i int) float64 { return math.Abs(float64(m.mean[i])) })
+}
+
+func smoothGradCaptum(m *Moments) []float64 {
+	return sumChannels(m.size, m.channels, func(i int) float64 { return float64(m.abs[i]) })
+}
+
+func smoothGradMonai(m *Moments) []float64 {
+	root := math.Sqrt(float64(m.n)) // sqrt(n mean) / n = sqrt(mean) / sqrt(n)
+	return sumChannels(m.size, m.channels, func(i int) float64 { return math.Sqrt(m.meanSquare(i)) / root })
+}
+
+func smoothGradSquared(m *Moments) []float64 {
+	return sumChannels(m.size, m.channels, m.meanSquare)
+}
+
+func varGrad(m *Moments) []float64 {
+	return sumChannels(m.size, m.channels, func(i int) float64 { return float64(m.m2[i]) / float64(m.n-1) })
+}
+
+func varGradCaptum(m *Moments) []float64 {
+	return sumChannels(m.size, m.channels, func(i int) float64 { return float64(m.m2[i]) / float64(m.n) })
+}
