@@ -9,7 +9,7 @@ import (
 	"io"
 	"regexp"
 	"strings"
-	"unicode/utf16"
+	"unicode"
 
 	"github.com/voxcam/voxcam/internal/volume/array"
 )
@@ -70,7 +70,7 @@ func (v Variable) write(w io.Writer) error {
 	}
 	switch data := v.Data.(type) {
 	case string:
-		units := utf16.Encode([]rune(data))
+		units := basicPlane(data)
 		return writeMatrix(w, v.Name, mxChar, miUTF16, 2, []int{1, len(units)}, units)
 	case int:
 		return writeMatrix(w, v.Name, mxInt64, miInt64, 8, v.Shape, []int64{int64(data)})
@@ -86,6 +86,19 @@ func (v Variable) write(w io.Writer) error {
 		return writeMatrix(w, v.Name, mxInt64, miInt64, 8, v.Shape, data)
 	}
 	return fmt.Errorf("values of type %T cannot be written", v.Data)
+}
+
+// basicPlane encodes a string in UTF-16 with a replacement character for what needs two units (emoji, rare scripts):
+// MATLAB counts units and SciPy characters, and SciPy reads nothing of a file in which the numbers differ.
+func basicPlane(s string) []uint16 {
+	var units []uint16
+	for _, r := range s {
+		if r > 0xffff {
+			r = unicode.ReplacementChar
+		}
+		units = append(units, uint16(r))
+	}
+	return units
 }
 
 // writeMatrix writes a matrix of class with values of the given element type and size in bytes.

@@ -42,17 +42,21 @@ type Encoder struct {
 
 // NewEncoder writes the file's header. The caller writes exactly opt.Pages pages and calls Close.
 func NewEncoder(w io.Writer, opt Options) (*Encoder, error) {
-	if opt.Width < 1 || opt.Height < 1 || opt.Pages < 1 || opt.Width > math.MaxInt32 || opt.Height > math.MaxInt32 {
-		return nil, fmt.Errorf("tiff: %d pages of %dx%d pixels", opt.Pages, opt.Width, opt.Height)
-	}
 	// In the worst case every byte becomes a code of 12 bits.
 	const worst, slack, limit = 1.5, 1024, 1<<32 - 1
 	size := (float64(opt.Width)*float64(opt.Height)*3*worst + slack) * float64(opt.Pages)
 	return newEncoder(w, opt, size > limit)
 }
 
+// NewBigEncoder is NewEncoder for a BigTIFF whatever the size. ImageJ reads these with Bio-Formats only.
+func NewBigEncoder(w io.Writer, opt Options) (*Encoder, error) { return newEncoder(w, opt, true) }
+
 func newEncoder(w io.Writer, opt Options, big bool) (*Encoder, error) {
-	if pixels := int64(opt.Width) * int64(opt.Height); pixels > math.MaxInt32/3/2 {
+	if opt.Width < 1 || opt.Height < 1 || opt.Pages < 1 {
+		return nil, fmt.Errorf("tiff: %d pages of %dx%d pixels", opt.Pages, opt.Width, opt.Height)
+	}
+	const mostPixels = math.MaxInt32 / 3 / 2 // keeps a strip below 2 GiB
+	if opt.Width > mostPixels/opt.Height {
 		return nil, fmt.Errorf("tiff: a page of %dx%d pixels is too large", opt.Width, opt.Height)
 	}
 	e := &Encoder{w: w, opt: opt, big: big}
