@@ -1,0 +1,266 @@
+package backendtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"testing"
+
+	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/backend/reference"
+	"github.com/voxcam/voxcam/internal/grad"
+	"github.com/voxcam/voxcam/internal/ir"
+	"github.com/voxcam/voxcam/internal/op"
+	"github.com/voxcam/voxcam/internal/plan"
+	"github.com/voxcam/voxcam/internal/tensor"
+)
+
+// Tolerances are relative to the largest absolute value of the reference, for float32 backends: a few units in the last place
+// (6e-8) for what rounds once or twice, more where sums or cancelling are involved.
+var tolerances = map[*ir.Op]float64{
+	op.Conv: 3e-6, op.ConvBackwardData: 3e-6, op.MatMul: 3e-6,
+	op.ReduceSum: 2e-6, op.ReduceMean: 2e-6,
+	op.GroupNorm: 2e-6, op.LayerNorm: 2e-6, op.GroupNormBackward: 2e-6, op.LayerNormBackward: 2e-6,
+	op.LogSoftmax: 1e-6, op.Softmax: 5e-6, op.SoftmaxBackward: 2e-6, op.LogSoftmaxBackward: 2e-6,
+	op.BinaryOp("Pow"): 2e-6, op.UnaryOp("PowConst"): 2e-6, op.UnaryOp("Mish"): 1e-6,
+}
+
+const (
+	tolerance        = 5e-7 // of operations that are not listed
+	networkTolerance = 2e-5 // of values and gradients of random networks
+)
+
+// Run executes every case and some random networks on a backend and compares with the reference: results, gradients, in place
+// and with everything kept, and again with other data.
+func Run(t *testing.T, b backend.Backend) {
+	t.Helper()
+	ctx := context.Background()
+	for _, c := range Cases() {
+		t.Run(c.Name, func(t *testing.T) {
+			limit := tolerances[c.Op]
+			if limit == 0 {
+				limit = tolerance
+			}
+			for _, keep := range []bool{false, true} {
+				s, err := c.Sample(4)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if keep {
+					s.keep()
+				}
+				if err := Check(ctx, b, s, limit); err != nil {
+					t.Fatalf("keeping everything %v: %v", keep, err)
+				}
+			}
+			s, err := c.Sample(5)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.Op.Grad == nil || len(s.Wrt) == 0 {
+				return
+			}
+			if err := s.differentiate(); err != nil {
+				t.Fatal(err)
+			}
+			if err := Check(ctx, b, s, max(limit, 2e-6)); err != nil {
+				t.Fatalf("with gradients: %v", err)
+			}
+		})
+	}
+	networks := Networks()
+	for seed := range 60 {
+		t.Run(fmt.Sprintf("network/%d", seed), func(t *testing.T) {
+			s := networks.Example(seed)
+			if seed%3 == 0 {
+				s.keep()
+			}
+			if err := s.differentiate(); err != nil {
+				t.Fatal(err)
+			}
+			if err := Check(ctx, b, s, networkTolerance); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	t.Run("cancel", func(t *testing.T) { checkCancel(t, b) })
+	t.Run("misuse", func(t *testing.T) { checkMisuse(t, b) })
+}
+
+// keep makes every value an output, so that nothing is computed in place.
+func (s *Sample) keep() {
+	s.Graph.Outputs = append([]*ir.Value(nil), s.Graph.Inputs...)
+	for _, n := range s.Graph.Nodes {
+		s.Graph.Outputs = append(s.Graph.Outputs, n.Out())
+	}
+}
+
+// differentiate adds the gradients by all inputs to the outputs.
+func (s *Sample) differentiate() error {
+	seed, gradients, err := grad.Build(s.Graph, s.Out, s.Wrt)
+	if err != nil {
+		return err
+	}
+	s.Data[seed] = s.values(seed.Shape(), normal)
+	s.Graph.Outputs = append(s.Graph.Outputs, gradients...)
+	s.Graph.Prune()
+	return nil
+}
+
+// Check runs a sample on a backend, twice with different data, and compares all float32 outputs with the reference.
+func Check(ctx context.Context, b backend.Backend, s *Sample, limit float64) (err error) {
+	p := plan.Make(s.Graph)
+	program, err := b.Load(ctx, p)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, program.Close()) }()
+	for round := range 2 {
+		if round > 0 {
+			s.Refill()
+		}
+		want, err := reference.Eval(ctx, s.Graph, s.Data)
+		if err != nil {
+			return err
+		}
+		if s.Margin(want) < 1e-4 {
+			continue // rounding may fall on the other side of a kink
+		}
+		for _, v := range s.Graph.Inputs {
+			if err := program.Write(v, floats(s.Data[v])); err != nil {
+				return err
+			}
+		}
+		if err := program.Run(ctx, 0, len(p.Steps)); err != nil {
+			return err
+		}
+		for _, v := range s.Graph.Outputs {
+			if v.Type.Elem != tensor.Float32 || v.Const != nil {
+				continue
+			}
+			got := make([]float32, v.Shape().Elements())
+			if err := program.Read(v, got); err != nil {
+				return err
+			}
+			if err := compare(got, want[v], limit); err != nil {
+				return fmt.Errorf("round %d, %s: %w", round, origin(v), err)
+			}
+		}
+	}
+	return nil
+}
+
+func origin(v *ir.Value) string {
+	if v.Def == nil {
+		return fmt.Sprintf("input %v", v)
+	}
+	return fmt.Sprintf("%v = %s %+v", v, v.Def.Op.Name, v.Def.Attr)
+}
+
+func floats(x []float64) []float32 {
+	out := make([]float32, len(x))
+	for i := range x {
+		out[i] = float32(x[i])
+	}
+	return out
+}
+
+func compare(got []float32, want []float64, limit float64) error {
+	scale := 0.0
+	for _, w := range want {
+		if !math.IsInf(w, 0) {
+			scale = max(scale, math.Abs(w))
+		}
+	}
+	for i, w := range want {
+		g := float64(got[i])
+		if g == w || math.Abs(g-w) <= limit*scale {
+			continue
+		}
+		return fmt.Errorf("element %d of %d is %.9g, want %.9g: off by %.2g of the maximum %.3g, more than %.2g",
+			i, len(want), g, w, math.Abs(g-w)/scale, scale, limit)
+	}
+	return nil
+}
+
+// chain is a graph of some elementwise steps.
+func chain(t *testing.T, steps int) *Sample {
+	t.Helper()
+	c := Case{Inputs: []Input{in(1, 4, 5, 6, 7)}, Build: func(b *ir.Builder, in []*ir.Value) *ir.Value {
+		x := in[0]
+		for range steps {
+			x = b.Emit(named("Sin"), op.UnaryAttr{}, x)
+		}
+		return x
+	}}
+	s, err := c.Sample(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func checkCancel(t *testing.T, b backend.Backend) {
+	s := chain(t, 3)
+	p := plan.Make(s.Graph)
+	program, err := b.Load(context.Background(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := program.Run(ctx, 0, len(p.Steps)); !errors.Is(err, context.Canceled) {
+		t.Errorf("a cancelled run returned %v", err)
+	}
+	if err := program.Close(); err != nil {
+		t.Errorf("closing: %v", err)
+	}
+}
+
+// checkMisuse makes the mistakes that a caller can make; each is an error, none a panic.
+func checkMisuse(t *testing.T, b backend.Backend) {
+	ctx, s := context.Background(), chain(t, 2)
+	x := s.Graph.Inputs[0]
+	p := plan.Make(s.Graph)
+	program, err := b.Load(ctx, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger := (&ir.Graph{}).NewValue("stranger", ir.F32(2))
+	n := x.Shape().Elements()
+	for what, err := range map[string]error{
+		"writing too little":       program.Write(x, make([]float32, n-1)),
+		"writing a foreign value":  program.Write(stranger, make([]float32, 2)),
+		"reading into too much":    program.Read(x, make([]float32, n+1)),
+		"reading a foreign value":  program.Read(stranger, make([]float32, 2)),
+		"running beyond the end":   program.Run(ctx, 0, len(p.Steps)+1),
+		"running from before":      program.Run(ctx, -1, 1),
+		"running from end to head": program.Run(ctx, 1, 0),
+	} {
+		if err == nil {
+			t.Errorf("%s is not an error", what)
+		}
+	}
+	if err := program.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := program.Run(ctx, 0, 1); err == nil {
+		t.Error("running a closed program is not an error")
+	}
+
+	// A runtime weight is either supported or refused by name.
+	c := Case{Inputs: []Input{in(1, 2, 2, 2, 3), in(4, 3, 1, 1, 1)}, Build: apply(op.Conv, op.ConvAttr{Stride: one, Dilation: one, Groups: 1})}
+	s, err = c.Sample(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if program, err = b.Load(ctx, plan.Make(s.Graph)); err == nil {
+		err = program.Close()
+	} else if errors.Is(err, backend.ErrUnsupported) {
+		err = nil
+	}
+	if err != nil {
+		t.Errorf("a convolution with computed weights: %v", err)
+	}
+}
