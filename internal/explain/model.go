@@ -1,0 +1,448 @@
+package explain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/internal/noise"
+	"github.com/voxcam/voxcam/internal/onnx"
+	"github.com/voxcam/voxcam/internal/volume"
+)
+
+// Options say how a model is to be opened.
+type Options struct {
+	// TargetLayer is a PyTorch module path, or the name of a node or value in the file; "" is the last layer with spatial
+	// extent.
+	TargetLayer string
+	// TokenGrid places the tokens of a layer in space: depth, height, width; zero infers it.
+	TokenGrid [3]int
+	// LayerLayout names the axes of the target layer, for example "NDHWC"; "" recognises them.
+	LayerLayout string
+	// Shape is [C, D, H, W] of the volumes to come, where it is known; zero sizes are taken from the model's file.
+	Shape [4]int
+}
+
+// Model is an opened model on a backend. It implements Explainer. Its methods may be called by many goroutines, one at a time
+// computes.
+type Model struct {
+	file    *onnx.Model
+	opt     Options
+	backend backend.Backend
+
+	mu  sync.Mutex
+	net *network
+}
+
+var _ Explainer = (*Model)(nil)
+
+// Open opens an ONNX file. When the shape of the volumes is known from the options or the file, the model is bound to it at
+// once, and a target layer that does not exist is an error now.
+func Open(path string, b backend.Backend, opt Options) (*Model, error) {
+	file, err := onnx.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	m := &Model{file: file, opt: opt, backend: b}
+	shape := m.boundShape()
+	for _, d := range shape {
+		if d <= 0 {
+			return m, nil // bound by the first volume
+		}
+	}
+	if err := m.bind(shape); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return m, nil
+}
+
+// boundShape fills the sizes that the options leave open from the file; -1 is unknown.
+func (m *Model) boundShape() [4]int {
+	shape := m.opt.Shape
+	declared := m.file.VolumeShape()
+	for i := range shape {
+		if shape[i] <= 0 {
+			shape[i] = declared[i]
+		}
+	}
+	return shape
+}
+
+// bind makes m.net fit the shape.
+func (m *Model) bind(shape [4]int) error {
+	if m.net != nil && m.net.shape == shape {
+		return nil
+	}
+	net, err := newNetwork(m.file, shape, m.opt, m.backend)
+	if err != nil {
+		return err
+	}
+	if m.net != nil {
+		if err := m.net.close(); err != nil {
+			return err
+		}
+	}
+	m.net = net
+	return nil
+}
+
+// Close gives the model's memory back.
+func (m *Model) Close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var err error
+	if m.net != nil {
+		err = m.net.close()
+		m.net = nil
+	}
+	return errors.Join(err, m.file.Close())
+}
+
+// Info implements Explainer. What depends on the volume's shape is unknown (zero) until one is bound.
+func (m *Model) Info() Info {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	info := Info{Path: m.file.Path(), SHA256: m.file.SHA256(), InputShape: m.boundShape()}
+	if m.net != nil {
+		info.Classes = m.net.classCount
+		info.TargetLayer = m.net.target.Label
+		info.Warnings = m.net.target.Warnings
+	}
+	return info
+}
+
+// Explain implements Explainer.
+func (m *Model) Explain(ctx context.Context, v *volume.Volume, req Request) (*Result, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	choices, err := cam.Choose(req.Methods, req.Convention)
+	if err != nil {
+		return nil, err
+	}
+	if err := volume.CheckFinite(v); err != nil {
+		return nil, err
+	}
+	if err := m.bind([4]int{v.Channels, v.Depth, v.Height, v.Width}); err != nil {
+		return nil, err
+	}
+	if req.Class.Kind != ClassPredicted && (req.Class.Index < 0 || req.Class.Index >= m.net.classCount) {
+		return nil, fmt.Errorf("class %d is out of range: %s has classes 0 to %d", req.Class.Index, m.file.Path(), m.net.classCount-1)
+	}
+	e := &explanation{net: m.net, req: req, volume: v, x: interleave(v), result: &Result{TargetLayer: m.net.target.Label}}
+	return e.run(ctx, choices)
+}
+
+// interleave brings a volume to channels-last, [D, H, W, C].
+func interleave(v *volume.Volume) []float32 {
+	if v.Channels == 1 {
+		return v.Data
+	}
+	out := make([]float32, len(v.Data))
+	n := v.Voxels()
+	for c := range v.Channels {
+		for i, x := range v.Data[c*n : (c+1)*n] {
+			out[i*v.Channels+c] = x
+		}
+	}
+	return out
+}
+
+// explanation is the work on one volume.
+type explanation struct {
+	net    *network
+	req    Request
+	volume *volume.Volume
+	x      []float32 // the volume, [D, H, W, C]
+	result *Result
+	done   int // passes through the network
+	total  int
+}
+
+// run explains the volume with every method. The methods that look at the layer share one pass, those that look at the input
+// another, and those that draw share the draws.
+func (e *explanation) run(ctx context.Context, choices []cam.Choice) (*Result, error) {
+	byKind := map[kind][]int{}
+	e.result.Methods = make([]MethodResult, len(choices))
+	for i, c := range choices {
+		e.result.Methods[i] = MethodResult{
+			Method: c.Name, HeatDims: e.volume.Dims(), Parameters: map[string]any{"convention": c.Convention.Name},
+		}
+		if err := c.Check(cam.Parameters{Draws: e.req.NSamples, NoiseLevel: e.req.NoiseLevel}); err != nil {
+			e.fail(err, i)
+			continue
+		}
+		byKind[kindOf(c)] = append(byKind[kindOf(c)], i)
+	}
+	e.total = 1 + min(len(byKind[atInput]), 1) + min(len(byKind[byDraws]), 1)*e.req.NSamples
+	if err := e.classify(ctx, len(byKind[atLayer]) > 0 && e.net.noLayer == nil); err != nil {
+		return nil, err
+	}
+	for _, k := range []struct {
+		kind kind
+		run  func(context.Context, []cam.Choice, []int) error
+	}{{atLayer, e.layerMethods}, {atInput, e.inputMethods}, {byDraws, e.drawMethods}} {
+		which := byKind[k.kind]
+		if len(which) == 0 {
+			continue
+		}
+		start := time.Now()
+		if err := k.run(ctx, choices, which); err != nil {
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
+			e.fail(err, which...)
+		}
+		e.spend(time.Since(start), which)
+	}
+	return e.result, nil
+}
+
+// kind says which pass through the network a method takes part in.
+type kind int
+
+const (
+	atLayer kind = iota
+	atInput
+	byDraws
+)
+
+func kindOf(c cam.Choice) kind {
+	switch needs := c.Convention.Needs; {
+	case needs.Has(cam.Draws):
+		return byDraws
+	case needs.Has(cam.LayerGradient):
+		return atLayer
+	}
+	return atInput
+}
+
+func (e *explanation) fail(err error, which ...int) {
+	for _, i := range which {
+		if m := &e.result.Methods[i]; m.Status == "" {
+			m.Status, m.Reason = StatusFailed, err.Error()
+		}
+	}
+}
+
+// spend shares time among the methods that used it.
+func (e *explanation) spend(t time.Duration, which []int) {
+	for _, i := range which {
+		e.result.Methods[i].Seconds += t.Seconds() / float64(len(which))
+	}
+}
+
+func (e *explanation) pass() {
+	e.done++
+	if e.req.Progress != nil {
+		e.req.Progress(e.done, e.total)
+	}
+}
+
+// classify runs the network on the volume, and settles the class that is explained. It uses the program that goes on from there.
+func (e *explanation) classify(ctx context.Context, layer bool) error {
+	p, err := e.net.gradientAt(ctx, !layer)
+	if err != nil {
+		return err
+	}
+	logits, err := p.forward(ctx, e.x)
+	if err != nil {
+		return err
+	}
+	e.pass()
+	r := e.result
+	r.Logits = logits
+	for i, l := range logits {
+		if math.IsNaN(float64(l)) || math.IsInf(float64(l), 0) {
+			return fmt.Errorf("the score of class %d is %v: the model does not stand this volume (is it scaled as in training?)", i, l)
+		}
+		if l > logits[r.Predicted] {
+			r.Predicted = i
+		}
+	}
+	r.Probabilities = softmax(logits)
+	r.TargetClass = r.Predicted
+	if e.req.Class.Kind != ClassPredicted {
+		r.TargetClass = e.req.Class.Index
+	}
+	return nil
+}
+
+func softmax(logits []float32) []float64 {
+	top := logits[0]
+	for _, l := range logits {
+		top = max(top, l)
+	}
+	p, sum := make([]float64, len(logits)), 0.0
+	for i, l := range logits {
+		p[i] = math.Exp(float64(l - top))
+		sum += p[i]
+	}
+	for i := range p {
+		p[i] /= sum
+	}
+	return p
+}
+
+// layerMethods goes on from classify.
+func (e *explanation) layerMethods(ctx context.Context, choices []cam.Choice, which []int) error {
+	p, err := e.net.gradientAt(ctx, false)
+	if err != nil {
+		return err
+	}
+	if err := p.backward(ctx, e.result.TargetClass); err != nil {
+		return err
+	}
+	grid := e.net.target.Grid
+	voxels := grid[0] * grid[1] * grid[2]
+	activation, channels, err := p.layer(p.at, voxels)
+	if err != nil {
+		return err
+	}
+	gradient, _, err := p.layer(p.gradient, voxels)
+	if err != nil {
+		return err
+	}
+	for i, n := range e.volume.Dims() {
+		e.result.CellSize[i] = float64(n) / float64(grid[i])
+	}
+	l := cam.Layer{Activation: activation, Gradient: gradient, Channels: channels, Score: float64(e.result.Logits[e.result.TargetClass])}
+	for _, i := range which {
+		m, err := choices[i].LayerMap(l)
+		e.finish(i, choices[i], m, grid, err)
+	}
+	return nil
+}
+
+func (e *explanation) inputMethods(ctx context.Context, choices []cam.Choice, which []int) error {
+	g, err := e.inputGradient(ctx, e.x)
+	if err != nil {
+		return err
+	}
+	for _, i := range which {
+		m, err := choices[i].InputMap(cam.InputPoint{Input: e.x, Gradient: g, Channels: e.volume.Channels})
+		e.finish(i, choices[i], m, e.volume.Dims(), err)
+	}
+	return nil
+}
+
+func (e *explanation) inputGradient(ctx context.Context, x []float32) ([]float32, error) {
+	p, err := e.net.gradientAt(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := p.forward(ctx, x); err != nil {
+		return nil, err
+	}
+	if err := p.backward(ctx, e.result.TargetClass); err != nil {
+		return nil, err
+	}
+	e.pass()
+	return p.read(p.gradient)
+}
+
+// drawMethods shares the draws among the methods whose noise has the same standard deviation.
+func (e *explanation) drawMethods(ctx context.Context, choices []cam.Choice, which []int) error {
+	low, high := e.x[0], e.x[0]
+	for _, v := range e.x {
+		low, high = min(low, v), max(high, v)
+	}
+	var sigmas []float64
+	sharing := map[float64][]int{}
+	for _, i := range which {
+		s := choices[i].Convention.Sigma(e.req.NoiseLevel, low, high)
+		if sharing[s] == nil {
+			sigmas = append(sigmas, s)
+		}
+		sharing[s] = append(sharing[s], i)
+	}
+	e.total += (len(sigmas) - 1) * e.req.NSamples
+	for _, s := range sigmas {
+		if err := e.drawsAt(ctx, choices, sharing[s], float32(s)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *explanation) drawsAt(ctx context.Context, choices []cam.Choice, which []int, sigma float32) error {
+	n := e.req.NSamples
+	if e.req.Noise != nil && e.req.Noise.Len() < n {
+		return fmt.Errorf("%d draws are asked for and %d are given: lower n_samples or give more noise", n, e.req.Noise.Len())
+	}
+	var sharing []cam.Choice
+	for _, i := range which {
+		sharing = append(sharing, choices[i])
+	}
+	moments, err := cam.NewMoments(e.volume.Voxels(), e.volume.Channels, sharing...)
+	if err != nil {
+		return err
+	}
+	noisy := make([]float32, len(e.x))
+	for draw := range n {
+		if err := e.draw(draw, noisy, sigma); err != nil {
+			return err
+		}
+		g, err := e.inputGradient(ctx, noisy)
+		if err != nil {
+			return err
+		}
+		if err := moments.Add(g); err != nil {
+			return err
+		}
+	}
+	for _, i := range which {
+		m := &e.result.Methods[i]
+		m.Parameters["n_samples"], m.Parameters["noise_level"] = n, e.req.NoiseLevel
+		m.Parameters["noise_sigma"] = float64(sigma)
+		if e.req.Noise == nil {
+			m.Parameters["seed"] = e.req.Seed
+		}
+		values, err := choices[i].DrawMap(moments)
+		e.finish(i, choices[i], values, e.volume.Dims(), err)
+	}
+	return nil
+}
+
+// draw writes the volume with noise to noisy, [D, H, W, C].
+func (e *explanation) draw(draw int, noisy []float32, sigma float32) error {
+	if e.req.Noise == nil {
+		stream, err := noise.New(e.req.Seed, e.req.SampleID, draw)
+		if err != nil {
+			return err
+		}
+		stream.AddToSlab(noisy, e.x, sigma, noise.Slab{Channels: e.volume.Channels, Voxels: e.volume.Voxels()})
+		return nil
+	}
+	given := *e.volume
+	given.Data = make([]float32, len(e.volume.Data))
+	if err := e.req.Noise.Draw(draw, given.Data); err != nil {
+		return err
+	}
+	for i, z := range interleave(&given) {
+		noisy[i] = e.x[i] + sigma*z
+	}
+	return nil
+}
+
+// finish turns the map of method i into its result.
+func (e *explanation) finish(i int, c cam.Choice, m []float32, dims [3]int, err error) {
+	r := &e.result.Methods[i]
+	if err != nil {
+		e.fail(err, i)
+		return
+	}
+	heat, finding, err := c.Heatmap(m, dims, e.volume.Dims())
+	if err != nil {
+		e.fail(err, i)
+		return
+	}
+	r.Map, r.Dims, r.Heatmap, r.Status = m, dims, heat, StatusOK
+	if finding != "" {
+		r.Status, r.Reason = StatusDegraded, string(finding)
+	}
+}

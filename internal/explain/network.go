@@ -1,0 +1,224 @@
+package explain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/grad"
+	"github.com/voxcam/voxcam/internal/ir"
+	"github.com/voxcam/voxcam/internal/layer"
+	"github.com/voxcam/voxcam/internal/onnx"
+	"github.com/voxcam/voxcam/internal/pass"
+	"github.com/voxcam/voxcam/internal/plan"
+	"github.com/voxcam/voxcam/internal/tensor"
+)
+
+// network is the model bound to one volume shape: a graph that passes have prepared, and programs made from it on demand.
+type network struct {
+	shape   [4]int // [C, D, H, W]
+	graph   *ir.Graph
+	logits  *ir.Value
+	target  layer.Target // of the graph before the passes
+	noLayer error        // why there is no target layer; nil if there is one
+
+	backend    backend.Backend
+	atLayer    *gradient
+	atInput    *gradient
+	classCount int
+}
+
+// newNetwork binds the model to a volume shape and resolves the target layer.
+func newNetwork(file *onnx.Model, shape [4]int, opt Options, b backend.Backend) (*network, error) {
+	imported, err := onnx.Import(file, onnx.Options{InputShape: []int{1, shape[0], shape[1], shape[2], shape[3]}})
+	if err != nil {
+		return nil, err
+	}
+	g := imported.Graph
+	n := &network{shape: shape, graph: g, backend: b}
+	if n.logits, err = scores(g); err != nil {
+		return nil, fmt.Errorf("%s: %w", file.Path(), err)
+	}
+	n.classCount = n.logits.Shape().Elements()
+	g.Outputs = []*ir.Value{n.logits}
+
+	n.target, n.noLayer = layer.Find(imported, layer.Request{
+		Name: opt.TargetLayer, Grid: opt.TokenGrid, Layout: opt.LayerLayout, Volume: [3]int(shape[1:]),
+	})
+	if n.noLayer != nil && opt.TargetLayer != "" {
+		return nil, fmt.Errorf("%s: %w", file.Path(), n.noLayer)
+	}
+	if n.noLayer == nil {
+		g.Targets = []ir.Target{n.target.Target}
+	}
+	if err := pass.Run(g); err != nil {
+		return nil, fmt.Errorf("%s: %w", file.Path(), err)
+	}
+	n.logits = g.Outputs[0]
+	return n, nil
+}
+
+// scores finds the output that holds one score a class.
+func scores(g *ir.Graph) (*ir.Value, error) {
+	for _, v := range g.Outputs {
+		long := 0
+		for _, d := range v.Shape() {
+			if d > 1 {
+				long++
+			}
+		}
+		if long <= 1 && v.Const == nil {
+			return v, nil
+		}
+	}
+	var shapes []string
+	for _, v := range g.Outputs {
+		shapes = append(shapes, fmt.Sprintf("%q %v", v.Name, v.Shape()))
+	}
+	return nil, fmt.Errorf("no output is a vector of class scores [1, classes]: the outputs are %s", shapes)
+}
+
+// gradient is a program that computes the class scores and the gradient of one of them.
+type gradient struct {
+	program  backend.Program
+	plan     *plan.Plan
+	volume   *ir.Value // input, [1, D, H, W, C]
+	logits   *ir.Value
+	seed     *ir.Value // input, one-hot over the logits
+	at       *ir.Value // what the gradient is with respect to
+	gradient *ir.Value
+	axes     string // of at
+	split    int    // the first step that needs the seed
+}
+
+// gradientAt returns the program for the gradient at the target layer, or at the input.
+func (n *network) gradientAt(ctx context.Context, input bool) (*gradient, error) {
+	slot := &n.atLayer
+	if input {
+		slot = &n.atInput
+	}
+	if *slot != nil {
+		return *slot, nil
+	}
+	if !input && n.noLayer != nil {
+		return nil, n.noLayer
+	}
+	g, twin := n.graph.Clone()
+	p := &gradient{logits: twin[n.logits], volume: g.Inputs[0], at: g.Inputs[0], axes: "NDHWC"}
+	if !input {
+		p.at, p.axes = g.Targets[0].Value, g.Targets[0].Axes
+	}
+	g.Targets = nil
+	seed, gradients, err := grad.Build(g, p.logits, []*ir.Value{p.at})
+	if err != nil {
+		return nil, err
+	}
+	p.seed, p.gradient = seed, gradients[0]
+	g.Outputs = []*ir.Value{p.logits, p.gradient}
+	if !input {
+		g.Outputs = append(g.Outputs, p.at)
+	}
+	g.Prune()
+	if err := g.Verify(); err != nil {
+		return nil, err
+	}
+	p.split = slices.IndexFunc(g.Nodes, func(node *ir.Node) bool { return slices.Contains(node.Inputs, p.seed) })
+	if p.split < 0 {
+		p.split = len(g.Nodes)
+	}
+	p.plan = plan.Make(g)
+	if p.program, err = n.backend.Load(ctx, p.plan); err != nil {
+		return nil, err
+	}
+	*slot = p
+	return p, nil
+}
+
+func (n *network) close() error {
+	var errs []error
+	for _, p := range []*gradient{n.atLayer, n.atInput} {
+		if p != nil {
+			errs = append(errs, p.program.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// forward runs the program on a volume, [D, H, W, C], up to the class scores.
+func (p *gradient) forward(ctx context.Context, x []float32) ([]float32, error) {
+	if err := p.program.Write(p.volume, x); err != nil {
+		return nil, err
+	}
+	if err := p.program.Run(ctx, 0, p.split); err != nil {
+		return nil, err
+	}
+	return p.read(p.logits)
+}
+
+// backward runs the rest for one class. It must follow forward.
+func (p *gradient) backward(ctx context.Context, class int) error {
+	seed := make([]float32, p.seed.Shape().Elements())
+	seed[class] = 1
+	if err := p.program.Write(p.seed, seed); err != nil {
+		return err
+	}
+	return p.program.Run(ctx, p.split, len(p.plan.Steps))
+}
+
+func (p *gradient) read(v *ir.Value) ([]float32, error) {
+	out := make([]float32, v.Shape().Elements())
+	return out, p.program.Read(v, out)
+}
+
+// layer reads the layer, or the gradient at it, as [voxels, C].
+func (p *gradient) layer(v *ir.Value, voxels int) ([]float32, int, error) {
+	raw, err := p.read(v)
+	if err != nil {
+		return nil, 0, err
+	}
+	return channelsLast(raw, v.Shape(), p.axes, voxels)
+}
+
+// channelsLast brings a layer's values, with axes named by letters, to [voxels, C]; leading tokens that belong to no voxel are
+// dropped.
+func channelsLast(x []float32, shape tensor.Shape, axes string, voxels int) (out []float32, channels int, err error) {
+	strides := shape.Strides()
+	space := []int{} // sizes and strides of the axes that voxels run along, outermost first
+	step := []int{}
+	cStride := 0
+	for _, letter := range "DHWT" {
+		if i := slices.Index([]byte(axes), byte(letter)); i >= 0 {
+			space, step = append(space, shape[i]), append(step, strides[i])
+		}
+	}
+	for i, a := range []byte(axes) {
+		switch {
+		case a == 'C':
+			channels, cStride = shape[i], strides[i]
+		case a == 'N' && shape[i] != 1:
+			return nil, 0, fmt.Errorf("the target layer has a batch of %d for one volume", shape[i])
+		}
+	}
+	total := 1
+	for _, d := range space {
+		total *= d
+	}
+	skip := total - voxels
+	if channels == 0 || skip < 0 {
+		return nil, 0, fmt.Errorf("a layer %v with axes %q does not hold %d voxels", shape, axes, voxels)
+	}
+	out = make([]float32, voxels*channels)
+	for v := range voxels {
+		at := 0
+		for rest, a := v+skip, len(space)-1; a >= 0; a-- {
+			at += rest % space[a] * step[a]
+			rest /= space[a]
+		}
+		for c := range channels {
+			out[v*channels+c] = x[at+c*cStride]
+		}
+	}
+	return out, channels, nil
+}
