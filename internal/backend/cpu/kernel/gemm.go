@@ -11,11 +11,10 @@ import "unsafe"
 //   M block  up to blockRows rows that go through all K blocks and all panels before the next ones are touched
 
 const (
-	blockRows = 96   // a multiple of every tile height (6, 8, 12)
-	blockK    = 384  // most values of K in one call
-	blockCols = 256  // columns packed at a time by the unpacked product
-	maxPanel  = 64   // widest panel
-	zeroRow   = 1024 // longest K run of one tap in one call; the zero row stands in for padding
+	blockRows = 96  // a multiple of every tile height (6, 8, 12)
+	blockK    = 384 // most values of K in one call
+	blockCols = 256 // columns packed at a time by the unpacked product
+	maxPanel  = 64  // widest panel
 )
 
 // gemmParams are the numbers of one call; counts are in elements, not bytes.
@@ -54,16 +53,7 @@ type panel struct {
 // layout splits n columns into panels, widest first, and returns the floats of one row of K.
 func (s *Set) layout(n int) (panels []panel, width int) {
 	for col := 0; col < n; {
-		t := &s.tiles[0]
-		for i := range s.tiles {
-			if s.tiles[i].width >= n-col || i == 0 {
-				t = &s.tiles[i]
-			}
-		}
-		// Two narrower panels beat a wide one that is mostly padding: 3 vectors are a tile of their own, 5 are 3 + 2.
-		if s.split != nil {
-			t = &s.tiles[s.split((n-col+s.lanes-1)/s.lanes)]
-		}
+		t := s.tileFor(n - col)
 		c := min(t.width, n-col)
 		panels = append(panels, panel{col: col, cols: c, tile: t, off: width})
 		col += c
@@ -100,21 +90,10 @@ func (s *Set) pack(k, n int, at func(k, n int) float32) packed {
 // block returns the weights of rows [k0, ...) of a panel.
 func (p *packed) block(q *panel, k0 int) []float32 { return p.data[q.off+k0*q.tile.width:] }
 
-// identity is a row table of consecutive rows.
-func identity() []int32 {
-	t := make([]int32, blockRows)
-	for i := range t {
-		t[i] = int32(i)
-	}
-	return t
-}
-
 // Matrix is a constant right operand B [K, N] of a product, packed once.
 type Matrix struct {
-	set   *Set
-	p     packed
-	ident []int32
-	zero  []float32
+	set *Set
+	p   packed
 }
 
 // PackMatrix packs B [k, n]; with trans the weights hold B^T, [n, k] row-major, as a linear layer stores them.
@@ -123,7 +102,7 @@ func (s *Set) PackMatrix(k, n int, w Weights, trans bool) *Matrix {
 	if trans {
 		at = func(r, c int) float32 { return w.At(c*k + r) }
 	}
-	return &Matrix{set: s, p: s.pack(k, n, at), ident: identity(), zero: make([]float32, maxPanel)}
+	return &Matrix{set: s, p: s.pack(k, n, at)}
 }
 
 // Size returns the shape [k, n] and the floats that the packed form takes.
@@ -143,9 +122,7 @@ func (b *Matrix) MulCols(c []float32, ldc int, a []float32, lda, m, n0, n1 int, 
 	}
 	checkRows("c", c, m, ldc, b.p.n)
 	checkRows("a", a, m, lda, k)
-	if bias == nil {
-		bias = b.zero
-	} else if len(bias) < b.p.n {
+	if bias != nil && len(bias) < b.p.n {
 		panic("kernel: bias is shorter than the columns")
 	}
 	for m0 := 0; m0 < m; m0 += blockRows {
@@ -164,33 +141,28 @@ func (b *Matrix) MulCols(c []float32, ldc int, a []float32, lda, m, n0, n1 int, 
 				if q.col < n0 || q.col >= n1 {
 					continue
 				}
-				bq := b.zero
-				if k0 == 0 && len(bias) >= b.p.n {
+				bq := b.set.zero
+				if k0 == 0 && bias != nil {
 					bq = bias[q.col:]
 				}
 				p.cols = q.cols
-				// Rows past mn are computed and dropped; they must stay inside a, so the table repeats the last row.
-				b.set.call(q.tile, c[m0*ldc+q.col:], a[m0*lda+k0:], b.p.block(q, k0), bq, b.zero, b.ident, b.ident, p)
+				b.set.call(q.tile, c[m0*ldc+q.col:], a[m0*lda+k0:], b.p.block(q, k0), bq, p)
 			}
 		}
 	}
 }
 
-// call runs a tile with a contiguous row table, in two pieces if the rows do not fill the last tile (the table's padding would run past a).
-func (s *Set) call(t *tile, c, a, b, bias, zero []float32, rows, crow []int32, p gemmParams) {
+// call runs a tile over p.m consecutive rows, in two pieces if they do not fill the last tile.
+func (s *Set) call(t *tile, c, a, b, bias []float32, p gemmParams) {
 	full := p.m / t.height * t.height
+	rest := p.m - full
 	if full > 0 {
-		q := p
-		q.m = full
-		t.run(c, a, b, bias, zero, rows, crow, q)
+		p.m = full
+		t.run(c, a, b, bias, s.zero, s.ident, s.ident, p)
 	}
-	if rest := p.m - full; rest > 0 {
-		var last [16]int32
-		for i := range last {
-			last[i] = int32(full + min(i, rest-1))
-		}
+	if rest > 0 {
 		p.m = rest
-		s.tail(t, c, a, b, bias, zero, &last, p)
+		t.run(c[full*p.cStride:], a[full*p.aStride:], b, bias, s.zero, s.tails[rest][:], s.ident, p)
 	}
 }
 

@@ -1,0 +1,177 @@
+package kernel
+
+// Depthwise convolution: one filter per channel, so the vectors run over channels and there is no matrix product. Each row of the output
+// is cut into runs of voxels that see the same taps along x; within a run the taps are a slice of one table.
+
+// depthwise holds the packed weights, [kernel tap][channel], and the taps of each class along each axis.
+type depthwise struct {
+	w       []float32
+	classes []axisClass
+}
+
+// axisTap is a window position along one axis: source offset at lattice point 0, and index in the kernel.
+type axisTap struct{ off, k int }
+
+type axisClass struct {
+	base [3]int
+	axis [3][]axisTap // offsets ascend
+}
+
+// depthwiseParams are the numbers of one run; counts are in elements.
+type depthwiseParams struct {
+	n       int // voxels
+	shift   int // voxels added to each entry's source
+	stride  int // floats of a voxel of src, and of a row of w
+	srcStep int // floats between the sources of neighbouring voxels
+	dstStep int // floats between neighbouring voxels
+	cols    int // channels, at most two vectors
+	acc     int // 1: add to what is in dst
+}
+
+// A depthwiseFunc computes for i < n, j < cols
+//
+//	dst[i*dstStep+j] (+)= bias[j] + sum over t of src[(taps[2t]+shift)*stride + i*srcStep + j] * w[taps[2t+1]*stride + j]
+type depthwiseFunc func(dst, src, w, bias []float32, taps []int32, p depthwiseParams)
+
+func depthwiseGo(dst, src, w, bias []float32, taps []int32, p depthwiseParams) {
+	for i := range p.n {
+		d := dst[i*p.dstStep:][:p.cols]
+		for j := 0; j < p.cols; j += 4 {
+			n := min(4, p.cols-j)
+			var s [4]float32
+			copy(s[:n], bias[j:])
+			for t := 0; t+1 < len(taps); t += 2 {
+				x := src[(int(taps[t])+p.shift)*p.stride+i*p.srcStep+j:][:n]
+				f := w[int(taps[t+1])*p.stride+j:][:n]
+				if n == 4 {
+					s[0] += x[0] * f[0]
+					s[1] += x[1] * f[1]
+					s[2] += x[2] * f[2]
+					s[3] += x[3] * f[3]
+					continue
+				}
+				for k := range x {
+					s[k] += x[k] * f[k]
+				}
+			}
+			for k, v := range s[:n] {
+				if p.acc != 0 {
+					v += d[j+k]
+				}
+				d[j+k] = v
+			}
+		}
+	}
+}
+
+func (c *Conv) packDepthwise(w Weights) {
+	sh := c.shape
+	d := &depthwise{w: make([]float32, sh.taps()*sh.Cin)}
+	for t := range sh.taps() {
+		for ch := range sh.Cin {
+			d.w[t*sh.Cin+ch] = w.At(ch*sh.taps() + t)
+		}
+	}
+	for i := range c.classes {
+		cl := axisClass{base: c.classes[i].base}
+		for a := range 3 {
+			for k := range sh.Kernel[a] {
+				if !c.backward {
+					cl.axis[a] = append(cl.axis[a], axisTap{k*sh.Dilation[a] - sh.PadBefore[a], k})
+					continue
+				}
+				k = sh.Kernel[a] - 1 - k
+				if q := cl.base[a] + sh.PadBefore[a] - k*sh.Dilation[a]; q%sh.Stride[a] == 0 {
+					cl.axis[a] = append(cl.axis[a], axisTap{q / sh.Stride[a], k})
+				}
+			}
+		}
+		d.classes = append(d.classes, cl)
+	}
+	c.classes = nil
+	c.depthwise = d
+	c.scratch = 2 * sh.taps()
+	c.run = (*Conv).runDepthwise
+}
+
+// depthwiseRows is the height of a band: its sources of one block of channels stay in the cache from one plane to the next.
+const depthwiseRows = 8
+
+func (c *Conv) runDepthwise(dst, src View, r Region, e Epilogue, scratch []float32) {
+	cols := 2 * c.set.lanes
+	band := depthwiseRows * c.step[1]
+	for y0 := r.Y0; y0 < r.Y1; y0 += band {
+		y1 := min(y0+band, r.Y1)
+		for z := r.Z0; z < r.Z1; z++ {
+			for ch := 0; ch < dst.C; ch += cols {
+				for i := range c.depthwise.classes {
+					cl := &c.depthwise.classes[i]
+					iz := z - cl.base[0]
+					if iz%c.step[0] != 0 {
+						continue
+					}
+					for y := y0 + mod(cl.base[1]-y0, c.step[1]); y < y1; y += c.step[1] {
+						c.depthwiseRow(cl, dst, src, iz/c.step[0], y, ch, min(cols, dst.C-ch), &e, ints(scratch))
+					}
+				}
+			}
+			e.finish(dst, z, y0*dst.W, (y1-y0)*dst.W, r)
+		}
+	}
+}
+
+func mod(a, b int) int { return ((a % b) + b) % b }
+
+// depthwiseRow computes the class's voxels of row y, channels [ch, ch+cols).
+func (c *Conv) depthwiseRow(cl *axisClass, dst, src View, iz, y, ch, cols int, e *Epilogue, table []int32) {
+	sh := &c.shape
+	iy := (y - cl.base[1]) / c.step[1]
+	// The taps that meet the volume along depth and height, with those of one kx side by side.
+	taps, perX := table[:0], 0
+	xs := cl.axis[2]
+	for i, tx := range xs {
+		for _, tz := range cl.axis[0] {
+			z := iz*c.srcStep[0] + tz.off
+			if uint(z) >= uint(src.Depth) {
+				continue
+			}
+			for _, ty := range cl.axis[1] {
+				if sy := iy*c.srcStep[1] + ty.off; uint(sy) < uint(src.H) {
+					taps = append(taps, int32((z%src.Planes*src.H+sy)*src.W+tx.off), int32((tz.k*sh.Kernel[1]+ty.k)*sh.Kernel[2]+tx.k))
+				}
+			}
+		}
+		if i == 0 {
+			perX = len(taps)
+		}
+	}
+	p := depthwiseParams{stride: src.C, srcStep: c.srcStep[2] * src.C, dstStep: c.step[2] * dst.C, cols: cols}
+	if e.Accumulate {
+		p.acc = 1
+	}
+	bias := c.set.zero
+	if e.Bias != nil {
+		bias = e.Bias[ch:]
+	}
+	oz := cl.base[0] + iz*c.step[0]
+	line := dst.Plane(oz)[y*dst.W*dst.C:]
+	n := ceilDiv(dst.W-cl.base[2], c.step[2]) // lattice points of the row
+	step := c.srcStep[2]
+	k0, k1 := 0, 0
+	for x := 0; x < n; {
+		for k0 = 0; k0 < len(xs) && x*step+xs[k0].off < 0; k0++ {
+		}
+		for k1 = k0; k1 < len(xs) && x*step+xs[k1].off < src.W; k1++ {
+		}
+		end := n
+		if k0 > 0 {
+			end = min(end, ceilDiv(-xs[k0-1].off, step))
+		}
+		if k1 > k0 {
+			end = min(end, ceilDiv(src.W-xs[k1-1].off, step))
+		}
+		p.n, p.shift = end-x, x*step
+		c.set.depthwise(line[(cl.base[2]+x*c.step[2])*dst.C+ch:], src.Data[min(ch, len(src.Data)):], c.depthwise.w[ch:], bias, taps[k0*perX:k1*perX], p)
+		x = end
+	}
+}
