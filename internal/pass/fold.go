@@ -80,7 +80,7 @@ func transposed(x []float32, s tensor.Shape, perm []int) []float32 {
 // foldAffine multiplies the scale of an inference BatchNorm into the convolution before it, unless somebody else reads the
 // convolution's output or asked for it.
 func foldAffine(g *ir.Graph) error {
-	uses, keep := g.Uses(), kept(g)
+	uses, keep, folded := g.Uses(), kept(g), map[*ir.Node]bool{}
 	for _, n := range g.Nodes {
 		if n.Op != op.Affine || n.Inputs[1].Const == nil || n.Inputs[2].Const == nil {
 			continue
@@ -102,8 +102,9 @@ func foldAffine(g *ir.Graph) error {
 		scaled := g.Constant(w.Name, w.Shape(), w.Const.ScaleRows(scale))
 		conv.Inputs = []*ir.Value{conv.Inputs[0], scaled, g.Constant(n.Inputs[2].Name, n.Inputs[2].Shape(), tensor.Floats(shift))}
 		v := n.Out()
-		g.Nodes = slices.DeleteFunc(g.Nodes, func(m *ir.Node) bool { return m == n })
+		folded[n] = true
 		conv.Outputs[0], v.Def = v, conv
 	}
+	g.Nodes = slices.DeleteFunc(g.Nodes, func(n *ir.Node) bool { return folded[n] })
 	return nil
 }
