@@ -1,0 +1,191 @@
+// Package report holds what a session records about its samples, and makes statistics, a text and pictures out of the
+// records that lie in the session's folder. The folder is the only source, so a session that was resumed ten times reports
+// the same as one that ran through.
+//
+// A value that does not exist is null in JSON and n/a in text: the accuracy of no predictions is not 0 and not NaN.
+package report
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/internal/explain"
+)
+
+// Schema is the version of the records. A session of another version is not resumed.
+const Schema = 1
+
+// Session is session.json: what every sample of a session has in common.
+type Session struct {
+	Schema  int       `json:"schema"`
+	Name    string    `json:"session"`
+	Created time.Time `json:"created"`
+	Version string    `json:"voxcam_version"`
+	Config  string    `json:"config_used"`
+	Model   ModelInfo `json:"model_info"`
+	Seed    uint64    `json:"seed"`
+
+	// Settings are all settings that change results, as text; Hash is the digest of them.
+	Settings map[string]string `json:"settings"`
+	Hash     string            `json:"configuration_sha256"`
+
+	SplitSource string              `json:"split_source"` // column or shuffle
+	Splits      map[string][]string `json:"splits"`       // IDs of the whole data set
+}
+
+// ModelInfo describes the network.
+type ModelInfo struct {
+	Classes     int      `json:"n_classes"`
+	ClassNames  []string `json:"class_names"`
+	Backbone    string   `json:"backbone"`
+	File        string   `json:"file"`
+	SHA256      string   `json:"sha256"`
+	TargetLayer string   `json:"target_layer"`
+}
+
+// Sample is the metadata.json of a sample. Pointers are nil, and null in JSON, where there is no value.
+type Sample struct {
+	Schema int            `json:"schema"`
+	ID     string         `json:"sample_id"`
+	Name   string         `json:"name"` // in file names
+	Split  string         `json:"split"`
+	Status explain.Status `json:"status"`
+	Reason string         `json:"reason,omitempty"`
+
+	TrueClass          *int      `json:"true_class"`
+	TrueClassName      *string   `json:"true_class_name"`
+	PredictedClass     *int      `json:"predicted_class"`
+	PredictedClassName *string   `json:"predicted_class_name"`
+	Confidence         *float64  `json:"confidence"` // probability of the predicted class
+	Probabilities      []float64 `json:"probabilities"`
+	Logits             []float32 `json:"logits"`
+	CorrectPrediction  *bool     `json:"correct_prediction"`
+
+	TargetLayer string      `json:"target_layer,omitempty"`
+	CellSize    *[3]float64 `json:"cell_size_voxels"` // of the target layer along depth, height, width
+	Methods     []Method    `json:"methods"`
+
+	// Statistics has an entry for each method that has a map, by Method.Key.
+	Statistics map[string]Statistics `json:"heatmap_statistics"`
+
+	Input       *dataset.Input   `json:"input"`
+	InputShape  *[4]int          `json:"input_shape"`  // of the file: [C, D, H, W]
+	Shape       *[4]int          `json:"volume_shape"` // as the network saw it
+	CropOffset  *[3]int          `json:"crop_offset"`  // voxel of the file that is voxel 0 of the prepared volume
+	Scaling     *dataset.Scaling `json:"scaling"`
+	Seed        uint64           `json:"seed"`
+	ModelSHA256 string           `json:"model_sha256"`
+	Hash        string           `json:"configuration_sha256"`
+	Version     string           `json:"voxcam_version"`
+	Finished    time.Time        `json:"finished"`
+	Seconds     float64          `json:"processing_time"` // of explaining, without reading and writing
+	Files       []File           `json:"files"`
+}
+
+// Method is what became of one method for one target class.
+type Method struct {
+	Method          string         `json:"method"`
+	Key             string         `json:"key"` // in file names and in heatmap_statistics
+	Status          explain.Status `json:"status"`
+	Reason          string         `json:"reason,omitempty"`
+	Seconds         float64        `json:"time_seconds"`
+	TargetClass     *int           `json:"target_class"`
+	TargetClassName *string        `json:"target_class_name"`
+	Parameters      map[string]any `json:"parameters,omitempty"`
+	MapShape        *[3]int        `json:"map_shape,omitempty"` // depth, height, width
+}
+
+// File is a result file of a sample.
+type File struct {
+	Path   string `json:"path"` // in the session's folder, with slashes
+	Bytes  int64  `json:"bytes"`
+	SHA256 string `json:"sha256"`
+}
+
+// Statistics describe one map. Activations are those of the signed map at the layer's resolution, before ReLU and
+// normalising; a heatmap's own maximum is 1 by construction and says nothing.
+type Statistics struct {
+	Max           float64 `json:"max_activation"`
+	Mean          float64 `json:"mean_activation"`
+	Std           float64 `json:"std_activation"` // divisor n
+	Min           float64 `json:"min_activation"`
+	PositiveShare float64 `json:"positive_share"` // of the map's cells
+	HeatmapMean   float64 `json:"heatmap_mean"`
+	HeatmapStd    float64 `json:"heatmap_std"`
+	HotShare      float64 `json:"heatmap_share_above_half"` // of the voxels
+	Peak          [3]int  `json:"heatmap_peak_voxel"`       // depth, height, width of the heatmap's maximum
+}
+
+// MetadataName is the name of a sample's record in its folder.
+func MetadataName(sample string) string { return sample + "_metadata.json" }
+
+// maxRecord bounds a record: those of a session with many thousand samples and of a sample with thousands of classes fit.
+const maxRecord = 256 << 20
+
+// ReadJSON reads a record. A file that is not one is an error that names it.
+func ReadJSON(path string, record any) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if info.Size() > maxRecord {
+		return fmt.Errorf("%s: %d bytes are too many for a record", path, info.Size())
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(text, record); err != nil {
+		return fmt.Errorf("%s: damaged record: %w", path, err)
+	}
+	return nil
+}
+
+// Collect reads the records of all samples in a session's folder, ordered by split and name. Records that cannot be read
+// are left out and named in problems; their samples count as not done.
+func Collect(dir string) (samples []*Sample, problems []error, err error) {
+	// Split, class and sample are the three levels below heatmaps.
+	folders, err := filepath.Glob(filepath.Join(escape(dir), "heatmaps", "*", "class_*", "*"))
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, folder := range folders {
+		s := &Sample{}
+		err := ReadJSON(filepath.Join(folder, MetadataName(filepath.Base(folder))), s)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue
+		case err != nil:
+			problems = append(problems, err)
+			continue
+		}
+		samples = append(samples, s)
+	}
+	slices.SortFunc(samples, func(a, b *Sample) int {
+		if d := splitRank(a.Split) - splitRank(b.Split); d != 0 {
+			return d
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
+	return samples, problems, nil
+}
+
+// escape keeps Glob from reading a session's path as a pattern.
+func escape(path string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
+}
+
+func splitRank(split string) int {
+	if i := slices.Index(dataset.Splits, dataset.Split(split)); i >= 0 {
+		return i
+	}
+	return len(dataset.Splits)
+}

@@ -1,0 +1,205 @@
+package report
+
+import (
+	"math"
+	"slices"
+	"time"
+
+	"github.com/voxcam/voxcam/internal/explain"
+)
+
+// Overall is overall_statistics.json.
+type Overall struct {
+	Timestamp time.Time         `json:"analysis_timestamp"`
+	Config    string            `json:"config_used"`
+	Model     ModelInfo         `json:"model_info"`
+	Splits    map[string]*Split `json:"splits"`
+	Overall   Total             `json:"overall"`
+}
+
+// Counts are numbers of samples by status.
+type Counts struct {
+	OK       int `json:"ok"`
+	Degraded int `json:"degraded"`
+	Failed   int `json:"failed"`
+}
+
+func (c *Counts) add(s explain.Status) {
+	switch s {
+	case explain.StatusOK:
+		c.OK++
+	case explain.StatusDegraded:
+		c.Degraded++
+	default:
+		c.Failed++
+	}
+}
+
+// All is the number of samples of any status.
+func (c Counts) All() int { return c.OK + c.Degraded + c.Failed }
+
+// Split summarises the samples of one split. Averages are over the samples that have the value, nil where none has.
+type Split struct {
+	Processed         int                    `json:"samples_processed"` // with a prediction
+	Accuracy          *float64               `json:"accuracy"`          // of those with a prediction and a label
+	ClassDistribution map[string]int         `json:"class_distribution"`
+	Seconds           *float64               `json:"avg_processing_time"`
+	Confidence        *float64               `json:"avg_confidence"`
+	Heatmaps          map[string]*HeatmapSum `json:"heatmap_summary"`
+	Status            Counts                 `json:"status"`
+}
+
+// HeatmapSum summarises the maps of one method over samples; deviations have the divisor n.
+type HeatmapSum struct {
+	N       int     `json:"n"`
+	AvgMax  float64 `json:"avg_max_activation"`
+	StdMax  float64 `json:"std_max_activation"`
+	AvgMean float64 `json:"avg_mean_activation"`
+	StdMean float64 `json:"std_mean_activation"`
+}
+
+// Total summarises the session.
+type Total struct {
+	Processed int      `json:"total_samples_processed"`
+	Accuracy  *float64 `json:"overall_accuracy"`
+	Status    Counts   `json:"status"`
+	// Confusion counts samples by true (row) and predicted (column) class.
+	Confusion [][]int `json:"confusion_matrix"`
+}
+
+// Aggregate summarises samples.
+func Aggregate(session *Session, samples []*Sample, now time.Time) *Overall {
+	o := &Overall{Timestamp: now, Config: session.Config, Model: session.Model, Splits: map[string]*Split{}}
+	n := session.Model.Classes
+	o.Overall.Confusion = make([][]int, n)
+	for i := range o.Overall.Confusion {
+		o.Overall.Confusion[i] = make([]int, n)
+	}
+	bySplit := map[string][]*Sample{}
+	for _, s := range samples {
+		bySplit[s.Split] = append(bySplit[s.Split], s)
+		o.Overall.Status.add(s.Status)
+		if t, p := s.TrueClass, s.PredictedClass; t != nil && p != nil && inRange(*t, n) && inRange(*p, n) {
+			o.Overall.Confusion[*t][*p]++
+		}
+	}
+	for name, members := range bySplit {
+		o.Splits[name] = summarise(members)
+		o.Overall.Processed += o.Splits[name].Processed
+	}
+	o.Overall.Accuracy = accuracy(samples)
+	return o
+}
+
+func inRange(i, n int) bool { return i >= 0 && i < n }
+
+func summarise(samples []*Sample) *Split {
+	out := &Split{ClassDistribution: map[string]int{}, Heatmaps: map[string]*HeatmapSum{}, Accuracy: accuracy(samples)}
+	var seconds, confidence []float64
+	maxima, means := map[string][]float64{}, map[string][]float64{}
+	for _, s := range samples {
+		out.Status.add(s.Status)
+		if s.TrueClassName != nil {
+			out.ClassDistribution[*s.TrueClassName]++
+		}
+		if s.PredictedClass == nil {
+			continue
+		}
+		out.Processed++
+		seconds = append(seconds, s.Seconds)
+		if s.Confidence != nil {
+			confidence = append(confidence, *s.Confidence)
+		}
+		for key, h := range s.Statistics {
+			maxima[key] = append(maxima[key], h.Max)
+			means[key] = append(means[key], h.Mean)
+		}
+	}
+	out.Seconds, out.Confidence = average(seconds), average(confidence)
+	for key := range maxima {
+		h := &HeatmapSum{N: len(maxima[key])}
+		h.AvgMax, h.StdMax = meanStd(maxima[key])
+		h.AvgMean, h.StdMean = meanStd(means[key])
+		out.Heatmaps[key] = h
+	}
+	return out
+}
+
+// accuracy is the share of right predictions among the samples that have a prediction and a label.
+func accuracy(samples []*Sample) *float64 {
+	right, n := 0, 0
+	for _, s := range samples {
+		if s.CorrectPrediction != nil {
+			n++
+			if *s.CorrectPrediction {
+				right++
+			}
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	a := float64(right) / float64(n)
+	return &a
+}
+
+func average(x []float64) *float64 {
+	if len(x) == 0 {
+		return nil
+	}
+	m, _ := meanStd(x)
+	return &m
+}
+
+func meanStd(x []float64) (mean, std float64) {
+	for _, v := range x {
+		mean += v / float64(len(x))
+	}
+	for _, v := range x {
+		std += (v - mean) * (v - mean) / float64(len(x))
+	}
+	return mean, math.Sqrt(std)
+}
+
+// Measure computes the statistics of a map [d, h, w] and of its heatmap [D, H, W] of the given size. Both must be finite.
+func Measure(m, heat []float32, dims [3]int) Statistics {
+	var s Statistics
+	if len(m) > 0 {
+		s.Min, s.Max = float64(slices.Min(m)), float64(slices.Max(m))
+		s.Mean, s.Std = meanStd32(m)
+		s.PositiveShare = shareAbove(m, 0)
+	}
+	if len(heat) > 0 {
+		s.HeatmapMean, s.HeatmapStd = meanStd32(heat)
+		s.HotShare = shareAbove(heat, 0.5)
+		peak := 0
+		for i, x := range heat {
+			if x > heat[peak] {
+				peak = i
+			}
+		}
+		s.Peak = [3]int{peak / dims[2] / dims[1], peak / dims[2] % dims[1], peak % dims[2]}
+	}
+	return s
+}
+
+func meanStd32(x []float32) (mean, std float64) {
+	for _, v := range x {
+		mean += float64(v)
+	}
+	mean /= float64(len(x))
+	for _, v := range x {
+		std += (float64(v) - mean) * (float64(v) - mean)
+	}
+	return mean, math.Sqrt(std / float64(len(x)))
+}
+
+func shareAbove(x []float32, limit float32) float64 {
+	n := 0
+	for _, v := range x {
+		if v > limit {
+			n++
+		}
+	}
+	return float64(n) / float64(len(x))
+}

@@ -1,0 +1,41 @@
+package report
+
+import (
+	"encoding/json"
+	"io"
+	"time"
+
+	"github.com/voxcam/voxcam/internal/durable"
+)
+
+// WriteJSON writes a record, indented, with a final newline.
+func WriteJSON(w io.Writer, record any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(record)
+}
+
+// Write makes all reports of a session from the records in its folder. It returns the statistics and the records that
+// could not be read. dpi is the resolution of the plots.
+func Write(folder *durable.Folder, session *Session, now time.Time, dpi int) (o *Overall, problems []error, err error) {
+	samples, problems, err := Collect(folder.Root())
+	if err != nil {
+		return nil, nil, err
+	}
+	o = Aggregate(session, samples, now)
+	for _, file := range []struct {
+		name  string
+		write func(io.Writer) error
+	}{
+		{"reports/overall_statistics.json", func(w io.Writer) error { return WriteJSON(w, o) }},
+		{"reports/detailed_analysis_report.txt", func(w io.Writer) error { return WriteText(w, session, o, samples, folder.Root()) }},
+		{"summaries/analysis_summary.png", func(w io.Writer) error { return WriteSummaryPlot(w, o, dpi) }},
+		{"summaries/heatmap_detailed_analysis.png", func(w io.Writer) error { return WriteDetailPlot(w, o, samples, dpi) }},
+	} {
+		if _, err := folder.WriteFile(file.name, func(f *durable.File) error { return file.write(f) }); err != nil {
+			return nil, nil, err
+		}
+	}
+	return o, problems, nil
+}
