@@ -27,8 +27,9 @@ class Case:
     opsets: tuple = ()     # besides 17 (TorchScript) and 18 (dynamo)
     dynamic: tuple = None  # shape to export with when the sizes are dynamic
     external: bool = False
+    odd: bool = False      # more ways to export: see make_cases.plan
     noise: bool = False
-    tiny: bool = False     # small enough to be committed
+    tiny: str = ""         # small enough to be committed: "cam", or "all" with SmoothGrad and more forms
     target_class: int = 1
     seed: int = 0
 
@@ -94,7 +95,7 @@ case("tv_r2plus1d", (3, 9, 28, 31), "layer4", "torchvision r2plus1d, thin", opse
     lambda: video_resnet("BasicBlock", [P] * 4, "R2Plus1dStem"))
 
 
-@case("tv_s3d", (3, 17, 65, 67), "features.14", "torchvision s3d: separable Inception blocks", opsets=(13,))
+@case("tv_s3d", (3, 16, 40, 44), "features.14", "torchvision s3d: separable Inception blocks")
 def s3d():
     from torchvision.models.video import s3d as make
     m = make(num_classes=4)
@@ -174,7 +175,7 @@ def monai_basic_unet():
     return Head(BasicUNet(3, 1, 6, features=(4, 4, 8, 8, 12, 6)), 6)
 
 
-@case("monai_segresnet", (1, 16, 24, 16), "body.up_layers.1", "MONAI SegResNet whole: GroupNorm, trilinear upsampling", opsets=(13, 21), noise=True)
+@case("monai_segresnet", (1, 16, 24, 16), "body.conv_final.0", "MONAI SegResNet whole; the target is a GroupNorm, trilinear upsampling", opsets=(13, 21), noise=True)
 def monai_segresnet():
     from monai.networks.nets import SegResNet
     return Head(SegResNet(3, 8, 1, 6, blocks_down=(1, 1, 2), blocks_up=(1, 1)), 6)
@@ -198,7 +199,7 @@ def monai_swin_unetr():
     return Head(SwinUNETR(1, 4, depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 2), feature_size=12, window_size=4), 4)
 
 
-@case("monai_attention_unet", (1, 16, 20, 24), "body.model.0", "MONAI AttentionUnet: sigmoid gates", opsets=(15,))
+@case("monai_attention_unet", (1, 16, 20, 24), "body.model.1.merge", "MONAI AttentionUnet: sigmoid gates", opsets=(15,))
 def monai_attention_unet():
     from monai.networks.nets import AttentionUnet
     return Head(AttentionUnet(3, 1, 4, channels=(4, 8, 12), strides=(2, 2)), 4)
@@ -245,14 +246,14 @@ class Convs(nn.Module):
         return self.fc(F.adaptive_avg_pool3d(torch.tanh(self.depthwise(y)), 1).flatten(1))
 
 
-case("convs", (1, 12, 16, 14), "dilated", "grouped, dilated, strided, depthwise convolutions with unequal kernels; ReLU6, LeakyReLU", opsets=(13, 21),
-     dynamic=(1, 1, 14, 19, 17), external=True, noise=True, tiny=True)(Convs)
+case("convs", (1, 11, 14, 12), "dilated", "grouped, dilated, strided, depthwise convolutions with unequal kernels; ReLU6, LeakyReLU", opsets=(13, 21),
+     dynamic=(1, 1, 14, 19, 17), external=True, noise=True, tiny="all")(Convs)
 case("convs_before_bn", (2, 11, 17, 13), "grouped", "the same with two channels; the target is followed by BatchNorm, so it is gone where that is fused", opsets=(15, 20),
      external=True)(lambda: Convs(2))
-case("convs_bn", (3, 10, 15, 16), "bn", "the same with three channels; the target is a BatchNorm that may be fused", opsets=(13,))(lambda: Convs(3))
+case("convs_bn", (3, 10, 15, 16), "bn", "the same with three channels; the target is a BatchNorm that may be fused", odd=True, opsets=(13,))(lambda: Convs(3))
 
 
-@case("deconv", (1, 13, 18, 15), "up2", "encoder-decoder: transposed convolutions with output_padding, groups, dilation", opsets=(13, 20), dynamic=(1, 1, 17, 22, 15), noise=True, tiny=True)
+@case("deconv", (1, 11, 16, 13), "up2", "encoder-decoder: transposed convolutions with output_padding, groups, dilation", opsets=(13, 20), dynamic=(1, 1, 17, 22, 15), noise=True, tiny="cam")
 class Deconv(nn.Module):
     def __init__(self):
         super().__init__()
@@ -268,7 +269,7 @@ class Deconv(nn.Module):
         return self.fc(F.gelu(self.up3(F.relu(self.up2(y)))).mean((2, 3, 4)))
 
 
-@case("paddings", (1, 9, 14, 11), "c3", "asymmetric constant, reflect, replicate and circular padding, negative padding, padding='same' with even kernels", opsets=(13, 20), noise=True, tiny=True)
+@case("paddings", (1, 9, 14, 11), "c3", "asymmetric constant, reflect, replicate and circular padding, negative padding, padding='same' with even kernels", odd=True, opsets=(13, 20), noise=True, tiny="cam")
 class Paddings(nn.Module):
     def __init__(self):
         super().__init__()
@@ -285,7 +286,7 @@ class Paddings(nn.Module):
         return self.fc(F.pad(y, (-1, 0, 0, -2, 0, 0)).mean((2, 3, 4)))
 
 
-@case("pools", (1, 13, 18, 15), "c2", "max and average pooling with ceil_mode, dilation, count_include_pad both ways, divisors; adaptive pools", opsets=(13, 20), noise=True, tiny=True)
+@case("pools", (1, 11, 14, 13), "c2", "max and average pooling with ceil_mode, dilation, count_include_pad both ways, divisors; adaptive pools", opsets=(13, 20), noise=True, tiny="cam")
 class Pools(nn.Module):
     def __init__(self):
         super().__init__()
@@ -333,7 +334,7 @@ class ChannelLayerNorm(nn.Module):
 
 
 @case("norms", (1, 11, 14, 12), "c4", "GroupNorm, InstanceNorm (affine, with running statistics), LayerNorm over all axes and over channels, affine-free BatchNorm",
-      opsets=ALL, noise=True)
+      odd=True, opsets=ALL, noise=True)
 class Norms(nn.Module):
     def __init__(self):
         super().__init__()
@@ -381,12 +382,12 @@ def prelu():
     return m
 
 
-case("acts_a", (1, 11, 12, 13), "convs.4", "PReLU per channel and shared, ELU, SELU, CELU, HardSigmoid, HardSwish, SiLU", opsets=(13, 20), noise=True, tiny=True)(
+case("acts_a", (1, 9, 10, 11), "convs.4", "PReLU per channel and shared, ELU, SELU, CELU, HardSigmoid, HardSwish, SiLU", opsets=(13, 20), noise=True)(
     lambda: Activations([prelu(), nn.PReLU(), nn.ELU(0.7), nn.SELU(), nn.CELU(1.3), nn.Hardswish(), nn.SiLU()], nn.Hardsigmoid()))
-case("acts_b", (1, 11, 12, 13), "convs.3", "Mish, GELU exact and tanh, Softplus, Tanh, ReLU6, Hardtanh, Softsign, LogSigmoid", opsets=ALL, noise=True)(
+case("acts_b", (1, 11, 12, 13), "convs.3", "Mish, GELU exact and tanh, Softplus, Tanh, ReLU6, Hardtanh, Softsign, LogSigmoid", odd=True, opsets=ALL, noise=True)(
     lambda: Activations([nn.Mish(), nn.GELU(approximate="tanh"), nn.Softplus(beta=2), nn.Tanh(), nn.GELU(), nn.ReLU6(), nn.Hardtanh(-0.7, 0.9), nn.Softsign()], nn.LogSigmoid()))
-case("acts_c", (1, 11, 12, 13), "convs.2", "Threshold, Softshrink, Hardshrink, Tanhshrink, RReLU, quick GELU", opsets=(13,))(
-    lambda: Activations([nn.Threshold(0.05, 0), nn.Softshrink(0.1), nn.Hardshrink(0.05), nn.RReLU(), QuickGELU()], nn.Tanhshrink()))
+case("acts_c", (1, 11, 12, 13), "convs.2", "Softshrink, Hardshrink, Tanhshrink, quick GELU, LeakyReLU", opsets=(13,))(
+    lambda: Activations([nn.Softshrink(0.1), nn.Hardshrink(0.05), QuickGELU(), nn.LeakyReLU(), QuickGELU()], nn.Tanhshrink()))
 
 
 class QuickGELU(nn.Module):
@@ -394,7 +395,7 @@ class QuickGELU(nn.Module):
         return x * torch.sigmoid(1.702 * x)
 
 
-@case("resizes", (1, 11, 14, 13), "smooth", "feature pyramid: nearest and trilinear resizing by size and by factor, align_corners both ways, down too", opsets=ALL,
+@case("resizes", (1, 11, 14, 13), "smooth", "feature pyramid: nearest and trilinear resizing by size and by factor, align_corners both ways, down too", odd=True, opsets=ALL,
       dynamic=(1, 1, 12, 17, 15), noise=True)
 class Resizes(nn.Module):
     def __init__(self):
@@ -486,9 +487,9 @@ class Tokens(nn.Module):
 
 
 TOK = dict(layout="tokens", grid=(3, 4, 3))
-case("att_einsum", (1, 12, 16, 12), "blocks.0", "einsum attention over tokens, mean pooling", opsets=(13, 20), noise=True, **TOK)(
+case("att_einsum", (1, 12, 16, 12), "blocks.0", "einsum attention over tokens, mean pooling", odd=True, opsets=(13, 20), noise=True, **TOK)(
     lambda: Tokens((3, 4, 3), [EinsumBlock(16, 4), EinsumBlock(16, 2)]))
-case("att_mha", (1, 12, 16, 12), "blocks.1.norm1", "nn.MultiheadAttention with a class token", opsets=(14, 21), noise=True, tiny=True, **TOK)(
+case("att_mha", (1, 12, 16, 12), "blocks.1.norm1", "nn.MultiheadAttention with a class token", opsets=(14, 21), noise=True, tiny="cam", **TOK)(
     lambda: Tokens((3, 4, 3), [MHABlock(16, 4), MHABlock(16, 2)], cls=True))
 case("att_sdpa", (1, 12, 16, 12), "blocks.0", "scaled_dot_product_attention, with and without a boolean mask", opsets=(15, 20, 21), **TOK)(
     lambda: Tokens((3, 4, 3), [SDPABlock(16, 2), SDPABlock(16, 4, 36)]))
@@ -552,7 +553,7 @@ class WindowBlock(nn.Module):
         return x + (torch.roll(y, (self.s,) * 3, (1, 2, 3)) if self.s else y)
 
 
-@case("windows", (1, 12, 16, 8), "blocks.0", "own shifted windows: roll, window partition by reshape and permute", layout="channels-last", opsets=(13, 20), noise=True, tiny=True)
+@case("windows", (1, 12, 16, 8), "blocks.0", "own shifted windows: roll, window partition by reshape and permute", layout="channels-last", odd=True, opsets=(13, 20), noise=True, tiny="cam")
 class Windows(nn.Module):
     def __init__(self):
         super().__init__()
@@ -566,14 +567,14 @@ class Windows(nn.Module):
         return self.head(F.relu(x).mean((1, 2, 3)))
 
 
-@case("indexing", (2, 10, 13, 12), "c2", "split, chunk, unbind, stack, index by lists, index_select, flip, where, masked_fill, expand, repeat, squeeze, slices with steps",
-      opsets=(13, 20), noise=True, tiny=True)
+@case("indexing", (2, 8, 11, 10), "c2", "split, chunk, unbind, stack, index by lists, index_select, flip, where, masked_fill, expand, repeat, squeeze, slices with steps",
+      opsets=(13, 20), noise=True, tiny="cam")
 class Indexing(nn.Module):
     def __init__(self):
         super().__init__()
         self.c1, self.c2 = nn.Conv3d(2, 8, 3, padding=1), nn.Conv3d(9, 6, 3, padding=1)
         self.register_buffer("order", torch.tensor([3, 0, 2, 1]))
-        self.register_buffer("keep", (torch.arange(12) % 3 != 1))
+        self.register_buffer("keep", (torch.arange(10) % 3 != 1))
         self.fc = nn.Linear(18, 4)
 
     def forward(self, x):
@@ -613,7 +614,7 @@ class Arithmetic(nn.Module):
         y = torch.sqrt(y.pow(2) + 0.5) - 1 / (2 + y.abs()) + torch.exp(-y) * 0.1 + torch.log1p(y.square()) + torch.sign(y) * 0.1
         y = self.c2(torch.minimum(torch.maximum(y, self.shift), 2 - self.shift))
         y = y.sin() + (0.5 * y).cos() + torch.erf(y) + torch.rsqrt(y * y + 1) + (y.clamp(min=-1) + 1.5).log() + (y.abs() + 1) ** 1.5 + (-y) - y.floor() * 0.0
-        y = y.clamp(0.3, 6) / (1 + self.c3(y).reciprocal().clamp(-0.9, 4))
+        y = y.clamp(0.3, 6.0) / (1 + self.c3(y).abs().add(0.2).reciprocal().clamp(0.1, 4.0))
         return self.fc(y.clamp(min=1e-3).pow(3).mean((2, 3, 4)).pow(1 / 3))
 
 
@@ -666,7 +667,7 @@ class NormedWeights(nn.Module):
         return self.fc(F.relu(F.conv3d(y, w, self.c3.bias, padding=1)).mean((2, 3, 4)))
 
 
-case("normed_weights", (1, 10, 13, 12), "c2", "weight norm and weight standardisation computed in the graph, spectral norm folded", opsets=(13, 20), noise=True)(lambda: NormedWeights(False))
+case("normed_weights", (1, 10, 13, 12), "c2", "weight norm and weight standardisation computed in the graph, spectral norm folded", odd=True, opsets=(13, 20), noise=True)(lambda: NormedWeights(False))
 case("spectral_norm", (1, 10, 13, 12), "c2", "the same with spectral norm in the graph", opsets=(15, 21))(lambda: NormedWeights(True))
 
 
@@ -710,7 +711,7 @@ class SlicesAttention(nn.Module):
         return self.fc((torch.softmax(self.att(y), 0) * y).sum(0, keepdim=True))
 
 
-@case("methods", (1, 12, 16, 14), "backbone.head_conv", "modules reached by method calls and by index, a shared activation, in-place ReLU behind the target", opsets=(13, 20), noise=True, tiny=True)
+@case("methods", (1, 12, 16, 14), "backbone.head_conv", "modules reached by method calls and by index, a shared activation, in-place ReLU behind the target", opsets=(13, 20), noise=True, tiny="all")
 class Methods(nn.Module):
     class Backbone(nn.Module):
         def __init__(self):
@@ -732,7 +733,7 @@ class Methods(nn.Module):
         return self.fc(y.mean((2, 3, 4)))
 
 
-case("methods_neck", (1, 12, 16, 14), "neck", "the same; in-place ReLU behind the target", opsets=(13,))(Methods)
+case("methods_neck", (1, 12, 16, 14), "neck", "the same; in-place ReLU behind the target", odd=True, opsets=(13,))(Methods)
 case("methods_stage", (1, 12, 16, 14), "backbone.stages.1.1", "the same; the target is a BatchNorm inside a Sequential, with in-place ReLU behind it", opsets=(15, 21))(Methods)
 
 
@@ -842,7 +843,7 @@ class InputLayout(nn.Module):
         return self.fc(F.relu(self.c2(F.relu(self.c1(x)))).mean((2, 3, 4)))
 
 
-@case("tiny_stage", (1, 12, 16, 14), "layer2", "residual stages with squeeze and excitation; the target is a stage", opsets=(13, 20), dynamic=(1, 1, 14, 15, 18), external=True, noise=True)
+@case("tiny_stage", (1, 12, 16, 14), "layer2", "residual stages with squeeze and excitation; the target is a stage", odd=True, opsets=(13, 20), dynamic=(1, 1, 14, 15, 18), external=True, noise=True)
 class TinyStage(nn.Module):
     class Block(nn.Module):
         def __init__(self, i, o, s):
@@ -861,3 +862,119 @@ class TinyStage(nn.Module):
 
     def forward(self, x):
         return self.fc(torch.flatten(F.adaptive_avg_pool3d(self.layer2(self.layer1(self.stem(x))), 1), 1))
+
+
+class CrossAttention(nn.Module):
+    """Learned queries that attend to the voxels of a feature map, sequence first."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.pos = nn.Sequential(conv_bn(1, 8, s=2), nn.Conv3d(8, 12, 3, 2, 1)), nn.Parameter(torch.randn(36, 1, 12) * 0.3)
+        self.queries, self.att, self.norm, self.fc = nn.Parameter(torch.randn(3, 1, 12)), nn.MultiheadAttention(12, 3), nn.LayerNorm(12), nn.Linear(36, 4)
+
+    def forward(self, x):
+        y = torch.relu(self.body(x)).flatten(2).permute(2, 0, 1)
+        q = self.queries.repeat(1, x.shape[0], 1)
+        y = self.att(q, y + self.pos, y)[0]
+        return self.fc(self.norm(q + y).transpose(0, 1).flatten(1))
+
+
+case("att_cross", (1, 10, 16, 12), "body.1", "cross attention of learned queries, sequence first, with averaged weights computed too", opsets=(14, 20), noise=True)(CrossAttention)
+
+
+@case("hybrid", (1, 12, 16, 20), "encoder.layers.0", "convolutional stem, nn.TransformerEncoder over its voxels, back to a map, transposed convolution", layout="tokens", grid=(3, 4, 5), opsets=(15, 21), noise=True)
+class Hybrid(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(conv_bn(1, 8, s=2, act=nn.GELU), nn.Conv3d(8, 16, 2, 2))
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 24, activation=F.gelu, batch_first=True, norm_first=True), 2, enable_nested_tensor=False)
+        self.up, self.fc = nn.ConvTranspose3d(16, 8, 2, 2), nn.Linear(8, 4)
+
+    def forward(self, x):
+        y = self.stem(x)
+        t = self.encoder(y.flatten(2).transpose(1, 2))
+        return self.fc(F.gelu(self.up(y + t.transpose(1, 2).view_as(y))).mean((2, 3, 4)))
+
+
+@case("odd_shapes", (1, 9, 14, 12), "c2", "squeeze without axes, reshape to one axis, unsqueeze, 2D layers on a collapsed depth, Conv1d, a scalar in the middle", opsets=(13, 20), dynamic=(1, 1, 11, 16, 15), odd=True, noise=True)
+class OddShapes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.c1, self.c2, self.flat, self.line = nn.Conv3d(1, 6, 3, (1, 2, 2), 1), nn.Conv3d(6, 6, 3, padding=1), nn.Conv2d(6, 8, 3, 2), nn.Conv1d(8, 8, 3, padding=1)
+        self.bn, self.fc = nn.BatchNorm2d(8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        y = F.silu(self.c2(F.relu(self.c1(x))))
+        y = y * (1 + y.mean().abs())
+        z = F.relu(self.bn(self.flat(y.sum(2, keepdim=True).squeeze(2))))
+        z = self.line(z.amax(3, keepdim=True).squeeze(3)).mean(2).unsqueeze(-1)
+        return self.fc(z.reshape(x.shape[0], -1))
+
+
+@case("monai_unetr", (1, 32, 48, 32), "body.vit.blocks.0", "MONAI UNETR whole", layout="tokens", grid=(2, 3, 2), opsets=(15, 20))
+def monai_unetr():
+    from monai.networks.nets import UNETR
+    return Head(UNETR(1, 4, (32, 48, 32), feature_size=4, hidden_size=24, mlp_dim=32, num_heads=3), 4)
+
+
+@case("mobilenet", (1, 16, 21, 19), "features.3", "inverted residuals with HardSwish and squeeze and excitation by 1x1x1 convolutions and HardSigmoid", opsets=(13, 20), dynamic=(1, 1, 19, 24, 22), noise=True)
+class MobileNet(nn.Module):
+    class Block(nn.Module):
+        def __init__(self, i, o, s, k):
+            super().__init__()
+            m = 3 * i
+            self.expand, self.depth = conv_bn(i, m, 1, 1, 0, nn.Hardswish), conv_bn(m, m, k, s, k // 2, nn.Hardswish, groups=m)
+            self.se = nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Conv3d(m, 4, 1), nn.ReLU(), nn.Conv3d(4, m, 1), nn.Hardsigmoid())
+            self.project, self.skip = nn.Sequential(nn.Conv3d(m, o, 1, bias=False), nn.BatchNorm3d(o)), s == 1 and i == o
+
+        def forward(self, x):
+            y = self.depth(self.expand(x))
+            y = self.project(y * self.se(y))
+            return x + y if self.skip else y
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(conv_bn(1, 6, s=2, act=nn.Hardswish), self.Block(6, 6, 1, 3), self.Block(6, 8, 2, 5), self.Block(8, 8, 1, 3))
+        self.head = nn.Sequential(nn.Linear(8, 12), nn.Hardswish(), nn.Dropout(0.2), nn.Linear(12, 4))
+
+    def forward(self, x):
+        return self.head(self.features(x).mean((2, 3, 4)))
+
+
+@case("shufflenet", (2, 14, 18, 16), "stage.1", "channel split and shuffle, grouped pointwise convolutions, concatenated branches", opsets=(13, 20), noise=True)
+class ShuffleNet(nn.Module):
+    class Unit(nn.Module):
+        def __init__(self, c):
+            super().__init__()
+            self.branch = nn.Sequential(conv_bn(c // 2, c // 2, 1, 1, 0), conv_bn(c // 2, c // 2, groups=c // 2, act=nn.Identity), conv_bn(c // 2, c // 2, 1, 1, 0))
+            self.shuffle = nn.ChannelShuffle(2)
+
+        def forward(self, x):
+            a, b = x.chunk(2, dim=1)
+            return self.shuffle(torch.cat((a, self.branch(b)), 1))
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.pool, self.stage, self.fc = conv_bn(2, 8, s=2), nn.MaxPool3d(3, 2, 1), nn.Sequential(self.Unit(8), self.Unit(8)), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.fc(self.stage(self.pool(self.stem(x))).mean([2, 3, 4]))
+
+
+class Residual(nn.Module):
+    """The target's output has several readers, and its activation is the input of a later sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.bn1, self.conv1, self.bn2, self.conv2 = nn.Conv3d(1, 8, 3, 2, 1), nn.BatchNorm3d(8), nn.Conv3d(8, 8, 3, padding=1), nn.BatchNorm3d(8), nn.Conv3d(8, 8, 3, padding=1)
+        self.drop, self.fc = nn.Dropout3d(0.2), nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.conv2(F.relu(self.bn2(self.conv1(F.relu(self.bn1(x))))))
+        z = self.drop(x + y)
+        return self.fc(torch.cat([F.relu(z).mean((2, 3, 4)), x.amax((2, 3, 4)) * y.mean((2, 3, 4))], 1))
+
+
+case("several_readers", (1, 11, 14, 13), "stem", "pre-activation residual block; the target's output is read three times", opsets=(13, 20), noise=True)(Residual)
+case("target_pool", (1, 13, 18, 15), "p1", "the pools again; the target is a max pooling", opsets=(15,), target_class=2)(Pools)
