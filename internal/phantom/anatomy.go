@@ -2,10 +2,11 @@ package phantom
 
 // Reflectivities on the display scale of an OCT (log-compressed, 0 to 255) before gain and speckle.
 const (
-	fluidLevel  = 22.0
-	scleraLevel = 80.0
-	rpeLevel    = 215.0
-	ezLevel     = 185.0
+	fluidLevel   = 22.0
+	scleraLevel  = 80.0
+	rpeLevel     = 215.0
+	ezLevel      = 185.0
+	atrophyLevel = 85.0 // where photoreceptors and RPE are lost
 )
 
 // innerLayers lists the retina from the vitreous to the photoreceptors: reflectivity, and nominal thickness in voxels of a
@@ -176,12 +177,14 @@ func (a *anatomy) drawColumn(c *column, d, w float64) {
 			lift, content, liftMask = e, b.content, b.makesTheGrade
 		}
 	}
-	var lost float64 // share of the RPE that atrophy has taken
+	var lost, sunk float64 // share of the RPE that atrophy has taken; how far the layers above have sunk, wider and softer
 	for i := range a.atrophy {
-		lost = max(lost, smoothstep(0, 0.35, a.atrophy[i].inside(d, w)))
+		u := a.atrophy[i].inside(d, w)
+		lost = max(lost, smoothstep(0, 0.35, u))
+		sunk = max(sunk, smoothstep(-1, 1, u))
 	}
 	rpe := bruch - lift
-	bottom := rpe - fluid - mul(mul(ezThickness+gapThickness, 1-lost), a.sh) // lower side of the inner layers
+	bottom := rpe - fluid - mul(ezThickness+gapThickness, a.sh) // lower side of the inner layers
 
 	// The surface of the retina follows a lesion below it only in part: the layers between are squeezed.
 	f := a.fovea(d, w)
@@ -190,7 +193,7 @@ func (a *anatomy) drawColumn(c *column, d, w float64) {
 	for i, l := range innerLayers {
 		thick[i] = mul(lerp(l.away, l.pit, f), a.thickness)
 		if i == len(innerLayers)-1 {
-			thick[i] = mul(thick[i], 1-mul(0.6, lost))
+			thick[i] = mul(thick[i], 1-mul(0.3, sunk))
 		}
 		nominal += thick[i]
 	}
@@ -207,11 +210,11 @@ func (a *anatomy) drawColumn(c *column, d, w float64) {
 		}
 		c.layer(c.at+mul(thick[i], squeeze), level, false)
 	}
-	c.layer(bottom+mul(ezThickness*(1-lost), a.sh), mul(lerp(ezLevel, gapLevel, mul(0.5, lost)), shade), lost > 0.5)
-	c.layer(rpe-fluid, mul(gapLevel, shade), lost > 0.5)
+	c.layer(bottom+mul(ezThickness, a.sh), mul(lerp(ezLevel, atrophyLevel, lost), shade), lost > 0.5)
+	c.layer(rpe-fluid, mul(lerp(gapLevel, atrophyLevel, lost), shade), lost > 0.5)
 	c.layer(rpe, fluidLevel, fluidMask)
 	marked := liftMask && lift > mul(1, a.sh)
-	c.layer(rpe+mul(rpeThickness, a.sh), mul(lerp(rpeLevel, 105, lost), shade), marked || lost > 0.5)
+	c.layer(rpe+mul(rpeThickness, a.sh), mul(lerp(rpeLevel, atrophyLevel, lost), shade), marked || lost > 0.5)
 	c.layer(bruch+mul(rpeThickness, a.sh), mul(content, shade), marked)
 	a.drawChoroid(c, shade, lost)
 }

@@ -58,3 +58,8 @@ func Peak(heatmap []float32, dims [3]int) [3]int {
 func Marked(mask []uint8, dims, voxel [3]int) bool {
 	return mask[(voxel[0]*dims[1]+voxel[1])*dims[2]+voxel[2]] != 0
 }
+
+// PointedAt reports whether the maximum of a heatmap [D, H, W] lies within radius voxels of the lesion.
+func (p *Phantom) PointedAt(heatmap []float32, radius float64) bool {
+	return Marked(Dilate(p.Mask, p.Dims, radius), p.Dims, Peak(heatmap, p.Dims))
+}

@@ -23,7 +23,7 @@ func TestBytes(t *testing.T) {
 		Normal:       "2d39c24754093d24",
 		Early:        "e41085270b413e01",
 		Intermediate: "e72739dbdb1960cc",
-		Advanced:     "dd51c593ce797d2c",
+		Advanced:     "ef4818a71be46ded",
 	}
 	for g, sum := range want {
 		h := sha256.New()
@@ -151,6 +151,18 @@ func TestPeak(t *testing.T) {
 	heat[1*12+2*4+1], heat[23] = 5, 5
 	if got := Peak(heat, [3]int{2, 3, 4}); got != [3]int{1, 2, 1} {
 		t.Errorf("peak at %v", got)
+	}
+}
+
+func TestPointedAt(t *testing.T) {
+	p := &Phantom{Params: Params{Dims: [3]int{4, 4, 8}}, Mask: make([]uint8, 128)}
+	p.Mask[1*32+1*8+1] = 1
+	for w, want := range []bool{true, true, true, true, false, false} {
+		heat := make([]float32, 128)
+		heat[1*32+1*8+w] = 1
+		if got := p.PointedAt(heat, 2); got != want {
+			t.Errorf("maximum %d voxels away: %v, want %v", w-1, got, want)
+		}
 	}
 }
 
