@@ -329,6 +329,37 @@ func (s *Stage) Write(name string, write func(*File) error) (info Info, err erro
 	return info, nil
 }
 
+// Link gives the stage's file name a second name in the tree, at once and beside the first: rel (slash-separated). Where the
+// file system has no links, it is a copy.
+func (s *Stage) Link(name, rel string) error {
+	path := s.folder.Path(rel)
+	if err := MkdirAll(filepath.Dir(path)); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(filepath.Join(s.folder.root, partialName), "link-")
+	if err != nil {
+		return &Error{Path: path, Err: err}
+	}
+	defer os.RemoveAll(dir)
+	temp := filepath.Join(dir, "link")
+	if err := os.Link(s.Path(name), temp); err != nil {
+		_, err := s.folder.WriteFile(rel, func(w *File) error {
+			f, err := os.Open(s.Path(name))
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			_, err = io.Copy(w, f)
+			return err
+		})
+		return err
+	}
+	if err := os.Rename(temp, path); err != nil {
+		return &Error{Path: path, Err: err}
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
 // Commit gives the sub-folder its name, replacing an earlier one, and makes that durable. Between the removal of an
 // earlier folder and the new name there is a moment with neither.
 func (s *Stage) Commit() error {

@@ -99,6 +99,12 @@ func TestStageAppearsOnlyWhenCommitted(t *testing.T) {
 	if _, err := stage.Write("a", text("hello")); err != nil {
 		t.Fatal(err)
 	}
+	if err := stage.Link("a", "links/second"); err != nil {
+		t.Fatal(err)
+	}
+	if b, _ := os.ReadFile(f.Path("links/second")); string(b) != "hello" {
+		t.Fatalf("linked content %q", b)
+	}
 	if _, err := os.Stat(f.Path("maps")); err == nil {
 		t.Fatal("the folder exists before it is committed")
 	}

@@ -1,0 +1,142 @@
+package session
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/voxcam/voxcam/internal/durable"
+	"github.com/voxcam/voxcam/internal/report"
+)
+
+const sessionFile = "session.json"
+
+// settings are all settings that change results, as text. What does not change a sample's result is left out: where files
+// lie, which splits and how many samples are asked for, the device.
+func (r *run) settings() map[string]string {
+	c := r.config
+	s := map[string]string{
+		"model.sha256":         r.info.SHA256,
+		"model.target_layer":   r.info.TargetLayer,
+		"model.layer_layout":   c.Model.LayerLayout,
+		"model.token_grid":     encode(c.Model.TokenGrid),
+		"model.target_class":   c.Model.TargetClass,
+		"model.classes":        encode(r.names),
+		"data.extension":       c.Data.Extension,
+		"data.variable":        c.Data.Variable,
+		"data.axes":            c.Data.Axes,
+		"data.image_shape":     encode(c.Data.ImageShape),
+		"data.scale":           c.Data.Scale,
+		"data.split":           r.set.Split,
+		"explain.methods":      encode(r.methods),
+		"explain.n_samples":    encode(c.Explain.NSamples),
+		"explain.noise_level":  encode(c.Explain.NoiseLevel),
+		"explain.seed":         encode(c.Explain.Seed),
+		"explain.conventions":  encode(c.Explain.Conventions),
+		"output.formats":       encode(slices.Sorted(slices.Values(c.Output.Formats))),
+		"output.overlay_alpha": encode(c.Output.OverlayAlpha),
+	}
+	if r.set.Split == "shuffle" {
+		s["data.split_seed"] = encode(c.Data.SplitSeed)
+		s["data.split_ratio"] = encode(c.Data.SplitRatio)
+		s["data.deal"] = r.set.Deal()
+	}
+	if r.opt.Noise != nil {
+		s["noise"] = r.opt.NoiseName
+	}
+	for name, value := range r.opt.Settings {
+		s[name] = value
+	}
+	return s
+}
+
+// encode is a setting as JSON, whose maps are sorted. Settings are plain values, which always can be encoded.
+func encode(v any) string {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Sprint(v)
+	}
+	return string(text)
+}
+
+func digest(settings map[string]string) string {
+	sum := sha256.Sum256([]byte(encode(settings)))
+	return hex.EncodeToString(sum[:])
+}
+
+// identify reads session.json and compares, or writes it.
+func (r *run) identify(name string) error {
+	settings := r.settings()
+	now := &report.Session{
+		Schema: report.Schema, Name: name, Created: r.now(), Version: r.opt.Version, Config: r.config.Path,
+		Model: report.ModelInfo{Classes: r.info.Classes, ClassNames: r.names, Backbone: r.config.ModelName(),
+			File: r.info.Path, SHA256: r.info.SHA256, TargetLayer: r.info.TargetLayer},
+		Seed: r.config.Explain.Seed, Settings: settings, Hash: digest(settings),
+		SplitSource: r.set.Split, Splits: map[string][]string{},
+	}
+	for _, s := range r.set.Samples {
+		now.Splits[string(s.Split)] = append(now.Splits[string(s.Split)], s.ID)
+	}
+	before := &report.Session{}
+	switch err := report.ReadJSON(r.folder.Path(sessionFile), before); {
+	case errors.Is(err, os.ErrNotExist):
+		r.record = now
+		_, err := r.folder.WriteFile(sessionFile, func(w *durable.File) error { return report.WriteJSON(w, now) })
+		return err
+	case err != nil:
+		return refuse("session %s cannot be continued: %w; choose another --session", name, err)
+	}
+	if before.Schema != report.Schema {
+		return refuse("session %s was made by another version of this program (records of version %d, here %d); choose another --session",
+			name, before.Schema, report.Schema)
+	}
+	if before.Hash != now.Hash {
+		return refuse("session %s was made under other settings and is not continued; choose another --session. What differs:\n%s",
+			name, strings.Join(differences(before.Settings, settings), "\n"))
+	}
+	r.record = before
+	return nil
+}
+
+// notes explain settings whose names alone would not help.
+var notes = map[string]string{
+	"data.deal":    " (the table of labels has other cases, so the seeded shuffle deals them to other splits)",
+	"model.sha256": " (the model's file has another content)",
+}
+
+func differences(before, now map[string]string) (lines []string) {
+	keys := map[string]bool{}
+	for k := range before {
+		keys[k] = true
+	}
+	for k := range now {
+		keys[k] = true
+	}
+	show := func(m map[string]string, k string) string {
+		v, ok := m[k]
+		switch {
+		case !ok:
+			return "absent"
+		case v == "" || v == "null":
+			return "the default"
+		case len(v) > 60:
+			return v[:57] + "..."
+		}
+		return v
+	}
+	for k := range keys {
+		if b, ok := before[k]; !ok || b != now[k] {
+			lines = append(lines, fmt.Sprintf("  %s: the session has %s, this run %s%s", k, show(before, k), show(now, k), notes[k]))
+		}
+	}
+	slices.Sort(lines)
+	if len(lines) == 0 {
+		lines = []string{"  the record itself: its digest does not fit its settings"}
+	}
+	return lines
+}

@@ -1,0 +1,188 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+
+	"github.com/voxcam/voxcam/internal/explain"
+)
+
+// Progress tells people or programs how a run is going. It is an Observer; Close ends a bar's line.
+type Progress interface {
+	Observer
+	Close()
+}
+
+// NewProgress returns the progress for a stream: a line of JSON an event if format is json, a bar with rate and remaining
+// time if it is text and the stream is a terminal, plain lines otherwise. format is text or json.
+func NewProgress(w io.Writer, format string, terminal bool) (Progress, error) {
+	switch {
+	case format == "json":
+		return &jsonLog{slog.New(slog.NewJSONHandler(w, nil))}, nil
+	case format != "text":
+		return nil, fmt.Errorf("log format %q; choose text or json", format)
+	case terminal:
+		return &bar{w: w}, nil
+	}
+	return &lines{w: w, clock: time.Now}, nil
+}
+
+// lines writes one plain line a sample, and one now and then while a sample takes long.
+type lines struct {
+	w     io.Writer
+	clock func() time.Time
+	mu    sync.Mutex
+	last  time.Time // of the last line
+	count string
+}
+
+// quiet is how long nothing is said about a sample at work.
+const quiet = 30 * time.Second
+
+func (l *lines) Event(e Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	text := line(e)
+	if e.Kind == EventPass && l.clock().Sub(l.last) >= quiet && e.Passes < e.PassesTotal {
+		text = fmt.Sprintf("%s/%s: pass %d of %d", e.Split, e.Sample, e.Passes, e.PassesTotal)
+	}
+	if text != "" {
+		l.last = l.clock()
+		fmt.Fprintln(l.w, text)
+	}
+	if e.Kind == EventStart {
+		l.last = l.clock()
+	}
+}
+
+func (l *lines) Close() {}
+
+// line is an event in words; empty for those that are not worth a line.
+func line(e Event) string {
+	switch e.Kind {
+	case EventStart:
+		done := ""
+		if e.Resumed > 0 {
+			done = fmt.Sprintf(", %d already done", e.Resumed)
+		}
+		return fmt.Sprintf("session %s in %s: %d samples to do%s", e.Session, e.Dir, e.Total, done)
+	case EventSample:
+		var b strings.Builder
+		fmt.Fprintf(&b, "[%d/%d] %s/%s: %s", e.Done, e.Total, e.Split, e.Sample, e.Status)
+		if e.Predicted != "" {
+			fmt.Fprintf(&b, ", %s (%.3f)", e.Predicted, e.Confidence)
+		}
+		if e.Seconds > 0 {
+			fmt.Fprintf(&b, ", %s", duration(e.Seconds))
+		}
+		if e.Done < e.Total {
+			fmt.Fprintf(&b, ", %s left", duration(e.Left))
+		}
+		if e.Reason != "" {
+			fmt.Fprintf(&b, ": %s", e.Reason)
+		}
+		return b.String()
+	case EventWarning:
+		return "warning: " + e.Reason
+	}
+	return ""
+}
+
+// bar draws a progress bar. Only what needs attention gets a line of its own above it.
+type bar struct {
+	w   io.Writer
+	mu  sync.Mutex
+	bar *progressbar.ProgressBar
+}
+
+func (b *bar) Event(e Event) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch e.Kind {
+	case EventStart:
+		b.say(line(e))
+		if e.Total == 0 {
+			return
+		}
+		b.bar = progressbar.NewOptions(e.Total,
+			progressbar.OptionSetWriter(b.w), progressbar.OptionFullWidth(), progressbar.OptionShowCount(), progressbar.OptionShowIts(),
+			progressbar.OptionSetItsString("sample"), progressbar.OptionSetPredictTime(true),
+			progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionSetRenderBlankState(true))
+	case EventBegin:
+		b.describe("%s/%s", e.Split, e.Sample)
+	case EventPass:
+		if e.PassesTotal > 1 {
+			b.describe("%s/%s pass %d/%d", e.Split, e.Sample, e.Passes, e.PassesTotal)
+		}
+	case EventSample:
+		if e.Status != explain.StatusOK {
+			b.say(line(e))
+		}
+		if b.bar != nil {
+			b.bar.Add(1) //nolint:errcheck // a terminal that is gone is no reason to stop
+		}
+	case EventWarning:
+		b.say(line(e))
+	}
+}
+
+func (b *bar) describe(format string, args ...any) {
+	if b.bar != nil {
+		b.bar.Describe(fmt.Sprintf(format, args...))
+	}
+}
+
+// say writes a line above the bar.
+func (b *bar) say(text string) {
+	if b.bar != nil {
+		b.bar.Clear() //nolint:errcheck // as above
+	}
+	fmt.Fprintln(b.w, text)
+}
+
+func (b *bar) Close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.bar != nil {
+		b.bar.Exit() //nolint:errcheck // as above
+		fmt.Fprintln(b.w)
+	}
+}
+
+// jsonLog writes each event as a line of JSON.
+type jsonLog struct{ log *slog.Logger }
+
+func (j *jsonLog) Event(e Event) {
+	switch e.Kind {
+	case EventStart:
+		j.log.Info("start", "session", e.Session, "dir", e.Dir, "to_do", e.Total, "resumed", e.Resumed)
+	case EventBegin:
+		j.log.Info("begin", "sample", e.Sample, "split", e.Split)
+	case EventPass:
+		j.log.Info("pass", "sample", e.Sample, "split", e.Split, "passes", e.Passes, "of", e.PassesTotal)
+	case EventSample:
+		level := slog.LevelInfo
+		switch e.Status {
+		case explain.StatusDegraded:
+			level = slog.LevelWarn
+		case explain.StatusFailed:
+			level = slog.LevelError
+		}
+		j.log.Log(context.Background(), level, "sample", "sample", e.Sample, "split", e.Split, "status", e.Status, "reason", e.Reason,
+			"predicted", e.Predicted, "confidence", e.Confidence, "seconds", e.Seconds, "done", e.Done, "total", e.Total, "left_seconds", e.Left)
+	case EventWarning:
+		j.log.Warn("warning", "reason", e.Reason)
+	case EventEnd:
+		j.log.Info("end", "session", e.Session, "dir", e.Dir, "ok", e.Counts.OK, "degraded", e.Counts.Degraded,
+			"failed", e.Counts.Failed, "seconds", e.Seconds)
+	}
+}
+
+func (j *jsonLog) Close() {}

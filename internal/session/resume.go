@@ -1,0 +1,104 @@
+package session
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+	"os"
+	"path"
+
+	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/report"
+)
+
+// place is the folder of a sample, relative to the session's.
+func (r *run) place(s dataset.Sample) string {
+	label := s.Label
+	if label >= r.info.Classes {
+		label = -1
+	}
+	return path.Join("heatmaps", string(s.Split), r.config.ClassFolder(label), s.Name)
+}
+
+// sort tells finished samples from those that are to be done.
+func (r *run) sort(ctx context.Context, samples []dataset.Sample) (todo []dataset.Sample, done []*report.Sample, err error) {
+	records, problems, err := report.Collect(r.folder.Root())
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, p := range problems {
+		r.observe.Event(Event{Kind: EventWarning, Reason: p.Error() + "; the sample is done again"})
+	}
+	byPlace := map[string]*report.Sample{}
+	for _, record := range records {
+		place := r.recordPlace(record)
+		byPlace[place] = record
+		r.stale[record.ID] = append(r.stale[record.ID], place)
+	}
+	for _, s := range samples {
+		if ctx.Err() != nil {
+			return nil, nil, ctx.Err()
+		}
+		if record := byPlace[r.place(s)]; record != nil && r.finished(s, record) {
+			done = append(done, record)
+		} else {
+			todo = append(todo, s)
+		}
+	}
+	return todo, done, nil
+}
+
+func (r *run) recordPlace(record *report.Sample) string {
+	label := -1
+	if record.TrueClass != nil {
+		label = *record.TrueClass
+	}
+	return path.Join("heatmaps", record.Split, r.config.ClassFolder(label), record.Name)
+}
+
+// finished reports whether a record is that of this sample as it is now, complete, with all its files. What failed is not
+// finished: its cause may be mended.
+func (r *run) finished(s dataset.Sample, record *report.Sample) bool {
+	if record.Schema != report.Schema || record.Hash != r.record.Hash || record.ID != s.ID || s.Err != nil {
+		return false
+	}
+	if record.TrueClass == nil || *record.TrueClass != s.Label || record.Status == explain.StatusFailed {
+		return false
+	}
+	for _, m := range record.Methods {
+		if m.Status == explain.StatusFailed {
+			return false
+		}
+	}
+	// A volume that was changed since is explained again; one that was moved away is not missed.
+	if in, err := r.set.Locate(s); err == nil && record.Input != nil &&
+		(in.Bytes != record.Input.Bytes || !in.Modified.Equal(record.Input.Modified)) {
+		return false
+	}
+	for _, f := range record.Files {
+		info, err := os.Stat(r.folder.Path(f.Path))
+		if err != nil || info.Size() != f.Bytes {
+			return false
+		}
+		if r.opt.VerifyFiles && sum(r.folder.Path(f.Path)) != f.SHA256 {
+			return false
+		}
+	}
+	return true
+}
+
+// sum is the digest of a file, empty if it cannot be read.
+func sum(path string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return ""
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}

@@ -1,0 +1,339 @@
+// Package session explains a data set sample by sample and keeps the results: what is done stays done, what failed says
+// why, and the same session run again does only what is missing.
+//
+// The session's folder is its only state:
+//
+//	session_NAME/session.json                                      what all samples have in common (report.Session)
+//	session_NAME/heatmaps/SPLIT/class_I_NAME/SAMPLE/               results of a sample, complete or absent
+//	session_NAME/heatmaps/.../SAMPLE/SAMPLE_metadata.json          its record (report.Sample)
+//	session_NAME/heatmaps/.../SAMPLE/SAMPLE_KEY_map.nii.gz         signed map at the layer's resolution
+//	session_NAME/heatmaps/.../SAMPLE/SAMPLE_KEY_heatmap.nii.gz     heatmap on the prepared volume's grid
+//	session_NAME/heatmaps/.../SAMPLE/SAMPLE_KEY_heatmap.tiff       in colours of jet; ..._overlay.tiff over the volume
+//	session_NAME/visualizations/SPLIT/SAMPLE_combined.png          six slices of every method
+//	session_NAME/visualizations/SPLIT/SAMPLE_full_volume_overlay.tiff  the first method's overlay
+//	session_NAME/reports, session_NAME/summaries                   made from the records when a run ends
+//
+// KEY is volume for a single method, METHOD_volume for several, with class_I before volume if all classes are explained.
+//
+// Reading, explaining and writing overlap: while one sample is explained, one is read ahead and one is written behind, so
+// that at most three volumes, each with the maps of all methods and target classes, are in memory.
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/internal/durable"
+	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/report"
+)
+
+// Exit codes of the program, by what became of the session.
+const (
+	ExitOK          = 0   // every sample and method is ok
+	ExitError       = 1   // something unexpected
+	ExitRefused     = 2   // nothing was begun: usage, configuration, model, a session that does not fit or is in use
+	ExitDegraded    = 3   // every sample has a result, some are degraded
+	ExitFailed      = 4   // some samples or methods failed
+	ExitOutput      = 5   // results cannot be written: full disk, missing permission
+	ExitInterrupted = 130 // stopped by a signal; the same session continues it
+)
+
+// ExitCodes explains the codes, for help texts.
+var ExitCodes = []struct {
+	Code    int
+	Meaning string
+}{
+	{ExitOK, "all samples and methods are ok"},
+	{ExitError, "unexpected error"},
+	{ExitRefused, "refused before work began: usage, configuration, model, or a session that does not fit or is in use"},
+	{ExitDegraded, "all samples have results, some are degraded (their status says how)"},
+	{ExitFailed, "some samples or methods failed (their status says why)"},
+	{ExitOutput, "results cannot be written: full disk, missing permission"},
+	{ExitInterrupted, "interrupted; run the same session again to continue"},
+}
+
+// RefusedError says why a run was not begun.
+type RefusedError struct{ Err error }
+
+func (e *RefusedError) Error() string { return e.Err.Error() }
+func (e *RefusedError) Unwrap() error { return e.Err }
+
+func refuse(format string, args ...any) error { return &RefusedError{fmt.Errorf(format, args...)} }
+
+// Options of a run. Only Config is required.
+type Options struct {
+	Config  *dataset.Config
+	Methods []string // groups expanded; nil: Config.Explain.Methods as they are
+
+	// Noise replaces the generator; NoiseName identifies it among the session's settings, best by a digest.
+	Noise     explain.NoiseDraw
+	NoiseName string
+
+	// Settings are further settings that change results, by name. A session is only resumed under the same ones.
+	Settings map[string]string
+
+	Version     string    // of the program, for the records
+	Observer    Observer  // nil: none
+	VerifyFiles bool      // compare contents of finished samples with their digests, not only sizes
+	PlotDPI     int       // 0: report.DPI
+	Now         time.Time // 0: the clock; names a new session
+}
+
+// Summary says what became of the samples that a run was asked for, whether in this run or an earlier one.
+type Summary struct {
+	Name     string
+	Dir      string
+	Selected int
+	Status   report.Counts
+	Resumed  int // finished by an earlier run
+	Pending  int // not reached
+	Problems []Problem
+	Seconds  float64
+}
+
+// Problem is a sample that is not ok.
+type Problem struct {
+	Sample, Split string
+	Status        explain.Status
+	Reason        string
+}
+
+// ExitCode is the program's exit code after Run returned s and err.
+func ExitCode(s Summary, err error) int {
+	var refused *RefusedError
+	var config *dataset.ConfigError
+	var output *durable.Error
+	switch {
+	case errors.As(err, &output):
+		return ExitOutput
+	case errors.As(err, &refused), errors.As(err, &config):
+		return ExitRefused
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return ExitInterrupted
+	case err != nil:
+		return ExitError
+	case s.Status.Failed > 0:
+		return ExitFailed
+	case s.Status.Degraded > 0:
+		return ExitDegraded
+	}
+	return ExitOK
+}
+
+// Print writes the summary for people.
+func (s Summary) Print(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "session %s: %d samples, %d ok, %d degraded, %d failed", s.Name, s.Selected, s.Status.OK, s.Status.Degraded, s.Status.Failed)
+	if s.Pending > 0 {
+		fmt.Fprintf(&b, ", %d not done", s.Pending)
+	}
+	if s.Resumed > 0 {
+		fmt.Fprintf(&b, " (%d of them by earlier runs)", s.Resumed)
+	}
+	fmt.Fprintf(&b, ", %s\n", duration(s.Seconds))
+	const most = 20
+	for i, p := range s.Problems {
+		if i == most {
+			fmt.Fprintf(&b, "  and %d more: see reports/detailed_analysis_report.txt\n", len(s.Problems)-most)
+			break
+		}
+		fmt.Fprintf(&b, "  %s: %s/%s: %s\n", p.Status, p.Split, p.Sample, p.Reason)
+	}
+	fmt.Fprintf(&b, "results: %s\n", s.Dir)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// run is the state of one Run.
+type run struct {
+	opt     Options
+	config  *dataset.Config
+	set     *dataset.Set
+	info    explain.Info
+	methods []string
+	targets []explain.Class // one, or one for each class
+	all     bool            // the targets are all classes
+	names   []string        // of the classes
+	formats map[string]bool
+	record  *report.Session
+	folder  *durable.Folder
+	stale   map[string][]string // ID to folders of records that lie elsewhere than the sample's place
+	observe Observer
+}
+
+// Run explains the selected samples of the configured data set. What a sample meets is in its record and in the summary;
+// an error means that the session as a whole could not be begun (*RefusedError, *dataset.ConfigError), stored
+// (*durable.Error) or ended (the context's error), and the summary counts what was done until then.
+func Run(ctx context.Context, opt Options, ex explain.Explainer) (Summary, error) {
+	started := time.Now()
+	r, samples, err := prepare(opt, ex)
+	if err != nil {
+		return Summary{}, err
+	}
+	if err := r.open(); err != nil {
+		return Summary{}, err
+	}
+	s := Summary{Name: r.record.Name, Dir: r.folder.Root(), Selected: len(samples)}
+	todo, done, err := r.sort(ctx, samples)
+	if err == nil {
+		s.Resumed = len(done)
+		for _, record := range done {
+			s.count(record)
+		}
+		r.observe.Event(Event{Kind: EventStart, Session: s.Name, Dir: s.Dir, Total: len(todo), Resumed: s.Resumed})
+		err = r.pipeline(ctx, ex, todo, &s)
+	}
+	s.Pending = s.Selected - s.Status.All()
+	var output *durable.Error
+	if !errors.As(err, &output) {
+		// Also after an interruption: there should be a report of what is there.
+		if _, problems, rerr := report.Write(r.folder, r.record, r.now(), r.opt.PlotDPI); rerr != nil {
+			err = errors.Join(err, rerr)
+		} else {
+			for _, p := range problems {
+				r.observe.Event(Event{Kind: EventWarning, Reason: p.Error()})
+			}
+		}
+	}
+	if cerr := r.folder.Close(); cerr != nil && err == nil {
+		err = &durable.Error{Path: s.Dir, Err: cerr}
+	}
+	s.Seconds = time.Since(started).Seconds()
+	r.observe.Event(Event{Kind: EventEnd, Session: s.Name, Dir: s.Dir, Total: s.Selected, Seconds: s.Seconds, Counts: s.Status})
+	return s, err
+}
+
+func (s *Summary) count(record *report.Sample) {
+	switch record.Status {
+	case explain.StatusOK:
+		s.Status.OK++
+		return
+	case explain.StatusDegraded:
+		s.Status.Degraded++
+	default:
+		s.Status.Failed++
+	}
+	s.Problems = append(s.Problems, Problem{record.ID, record.Split, record.Status, record.Reason})
+}
+
+func (r *run) now() time.Time {
+	if !r.opt.Now.IsZero() {
+		return r.opt.Now
+	}
+	return time.Now()
+}
+
+// prepare checks everything that can be known before the output folder is touched.
+func prepare(opt Options, ex explain.Explainer) (*run, []dataset.Sample, error) {
+	c := opt.Config
+	if err := c.Validate(); err != nil {
+		return nil, nil, err
+	}
+	r := &run{opt: opt, config: c, info: ex.Info(), methods: opt.Methods, stale: map[string][]string{}, observe: &serial{to: opt.Observer}}
+	if r.methods == nil {
+		r.methods = c.Explain.Methods
+	}
+	if r.opt.PlotDPI == 0 {
+		r.opt.PlotDPI = report.DPI
+	}
+	n := r.info.Classes
+	if n < 1 {
+		return nil, nil, refuse("%s: the model has no classes", r.info.Path)
+	}
+	if want := max(c.Model.NumClasses, len(c.Model.Classes)); want > 0 && want != n {
+		return nil, nil, refuse("the configuration has %d classes, but %s has %d", want, r.info.Path, n)
+	}
+	target, all, err := c.Target(n)
+	if err != nil {
+		return nil, nil, refuse("model.target_class (or --target-class): %v", err)
+	}
+	r.targets, r.all = []explain.Class{target}, all
+	if all {
+		r.targets = nil
+		for i := range n {
+			r.targets = append(r.targets, explain.Class{Kind: explain.ClassIndex, Index: i})
+		}
+	}
+	for i := range n {
+		r.names = append(r.names, c.ClassName(i))
+	}
+	r.formats = map[string]bool{}
+	for _, f := range c.Output.Formats {
+		r.formats[f] = true
+	}
+	if r.set, err = dataset.Open(c); err != nil {
+		return nil, nil, &RefusedError{err}
+	}
+	samples, err := r.set.Select()
+	if err != nil {
+		return nil, nil, &RefusedError{err}
+	}
+	return r, samples, nil
+}
+
+const prefix = "session_"
+
+// open makes or reopens the session's folder. A session given by name continues if it exists.
+func (r *run) open() error {
+	base, name := r.config.Output.Dir, strings.TrimPrefix(r.config.Output.Session, prefix)
+	if name == "" {
+		var err error
+		if name, err = freshName(base, r.now()); err != nil {
+			return err
+		}
+	}
+	dir := filepath.Join(base, prefix+name)
+	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
+		if _, err := os.Stat(filepath.Join(dir, sessionFile)); errors.Is(err, os.ErrNotExist) && !onlyOurs(entries) {
+			return refuse("%s exists but has no %s, so it is not a session of this program; choose another --session", dir, sessionFile)
+		}
+	}
+	folder, err := durable.Open(dir)
+	if errors.Is(err, durable.ErrLocked) {
+		return &RefusedError{fmt.Errorf("session %s: %w", name, err)}
+	}
+	if err != nil {
+		return err
+	}
+	r.folder = folder
+	if err := r.identify(name); err != nil {
+		folder.Close()
+		return err
+	}
+	return nil
+}
+
+// onlyOurs reports whether a folder holds only what a run leaves that was killed before it wrote its first file.
+func onlyOurs(entries []os.DirEntry) bool {
+	return !slices.ContainsFunc(entries, func(e os.DirEntry) bool { return !strings.HasPrefix(e.Name(), ".") })
+}
+
+// freshName names a new session by the time, and by a number if another run had the same idea in the same second. Its
+// folder is made here, so that no two runs get the same.
+func freshName(base string, now time.Time) (string, error) {
+	if err := durable.MkdirAll(base); err != nil {
+		return "", err
+	}
+	stamp := now.Format("20060102_150405")
+	name := stamp
+	for n := 2; ; n++ {
+		dir := filepath.Join(base, prefix+name)
+		err := os.Mkdir(dir, 0o755)
+		if err == nil {
+			return name, durable.SyncDir(base)
+		}
+		if !errors.Is(err, os.ErrExist) {
+			return "", &durable.Error{Path: dir, Err: err}
+		}
+		name = fmt.Sprintf("%s_%d", stamp, n)
+	}
+}
