@@ -1,0 +1,308 @@
+package onnx
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+
+	"github.com/voxcam/voxcam/internal/ir"
+	"github.com/voxcam/voxcam/internal/tensor"
+)
+
+// call is one node being imported. Rules use its methods without looking at errors: the first one ends the rule by a panic
+// with an abort, which run turns into an error.
+type call struct {
+	im      *importer
+	f       *frame
+	n       *Node
+	in      []*slot // nil where an optional input is absent
+	opset   int
+	b       *ir.Builder
+	info    *NodeInfo
+	inlined bool
+}
+
+type abort struct{ err error }
+
+// errTooMuch says that computing a constant at import would take more than the bound.
+var errTooMuch = errors.New("the constant is too large to compute")
+
+func (im *importer) newCall(f *frame, n *Node) *call {
+	c := &call{im: im, f: f, n: n, opset: f.opsets[n.Domain], b: ir.NewBuilder(im.g)}
+	c.info = &NodeInfo{Index: im.index, Name: f.prefix + n.Name, Op: n.Op, Domain: n.Domain, Opset: c.opset}
+	c.info.Scope, c.info.Scopes, c.info.Classes = scopeOf(n, f.scope)
+	c.b.Name, c.b.Scope = c.info.Name, c.info.Scope
+	c.in = make([]*slot, len(n.Inputs))
+	return c
+}
+
+// where describes the node in errors.
+func (c *call) where() string {
+	s := fmt.Sprintf("node %q (%s, opset %d", c.info.Name, c.n.Op, c.opset)
+	if c.info.Scope != "" {
+		s += ", in module " + c.info.Scope
+	}
+	return fmt.Sprintf("%s, node %d of %d)", s, c.info.Index+1, len(c.im.m.Graph.Nodes))
+}
+
+// badf ends the rule: the file contradicts itself.
+func (c *call) badf(format string, args ...any) {
+	panic(abort{&FormatError{Path: c.im.m.Path, Offset: -1, Where: c.where(), Err: fmt.Errorf(format, args...)}})
+}
+
+func (c *call) unsupportedf(format string, args ...any) *UnsupportedError {
+	return &UnsupportedError{Path: c.im.m.Path, Node: c.info.Name, Op: c.n.Op, Domain: c.n.Domain, Opset: c.opset,
+		Scope: c.info.Scope, Index: c.info.Index, Count: len(c.im.m.Graph.Nodes), Reason: fmt.Sprintf(format, args...)}
+}
+
+// refuse ends the rule: the program lacks something. advice may be "".
+func (c *call) refuse(advice, format string, args ...any) {
+	e := c.unsupportedf(format, args...)
+	e.Advice = advice
+	panic(abort{e})
+}
+
+// internalError says that a rule failed on a model that it should have refused.
+type internalError struct{ cause error }
+
+func (e *internalError) Error() string { return "internal error: " + e.cause.Error() }
+func (e *internalError) Unwrap() error { return e.cause }
+
+// run imports the node and returns what its outputs are.
+func (c *call) run() (outs []*slot, err error) {
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case abort:
+			outs, err = nil, r.err
+		case runtime.Error: // an index that no check of a hostile file caught: an error all the same
+			outs, err = nil, &FormatError{Path: c.im.m.Path, Offset: -1, Where: c.where(), Err: &internalError{r}}
+		default:
+			panic(r)
+		}
+	}()
+	var spoilt error
+	for i, name := range c.n.Inputs {
+		if name == "" {
+			continue
+		}
+		s := c.f.find(name)
+		if s == nil {
+			c.badf("nothing computes its input %q before it", name)
+		}
+		if s.err != nil && spoilt == nil {
+			spoilt = s.err
+		}
+		c.in[i] = s
+	}
+	if spoilt != nil {
+		return nil, spoilt
+	}
+	if fn := c.im.m.Functions[FunctionID{c.n.Domain, c.n.Op, c.n.Overload}]; fn != nil {
+		return c.inline(fn), nil
+	}
+	if c.n.Domain != "" {
+		c.refuse(adviceFor(c.n), "operations of the domain %q are not supported", c.n.Domain)
+	}
+	if rule := special[c.n.Op]; rule != nil {
+		return rule(c), nil
+	}
+	if outs, ok := c.fold(); ok {
+		return outs, nil
+	}
+	rule, ok := rules[c.n.Op]
+	if !ok {
+		c.refuse(adviceFor(c.n), "the operation is not supported")
+	}
+	if c.opset < rule.since {
+		c.refuse(fmt.Sprintf("export the model with opset %d or later", max(rule.since, 13)),
+			"its form before opset %d is not supported", rule.since)
+	}
+	for _, s := range c.in {
+		if s != nil && s.isSeq {
+			c.refuse("", "sequences of tensors are not supported here")
+		}
+	}
+	whole := len(c.in) > 0
+	for _, s := range c.in {
+		whole = whole && (s == nil || s.integral())
+	}
+	for _, v := range rule.run(c) {
+		if v == nil {
+			outs = append(outs, nil)
+			continue
+		}
+		s := &slot{value: v, truth: rule.truth, whole: whole && !rule.truth}
+		outs = append(outs, s)
+	}
+	return outs, nil
+}
+
+// fold computes a node whose inputs are all known.
+func (c *call) fold() (outs []*slot, ok bool) {
+	eval := evals[c.n.Op]
+	if eval == nil {
+		return nil, false
+	}
+	var params []string
+	for _, s := range c.in {
+		if s == nil {
+			continue
+		}
+		if s.lit == nil {
+			return nil, false
+		}
+		if len(params) < 16 {
+			params = appendNew(params, s.lit.params...)
+		}
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			if a, is := r.(abort); is && errors.Is(a.err, errTooMuch) && rules[c.n.Op].run != nil {
+				outs, ok = nil, false
+				return
+			}
+			panic(r)
+		}
+	}()
+	for _, l := range eval(c) {
+		if l == nil {
+			outs = append(outs, nil)
+			continue
+		}
+		if len(l.params) == 0 {
+			l.params = params
+		}
+		outs = append(outs, &slot{lit: l})
+	}
+	return outs, true
+}
+
+// alloc makes a literal for a result, within the bound on computed constants.
+func (c *call) alloc(elem tensor.Elem, shape tensor.Shape) *literal {
+	n := c.elements(shape)
+	if n > c.im.maxOne || n > c.im.folded {
+		panic(abort{&UnsupportedError{Path: c.im.m.Path, Node: c.info.Name, Op: c.n.Op, Opset: c.opset, Scope: c.info.Scope,
+			Index: c.info.Index, Count: len(c.im.m.Graph.Nodes), Reason: fmt.Sprintf("%v of shape %v", errTooMuch, shape), cause: errTooMuch}})
+	}
+	c.im.folded -= n
+	return newLiteral(elem, shape)
+}
+
+// elements is the number of elements of a shape that a file asks for.
+func (c *call) elements(shape tensor.Shape) int {
+	n := 1
+	for _, d := range shape {
+		if d < 0 || d > 0 && n > tensor.MaxElements/d {
+			c.badf("a tensor of shape %v is not possible", shape)
+		}
+		n *= d
+	}
+	return n
+}
+
+// has reports whether optional input i is there.
+func (c *call) has(i int) bool { return i < len(c.in) && c.in[i] != nil }
+
+func (c *call) slot(i int) *slot {
+	if !c.has(i) {
+		c.badf("its input number %d is missing", i+1)
+	}
+	return c.in[i]
+}
+
+// shape is the shape of input i.
+func (c *call) shape(i int) tensor.Shape {
+	s := c.slot(i)
+	if s.isSeq {
+		c.refuse("", "sequences of tensors are not supported here")
+	}
+	return s.shape()
+}
+
+// lit is input i, which must be known at import.
+func (c *call) lit(i int) *literal {
+	s := c.slot(i)
+	if s.lit == nil {
+		c.refuse("make it a constant in the model's code, or export with static shapes",
+			"its input %q depends on the values of the volume, not only on its shape", c.n.Inputs[i])
+	}
+	return s.lit
+}
+
+// known is input i if it is known at import, else nil.
+func (c *call) known(i int) *literal {
+	if !c.has(i) {
+		return nil
+	}
+	return c.in[i].lit
+}
+
+// x is input i as a value of the graph.
+func (c *call) x(i int) *ir.Value { return c.valueOf(c.slot(i)) }
+
+// optional is input i, nil if it is absent.
+func (c *call) optional(i int) *ir.Value {
+	if !c.has(i) {
+		return nil
+	}
+	return c.x(i)
+}
+
+func (c *call) valueOf(s *slot) *ir.Value {
+	if s.isSeq {
+		c.refuse("", "sequences of tensors are not supported here")
+	}
+	if s.lit == nil {
+		return s.value
+	}
+	if s.lit.len() == 0 {
+		c.refuse("", "an input of shape %v is empty", s.lit.shape)
+	}
+	first := s.lit.value == nil
+	v := s.lit.emit(c.im.g, c.b)
+	c.check()
+	if first && s.lit.value != nil && s.lit.name != "" {
+		c.im.out.Names[s.lit.name] = v
+	}
+	return v
+}
+
+// check ends the rule if the builder failed.
+func (c *call) check() {
+	if err := c.b.Err(); err != nil {
+		c.badf("%w", err)
+	}
+}
+
+// emit appends an operation.
+func (c *call) emit(o *ir.Op, attr any, in ...*ir.Value) *ir.Value {
+	v := c.b.Emit(o, attr, in...)
+	c.check()
+	return v
+}
+
+// axis is an attribute that names an axis.
+func (c *call) axis(name string, missing, rank int) int {
+	a, ok := axisOf(c.n.int(name, missing), rank)
+	if !ok {
+		c.badf("it names axis %d of a tensor of rank %d", c.n.int(name, missing), rank)
+	}
+	return a
+}
+
+// axes are the axes named by the attribute, or since an opset by input i; nil if there are none.
+func (c *call) axes(i, rank int) []int {
+	axes := c.n.ints("axes")
+	if c.has(i) {
+		axes = c.lit(i).allInts()
+	}
+	if axes == nil {
+		return nil
+	}
+	out, ok := axesOf(axes, rank)
+	if !ok {
+		c.badf("axes %v do not fit a tensor of rank %d", axes, rank)
+	}
+	return out
+}

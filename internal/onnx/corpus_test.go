@@ -1,0 +1,72 @@
+package onnx
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/voxcam/voxcam/internal/pass"
+)
+
+// caseFiles lists the exported models of a folder of cases with the shape of their volume.
+func caseFiles(t testing.TB, folder string) map[string][]int {
+	t.Helper()
+	paths, _ := filepath.Glob(filepath.Join(folder, "*", "case.json"))
+	if len(paths) == 0 {
+		t.Skipf("no cases in %s", folder)
+	}
+	files := map[string][]int{}
+	for _, p := range paths {
+		var c struct {
+			Shape []int `json:"input_shape"`
+		}
+		b, err := os.ReadFile(p)
+		if err == nil {
+			err = json.Unmarshal(b, &c)
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", p, err)
+		}
+		models, _ := filepath.Glob(filepath.Join(filepath.Dir(p), "*.onnx"))
+		for _, m := range models {
+			files[m] = c.Shape
+		}
+	}
+	return files
+}
+
+const golden = "../../../shared/golden"
+
+func TestCorpus(t *testing.T) {
+	folder := os.Getenv("VOXCAM_CASES")
+	if folder == "" {
+		folder = golden
+	}
+	for path, shape := range caseFiles(t, folder) {
+		t.Run(filepath.Base(filepath.Dir(path))+"/"+filepath.Base(path), func(t *testing.T) {
+			m, err := Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer m.Close()
+			im, err := Import(m, Options{InputShape: shape})
+			if err != nil {
+				t.Fatal(err)
+			}
+			g := im.Graph
+			g.Prune()
+			if err := g.Verify(); err != nil {
+				t.Fatal(err)
+			}
+			if err := pass.Run(g); err != nil {
+				t.Fatal(err)
+			}
+			ops := map[string]int{}
+			for _, n := range g.Nodes {
+				ops[n.Op.Name]++
+			}
+			t.Logf("%d nodes: %v", len(g.Nodes), ops)
+		})
+	}
+}

@@ -1,0 +1,349 @@
+package onnx
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/voxcam/voxcam/internal/ir"
+	"github.com/voxcam/voxcam/internal/op"
+	"github.com/voxcam/voxcam/internal/tensor"
+)
+
+// Options of an import.
+type Options struct {
+	// InputShape is the shape of the volume, [1, C, D, H, W]. A model of 2D images takes one of depth 1. Nil takes the
+	// shape that the file fixes.
+	InputShape []int
+	// MaxFolded bounds the number of elements of constants that are computed at import; 0 is DefaultMaxFolded. What is
+	// beyond it is left to the graph where possible, else refused.
+	MaxFolded int
+}
+
+// DefaultMaxFolded is enough for the attention masks of a Swin transformer on 96^3 patches, which are the largest
+// constants that exporters leave to compute.
+const DefaultMaxFolded = 1 << 28
+
+// Imported is a model as a graph, with what is needed to find its layers by name.
+type Imported struct {
+	Model *Model
+	// Graph computes in the model's own layout, images as [N, C, D, H, W]: operations on images are surrounded by
+	// transposes, which package pass removes. Nodes that no output needs are still there: any value may become a target.
+	Graph *ir.Graph
+	// Input is the volume; Outputs are the graph's, by name.
+	Input       *ir.Value
+	OutputNames []string
+	// Names finds a value by its name in the file. Several names may belong to one value, whose own Name is the first.
+	// Constants that only went into other constants have no value.
+	Names map[string]*ir.Value
+	// Nodes are the file's nodes in order, those of functions and branches in the place of their call.
+	Nodes []*NodeInfo
+	// Notes are remarks for the user.
+	Notes []string
+}
+
+// NodeInfo is a node of the file and where it went.
+type NodeInfo struct {
+	Index  int // place among the file's nodes; nodes of one call of a function share it
+	Name   string
+	Op     string
+	Domain string
+	Opset  int
+	// Scope is the path of the PyTorch module, "layer4.1.conv2", as far as the file tells; Scopes is what it says:
+	// module paths from the outermost in, or the parts of the node's name. Classes are the classes of those modules, ending
+	// with that of the operation, where the file has them.
+	Scope   string
+	Scopes  []string
+	Classes []string
+	// Params are the names of the parameters that went into the node's constant inputs.
+	Params []string
+	// Inputs and Outputs are the values, nil where one is absent, a constant that was computed at import, or was not kept.
+	InputNames, OutputNames []string
+	Inputs, Outputs         []*ir.Value
+}
+
+// slot is what an ONNX name stands for.
+type slot struct {
+	lit   *literal  // known at import
+	value *ir.Value // or computed by the graph
+	seq   []*slot   // or a sequence
+	isSeq bool
+	truth bool // a value of 0s and 1s
+	whole bool // a value of whole numbers
+	err   error
+}
+
+func (s *slot) shape() tensor.Shape {
+	if s.lit != nil {
+		return s.lit.shape
+	}
+	return s.value.Shape()
+}
+
+// integral reports whether arithmetic on the slot is that of whole numbers.
+func (s *slot) integral() bool {
+	return s.lit != nil && s.lit.isInt() || s.value != nil && (s.whole || s.truth)
+}
+
+// frame is a scope of names: the model's graph, a branch of If, or the body of a function.
+type frame struct {
+	outer  *frame // of a branch
+	slots  map[string]*slot
+	opsets map[string]int
+	attrs  map[string]*Attribute // of the function's call
+	prefix string                // of names in the body of a function
+	scope  string                // of the function's call
+	depth  int
+}
+
+func (f *frame) find(name string) *slot {
+	for ; f != nil; f = f.outer {
+		if s := f.slots[name]; s != nil {
+			return s
+		}
+	}
+	return nil
+}
+
+type importer struct {
+	m        *Model
+	g        *ir.Graph
+	out      *Imported
+	folded   int // elements that may still be computed
+	maxOne   int
+	executed int
+	index    int // of the outermost node at work
+}
+
+// maxNodes bounds what functions that call functions can grow to.
+const maxNodes = 1 << 20
+
+// Import turns the model into a graph for one shape of the input.
+func Import(m *Model, opt Options) (*Imported, error) {
+	if opt.MaxFolded == 0 {
+		opt.MaxFolded = DefaultMaxFolded
+	}
+	g := &ir.Graph{}
+	im := &importer{m: m, g: g, folded: opt.MaxFolded, maxOne: opt.MaxFolded / 4}
+	im.out = &Imported{Model: m, Graph: g, Names: map[string]*ir.Value{}}
+	top := &frame{slots: map[string]*slot{}, opsets: m.Opsets}
+	if err := im.initializers(top, m.Graph); err != nil {
+		return nil, err
+	}
+	if err := im.bindInput(top, opt.InputShape); err != nil {
+		return nil, err
+	}
+	if err := im.run(top, m.Graph.Nodes); err != nil {
+		return nil, err
+	}
+	if err := im.outputs(top); err != nil {
+		return nil, err
+	}
+	if err := g.Verify(); err != nil {
+		return nil, fmt.Errorf("%s: the imported graph is broken: %w", m.Path, err)
+	}
+	return im.out, nil
+}
+
+func (im *importer) initializers(f *frame, g *Graph) error {
+	for _, t := range g.Initializers {
+		if t.Unsupported != "" {
+			f.slots[t.Name] = &slot{err: &UnsupportedError{Path: im.m.Path, Reason: t.Unsupported, Advice: "export the model in float32"}}
+			continue
+		}
+		l, err := t.literal()
+		if err != nil {
+			return &FormatError{Path: im.m.Path, Offset: -1, Where: "tensor " + quoted(t.Name), Err: err}
+		}
+		f.slots[t.Name] = &slot{lit: l}
+	}
+	return nil
+}
+
+// bindInput makes the graph's input of the volume's shape.
+func (im *importer) bindInput(f *frame, shape tensor.Shape) error {
+	inputs := im.m.Inputs()
+	wrong := func(format string, args ...any) error {
+		return &InputError{Path: im.m.Path, Reason: fmt.Sprintf(format, args...)}
+	}
+	if len(inputs) != 1 {
+		names := make([]string, len(inputs))
+		for i, v := range inputs {
+			names[i] = v.Name
+		}
+		return wrong("the model has %d inputs (%s); it must have one, the volume", len(inputs), strings.Join(names, ", "))
+	}
+	in := inputs[0]
+	if _, float := map[int32]bool{1: true, 10: true, 11: true, 16: true}[in.Type]; !float && in.Type != 0 {
+		return wrong("the input %q does not hold floating-point numbers (element type %d)", in.Name, in.Type)
+	}
+	want := describeDims(in.Dims)
+	if shape == nil {
+		for _, d := range in.Dims {
+			if d.Size == 0 {
+				return wrong("the input %q is %s: give the size of the volume", in.Name, want)
+			}
+			shape = append(shape, int(d.Size))
+		}
+	}
+	inner := shape
+	if len(shape) == 5 && len(in.Dims) == 4 && shape[2] == 1 { // a model of images, and a volume of one plane
+		inner = slices.Delete(slices.Clone(shape), 2, 3)
+	}
+	if in.Dims != nil && len(in.Dims) != len(inner) {
+		return wrong("the model takes %s, a volume is [1,channels,depth,height,width]; this one is %v", want, shape)
+	}
+	for i, d := range in.Dims {
+		if d.Size != 0 && int(d.Size) != inner[i] {
+			return wrong("the model was exported for an input of shape %s, the volume is %v: crop, pad or resample it, "+
+				"or export the model with dynamic axes", want, shape)
+		}
+	}
+	if err := shape.Check(); err != nil {
+		return wrong("the volume: %v", err)
+	}
+	v := im.g.Input(in.Name, ir.Type{Shape: shape.Clone()})
+	im.out.Input, im.out.Names[in.Name] = v, v
+	if len(inner) != len(shape) {
+		v = ir.NewBuilder(im.g).Emit(op.Reshape, op.ReshapeAttr{Shape: inner}, v)
+	}
+	f.slots[in.Name] = &slot{value: v}
+	return nil
+}
+
+func describeDims(dims []Dim) string {
+	parts := make([]string, len(dims))
+	for i, d := range dims {
+		switch {
+		case d.Size != 0:
+			parts[i] = fmt.Sprint(d.Size)
+		case d.Param != "":
+			parts[i] = d.Param
+		default:
+			parts[i] = "?"
+		}
+	}
+	return "[" + strings.Join(parts, ",") + "]"
+}
+
+// outputs makes the graph's outputs of the model's. The first must be computable; another that is not is left out.
+func (im *importer) outputs(f *frame) error {
+	if len(im.m.Graph.Outputs) == 0 {
+		return &FormatError{Path: im.m.Path, Offset: -1, Err: errors.New("the model has no output")}
+	}
+	for i, info := range im.m.Graph.Outputs {
+		s := f.find(info.Name)
+		var err error
+		switch {
+		case s == nil:
+			err = &FormatError{Path: im.m.Path, Offset: -1, Err: fmt.Errorf("nothing computes the output %q", info.Name)}
+		case s.err != nil:
+			err = s.err
+		case s.value == nil:
+			err = &FormatError{Path: im.m.Path, Offset: -1, Err: fmt.Errorf("the output %q does not depend on the input", info.Name)}
+		}
+		if err != nil {
+			if i == 0 {
+				return err
+			}
+			im.out.Notes = append(im.out.Notes, fmt.Sprintf("output %q is left out: %v", info.Name, err))
+			continue
+		}
+		im.g.Outputs = append(im.g.Outputs, s.value)
+		im.out.OutputNames = append(im.out.OutputNames, info.Name)
+	}
+	return nil
+}
+
+// run imports nodes in order. A node that cannot be imported spoils its outputs; that is an error only if an output of the
+// model needs them, or when the file itself is malformed.
+func (im *importer) run(f *frame, nodes []*Node) error {
+	for i, n := range nodes {
+		if f.depth == 0 {
+			im.index = i
+		}
+		if im.executed++; im.executed > maxNodes {
+			return &FormatError{Path: im.m.Path, Offset: -1, Err: fmt.Errorf("the model has more than %d nodes", maxNodes)}
+		}
+		n = n.withAttributes(f.attrs)
+		c := im.newCall(f, n)
+		outs, err := c.run()
+		var unsupported *UnsupportedError
+		if err != nil && !errors.As(err, &unsupported) {
+			return err
+		}
+		for k, name := range n.Outputs {
+			if name == "" {
+				continue
+			}
+			s := &slot{err: err}
+			if err == nil {
+				if k >= len(outs) || outs[k] == nil {
+					s.err = c.unsupportedf("its output number %d is not computed", k+1)
+				} else {
+					s = outs[k]
+				}
+			}
+			im.bind(f, name, s)
+		}
+		im.record(c, f)
+	}
+	return nil
+}
+
+// bind gives a name to a slot.
+func (im *importer) bind(f *frame, name string, s *slot) {
+	f.slots[name] = s
+	if s.value != nil {
+		full := f.prefix + name
+		if s.value.Name == "" {
+			s.value.Name = full
+		}
+		im.out.Names[full] = s.value
+	}
+}
+
+// record notes where a node went.
+func (im *importer) record(c *call, f *frame) {
+	if c.inlined {
+		return
+	}
+	info := c.info
+	for i, name := range c.n.Inputs {
+		info.InputNames = append(info.InputNames, prefixed(f.prefix, name))
+		var v *ir.Value
+		if s := c.in[i]; s != nil {
+			if v = s.value; s.lit != nil {
+				v = s.lit.value
+				info.Params = appendNew(info.Params, s.lit.params...)
+			}
+		}
+		info.Inputs = append(info.Inputs, v)
+	}
+	for _, name := range c.n.Outputs {
+		info.OutputNames = append(info.OutputNames, prefixed(f.prefix, name))
+		var v *ir.Value
+		if s := f.slots[name]; s != nil && s.lit == nil {
+			v = s.value
+		}
+		info.Outputs = append(info.Outputs, v)
+	}
+	im.out.Nodes = append(im.out.Nodes, info)
+}
+
+func prefixed(prefix, name string) string {
+	if name == "" {
+		return ""
+	}
+	return prefix + name
+}
+
+func appendNew(list []string, more ...string) []string {
+	for _, s := range more {
+		if !slices.Contains(list, s) {
+			list = append(list, s)
+		}
+	}
+	return list
+}

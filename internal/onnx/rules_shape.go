@@ -1,0 +1,186 @@
+package onnx
+
+import (
+	"slices"
+
+	"github.com/voxcam/voxcam/internal/ir"
+	"github.com/voxcam/voxcam/internal/op"
+	"github.com/voxcam/voxcam/internal/tensor"
+)
+
+func importReshape(c *call) []*ir.Value {
+	return []*ir.Value{c.reshape(c.x(0), c.reshapeTo(c.shape(0), c.reshapeWanted()))}
+}
+
+func importFlatten(c *call) []*ir.Value {
+	return []*ir.Value{c.reshape(c.x(0), c.flattenTo(c.shape(0)))}
+}
+
+func importSqueeze(c *call) []*ir.Value {
+	return []*ir.Value{c.reshape(c.x(0), c.squeezeTo(c.shape(0)))}
+}
+
+func importUnsqueeze(c *call) []*ir.Value {
+	return []*ir.Value{c.reshape(c.x(0), c.unsqueezeTo(c.shape(0)))}
+}
+
+func importTranspose(c *call) []*ir.Value {
+	return []*ir.Value{c.transpose(c.x(0), c.permutation(len(c.shape(0))))}
+}
+
+func importExpand(c *call) []*ir.Value {
+	return []*ir.Value{c.expand(c.x(0), c.expandTo(c.shape(0)))}
+}
+
+func importTile(c *call) []*ir.Value {
+	x := c.x(0)
+	s := x.Shape()
+	var ones, pairs, result tensor.Shape
+	for i, r := range c.repeats(s) {
+		if r < 1 {
+			c.refuse("", "it repeats axis %d %d times", i, r)
+		}
+		ones, pairs, result = append(ones, 1, s[i]), append(pairs, r, s[i]), append(result, r*s[i])
+	}
+	return []*ir.Value{c.reshape(c.expand(c.reshape(x, ones), pairs), result)}
+}
+
+func importConcat(c *call) []*ir.Value {
+	parts := make([]*slot, len(c.in))
+	for i := range c.in {
+		parts[i] = c.slot(i)
+	}
+	if len(parts) == 0 {
+		c.badf("it joins nothing")
+	}
+	s := c.concatSlots(parts, c.axis("axis", 1, len(c.shape(0))))
+	return []*ir.Value{s.value}
+}
+
+func importSplit(c *call) []*ir.Value {
+	x := c.x(0)
+	s := x.Shape()
+	axis := c.axis("axis", 0, len(s))
+	var out []*ir.Value
+	at := 0
+	for _, d := range c.splitSizes(s[axis], len(c.n.Outputs)) {
+		ranges := wholeRanges(s)
+		ranges[axis] = sliceRange{at, 1, d}
+		if d == 0 {
+			out = append(out, nil)
+			continue
+		}
+		out = append(out, c.slice(x, ranges))
+		at += d
+	}
+	return out
+}
+
+func importSlice(c *call) []*ir.Value {
+	return []*ir.Value{c.slice(c.x(0), c.sliceRanges(c.shape(0)))}
+}
+
+// gather takes elements along an axis, by a slice where the indices are evenly spaced.
+func (c *call) gather(x *ir.Value, axis int, index []int) *ir.Value {
+	step := 1
+	if len(index) > 1 {
+		step = index[1] - index[0]
+	}
+	even := step != 0
+	for i := 1; i < len(index); i++ {
+		even = even && index[i]-index[i-1] == step
+	}
+	if even {
+		ranges := wholeRanges(x.Shape())
+		ranges[axis] = sliceRange{index[0], step, len(index)}
+		return c.slice(x, ranges)
+	}
+	return c.emit(op.Gather, op.GatherAttr{Axis: axis, Index: index}, x)
+}
+
+func importGather(c *call) []*ir.Value {
+	x, l := c.x(0), c.lit(1)
+	s := x.Shape()
+	axis := c.axis("axis", 0, len(s))
+	if l.len() == 0 {
+		c.refuse("", "it takes nothing of %v", s)
+	}
+	shape := tensor.Shape(slices.Concat(s[:axis], l.shape, s[axis+1:]))
+	c.elements(shape)
+	index := make([]int, c.alloc(tensor.Bool, l.shape).len())
+	for i := range index {
+		index[i] = c.index(l.int(i), s[axis])
+	}
+	return []*ir.Value{c.reshape(c.gather(x, axis, index), shape)}
+}
+
+// pickFlat reads the elements, or runs of elements, at known places of a tensor flattened to [places, run].
+func (c *call) pickFlat(x *ir.Value, run int, index []int, shape tensor.Shape) *ir.Value {
+	flat := c.reshape(x, tensor.Shape{x.Shape().Elements() / run, run})
+	return c.reshape(c.gather(flat, 0, index), shape)
+}
+
+func importGatherElements(c *call) []*ir.Value {
+	x, l := c.x(0), c.lit(1)
+	s := x.Shape()
+	axis := c.axis("axis", 0, len(s))
+	if len(l.shape) != len(s) || l.len() == 0 {
+		c.badf("indices %v do not fit %v", l.shape, s)
+	}
+	c.within(s, l.shape, axis)
+	own := s.Strides()
+	strides := slices.Clone(own)
+	strides[axis] = 0
+	index := make([]int, c.alloc(tensor.Bool, l.shape).len())
+	walk(l.shape, [][]int{strides}, func(i int, at []int) {
+		index[i] = at[0] + c.index(l.int(i), s[axis])*own[axis]
+	})
+	return []*ir.Value{c.pickFlat(x, 1, index, l.shape)}
+}
+
+func importGatherND(c *call) []*ir.Value {
+	x, l := c.x(0), c.lit(1)
+	s := x.Shape()
+	lead := c.n.int("batch_dims", 0)
+	if lead < 0 || lead >= len(l.shape) || lead > len(s) || !s[:lead].Equal(l.shape[:lead]) || l.len() == 0 {
+		c.badf("%d batch axes do not fit %v and %v", lead, s, l.shape)
+	}
+	k := c.tuples(l, s, lead)
+	run := s[lead+k:].Elements()
+	own := s.Strides()
+	perBatch, batchSize := l.shape[lead:len(l.shape)-1].Elements(), s[lead:].Elements()
+	index := make([]int, c.alloc(tensor.Bool, l.shape).len()/k)
+	for i := range index {
+		index[i] = (i/perBatch*batchSize + c.offset(l, i, k, s[lead:], own[lead:])) / run
+	}
+	return []*ir.Value{c.pickFlat(x, run, index, slices.Concat(l.shape[:len(l.shape)-1], s[lead+k:]))}
+}
+
+// importScatterND chooses for each place between the data and the last update that names it.
+func importScatterND(c *call) []*ir.Value {
+	s, l := c.shape(0), c.lit(1)
+	k := c.tuples(l, s, 0)
+	run := s[k:].Elements()
+	count := l.len() / k
+	if c.shape(2).Elements() != count*run {
+		c.badf("updates %v do not fit indices %v of %v", c.shape(2), l.shape, s)
+	}
+	if r := c.n.text("reduction", "none"); r != "none" {
+		c.refuse("", "the reduction %q is not supported", r)
+	}
+	places := s.Elements() / run
+	if count == 0 {
+		return []*ir.Value{c.x(0)}
+	}
+	index := make([]int, c.alloc(tensor.Bool, tensor.Shape{places}).len())
+	for i := range index {
+		index[i] = i
+	}
+	own := s.Strides()
+	for i := range count {
+		index[c.offset(l, i, k, s, own)/run] = places + i
+	}
+	both := c.emit(op.Concat, op.ConcatAttr{Axis: 0},
+		c.reshape(c.x(0), tensor.Shape{places, run}), c.reshape(c.x(2), tensor.Shape{count, run}))
+	return []*ir.Value{c.reshape(c.gather(both, 0, index), s)}
+}

@@ -1,0 +1,71 @@
+package onnx
+
+import "strings"
+
+// scopeOf finds the PyTorch module that a node belongs to.
+func scopeOf(n *Node, outer string) (scope string, scopes, classes []string) {
+	classes = parseList(n.Metadata["pkg.torch.onnx.class_hierarchy"])
+	if list := parseList(n.Metadata["pkg.torch.onnx.name_scopes"]); len(list) > 0 {
+		// ['', 'layer4', 'layer4.0', 'layer4.0.conv1', 'conv3d']: the last is the operation itself.
+		scopes = list[:len(list)-1]
+		if len(scopes) > 0 {
+			scope = scopes[len(scopes)-1]
+		}
+		return scope, scopes, classes
+	}
+	if s := n.Metadata["namespace"]; s != "" {
+		// ": Model/layer4: torch.nn.Sequential/layer4.0: BasicBlock/conv3d: aten.conv3d.default"
+		for part := range strings.SplitSeq(s, "/") {
+			name, class, _ := strings.Cut(part, ": ")
+			scopes = append(scopes, strings.TrimSuffix(name, ":"))
+			if len(classes) < len(scopes) {
+				classes = append(classes, class)
+			}
+		}
+		scopes = scopes[:len(scopes)-1]
+		if len(scopes) > 0 {
+			scope = scopes[len(scopes)-1]
+		}
+		return scope, scopes, classes
+	}
+	if strings.HasPrefix(n.Name, "/") {
+		// "/layer4/layer4.0/conv1/Conv": a member of a Sequential repeats the name of its parent.
+		parts := strings.Split(n.Name[1:], "/")
+		scopes = parts[:len(parts)-1]
+		return joinScope(scopes), scopes, classes
+	}
+	return outer, nil, classes
+}
+
+// joinScope makes a module path of the scopes in a node's name.
+func joinScope(parts []string) string {
+	var path []string
+	for _, p := range parts {
+		if k := len(path); k > 0 && strings.HasPrefix(p, path[k-1]+".") {
+			path[k-1] = p
+		} else {
+			path = append(path, p)
+		}
+	}
+	return strings.Join(path, ".")
+}
+
+// parseList reads a list of strings as Python prints it: ['a', "b's"].
+func parseList(s string) []string {
+	var out []string
+	for i := 0; i < len(s); i++ {
+		quote := s[i]
+		if quote != '\'' && quote != '"' {
+			continue
+		}
+		var word strings.Builder
+		for i++; i < len(s) && s[i] != quote; i++ {
+			if s[i] == '\\' && i+1 < len(s) {
+				i++
+			}
+			word.WriteByte(s[i])
+		}
+		out = append(out, word.String())
+	}
+	return out
+}
