@@ -75,9 +75,10 @@ func (c *call) unsqueezeTo(s tensor.Shape) tensor.Shape {
 	if count > 64 {
 		c.badf("it adds %d axes", count)
 	}
-	axes := c.axes(1, len(s)+count)
-	out := make(tensor.Shape, 0, len(s)+count)
-	for i := 0; i < len(s)+count; i++ {
+	rank := len(s) + count
+	axes := c.axes(1, rank)
+	out := make(tensor.Shape, 0, rank)
+	for i := range rank {
 		if slices.Contains(axes, i) {
 			out = append(out, 1)
 		} else {
