@@ -95,7 +95,7 @@ case("tv_r2plus1d", (3, 9, 28, 31), "layer4", "torchvision r2plus1d, thin", opse
     lambda: video_resnet("BasicBlock", [P] * 4, "R2Plus1dStem"))
 
 
-@case("tv_s3d", (3, 16, 40, 44), "features.14", "torchvision s3d: separable Inception blocks")
+@case("tv_s3d", (3, 16, 64, 64), "features.14", "torchvision s3d: separable Inception blocks")
 def s3d():
     from torchvision.models.video import s3d as make
     m = make(num_classes=4)
@@ -977,4 +977,4 @@ class Residual(nn.Module):
 
 
 case("several_readers", (1, 11, 14, 13), "stem", "pre-activation residual block; the target's output is read three times", opsets=(13, 20), noise=True)(Residual)
-case("target_pool", (1, 13, 18, 15), "p1", "the pools again; the target is a max pooling", opsets=(15,), target_class=2)(Pools)
+case("target_pool", (1, 13, 18, 15), "p1", "the pools again; the target is a max pooling", opsets=(15,), target_class=3)(Pools)
