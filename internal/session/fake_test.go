@@ -119,15 +119,20 @@ func newWorld(t testing.TB, n int) *world {
 		w.volume(fmt.Sprintf("case%d", i), float32(i))
 	}
 	w.labels(labels.String())
+	w.configure()
+	return w
+}
+
+// configure makes the configuration for the files in w.dir.
+func (w *world) configure() {
 	c := dataset.Defaults()
 	c.Model.File = "net.onnx"
 	c.Model.Classes = []string{"Normal", "Early AMD", "Late"}
 	c.Data.Folder, c.Data.Labels, c.Data.Scale, c.Data.Dataset = w.dir, filepath.Join(w.dir, "labels.csv"), "none", "all"
 	c.Output.Dir, c.Output.Session = filepath.Join(w.dir, "out"), "s"
-	c.Output.Formats = dataset.Formats
+	c.Output.Formats = []string{"npy"}
 	w.config = c
 	w.opt = Options{Config: c, PlotDPI: 20, Version: "test", Now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
-	return w
 }
 
 func (w *world) labels(text string) {

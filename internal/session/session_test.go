@@ -25,6 +25,7 @@ import (
 func TestTree(t *testing.T) {
 	w := newWorld(t, 2)
 	w.config.Explain.Methods = []string{"gradcam", "vargrad"}
+	w.config.Output.Formats = dataset.Formats
 	s := w.must(&fake{}, ExitOK)
 	if s.Selected != 2 || s.Status.OK != 2 || s.Dir != w.session("") {
 		t.Errorf("%+v", s)
@@ -71,6 +72,7 @@ func TestMetadata(t *testing.T) {
 	w := newWorld(t, 2)
 	w.config.Data.ImageShape = []int{4, 6, 4}
 	w.config.Explain.Seed = 9
+	w.config.Output.Formats = dataset.Formats
 	w.must(&fake{}, ExitOK)
 	m := metadata(t, w, "heatmaps/val/class_1_early_amd/case1/case1_metadata.json")
 	for key, want := range map[string]any{

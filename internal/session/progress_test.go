@@ -1,0 +1,99 @@
+package session
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/voxcam/voxcam/internal/explain"
+)
+
+var someEvents = []Event{
+	{Kind: EventStart, Session: "s", Dir: "out/session_s", Total: 2, Resumed: 3},
+	{Kind: EventBegin, Sample: "a", Split: "val"},
+	{Kind: EventPass, Sample: "a", Split: "val", Passes: 1, PassesTotal: 9},
+	{Kind: EventSample, Sample: "a", Split: "val", Done: 1, Total: 2, Status: explain.StatusOK, Predicted: "Late", Confidence: 0.75, Seconds: 2, Left: 300},
+	{Kind: EventWarning, Reason: "odd"},
+	{Kind: EventSample, Sample: "b", Split: "val", Done: 2, Total: 2, Status: explain.StatusFailed, Reason: "no file"},
+	{Kind: EventEnd},
+}
+
+func progress(t *testing.T, format string, terminal bool) string {
+	t.Helper()
+	var b bytes.Buffer
+	p, err := NewProgress(&b, format, terminal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range someEvents {
+		p.Event(e)
+	}
+	p.Close()
+	return b.String()
+}
+
+func TestPlainLines(t *testing.T) {
+	want := `session s in out/session_s: 2 samples to do, 3 already done
+[1/2] val/a: ok, Late (0.750), 2.0 s, 5 min left
+warning: odd
+[2/2] val/b: failed: no file
+`
+	if got := progress(t, "text", false); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestLongSamplesAreHeardOf(t *testing.T) {
+	var b bytes.Buffer
+	now := time.Unix(0, 0)
+	l := &lines{w: &b, clock: func() time.Time { return now }}
+	l.Event(Event{Kind: EventStart})
+	b.Reset()
+	for pass := 1; pass <= 4; pass++ {
+		now = now.Add(20 * time.Second)
+		l.Event(Event{Kind: EventPass, Sample: "a", Split: "val", Passes: pass, PassesTotal: 9})
+	}
+	if got := b.String(); got != "val/a: pass 2 of 9\nval/a: pass 4 of 9\n" {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestJSONLines(t *testing.T) {
+	out := strings.Split(strings.TrimSpace(progress(t, "json", true)), "\n")
+	if len(out) != len(someEvents) {
+		t.Fatalf("%d lines", len(out))
+	}
+	var last map[string]any
+	for _, text := range out {
+		var m map[string]any
+		if err := json.Unmarshal([]byte(text), &m); err != nil {
+			t.Fatal(err)
+		}
+		if m["msg"] == "sample" {
+			last = m
+		}
+	}
+	if last["level"] != "ERROR" || last["status"] != "failed" || last["reason"] != "no file" || last["done"] != 2.0 {
+		t.Errorf("%v", last)
+	}
+}
+
+func TestBar(t *testing.T) {
+	got := progress(t, "text", true)
+	for _, want := range []string{"session s in out/session_s", "[2/2] val/b: failed: no file\n", "warning: odd\n", "(2/2", "100%"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q lacks %q", got, want)
+		}
+	}
+	if strings.Contains(got, "val/a: ok") {
+		t.Error("a line for a sample that is ok")
+	}
+}
+
+func TestUnknownLogFormat(t *testing.T) {
+	if _, err := NewProgress(&bytes.Buffer{}, "xml", false); err == nil || !strings.Contains(err.Error(), "text or json") {
+		t.Errorf("%v", err)
+	}
+}
