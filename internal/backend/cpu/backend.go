@@ -1,0 +1,110 @@
+// Package cpu runs plans on the processor, in float32, with the kernels of package kernel and plain loops for what is rare.
+//
+// Loading a plan takes its arena, packs the weights (once for all programs of a backend) and compiles every step to closures
+// over their operands. Running allocates nothing. Steps are cut into parts that do not depend on the number of threads, and sums
+// are taken in a fixed order, so that results are the same bits with one thread or many.
+//
+// A backend owns its threads: close it when done.
+package cpu
+
+import (
+	"fmt"
+	"runtime"
+	"sync"
+
+	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/backend/cpu/kernel"
+	"github.com/voxcam/voxcam/internal/tensor"
+)
+
+// Options chooses how a backend computes. The zero value is the best for this machine.
+type Options struct {
+	Threads int    // 0 for as many as the Go runtime uses
+	Kernels string // name of a set of kernels ("go", "avx2", "avx512"); "" for the best
+}
+
+// Backend is the processor. It may be used by many goroutines; their steps take turns.
+type Backend struct {
+	set  *kernel.Set
+	pool *pool
+
+	mu      sync.Mutex
+	weights map[weightKey]*weight
+}
+
+var _ backend.Backend = (*Backend)(nil)
+
+// New starts a backend.
+func New(o Options) (*Backend, error) {
+	if o.Threads == 0 {
+		o.Threads = runtime.GOMAXPROCS(0)
+	}
+	if o.Threads < 1 {
+		return nil, fmt.Errorf("cpu: %d threads", o.Threads)
+	}
+	set := kernel.Best()
+	if o.Kernels != "" {
+		var err error
+		if set, err = kernel.Named(o.Kernels); err != nil {
+			return nil, fmt.Errorf("cpu: %w", err)
+		}
+	}
+	return &Backend{set: set, pool: newPool(o.Threads), weights: map[weightKey]*weight{}}, nil
+}
+
+// Name says which kernels are in use.
+func (b *Backend) Name() string { return "cpu/" + b.set.Name() }
+
+// Threads is the number of threads that compute.
+func (b *Backend) Threads() int { return b.pool.size() }
+
+// Close ends the threads. Programs must not run any more.
+func (b *Backend) Close() error {
+	b.pool.close()
+	return nil
+}
+
+// weightKey says what was made of a constant; form is comparable, and its type tells the forms apart.
+type weightKey struct {
+	data *tensor.Const
+	form any
+}
+
+// weight is a constant as kernels want it, and the number of programs that use it.
+type weight struct {
+	once  sync.Once
+	value any
+	err   error
+	users int
+}
+
+// prepare returns what make makes of a constant, which is made once and kept while a program uses it.
+func (b *Backend) prepare(p *Program, key weightKey, make func() (any, error)) (any, error) {
+	b.mu.Lock()
+	w := b.weights[key]
+	if w == nil {
+		w = &weight{}
+		b.weights[key] = w
+	}
+	if !p.weights[key] {
+		p.weights[key] = true
+		w.users++
+	}
+	b.mu.Unlock()
+	w.once.Do(func() { w.value, w.err = make() })
+	return w.value, w.err
+}
+
+// release gives back the weights of a program.
+func (b *Backend) release(p *Program) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for key := range p.weights {
+		if w := b.weights[key]; w.users > 1 {
+			w.users--
+		} else {
+			delete(b.weights, key)
+		}
+	}
+	clear(p.weights)
+}

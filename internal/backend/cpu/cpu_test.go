@@ -1,0 +1,257 @@
+package cpu
+
+import (
+	"context"
+	"math"
+	"testing"
+
+	"github.com/voxcam/voxcam/internal/backend/backendtest"
+	"github.com/voxcam/voxcam/internal/backend/cpu/kernel"
+	"github.com/voxcam/voxcam/internal/grad"
+	"github.com/voxcam/voxcam/internal/ir"
+	"github.com/voxcam/voxcam/internal/op"
+	"github.com/voxcam/voxcam/internal/plan"
+	"github.com/voxcam/voxcam/internal/tensor"
+)
+
+func newBackend(t testing.TB, o Options) *Backend {
+	t.Helper()
+	b, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return b
+}
+
+func TestConformance(t *testing.T) {
+	for _, set := range kernel.Sets() {
+		t.Run(set.Name(), func(t *testing.T) { backendtest.Run(t, newBackend(t, Options{Threads: 3, Kernels: set.Name()})) })
+	}
+}
+
+func TestEveryOperationHasABuilder(t *testing.T) {
+	for _, o := range op.All {
+		if builders[o] == nil {
+			t.Errorf("no builder for %s", o.Name)
+		}
+	}
+	if len(builders) != len(op.All) {
+		t.Errorf("%d builders for %d operations", len(builders), len(op.All))
+	}
+}
+
+// network is a graph with every kind of step that is hot: convolutions, a gate, pooling, norms, a linear layer, and gradients.
+func network(t testing.TB, size, channels int) (g *ir.Graph, x *ir.Value) {
+	t.Helper()
+	g = &ir.Graph{}
+	x = g.Input("x", ir.F32(1, size, size+1, size+3, 1))
+	b := ir.NewBuilder(g)
+	count := 0
+	weights := func(shape ...int) *ir.Value {
+		s := tensor.Shape(shape)
+		w := make([]float32, s.Elements())
+		for i := range w {
+			count++
+			w[i] = float32(math.Sin(float64(count)*1.7)) / float32(math.Sqrt(float64(len(w)/s[0])))
+		}
+		return b.Const(s, w)
+	}
+	one, same := [3]int{1, 1, 1}, [3]int{1, 1, 1}
+	conv := func(x *ir.Value, out, kernel, stride, groups int) *ir.Value {
+		pad := [3]int{kernel / 2, kernel / 2, kernel / 2}
+		a := op.ConvAttr{Stride: [3]int{stride, stride, stride}, Dilation: one, Before: pad, After: pad, Groups: groups}
+		return b.Emit(op.Conv, a, x, weights(out, x.Shape()[4]/groups, kernel, kernel, kernel), weights(out))
+	}
+	unary := func(name string, x *ir.Value) *ir.Value { return b.Emit(op.UnaryOp(name), op.UnaryAttr{}, x) }
+	mean := func(x *ir.Value) *ir.Value { return b.Emit(op.ReduceMean, op.ReduceAttr{Axes: []int{1, 2, 3}}, x) }
+
+	y := unary("Relu", conv(x, channels, 3, 2, 1))
+	y = b.Emit(op.MaxPool, op.PoolAttr{Kernel: [3]int{3, 3, 3}, Stride: same, Dilation: one, Before: one, After: one}, y)
+	z := unary("Silu", conv(y, channels, 3, 1, channels))
+	z = b.Emit(op.BinaryOp("Mul"), nil, z, unary("Sigmoid", conv(mean(z), channels, 1, 1, 1)))
+	y = b.Emit(op.BinaryOp("Add"), nil, conv(z, channels, 1, 1, 1), y)
+	y = b.Emit(op.GroupNorm, op.GroupNormAttr{Groups: 2, Eps: 1e-5}, conv(y, channels, 3, 1, 1), weights(channels), weights(channels))
+	y = b.Emit(op.Reshape, op.ReshapeAttr{Shape: tensor.Shape{1, channels}}, mean(unary("Gelu", y)))
+	y = b.Emit(op.MatMul, op.MatMulAttr{TransB: true}, y, weights(4, channels))
+	if b.Err() != nil {
+		t.Fatal(b.Err())
+	}
+	_, gradients, err := grad.Build(g, y, []*ir.Value{x})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.Outputs = append(gradients, y)
+	g.Prune()
+	return g, x
+}
+
+// execute runs the network and returns its outputs, one after the other.
+func execute(t testing.TB, b *Backend, g *ir.Graph) (out []float32) {
+	t.Helper()
+	p := plan.Make(g)
+	prog, err := b.Load(context.Background(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer prog.Close()
+	for k, v := range g.Inputs {
+		x := make([]float32, v.Shape().Elements())
+		for i := range x {
+			x[i] = float32(math.Sin(float64(i*(k+2)) * 0.37))
+		}
+		if err := prog.Write(v, x); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := prog.Run(context.Background(), 0, len(p.Steps)); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range g.Outputs {
+		y := make([]float32, v.Shape().Elements())
+		if err := prog.Read(v, y); err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, y...)
+	}
+	return out
+}
+
+func TestResultsDoNotDependOnThreads(t *testing.T) {
+	g, _ := network(t, 24, 24)
+	want := execute(t, newBackend(t, Options{Threads: 1}), g)
+	for _, threads := range []int{2, 3, 7} {
+		got := execute(t, newBackend(t, Options{Threads: threads}), g)
+		for i := range want {
+			if math.Float32bits(got[i]) != math.Float32bits(want[i]) {
+				t.Fatalf("output %d is %v with %d threads, %v with one", i, got[i], threads, want[i])
+			}
+		}
+	}
+	if want[0] == 0 && want[len(want)/2] == 0 {
+		t.Fatal("nothing was computed")
+	}
+}
+
+func TestRunAllocatesNothing(t *testing.T) {
+	b, ctx := newBackend(t, Options{Threads: 2}), context.Background()
+	g, _ := network(t, 10, 8)
+	p := plan.Make(g)
+	prog, err := b.Load(ctx, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer prog.Close()
+	run := func() {
+		if err := prog.Run(ctx, 0, len(p.Steps)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := testing.AllocsPerRun(20, run); n > 0 {
+		t.Errorf("a run allocates %v times", n)
+	}
+}
+
+// Every case of the suite runs without allocating, too: a step that does is found by its name.
+func TestNoStepAllocates(t *testing.T) {
+	b, ctx := newBackend(t, Options{Threads: 1}), context.Background()
+	seen := map[*ir.Op]int{}
+	for _, c := range backendtest.Cases() {
+		if seen[c.Op]++; seen[c.Op] > 3 {
+			continue
+		}
+		s, err := c.Sample(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := plan.Make(s.Graph)
+		prog, err := b.Load(ctx, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := testing.AllocsPerRun(2, func() { _ = prog.Run(ctx, 0, len(p.Steps)) }); n > 0 {
+			t.Errorf("%s allocates %v times", c.Name, n)
+		}
+		prog.Close()
+	}
+}
+
+func TestWeightsAreSharedAndGivenBack(t *testing.T) {
+	b, ctx := newBackend(t, Options{Threads: 1}), context.Background()
+	g, _ := network(t, 6, 4)
+	first, err := b.Load(ctx, plan.Make(g))
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := len(b.weights)
+	second, err := b.Load(ctx, plan.Make(g))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if held == 0 || len(b.weights) != held {
+		t.Errorf("%d weights for one program, %d for two", held, len(b.weights))
+	}
+	first.Close()
+	if len(b.weights) != held {
+		t.Errorf("%d weights left of %d while a program uses them", len(b.weights), held)
+	}
+	second.Close()
+	if len(b.weights) != 0 {
+		t.Errorf("%d weights left after all programs are closed", len(b.weights))
+	}
+}
+
+// A step that panics is an error of the run, and the threads live on.
+func TestPanicIsAnError(t *testing.T) {
+	p := newPool(3)
+	defer p.close()
+	s := make([]scratch, 3)
+	err := p.run(context.Background(), 10, func(i int, _ scratch) {
+		if i == 7 {
+			panic("broken kernel")
+		}
+	}, s)
+	if err == nil {
+		t.Fatal("a panic in a part was lost")
+	}
+	if err := p.run(context.Background(), 10, func(int, scratch) {}, s); err != nil {
+		t.Fatalf("after a panic: %v", err)
+	}
+}
+
+// Cancelling takes effect between the parts of one step.
+func TestCancelInsideAStep(t *testing.T) {
+	p := newPool(1)
+	defer p.close()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := 0
+	err := p.run(ctx, 1000, func(i int, _ scratch) {
+		if done++; i == 3 {
+			cancel()
+		}
+	}, make([]scratch, 1))
+	if err != context.Canceled || done != 4 {
+		t.Errorf("%d parts ran, error %v", done, err)
+	}
+}
+
+func TestLoadRefusesABrokenPlan(t *testing.T) {
+	b := newBackend(t, Options{Threads: 1})
+	for what, harm := range map[string]func(p *plan.Plan){
+		"a small arena":      func(p *plan.Plan) { p.Peak = 64 },
+		"a missing buffer":   func(p *plan.Plan) { p.Buffers = p.Buffers[:1] },
+		"a small buffer":     func(p *plan.Plan) { p.Buffers[0].Bytes = 1 },
+		"a misplaced buffer": func(p *plan.Plan) { p.Buffers[0].Offset = 4 },
+	} {
+		g, _ := network(t, 6, 4)
+		p := plan.Make(g)
+		harm(p)
+		if _, err := b.Load(context.Background(), p); err == nil {
+			t.Errorf("a plan with %s was loaded", what)
+		}
+	}
+}

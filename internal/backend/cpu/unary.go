@@ -1,0 +1,188 @@
+package cpu
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/voxcam/voxcam/internal/backend/cpu/kernel"
+	"github.com/voxcam/voxcam/internal/ir"
+	"github.com/voxcam/voxcam/internal/op"
+)
+
+// activations are the functions that have vector kernels: the kernel's name, and its parameters from the operation's.
+var activations = map[string]struct {
+	kernel string
+	params func(a op.UnaryAttr) (float64, float64)
+}{
+	"Relu":        {"relu", noParams},
+	"LeakyRelu":   {"leaky_relu", sameParams},
+	"Clip":        {"clip", sameParams},
+	"Sigmoid":     {"sigmoid", noParams},
+	"Silu":        {"silu", noParams},
+	"Tanh":        {"tanh", noParams},
+	"Gelu":        {"gelu", noParams},
+	"GeluTanh":    {"gelu_tanh", noParams},
+	"Softplus":    {"softplus", noParams},
+	"Mish":        {"mish", noParams},
+	"Elu":         {"elu", func(a op.UnaryAttr) (float64, float64) { return a.Alpha, 1 }},
+	"Selu":        {"elu", sameParams},
+	"HardSigmoid": {"hard_sigmoid", sameParams},
+	"HardSwish":   {"hard_swish", noParams},
+	"Exp":         {"exp", func(op.UnaryAttr) (float64, float64) { return 1, 0 }},
+}
+
+func noParams(op.UnaryAttr) (float64, float64)     { return 0, 0 }
+func sameParams(a op.UnaryAttr) (float64, float64) { return a.Alpha, a.Beta }
+
+// activation finds the vector kernel of a function.
+func activation(name string, a op.UnaryAttr) (kernel.Activation, bool) {
+	row, ok := activations[name]
+	if !ok {
+		return kernel.Activation{}, false
+	}
+	k, ok := kernel.FindActivation(row.kernel)
+	x, y := row.params(a)
+	k.A, k.B = float32(x), float32(y)
+	return k, ok
+}
+
+// mapFunc applies a function of one variable to a range.
+type mapFunc func(dst, x []float32)
+
+// loops are functions without a vector kernel that a simple loop computes well.
+var loops = map[string]func(a op.UnaryAttr) mapFunc{
+	"Abs": func(op.UnaryAttr) mapFunc {
+		return func(dst, x []float32) {
+			for i, v := range x {
+				dst[i] = math.Float32frombits(math.Float32bits(v) &^ (1 << 31))
+			}
+		}
+	},
+	"Sqrt": func(op.UnaryAttr) mapFunc {
+		return func(dst, x []float32) {
+			for i, v := range x {
+				dst[i] = float32(math.Sqrt(float64(v)))
+			}
+		}
+	},
+	"Reciprocal": func(op.UnaryAttr) mapFunc {
+		return func(dst, x []float32) {
+			for i, v := range x {
+				dst[i] = 1 / v
+			}
+		}
+	},
+	"PowConst": func(a op.UnaryAttr) mapFunc {
+		switch a.Alpha {
+		case 2:
+			return func(dst, x []float32) {
+				for i, v := range x {
+					dst[i] = v * v
+				}
+			}
+		case 3:
+			return func(dst, x []float32) {
+				for i, v := range x {
+					dst[i] = v * v * v
+				}
+			}
+		}
+		return nil
+	},
+}
+
+func (c *compiler) mapFunc(u *op.Unary, a op.UnaryAttr) mapFunc {
+	set := c.backend.set
+	if k, ok := activation(u.Name, a); ok {
+		return func(dst, x []float32) { set.Apply(k, dst, x) }
+	}
+	if u.Name == "Linear" {
+		alpha, beta := float32(a.Alpha), float32(a.Beta)
+		return func(dst, x []float32) { set.Affine(dst, x, alpha, beta) }
+	}
+	if loop := loops[u.Name]; loop != nil {
+		if f := loop(a); f != nil {
+			return f
+		}
+	}
+	return func(dst, x []float32) {
+		for i, v := range x {
+			dst[i] = float32(u.Apply(float64(v), a))
+		}
+	}
+}
+
+func buildUnary(u *op.Unary) builder {
+	return func(c *compiler, n *ir.Node) error {
+		x, y, f := c.in(0), c.out(), c.mapFunc(u, n.Attr.(op.UnaryAttr))
+		c.ranges(len(x), grain, func(from, to int, _ scratch) { f(y[from:to], x[from:to]) })
+		return nil
+	}
+}
+
+func buildUnaryBackward(c *compiler, n *ir.Node) error {
+	attr := n.Attr.(op.UnaryBackwardAttr)
+	a := op.UnaryAttr{Alpha: attr.Alpha, Beta: attr.Beta}
+	u, ok := op.UnaryNamed(attr.Func)
+	if !ok || u.Slope == nil {
+		return fmt.Errorf("%q has no derivative", attr.Func)
+	}
+	set := c.backend.set
+	f := func(dx, dy, saved []float32) {
+		for i, v := range saved {
+			dx[i] = dy[i] * float32(u.Slope(float64(v), a))
+		}
+	}
+	if k, ok := activation(attr.Func, a); ok && k.FromOutput == (u.Saves == op.SavesY) {
+		f = func(dx, dy, saved []float32) { set.Derive(k, dx, dy, saved) }
+	}
+	dy, saved, dx := c.in(0), c.in(1), c.out()
+	c.ranges(len(dx), grain, func(from, to int, _ scratch) { f(dx[from:to], dy[from:to], saved[from:to]) })
+	return nil
+}
+
+// bit is 1 if the condition holds; the compiler makes it a flag without a branch.
+func bit(condition bool) uint64 {
+	if condition {
+		return 1
+	}
+	return 0
+}
+
+func buildBits(c *compiler, n *ir.Node) error {
+	a, x := n.Attr.(op.BitsAttr), c.in(0)
+	words, err := c.bits(n.Out())
+	if err != nil {
+		return err
+	}
+	lo, hi := float32(a.Lo), float32(a.Hi)
+	c.ranges(len(x), grain, func(from, to int, _ scratch) {
+		for i := from; i < to; i += 64 {
+			word := uint64(0)
+			for k, v := range x[i:min(i+64, to)] {
+				word |= (bit(v > lo) & bit(v < hi)) << k
+			}
+			words[i/64] = word
+		}
+	})
+	return nil
+}
+
+func buildMaskBackward(c *compiler, n *ir.Node) error {
+	a, dy, dx := n.Attr.(op.MaskAttr), c.in(0), c.out()
+	words, err := c.bits(n.Inputs[1])
+	if err != nil {
+		return err
+	}
+	slope := [2]float32{float32(a.Out), float32(a.In)}
+	c.ranges(len(dx), grain, func(from, to int, _ scratch) {
+		for i := from; i < to; i += 64 {
+			word, end := words[i/64], min(i+64, to)
+			out := dx[i:end]
+			for k, v := range dy[i:end] {
+				out[k] = v * slope[word>>k&1]
+			}
+		}
+	})
+	return nil
+}
