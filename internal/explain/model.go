@@ -64,10 +64,25 @@ func Open(path string, b backend.Backend, opt Options) (*Model, error) {
 // boundShape fills the sizes that the options leave open from the file; -1 is unknown.
 func (m *Model) boundShape() [4]int {
 	shape := m.opt.Shape
-	declared := m.file.VolumeShape()
+	declared := declaredShape(m.file)
 	for i := range shape {
 		if shape[i] <= 0 {
 			shape[i] = declared[i]
+		}
+	}
+	return shape
+}
+
+// declaredShape is [C, D, H, W] of the model's input as far as the file fixes it, -1 where it does not.
+func declaredShape(file *onnx.Model) [4]int {
+	shape := [4]int{-1, -1, -1, -1}
+	inputs := file.Inputs()
+	if len(inputs) == 0 || len(inputs[0].Dims) != 5 {
+		return shape
+	}
+	for i, d := range inputs[0].Dims[1:] {
+		if d.Size > 0 {
+			shape[i] = int(d.Size)
 		}
 	}
 	return shape
@@ -107,7 +122,7 @@ func (m *Model) Close() error {
 func (m *Model) Info() Info {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	info := Info{Path: m.file.Path(), SHA256: m.file.SHA256(), InputShape: m.boundShape()}
+	info := Info{Path: m.file.Path, SHA256: m.file.SHA256(), InputShape: m.boundShape()}
 	if m.net != nil {
 		info.Classes = m.net.classCount
 		info.TargetLayer = m.net.target.Label
@@ -124,14 +139,14 @@ func (m *Model) Explain(ctx context.Context, v *volume.Volume, req Request) (*Re
 	if err != nil {
 		return nil, err
 	}
-	if err := volume.CheckFinite(v); err != nil {
+	if err := v.CheckFinite(); err != nil {
 		return nil, err
 	}
 	if err := m.bind([4]int{v.Channels, v.Depth, v.Height, v.Width}); err != nil {
 		return nil, err
 	}
 	if req.Class.Kind != ClassPredicted && (req.Class.Index < 0 || req.Class.Index >= m.net.classCount) {
-		return nil, fmt.Errorf("class %d is out of range: %s has classes 0 to %d", req.Class.Index, m.file.Path(), m.net.classCount-1)
+		return nil, fmt.Errorf("class %d is out of range: %s has classes 0 to %d", req.Class.Index, m.file.Path, m.net.classCount-1)
 	}
 	e := &explanation{net: m.net, req: req, volume: v, x: interleave(v), result: &Result{TargetLayer: m.net.target.Label}}
 	return e.run(ctx, choices)
@@ -330,6 +345,7 @@ func (e *explanation) inputMethods(ctx context.Context, choices []cam.Choice, wh
 	return nil
 }
 
+// inputGradient is the gradient at x, [D, H, W, C], until the next call.
 func (e *explanation) inputGradient(ctx context.Context, x []float32) ([]float32, error) {
 	p, err := e.net.gradientAt(ctx, true)
 	if err != nil {
@@ -342,7 +358,7 @@ func (e *explanation) inputGradient(ctx context.Context, x []float32) ([]float32
 		return nil, err
 	}
 	e.pass()
-	return p.read(p.gradient)
+	return p.readGradient()
 }
 
 // drawMethods shares the draws among the methods whose noise has the same standard deviation.

@@ -39,7 +39,7 @@ func newNetwork(file *onnx.Model, shape [4]int, opt Options, b backend.Backend) 
 	g := imported.Graph
 	n := &network{shape: shape, graph: g, backend: b}
 	if n.logits, err = scores(g); err != nil {
-		return nil, fmt.Errorf("%s: %w", file.Path(), err)
+		return nil, fmt.Errorf("%s: %w", file.Path, err)
 	}
 	n.classCount = n.logits.Shape().Elements()
 	g.Outputs = []*ir.Value{n.logits}
@@ -48,13 +48,13 @@ func newNetwork(file *onnx.Model, shape [4]int, opt Options, b backend.Backend) 
 		Name: opt.TargetLayer, Grid: opt.TokenGrid, Layout: opt.LayerLayout, Volume: [3]int(shape[1:]),
 	})
 	if n.noLayer != nil && opt.TargetLayer != "" {
-		return nil, fmt.Errorf("%s: %w", file.Path(), n.noLayer)
+		return nil, fmt.Errorf("%s: %w", file.Path, n.noLayer)
 	}
 	if n.noLayer == nil {
 		g.Targets = []ir.Target{n.target.Target}
 	}
 	if err := pass.Run(g); err != nil {
-		return nil, fmt.Errorf("%s: %w", file.Path(), err)
+		return nil, fmt.Errorf("%s: %w", file.Path, err)
 	}
 	n.logits = g.Outputs[0]
 	return n, nil
@@ -91,6 +91,7 @@ type gradient struct {
 	gradient *ir.Value
 	axes     string // of at
 	split    int    // the first step that needs the seed
+	buffer   []float32
 }
 
 // gradientAt returns the program for the gradient at the target layer, or at the input.
@@ -170,6 +171,14 @@ func (p *gradient) backward(ctx context.Context, class int) error {
 func (p *gradient) read(v *ir.Value) ([]float32, error) {
 	out := make([]float32, v.Shape().Elements())
 	return out, p.program.Read(v, out)
+}
+
+// readGradient reads the gradient into memory that the next call overwrites: there are many draws.
+func (p *gradient) readGradient() ([]float32, error) {
+	if p.buffer == nil {
+		p.buffer = make([]float32, p.gradient.Shape().Elements())
+	}
+	return p.buffer, p.program.Read(p.gradient, p.buffer)
 }
 
 // layer reads the layer, or the gradient at it, as [voxels, C].

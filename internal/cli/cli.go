@@ -1,0 +1,137 @@
+// Package cli is the command line: one file a command. Flags fill option structs of the packages that do the work, and nothing
+// else happens here. Results go to standard output, talk to standard error.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"runtime/debug"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/backend/cpu"
+	"github.com/voxcam/voxcam/internal/session"
+)
+
+// exitError carries an exit code with an error. Its message has been printed when quiet is set.
+type exitError struct {
+	code  int
+	quiet bool
+	err   error
+}
+
+func (e *exitError) Error() string { return e.err.Error() }
+func (e *exitError) Unwrap() error { return e.err }
+
+// usage marks an error as one of how the program was called.
+func usage(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &exitError{code: session.ExitRefused, err: err}
+}
+
+// Run runs the program with arguments (without its name) and returns the exit code.
+func Run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int) {
+	defer func() {
+		if r := recover(); r != nil {
+			fmt.Fprintf(stderr, "voxcam: a defect in voxcam: %v\n%s\nPlease report it with the command that led here.\n", r, debug.Stack())
+			code = session.ExitError
+		}
+	}()
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	var exit *exitError
+	switch {
+	case err == nil:
+		return session.ExitOK
+	case errors.As(err, &exit):
+		if !exit.quiet {
+			fmt.Fprintln(stderr, "voxcam:", err)
+		}
+		return exit.code
+	case ctx.Err() != nil:
+		fmt.Fprintln(stderr, "voxcam: interrupted")
+		return session.ExitInterrupted
+	}
+	fmt.Fprintln(stderr, "voxcam:", err)
+	return session.ExitError
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "voxcam",
+		Short:         "Explain the decisions of 3D image classifiers",
+		Long:          "voxcam shows which voxels of a volume speak for a class: Grad-CAM, Grad-CAM++, SmoothGrad, VarGrad and more,\nfor models exported to ONNX, without Python.",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Version:       version(),
+	}
+	// The original system writes its flags with underscores.
+	root.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-"))
+	})
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
+	root.AddCommand(newRun(), newExplain(), newInspect(), newDemo(), newExitCodes())
+	return root
+}
+
+// version is the module's version, or the commit that the binary was built from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	v := info.Main.Version
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && (v == "" || v == "(devel)") {
+			v = s.Value
+		}
+	}
+	if v == "" || v == "(devel)" {
+		v = "development"
+	}
+	return v + " " + runtime.Version()
+}
+
+// exactArgs is cobra.ExactArgs with a message that names what is missing and the right exit code.
+func exactArgs(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != len(names) {
+			return usage(fmt.Errorf("%s takes %d argument(s) %v, not %d; see voxcam %s --help", cmd.Name(), len(names), names, len(args), cmd.Name()))
+		}
+		return nil
+	}
+}
+
+// devices lists the backends that this program has. auto is the best of them.
+var devices = []struct {
+	name string
+	open func() (backend.Backend, error)
+}{
+	{"cpu", func() (backend.Backend, error) { return cpu.New(cpu.Options{}) }},
+}
+
+// openDevice returns the backend of that name.
+func openDevice(name string) (backend.Backend, error) {
+	if name == "" || name == "auto" {
+		return devices[0].open()
+	}
+	known := "auto"
+	for _, d := range devices {
+		if d.name == name {
+			return d.open()
+		}
+		known += ", " + d.name
+	}
+	return nil, usage(fmt.Errorf("--device %s is not in this program: choose from %s", name, known))
+}

@@ -1,0 +1,347 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/internal/durable"
+	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/picture"
+	"github.com/voxcam/voxcam/internal/session"
+	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/internal/volume/format"
+	"github.com/voxcam/voxcam/internal/volume/nifti"
+	"github.com/voxcam/voxcam/internal/volume/npy"
+)
+
+// modelFlags are those of every command that opens a model.
+type modelFlags struct {
+	model, layer, layout string
+	grid                 []int
+	device               string
+}
+
+func (f *modelFlags) add(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	fl.StringVar(&f.model, "model", "", "ONNX file of the classifier")
+	fl.StringVar(&f.layer, "target-layer", "", "layer to explain: a PyTorch module path or a name in the file (default: the last with spatial extent)")
+	fl.StringVar(&f.layout, "layer-layout", "auto", "axes of the target layer: auto, channels-first or channels-last")
+	fl.IntSliceVar(&f.grid, "token-grid", nil, "place the tokens of the layer in space: depth,height,width (default: inferred)")
+	fl.StringVar(&f.device, "device", "auto", "where to compute: auto or cpu")
+}
+
+// open opens the model for volumes of a shape, [C, D, H, W], zero where it is not known.
+func (f *modelFlags) open(shape [4]int) (*explain.Model, error) {
+	if f.model == "" {
+		return nil, usage(errors.New("--model is missing: the ONNX file of the classifier"))
+	}
+	opt := explain.Options{TargetLayer: f.layer, LayerLayout: f.layout, Shape: shape}
+	if len(f.grid) != 0 {
+		if len(f.grid) != 3 || slices.Min(f.grid) < 1 {
+			return nil, usage(fmt.Errorf("--token-grid %v: three sizes of at least 1 expected, depth,height,width", f.grid))
+		}
+		opt.TokenGrid = [3]int(f.grid)
+	}
+	device, err := openDevice(f.device)
+	if err != nil {
+		return nil, err
+	}
+	m, err := explain.Open(f.model, device, opt)
+	return m, usage(err)
+}
+
+// methodFlags are those of every command that runs methods.
+type methodFlags struct {
+	methods, conventions string
+	samples              int
+	level                float64
+	seed                 uint64
+}
+
+func (f *methodFlags) add(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	fl.StringVar(&f.methods, "method", "gradcam", "methods, separated by commas: "+strings.Join(cam.Methods(), ", ")+"; both, all")
+	fl.StringVar(&f.conventions, "convention", "", "conventions other than the original system's: METHOD=NAME,...")
+	fl.IntVar(&f.samples, "n-samples", 50, "noise draws of smoothgrad and vargrad")
+	fl.Float64Var(&f.level, "noise-level", 0.15, "standard deviation of the noise, in units of the volume as the network sees it")
+	fl.Uint64Var(&f.seed, "seed", 0, "seed of the noise")
+}
+
+func (f *methodFlags) request() (explain.Request, error) {
+	methods, err := cam.Expand(f.methods)
+	if err != nil {
+		return explain.Request{}, usage(err)
+	}
+	conventions, err := cam.ParseConventions(f.conventions)
+	if err != nil {
+		return explain.Request{}, usage(err)
+	}
+	choices, err := cam.Choose(methods, conventions)
+	if err != nil {
+		return explain.Request{}, usage(err)
+	}
+	for _, c := range choices {
+		if err := c.Check(cam.Parameters{Draws: f.samples, NoiseLevel: f.level}); err != nil {
+			return explain.Request{}, usage(err)
+		}
+	}
+	return explain.Request{Methods: methods, Convention: conventions, NSamples: f.samples, NoiseLevel: f.level, Seed: f.seed}, nil
+}
+
+type explainFlags struct {
+	modelFlags
+	methodFlags
+	class, classes       string
+	out, noise, variable string
+	axes, normalize      string
+	save                 []string
+	alpha                float64
+}
+
+func newExplain() *cobra.Command {
+	f := &explainFlags{}
+	cmd := &cobra.Command{
+		Use:   "explain VOLUME --model M.onnx --out DIR",
+		Short: "Explain the decision for one volume",
+		Long: `Explain computes maps of one volume and writes them to a folder: METHOD.map (signed, at the layer's resolution, before
+ReLU) and METHOD.heatmap ([depth, height, width], in [0, 1]) in the formats of --save, and result.json.
+
+The exit code is 0 when every method gave a map. A map that shows nothing (no positive evidence, a layer of one cell) is
+there with status "degraded" and its reason in result.json.`,
+		Args: exactArgs("VOLUME"),
+		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args[0]) },
+	}
+	f.modelFlags.add(cmd)
+	f.methodFlags.add(cmd)
+	fl := cmd.Flags()
+	fl.StringVar(&f.class, "target-class", "predicted", "class to explain: predicted, all, an index, or a name of --classes")
+	fl.StringVar(&f.classes, "classes", "", "names of the classes in order, separated by commas")
+	fl.StringVar(&f.out, "out", "", "folder for the results")
+	fl.StringVar(&f.noise, "noise", "", "take the draws from this .npy file, [n, C, D, H, W], standard normal")
+	fl.StringVar(&f.variable, "variable", "", "name of the array in a .mat or .npz file")
+	fl.StringVar(&f.axes, "axes", "", "axes of the array as stored, letters of N C D H W (default by format and rank)")
+	fl.StringVar(&f.normalize, "normalize", "none", "scaling of the volume: "+strings.Join(dataset.Scales, ", "))
+	fl.StringSliceVar(&f.save, "save", []string{"nifti"}, "formats of the results: "+strings.Join(saverNames(), ", "))
+	fl.Float64Var(&f.alpha, "overlay-alpha", 0.4, "weight of the heatmap in an overlay")
+	return cmd
+}
+
+func (f *explainFlags) run(cmd *cobra.Command, path string) error {
+	req, err := f.request()
+	if err != nil {
+		return err
+	}
+	if f.out == "" {
+		return usage(errors.New("--out is missing: the folder for the results"))
+	}
+	for _, s := range f.save {
+		if !slices.Contains(saverNames(), s) {
+			return usage(fmt.Errorf("--save %s: choose from %s", s, strings.Join(saverNames(), ", ")))
+		}
+	}
+	v, err := format.ReadContext(cmd.Context(), path, format.Options{Variable: f.variable, Axes: f.axes})
+	if err != nil {
+		return usage(err)
+	}
+	source := *v
+	source.Data = slices.Clone(v.Data)
+	if _, err := dataset.Scale(v, f.normalize); err != nil {
+		return usage(fmt.Errorf("%s: %w", path, err))
+	}
+	m, err := f.open([4]int{v.Channels, v.Depth, v.Height, v.Width})
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	for _, w := range m.Info().Warnings {
+		fmt.Fprintln(cmd.ErrOrStderr(), "voxcam: warning:", w)
+	}
+	if f.noise != "" {
+		draws, err := npy.Open(f.noise)
+		if err != nil {
+			return usage(err)
+		}
+		defer draws.Close()
+		req.Noise = draws
+	}
+	req.SampleID = filepath.Base(path)
+	classes, err := f.targets(m.Info().Classes)
+	if err != nil {
+		return err
+	}
+	failed := 0
+	for _, c := range classes {
+		req.Class = c
+		result, err := m.Explain(cmd.Context(), v, req)
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		dir := f.out
+		if len(classes) > 1 {
+			dir = filepath.Join(dir, fmt.Sprintf("class_%d", c.Index))
+		}
+		n, err := f.write(cmd.ErrOrStderr(), dir, &source, m.Info(), result)
+		if err != nil {
+			return err
+		}
+		failed += n
+	}
+	if failed > 0 {
+		return &exitError{code: session.ExitFailed, quiet: true, err: errors.New("not every method gave a map")}
+	}
+	return nil
+}
+
+// targets resolves --target-class for a model of n classes.
+func (f *explainFlags) targets(n int) ([]explain.Class, error) {
+	index := func(i int) explain.Class { return explain.Class{Kind: explain.ClassIndex, Index: i} }
+	switch f.class {
+	case "predicted":
+		return []explain.Class{{Kind: explain.ClassPredicted}}, nil
+	case "all":
+		var all []explain.Class
+		for i := range n {
+			all = append(all, index(i))
+		}
+		return all, nil
+	}
+	names := strings.Split(f.classes, ",")
+	i, err := strconv.Atoi(f.class)
+	if err != nil {
+		if i = slices.Index(names, f.class); i < 0 {
+			return nil, usage(fmt.Errorf("--target-class %s is neither predicted, all, an index, nor one of --classes %q", f.class, f.classes))
+		}
+	}
+	if i < 0 || i >= n {
+		return nil, usage(fmt.Errorf("--target-class %s is out of range: the model has classes 0 to %d", f.class, n-1))
+	}
+	return []explain.Class{index(i)}, nil
+}
+
+// saver writes one method's result in a format, as files in a folder.
+type saver struct {
+	name string
+	save func(dir string, v *volume.Volume, r *explain.Result, m *explain.MethodResult, alpha float64) error
+}
+
+var savers = []saver{
+	{"nifti", func(dir string, v *volume.Volume, r *explain.Result, m *explain.MethodResult, _ float64) error {
+		cell := [3]float64{}
+		for i := range cell {
+			cell[i] = float64(v.Dims()[i]) / float64(m.Dims[i])
+		}
+		err := writeFile(dir, m.Method+".map.nii.gz", func(w io.Writer) error { return nifti.Write(w, m.Dims, m.Map, v.Geometry.Resample(cell)) })
+		if err != nil {
+			return err
+		}
+		return writeFile(dir, m.Method+".heatmap.nii.gz", func(w io.Writer) error { return nifti.Write(w, m.HeatDims, m.Heatmap, v.Geometry) })
+	}},
+	{"npy", func(dir string, _ *volume.Volume, _ *explain.Result, m *explain.MethodResult, _ float64) error {
+		err := writeFile(dir, m.Method+".map.npy", func(w io.Writer) error { return npy.Write(w, m.Dims[:], m.Map) })
+		if err != nil {
+			return err
+		}
+		return writeFile(dir, m.Method+".heatmap.npy", func(w io.Writer) error { return npy.Write(w, m.HeatDims[:], m.Heatmap) })
+	}},
+	{"tiff", func(dir string, v *volume.Volume, _ *explain.Result, m *explain.MethodResult, alpha float64) error {
+		view, err := picture.NewView(v, picture.FullWindow(v.Channel(0)), m.Heatmap, alpha)
+		if err != nil {
+			return err
+		}
+		if err := writeFile(dir, m.Method+".heatmap.tiff", view.WriteHeatmap); err != nil {
+			return err
+		}
+		return writeFile(dir, m.Method+".overlay.tiff", view.WriteOverlay)
+	}},
+}
+
+func saverNames() (names []string) {
+	for _, s := range savers {
+		names = append(names, s.name)
+	}
+	return names
+}
+
+func writeFile(dir, name string, write func(io.Writer) error) error {
+	_, err := durable.WriteFile(filepath.Join(dir, name), func(f *durable.File) error { return write(f) })
+	return err
+}
+
+// resultFile is result.json. Keys are stable: programs read them.
+type resultFile struct {
+	Logits             []float32      `json:"logits"`
+	Probabilities      []float64      `json:"probabilities"`
+	PredictedClass     int            `json:"predicted_class"`
+	PredictedClassName string         `json:"predicted_class_name,omitempty"`
+	TargetClass        int            `json:"target_class"`
+	TargetClassName    string         `json:"target_class_name,omitempty"`
+	TargetLayer        string         `json:"target_layer"`
+	CellSize           []float64      `json:"cell_size,omitempty"`
+	Model              string         `json:"model"`
+	ModelSHA256        string         `json:"model_sha256"`
+	Warnings           []string       `json:"warnings,omitempty"`
+	Methods            []resultMethod `json:"methods"`
+}
+
+type resultMethod struct {
+	Method     string         `json:"method"`
+	Status     explain.Status `json:"status"`
+	Reason     string         `json:"reason,omitempty"`
+	Seconds    float64        `json:"seconds"`
+	Parameters map[string]any `json:"parameters"`
+}
+
+// write writes the maps that there are and result.json, and returns the number of methods without one.
+func (f *explainFlags) write(stderr io.Writer, dir string, v *volume.Volume, info explain.Info, r *explain.Result) (failed int, err error) {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return 0, err
+	}
+	name := func(class int) string {
+		if names := strings.Split(f.classes, ","); f.classes != "" && class < len(names) {
+			return names[class]
+		}
+		return ""
+	}
+	file := resultFile{
+		Logits: r.Logits, Probabilities: r.Probabilities, PredictedClass: r.Predicted, PredictedClassName: name(r.Predicted),
+		TargetClass: r.TargetClass, TargetClassName: name(r.TargetClass), TargetLayer: r.TargetLayer,
+		Model: info.Path, ModelSHA256: info.SHA256, Warnings: info.Warnings,
+	}
+	if r.CellSize[0] > 0 {
+		file.CellSize = r.CellSize[:]
+	}
+	for i := range r.Methods {
+		m := &r.Methods[i]
+		file.Methods = append(file.Methods, resultMethod{m.Method, m.Status, m.Reason, m.Seconds, m.Parameters})
+		if m.Status != explain.StatusOK {
+			fmt.Fprintf(stderr, "voxcam: %s: %s: %s\n", m.Method, m.Status, m.Reason)
+		}
+		if m.Status == explain.StatusFailed {
+			failed++
+			continue
+		}
+		for _, s := range savers {
+			if slices.Contains(f.save, s.name) {
+				if err := s.save(dir, v, r, m, f.alpha); err != nil {
+					return failed, err
+				}
+			}
+		}
+	}
+	return failed, writeFile(dir, "result.json", func(w io.Writer) error {
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		return enc.Encode(file)
+	})
+}

@@ -1,0 +1,84 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/voxcam/voxcam/internal/explain"
+)
+
+func newInspect() *cobra.Command {
+	var shape []int
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "inspect MODEL",
+		Short: "List a model's layers, and which of them can be explained",
+		Args:  exactArgs("MODEL"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(shape) != 0 && (len(shape) != 4 || slices.Min(shape) < 1) {
+				return usage(fmt.Errorf("--volume-shape %v: four sizes expected, channels,depth,height,width", shape))
+			}
+			var s [4]int
+			copy(s[:], shape)
+			summary, err := explain.Inspect(args[0], s)
+			if err != nil {
+				return usage(err)
+			}
+			if asJSON {
+				enc := json.NewEncoder(cmd.OutOrStdout())
+				enc.SetIndent("", "  ")
+				return enc.Encode(summary)
+			}
+			return printSummary(cmd.OutOrStdout(), summary)
+		},
+	}
+	cmd.Flags().IntSliceVar(&shape, "volume-shape", nil, "channels,depth,height,width where the model leaves them open")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func printSummary(w io.Writer, s *explain.Summary) error {
+	fmt.Fprintf(w, "%s: %s, opset %d, volume %s, %d classes, %d parameters\n\n", s.Path, s.Producer, s.Opset, join(s.Volume[:], "x"), s.Classes, s.Parameters)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "layer\toperation\toutput shape\tparameters\tcells\tcell size (voxels)\t")
+	for _, r := range s.Layers {
+		cells, size, mark := "", "", ""
+		if r.Candidate {
+			cells = join(r.Cells[:], "x")
+			parts := make([]string, 3)
+			for i, c := range r.CellSize {
+				parts[i] = fmt.Sprintf("%.4g", c)
+			}
+			size = strings.Join(parts, "x")
+		}
+		if r.Name == s.DefaultTarget || r.Value == s.DefaultTarget {
+			mark = "default target"
+		}
+		parameters := ""
+		if r.Parameters > 0 {
+			parameters = fmt.Sprint(r.Parameters)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.Operation, join(r.Shape, "x"), parameters, cells, size, mark)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, note := range s.Warnings {
+		fmt.Fprintln(w, "note:", note)
+	}
+	return nil
+}
+
+func join(sizes []int, sep string) string {
+	parts := make([]string, len(sizes))
+	for i, d := range sizes {
+		parts[i] = fmt.Sprint(d)
+	}
+	return strings.Join(parts, sep)
+}

@@ -1,0 +1,62 @@
+package explain
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/voxcam/voxcam/internal/layer"
+	"github.com/voxcam/voxcam/internal/onnx"
+)
+
+// Summary describes a model for a person who looks for a target layer.
+type Summary struct {
+	Path          string      `json:"path"`
+	SHA256        string      `json:"sha256"`
+	Producer      string      `json:"producer"`
+	Opset         int         `json:"opset"`
+	Volume        [4]int      `json:"volume"` // channels, depth, height, width
+	Classes       int         `json:"classes"`
+	Parameters    int         `json:"parameters"`
+	DefaultTarget string      `json:"default_target,omitempty"`
+	Layers        []layer.Row `json:"layers"`
+	Warnings      []string    `json:"warnings,omitempty"`
+}
+
+// Inspect reads a model for volumes of shape [C, D, H, W]; sizes of zero are taken from the file.
+func Inspect(path string, shape [4]int) (s *Summary, err error) {
+	file, err := onnx.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	for i, d := range declaredShape(file) {
+		if shape[i] <= 0 {
+			shape[i] = d
+		}
+	}
+	if slices.Min(shape[:]) < 1 {
+		return nil, fmt.Errorf("%s leaves the size of the volume open: give --volume-shape channels,depth,height,width", path)
+	}
+	m, err := onnx.Import(file, onnx.Options{InputShape: []int{1, shape[0], shape[1], shape[2], shape[3]}})
+	if err != nil {
+		return nil, err
+	}
+	s = &Summary{Path: path, SHA256: file.SHA256(), Producer: file.Producer, Opset: file.Opsets[""], Volume: shape}
+	if logits, err := scores(m.Graph); err != nil {
+		s.Warnings = append(s.Warnings, err.Error())
+	} else {
+		s.Classes = logits.Shape().Elements()
+	}
+	s.Layers = layer.Table(m, [3]int(shape[1:]))
+	for _, r := range s.Layers {
+		s.Parameters += r.Parameters
+	}
+	if t, err := layer.Find(m, layer.Request{Volume: [3]int(shape[1:])}); err != nil {
+		s.Warnings = append(s.Warnings, err.Error())
+	} else {
+		s.DefaultTarget = t.Label
+	}
+	s.Warnings = append(s.Warnings, m.Notes...)
+	return s, nil
+}
