@@ -1,0 +1,43 @@
+# The everyday commands. Each is one line that can also be typed; nothing needs to be installed but Go.
+
+TOOL := go tool -modfile=.ci/go.mod
+FUZZTIME := 20s
+
+.PHONY: all build test race fuzz bench fmt lint generate ci demo
+
+all: build test
+
+build: ## the program, a static binary, in bin/
+	CGO_ENABLED=0 go build -trimpath -o bin/voxcam ./cmd/voxcam
+
+test:
+	go test ./...
+
+race: ## needs a C compiler, because the race detector does
+	CGO_ENABLED=1 go test -race ./...
+
+fuzz: ## every decoder for FUZZTIME each
+	@grep -rHoE '^func Fuzz[A-Za-z0-9]+' --include='*_test.go' cmd internal | sed -E 's|/[^/]*:func | |' | sort -u | \
+	while read -r folder target; do \
+		echo "== $$folder $$target"; \
+		go test "./$$folder" -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) </dev/null || exit 1; \
+	done
+
+bench: ## what the packages measure of themselves; docs/benchmarks.md has the comparisons
+	go test -run '^$$' -bench . -benchmem ./...
+
+fmt:
+	gofmt -w .
+
+lint:
+	go vet ./...
+	$(TOOL) staticcheck ./...
+
+generate: ## assembly and the reference of the commands; what comes out is committed
+	go generate ./...
+
+ci: ## what a change must pass
+	.ci/run
+
+demo: build
+	bin/voxcam demo

@@ -1,0 +1,194 @@
+// Package architecture holds the order of the packages (docs/architecture.md) by a test.
+package architecture
+
+import (
+	"errors"
+	"go/build"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/voxcam/voxcam"
+
+// order is policy: each line names packages and, behind the colon, the packages of this module that they may import. A line only
+// names packages of lines above it. Imports of tests are free. A new arrow is a change of the architecture: do not add one just to
+// make a build pass.
+const order = `
+# What is computed: the way of the model.
+tensor:
+ir:                             tensor
+op:                             tensor ir
+grad, pass, onnx:               tensor ir op
+layer:                          tensor ir op onnx
+plan:                           ir
+
+# Where it is computed.
+backend:                        ir plan
+backend/reference:              tensor ir op
+backend/cpu/kernel:
+backend/cpu:                    tensor ir op plan backend backend/cpu/kernel
+backend/backendtest:            tensor ir op grad plan backend backend/reference
+
+# Volumes and files: they know nothing of models.
+volume, volume/array, volume/tiff, durable:
+volume/npy, volume/mat, volume/nifti: volume volume/array
+volume/volumetest:              volume volume/array
+volume/format:                  volume volume/array volume/npy volume/mat volume/nifti
+picture:                        volume volume/tiff
+phantom:                        volume
+phantom/phantomset:             phantom
+
+# The methods, and the engine that ties model, methods and volume together. It writes no files and knows no data set.
+cam, noise:
+explain:                        tensor ir grad pass onnx layer plan backend cam noise volume
+
+# What people run. Only the command line chooses a backend.
+dataset:                        cam explain volume volume/format
+report:                         dataset durable explain
+session:                        cam dataset durable explain picture report volume volume/format volume/npy volume/mat volume/nifti
+demo:                           dataset durable phantom volume volume/npy volume/mat
+cli:                            backend backend/cpu cam dataset demo durable explain layer noise picture report session volume volume/format volume/npy volume/mat volume/nifti
+cmd/voxcam:                     cli
+`
+
+// outside is policy too: the modules of others, and the packages that may import them. The engine needs none but what reads ONNX.
+const outside = `
+google.golang.org/protobuf:          onnx
+github.com/edsrzf/mmap-go:           onnx
+golang.org/x/sys:                    backend/cpu backend/cpu/kernel durable session cli
+golang.org/x/sync:                   backend/cpu phantom/phantomset session
+golang.org/x/term:                   session cli
+golang.org/x/image:                  picture report
+gonum.org/v1/plot:                   report
+github.com/hhrutter/lzw:             volume/tiff
+github.com/google/renameio/v2:       durable
+github.com/pelletier/go-toml/v2:     dataset
+github.com/agnivade/levenshtein:     cam dataset layer cli
+github.com/schollz/progressbar/v3:   session cli
+github.com/spf13/cobra:              cli
+github.com/spf13/pflag:              cli
+pgregory.net/rapid:                  backend/backendtest
+unsafe:                              tensor backend/cpu backend/cpu/kernel
+`
+
+func TestImportsPointDownwards(t *testing.T) {
+	allowed := rules(t, order)
+	for name, imports := range rules(t, outside) {
+		for _, pkg := range imports {
+			allowed[pkg] = append(allowed[pkg], name)
+		}
+	}
+	for pkg, imports := range packages(t) {
+		may, known := allowed[pkg]
+		if !known {
+			t.Errorf("package %s is not in the order: give it a line", pkg)
+			continue
+		}
+		for _, path := range imports {
+			if !permitted(path, may) {
+				t.Errorf("package %s imports %s, which the order does not allow", pkg, path)
+			}
+		}
+	}
+}
+
+// permitted reports whether path is of the standard library, of this module and in may, or of another module in may.
+func permitted(path string, may []string) bool {
+	if path == "C" || path == "unsafe" {
+		return slices.Contains(may, path)
+	}
+	if room, ours := strings.CutPrefix(path, module+"/"); ours {
+		return slices.Contains(may, strings.TrimPrefix(room, "internal/"))
+	}
+	host, _, _ := strings.Cut(path, "/")
+	if !strings.Contains(host, ".") {
+		return true
+	}
+	return slices.ContainsFunc(may, func(m string) bool { return path == m || strings.HasPrefix(path, m+"/") })
+}
+
+// The lines of order must name only what stands above them, so that no cycle of rooms can be written down, and the rules must
+// refuse what they do not name.
+func TestOrderHasNoCycle(t *testing.T) {
+	seen := map[string]bool{}
+	for _, line := range lines(order) {
+		for _, below := range line.imports {
+			if !seen[below] {
+				t.Errorf("%s may import %s, which is not above it", strings.Join(line.packages, ", "), below)
+			}
+		}
+		for _, p := range line.packages {
+			seen[p] = true
+		}
+	}
+	for _, path := range []string{"C", "unsafe", "example.com/other", module + "/internal/cli"} {
+		if permitted(path, []string{"ir", "example.com/othermodule"}) {
+			t.Errorf("the rules let %s through", path)
+		}
+	}
+}
+
+type rule struct{ packages, imports []string }
+
+func lines(policy string) []rule {
+	var out []rule
+	for line := range strings.Lines(policy) {
+		heads, imports, found := strings.Cut(strings.TrimSpace(line), ":")
+		if !found || strings.HasPrefix(heads, "#") {
+			continue
+		}
+		out = append(out, rule{strings.Split(heads, ", "), strings.Fields(imports)})
+	}
+	return out
+}
+
+func rules(t *testing.T, policy string) map[string][]string {
+	t.Helper()
+	m := map[string][]string{}
+	for _, line := range lines(policy) {
+		for _, p := range line.packages {
+			if _, twice := m[p]; twice {
+				t.Errorf("%s has two lines", p)
+			}
+			m[p] = line.imports
+		}
+	}
+	return m
+}
+
+// root is the module's folder, seen from the folder of this test.
+const root = "../.."
+
+// packages maps each folder of the module with Go files to the imports of its files that are not tests. It reads the files itself
+// rather than asking go list, because the cache of go test then knows on what the result depends.
+func packages(t *testing.T) map[string][]string {
+	t.Helper()
+	imports := map[string][]string{}
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.IsDir() {
+			return err
+		}
+		if name := entry.Name(); path != root && (name == "testdata" || strings.HasPrefix(name, ".") || strings.HasPrefix(name, "_")) {
+			return fs.SkipDir
+		}
+		pkg, err := build.ImportDir(path, 0)
+		var none *build.NoGoError
+		if errors.As(err, &none) {
+			return nil
+		}
+		room, relErr := filepath.Rel(root, path)
+		imports[strings.TrimPrefix(filepath.ToSlash(room), "internal/")] = pkg.Imports
+		return errors.Join(err, relErr)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(imports) < 20 {
+		t.Fatalf("only %d packages below %s: this test looks in the wrong place", len(imports), root)
+	}
+	delete(imports, "architecture")
+	return imports
+}
