@@ -151,10 +151,16 @@ func (c *Conv) Channels() (src, dst int) { return c.cin, c.cout }
 
 // ChannelStep is the unit in which Region may split the output channels; at least the number of output channels where it cannot.
 func (c *Conv) ChannelStep() int {
-	if c.shape.Groups > 1 || c.scatter != nil {
+	if c.shape.Groups > 1 || c.scatter != nil || c.depthwise != nil {
 		return c.cout
 	}
-	return c.set.tiles[0].width
+	step := c.set.tiles[0].width
+	for _, p := range c.classes[0].w[0].panels {
+		if p.col/step != (p.col+p.cols-1)/step {
+			return c.cout
+		}
+	}
+	return step
 }
 
 // SourcePlanes is the range of planes, clipped to [0, depth), of src that the planes [z0, z1) of dst look at.

@@ -98,12 +98,18 @@ func (c *Conv) packDepthwise(w Weights) {
 const depthwiseRows = 8
 
 func (c *Conv) runDepthwise(dst, src View, r Region, e Epilogue, scratch []float32) {
-	cols := 2 * c.set.lanes
+	lanes := c.set.lanes
 	band := depthwiseRows * c.step[1]
 	for y0 := r.Y0; y0 < r.Y1; y0 += band {
 		y1 := min(y0+band, r.Y1)
 		for z := r.Z0; z < r.Z1; z++ {
-			for ch := 0; ch < dst.C; ch += cols {
+			for ch, cols := 0, 0; ch < dst.C; ch += cols {
+				cols = dst.C - ch
+				if cols >= 2*lanes {
+					cols = 2 * lanes
+				} else if cols > lanes {
+					cols = lanes
+				}
 				for i := range c.depthwise.classes {
 					cl := &c.depthwise.classes[i]
 					iz := z - cl.base[0]
@@ -111,7 +117,7 @@ func (c *Conv) runDepthwise(dst, src View, r Region, e Epilogue, scratch []float
 						continue
 					}
 					for y := y0 + mod(cl.base[1]-y0, c.step[1]); y < y1; y += c.step[1] {
-						c.depthwiseRow(cl, dst, src, iz/c.step[0], y, ch, min(cols, dst.C-ch), &e, ints(scratch))
+						c.depthwiseRow(cl, dst, src, iz/c.step[0], y, ch, cols, &e, ints(scratch))
 					}
 				}
 			}
@@ -145,6 +151,10 @@ func (c *Conv) depthwiseRow(cl *axisClass, dst, src View, iz, y, ch, cols int, e
 			perX = len(taps)
 		}
 	}
+	run := c.set.depthwise[2]
+	if cols >= c.set.lanes {
+		run = c.set.depthwise[2-cols/c.set.lanes]
+	}
 	p := depthwiseParams{stride: src.C, srcStep: c.srcStep[2] * src.C, dstStep: c.step[2] * dst.C, cols: cols}
 	if e.Accumulate {
 		p.acc = 1
@@ -171,7 +181,7 @@ func (c *Conv) depthwiseRow(cl *axisClass, dst, src View, iz, y, ch, cols int, e
 			end = min(end, ceilDiv(src.W-xs[k1-1].off, step))
 		}
 		p.n, p.shift = end-x, x*step
-		c.set.depthwise(line[(cl.base[2]+x*c.step[2])*dst.C+ch:], src.Data[min(ch, len(src.Data)):], c.depthwise.w[ch:], bias, taps[k0*perX:k1*perX], p)
+		run(line[(cl.base[2]+x*c.step[2])*dst.C+ch:], src.Data[min(ch, len(src.Data)):], c.depthwise.w[ch:], bias, taps[k0*perX:k1*perX], p)
 		x = end
 	}
 }

@@ -30,4 +30,4 @@
 // a stem is a product followed by shifted additions (scatter.go).
 package kernel
 
-//go:generate go -C _generate run . -out ../kernels_amd64.s -stubs ../kernels_amd64.go
+//go:generate go -C _generate run . -out ../kernels_amd64.s -stubs ../kernels_amd64.go -pkg kernel

@@ -10,7 +10,7 @@ type Set struct {
 	tiles []tile // matrix kernels
 	split []int  // split[v] is the tile to take when v vectors of columns are left (the last entry: that many or more)
 
-	depthwise depthwiseFunc
+	depthwise [3]depthwiseFunc // for two vectors of channels, for one, for less than one
 	copyRows  copyRowsFunc
 	addRows   addRowsFunc
 	unary     [numUnary]unaryFunc
@@ -73,7 +73,7 @@ func plain() *Set {
 		lanes:     4,
 		tiles:     []tile{{4, 2, gemmGo4}},
 		split:     []int{0, 0},
-		depthwise: depthwiseGo,
+		depthwise: [3]depthwiseFunc{depthwiseGo, depthwiseGo, depthwiseGo},
 		copyRows:  copyRowsGo,
 		addRows:   addRowsGo,
 		unary:     unaryGo,
