@@ -197,6 +197,7 @@ def main():
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--weights", help="also save the trained state dict here")
+    p.add_argument("--init", help="begin with this state dict")
     p.add_argument("--load", help="measure and export this state dict instead of training")
     p.add_argument("--out", default=os.path.join(ROOT, "internal", "demo", "model.onnx"))
     args = p.parse_args()
@@ -209,6 +210,8 @@ def main():
         images, masks, labels = load(args.data or scratch)
     net = DemoNet().to(args.device)
     cut = len(images) - args.test
+    if args.init:
+        net.load_state_dict(torch.load(args.init, map_location=args.device, weights_only=True))
     if args.load:
         net.load_state_dict(torch.load(args.load, map_location=args.device, weights_only=True))
         net.eval()
