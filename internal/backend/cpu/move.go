@@ -192,6 +192,7 @@ type mover struct {
 
 // sum adds up all combinations of the axes' terms.
 func (m mover) sum(c *compiler) {
+	set := c.backend.set
 	c.rows(m.dims.Elements(), m.inner, func(from, to int, _ scratch) {
 		for block := from; block < to; block++ {
 			dst := m.y[block*m.inner:][:m.inner]
@@ -216,14 +217,13 @@ func (m mover) sum(c *compiler) {
 					weight *= tap.Weight
 				}
 				src, w := m.x[at:][:m.inner], float32(weight)
-				if term == 0 {
-					for i, v := range src {
-						dst[i] = w * v
-					}
-				} else {
-					for i, v := range src {
-						dst[i] += w * v
-					}
+				switch {
+				case term == 0:
+					set.Affine(dst, src, w, 0)
+				case m.inner == 1:
+					dst[0] += w * src[0]
+				default:
+					set.Axpby(dst, 1, dst, w, src)
 				}
 			}
 		}

@@ -165,29 +165,38 @@ func buildGroupNormBackward(c *compiler, n *ir.Node) error {
 
 // rowStatistics are the mean and 1/sqrt(variance + eps) of a row.
 func rowStatistics(x []float32, eps float64) (mean, inverse float64) {
-	for _, v := range x {
-		mean += float64(v)
+	mean = total(x) / float64(len(x))
+	var a, b float64
+	rest := x
+	for ; len(rest) >= 2; rest = rest[2:] {
+		d, e := float64(rest[0])-mean, float64(rest[1])-mean
+		a += d * d
+		b += e * e
 	}
-	mean /= float64(len(x))
-	squares := 0.0
-	for _, v := range x {
+	for _, v := range rest {
 		d := float64(v) - mean
-		squares += d * d
+		a += d * d
 	}
-	return mean, 1 / math.Sqrt(squares/float64(len(x))+eps)
+	return mean, 1 / math.Sqrt((a+b)/float64(len(x))+eps)
 }
 
 func buildLayerNorm(c *compiler, n *ir.Node) error {
-	x, gamma, beta, y, a := c.in(0), c.in(1), c.in(2), c.out(), n.Attr.(op.LayerNormAttr)
+	set, x, gamma, beta, y, a := c.backend.set, c.in(0), c.in(1), c.in(2), c.out(), n.Attr.(op.LayerNormAttr)
 	s := n.Inputs[0].Shape()
 	width := s[len(s)-a.Axes:].Elements()
 	c.rows(len(x)/width, width, func(from, to int, _ scratch) {
 		for r := from; r < to; r++ {
 			src, dst := x[r*width:][:width], y[r*width:][:width]
 			mean, inverse := rowStatistics(src, a.Eps)
-			for i, v := range src {
-				dst[i] = float32((float64(v)-mean)*inverse*at(gamma, i, 1) + at(beta, i, 0))
-			}
+			rounded := float32(mean)
+			set.Affine(dst, src, 1, -rounded)
+			set.Affine(dst, dst, float32(inverse), float32((float64(rounded)-mean)*inverse))
+		}
+		rows := y[from*width : to*width]
+		if gamma != nil {
+			set.ScaleShift(rows, rows, gamma, beta)
+		} else if beta != nil {
+			set.AddRow(rows, rows, beta)
 		}
 	})
 	return nil

@@ -56,20 +56,14 @@ func buildReduceMean(c *compiler, n *ir.Node) error {
 func (c *compiler) reduceSum(n *ir.Node, factor func(size int) float64) {
 	set := c.backend.set
 	c.reduce(n, reducer{
-		rows: func(sum []float64, x []float32) { set.SumRows(sum, x) },
-		one: func(sum float64, x []float32) float64 {
-			for _, v := range x {
-				sum += float64(v)
-			}
-			return sum
-		},
+		rows:   func(sum []float64, x []float32) { set.SumRows(sum, x) },
+		one:    func(sum float64, x []float32) float64 { return sum + total(x) },
 		join:   func(a, b float64) float64 { return a + b },
 		finish: func(sum float64, size int) float64 { return sum * factor(size) },
 	})
 }
 
 func buildReduceMax(c *compiler, n *ir.Node) error {
-	largest := func(a, b float64) float64 { return max(a, b) }
 	c.reduce(n, reducer{
 		start: math.Inf(-1),
 		rows: func(top []float64, x []float32) {
@@ -81,12 +75,9 @@ func buildReduceMax(c *compiler, n *ir.Node) error {
 			}
 		},
 		one: func(top float64, x []float32) float64 {
-			for _, v := range x {
-				top = max(top, float64(v))
-			}
-			return top
+			return max(top, float64(largest(x)))
 		},
-		join:   largest,
+		join:   func(a, b float64) float64 { return max(a, b) },
 		finish: func(top float64, _ int) float64 { return top },
 	})
 	return nil

@@ -56,21 +56,34 @@ func (c *compiler) lines(n *ir.Node, f lineFunc) error {
 	return nil
 }
 
+// largest is the maximum of x; four chains of comparisons keep the processor busy.
 func largest(x []float32) float32 {
-	top := float32(math.Inf(-1))
-	for _, v := range x {
-		top = max(top, v)
+	low := float32(math.Inf(-1))
+	a, b, c, d := low, low, low, low
+	for ; len(x) >= 4; x = x[4:] {
+		a, b, c, d = max(a, x[0]), max(b, x[1]), max(c, x[2]), max(d, x[3])
 	}
-	return top
+	for _, v := range x {
+		a = max(a, v)
+	}
+	return max(a, b, c, d)
+}
+
+// total is the sum of x in float64, in four chains.
+func total(x []float32) float64 {
+	var a, b, c, d float64
+	for ; len(x) >= 4; x = x[4:] {
+		a, b, c, d = a+float64(x[0]), b+float64(x[1]), c+float64(x[2]), d+float64(x[3])
+	}
+	for _, v := range x {
+		a += float64(v)
+	}
+	return (a + b) + (c + d)
 }
 
 func softmaxLine(set *kernel.Set, dst, x, _ []float32) {
 	set.Exp(dst, x, 1, -largest(x))
-	sum := 0.0
-	for _, v := range dst {
-		sum += float64(v)
-	}
-	set.Affine(dst, dst, float32(1/sum), 0)
+	set.Affine(dst, dst, float32(1/total(dst)), 0)
 }
 
 func softmaxBackwardLine(_ *kernel.Set, dst, dy, y []float32) {
@@ -89,17 +102,14 @@ func logSoftmaxLine(_ *kernel.Set, dst, x, _ []float32) {
 	for _, v := range x {
 		sum += math.Exp(float64(v) - top)
 	}
-	total := top + math.Log(sum)
+	sum = top + math.Log(sum)
 	for i, v := range x {
-		dst[i] = float32(float64(v) - total)
+		dst[i] = float32(float64(v) - sum)
 	}
 }
 
 func logSoftmaxBackwardLine(_ *kernel.Set, dst, dy, y []float32) {
-	sum := 0.0
-	for _, v := range dy {
-		sum += float64(v)
-	}
+	sum := total(dy)
 	for i, v := range dy {
 		dst[i] = float32(float64(v) - math.Exp(float64(y[i]))*sum)
 	}

@@ -155,17 +155,35 @@ func buildBits(c *compiler, n *ir.Node) error {
 	if err != nil {
 		return err
 	}
-	lo, hi := float32(a.Lo), float32(a.Hi)
+	lo, hi := ordered(float32(a.Lo)), ordered(float32(a.Hi))
+	pack := func(x []float32) (word uint64) {
+		for k := len(x) - 1; k >= 0; k-- {
+			v := ordered(x[k])
+			word = word<<1 | uint64((lo-v)&(v-hi))>>63
+		}
+		return word
+	}
+	if a.Lo == 0 && math.IsInf(a.Hi, 1) { // a rectifier: neither zero nor the sign bit
+		pack = func(x []float32) (word uint64) {
+			for k := len(x) - 1; k >= 0; k-- {
+				b := math.Float32bits(x[k])
+				word = word<<1 | uint64(^b&(b+math.MaxInt32)>>31)
+			}
+			return word
+		}
+	}
 	c.ranges(len(x), grain, func(from, to int, _ scratch) {
 		for i := from; i < to; i += 64 {
-			word := uint64(0)
-			for k, v := range x[i:min(i+64, to)] {
-				word |= (bit(v > lo) & bit(v < hi)) << k
-			}
-			words[i/64] = word
+			words[i/64] = pack(x[i:min(i+64, to)])
 		}
 	})
 	return nil
+}
+
+// ordered maps numbers to integers of the same order, so that they are compared without branches; a NaN lies outside all ranges.
+func ordered(x float32) int64 {
+	b := int32(math.Float32bits(x + 0)) // -0 is 0
+	return int64(b ^ b>>31&math.MaxInt32)
 }
 
 func buildMaskBackward(c *compiler, n *ir.Node) error {
@@ -175,13 +193,24 @@ func buildMaskBackward(c *compiler, n *ir.Node) error {
 		return err
 	}
 	slope := [2]float32{float32(a.Out), float32(a.In)}
+	mask := func(out, in []float32, word uint64) {
+		for k, v := range in {
+			out[k] = v * slope[word>>k&1]
+		}
+	}
+	if slope == [2]float32{0, 1} { // a rectifier keeps values or clears them
+		mask = func(out, in []float32, word uint64) {
+			for k, v := range in {
+				out[k] = math.Float32frombits(math.Float32bits(v) & -uint32(word&1))
+				word >>= 1
+			}
+		}
+	}
 	c.ranges(len(dx), grain, func(from, to int, _ scratch) {
 		for i := from; i < to; i += 64 {
-			word, end := words[i/64], min(i+64, to)
+			end := min(i+64, to)
 			out := dx[i:end]
-			for k, v := range dy[i:end] {
-				out[k] = v * slope[word>>k&1]
-			}
+			mask(out, dy[i:end][:len(out)], words[i/64])
 		}
 	})
 	return nil

@@ -50,30 +50,42 @@ func (c *compiler) poolRows(y tensor.Shape, do func(sample, z, row int, s scratc
 
 func size3(s tensor.Shape) [3]int { return [3]int(s[1:4]) }
 
+// buildMaxPool takes maxima along depth and height first, a whole row at a time, then along width.
 func buildMaxPool(c *compiler, n *ir.Node) error {
 	x, y, from, to := c.in(0), c.out(), n.Inputs[0].Shape(), n.Out().Shape()
 	w, _ := poolWindows(n.Attr.(op.PoolAttr), size3(from), size3(to))
 	ch := to[4]
-	c.poolRows(to, func(sample, z, row int, _ scratch) {
-		line := y[((sample*to[1]+z)*to[2]+row)*to[3]*ch:][:to[3]*ch]
-		for i := range line {
-			line[i] = float32(math.Inf(-1))
+	c.ownScratch(from[3] * ch)
+	c.poolRows(to, func(sample, z, row int, s scratch) {
+		top := s.f32[:from[3]*ch]
+		for i := range top {
+			top[i] = float32(math.Inf(-1))
 		}
 		for _, nz := range w[0][z] {
 			for _, ny := range w[1][row] {
-				src := x[((sample*from[1]+nz.at)*from[2]+ny.at)*from[3]*ch:][:from[3]*ch]
-				for o, nxs := range w[2] {
-					dst := line[o*ch:][:ch]
-					for _, nx := range nxs {
-						for i, v := range src[nx.at*ch:][:ch] {
-							dst[i] = max(dst[i], v)
-						}
-					}
-				}
+				raise(top, x[((sample*from[1]+nz.at)*from[2]+ny.at)*from[3]*ch:][:len(top)])
+			}
+		}
+		line := y[((sample*to[1]+z)*to[2]+row)*to[3]*ch:][:to[3]*ch]
+		for o, nxs := range w[2] {
+			dst := line[o*ch:][:ch]
+			for i := range dst {
+				dst[i] = float32(math.Inf(-1))
+			}
+			for _, nx := range nxs {
+				raise(dst, top[nx.at*ch:][:ch])
 			}
 		}
 	})
 	return nil
+}
+
+// raise makes dst the larger of dst and x, element by element; NaN wins.
+func raise(dst, x []float32) {
+	x = x[:len(dst)]
+	for i, v := range x {
+		dst[i] = max(dst[i], v)
+	}
 }
 
 func buildMaxPoolIndex(c *compiler, n *ir.Node) error {
@@ -87,32 +99,47 @@ func buildMaxPoolIndex(c *compiler, n *ir.Node) error {
 	return nil
 }
 
+// maxPoolIndex finds the first maximum along depth and height for each voxel of a row, then the first of those along width: the
+// one of the lowest tap among equals.
 func maxPoolIndex[T uint8 | uint16](c *compiler, n *ir.Node, index []T) {
 	a, x, from, to := n.Attr.(op.PoolAttr), c.in(0), n.Inputs[0].Shape(), n.Out().Shape()
 	w, _ := poolWindows(a, size3(from), size3(to))
 	ch := to[4]
-	c.ownScratch(ch)
+	width := from[3] * ch
+	c.ownScratch(2*width + 2*ch)
 	c.poolRows(to, func(sample, z, row int, s scratch) {
+		top, best := s.f32[:width], s.f32[2*width:][:ch]
+		taps, first := int32s(s.f32[width:2*width]), int32s(s.f32[2*width+ch:][:ch]) // of kw = 0
+		clear(taps)
+		for i := range top {
+			top[i] = float32(math.Inf(-1))
+		}
+		for _, nz := range w[0][z] {
+			for _, ny := range w[1][row] {
+				src, tap := x[((sample*from[1]+nz.at)*from[2]+ny.at)*from[3]*ch:][:width], int32((nz.tap*a.Kernel[1]+ny.tap)*a.Kernel[2])
+				for i, v := range src {
+					if v > top[i] || v != v {
+						top[i], taps[i] = v, tap
+					}
+				}
+			}
+		}
 		line := index[((sample*to[1]+z)*to[2]+row)*to[3]*ch:][:to[3]*ch]
-		best := s.f32[:ch]
 		for o, nxs := range w[2] {
-			dst := line[o*ch:][:ch]
-			clear(dst)
+			clear(first)
 			for i := range best {
 				best[i] = float32(math.Inf(-1))
 			}
-			for _, nz := range w[0][z] {
-				for _, ny := range w[1][row] {
-					src := x[((sample*from[1]+nz.at)*from[2]+ny.at)*from[3]*ch:]
-					tap := (nz.tap*a.Kernel[1] + ny.tap) * a.Kernel[2]
-					for _, nx := range nxs {
-						for i, v := range src[nx.at*ch:][:ch] {
-							if v > best[i] || v != v {
-								best[i], dst[i] = v, T(tap+nx.tap)
-							}
-						}
+			for _, nx := range nxs {
+				src, tap, own := top[nx.at*ch:][:ch], taps[nx.at*ch:][:ch], int32(nx.tap)
+				for i, v := range src {
+					if v > best[i] || v == best[i] && tap[i]+own < first[i] || v != v {
+						best[i], first[i] = v, tap[i]+own
 					}
 				}
+			}
+			for i, k := range first {
+				line[o*ch+i] = T(k)
 			}
 		}
 	})
