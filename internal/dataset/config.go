@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/explain"
 )
 
@@ -172,7 +173,7 @@ func (c *Config) Validate() error {
 	if len(c.Explain.Methods) == 0 {
 		add("explain.methods", "names no method")
 	}
-	if c.Explain.NSamples < 2 && (slices.Contains(c.Explain.Methods, "vargrad") || slices.Contains(c.Explain.Methods, "all")) {
+	if methods, err := c.Methods(); err == nil && c.Explain.NSamples < 2 && slices.Contains(methods, "vargrad") {
 		add("explain.n_samples", "is %d, but a variance (vargrad) needs at least 2 draws", c.Explain.NSamples)
 	}
 	if c.Model.NumClasses > 0 && len(c.Model.Classes) > 0 && c.Model.NumClasses != len(c.Model.Classes) {
@@ -188,6 +189,9 @@ func (c *Config) Validate() error {
 	}
 	return nil
 }
+
+// Methods are the methods that Explain.Methods names, groups expanded, each once.
+func (c *Config) Methods() ([]string, error) { return cam.Expand(strings.Join(c.Explain.Methods, ",")) }
 
 // Target resolves Model.TargetClass for a model of n classes: the class to ask for, or all of them. ClassTrue gets its
 // index from each sample.

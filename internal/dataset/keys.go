@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/voxcam/voxcam/internal/cam"
 )
 
 // A key is a row of the table of all keys of a configuration: how its value gets in, and what it may be.
@@ -71,7 +73,7 @@ var keys = []key{
 	{"explain.noise_level", "standard deviation of the noise, in units of the prepared volume", setNoiseLevel, checkNoiseLevel},
 	{"explain.seed", "seed of the noise", natural(func(c *Config) *uint64 { return &c.Explain.Seed }), nil},
 	{"explain.device", "where it is computed", text(func(c *Config) *string { return &c.Explain.Device }), nil},
-	{"explain.conventions.*", "formula of a method, such as \"gradcam++\" = \"paper\"", nil, nil},
+	{"explain.conventions.*", "formula of a method, such as \"gradcam++\" = \"paper\"", nil, checkConventions},
 
 	{"output.dir", "folder that sessions are made in; default: CAMVis in the working directory",
 		text(func(c *Config) *string { return &c.Output.Dir }), nil},
@@ -311,8 +313,16 @@ func checkMethods(c *Config) error {
 		if slices.Contains(c.Explain.Methods[:i], m) {
 			return fmt.Errorf("names %q twice", m)
 		}
+		if _, err := cam.Expand(m); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+func checkConventions(c *Config) error {
+	_, err := cam.Choose(nil, c.Explain.Conventions)
+	return err
 }
 
 func setNoiseLevel(c *Config, v any) (err error) { c.Explain.NoiseLevel, err = number(v); return err }

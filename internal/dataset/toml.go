@@ -9,6 +9,8 @@ import (
 	"github.com/agnivade/levenshtein"
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
+
+	"github.com/voxcam/voxcam/internal/cam"
 )
 
 // A Complaint is one thing that is wrong with a configuration.
@@ -166,6 +168,10 @@ func (c *Config) fill(doc *document) []Complaint {
 				c.Explain.Conventions = map[string]string{}
 			}
 			c.Explain.Conventions[e.path[len(e.path)-1]] = s
+			if _, err := cam.Choose(nil, map[string]string{e.path[len(e.path)-1]: s}); err != nil {
+				complaints = append(complaints, Complaint{e.line, name, err.Error()})
+				delete(c.Explain.Conventions, e.path[len(e.path)-1])
+			}
 			continue
 		}
 		k := byName[name]

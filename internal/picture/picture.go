@@ -66,7 +66,7 @@ func (w Window) Grey(x float32) uint8 {
 	if !(w.High > w.Low) {
 		return 0
 	}
-	return uint8(math.Round(255 * min(max(float64(x-w.Low)/float64(w.High-w.Low), 0), 1)))
+	return uint8(255*min(max((x-w.Low)/(w.High-w.Low), 0), 1) + 0.5)
 }
 
 // A View is a volume and a heatmap on the same grid, to be shown together.
@@ -77,6 +77,7 @@ type View struct {
 	Heat    []float32 // [D, H, W] in 0 to 1; nil shows the volume alone
 	Alpha   float64   // weight of the heatmap's colour; the rest is the volume
 	Spacing [3]float64
+	Slices  []int // of a thinned view: which slices of the volume it has; nil for all
 }
 
 // NewView shows heat (nil for none) over the first channel of v.
@@ -89,6 +90,26 @@ func NewView(v *volume.Volume, w Window, heat []float32, alpha float64) (*View, 
 		view.Spacing = Spacing(v.Geometry)
 	}
 	return view, nil
+}
+
+// Thin returns a view of n slices spread evenly over v, on a copy of them: what a Sheet shows, without the rest of the volume.
+func (v *View) Thin(n int) *View {
+	at := EvenSlices(v.Dims[0], n)
+	plane := v.Dims[1] * v.Dims[2]
+	out := *v
+	out.Dims[0], out.Slices = n, at
+	pick := func(from []float32) []float32 {
+		if from == nil {
+			return nil
+		}
+		to := make([]float32, 0, n*plane)
+		for _, d := range at {
+			to = append(to, from[d*plane:(d+1)*plane]...)
+		}
+		return to
+	}
+	out.Grey, out.Heat = pick(v.Grey), pick(v.Heat)
+	return &out
 }
 
 // Spacing is the size of a voxel in mm along depth, height, width.
@@ -111,10 +132,11 @@ func (v *View) overlay(dst []byte, d int) {
 		return
 	}
 	heat := v.Heat[d*n : (d+1)*n]
+	alpha := float32(v.Alpha)
 	for i, x := range grey {
-		g := (1 - v.Alpha) * float64(v.Window.Grey(x))
+		g := (1-alpha)*float32(v.Window.Grey(x)) + 0.5 // rounds
 		for c, colour := range Jet(heat[i]) {
-			dst[3*i+c] = uint8(math.Round(g + v.Alpha*float64(colour)))
+			dst[3*i+c] = uint8(g + alpha*float32(colour))
 		}
 	}
 }

@@ -114,6 +114,16 @@ func TestEvenSlices(t *testing.T) {
 func TestSheet(t *testing.T) {
 	v := view(t, 1) // the heatmap alone, so that colours are known
 	single := &Sheet{Title: []string{"case"}, Rows: []Row{{Label: "gradcam", View: v}}}
+	var whole, thin bytes.Buffer
+	if err := single.WritePNG(&whole); err != nil {
+		t.Fatal(err)
+	}
+	if err := (&Sheet{Title: single.Title, Rows: []Row{{Label: "gradcam", View: v.Thin(SheetSlices)}}}).WritePNG(&thin); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(whole.Bytes(), thin.Bytes()) {
+		t.Error("a thinned view makes another sheet")
+	}
 	several := &Sheet{Title: []string{"case", "a very long line " + string(bytes.Repeat([]byte("W"), 400))},
 		Rows: []Row{{Label: "gradcam", View: v}, {Label: "vargrad", Note: "failed: because"}, {Label: "smoothgrad", View: v}}}
 	for name, s := range map[string]*Sheet{"single": single, "several": several} {

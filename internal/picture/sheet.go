@@ -72,15 +72,10 @@ func (s *Sheet) WritePNG(w io.Writer) error {
 
 	panelW, panelH := panelSize, panelSize/4
 	columns := SheetSlices
-	for i, row := range s.Rows {
-		if row.View == nil {
-			continue
+	for i := len(s.Rows) - 1; i >= 0; i-- { // all views have the same grid
+		if v := s.Rows[i].View; v != nil {
+			panelW, panelH = v.panel()
 		}
-		pw, ph := row.View.panel()
-		if i == 0 || panelH < ph {
-			panelH = ph
-		}
-		panelW = pw
 	}
 	if len(s.Rows) == 1 {
 		columns = SheetSlices / 2
@@ -117,6 +112,9 @@ func (s *Sheet) WritePNG(w io.Writer) error {
 		rgb := make([]byte, 3*row.View.Dims[1]*row.View.Dims[2])
 		for k, d := range EvenSlices(row.View.Dims[0], SheetSlices) {
 			row.View.overlay(rgb, d)
+			if row.View.Slices != nil {
+				d = row.View.Slices[d]
+			}
 			for p := range len(rgb) / 3 {
 				copy(slice.Pix[4*p:], rgb[3*p:3*p+3])
 				slice.Pix[4*p+3] = 255

@@ -49,6 +49,7 @@ type ModelInfo struct {
 	File        string   `json:"file"`
 	SHA256      string   `json:"sha256"`
 	TargetLayer string   `json:"target_layer"`
+	Warnings    []string `json:"warnings,omitempty"` // such as a target layer that an exporter has changed
 }
 
 // Sample is the metadata.json of a sample. Pointers are nil, and null in JSON, where there is no value.

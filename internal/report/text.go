@@ -22,6 +22,10 @@ func WriteText(w io.Writer, session *Session, o *Overall, samples []*Sample, dir
 	fmt.Fprintf(&b, "Model:            %s (sha256 %.12s)\n", o.Model.File, o.Model.SHA256)
 	fmt.Fprintf(&b, "Target layer:     %s\n", orNA(o.Model.TargetLayer))
 
+	for _, warning := range o.Model.Warnings {
+		fmt.Fprintf(&b, "Warning:          %s\n", warning)
+	}
+
 	heading("OVERALL SUMMARY")
 	t := o.Overall
 	fmt.Fprintf(&b, "Samples:          %d (%d ok, %d degraded, %d failed)\n", t.Status.All(), t.Status.OK, t.Status.Degraded, t.Status.Failed)

@@ -75,7 +75,7 @@ func (r *run) identify(name string) error {
 	now := &report.Session{
 		Schema: report.Schema, Name: name, Created: r.now(), Version: r.opt.Version, Config: r.config.Path,
 		Model: report.ModelInfo{Classes: r.info.Classes, ClassNames: r.names, Backbone: r.config.ModelName(),
-			File: r.info.Path, SHA256: r.info.SHA256, TargetLayer: r.info.TargetLayer},
+			File: r.info.Path, SHA256: r.info.SHA256, TargetLayer: r.info.TargetLayer, Warnings: r.info.Warnings},
 		Seed: r.config.Explain.Seed, Settings: settings, Hash: digest(settings),
 		SplitSource: r.set.Split, Splits: map[string][]string{},
 	}

@@ -16,18 +16,26 @@ import (
 // job is a sample on its way through the pipeline.
 type job struct {
 	sample   dataset.Sample
-	prepared *dataset.Prepared
-	err      error             // why nothing could be computed
-	results  []*explain.Result // one for each target
-	seconds  float64           // of explaining
+	prepared *dataset.Prepared // nil if it could not be read
+	err      error             // why
+}
+
+// part is what is known of a sample for one target. Targets are written one by one, so that those of many classes are not
+// in memory together.
+type part struct {
+	job     *job
+	result  *explain.Result
+	err     error // why there is no result; then it is the sample's last part
+	last    bool
+	seconds float64 // of explaining
 }
 
 // pipeline reads, explains and writes the samples, each stage in its own goroutine. The channels hold nothing: a stage that
-// has finished a sample keeps it until the next one takes it, which bounds the samples in memory to one for each stage.
-// After an interruption a sample that is already explained is still written.
+// has finished its work keeps it until the next one takes it, which bounds what is in memory to one volume or result for each
+// stage. After an interruption a sample that is already explained is still written.
 func (r *run) pipeline(ctx context.Context, ex explain.Explainer, todo []dataset.Sample, s *Summary) error {
 	group, ctx := errgroup.WithContext(ctx)
-	read, explained := make(chan *job), make(chan *job)
+	read, explained := make(chan *job), make(chan part)
 	written := make(chan struct{}) // closed when the writer is gone
 
 	group.Go(func() error {
@@ -52,19 +60,19 @@ func (r *run) pipeline(ctx context.Context, ex explain.Explainer, todo []dataset
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			if j.err == nil {
-				r.observe.Event(Event{Kind: EventBegin, Sample: j.sample.ID, Split: string(j.sample.Split)})
-				started := time.Now()
-				j.err = r.explain(ctx, ex, j)
-				j.seconds = time.Since(started).Seconds()
-			}
-			if ctx.Err() != nil && j.err != nil {
-				return ctx.Err() // the sample did not fail, it was stopped
-			}
-			select {
-			case explained <- j:
-			case <-written:
-				return ctx.Err()
+			for i := range r.targets {
+				p := r.explain(ctx, ex, j, i)
+				if ctx.Err() != nil && p.err != nil {
+					return ctx.Err() // the sample did not fail, it was stopped
+				}
+				select {
+				case explained <- p:
+				case <-written:
+					return ctx.Err()
+				}
+				if p.last {
+					break
+				}
 			}
 		}
 		return nil
@@ -73,11 +81,23 @@ func (r *run) pipeline(ctx context.Context, ex explain.Explainer, todo []dataset
 	group.Go(func() error {
 		defer close(written)
 		started, done := time.Now(), 0
-		for j := range explained {
-			record, err := r.write(j)
+		var w *writer
+		defer func() { w.abort() }() // of a sample that was stopped between two targets
+		for p := range explained {
+			if w == nil {
+				w = &writer{run: r, job: p.job}
+			}
+			if err := w.add(p); err != nil {
+				return err
+			}
+			if !p.last {
+				continue
+			}
+			record, err := w.finish()
 			if err != nil {
 				return err
 			}
+			w = nil
 			s.count(record)
 			done++
 			e := Event{Kind: EventSample, Sample: record.ID, Split: record.Split, Done: done, Total: len(todo),
@@ -103,32 +123,36 @@ func (r *run) checkLabel(s dataset.Sample) error {
 	return nil
 }
 
-// explain asks for every target of one sample.
-func (r *run) explain(ctx context.Context, ex explain.Explainer, j *job) error {
-	for i, target := range r.targets {
-		if target.Kind == explain.ClassTrue {
-			target.Index = j.sample.Label
-		}
-		req := explain.Request{
-			Methods: r.methods, Class: target,
-			NSamples: r.config.Explain.NSamples, NoiseLevel: r.config.Explain.NoiseLevel,
-			Seed: r.config.Explain.Seed, SampleID: j.sample.ID, Noise: r.opt.Noise,
-			Convention: r.config.Explain.Conventions,
-			Progress: func(done, total int) {
-				r.observe.Event(Event{Kind: EventPass, Sample: j.sample.ID, Split: string(j.sample.Split),
-					Passes: i*total + done, PassesTotal: len(r.targets) * total})
-			},
-		}
-		result, err := guard(ctx, ex, j, req)
-		if err != nil {
-			return err
-		}
-		if err := r.check(result, j.prepared.Volume.Dims()); err != nil {
-			return err
-		}
-		j.results = append(j.results, result)
+// explain asks for target i of a sample.
+func (r *run) explain(ctx context.Context, ex explain.Explainer, j *job, i int) part {
+	if j.err != nil {
+		return part{job: j, err: j.err, last: true}
 	}
-	return nil
+	if i == 0 {
+		r.observe.Event(Event{Kind: EventBegin, Sample: j.sample.ID, Split: string(j.sample.Split)})
+	}
+	target := r.targets[i]
+	if target.Kind == explain.ClassTrue {
+		target.Index = j.sample.Label
+	}
+	started := time.Now()
+	result, err := guard(ctx, ex, j, explain.Request{
+		Methods: r.methods, Class: target,
+		NSamples: r.config.Explain.NSamples, NoiseLevel: r.config.Explain.NoiseLevel,
+		Seed: r.config.Explain.Seed, SampleID: j.sample.ID, Noise: r.opt.Noise,
+		Convention: r.config.Explain.Conventions,
+		Progress: func(done, total int) {
+			r.observe.Event(Event{Kind: EventPass, Sample: j.sample.ID, Split: string(j.sample.Split),
+				Passes: i*total + done, PassesTotal: len(r.targets) * total})
+		},
+	})
+	if err == nil {
+		err = r.check(result, j.prepared.Volume.Dims())
+	}
+	if err != nil {
+		result = nil
+	}
+	return part{job: j, result: result, err: err, last: err != nil || i == len(r.targets)-1, seconds: time.Since(started).Seconds()}
 }
 
 // guard makes a panic, which is a fault of the program, the failure of one sample instead of the end of the run.

@@ -16,7 +16,7 @@
 // KEY is volume for a single method, METHOD_volume for several, with class_I before volume if all classes are explained.
 //
 // Reading, explaining and writing overlap: while one sample is explained, one is read ahead and one is written behind, so
-// that at most three volumes, each with the maps of all methods and target classes, are in memory.
+// that at most three volumes are in memory, each with the maps of one target class.
 package session
 
 import (
@@ -72,7 +72,7 @@ func refuse(format string, args ...any) error { return &RefusedError{fmt.Errorf(
 // Options of a run. Only Config is required.
 type Options struct {
 	Config  *dataset.Config
-	Methods []string // groups expanded; nil: Config.Explain.Methods as they are
+	Methods []string // groups expanded; nil: those of Config
 
 	// Noise replaces the generator; NoiseName identifies it among the session's settings, best by a digest.
 	Noise     explain.NoiseDraw
@@ -240,7 +240,10 @@ func prepare(opt Options, ex explain.Explainer) (*run, []dataset.Sample, error) 
 	}
 	r := &run{opt: opt, config: c, info: ex.Info(), methods: opt.Methods, stale: map[string][]string{}, observe: &serial{to: opt.Observer}}
 	if r.methods == nil {
-		r.methods = c.Explain.Methods
+		var err error
+		if r.methods, err = c.Methods(); err != nil {
+			return nil, nil, &RefusedError{err}
+		}
 	}
 	if r.opt.PlotDPI == 0 {
 		r.opt.PlotDPI = report.DPI

@@ -239,6 +239,46 @@ func TestTargets(t *testing.T) {
 	}
 }
 
+// A sample whose second target fails has no results at all, and one that is stopped there is not finished.
+func TestTargetsAreAllOrNothing(t *testing.T) {
+	w := newWorld(t, 2)
+	w.config.Model.TargetClass = "all"
+	w.config.Output.Formats = []string{"npy", "tiff", "png"}
+	f := &fake{hook: func(_ context.Context, req explain.Request, _ *explain.Result) error {
+		if req.SampleID == "case0" && req.Class.Index == 1 {
+			return errors.New("no")
+		}
+		return nil
+	}}
+	s := w.must(f, ExitFailed)
+	if s.Status != (report.Counts{OK: 1, Failed: 1}) || len(f.called()) != 2+3 {
+		t.Errorf("%+v, calls %v", s, f.called())
+	}
+	for name := range w.tree() {
+		if strings.Contains(name, "case0") && !strings.HasSuffix(name, "case0_metadata.json") {
+			t.Errorf("%s of a failed sample", name)
+		}
+	}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	stopped := &fake{classes: 3, hook: func(ctx context.Context, req explain.Request, _ *explain.Result) error {
+		if req.Class.Index == 2 {
+			cancel()
+		}
+		return ctx.Err()
+	}}
+	s, err := Run(ctx, w.opt, stopped)
+	if ExitCode(s, err) != ExitInterrupted || s.Pending != 1 || s.Resumed != 1 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if _, err := os.Stat(w.session(".partial")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("unfinished files stayed: %v", err)
+	}
+	if s := w.must(&fake{}, ExitOK); s.Status.OK != 2 {
+		t.Errorf("%+v", s)
+	}
+}
+
 func TestResumeSkipsWhatIsDone(t *testing.T) {
 	w := newWorld(t, 4)
 	w.config.Data.MaxSamples = 2

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/durable"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/picture"
@@ -24,42 +25,192 @@ import (
 // writers is how many files of a sample are encoded at a time; more would take the processor from the network.
 const writers = 2
 
-// write stores a sample, whatever became of it. A result that no file format can hold becomes a failed sample; only a
-// failure to store anything is an error.
-func (r *run) write(j *job) (*report.Sample, error) {
-	record, err := r.store(j)
-	var output *durable.Error
-	if err != nil && !errors.As(err, &output) {
-		j.err, j.results = fmt.Errorf("the result cannot be written: %w", err), nil
-		record, err = r.store(j)
-	}
-	return record, err
+// writer stores one sample, target by target.
+type writer struct {
+	run    *run
+	job    *job
+	record *report.Sample
+	stage  *durable.Stage
+	window picture.Window
+	sheet  picture.Sheet
+	cover  string // name of the first overlay
+	failed error  // why there will be no results; the rest of the sample is passed over
+	mu     sync.Mutex
 }
 
-func (r *run) store(j *job) (*report.Sample, error) {
-	record := r.describe(j)
-	place := r.place(j.sample)
-	stage, err := r.folder.Stage(place)
-	if err != nil {
-		return nil, err
+// output is a file of a sample.
+type output struct {
+	name  string // in the sample's folder
+	write func(io.Writer) error
+}
+
+// add stores one part. What a sample meets is kept for its record; an error means that nothing can be stored.
+func (w *writer) add(p part) error {
+	if w.record == nil {
+		w.record = w.run.describe(w.job)
 	}
-	defer stage.Abort()
-	if err := r.writeFiles(stage, place, j, record); err != nil {
-		return nil, err
+	w.record.Seconds += p.seconds
+	if w.failed == nil {
+		w.failed = p.err
 	}
-	_, err = stage.Write(report.MetadataName(j.sample.Name), func(w *durable.File) error { return report.WriteJSON(w, record) })
+	if w.failed != nil {
+		return nil
+	}
+	err := w.store(p.result)
+	var output *durable.Error
+	if err != nil && !errors.As(err, &output) {
+		w.failed, err = fmt.Errorf("the result cannot be written: %w", err), nil // no format can hold it
+	}
+	return err
+}
+
+// store writes the maps of one target.
+func (w *writer) store(result *explain.Result) error {
+	r, v := w.run, w.job.prepared.Volume
+	if w.stage == nil {
+		var err error
+		if w.stage, err = r.folder.Stage(r.place(w.job.sample)); err != nil {
+			return err
+		}
+		w.window = picture.FullWindow(v.Channel(0))
+		r.describePrediction(w.record, result)
+		w.sheet.Title = title(w.record)
+	}
+	var outputs []output
+	for _, m := range result.Methods {
+		rm := r.describeMethod(m, result.TargetClass)
+		label := rm.Method
+		if rm.TargetClassName != nil {
+			label += ", class " + *rm.TargetClassName
+		}
+		if m.Status != explain.StatusOK {
+			label += fmt.Sprintf(" (%s: %s)", m.Status, m.Reason)
+		}
+		w.record.Methods = append(w.record.Methods, rm)
+		if m.Status == explain.StatusFailed {
+			w.sheet.Rows = append(w.sheet.Rows, picture.Row{Label: label, Note: "no map"})
+			continue
+		}
+		w.record.Statistics[rm.Key] = report.Measure(m.Map, m.Heatmap, m.HeatDims)
+		view, err := picture.NewView(v, w.window, m.Heatmap, r.config.Output.OverlayAlpha)
+		if err != nil {
+			return err
+		}
+		w.sheet.Rows = append(w.sheet.Rows, picture.Row{Label: label, View: view.Thin(picture.SheetSlices)})
+		stem := w.job.sample.Name + "_" + rm.Key
+		outputs = append(outputs, r.arrays(stem, w.record, m, v)...)
+		if r.formats["tiff"] {
+			outputs = append(outputs, output{stem + "_heatmap.tiff", view.WriteHeatmap}, output{stem + "_overlay.tiff", view.WriteOverlay})
+			if w.cover == "" {
+				w.cover = stem + "_overlay.tiff"
+			}
+		}
+	}
+	var group errgroup.Group
+	group.SetLimit(writers)
+	for _, o := range outputs {
+		group.Go(func() error {
+			info, err := w.stage.Write(o.name, func(f *durable.File) error { return o.write(f) })
+			if err == nil {
+				w.list(path.Join(r.place(w.job.sample), o.name), info)
+			}
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+func (w *writer) list(name string, info durable.Info) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.record.Files = append(w.record.Files, report.File{Path: name, Bytes: info.Bytes, SHA256: info.SHA256})
+}
+
+// finish stores pictures and record and gives the sample its place, whatever became of it.
+func (w *writer) finish() (*report.Sample, error) {
+	defer w.abort()
+	r := w.run
+	place := r.place(w.job.sample)
+	if w.failed == nil {
+		w.record.Status, w.record.Reason = overall(w.record.Methods)
+		err := w.pictures(place)
+		var output *durable.Error
+		if err != nil && errors.As(err, &output) {
+			return nil, err
+		}
+		if err != nil {
+			w.failed = fmt.Errorf("the result cannot be written: %w", err)
+		}
+	}
+	if w.failed != nil {
+		// Nothing but the record stays, also of targets that went well: half a sample is not a result.
+		w.abort()
+		seconds := w.record.Seconds
+		w.record = r.describe(w.job)
+		w.record.Seconds = seconds
+		w.record.Status, w.record.Reason = explain.StatusFailed, w.failed.Error()
+		var err error
+		if w.stage, err = r.folder.Stage(place); err != nil {
+			return nil, err
+		}
+	}
+	if len(w.record.Statistics) == 0 {
+		// Pictures of an earlier attempt must not stay behind.
+		sheet, overlay := pictureNames(w.job.sample)
+		if err := errors.Join(r.folder.Remove(sheet), r.folder.Remove(overlay)); err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(w.record.Files, func(a, b report.File) int { return strings.Compare(a.Path, b.Path) })
+	_, err := w.stage.Write(report.MetadataName(w.job.sample.Name), func(f *durable.File) error { return report.WriteJSON(f, w.record) })
 	if err != nil {
 		return nil, err
 	}
 	// Records of the same sample under another label or split would be counted twice.
-	for _, old := range r.stale[j.sample.ID] {
-		if old != place && !r.ownedByAnother(old, j.sample.ID) {
+	for _, old := range r.stale[w.job.sample.ID] {
+		if old != place && !r.ownedByAnother(old, w.job.sample.ID) {
 			if err := r.folder.Remove(old); err != nil {
 				return nil, err
 			}
 		}
 	}
-	return record, stage.Commit()
+	return w.record, w.stage.Commit()
+}
+
+// abort throws away what has no place yet.
+func (w *writer) abort() {
+	if w != nil && w.stage != nil {
+		w.stage.Abort()
+	}
+}
+
+// pictureNames are a sample's files in visualizations: the sheet of slices and the stack of the first overlay.
+func pictureNames(s dataset.Sample) (sheet, overlay string) {
+	base := path.Join("visualizations", string(s.Split), s.Name)
+	return base + "_combined.png", base + "_full_volume_overlay.tiff"
+}
+
+// pictures stores what lies outside the sample's folder.
+func (w *writer) pictures(place string) error {
+	if len(w.record.Statistics) == 0 {
+		return nil
+	}
+	sheet, overlay := pictureNames(w.job.sample)
+	if w.run.formats["png"] {
+		info, err := w.run.folder.WriteFile(sheet, func(f *durable.File) error { return w.sheet.WritePNG(f) })
+		if err != nil {
+			return err
+		}
+		w.list(sheet, info)
+	}
+	if w.cover != "" {
+		if err := w.stage.Link(w.cover, overlay); err != nil {
+			return err
+		}
+		i := slices.IndexFunc(w.record.Files, func(f report.File) bool { return f.Path == path.Join(place, w.cover) })
+		w.list(overlay, durable.Info{Bytes: w.record.Files[i].Bytes, SHA256: w.record.Files[i].SHA256})
+	}
+	return nil
 }
 
 // ownedByAnother reports whether a place belongs to another row of the table with the same ID (a row that repeats an ID is a
@@ -80,7 +231,7 @@ func (r *run) describe(j *job) *report.Sample {
 		Schema: report.Schema, ID: s.ID, Name: s.Name, Split: string(s.Split), Status: explain.StatusOK,
 		Methods: []report.Method{}, Statistics: map[string]report.Statistics{}, Files: []report.File{},
 		Seed: r.config.Explain.Seed, ModelSHA256: r.info.SHA256, Hash: r.record.Hash, Version: r.opt.Version,
-		Finished: r.now().UTC(), Seconds: j.seconds,
+		Finished: r.now().UTC(),
 	}
 	if s.Label >= 0 && s.Label < r.info.Classes {
 		record.TrueClass, record.TrueClassName = &s.Label, &r.names[s.Label]
@@ -90,34 +241,32 @@ func (r *run) describe(j *job) *report.Sample {
 		record.Input, record.InputShape, record.CropOffset, record.Scaling = &p.Input, &p.InputShape, &p.CropOffset, &p.Scaling
 		record.Shape = &[4]int{v.Channels, v.Depth, v.Height, v.Width}
 	}
-	if j.err != nil {
-		record.Status, record.Reason = explain.StatusFailed, j.err.Error()
-		return record
-	}
-	first := j.results[0] // the prediction does not depend on the target
-	record.PredictedClass, record.PredictedClassName = &first.Predicted, &r.names[first.Predicted]
-	record.Logits, record.Probabilities = first.Logits, first.Probabilities
-	record.Confidence = &first.Probabilities[first.Predicted]
-	right := first.Predicted == s.Label
-	record.CorrectPrediction = &right
-	record.TargetLayer, record.CellSize = first.TargetLayer, &first.CellSize
-
-	for _, result := range j.results {
-		for _, m := range result.Methods {
-			rm := report.Method{Method: m.Method, Key: r.key(m.Method, result.TargetClass), Status: m.Status, Reason: m.Reason,
-				Seconds: m.Seconds, Parameters: m.Parameters}
-			if c := result.TargetClass; c >= 0 && c < r.info.Classes {
-				rm.TargetClass, rm.TargetClassName = &c, &r.names[c]
-			}
-			if m.Status != explain.StatusFailed {
-				rm.MapShape = &m.Dims
-				record.Statistics[rm.Key] = report.Measure(m.Map, m.Heatmap, m.HeatDims)
-			}
-			record.Methods = append(record.Methods, rm)
-		}
-	}
-	record.Status, record.Reason = overall(record.Methods)
 	return record
+}
+
+// describePrediction adds what the network said, which does not depend on the target. Values are copied: a pointer into the
+// result would keep its maps in memory.
+func (r *run) describePrediction(record *report.Sample, result *explain.Result) {
+	predicted, cell := result.Predicted, result.CellSize
+	record.PredictedClass, record.PredictedClassName = &predicted, &r.names[predicted]
+	record.Logits, record.Probabilities = result.Logits, result.Probabilities
+	record.Confidence = &result.Probabilities[predicted]
+	right := predicted == *record.TrueClass
+	record.CorrectPrediction = &right
+	record.TargetLayer, record.CellSize = result.TargetLayer, &cell
+}
+
+func (r *run) describeMethod(m explain.MethodResult, class int) report.Method {
+	rm := report.Method{Method: m.Method, Key: r.key(m.Method, class), Status: m.Status, Reason: m.Reason,
+		Seconds: m.Seconds, Parameters: m.Parameters}
+	if class >= 0 && class < r.info.Classes {
+		rm.TargetClass, rm.TargetClassName = &class, &r.names[class]
+	}
+	if m.Status != explain.StatusFailed {
+		dims := m.Dims
+		rm.MapShape = &dims
+	}
+	return rm
 }
 
 // key names a method's files, as the original system does where it has a name.
@@ -158,98 +307,9 @@ func overall(methods []report.Method) (explain.Status, string) {
 	return explain.StatusOK, ""
 }
 
-// output is a file of a sample.
-type output struct {
-	name  string // in the sample's folder
-	write func(io.Writer) error
-}
-
-// writeFiles stores maps and pictures and lists them in the record.
-func (r *run) writeFiles(stage *durable.Stage, place string, j *job, record *report.Sample) error {
-	sheetName := path.Join("visualizations", string(j.sample.Split), j.sample.Name+"_combined.png")
-	overlayName := path.Join("visualizations", string(j.sample.Split), j.sample.Name+"_full_volume_overlay.tiff")
-	if len(record.Statistics) == 0 {
-		// Nothing to show: pictures of an earlier attempt must not stay behind.
-		return errors.Join(r.folder.Remove(sheetName), r.folder.Remove(overlayName))
-	}
-	v := j.prepared.Volume
-	window := picture.FullWindow(v.Channel(0))
-	sheet := &picture.Sheet{Title: r.title(record)}
-	var outputs []output
-	firstOverlay := ""
-	i := 0
-	for _, result := range j.results {
-		for _, m := range result.Methods {
-			rm := record.Methods[i]
-			i++
-			label := rm.Method
-			if rm.TargetClassName != nil {
-				label += ", class " + *rm.TargetClassName
-			}
-			if m.Status != explain.StatusOK {
-				label += fmt.Sprintf(" (%s: %s)", m.Status, m.Reason)
-			}
-			if m.Status == explain.StatusFailed {
-				sheet.Rows = append(sheet.Rows, picture.Row{Label: label, Note: "no map"})
-				continue
-			}
-			view, err := picture.NewView(v, window, m.Heatmap, r.config.Output.OverlayAlpha)
-			if err != nil {
-				return err
-			}
-			sheet.Rows = append(sheet.Rows, picture.Row{Label: label, View: view})
-			stem := j.sample.Name + "_" + rm.Key
-			outputs = append(outputs, r.arrays(stem, record, m, cellSize(m), v)...)
-			if r.formats["tiff"] {
-				outputs = append(outputs, output{stem + "_heatmap.tiff", view.WriteHeatmap}, output{stem + "_overlay.tiff", view.WriteOverlay})
-				if firstOverlay == "" {
-					firstOverlay = stem + "_overlay.tiff"
-				}
-			}
-		}
-	}
-	var mu sync.Mutex
-	add := func(name string, info durable.Info) {
-		mu.Lock()
-		defer mu.Unlock()
-		record.Files = append(record.Files, report.File{Path: name, Bytes: info.Bytes, SHA256: info.SHA256})
-	}
-	var group errgroup.Group
-	group.SetLimit(writers)
-	for _, o := range outputs {
-		group.Go(func() error {
-			info, err := stage.Write(o.name, func(f *durable.File) error { return o.write(f) })
-			if err == nil {
-				add(path.Join(place, o.name), info)
-			}
-			return err
-		})
-	}
-	if r.formats["png"] {
-		group.Go(func() error {
-			info, err := r.folder.WriteFile(sheetName, func(f *durable.File) error { return sheet.WritePNG(f) })
-			if err == nil {
-				add(sheetName, info)
-			}
-			return err
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	if firstOverlay != "" {
-		if err := stage.Link(firstOverlay, overlayName); err != nil {
-			return err
-		}
-		i := slices.IndexFunc(record.Files, func(f report.File) bool { return f.Path == path.Join(place, firstOverlay) })
-		add(overlayName, durable.Info{Bytes: record.Files[i].Bytes, SHA256: record.Files[i].SHA256})
-	}
-	slices.SortFunc(record.Files, func(a, b report.File) int { return strings.Compare(a.Path, b.Path) })
-	return nil
-}
-
 // arrays are the files of numbers of one method.
-func (r *run) arrays(stem string, record *report.Sample, m explain.MethodResult, cell [3]float64, v *volume.Volume) (out []output) {
+func (r *run) arrays(stem string, record *report.Sample, m explain.MethodResult, v *volume.Volume) (out []output) {
+	cell := cellSize(m)
 	if r.formats["nifti"] {
 		out = append(out,
 			output{stem + "_map.nii.gz", func(w io.Writer) error { return nifti.Write(w, m.Dims, m.Map, v.Geometry.Resample(cell)) }},
@@ -289,7 +349,7 @@ func cellSize(m explain.MethodResult) (cell [3]float64) {
 	return cell
 }
 
-func (r *run) title(record *report.Sample) []string {
+func title(record *report.Sample) []string {
 	truth := "unknown"
 	if record.TrueClassName != nil {
 		truth = *record.TrueClassName
