@@ -79,6 +79,8 @@ func BenchmarkStep(b *testing.B) {
 		{"Conv3Backward", []tensor.Shape{x}, conv(64, 3, 1, 1, op.ConvBackwardData)},
 		{"Conv3Stride2Backward", []tensor.Shape{half}, conv(64, 3, 2, 1, op.ConvBackwardData)},
 		{"Depthwise3", []tensor.Shape{x}, conv(64, 3, 1, 64, op.Conv)},
+		{"Conv1Narrow", []tensor.Shape{{1, 4, 7, 7, 64}}, conv(256, 1, 1, 1, op.Conv)},
+		{"Depthwise5", []tensor.Shape{x}, conv(64, 5, 1, 64, op.Conv)},
 		{"Depthwise3Backward", []tensor.Shape{x}, conv(64, 3, 1, 64, op.ConvBackwardData)},
 	} {
 		b.Run(c.name, func(b *testing.B) {

@@ -54,9 +54,9 @@ func (c *compiler) conv(n *ir.Node, a op.ConvAttr, cin int, backward bool) error
 	}
 	macs := s.Elements() / s[0] // multiplications for each channel of the output of a convolution
 	if backward {
-		macs = s.Elements() / cin * a.Groups / (a.Stride[0] * a.Stride[1] * a.Stride[2])
+		macs = s.Elements() / cin / (a.Stride[0] * a.Stride[1] * a.Stride[2])
 	}
-	regions := convRegions(to, macs, k.ChannelStep())
+	regions := convRegions(to, max(1, macs), k.ChannelStep(), a.Groups == cin && a.Groups == s[0])
 	sizeX, sizeY := from.Elements()/from[0], to.Elements()/to[0]
 	c.phase(from[0]*len(regions), func(i int, s scratch) {
 		sample, region := i/len(regions), regions[i%len(regions)]
@@ -67,32 +67,52 @@ func (c *compiler) conv(n *ir.Node, a op.ConvAttr, cin int, backward bool) error
 	return nil
 }
 
-// A part of a convolution has about this many multiplications: enough to make starting it cheap, few enough that the threads end
-// at about the same time and that cancelling is prompt.
-const convGrain = 1 << 22
+// A part of a convolution has at least about minGrain multiplications, which makes starting it cheap, and at most about maxGrain,
+// which keeps cancelling prompt. In between, parts are small enough for many threads to end at about the same time.
+const (
+	minGrain = 1 << 22
+	maxGrain = 1 << 27
+	parts    = 64 // about as many, if that is between the bounds
+)
 
-// convRegions cuts an output [N, D, H, W, C] into planes, parts of planes, or, where there are few voxels, channels.
-func convRegions(y tensor.Shape, macs, channelStep int) (regions []kernel.Region) {
-	row := max(1, y[3]*y[4]*macs)
-	plane := row * y[2]
+// convRegions cuts an output [N, D, H, W, C], each value of which takes macs multiplications, into parts. It is a function of
+// the shape alone.
+func convRegions(y tensor.Shape, macs, channelStep int, depthwise bool) (regions []kernel.Region) {
+	depth, height, width := y[1], y[2], y[3]
+	voxels, cost := depth*height*width, y[4]*macs
+	size := min(max(voxels*cost/parts, minGrain), maxGrain) / cost // voxels of a part
 	switch {
-	case y[1]*y[2]*y[3] < 256 && channelStep < y[4]:
-		step := channelStep * max(1, convGrain/max(1, plane*y[1]/y[4]*channelStep))
+	case voxels < 2*blockRows && channelStep < y[4]: // few voxels: cut the channels
+		step := channelStep * max(1, minGrain/(voxels*macs*channelStep))
 		for c := 0; c < y[4]; c += step {
-			regions = append(regions, kernel.Region{Z1: y[1], C0: c, C1: min(y[4], c+step)})
+			regions = append(regions, kernel.Region{Z1: depth, C0: c, C1: min(y[4], c+step)})
 		}
-	case plane <= convGrain:
-		step := min(max(1, convGrain/plane), (y[1]+7)/8) // eight parts at least
-		for z := 0; z < y[1]; z += step {
-			regions = append(regions, kernel.Region{Z0: z, Z1: min(y[1], z+step)})
+	case depthwise: // bands through all planes, since neighbouring planes share their sources
+		rows := even(height, max(8, size/(depth*width)/8*8))
+		planes := even(depth, max(4, size/(rows*width)))
+		for z := 0; z < depth; z += planes {
+			for r := 0; r < height; r += rows {
+				regions = append(regions, kernel.Region{Z0: z, Z1: min(depth, z+planes), Y0: r, Y1: min(height, r+rows)})
+			}
+		}
+	case size >= height*width: // whole planes
+		planes := even(depth, size/(height*width))
+		for z := 0; z < depth; z += planes {
+			regions = append(regions, kernel.Region{Z0: z, Z1: min(depth, z+planes)})
 		}
 	default:
-		step := (max(1, convGrain/row) + 7) / 8 * 8
-		for z := range y[1] {
-			for r := 0; r < y[2]; r += step {
-				regions = append(regions, kernel.Region{Z0: z, Z1: z + 1, Y0: r, Y1: min(y[2], r+step)})
+		rows := even(height, max(size, blockRows)/width)
+		for z := range depth {
+			for r := 0; r < height; r += rows {
+				regions = append(regions, kernel.Region{Z0: z, Z1: z + 1, Y0: r, Y1: min(height, r+rows)})
 			}
 		}
 	}
 	return regions
+}
+
+// even is the size, at most about step, of pieces of n that are nearly equal.
+func even(n, step int) int {
+	pieces := (n + max(1, step) - 1) / max(1, step)
+	return (n + pieces - 1) / pieces
 }

@@ -3,6 +3,8 @@ package cpu
 import (
 	"context"
 	"math"
+	"slices"
+	"sync"
 	"testing"
 
 	"github.com/voxcam/voxcam/internal/backend/backendtest"
@@ -252,6 +254,56 @@ func TestLoadRefusesABrokenPlan(t *testing.T) {
 		harm(p)
 		if _, err := b.Load(context.Background(), p); err == nil {
 			t.Errorf("a plan with %s was loaded", what)
+		}
+	}
+}
+
+// Regions cover every output voxel and channel once.
+func TestConvRegionsCoverTheOutput(t *testing.T) {
+	for _, y := range []tensor.Shape{{1, 1, 1, 1, 3}, {1, 3, 5, 7, 200}, {1, 16, 56, 56, 64}, {1, 9, 33, 17, 5}, {1, 1, 300, 300, 64}, {1, 8, 14, 14, 256}, {1, 64, 9, 2, 1}} {
+		for _, macs := range []int{1, 27, 1728, 1 << 20} {
+			for _, depthwise := range []bool{false, true} {
+				hits := make([]int, y.Elements())
+				for _, r := range convRegions(y, macs, 48, depthwise) {
+					y1, c1 := r.Y1, r.C1
+					if y1 == 0 {
+						y1 = y[2]
+					}
+					if c1 == 0 {
+						c1 = y[4]
+					}
+					for z := r.Z0; z < r.Z1; z++ {
+						for v := r.Y0 * y[3]; v < y1*y[3]; v++ {
+							for c := r.C0; c < c1; c++ {
+								hits[(z*y[2]*y[3]+v)*y[4]+c]++
+							}
+						}
+					}
+				}
+				for i, n := range hits {
+					if n != 1 {
+						t.Fatalf("output %v, %d multiplications, depthwise %v: element %d is computed %d times", y, macs, depthwise, i, n)
+					}
+				}
+			}
+		}
+	}
+}
+
+// Programs of one backend may run at the same time, and do not disturb each other.
+func TestProgramsRunTogether(t *testing.T) {
+	b := newBackend(t, Options{Threads: 2})
+	g, _ := network(t, 12, 8)
+	want := execute(t, b, g)
+	results := make([][]float32, 4)
+	var done sync.WaitGroup
+	for i := range results {
+		done.Go(func() { results[i] = execute(t, b, g) })
+	}
+	done.Wait()
+	for _, got := range results {
+		if !slices.Equal(got, want) {
+			t.Fatal("a program that ran beside others gave something else")
 		}
 	}
 }

@@ -68,12 +68,12 @@ func (c *compiler) linear(n *ir.Node, rows, depth, cols int, trans bool) error {
 	m, x, y := packed.(*kernel.Matrix), c.in(0), c.out()
 	if rows < blockRows {
 		const step = 128 // columns
-		c.ranges(cols, max(step, convGrain/(rows*depth)/step*step), func(from, to int, _ scratch) {
+		c.ranges(cols, max(step, minGrain/(rows*depth)/step*step), func(from, to int, _ scratch) {
 			m.MulCols(y, cols, x, depth, rows, from, to, nil, false)
 		})
 		return nil
 	}
-	c.ranges(rows, blockRows*max(1, convGrain/(blockRows*depth*cols)), func(from, to int, _ scratch) {
+	c.ranges(rows, blockRows*max(1, minGrain/(blockRows*depth*cols)), func(from, to int, _ scratch) {
 		m.Mul(y[from*cols:to*cols], cols, x[from*depth:to*depth], depth, to-from, nil, false)
 	})
 	return nil
