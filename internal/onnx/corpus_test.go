@@ -9,18 +9,23 @@ import (
 	"github.com/voxcam/voxcam/internal/pass"
 )
 
+// caseInfo is what the tests need of a case.json.
+type caseInfo struct {
+	Shape  []int  `json:"input_shape"`
+	Class  int    `json:"target_class"`
+	Target string `json:"target_layer"`
+}
+
 // caseFiles lists the exported models of a folder of cases with the shape of their volume.
-func caseFiles(t testing.TB, folder string) map[string][]int {
+func caseFiles(t testing.TB, folder string) map[string]caseInfo {
 	t.Helper()
 	paths, _ := filepath.Glob(filepath.Join(folder, "*", "case.json"))
 	if len(paths) == 0 {
 		t.Skipf("no cases in %s", folder)
 	}
-	files := map[string][]int{}
+	files := map[string]caseInfo{}
 	for _, p := range paths {
-		var c struct {
-			Shape []int `json:"input_shape"`
-		}
+		var c caseInfo
 		b, err := os.ReadFile(p)
 		if err == nil {
 			err = json.Unmarshal(b, &c)
@@ -30,7 +35,7 @@ func caseFiles(t testing.TB, folder string) map[string][]int {
 		}
 		models, _ := filepath.Glob(filepath.Join(filepath.Dir(p), "*.onnx"))
 		for _, m := range models {
-			files[m] = c.Shape
+			files[m] = c
 		}
 	}
 	return files
@@ -43,14 +48,14 @@ func TestCorpus(t *testing.T) {
 	if folder == "" {
 		folder = golden
 	}
-	for path, shape := range caseFiles(t, folder) {
+	for path, c := range caseFiles(t, folder) {
 		t.Run(filepath.Base(filepath.Dir(path))+"/"+filepath.Base(path), func(t *testing.T) {
 			m, err := Open(path)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer m.Close()
-			im, err := Import(m, Options{InputShape: shape})
+			im, err := Import(m, Options{InputShape: c.Shape})
 			if err != nil {
 				t.Fatal(err)
 			}
