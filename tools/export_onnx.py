@@ -291,9 +291,12 @@ def prepare(model):
         p.requires_grad_(False)
     replaced = []
     for name, module in list(model.named_modules()):
-        if hasattr(module, "set_swish"):
-            module.set_swish(memory_efficient=False)
-            replaced.append(f"{name or 'model'}.set_swish(memory_efficient=False)")
+        if callable(getattr(module, "set_swish", None)):
+            try:
+                module.set_swish(memory_efficient=False)
+                replaced.append(f"{name or 'model'}.set_swish(memory_efficient=False)")
+            except TypeError:
+                pass  # another function of that name
     for name, module in list(model.named_modules()):
         twin = plain_twin(module)
         if name and twin is not None:
