@@ -186,7 +186,8 @@ func TestInterrupted(t *testing.T) {
 			return nil
 		}
 		s, err := Run(ctx, w.opt, f)
-		if ExitCode(s, err) != ExitInterrupted || s.Status.OK != stop || s.Pending != 6-stop || s.Status.Failed != 0 {
+		if ExitCode(s, err) != ExitInterrupted || s.Status.OK != stop || s.Pending != 6-stop || s.Status.Failed != 0 ||
+			!strings.Contains(err.Error(), fmt.Sprintf("interrupted with %d of 6 samples done; the same command with --session s", stop)) {
 			t.Fatalf("stop %d: %+v, %v", stop, s, err)
 		}
 		if ids := w.sound(); len(ids) != stop {

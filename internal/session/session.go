@@ -193,6 +193,10 @@ func Run(ctx context.Context, opt Options, ex explain.Explainer) (Summary, error
 		err = r.pipeline(ctx, ex, todo, &s)
 	}
 	s.Pending = s.Selected - s.Status.All()
+	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		err = fmt.Errorf("interrupted with %d of %d samples done; the same command with --session %s continues (%w)",
+			s.Status.All(), s.Selected, s.Name, err)
+	}
 	var output *durable.Error
 	if !errors.As(err, &output) {
 		// Also after an interruption: there should be a report of what is there.
