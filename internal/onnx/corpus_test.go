@@ -64,6 +64,9 @@ func TestCorpus(t *testing.T) {
 			if err := g.Verify(); err != nil {
 				t.Fatal(err)
 			}
+			if err := Recognise(g); err != nil {
+				t.Fatal(err)
+			}
 			if err := pass.Run(g); err != nil {
 				t.Fatal(err)
 			}

@@ -172,23 +172,21 @@ func (c *call) reduce(o *ir.Op, x *ir.Value, axes []int) *ir.Value {
 	return c.emit(o, op.ReduceAttr{Axes: axes}, x)
 }
 
-// channelsLast moves axis 1 to the end, channelsFirst moves it back.
-func (c *call) channelsLast(x *ir.Value) *ir.Value {
-	rank := len(x.Shape())
+// channelsToEnd is the order of axes that moves axis 1 to the end.
+func channelsToEnd(rank int) []int {
 	perm := []int{0}
 	for a := 2; a < rank; a++ {
 		perm = append(perm, a)
 	}
-	return c.transpose(x, append(perm, 1))
+	return append(perm, 1)
+}
+
+func (c *call) channelsLast(x *ir.Value) *ir.Value {
+	return c.transpose(x, channelsToEnd(len(x.Shape())))
 }
 
 func (c *call) channelsFirst(x *ir.Value) *ir.Value {
-	rank := len(x.Shape())
-	perm := []int{0, rank - 1}
-	for a := 1; a < rank-1; a++ {
-		perm = append(perm, a)
-	}
-	return c.transpose(x, perm)
+	return c.transpose(x, op.Inverse(channelsToEnd(len(x.Shape()))))
 }
 
 // volume makes x, [N, C, ...] with one to three axes of space, [N, D, H, W, C]; flat undoes it for a result.
