@@ -131,26 +131,7 @@ func mod(a, b int) int { return ((a % b) + b) % b }
 // depthwiseRow computes the class's voxels of row y, channels [ch, ch+cols).
 func (c *Conv) depthwiseRow(cl *axisClass, dst, src View, iz, y, ch, cols int, e *Epilogue, table []int32) {
 	sh := &c.shape
-	iy := (y - cl.base[1]) / c.step[1]
-	// The taps that meet the volume along depth and height, with those of one kx side by side.
-	taps, perX := table[:0], 0
-	xs := cl.axis[2]
-	for i, tx := range xs {
-		for _, tz := range cl.axis[0] {
-			z := iz*c.srcStep[0] + tz.off
-			if uint(z) >= uint(src.Depth) {
-				continue
-			}
-			for _, ty := range cl.axis[1] {
-				if sy := iy*c.srcStep[1] + ty.off; uint(sy) < uint(src.H) {
-					taps = append(taps, int32((z%src.Planes*src.H+sy)*src.W+tx.off), int32((tz.k*sh.Kernel[1]+ty.k)*sh.Kernel[2]+tx.k))
-				}
-			}
-		}
-		if i == 0 {
-			perX = len(taps)
-		}
-	}
+	taps, perX := cl.gather(table, src, iz, (y-cl.base[1])/c.step[1], c.srcStep, sh.Kernel)
 	run := c.set.depthwise[2]
 	if cols >= c.set.lanes {
 		run = c.set.depthwise[2-cols/c.set.lanes]
@@ -166,22 +147,51 @@ func (c *Conv) depthwiseRow(cl *axisClass, dst, src View, iz, y, ch, cols int, e
 	oz := cl.base[0] + iz*c.step[0]
 	line := dst.Plane(oz)[y*dst.W*dst.C:]
 	n := ceilDiv(dst.W-cl.base[2], c.step[2]) // lattice points of the row
-	step := c.srcStep[2]
-	k0, k1 := 0, 0
 	for x := 0; x < n; {
-		for k0 = 0; k0 < len(xs) && x*step+xs[k0].off < 0; k0++ {
-		}
-		for k1 = k0; k1 < len(xs) && x*step+xs[k1].off < src.W; k1++ {
-		}
-		end := n
-		if k0 > 0 {
-			end = min(end, ceilDiv(-xs[k0-1].off, step))
-		}
-		if k1 > k0 {
-			end = min(end, ceilDiv(src.W-xs[k1-1].off, step))
-		}
-		p.n, p.shift = end-x, x*step
+		k0, k1, end := cl.run(x, n, c.srcStep[2], src.W)
+		p.n, p.shift = end-x, x*c.srcStep[2]
 		run(line[(cl.base[2]+x*c.step[2])*dst.C+ch:], src.Data[min(ch, len(src.Data)):], c.depthwise.w[ch:], bias, taps[k0*perX:k1*perX], p)
 		x = end
 	}
+}
+
+// gather lists the taps that meet the volume along depth and height for a row of lattice points, as pairs of source voxel (at x = 0) and
+// kernel tap, those of one tap along x side by side: perX values each.
+func (cl *axisClass) gather(table []int32, src View, iz, iy int, srcStep, kernel [3]int) (taps []int32, perX int) {
+	taps = table[:0]
+	for i, tx := range cl.axis[2] {
+		for _, tz := range cl.axis[0] {
+			z := iz*srcStep[0] + tz.off
+			if uint(z) >= uint(src.Depth) {
+				continue
+			}
+			for _, ty := range cl.axis[1] {
+				if y := iy*srcStep[1] + ty.off; uint(y) < uint(src.H) {
+					taps = append(taps, int32((z%src.Planes*src.H+y)*src.W+tx.off), int32((tz.k*kernel[1]+ty.k)*kernel[2]+tx.k))
+				}
+			}
+		}
+		if i == 0 {
+			perX = len(taps)
+		}
+	}
+	return taps, perX
+}
+
+// run finds the taps along x, [k0, k1), that lie inside a source row at lattice point x, and the first point, at most n, where others do.
+func (cl *axisClass) run(x, n, step, width int) (k0, k1, end int) {
+	xs := cl.axis[2]
+	for k0 < len(xs) && x*step+xs[k0].off < 0 {
+		k0++
+	}
+	for k1 = k0; k1 < len(xs) && x*step+xs[k1].off < width; k1++ {
+	}
+	end = n
+	if k0 > 0 {
+		end = min(end, ceilDiv(-xs[k0-1].off, step))
+	}
+	if k1 > k0 {
+		end = min(end, ceilDiv(width-xs[k1-1].off, step))
+	}
+	return k0, k1, end
 }

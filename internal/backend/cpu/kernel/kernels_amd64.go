@@ -39,6 +39,36 @@ func depthwise512x1(dst []float32, src []float32, w []float32, bias []float32, t
 //go:noescape
 func depthwise512x1m(dst []float32, src []float32, w []float32, bias []float32, taps []int32, p depthwiseParams)
 
+// maxPool512 is a poolFunc for exactly 16 channels; its twin is maxIndexGo.
+//
+//go:noescape
+func maxPool512(dst []float32, src []float32, index []uint8, taps []int32, scale float32, p depthwiseParams)
+
+// meanPool512 is a poolFunc for exactly 16 channels; its twin is meanPoolGo.
+//
+//go:noescape
+func meanPool512(dst []float32, src []float32, index []uint8, taps []int32, scale float32, p depthwiseParams)
+
+// maxIndex512 is a poolFunc for exactly 16 channels; its twin is maxIndexGo.
+//
+//go:noescape
+func maxIndex512(dst []float32, src []float32, index []uint8, taps []int32, scale float32, p depthwiseParams)
+
+// maxPool512m is a poolFunc for up to 16 channels; its twin is maxIndexGo.
+//
+//go:noescape
+func maxPool512m(dst []float32, src []float32, index []uint8, taps []int32, scale float32, p depthwiseParams)
+
+// meanPool512m is a poolFunc for up to 16 channels; its twin is meanPoolGo.
+//
+//go:noescape
+func meanPool512m(dst []float32, src []float32, index []uint8, taps []int32, scale float32, p depthwiseParams)
+
+// maxIndex512m is a poolFunc for up to 16 channels; its twin is maxIndexGo.
+//
+//go:noescape
+func maxIndex512m(dst []float32, src []float32, index []uint8, taps []int32, scale float32, p depthwiseParams)
+
 // copyRows512 is a copyRowsFunc; its twin is copyRowsGo.
 //
 //go:noescape
@@ -288,6 +318,31 @@ func depthwise256x1(dst []float32, src []float32, w []float32, bias []float32, t
 //
 //go:noescape
 func depthwise256x1m(dst []float32, src []float32, w []float32, bias []float32, taps []int32, p depthwiseParams)
+
+// maxPool256 is a poolFunc for exactly 8 channels; its twin is maxIndexGo.
+//
+//go:noescape
+func maxPool256(dst []float32, src []float32, index []uint8, taps []int32, scale float32, p depthwiseParams)
+
+// meanPool256 is a poolFunc for exactly 8 channels; its twin is meanPoolGo.
+//
+//go:noescape
+func meanPool256(dst []float32, src []float32, index []uint8, taps []int32, scale float32, p depthwiseParams)
+
+// maxIndex256 is a poolFunc for exactly 8 channels; its twin is maxIndexGo.
+//
+//go:noescape
+func maxIndex256(dst []float32, src []float32, index []uint8, taps []int32, scale float32, p depthwiseParams)
+
+// maxPool256m is a poolFunc for up to 8 channels; its twin is maxIndexGo.
+//
+//go:noescape
+func maxPool256m(dst []float32, src []float32, index []uint8, taps []int32, scale float32, p depthwiseParams)
+
+// meanPool256m is a poolFunc for up to 8 channels; its twin is meanPoolGo.
+//
+//go:noescape
+func meanPool256m(dst []float32, src []float32, index []uint8, taps []int32, scale float32, p depthwiseParams)
 
 // copyRows256 is a copyRowsFunc; its twin is copyRowsGo.
 //

@@ -2183,6 +2183,760 @@ next1:
 	VZEROUPPER
 	RET
 
+// func maxPool512(dst []float32, src []float32, index []uint8, taps []int32, scale float32, p depthwiseParams)
+// Requires: AVX, AVX512F
+TEXT ·maxPool512(SB), NOSPLIT, $16-160
+	MOVQ  p_stride+120(FP), AX
+	SHLQ  $0x02, AX
+	MOVQ  p_shift+112(FP), CX
+	IMULQ AX, CX
+	ADDQ  src_base+24(FP), CX
+	MOVQ  p_srcStep+128(FP), DX
+	SHLQ  $0x02, DX
+	LEAQ  (DX)(DX*2), BX
+	MOVQ  taps_len+80(FP), SI
+	SHLQ  $0x02, SI
+	MOVQ  taps_base+72(FP), DI
+	ADDQ  DI, SI
+	MOVQ  SI, (SP)
+	MOVQ  p_dstStep+136(FP), SI
+	MOVQ  SI, 8(SP)
+	MOVQ  dst_base+0(FP), SI
+	MOVQ  index_base+48(FP), DI
+	MOVQ  p_n+104(FP), DI
+
+rows4:
+	CMPQ    DI, $+4
+	JLT     next4
+	VMOVUPS wordff800000<>+0(SB), Z0
+	VMOVUPS wordff800000<>+0(SB), Z1
+	VMOVUPS wordff800000<>+0(SB), Z2
+	VMOVUPS wordff800000<>+0(SB), Z3
+	MOVQ    taps_base+72(FP), R8
+	CMPQ    R8, (SP)
+	JEQ     store4
+
+tap4:
+	MOVLQSX (R8), R9
+	IMULQ   AX, R9
+	ADDQ    CX, R9
+	VMOVUPS (R9), Z4
+	VCMPPS  $0x1e, Z0, Z4, K1
+	VCMPPS  $0x03, Z4, Z4, K2
+	KORW    K1, K2, K1
+	VMOVAPS Z4, K1, Z0
+	VMOVUPS (R9)(DX*1), Z4
+	VCMPPS  $0x1e, Z1, Z4, K1
+	VCMPPS  $0x03, Z4, Z4, K2
+	KORW    K1, K2, K1
+	VMOVAPS Z4, K1, Z1
+	VMOVUPS (R9)(DX*2), Z4
+	VCMPPS  $0x1e, Z2, Z4, K1
+	VCMPPS  $0x03, Z4, Z4, K2
+	KORW    K1, K2, K1
+	VMOVAPS Z4, K1, Z2
+	VMOVUPS (R9)(BX*1), Z4
+	VCMPPS  $0x1e, Z3, Z4, K1
+	VCMPPS  $0x03, Z4, Z4, K2
+	KORW    K1, K2, K1
+	VMOVAPS Z4, K1, Z3
+	ADDQ    $+8, R8
+	CMPQ    R8, (SP)
+	JNE     tap4
+
+store4:
+	MOVQ    8(SP), R8
+	VMOVUPS Z0, (SI)
+	LEAQ    (SI)(R8*4), SI
+	VMOVUPS Z1, (SI)
+	LEAQ    (SI)(R8*4), SI
+	VMOVUPS Z2, (SI)
+	LEAQ    (SI)(R8*4), SI
+	VMOVUPS Z3, (SI)
+	LEAQ    (SI)(R8*4), SI
+	ADDQ    DX, CX
+	ADDQ    DX, CX
+	ADDQ    DX, CX
+	ADDQ    DX, CX
+	SUBQ    $+4, DI
+	JMP     rows4
+
+next4:
+rows1:
+	CMPQ    DI, $+1
+	JLT     next1
+	VMOVUPS wordff800000<>+0(SB), Z0
+	MOVQ    taps_base+72(FP), BX
+	CMPQ    BX, (SP)
+	JEQ     store1
+
+tap1:
+	MOVLQSX (BX), R8
+	IMULQ   AX, R8
+	ADDQ    CX, R8
+	VMOVUPS (R8), Z1
+	VCMPPS  $0x1e, Z0, Z1, K1
+	VCMPPS  $0x03, Z1, Z1, K2
+	KORW    K1, K2, K1
+	VMOVAPS Z1, K1, Z0
+	ADDQ    $+8, BX
+	CMPQ    BX, (SP)
+	JNE     tap1
+
+store1:
+	MOVQ    8(SP), BX
+	VMOVUPS Z0, (SI)
+	LEAQ    (SI)(BX*4), SI
+	ADDQ    DX, CX
+	SUBQ    $+1, DI
+	JMP     rows1
+
+next1:
+	VZEROUPPER
+	RET
+
+DATA wordff800000<>+0(SB)/4, $0xff800000
+DATA wordff800000<>+4(SB)/4, $0xff800000
+DATA wordff800000<>+8(SB)/4, $0xff800000
+DATA wordff800000<>+12(SB)/4, $0xff800000
+DATA wordff800000<>+16(SB)/4, $0xff800000
+DATA wordff800000<>+20(SB)/4, $0xff800000
+DATA wordff800000<>+24(SB)/4, $0xff800000
+DATA wordff800000<>+28(SB)/4, $0xff800000
+DATA wordff800000<>+32(SB)/4, $0xff800000
+DATA wordff800000<>+36(SB)/4, $0xff800000
+DATA wordff800000<>+40(SB)/4, $0xff800000
+DATA wordff800000<>+44(SB)/4, $0xff800000
+DATA wordff800000<>+48(SB)/4, $0xff800000
+DATA wordff800000<>+52(SB)/4, $0xff800000
+DATA wordff800000<>+56(SB)/4, $0xff800000
+DATA wordff800000<>+60(SB)/4, $0xff800000
+GLOBL wordff800000<>(SB), RODATA|NOPTR, $64
+
+// func meanPool512(dst []float32, src []float32, index []uint8, taps []int32, scale float32, p depthwiseParams)
+// Requires: AVX, AVX512F
+TEXT ·meanPool512(SB), NOSPLIT, $16-160
+	MOVQ  p_stride+120(FP), AX
+	SHLQ  $0x02, AX
+	MOVQ  p_shift+112(FP), CX
+	IMULQ AX, CX
+	ADDQ  src_base+24(FP), CX
+	MOVQ  p_srcStep+128(FP), DX
+	SHLQ  $0x02, DX
+	LEAQ  (DX)(DX*2), BX
+	MOVQ  taps_len+80(FP), SI
+	SHLQ  $0x02, SI
+	MOVQ  taps_base+72(FP), DI
+	ADDQ  DI, SI
+	MOVQ  SI, (SP)
+	MOVQ  p_dstStep+136(FP), SI
+	MOVQ  SI, 8(SP)
+	MOVQ  dst_base+0(FP), SI
+	MOVQ  index_base+48(FP), DI
+	MOVQ  p_n+104(FP), DI
+
+rows4:
+	CMPQ   DI, $+4
+	JLT    next4
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	MOVQ   taps_base+72(FP), R8
+	CMPQ   R8, (SP)
+	JEQ    store4
+
+tap4:
+	MOVLQSX (R8), R9
+	IMULQ   AX, R9
+	ADDQ    CX, R9
+	VMOVUPS (R9), Z4
+	VADDPS  Z4, Z0, Z0
+	VMOVUPS (R9)(DX*1), Z4
+	VADDPS  Z4, Z1, Z1
+	VMOVUPS (R9)(DX*2), Z4
+	VADDPS  Z4, Z2, Z2
+	VMOVUPS (R9)(BX*1), Z4
+	VADDPS  Z4, Z3, Z3
+	ADDQ    $+8, R8
+	CMPQ    R8, (SP)
+	JNE     tap4
+
+store4:
+	MOVQ         8(SP), R8
+	VBROADCASTSS scale+96(FP), Z4
+	VMULPS       Z4, Z0, Z0
+	VMOVUPS      Z0, (SI)
+	LEAQ         (SI)(R8*4), SI
+	VBROADCASTSS scale+96(FP), Z4
+	VMULPS       Z4, Z1, Z1
+	VMOVUPS      Z1, (SI)
+	LEAQ         (SI)(R8*4), SI
+	VBROADCASTSS scale+96(FP), Z4
+	VMULPS       Z4, Z2, Z2
+	VMOVUPS      Z2, (SI)
+	LEAQ         (SI)(R8*4), SI
+	VBROADCASTSS scale+96(FP), Z4
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      Z3, (SI)
+	LEAQ         (SI)(R8*4), SI
+	ADDQ         DX, CX
+	ADDQ         DX, CX
+	ADDQ         DX, CX
+	ADDQ         DX, CX
+	SUBQ         $+4, DI
+	JMP          rows4
+
+next4:
+rows1:
+	CMPQ   DI, $+1
+	JLT    next1
+	VPXORD Z5, Z5, Z5
+	MOVQ   taps_base+72(FP), BX
+	CMPQ   BX, (SP)
+	JEQ    store1
+
+tap1:
+	MOVLQSX (BX), R8
+	IMULQ   AX, R8
+	ADDQ    CX, R8
+	VMOVUPS (R8), Z0
+	VADDPS  Z0, Z5, Z5
+	ADDQ    $+8, BX
+	CMPQ    BX, (SP)
+	JNE     tap1
+
+store1:
+	MOVQ         8(SP), BX
+	VBROADCASTSS scale+96(FP), Z0
+	VMULPS       Z0, Z5, Z5
+	VMOVUPS      Z5, (SI)
+	LEAQ         (SI)(BX*4), SI
+	ADDQ         DX, CX
+	SUBQ         $+1, DI
+	JMP          rows1
+
+next1:
+	VZEROUPPER
+	RET
+
+// func maxIndex512(dst []float32, src []float32, index []uint8, taps []int32, scale float32, p depthwiseParams)
+// Requires: AVX, AVX512F
+TEXT ·maxIndex512(SB), NOSPLIT, $16-160
+	MOVQ  p_stride+120(FP), AX
+	SHLQ  $0x02, AX
+	MOVQ  p_shift+112(FP), CX
+	IMULQ AX, CX
+	ADDQ  src_base+24(FP), CX
+	MOVQ  p_srcStep+128(FP), DX
+	SHLQ  $0x02, DX
+	LEAQ  (DX)(DX*2), BX
+	MOVQ  taps_len+80(FP), SI
+	SHLQ  $0x02, SI
+	MOVQ  taps_base+72(FP), DI
+	ADDQ  DI, SI
+	MOVQ  SI, (SP)
+	MOVQ  p_dstStep+136(FP), SI
+	MOVQ  SI, 8(SP)
+	MOVQ  dst_base+0(FP), SI
+	MOVQ  index_base+48(FP), DI
+	MOVQ  p_n+104(FP), R8
+
+rows4:
+	CMPQ         R8, $+4
+	JLT          next4
+	VMOVUPS      wordff800000<>+0(SB), Z0
+	VMOVUPS      wordff800000<>+0(SB), Z1
+	VMOVUPS      wordff800000<>+0(SB), Z2
+	VMOVUPS      wordff800000<>+0(SB), Z3
+	MOVQ         taps_base+72(FP), R9
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	CMPQ         R9, (SP)
+	JEQ          store4
+	VPBROADCASTD 4(R9), Z4
+	VPBROADCASTD 4(R9), Z5
+	VPBROADCASTD 4(R9), Z6
+	VPBROADCASTD 4(R9), Z7
+	CMPQ         R9, (SP)
+	JEQ          store4
+
+tap4:
+	MOVLQSX      (R9), R10
+	IMULQ        AX, R10
+	ADDQ         CX, R10
+	VPBROADCASTD 4(R9), Z8
+	VMOVUPS      (R10), Z9
+	VCMPPS       $0x1e, Z0, Z9, K1
+	VCMPPS       $0x03, Z9, Z9, K2
+	KORW         K1, K2, K1
+	VMOVAPS      Z9, K1, Z0
+	VMOVDQA32    Z8, K1, Z4
+	VMOVUPS      (R10)(DX*1), Z9
+	VCMPPS       $0x1e, Z1, Z9, K1
+	VCMPPS       $0x03, Z9, Z9, K2
+	KORW         K1, K2, K1
+	VMOVAPS      Z9, K1, Z1
+	VMOVDQA32    Z8, K1, Z5
+	VMOVUPS      (R10)(DX*2), Z9
+	VCMPPS       $0x1e, Z2, Z9, K1
+	VCMPPS       $0x03, Z9, Z9, K2
+	KORW         K1, K2, K1
+	VMOVAPS      Z9, K1, Z2
+	VMOVDQA32    Z8, K1, Z6
+	VMOVUPS      (R10)(BX*1), Z9
+	VCMPPS       $0x1e, Z3, Z9, K1
+	VCMPPS       $0x03, Z9, Z9, K2
+	KORW         K1, K2, K1
+	VMOVAPS      Z9, K1, Z3
+	VMOVDQA32    Z8, K1, Z7
+	ADDQ         $+8, R9
+	CMPQ         R9, (SP)
+	JNE          tap4
+
+store4:
+	MOVQ    8(SP), R9
+	VMOVUPS Z0, (SI)
+	LEAQ    (SI)(R9*4), SI
+	VPMOVDB Z4, (DI)
+	ADDQ    R9, DI
+	VMOVUPS Z1, (SI)
+	LEAQ    (SI)(R9*4), SI
+	VPMOVDB Z5, (DI)
+	ADDQ    R9, DI
+	VMOVUPS Z2, (SI)
+	LEAQ    (SI)(R9*4), SI
+	VPMOVDB Z6, (DI)
+	ADDQ    R9, DI
+	VMOVUPS Z3, (SI)
+	LEAQ    (SI)(R9*4), SI
+	VPMOVDB Z7, (DI)
+	ADDQ    R9, DI
+	ADDQ    DX, CX
+	ADDQ    DX, CX
+	ADDQ    DX, CX
+	ADDQ    DX, CX
+	SUBQ    $+4, R8
+	JMP     rows4
+
+next4:
+rows1:
+	CMPQ         R8, $+1
+	JLT          next1
+	VMOVUPS      wordff800000<>+0(SB), Z0
+	MOVQ         taps_base+72(FP), BX
+	VPXORD       Z10, Z10, Z10
+	CMPQ         BX, (SP)
+	JEQ          store1
+	VPBROADCASTD 4(BX), Z10
+	CMPQ         BX, (SP)
+	JEQ          store1
+
+tap1:
+	MOVLQSX      (BX), R9
+	IMULQ        AX, R9
+	ADDQ         CX, R9
+	VPBROADCASTD 4(BX), Z1
+	VMOVUPS      (R9), Z2
+	VCMPPS       $0x1e, Z0, Z2, K1
+	VCMPPS       $0x03, Z2, Z2, K2
+	KORW         K1, K2, K1
+	VMOVAPS      Z2, K1, Z0
+	VMOVDQA32    Z1, K1, Z10
+	ADDQ         $+8, BX
+	CMPQ         BX, (SP)
+	JNE          tap1
+
+store1:
+	MOVQ    8(SP), BX
+	VMOVUPS Z0, (SI)
+	LEAQ    (SI)(BX*4), SI
+	VPMOVDB Z10, (DI)
+	ADDQ    BX, DI
+	ADDQ    DX, CX
+	SUBQ    $+1, R8
+	JMP     rows1
+
+next1:
+	VZEROUPPER
+	RET
+
+// func maxPool512m(dst []float32, src []float32, index []uint8, taps []int32, scale float32, p depthwiseParams)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·maxPool512m(SB), NOSPLIT, $16-160
+	MOVQ  p_cols+144(FP), AX
+	MOVQ  $-1, CX
+	BZHIQ AX, CX, CX
+	KMOVW CX, K1
+	MOVQ  p_stride+120(FP), AX
+	SHLQ  $0x02, AX
+	MOVQ  p_shift+112(FP), CX
+	IMULQ AX, CX
+	ADDQ  src_base+24(FP), CX
+	MOVQ  p_srcStep+128(FP), DX
+	SHLQ  $0x02, DX
+	LEAQ  (DX)(DX*2), BX
+	MOVQ  taps_len+80(FP), SI
+	SHLQ  $0x02, SI
+	MOVQ  taps_base+72(FP), DI
+	ADDQ  DI, SI
+	MOVQ  SI, (SP)
+	MOVQ  p_dstStep+136(FP), SI
+	MOVQ  SI, 8(SP)
+	MOVQ  dst_base+0(FP), SI
+	MOVQ  index_base+48(FP), DI
+	MOVQ  p_n+104(FP), DI
+
+rows4:
+	CMPQ    DI, $+4
+	JLT     next4
+	VMOVUPS wordff800000<>+0(SB), Z0
+	VMOVUPS wordff800000<>+0(SB), Z1
+	VMOVUPS wordff800000<>+0(SB), Z2
+	VMOVUPS wordff800000<>+0(SB), Z3
+	MOVQ    taps_base+72(FP), R8
+	CMPQ    R8, (SP)
+	JEQ     store4
+
+tap4:
+	MOVLQSX   (R8), R9
+	IMULQ     AX, R9
+	ADDQ      CX, R9
+	VMOVUPS.Z (R9), K1, Z4
+	VCMPPS    $0x1e, Z0, Z4, K2
+	VCMPPS    $0x03, Z4, Z4, K3
+	KORW      K2, K3, K2
+	VMOVAPS   Z4, K2, Z0
+	VMOVUPS.Z (R9)(DX*1), K1, Z4
+	VCMPPS    $0x1e, Z1, Z4, K2
+	VCMPPS    $0x03, Z4, Z4, K3
+	KORW      K2, K3, K2
+	VMOVAPS   Z4, K2, Z1
+	VMOVUPS.Z (R9)(DX*2), K1, Z4
+	VCMPPS    $0x1e, Z2, Z4, K2
+	VCMPPS    $0x03, Z4, Z4, K3
+	KORW      K2, K3, K2
+	VMOVAPS   Z4, K2, Z2
+	VMOVUPS.Z (R9)(BX*1), K1, Z4
+	VCMPPS    $0x1e, Z3, Z4, K2
+	VCMPPS    $0x03, Z4, Z4, K3
+	KORW      K2, K3, K2
+	VMOVAPS   Z4, K2, Z3
+	ADDQ      $+8, R8
+	CMPQ      R8, (SP)
+	JNE       tap4
+
+store4:
+	MOVQ    8(SP), R8
+	VMOVUPS Z0, K1, (SI)
+	LEAQ    (SI)(R8*4), SI
+	VMOVUPS Z1, K1, (SI)
+	LEAQ    (SI)(R8*4), SI
+	VMOVUPS Z2, K1, (SI)
+	LEAQ    (SI)(R8*4), SI
+	VMOVUPS Z3, K1, (SI)
+	LEAQ    (SI)(R8*4), SI
+	ADDQ    DX, CX
+	ADDQ    DX, CX
+	ADDQ    DX, CX
+	ADDQ    DX, CX
+	SUBQ    $+4, DI
+	JMP     rows4
+
+next4:
+rows1:
+	CMPQ    DI, $+1
+	JLT     next1
+	VMOVUPS wordff800000<>+0(SB), Z0
+	MOVQ    taps_base+72(FP), BX
+	CMPQ    BX, (SP)
+	JEQ     store1
+
+tap1:
+	MOVLQSX   (BX), R8
+	IMULQ     AX, R8
+	ADDQ      CX, R8
+	VMOVUPS.Z (R8), K1, Z1
+	VCMPPS    $0x1e, Z0, Z1, K2
+	VCMPPS    $0x03, Z1, Z1, K3
+	KORW      K2, K3, K2
+	VMOVAPS   Z1, K2, Z0
+	ADDQ      $+8, BX
+	CMPQ      BX, (SP)
+	JNE       tap1
+
+store1:
+	MOVQ    8(SP), BX
+	VMOVUPS Z0, K1, (SI)
+	LEAQ    (SI)(BX*4), SI
+	ADDQ    DX, CX
+	SUBQ    $+1, DI
+	JMP     rows1
+
+next1:
+	VZEROUPPER
+	RET
+
+// func meanPool512m(dst []float32, src []float32, index []uint8, taps []int32, scale float32, p depthwiseParams)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·meanPool512m(SB), NOSPLIT, $16-160
+	MOVQ  p_cols+144(FP), AX
+	MOVQ  $-1, CX
+	BZHIQ AX, CX, CX
+	KMOVW CX, K1
+	MOVQ  p_stride+120(FP), AX
+	SHLQ  $0x02, AX
+	MOVQ  p_shift+112(FP), CX
+	IMULQ AX, CX
+	ADDQ  src_base+24(FP), CX
+	MOVQ  p_srcStep+128(FP), DX
+	SHLQ  $0x02, DX
+	LEAQ  (DX)(DX*2), BX
+	MOVQ  taps_len+80(FP), SI
+	SHLQ  $0x02, SI
+	MOVQ  taps_base+72(FP), DI
+	ADDQ  DI, SI
+	MOVQ  SI, (SP)
+	MOVQ  p_dstStep+136(FP), SI
+	MOVQ  SI, 8(SP)
+	MOVQ  dst_base+0(FP), SI
+	MOVQ  index_base+48(FP), DI
+	MOVQ  p_n+104(FP), DI
+
+rows4:
+	CMPQ   DI, $+4
+	JLT    next4
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	MOVQ   taps_base+72(FP), R8
+	CMPQ   R8, (SP)
+	JEQ    store4
+
+tap4:
+	MOVLQSX   (R8), R9
+	IMULQ     AX, R9
+	ADDQ      CX, R9
+	VMOVUPS.Z (R9), K1, Z4
+	VADDPS    Z4, Z0, Z0
+	VMOVUPS.Z (R9)(DX*1), K1, Z4
+	VADDPS    Z4, Z1, Z1
+	VMOVUPS.Z (R9)(DX*2), K1, Z4
+	VADDPS    Z4, Z2, Z2
+	VMOVUPS.Z (R9)(BX*1), K1, Z4
+	VADDPS    Z4, Z3, Z3
+	ADDQ      $+8, R8
+	CMPQ      R8, (SP)
+	JNE       tap4
+
+store4:
+	MOVQ         8(SP), R8
+	VBROADCASTSS scale+96(FP), Z4
+	VMULPS       Z4, Z0, Z0
+	VMOVUPS      Z0, K1, (SI)
+	LEAQ         (SI)(R8*4), SI
+	VBROADCASTSS scale+96(FP), Z4
+	VMULPS       Z4, Z1, Z1
+	VMOVUPS      Z1, K1, (SI)
+	LEAQ         (SI)(R8*4), SI
+	VBROADCASTSS scale+96(FP), Z4
+	VMULPS       Z4, Z2, Z2
+	VMOVUPS      Z2, K1, (SI)
+	LEAQ         (SI)(R8*4), SI
+	VBROADCASTSS scale+96(FP), Z4
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      Z3, K1, (SI)
+	LEAQ         (SI)(R8*4), SI
+	ADDQ         DX, CX
+	ADDQ         DX, CX
+	ADDQ         DX, CX
+	ADDQ         DX, CX
+	SUBQ         $+4, DI
+	JMP          rows4
+
+next4:
+rows1:
+	CMPQ   DI, $+1
+	JLT    next1
+	VPXORD Z5, Z5, Z5
+	MOVQ   taps_base+72(FP), BX
+	CMPQ   BX, (SP)
+	JEQ    store1
+
+tap1:
+	MOVLQSX   (BX), R8
+	IMULQ     AX, R8
+	ADDQ      CX, R8
+	VMOVUPS.Z (R8), K1, Z0
+	VADDPS    Z0, Z5, Z5
+	ADDQ      $+8, BX
+	CMPQ      BX, (SP)
+	JNE       tap1
+
+store1:
+	MOVQ         8(SP), BX
+	VBROADCASTSS scale+96(FP), Z0
+	VMULPS       Z0, Z5, Z5
+	VMOVUPS      Z5, K1, (SI)
+	LEAQ         (SI)(BX*4), SI
+	ADDQ         DX, CX
+	SUBQ         $+1, DI
+	JMP          rows1
+
+next1:
+	VZEROUPPER
+	RET
+
+// func maxIndex512m(dst []float32, src []float32, index []uint8, taps []int32, scale float32, p depthwiseParams)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·maxIndex512m(SB), NOSPLIT, $16-160
+	MOVQ  p_cols+144(FP), AX
+	MOVQ  $-1, CX
+	BZHIQ AX, CX, CX
+	KMOVW CX, K1
+	MOVQ  p_stride+120(FP), AX
+	SHLQ  $0x02, AX
+	MOVQ  p_shift+112(FP), CX
+	IMULQ AX, CX
+	ADDQ  src_base+24(FP), CX
+	MOVQ  p_srcStep+128(FP), DX
+	SHLQ  $0x02, DX
+	LEAQ  (DX)(DX*2), BX
+	MOVQ  taps_len+80(FP), SI
+	SHLQ  $0x02, SI
+	MOVQ  taps_base+72(FP), DI
+	ADDQ  DI, SI
+	MOVQ  SI, (SP)
+	MOVQ  p_dstStep+136(FP), SI
+	MOVQ  SI, 8(SP)
+	MOVQ  dst_base+0(FP), SI
+	MOVQ  index_base+48(FP), DI
+	MOVQ  p_n+104(FP), R8
+
+rows4:
+	CMPQ         R8, $+4
+	JLT          next4
+	VMOVUPS      wordff800000<>+0(SB), Z0
+	VMOVUPS      wordff800000<>+0(SB), Z1
+	VMOVUPS      wordff800000<>+0(SB), Z2
+	VMOVUPS      wordff800000<>+0(SB), Z3
+	MOVQ         taps_base+72(FP), R9
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	CMPQ         R9, (SP)
+	JEQ          store4
+	VPBROADCASTD 4(R9), Z4
+	VPBROADCASTD 4(R9), Z5
+	VPBROADCASTD 4(R9), Z6
+	VPBROADCASTD 4(R9), Z7
+	CMPQ         R9, (SP)
+	JEQ          store4
+
+tap4:
+	MOVLQSX      (R9), R10
+	IMULQ        AX, R10
+	ADDQ         CX, R10
+	VPBROADCASTD 4(R9), Z8
+	VMOVUPS.Z    (R10), K1, Z9
+	VCMPPS       $0x1e, Z0, Z9, K2
+	VCMPPS       $0x03, Z9, Z9, K3
+	KORW         K2, K3, K2
+	VMOVAPS      Z9, K2, Z0
+	VMOVDQA32    Z8, K2, Z4
+	VMOVUPS.Z    (R10)(DX*1), K1, Z9
+	VCMPPS       $0x1e, Z1, Z9, K2
+	VCMPPS       $0x03, Z9, Z9, K3
+	KORW         K2, K3, K2
+	VMOVAPS      Z9, K2, Z1
+	VMOVDQA32    Z8, K2, Z5
+	VMOVUPS.Z    (R10)(DX*2), K1, Z9
+	VCMPPS       $0x1e, Z2, Z9, K2
+	VCMPPS       $0x03, Z9, Z9, K3
+	KORW         K2, K3, K2
+	VMOVAPS      Z9, K2, Z2
+	VMOVDQA32    Z8, K2, Z6
+	VMOVUPS.Z    (R10)(BX*1), K1, Z9
+	VCMPPS       $0x1e, Z3, Z9, K2
+	VCMPPS       $0x03, Z9, Z9, K3
+	KORW         K2, K3, K2
+	VMOVAPS      Z9, K2, Z3
+	VMOVDQA32    Z8, K2, Z7
+	ADDQ         $+8, R9
+	CMPQ         R9, (SP)
+	JNE          tap4
+
+store4:
+	MOVQ    8(SP), R9
+	VMOVUPS Z0, K1, (SI)
+	LEAQ    (SI)(R9*4), SI
+	VPMOVDB Z4, K1, (DI)
+	ADDQ    R9, DI
+	VMOVUPS Z1, K1, (SI)
+	LEAQ    (SI)(R9*4), SI
+	VPMOVDB Z5, K1, (DI)
+	ADDQ    R9, DI
+	VMOVUPS Z2, K1, (SI)
+	LEAQ    (SI)(R9*4), SI
+	VPMOVDB Z6, K1, (DI)
+	ADDQ    R9, DI
+	VMOVUPS Z3, K1, (SI)
+	LEAQ    (SI)(R9*4), SI
+	VPMOVDB Z7, K1, (DI)
+	ADDQ    R9, DI
+	ADDQ    DX, CX
+	ADDQ    DX, CX
+	ADDQ    DX, CX
+	ADDQ    DX, CX
+	SUBQ    $+4, R8
+	JMP     rows4
+
+next4:
+rows1:
+	CMPQ         R8, $+1
+	JLT          next1
+	VMOVUPS      wordff800000<>+0(SB), Z0
+	MOVQ         taps_base+72(FP), BX
+	VPXORD       Z10, Z10, Z10
+	CMPQ         BX, (SP)
+	JEQ          store1
+	VPBROADCASTD 4(BX), Z10
+	CMPQ         BX, (SP)
+	JEQ          store1
+
+tap1:
+	MOVLQSX      (BX), R9
+	IMULQ        AX, R9
+	ADDQ         CX, R9
+	VPBROADCASTD 4(BX), Z1
+	VMOVUPS.Z    (R9), K1, Z2
+	VCMPPS       $0x1e, Z0, Z2, K2
+	VCMPPS       $0x03, Z2, Z2, K3
+	KORW         K2, K3, K2
+	VMOVAPS      Z2, K2, Z0
+	VMOVDQA32    Z1, K2, Z10
+	ADDQ         $+8, BX
+	CMPQ         BX, (SP)
+	JNE          tap1
+
+store1:
+	MOVQ    8(SP), BX
+	VMOVUPS Z0, K1, (SI)
+	LEAQ    (SI)(BX*4), SI
+	VPMOVDB Z10, K1, (DI)
+	ADDQ    BX, DI
+	ADDQ    DX, CX
+	SUBQ    $+1, R8
+	JMP     rows1
+
+next1:
+	VZEROUPPER
+	RET
+
 // func copyRows512(dst []float32, src []float32, n int, width int, dstStride int, srcStride int)
 // Requires: AVX, AVX512F, BMI2
 TEXT ·copyRows512(SB), NOSPLIT, $0-80
@@ -7301,6 +8055,610 @@ write1_0:
 	ADDQ       DX, CX
 	SUBQ       $+1, R9
 	JMP        rows1
+
+next1:
+	VZEROUPPER
+	RET
+
+// func maxPool256(dst []float32, src []float32, index []uint8, taps []int32, scale float32, p depthwiseParams)
+// Requires: AVX
+TEXT ·maxPool256(SB), NOSPLIT, $16-160
+	MOVQ  p_stride+120(FP), AX
+	SHLQ  $0x02, AX
+	MOVQ  p_shift+112(FP), CX
+	IMULQ AX, CX
+	ADDQ  src_base+24(FP), CX
+	MOVQ  p_srcStep+128(FP), DX
+	SHLQ  $0x02, DX
+	LEAQ  (DX)(DX*2), BX
+	MOVQ  taps_len+80(FP), SI
+	SHLQ  $0x02, SI
+	MOVQ  taps_base+72(FP), DI
+	ADDQ  DI, SI
+	MOVQ  SI, (SP)
+	MOVQ  p_dstStep+136(FP), SI
+	MOVQ  SI, 8(SP)
+	MOVQ  dst_base+0(FP), SI
+	MOVQ  index_base+48(FP), DI
+	MOVQ  p_n+104(FP), DI
+
+rows4:
+	CMPQ    DI, $+4
+	JLT     next4
+	VMOVUPS wordff800000<>+0(SB), Y0
+	VMOVUPS wordff800000<>+0(SB), Y1
+	VMOVUPS wordff800000<>+0(SB), Y2
+	VMOVUPS wordff800000<>+0(SB), Y3
+	MOVQ    taps_base+72(FP), R8
+	CMPQ    R8, (SP)
+	JEQ     store4
+
+tap4:
+	MOVLQSX   (R8), R9
+	IMULQ     AX, R9
+	ADDQ      CX, R9
+	VMOVUPS   (R9), Y4
+	VCMPPS    $0x1e, Y0, Y4, Y5
+	VCMPPS    $0x03, Y4, Y4, Y6
+	VORPS     Y5, Y6, Y5
+	VBLENDVPS Y5, Y4, Y0, Y0
+	VMOVUPS   (R9)(DX*1), Y4
+	VCMPPS    $0x1e, Y1, Y4, Y5
+	VCMPPS    $0x03, Y4, Y4, Y6
+	VORPS     Y5, Y6, Y5
+	VBLENDVPS Y5, Y4, Y1, Y1
+	VMOVUPS   (R9)(DX*2), Y4
+	VCMPPS    $0x1e, Y2, Y4, Y5
+	VCMPPS    $0x03, Y4, Y4, Y6
+	VORPS     Y5, Y6, Y5
+	VBLENDVPS Y5, Y4, Y2, Y2
+	VMOVUPS   (R9)(BX*1), Y4
+	VCMPPS    $0x1e, Y3, Y4, Y5
+	VCMPPS    $0x03, Y4, Y4, Y6
+	VORPS     Y5, Y6, Y5
+	VBLENDVPS Y5, Y4, Y3, Y3
+	ADDQ      $+8, R8
+	CMPQ      R8, (SP)
+	JNE       tap4
+
+store4:
+	MOVQ    8(SP), R8
+	VMOVUPS Y0, (SI)
+	LEAQ    (SI)(R8*4), SI
+	VMOVUPS Y1, (SI)
+	LEAQ    (SI)(R8*4), SI
+	VMOVUPS Y2, (SI)
+	LEAQ    (SI)(R8*4), SI
+	VMOVUPS Y3, (SI)
+	LEAQ    (SI)(R8*4), SI
+	ADDQ    DX, CX
+	ADDQ    DX, CX
+	ADDQ    DX, CX
+	ADDQ    DX, CX
+	SUBQ    $+4, DI
+	JMP     rows4
+
+next4:
+rows1:
+	CMPQ    DI, $+1
+	JLT     next1
+	VMOVUPS wordff800000<>+0(SB), Y0
+	MOVQ    taps_base+72(FP), BX
+	CMPQ    BX, (SP)
+	JEQ     store1
+
+tap1:
+	MOVLQSX   (BX), R8
+	IMULQ     AX, R8
+	ADDQ      CX, R8
+	VMOVUPS   (R8), Y1
+	VCMPPS    $0x1e, Y0, Y1, Y2
+	VCMPPS    $0x03, Y1, Y1, Y3
+	VORPS     Y2, Y3, Y2
+	VBLENDVPS Y2, Y1, Y0, Y0
+	ADDQ      $+8, BX
+	CMPQ      BX, (SP)
+	JNE       tap1
+
+store1:
+	MOVQ    8(SP), BX
+	VMOVUPS Y0, (SI)
+	LEAQ    (SI)(BX*4), SI
+	ADDQ    DX, CX
+	SUBQ    $+1, DI
+	JMP     rows1
+
+next1:
+	VZEROUPPER
+	RET
+
+// func meanPool256(dst []float32, src []float32, index []uint8, taps []int32, scale float32, p depthwiseParams)
+// Requires: AVX
+TEXT ·meanPool256(SB), NOSPLIT, $16-160
+	MOVQ  p_stride+120(FP), AX
+	SHLQ  $0x02, AX
+	MOVQ  p_shift+112(FP), CX
+	IMULQ AX, CX
+	ADDQ  src_base+24(FP), CX
+	MOVQ  p_srcStep+128(FP), DX
+	SHLQ  $0x02, DX
+	LEAQ  (DX)(DX*2), BX
+	MOVQ  taps_len+80(FP), SI
+	SHLQ  $0x02, SI
+	MOVQ  taps_base+72(FP), DI
+	ADDQ  DI, SI
+	MOVQ  SI, (SP)
+	MOVQ  p_dstStep+136(FP), SI
+	MOVQ  SI, 8(SP)
+	MOVQ  dst_base+0(FP), SI
+	MOVQ  index_base+48(FP), DI
+	MOVQ  p_n+104(FP), DI
+
+rows4:
+	CMPQ   DI, $+4
+	JLT    next4
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   taps_base+72(FP), R8
+	CMPQ   R8, (SP)
+	JEQ    store4
+
+tap4:
+	MOVLQSX (R8), R9
+	IMULQ   AX, R9
+	ADDQ    CX, R9
+	VMOVUPS (R9), Y4
+	VADDPS  Y4, Y0, Y0
+	VMOVUPS (R9)(DX*1), Y4
+	VADDPS  Y4, Y1, Y1
+	VMOVUPS (R9)(DX*2), Y4
+	VADDPS  Y4, Y2, Y2
+	VMOVUPS (R9)(BX*1), Y4
+	VADDPS  Y4, Y3, Y3
+	ADDQ    $+8, R8
+	CMPQ    R8, (SP)
+	JNE     tap4
+
+store4:
+	MOVQ         8(SP), R8
+	VBROADCASTSS scale+96(FP), Y4
+	VMULPS       Y4, Y0, Y0
+	VMOVUPS      Y0, (SI)
+	LEAQ         (SI)(R8*4), SI
+	VBROADCASTSS scale+96(FP), Y0
+	VMULPS       Y0, Y1, Y1
+	VMOVUPS      Y1, (SI)
+	LEAQ         (SI)(R8*4), SI
+	VBROADCASTSS scale+96(FP), Y0
+	VMULPS       Y0, Y2, Y2
+	VMOVUPS      Y2, (SI)
+	LEAQ         (SI)(R8*4), SI
+	VBROADCASTSS scale+96(FP), Y0
+	VMULPS       Y0, Y3, Y3
+	VMOVUPS      Y3, (SI)
+	LEAQ         (SI)(R8*4), SI
+	ADDQ         DX, CX
+	ADDQ         DX, CX
+	ADDQ         DX, CX
+	ADDQ         DX, CX
+	SUBQ         $+4, DI
+	JMP          rows4
+
+next4:
+rows1:
+	CMPQ   DI, $+1
+	JLT    next1
+	VXORPS Y0, Y0, Y0
+	MOVQ   taps_base+72(FP), BX
+	CMPQ   BX, (SP)
+	JEQ    store1
+
+tap1:
+	MOVLQSX (BX), R8
+	IMULQ   AX, R8
+	ADDQ    CX, R8
+	VMOVUPS (R8), Y1
+	VADDPS  Y1, Y0, Y0
+	ADDQ    $+8, BX
+	CMPQ    BX, (SP)
+	JNE     tap1
+
+store1:
+	MOVQ         8(SP), BX
+	VBROADCASTSS scale+96(FP), Y1
+	VMULPS       Y1, Y0, Y0
+	VMOVUPS      Y0, (SI)
+	LEAQ         (SI)(BX*4), SI
+	ADDQ         DX, CX
+	SUBQ         $+1, DI
+	JMP          rows1
+
+next1:
+	VZEROUPPER
+	RET
+
+// func maxIndex256(dst []float32, src []float32, index []uint8, taps []int32, scale float32, p depthwiseParams)
+// Requires: AVX, AVX2
+TEXT ·maxIndex256(SB), NOSPLIT, $16-160
+	MOVQ  p_stride+120(FP), AX
+	SHLQ  $0x02, AX
+	MOVQ  p_shift+112(FP), CX
+	IMULQ AX, CX
+	ADDQ  src_base+24(FP), CX
+	MOVQ  p_srcStep+128(FP), DX
+	SHLQ  $0x02, DX
+	LEAQ  (DX)(DX*2), BX
+	MOVQ  taps_len+80(FP), SI
+	SHLQ  $0x02, SI
+	MOVQ  taps_base+72(FP), DI
+	ADDQ  DI, SI
+	MOVQ  SI, (SP)
+	MOVQ  p_dstStep+136(FP), SI
+	MOVQ  SI, 8(SP)
+	MOVQ  dst_base+0(FP), SI
+	MOVQ  index_base+48(FP), DI
+	MOVQ  p_n+104(FP), R8
+
+rows4:
+	CMPQ         R8, $+4
+	JLT          next4
+	VMOVUPS      wordff800000<>+0(SB), Y0
+	VMOVUPS      wordff800000<>+0(SB), Y1
+	VMOVUPS      wordff800000<>+0(SB), Y2
+	VMOVUPS      wordff800000<>+0(SB), Y3
+	MOVQ         taps_base+72(FP), R9
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VXORPS       Y7, Y7, Y7
+	CMPQ         R9, (SP)
+	JEQ          store4
+	VPBROADCASTD 4(R9), Y4
+	VPBROADCASTD 4(R9), Y5
+	VPBROADCASTD 4(R9), Y6
+	VPBROADCASTD 4(R9), Y7
+	CMPQ         R9, (SP)
+	JEQ          store4
+
+tap4:
+	MOVLQSX      (R9), R10
+	IMULQ        AX, R10
+	ADDQ         CX, R10
+	VPBROADCASTD 4(R9), Y8
+	VMOVUPS      (R10), Y9
+	VCMPPS       $0x1e, Y0, Y9, Y10
+	VCMPPS       $0x03, Y9, Y9, Y11
+	VORPS        Y10, Y11, Y10
+	VBLENDVPS    Y10, Y9, Y0, Y0
+	VBLENDVPS    Y10, Y8, Y4, Y4
+	VMOVUPS      (R10)(DX*1), Y9
+	VCMPPS       $0x1e, Y1, Y9, Y10
+	VCMPPS       $0x03, Y9, Y9, Y11
+	VORPS        Y10, Y11, Y10
+	VBLENDVPS    Y10, Y9, Y1, Y1
+	VBLENDVPS    Y10, Y8, Y5, Y5
+	VMOVUPS      (R10)(DX*2), Y9
+	VCMPPS       $0x1e, Y2, Y9, Y10
+	VCMPPS       $0x03, Y9, Y9, Y11
+	VORPS        Y10, Y11, Y10
+	VBLENDVPS    Y10, Y9, Y2, Y2
+	VBLENDVPS    Y10, Y8, Y6, Y6
+	VMOVUPS      (R10)(BX*1), Y9
+	VCMPPS       $0x1e, Y3, Y9, Y10
+	VCMPPS       $0x03, Y9, Y9, Y11
+	VORPS        Y10, Y11, Y10
+	VBLENDVPS    Y10, Y9, Y3, Y3
+	VBLENDVPS    Y10, Y8, Y7, Y7
+	ADDQ         $+8, R9
+	CMPQ         R9, (SP)
+	JNE          tap4
+
+store4:
+	MOVQ         8(SP), R9
+	VMOVUPS      Y0, (SI)
+	LEAQ         (SI)(R9*4), SI
+	VEXTRACTI128 $0x01, Y4, X0
+	VPACKUSDW    X0, X4, X0
+	VPACKUSWB    X0, X0, X0
+	VMOVQ        X0, (DI)
+	ADDQ         R9, DI
+	VMOVUPS      Y1, (SI)
+	LEAQ         (SI)(R9*4), SI
+	VEXTRACTI128 $0x01, Y5, X0
+	VPACKUSDW    X0, X5, X0
+	VPACKUSWB    X0, X0, X0
+	VMOVQ        X0, (DI)
+	ADDQ         R9, DI
+	VMOVUPS      Y2, (SI)
+	LEAQ         (SI)(R9*4), SI
+	VEXTRACTI128 $0x01, Y6, X0
+	VPACKUSDW    X0, X6, X0
+	VPACKUSWB    X0, X0, X0
+	VMOVQ        X0, (DI)
+	ADDQ         R9, DI
+	VMOVUPS      Y3, (SI)
+	LEAQ         (SI)(R9*4), SI
+	VEXTRACTI128 $0x01, Y7, X0
+	VPACKUSDW    X0, X7, X0
+	VPACKUSWB    X0, X0, X0
+	VMOVQ        X0, (DI)
+	ADDQ         R9, DI
+	ADDQ         DX, CX
+	ADDQ         DX, CX
+	ADDQ         DX, CX
+	ADDQ         DX, CX
+	SUBQ         $+4, R8
+	JMP          rows4
+
+next4:
+rows1:
+	CMPQ         R8, $+1
+	JLT          next1
+	VMOVUPS      wordff800000<>+0(SB), Y0
+	MOVQ         taps_base+72(FP), BX
+	VXORPS       Y1, Y1, Y1
+	CMPQ         BX, (SP)
+	JEQ          store1
+	VPBROADCASTD 4(BX), Y1
+	CMPQ         BX, (SP)
+	JEQ          store1
+
+tap1:
+	MOVLQSX      (BX), R9
+	IMULQ        AX, R9
+	ADDQ         CX, R9
+	VPBROADCASTD 4(BX), Y2
+	VMOVUPS      (R9), Y3
+	VCMPPS       $0x1e, Y0, Y3, Y4
+	VCMPPS       $0x03, Y3, Y3, Y5
+	VORPS        Y4, Y5, Y4
+	VBLENDVPS    Y4, Y3, Y0, Y0
+	VBLENDVPS    Y4, Y2, Y1, Y1
+	ADDQ         $+8, BX
+	CMPQ         BX, (SP)
+	JNE          tap1
+
+store1:
+	MOVQ         8(SP), BX
+	VMOVUPS      Y0, (SI)
+	LEAQ         (SI)(BX*4), SI
+	VEXTRACTI128 $0x01, Y1, X0
+	VPACKUSDW    X0, X1, X0
+	VPACKUSWB    X0, X0, X0
+	VMOVQ        X0, (DI)
+	ADDQ         BX, DI
+	ADDQ         DX, CX
+	SUBQ         $+1, R8
+	JMP          rows1
+
+next1:
+	VZEROUPPER
+	RET
+
+// func maxPool256m(dst []float32, src []float32, index []uint8, taps []int32, scale float32, p depthwiseParams)
+// Requires: AVX, AVX2, SSE2
+TEXT ·maxPool256m(SB), NOSPLIT, $16-160
+	MOVQ         p_cols+144(FP), AX
+	MOVQ         AX, X0
+	VPBROADCASTD X0, Y0
+	VPCMPGTD     lanes0<>+0(SB), Y0, Y0
+	MOVQ         p_stride+120(FP), AX
+	SHLQ         $0x02, AX
+	MOVQ         p_shift+112(FP), CX
+	IMULQ        AX, CX
+	ADDQ         src_base+24(FP), CX
+	MOVQ         p_srcStep+128(FP), DX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	MOVQ         taps_len+80(FP), SI
+	SHLQ         $0x02, SI
+	MOVQ         taps_base+72(FP), DI
+	ADDQ         DI, SI
+	MOVQ         SI, (SP)
+	MOVQ         p_dstStep+136(FP), SI
+	MOVQ         SI, 8(SP)
+	MOVQ         dst_base+0(FP), SI
+	MOVQ         index_base+48(FP), DI
+	MOVQ         p_n+104(FP), DI
+
+rows4:
+	CMPQ    DI, $+4
+	JLT     next4
+	VMOVUPS wordff800000<>+0(SB), Y1
+	VMOVUPS wordff800000<>+0(SB), Y2
+	VMOVUPS wordff800000<>+0(SB), Y3
+	VMOVUPS wordff800000<>+0(SB), Y4
+	MOVQ    taps_base+72(FP), R8
+	CMPQ    R8, (SP)
+	JEQ     store4
+
+tap4:
+	MOVLQSX    (R8), R9
+	IMULQ      AX, R9
+	ADDQ       CX, R9
+	VMASKMOVPS (R9), Y0, Y5
+	VCMPPS     $0x1e, Y1, Y5, Y6
+	VCMPPS     $0x03, Y5, Y5, Y7
+	VORPS      Y6, Y7, Y6
+	VBLENDVPS  Y6, Y5, Y1, Y1
+	VMASKMOVPS (R9)(DX*1), Y0, Y5
+	VCMPPS     $0x1e, Y2, Y5, Y6
+	VCMPPS     $0x03, Y5, Y5, Y7
+	VORPS      Y6, Y7, Y6
+	VBLENDVPS  Y6, Y5, Y2, Y2
+	VMASKMOVPS (R9)(DX*2), Y0, Y5
+	VCMPPS     $0x1e, Y3, Y5, Y6
+	VCMPPS     $0x03, Y5, Y5, Y7
+	VORPS      Y6, Y7, Y6
+	VBLENDVPS  Y6, Y5, Y3, Y3
+	VMASKMOVPS (R9)(BX*1), Y0, Y5
+	VCMPPS     $0x1e, Y4, Y5, Y6
+	VCMPPS     $0x03, Y5, Y5, Y7
+	VORPS      Y6, Y7, Y6
+	VBLENDVPS  Y6, Y5, Y4, Y4
+	ADDQ       $+8, R8
+	CMPQ       R8, (SP)
+	JNE        tap4
+
+store4:
+	MOVQ       8(SP), R8
+	VMASKMOVPS Y1, Y0, (SI)
+	LEAQ       (SI)(R8*4), SI
+	VMASKMOVPS Y2, Y0, (SI)
+	LEAQ       (SI)(R8*4), SI
+	VMASKMOVPS Y3, Y0, (SI)
+	LEAQ       (SI)(R8*4), SI
+	VMASKMOVPS Y4, Y0, (SI)
+	LEAQ       (SI)(R8*4), SI
+	ADDQ       DX, CX
+	ADDQ       DX, CX
+	ADDQ       DX, CX
+	ADDQ       DX, CX
+	SUBQ       $+4, DI
+	JMP        rows4
+
+next4:
+rows1:
+	CMPQ    DI, $+1
+	JLT     next1
+	VMOVUPS wordff800000<>+0(SB), Y1
+	MOVQ    taps_base+72(FP), BX
+	CMPQ    BX, (SP)
+	JEQ     store1
+
+tap1:
+	MOVLQSX    (BX), R8
+	IMULQ      AX, R8
+	ADDQ       CX, R8
+	VMASKMOVPS (R8), Y0, Y2
+	VCMPPS     $0x1e, Y1, Y2, Y3
+	VCMPPS     $0x03, Y2, Y2, Y4
+	VORPS      Y3, Y4, Y3
+	VBLENDVPS  Y3, Y2, Y1, Y1
+	ADDQ       $+8, BX
+	CMPQ       BX, (SP)
+	JNE        tap1
+
+store1:
+	MOVQ       8(SP), BX
+	VMASKMOVPS Y1, Y0, (SI)
+	LEAQ       (SI)(BX*4), SI
+	ADDQ       DX, CX
+	SUBQ       $+1, DI
+	JMP        rows1
+
+next1:
+	VZEROUPPER
+	RET
+
+// func meanPool256m(dst []float32, src []float32, index []uint8, taps []int32, scale float32, p depthwiseParams)
+// Requires: AVX, AVX2, SSE2
+TEXT ·meanPool256m(SB), NOSPLIT, $16-160
+	MOVQ         p_cols+144(FP), AX
+	MOVQ         AX, X0
+	VPBROADCASTD X0, Y0
+	VPCMPGTD     lanes0<>+0(SB), Y0, Y0
+	MOVQ         p_stride+120(FP), AX
+	SHLQ         $0x02, AX
+	MOVQ         p_shift+112(FP), CX
+	IMULQ        AX, CX
+	ADDQ         src_base+24(FP), CX
+	MOVQ         p_srcStep+128(FP), DX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	MOVQ         taps_len+80(FP), SI
+	SHLQ         $0x02, SI
+	MOVQ         taps_base+72(FP), DI
+	ADDQ         DI, SI
+	MOVQ         SI, (SP)
+	MOVQ         p_dstStep+136(FP), SI
+	MOVQ         SI, 8(SP)
+	MOVQ         dst_base+0(FP), SI
+	MOVQ         index_base+48(FP), DI
+	MOVQ         p_n+104(FP), DI
+
+rows4:
+	CMPQ   DI, $+4
+	JLT    next4
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	MOVQ   taps_base+72(FP), R8
+	CMPQ   R8, (SP)
+	JEQ    store4
+
+tap4:
+	MOVLQSX    (R8), R9
+	IMULQ      AX, R9
+	ADDQ       CX, R9
+	VMASKMOVPS (R9), Y0, Y5
+	VADDPS     Y5, Y1, Y1
+	VMASKMOVPS (R9)(DX*1), Y0, Y5
+	VADDPS     Y5, Y2, Y2
+	VMASKMOVPS (R9)(DX*2), Y0, Y5
+	VADDPS     Y5, Y3, Y3
+	VMASKMOVPS (R9)(BX*1), Y0, Y5
+	VADDPS     Y5, Y4, Y4
+	ADDQ       $+8, R8
+	CMPQ       R8, (SP)
+	JNE        tap4
+
+store4:
+	MOVQ         8(SP), R8
+	VBROADCASTSS scale+96(FP), Y5
+	VMULPS       Y5, Y1, Y1
+	VMASKMOVPS   Y1, Y0, (SI)
+	LEAQ         (SI)(R8*4), SI
+	VBROADCASTSS scale+96(FP), Y1
+	VMULPS       Y1, Y2, Y2
+	VMASKMOVPS   Y2, Y0, (SI)
+	LEAQ         (SI)(R8*4), SI
+	VBROADCASTSS scale+96(FP), Y1
+	VMULPS       Y1, Y3, Y3
+	VMASKMOVPS   Y3, Y0, (SI)
+	LEAQ         (SI)(R8*4), SI
+	VBROADCASTSS scale+96(FP), Y1
+	VMULPS       Y1, Y4, Y4
+	VMASKMOVPS   Y4, Y0, (SI)
+	LEAQ         (SI)(R8*4), SI
+	ADDQ         DX, CX
+	ADDQ         DX, CX
+	ADDQ         DX, CX
+	ADDQ         DX, CX
+	SUBQ         $+4, DI
+	JMP          rows4
+
+next4:
+rows1:
+	CMPQ   DI, $+1
+	JLT    next1
+	VXORPS Y1, Y1, Y1
+	MOVQ   taps_base+72(FP), BX
+	CMPQ   BX, (SP)
+	JEQ    store1
+
+tap1:
+	MOVLQSX    (BX), R8
+	IMULQ      AX, R8
+	ADDQ       CX, R8
+	VMASKMOVPS (R8), Y0, Y2
+	VADDPS     Y2, Y1, Y1
+	ADDQ       $+8, BX
+	CMPQ       BX, (SP)
+	JNE        tap1
+
+store1:
+	MOVQ         8(SP), BX
+	VBROADCASTSS scale+96(FP), Y2
+	VMULPS       Y2, Y1, Y1
+	VMASKMOVPS   Y1, Y0, (SI)
+	LEAQ         (SI)(BX*4), SI
+	ADDQ         DX, CX
+	SUBQ         $+1, DI
+	JMP          rows1
 
 next1:
 	VZEROUPPER

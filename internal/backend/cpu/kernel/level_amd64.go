@@ -23,8 +23,13 @@ func set512() *Set {
 		tiles:     []tile{{64, 6, gemm512x4x6}, {48, 8, gemm512x3x8}, {32, 12, gemm512x2x12}, {16, 12, gemm512x1x12}},
 		split:     []int{3, 3, 2, 1, 0, 1, 1, 0, 0},
 		depthwise: [3]depthwiseFunc{depthwise512x2, depthwise512x1, depthwise512x1m},
-		copyRows:  copyRows512,
-		addRows:   addRows512,
+		pool: [numPool][2]poolFunc{
+			poolMax:   {maxPool512, maxPool512m},
+			poolIndex: {maxIndex512, maxIndex512m},
+			poolMean:  {meanPool512, meanPool512m},
+		},
+		copyRows: copyRows512,
+		addRows:  addRows512,
 		unary: [numUnary]unaryFunc{
 			opRelu:        relu512,
 			opLeaky:       leaky512,
@@ -76,8 +81,13 @@ func set256() *Set {
 		tiles:     []tile{{16, 6, gemm256x2x6}, {8, 8, gemm256x1x8}},
 		split:     []int{1, 1, 0},
 		depthwise: [3]depthwiseFunc{depthwise256x2, depthwise256x1, depthwise256x1m},
-		copyRows:  copyRows256,
-		addRows:   addRows256,
+		pool: [numPool][2]poolFunc{
+			poolMax:   {maxPool256, maxPool256m},
+			poolIndex: {maxIndex256, maxIndexGo},
+			poolMean:  {meanPool256, meanPool256m},
+		},
+		copyRows: copyRows256,
+		addRows:  addRows256,
 		unary: [numUnary]unaryFunc{
 			opRelu:        relu256,
 			opLeaky:       leaky256,

@@ -10,7 +10,8 @@ type Set struct {
 	tiles []tile // matrix kernels
 	split []int  // split[v] is the tile to take when v vectors of columns are left (the last entry: that many or more)
 
-	depthwise [3]depthwiseFunc // for two vectors of channels, for one, for less than one
+	depthwise [3]depthwiseFunc     // for two vectors of channels, for one, for less than one
+	pool      [numPool][2]poolFunc // for one vector of channels, for less than one
 	copyRows  copyRowsFunc
 	addRows   addRowsFunc
 	unary     [numUnary]unaryFunc
@@ -74,6 +75,7 @@ func plain() *Set {
 		tiles:     []tile{{4, 2, gemmGo4}},
 		split:     []int{0, 0},
 		depthwise: [3]depthwiseFunc{depthwiseGo, depthwiseGo, depthwiseGo},
+		pool:      poolGo,
 		copyRows:  copyRowsGo,
 		addRows:   addRowsGo,
 		unary:     unaryGo,

@@ -55,6 +55,7 @@ func main() {
 	for _, a.isa = range []isa{avx512, avx2} {
 		a.gemms()
 		a.depthwises()
+		a.pools()
 		a.rowCopies()
 		a.elementwise()
 		a.channels()
