@@ -465,8 +465,10 @@ def candidates(model, x):
                 return
             shape = tuple(out.shape)
             if out.dim() == 5 and max(shape[2:]) > 1:
-                cell = tuple(round(a / b, 2) for a, b in zip(x.shape[2:], shape[2:]))
-                found.append(Candidate(name, type(module).__name__, shape, cell))
+                first, last = ([round(a / b, 2) for a, b in zip(x.shape[2:], s)] for s in (shape[2:], shape[1:4]))
+                # Cells smaller than a voxel mean that the axes are not what they seem.
+                channels_last = min(first) < 1 <= min(last)
+                found.append(Candidate(name, type(module).__name__, shape, tuple(last if channels_last else first)))
             elif out.dim() == 3 and shape[1] > 1:
                 found.append(Candidate(name, type(module).__name__, shape, None))
 
@@ -585,8 +587,9 @@ def run(argv=None):
     if opset < oldest:
         raise ExportError(f"--opset {opset}: the dynamo exporter writes {oldest} and newer; use that or --exporter torchscript")
     model = load_model(args)
-    for line in prepare(model):
-        note(f"replaced: {line}")
+    replaced = prepare(model)
+    if replaced:
+        note(f"replaced: {names(replaced)}")
     x = torch.rand(1, *shape, generator=torch.Generator().manual_seed(1))
     try:
         found, y = candidates(model, x)

@@ -159,7 +159,7 @@ dataset = "all"
 
 [explain]
 methods = ["gradcam", "gradcam++", "smoothgrad", "vargrad"]
-n_samples = 8
+n_samples = 16
 noise_level = 0.15
 
 [output]
