@@ -57,12 +57,9 @@ func (c *compiler) conv(n *ir.Node, a op.ConvAttr, cin int, backward bool) error
 		macs = s.Elements() / cin / (a.Stride[0] * a.Stride[1] * a.Stride[2])
 	}
 	regions := convRegions(to, max(1, macs), k.ChannelStep(), a.Groups == cin && a.Groups == s[0])
-	sizeX, sizeY := from.Elements()/from[0], to.Elements()/to[0]
 	c.phase(from[0]*len(regions), func(i int, s scratch) {
-		sample, region := i/len(regions), regions[i%len(regions)]
-		src := kernel.Whole(x[sample*sizeX:(sample+1)*sizeX], from[1], from[2], from[3], from[4])
-		dst := kernel.Whole(y[sample*sizeY:(sample+1)*sizeY], to[1], to[2], to[3], to[4])
-		k.Run(dst, src, region, kernel.Epilogue{Bias: bias}, s.f32)
+		number, region := i/len(regions), regions[i%len(regions)]
+		k.Run(sample(y, to, number), sample(x, from, number), region, kernel.Epilogue{Bias: bias}, s.f32)
 	})
 	return nil
 }

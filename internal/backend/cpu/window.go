@@ -3,6 +3,7 @@ package cpu
 import (
 	"math"
 
+	"github.com/voxcam/voxcam/internal/backend/cpu/kernel"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/op"
 	"github.com/voxcam/voxcam/internal/tensor"
@@ -50,58 +51,66 @@ func (c *compiler) poolRows(y tensor.Shape, do func(sample, z, row int, s scratc
 
 func size3(s tensor.Shape) [3]int { return [3]int(s[1:4]) }
 
-// buildMaxPool takes maxima along depth and height first, a whole row at a time, then along width.
+// pooling makes the kernel of a window.
+func (c *compiler) pooling(a op.PoolAttr) (*kernel.Pool, error) {
+	k, err := c.backend.set.NewPool(kernel.PoolShape{Kernel: a.Kernel, Stride: a.Stride, Dilation: a.Dilation,
+		PadBefore: a.Before, PadAfter: a.After, CountPadding: a.CountPad})
+	if err == nil {
+		c.ownScratch(k.Scratch())
+	}
+	return k, err
+}
+
+// sample is the view of one sample of a tensor [N, D, H, W, C].
+func sample(data []float32, s tensor.Shape, i int) kernel.View {
+	n := s.Elements() / s[0]
+	return kernel.Whole(data[i*n:(i+1)*n], s[1], s[2], s[3], s[4])
+}
+
+// planes compiles an operation that makes tensor y [N, D, H, W, C] a few rows of a plane at a time.
+func (c *compiler) planes(y tensor.Shape, do func(i int, r kernel.Region, s scratch)) {
+	rows := even(y[2], grain/(y[3]*y[4]))
+	bands := (y[2] + rows - 1) / rows
+	c.phase(y[0]*y[1]*bands, func(i int, s scratch) {
+		z, band := i/bands, i%bands*rows
+		do(z/y[1], kernel.Region{Z0: z % y[1], Z1: z%y[1] + 1, Y0: band, Y1: min(y[2], band+rows)}, s)
+	})
+}
+
 func buildMaxPool(c *compiler, n *ir.Node) error {
 	x, y, from, to := c.in(0), c.out(), n.Inputs[0].Shape(), n.Out().Shape()
-	w, _ := poolWindows(n.Attr.(op.PoolAttr), size3(from), size3(to))
-	ch := to[4]
-	c.ownScratch(from[3] * ch)
-	c.poolRows(to, func(sample, z, row int, s scratch) {
-		top := s.f32[:from[3]*ch]
-		for i := range top {
-			top[i] = float32(math.Inf(-1))
-		}
-		for _, nz := range w[0][z] {
-			for _, ny := range w[1][row] {
-				raise(top, x[((sample*from[1]+nz.at)*from[2]+ny.at)*from[3]*ch:][:len(top)])
-			}
-		}
-		line := y[((sample*to[1]+z)*to[2]+row)*to[3]*ch:][:to[3]*ch]
-		for o, nxs := range w[2] {
-			dst := line[o*ch:][:ch]
-			for i := range dst {
-				dst[i] = float32(math.Inf(-1))
-			}
-			for _, nx := range nxs {
-				raise(dst, top[nx.at*ch:][:ch])
-			}
-		}
+	k, err := c.pooling(n.Attr.(op.PoolAttr))
+	if err != nil {
+		return err
+	}
+	c.planes(to, func(i int, r kernel.Region, s scratch) { k.Max(sample(y, to, i), sample(x, from, i), nil, r, s.f32) })
+	return nil
+}
+
+func buildMaxPoolIndex(c *compiler, n *ir.Node) error {
+	a, v, from, to := n.Attr.(op.PoolAttr), n.Out(), n.Inputs[0].Shape(), n.Out().Shape()
+	at, count := c.program.offset[v], v.Shape().Elements()
+	if v.Type.Elem == tensor.Uint16 {
+		maxPoolIndex(c, n, view[uint16](c.program.arena, at, count))
+		return nil
+	}
+	k, err := c.pooling(a)
+	if err != nil {
+		return err
+	}
+	// The kernel gives the maxima, too; nobody wants them here, and a plane of scratch takes them.
+	x, index, plane := c.in(0), view[uint8](c.program.arena, at, count), to[2]*to[3]*to[4]
+	c.ownScratch(k.Scratch() + plane)
+	c.planes(to, func(i int, r kernel.Region, s scratch) {
+		maxima := kernel.View{Data: s.f32[k.Scratch():][:plane], H: to[2], W: to[3], C: to[4], Depth: to[1], Planes: 1}
+		k.Max(maxima, sample(x, from, i), index[(i*to[1]+r.Z0)*plane:][:plane], r, s.f32)
 	})
 	return nil
 }
 
-// raise makes dst the larger of dst and x, element by element; NaN wins.
-func raise(dst, x []float32) {
-	x = x[:len(dst)]
-	for i, v := range x {
-		dst[i] = max(dst[i], v)
-	}
-}
-
-func buildMaxPoolIndex(c *compiler, n *ir.Node) error {
-	v := n.Out()
-	at, count := c.program.offset[v], v.Shape().Elements()
-	if v.Type.Elem == tensor.Uint8 {
-		maxPoolIndex(c, n, view[uint8](c.program.arena, at, count))
-	} else {
-		maxPoolIndex(c, n, view[uint16](c.program.arena, at, count))
-	}
-	return nil
-}
-
-// maxPoolIndex finds the first maximum along depth and height for each voxel of a row, then the first of those along width: the
+// maxPoolIndex is for windows that are too large for the kernel. It finds the first maximum along depth and height for each voxel of a row, then the first of those along width: the
 // one of the lowest tap among equals.
-func maxPoolIndex[T uint8 | uint16](c *compiler, n *ir.Node, index []T) {
+func maxPoolIndex(c *compiler, n *ir.Node, index []uint16) {
 	a, x, from, to := n.Attr.(op.PoolAttr), c.in(0), n.Inputs[0].Shape(), n.Out().Shape()
 	w, _ := poolWindows(a, size3(from), size3(to))
 	ch := to[4]
@@ -139,26 +148,41 @@ func maxPoolIndex[T uint8 | uint16](c *compiler, n *ir.Node, index []T) {
 				}
 			}
 			for i, k := range first {
-				line[o*ch+i] = T(k)
+				line[o*ch+i] = uint16(k)
 			}
 		}
 	})
 }
 
 func buildMaxPoolBackward(c *compiler, n *ir.Node) error {
-	v := n.Inputs[1]
+	a, v, from, to := n.Attr.(op.PoolBackwardAttr).Pool, n.Inputs[1], n.Inputs[0].Shape(), n.Out().Shape()
 	at, count := c.program.offset[v], v.Shape().Elements()
-	if v.Type.Elem == tensor.Uint8 {
-		maxPoolBackward(c, n, view[uint8](c.program.arena, at, count))
-	} else {
+	if v.Type.Elem == tensor.Uint16 {
 		maxPoolBackward(c, n, view[uint16](c.program.arena, at, count))
+		return nil
 	}
+	k, err := c.pooling(a)
+	if err != nil {
+		return err
+	}
+	dy, dx, index, size := c.in(0), c.out(), view[uint8](c.program.arena, at, count), count/from[0]
+	c.planes(to, func(i int, r kernel.Region, s scratch) {
+		dst := sample(dx, to, i)
+		clearRows(dst, r)
+		k.MaxBackward(dst, sample(dy, from, i), index[i*size:(i+1)*size], r, s.f32)
+	})
 	return nil
 }
 
-// maxPoolBackward collects, for each voxel, the gradients of the windows whose maximum it was: unlike scattering from the
+// clearRows sets a region of one plane to zero.
+func clearRows(v kernel.View, r kernel.Region) {
+	row := v.W * v.C
+	clear(v.Plane(r.Z0)[r.Y0*row : r.Y1*row])
+}
+
+// maxPoolBackward is for windows that are too large for the kernel. It collects, for each voxel, the gradients of the windows whose maximum it was: unlike scattering from the
 // windows, that needs no other thread's voxels.
-func maxPoolBackward[T uint8 | uint16](c *compiler, n *ir.Node, index []T) {
+func maxPoolBackward(c *compiler, n *ir.Node, index []uint16) {
 	a, dy, dx := n.Attr.(op.PoolBackwardAttr).Pool, c.in(0), c.out()
 	from, to := n.Inputs[0].Shape(), n.Out().Shape()
 	_, w := poolWindows(a, size3(to), size3(from))
@@ -173,7 +197,7 @@ func maxPoolBackward[T uint8 | uint16](c *compiler, n *ir.Node, index []T) {
 				for p, nxs := range w[2] {
 					dst := line[p*ch:][:ch]
 					for _, nx := range nxs {
-						src, own := dy[at+nx.at*ch:][:ch], T(tap+nx.tap)
+						src, own := dy[at+nx.at*ch:][:ch], uint16(tap+nx.tap)
 						for i, k := range index[at+nx.at*ch:][:ch] {
 							if k == own {
 								dst[i] += src[i]
@@ -186,15 +210,54 @@ func maxPoolBackward[T uint8 | uint16](c *compiler, n *ir.Node, index []T) {
 	})
 }
 
+// maxShortSum is the number of values that are added up in float32; more are added in float64.
+const maxShortSum = 64
+
 func buildAvgPool(c *compiler, n *ir.Node) error {
-	w, _ := poolWindows(n.Attr.(op.PoolAttr), size3(n.Inputs[0].Shape()), size3(n.Out().Shape()))
-	c.average(n, w)
+	a, from, to := n.Attr.(op.PoolAttr), n.Inputs[0].Shape(), n.Out().Shape()
+	w, _ := poolWindows(a, size3(from), size3(to))
+	if a.Kernel[0]*a.Kernel[1]*a.Kernel[2] > maxShortSum || w.empty() {
+		c.average(n, w)
+		return nil
+	}
+	k, err := c.pooling(a)
+	if err != nil {
+		return err
+	}
+	x, y := c.in(0), c.out()
+	c.planes(to, func(i int, r kernel.Region, s scratch) { k.Average(sample(y, to, i), sample(x, from, i), r, s.f32) })
 	return nil
 }
 
+// empty reports whether a window has no voxels.
+func (w windows) empty() bool {
+	for _, axis := range w {
+		for _, list := range axis {
+			if len(list) == 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func buildAvgPoolBackward(c *compiler, n *ir.Node) error {
-	_, w := poolWindows(n.Attr.(op.PoolBackwardAttr).Pool, size3(n.Out().Shape()), size3(n.Inputs[0].Shape()))
-	c.average(n, w)
+	a, from, to := n.Attr.(op.PoolBackwardAttr).Pool, n.Inputs[0].Shape(), n.Out().Shape()
+	forward, w := poolWindows(a, size3(to), size3(from))
+	if a.Kernel[0]*a.Kernel[1]*a.Kernel[2] > maxShortSum || forward.empty() {
+		c.average(n, w)
+		return nil
+	}
+	k, err := c.pooling(a)
+	if err != nil {
+		return err
+	}
+	dy, dx := c.in(0), c.out()
+	c.planes(to, func(i int, r kernel.Region, s scratch) {
+		dst := sample(dx, to, i)
+		clearRows(dst, r)
+		k.AverageBackward(dst, sample(dy, from, i), r, s.f32)
+	})
 	return nil
 }
 
