@@ -258,8 +258,8 @@ def load_weights(model, state, path, prefix=None):
     missing = [k for k in want if k not in found and not k.endswith("num_batches_tracked")]
     if missing:
         raise ExportError(
-            f"{path}: lacks {len(missing)} of the model's {len(want)} parameters and buffers (prefix {prefix!r}): {names(missing)}."
-            f" It has: {names(left or state)}. Check --model and --kwargs, or set --strip-prefix"
+            f"{path}: lacks {len(missing)} of the model's {len(want)} parameters and buffers (prefix {prefix!r}):"
+            f" {names(missing)}. It has: {names(left or state)}. Check --model and --kwargs, or set --strip-prefix"
         )
     wrong = [f"{k} {tuple(v.shape)} (model: {tuple(want[k].shape)})" for k, v in found.items() if v.shape != want[k].shape]
     if wrong:
@@ -355,8 +355,8 @@ def export(model, x, path, opset=17, exporter="torchscript", dynamic=False):
         except Exception as e:
             other = "dynamo" if exporter == "torchscript" else "torchscript"
             raise ExportError(
-                f"the {exporter} exporter of torch {torch.__version__} failed: {type(e).__name__}: {first_line(e)}. Try --exporter {other}"
-                " or another --opset"
+                f"the {exporter} exporter of torch {torch.__version__} failed: {type(e).__name__}: {first_line(e)}."
+                f" Try --exporter {other} or another --opset"
             ) from e
 
 
@@ -537,7 +537,7 @@ def arguments(argv):
     p.add_argument("--model", help="package.module:factory that builds the model")
     p.add_argument("--kwargs", default="{}", help='its arguments as JSON; "@file.toml" stands for what the file holds')
     p.add_argument("--path", action="append", default=[], help="folder to import from; may be repeated")
-    p.add_argument("--submodule", help="export this part of the model only, after loading: `out` drops that prefix from layer names")
+    p.add_argument("--submodule", help="export only this part, after loading: `out` drops that prefix from layer names")
     p.add_argument("--state-key", help="entry of the checkpoint that holds the weights")
     p.add_argument("--strip-prefix", help="prefix of the checkpoint's keys (default: the one that fits)")
     p.add_argument("--input-shape", required=True, help="C,D,H,W of the volume as the network sees it")
@@ -596,7 +596,9 @@ def run(argv=None):
     except ExportError:
         raise
     except Exception as e:
-        raise ExportError(f"the model does not take an input of shape {tuple(x.shape)}: {type(e).__name__}: {first_line(e)}") from e
+        raise ExportError(
+            f"the model does not take an input of shape {tuple(x.shape)}: {type(e).__name__}: {first_line(e)}"
+        ) from e
 
     partial = args.output + ".partial"
     try:

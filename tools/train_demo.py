@@ -11,8 +11,8 @@ network sees only the image and its grade; the lesion masks serve to measure, ne
 
 The committed file was made by the default run (40 epochs over 2400 phantoms, 3 minutes on one GPU) and, after the drawing of
 atrophy had been changed, 4 more epochs over 1300 new phantoms (--init WEIGHTS --n 1700 --epochs 4 --lr 1e-3). On 600 others
-(--load WEIGHTS --data DIR --test 600; phantomset -n 600 -seed 77000) it has accuracy 1.000 and pointing 0.996 (the target layer head.conv
-gives the same).
+(--load WEIGHTS --data DIR --test 600; phantomset -n 600 -seed 77000) it has accuracy 1.000 and pointing 0.996, the same
+with the target layer head.conv.
 
     python tools/train_demo.py                     # needs torch, numpy, scipy and go; an hour on two cores, minutes on a GPU
     python tools/train_demo.py --data DIR          # with images.npy, masks.npy and labels.npy already in DIR

@@ -28,7 +28,8 @@ func (c *canvas) paint(d, w int, from, to, level float64, mark bool) {
 	}
 }
 
-// speckle turns the levels of a canvas into intensities: gain, attenuation with depth, and speckle that is as wide as OCT's point spread.
+// speckle turns the levels of a canvas into intensities: gain, attenuation with depth, and speckle as wide as OCT's point
+// spread.
 func (a *anatomy) speckle(c *canvas, r *random) []uint8 {
 	noise := make([]float64, len(c.level))
 	for i := range noise {

@@ -34,17 +34,28 @@ func (a *anatomy) addAdvanced(r *random) {
 	}
 }
 
+// span is a range that a size is drawn from.
+type span struct{ lo, hi float64 }
+
+func (s span) draw(r *random) float64 { return r.between(s.lo, s.hi) }
+
 // domeKind bounds the lot for one kind of dome; lengths are voxels of a 32x64x64 field.
 type domeKind struct {
-	radiusD, radiusW, height, content [2]float64
+	radiusD, radiusW, height, content span
 	plateau, underThePigment          bool
 }
 
 var (
-	smallDruse      = domeKind{radiusD: [2]float64{2.8, 3.6}, radiusW: [2]float64{4, 5.5}, height: [2]float64{3, 4}, content: [2]float64{120, 160}, underThePigment: true}
-	largeDruse      = domeKind{radiusD: [2]float64{5, 7}, radiusW: [2]float64{8.5, 12}, height: [2]float64{5, 7.5}, content: [2]float64{110, 150}, underThePigment: true}
-	detachment      = domeKind{radiusD: [2]float64{7, 10}, radiusW: [2]float64{12, 18}, height: [2]float64{9, 12}, content: [2]float64{26, 40}, plateau: true, underThePigment: true}
-	subretinalFluid = domeKind{radiusD: [2]float64{6, 10}, radiusW: [2]float64{10, 18}, height: [2]float64{4.5, 8}, plateau: true}
+	smallDruse = domeKind{
+		radiusD: span{2.8, 3.6}, radiusW: span{4, 5.5}, height: span{3, 4}, content: span{120, 160}, underThePigment: true,
+	}
+	largeDruse = domeKind{
+		radiusD: span{5, 7}, radiusW: span{8.5, 12}, height: span{5, 7.5}, content: span{110, 150}, underThePigment: true,
+	}
+	detachment = domeKind{
+		radiusD: span{7, 10}, radiusW: span{12, 18}, height: span{9, 12}, content: span{26, 40}, plateau: true, underThePigment: true,
+	}
+	subretinalFluid = domeKind{radiusD: span{6, 10}, radiusW: span{10, 18}, height: span{4.5, 8}, plateau: true}
 )
 
 // place draws a centre that keeps a lesion of the given radii inside the field.
@@ -56,10 +67,10 @@ func (a *anatomy) place(r *random, radiusD, radiusW float64) (d, w float64) {
 
 func (a *anatomy) addDome(r *random, k domeKind, makesTheGrade bool) {
 	b := dome{
-		radiusD: mul(r.between(k.radiusD[0], k.radiusD[1]), a.sd),
-		radiusW: mul(r.between(k.radiusW[0], k.radiusW[1]), a.sw),
-		height:  mul(r.between(k.height[0], k.height[1]), a.sh),
-		content: r.between(k.content[0], k.content[1]),
+		radiusD: mul(k.radiusD.draw(r), a.sd),
+		radiusW: mul(k.radiusW.draw(r), a.sw),
+		height:  mul(k.height.draw(r), a.sh),
+		content: k.content.draw(r),
 		plateau: k.plateau, underThePigment: k.underThePigment, makesTheGrade: makesTheGrade,
 	}
 	b.d, b.w = a.place(r, b.radiusD, b.radiusW)
