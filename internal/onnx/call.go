@@ -20,6 +20,7 @@ type call struct {
 	b       *ir.Builder
 	info    *NodeInfo
 	inlined bool
+	empty   map[int]*literal // outputs without elements
 }
 
 type abort struct{ err error }
@@ -127,9 +128,13 @@ func (c *call) run() (outs []*slot, err error) {
 	for _, s := range c.in {
 		whole = whole && (s == nil || s.integral())
 	}
-	for _, v := range rule.run(c) {
+	for k, v := range rule.run(c) {
 		if v == nil {
-			outs = append(outs, nil)
+			if l := c.empty[k]; l != nil {
+				outs = append(outs, &slot{lit: l})
+			} else {
+				outs = append(outs, nil)
+			}
 			continue
 		}
 		s := &slot{value: v, truth: rule.truth, whole: whole && !rule.truth}

@@ -66,7 +66,7 @@ var evalBinaries = map[string]binaryEval{
 	"Sub": {ints: func(x, y int64) int64 { return x - y }, floats: func(x, y float64) float64 { return x - y }},
 	"Mul": {ints: func(x, y int64) int64 { return x * y }, floats: func(x, y float64) float64 { return x * y }},
 	"Div": {ints: divideInts, floats: func(x, y float64) float64 { return x / y }},
-	"Mod": {ints: floorMod, floats: math.Mod},
+	"Mod": {ints: floorMod, floats: floorModFloats},
 	"Pow": {ints: powerInts, floats: math.Pow},
 	"Max": {ints: func(x, y int64) int64 { return max(x, y) }, floats: func(x, y float64) float64 { return max(x, y) }},
 	"Min": {ints: func(x, y int64) int64 { return min(x, y) }, floats: func(x, y float64) float64 { return min(x, y) }},
@@ -110,6 +110,14 @@ func floorMod(x, y int64) int64 {
 	return r
 }
 
+func floorModFloats(x, y float64) float64 {
+	r := math.Mod(x, y)
+	if r != 0 && (r < 0) != (y < 0) {
+		r += y
+	}
+	return r
+}
+
 func powerInts(x, y int64) int64 {
 	if y < 0 {
 		return truncate(math.Pow(float64(x), float64(y)))
@@ -138,8 +146,8 @@ func (f binaryEval) pair(c *call, x, y *literal) *literal {
 	if ints && !y.isInt() { // only Pow may mix
 		ints = false
 	}
-	if c.n.Op == "Mod" && c.n.int("fmod", 0) != 0 && ints {
-		f.ints = func(x, y int64) int64 { return x - y*divideInts(x, y) }
+	if c.n.Op == "Mod" && c.n.int("fmod", 0) != 0 { // with the sign of the dividend, as C's
+		f.ints, f.floats = func(x, y int64) int64 { return x - y*divideInts(x, y) }, math.Mod
 	}
 	if ints && f.ints == nil || !ints && f.floats == nil {
 		c.refuse("", "it is not defined for %v", elem)

@@ -48,8 +48,9 @@ func init() {
 		"Softmax": {run: importSoftmax(op.Softmax)}, "LogSoftmax": {run: importSoftmax(op.LogSoftmax)},
 		"Concat": {run: importConcat}, "Split": {run: importSplit}, "Slice": {run: importSlice},
 		"Gather": {run: importGather}, "GatherElements": {run: importGatherElements}, "GatherND": {run: importGatherND},
-		"ScatterND": {run: importScatterND},
-		"Reshape":   {run: importReshape}, "Flatten": {run: importFlatten}, "Squeeze": {run: importSqueeze}, "Unsqueeze": {run: importUnsqueeze},
+		"ScatterND": {run: importScatterND}, "ScatterElements": {run: importScatterElements},
+		"ArgMax": {run: importArg(true)}, "ArgMin": {run: importArg(false)},
+		"Reshape": {run: importReshape}, "Flatten": {run: importFlatten}, "Squeeze": {run: importSqueeze}, "Unsqueeze": {run: importUnsqueeze},
 		"Transpose": {run: importTranspose}, "Expand": {run: importExpand}, "Tile": {run: importTile, since: 6},
 		"CumSum": {run: importCumSum}, "Trilu": {run: importTrilu}, "TopK": {run: importTopK},
 

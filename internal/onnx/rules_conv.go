@@ -130,7 +130,7 @@ func importConvTranspose(c *call) []*ir.Value {
 			out[i] = full + extra[i] - w.before[i] - w.after[i]
 		}
 		if wanted != nil || auto == "SAME_UPPER" || auto == "SAME_LOWER" {
-			total := full + extra[i] - out[i]
+			total := max(full+extra[i]-out[i], 0)
 			w.before[i] = total / 2
 			if auto == "SAME_LOWER" || wanted != nil && auto != "SAME_UPPER" {
 				w.before[i] = total - total/2
@@ -348,10 +348,14 @@ func importLRN(c *call) []*ir.Value {
 func importLpNorm(c *call) []*ir.Value {
 	x := c.x(0)
 	axes := []int{c.axis("axis", -1, len(x.Shape()))}
+	var norm *ir.Value
 	if c.n.int("p", 2) == 1 {
-		return []*ir.Value{c.binary("Div", x, c.reduce(op.ReduceSum, c.unary("Abs", x), axes))}
+		norm = c.reduce(op.ReduceSum, c.unary("Abs", x), axes)
+	} else {
+		norm = c.unary("Sqrt", c.reduce(op.ReduceSum, c.unaryAttr("PowConst", 2, 0, x), axes))
 	}
-	return []*ir.Value{c.binary("Div", x, c.unary("Sqrt", c.reduce(op.ReduceSum, c.unaryAttr("PowConst", 2, 0, x), axes)))}
+	const smallest = 1.17549435e-38 // zeros stay zeros
+	return []*ir.Value{c.binary("Div", x, c.unaryAttr("Clip", smallest, math.Inf(1), norm))}
 }
 
 // importMVN subtracts the mean and divides by the deviation over axes.
@@ -487,7 +491,7 @@ func (c *call) keepAspect(a *op.ResizeAttr, s tensor.Shape, axes []int) {
 	}
 }
 
-// importDepthToSpace moves blocks of channels into space. The blocks are cubes of any number of axes.
+// importDepthToSpace moves blocks of channels of a 2D image into space.
 func importDepthToSpace(c *call) []*ir.Value {
 	x := c.x(0)
 	s, b := x.Shape(), c.n.int("blocksize", 0)
@@ -509,6 +513,10 @@ func importSpaceToDepth(c *call) []*ir.Value {
 	if len(s) != 4 || b < 1 || s[2]%b != 0 || s[3]%b != 0 {
 		c.badf("blocks of %d do not fit %v", b, s)
 	}
-	y := c.transpose(c.reshape(x, tensor.Shape{s[0], s[1], s[2] / b, b, s[3] / b, b}), []int{0, 3, 5, 1, 2, 4})
+	perm := []int{0, 3, 5, 1, 2, 4}
+	if c.n.text("mode", "DCR") == "CRD" {
+		perm = []int{0, 1, 3, 5, 2, 4}
+	}
+	y := c.transpose(c.reshape(x, tensor.Shape{s[0], s[1], s[2] / b, b, s[3] / b, b}), perm)
 	return []*ir.Value{c.reshape(y, tensor.Shape{s[0], s[1] * b * b, s[2] / b, s[3] / b})}
 }

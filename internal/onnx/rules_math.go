@@ -391,8 +391,6 @@ func importTrilu(c *call) []*ir.Value {
 	return []*ir.Value{c.emit(op.Where, nil, c.valueOf(&slot{lit: mask}), x, c.b.Scalar(0))}
 }
 
-// importTopK ranks each element by counting those in front of it, and picks by rank: exact, ties included, with the
-// gradient going to the elements picked. It takes n*n room for an axis of n.
 func importTopK(c *call) []*ir.Value {
 	x := c.x(0)
 	axis := c.axis("axis", -1, len(x.Shape()))
@@ -403,6 +401,22 @@ func importTopK(c *call) []*ir.Value {
 		}
 		k = int(c.lit(1).int(0))
 	}
+	values, indices := c.topK(x, axis, k, c.n.int("largest", 1) != 0, false)
+	return []*ir.Value{values, indices}
+}
+
+func importArg(largest bool) func(c *call) []*ir.Value {
+	return func(c *call) []*ir.Value {
+		x := c.x(0)
+		axis := c.axis("axis", 0, len(x.Shape()))
+		_, indices := c.topK(x, axis, 1, largest, c.n.int("select_last_index", 0) != 0)
+		return []*ir.Value{c.dropAxes(indices, []int{axis})}
+	}
+}
+
+// topK ranks each element by counting those in front of it, and picks by rank: exact, ties included, with the gradient
+// going to the elements picked. It takes n*n room for an axis of n. Of equal elements the first counts more, or the last.
+func (c *call) topK(x *ir.Value, axis, k int, largest, last bool) (values, indices *ir.Value) {
 	n := x.Shape()[axis]
 	if k < 1 || k > n {
 		c.badf("it takes %d of %d elements", k, n)
@@ -410,32 +424,33 @@ func importTopK(c *call) []*ir.Value {
 	const most = 1 << 28
 	lines := x.Shape().Elements() / n
 	if n > most/n/lines {
-		c.refuse("", "the largest of %d elements in %d places take too much room", n, lines)
+		c.refuse("", "ranking %d elements in %d places takes too much room", n, lines)
 	}
 	perm := swapped(len(x.Shape()), axis)
 	moved := c.transpose(x, perm)
 	flat := c.reshape(moved, tensor.Shape{lines, 1, n})
 	column := c.reshape(flat, tensor.Shape{lines, n, 1})
 	ahead := "Greater"
-	if c.n.int("largest", 1) == 0 {
+	if !largest {
 		ahead = "Less"
 	}
 	// [lines, i, j]: does j stand in front of i?
-	earlier := c.alloc(tensor.Bool, tensor.Shape{n, n})
-	for i := range earlier.ints {
-		earlier.ints[i] = truth(i%n < i/n)
+	prior := c.alloc(tensor.Bool, tensor.Shape{n, n})
+	for i := range prior.ints {
+		prior.ints[i] = truth(i%n < i/n != last && i%n != i/n)
 	}
-	tie := c.binary("Mul", c.binary("Equal", flat, column), c.valueOf(&slot{lit: earlier}))
+	tie := c.binary("Mul", c.binary("Equal", flat, column), c.valueOf(&slot{lit: prior}))
 	rank := c.reduce(op.ReduceSum, c.binary("Add", c.binary(ahead, flat, column), tie), []int{2})
-	places := make([]float32, max(k, n))
+	places := make([]float32, n)
 	for i := range places {
 		places[i] = float32(i)
 	}
 	chosen := c.binary("Equal", rank, c.b.Const(tensor.Shape{1, 1, k}, places[:k])) // [lines, n, k]
 	out := moved.Shape().Clone()
 	out[len(out)-1] = k
-	finish := func(v *ir.Value) *ir.Value { return c.transpose(c.reshape(v, out), perm) }
-	values := c.reduce(op.ReduceSum, c.binary("Mul", chosen, column), []int{1})
-	indices := c.reduce(op.ReduceSum, c.binary("Mul", chosen, c.b.Const(tensor.Shape{1, n, 1}, places[:n])), []int{1})
-	return []*ir.Value{finish(values), finish(indices)}
+	pick := func(from *ir.Value) *ir.Value {
+		sum := c.reduce(op.ReduceSum, c.binary("Mul", chosen, from), []int{1})
+		return c.transpose(c.reshape(sum, out), perm)
+	}
+	return pick(column), pick(c.b.Const(tensor.Shape{1, n, 1}, places))
 }

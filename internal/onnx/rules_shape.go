@@ -66,18 +66,30 @@ func importSplit(c *call) []*ir.Value {
 	for _, d := range c.splitSizes(s[axis], len(c.n.Outputs)) {
 		ranges := wholeRanges(s)
 		ranges[axis] = sliceRange{at, 1, d}
-		if d == 0 {
-			out = append(out, nil)
-			continue
-		}
-		out = append(out, c.slice(x, ranges))
+		out = append(out, c.sliceOrNothing(len(out), x, ranges))
 		at += d
 	}
 	return out
 }
 
 func importSlice(c *call) []*ir.Value {
-	return []*ir.Value{c.slice(c.x(0), c.sliceRanges(c.shape(0)))}
+	return []*ir.Value{c.sliceOrNothing(0, c.x(0), c.sliceRanges(c.shape(0)))}
+}
+
+// sliceOrNothing computes output k of the node. One without elements is known, and a constant.
+func (c *call) sliceOrNothing(k int, x *ir.Value, ranges []sliceRange) *ir.Value {
+	shape := make(tensor.Shape, len(ranges))
+	for i, r := range ranges {
+		shape[i] = r.count
+	}
+	if shape.Elements() > 0 {
+		return c.slice(x, ranges)
+	}
+	if c.empty == nil {
+		c.empty = map[int]*literal{}
+	}
+	c.empty[k] = newLiteral(tensor.F32, shape)
+	return nil
 }
 
 // gather takes elements along an axis, by a slice where the indices are evenly spaced.
@@ -156,31 +168,58 @@ func importGatherND(c *call) []*ir.Value {
 	return []*ir.Value{c.pickFlat(x, run, index, slices.Concat(l.shape[:len(l.shape)-1], s[lead+k:]))}
 }
 
-// importScatterND chooses for each place between the data and the last update that names it.
 func importScatterND(c *call) []*ir.Value {
 	s, l := c.shape(0), c.lit(1)
 	k := c.tuples(l, s, 0)
 	run := s[k:].Elements()
 	count := l.len() / k
-	if c.shape(2).Elements() != count*run {
-		c.badf("updates %v do not fit indices %v of %v", c.shape(2), l.shape, s)
+	own := s.Strides()
+	places := make([]int, c.alloc(tensor.Bool, tensor.Shape{count}).len())
+	for i := range places {
+		places[i] = c.offset(l, i, k, s, own) / run
+	}
+	return []*ir.Value{c.scatter(run, places)}
+}
+
+func importScatterElements(c *call) []*ir.Value {
+	s, l := c.shape(0), c.lit(1)
+	axis := c.axis("axis", 0, len(s))
+	if len(l.shape) != len(s) {
+		c.badf("indices %v do not fit %v", l.shape, s)
+	}
+	c.within(s, l.shape, axis)
+	own := s.Strides()
+	strides := slices.Clone(own)
+	strides[axis] = 0
+	places := make([]int, c.alloc(tensor.Bool, l.shape).len())
+	walk(l.shape, [][]int{strides}, func(i int, at []int) {
+		places[i] = at[0] + c.index(l.int(i), s[axis])*own[axis]
+	})
+	return []*ir.Value{c.scatter(1, places)}
+}
+
+// scatter writes the third input, as rows of run elements, over known rows of the first: it chooses for each place between
+// the data and the last update that names it.
+func (c *call) scatter(run int, places []int) *ir.Value {
+	s := c.shape(0)
+	if c.shape(2).Elements() != len(places)*run {
+		c.badf("updates %v do not fit %d places of %v", c.shape(2), len(places), s)
 	}
 	if r := c.n.text("reduction", "none"); r != "none" {
 		c.refuse("", "the reduction %q is not supported", r)
 	}
-	places := s.Elements() / run
-	if count == 0 {
-		return []*ir.Value{c.x(0)}
+	if len(places) == 0 {
+		return c.x(0)
 	}
-	index := make([]int, c.alloc(tensor.Bool, tensor.Shape{places}).len())
+	rows := s.Elements() / run
+	index := make([]int, c.alloc(tensor.Bool, tensor.Shape{rows}).len())
 	for i := range index {
 		index[i] = i
 	}
-	own := s.Strides()
-	for i := range count {
-		index[c.offset(l, i, k, s, own)/run] = places + i
+	for i, p := range places {
+		index[p] = rows + i
 	}
 	both := c.emit(op.Concat, op.ConcatAttr{Axis: 0},
-		c.reshape(c.x(0), tensor.Shape{places, run}), c.reshape(c.x(2), tensor.Shape{count, run}))
-	return []*ir.Value{c.reshape(c.gather(both, 0, index), s)}
+		c.reshape(c.x(0), tensor.Shape{rows, run}), c.reshape(c.x(2), tensor.Shape{len(places), run}))
+	return c.reshape(c.gather(both, 0, index), s)
 }
