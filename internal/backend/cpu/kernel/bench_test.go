@@ -112,3 +112,45 @@ func BenchmarkActivation(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkMatMul has the products of attention (217 tokens, heads of 64) and of a classifier head.
+func BenchmarkMatMul(b *testing.B) {
+	for _, tc := range []struct {
+		name    string
+		m, n, k int
+		ta, tb  bool
+	}{
+		{"scores", 217, 217, 64, false, true},
+		{"values", 217, 64, 217, false, false},
+		{"gradient", 217, 64, 217, true, false},
+		{"large", 512, 512, 512, false, false},
+	} {
+		for _, s := range Sets() {
+			b.Run(tc.name+"/"+s.name, func(b *testing.B) {
+				x := randoms(source(1), 1<<18)
+				c, scratch := make([]float32, tc.m*tc.n), make([]float32, s.MatMulScratch())
+				lda, ldb := tc.k, tc.n
+				if tc.ta {
+					lda = tc.m
+				}
+				if tc.tb {
+					ldb = tc.k
+				}
+				for b.Loop() {
+					s.MatMul(tc.m, tc.n, tc.k, c, tc.n, Operand{x, lda, tc.ta}, Operand{x, ldb, tc.tb}, false, scratch)
+				}
+				b.ReportMetric(2*float64(tc.m*tc.n*tc.k)*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+			})
+		}
+	}
+	for _, s := range Sets() {
+		b.Run("vector_2048_1000/"+s.name, func(b *testing.B) {
+			x, c := randoms(source(1), 2048), make([]float32, 1000)
+			p := s.PackMatrix(2048, 1000, Floats(randoms(source(2), 2048*1000)), true)
+			b.SetBytes(4 * 2048 * 1000)
+			for b.Loop() {
+				p.Mul(c, 1000, x, 2048, 1, nil, false)
+			}
+		})
+	}
+}

@@ -123,33 +123,33 @@ func TestConvBlocks(t *testing.T) {
 			tc.shape.Stride[a], tc.shape.Dilation[a] = max(tc.shape.Stride[a], 1), 1
 		}
 		t.Run(tc.name, func(t *testing.T) {
+			r := source(7)
+			out := tc.shape.Out(tc.in)
+			w := randoms(r, tc.shape.Cout*tc.shape.Cin/tc.shape.Groups*tc.shape.taps())
+			x := randoms(r, tc.in[0]*tc.in[1]*tc.in[2]*tc.shape.Cin)
+			dy := randoms(r, out[0]*out[1]*out[2]*tc.shape.Cout)
+			y, ymag := naiveForward(tc.shape, x, w, tc.in, out)
+			dx, dxmag := naiveBackward(tc.shape, dy, w, tc.in, out)
 			forSets(t, func(t *testing.T, s *Set) {
-				r := source(7)
-				out := tc.shape.Out(tc.in)
-				w := randoms(r, tc.shape.Cout*tc.shape.Cin/tc.shape.Groups*tc.shape.taps())
-				x := randoms(r, tc.in[0]*tc.in[1]*tc.in[2]*tc.shape.Cin)
-				dy := randoms(r, out[0]*out[1]*out[2]*tc.shape.Cout)
-				for _, backward := range []bool{false, true} {
-					pack, naive, from, to, v := s.PackConv, naiveForward, tc.in, out, x
-					if backward {
-						pack, naive, from, to, v = s.PackConvBackward, naiveBackward, out, tc.in, dy
-					}
-					c, err := pack(tc.shape, Floats(w))
+				check := func(what string, c *Conv, err error, v []float32, from, to [3]int, want, mag []float64) {
 					if err != nil {
 						t.Fatal(err)
 					}
 					cin, cout := c.Channels()
-					want, mag := naive(tc.shape, v, w, tc.in, out)
 					dst := Whole(make([]float32, len(want)), to[0], to[1], to[2], cout)
 					scratch := make([]float32, c.Scratch())
 					src := Whole(v, from[0], from[1], from[2], cin)
 					run := func() { c.Run(dst, src, Region{Z1: to[0]}, Epilogue{}, scratch) }
 					run()
-					near(t, map[bool]string{false: "forward", true: "backward"}[backward], dst.Data, want, mag)
+					near(t, what, dst.Data, want, mag)
 					if n := testing.AllocsPerRun(1, run); n > 0 {
-						t.Errorf("a run allocates %v times", n)
+						t.Errorf("%s allocates %v times", what, n)
 					}
 				}
+				c, err := s.PackConv(tc.shape, Floats(w))
+				check("forward", c, err, x, tc.in, out, y, ymag)
+				c, err = s.PackConvBackward(tc.shape, Floats(w))
+				check("backward", c, err, dy, out, tc.in, dx, dxmag)
 			})
 		})
 	}

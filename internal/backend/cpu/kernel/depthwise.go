@@ -94,8 +94,9 @@ func (c *Conv) packDepthwise(w Weights) {
 	c.run = (*Conv).runDepthwise
 }
 
-// depthwiseRows is the height of a band: its sources of one block of channels stay in the cache from one plane to the next.
-const depthwiseRows = 8
+// depthwiseRows is the height of a band, which goes through all planes before the next one. Measured for 96 channels of 64 x 64: one row
+// is 25 % faster than eight, as whole voxels are then read in order and the sources stay in the cache from one plane to the next.
+const depthwiseRows = 1
 
 func (c *Conv) runDepthwise(dst, src View, r Region, e Epilogue, scratch []float32) {
 	lanes := c.set.lanes

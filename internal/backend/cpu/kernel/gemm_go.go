@@ -48,28 +48,3 @@ func store4(c []float32, s0, s1, s2, s3 float32, acc int) {
 		c[j] = s[j]
 	}
 }
-
-// gemmTwin is the reference for a tile of any width.
-func gemmTwin(width int) gemmFunc {
-	return func(c, a, b, bias, zero []float32, rows, crow []int32, p gemmParams) {
-		for i := range p.m {
-			for j := range p.cols {
-				sum := float64(bias[j])
-				for t := range p.taps {
-					r := rows[t*p.tapStep+i]
-					if r < 0 {
-						continue
-					}
-					for k := range p.kc {
-						sum += float64(a[int(r)*p.aStride+k]) * float64(b[(t*p.kc+k)*width+j])
-					}
-				}
-				q := &c[int(crow[i])*p.cStride+j]
-				if p.acc != 0 {
-					sum += float64(*q)
-				}
-				*q = float32(sum)
-			}
-		}
-	}
-}

@@ -4,22 +4,22 @@
 
 package kernel
 
-// gemm512x4x6 is a gemmFunc for panels of 64 columns, 6 rows at a time; its twin is gemmTwin.
+// gemm512x4x6 is a gemmFunc for panels of 64 columns, 6 rows at a time; its twin is gemmGo4, for any width gemmTwin in the tests.
 //
 //go:noescape
 func gemm512x4x6(c []float32, a []float32, b []float32, bias []float32, zero []float32, rows []int32, crow []int32, p gemmParams)
 
-// gemm512x3x8 is a gemmFunc for panels of 48 columns, 8 rows at a time; its twin is gemmTwin.
+// gemm512x3x8 is a gemmFunc for panels of 48 columns, 8 rows at a time; its twin is gemmGo4, for any width gemmTwin in the tests.
 //
 //go:noescape
 func gemm512x3x8(c []float32, a []float32, b []float32, bias []float32, zero []float32, rows []int32, crow []int32, p gemmParams)
 
-// gemm512x2x12 is a gemmFunc for panels of 32 columns, 12 rows at a time; its twin is gemmTwin.
+// gemm512x2x12 is a gemmFunc for panels of 32 columns, 12 rows at a time; its twin is gemmGo4, for any width gemmTwin in the tests.
 //
 //go:noescape
 func gemm512x2x12(c []float32, a []float32, b []float32, bias []float32, zero []float32, rows []int32, crow []int32, p gemmParams)
 
-// gemm512x1x12 is a gemmFunc for panels of 16 columns, 12 rows at a time; its twin is gemmTwin.
+// gemm512x1x12 is a gemmFunc for panels of 16 columns, 12 rows at a time; its twin is gemmGo4, for any width gemmTwin in the tests.
 //
 //go:noescape
 func gemm512x1x12(c []float32, a []float32, b []float32, bias []float32, zero []float32, rows []int32, crow []int32, p gemmParams)
@@ -294,12 +294,12 @@ func dot512(sum []float64, x []float32, y []float32, n int, c int)
 //go:noescape
 func variance512(sum []float64, x []float32, y []float32, n int, c int)
 
-// gemm256x2x6 is a gemmFunc for panels of 16 columns, 6 rows at a time; its twin is gemmTwin.
+// gemm256x2x6 is a gemmFunc for panels of 16 columns, 6 rows at a time; its twin is gemmGo4, for any width gemmTwin in the tests.
 //
 //go:noescape
 func gemm256x2x6(c []float32, a []float32, b []float32, bias []float32, zero []float32, rows []int32, crow []int32, p gemmParams)
 
-// gemm256x1x8 is a gemmFunc for panels of 8 columns, 8 rows at a time; its twin is gemmTwin.
+// gemm256x1x8 is a gemmFunc for panels of 8 columns, 8 rows at a time; its twin is gemmGo4, for any width gemmTwin in the tests.
 //
 //go:noescape
 func gemm256x1x8(c []float32, a []float32, b []float32, bias []float32, zero []float32, rows []int32, crow []int32, p gemmParams)

@@ -88,3 +88,36 @@ func TestMatrix(t *testing.T) {
 		})
 	})
 }
+
+// Every tile against its twin: partial tiles and panels, padding rows, destinations out of order, both ways to begin a sum.
+func TestTiles(t *testing.T) {
+	forSets(t, func(t *testing.T, s *Set) {
+		for _, tile := range s.tiles {
+			rapid.Check(t, func(t *rapid.T) {
+				r := source(rapid.Uint64().Draw(t, "seed"))
+				p := gemmParams{
+					m: rapid.IntRange(1, 40).Draw(t, "rows"), taps: rapid.IntRange(0, 5).Draw(t, "taps"), kc: rapid.IntRange(1, 20).Draw(t, "run"),
+					cols: rapid.IntRange(1, tile.width).Draw(t, "columns"), acc: rapid.IntRange(0, 1).Draw(t, "accumulate"), tapStep: 60,
+				}
+				p.aStride, p.cStride = p.kc+rapid.IntRange(0, 3).Draw(t, "a stride"), p.cols+rapid.IntRange(0, 3).Draw(t, "c stride")
+				rows, crow := make([]int32, 5*60), make([]int32, 60)
+				for i := range rows {
+					rows[i] = int32(r.IntN(51)) - 1
+				}
+				for i, q := range r.Perm(60) {
+					crow[i] = int32(q)
+				}
+				a, b, bias := randoms(r, 50*p.aStride), randoms(r, p.taps*p.kc*tile.width+1), randoms(r, p.cols)
+				got := randoms(r, 60*p.cStride)
+				want := append([]float32(nil), got...)
+				tile.run(got, a, b, bias, make([]float32, p.kc), rows, crow, p)
+				gemmTwin(tile.width)(want, a, b, bias, nil, rows, crow, p)
+				for i := range got {
+					if d := math.Abs(float64(got[i] - want[i])); !(d <= 1e-4) {
+						t.Fatalf("tile of %d columns: value %d is %g, want %g", tile.width, i, got[i], want[i])
+					}
+				}
+			})
+		}
+	})
+}

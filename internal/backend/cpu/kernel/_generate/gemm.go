@@ -23,7 +23,7 @@ func (a *asm) gemms() {
 func (a *asm) gemm(nv, mr int) {
 	name := fmt.Sprintf("gemm%sx%dx%d", a.tag, nv, mr)
 	a.text(name, "func(c, a, b, bias, zero []float32, rows, crow []int32, p gemmParams)",
-		fmt.Sprintf("is a gemmFunc for panels of %d columns, %d rows at a time; its twin is gemmTwin.", nv*a.lanes(), mr))
+		fmt.Sprintf("is a gemmFunc for panels of %d columns, %d rows at a time; its twin is gemmGo4, for any width gemmTwin in the tests.", nv*a.lanes(), mr))
 	w := a.bytes()
 	local := a.AllocLocal(56)
 	slot := func(i int) operand.Mem { m := local; m.Disp += 8 * i; return m }
