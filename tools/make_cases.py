@@ -82,8 +82,7 @@ def differentiate(model, x, layer, target):
     kept = []
 
     def hook(_, __, out):
-        kept.append(out)
-        return out.clone()  # a later in-place operation must not change what was kept
+        kept.append(out)  # what a hook sees: a later in-place activation changes it
 
     handle = model.get_submodule(layer).register_forward_hook(hook)
     x = x.clone().requires_grad_(True)

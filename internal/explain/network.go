@@ -53,6 +53,9 @@ func newNetwork(file *onnx.Model, shape [4]int, opt Options, b backend.Backend) 
 	if n.noLayer == nil {
 		g.Targets = []ir.Target{n.target.Target}
 	}
+	if err := onnx.Recognise(g); err != nil {
+		return nil, fmt.Errorf("%s: %w", file.Path, err)
+	}
 	if err := pass.Run(g); err != nil {
 		return nil, fmt.Errorf("%s: %w", file.Path, err)
 	}

@@ -30,6 +30,7 @@ type Target struct {
 	ir.Target
 	Grid     [3]int // cells along depth, height, width
 	Warnings []string
+	Notes    []string // choices that were made, of interest to those who wonder
 }
 
 // NotFoundError is a name that fits no layer, or several.
@@ -66,7 +67,7 @@ func Find(m *onnx.Imported, req Request) (Target, error) {
 // index is what is known of the model's modules.
 type index struct {
 	m       *onnx.Imported
-	paths   []string       // module path of each node of m.Nodes, "" if unknown
+	paths   [][]string     // module paths of each node of m.Nodes, the best known first; a node may have several
 	folded  map[string]int // path of a convolution whose norm was folded into it -> node
 	renamed map[int]bool   // convolutions whose parameters the exporter replaced, which it does when it folds a norm
 	axes    map[*ir.Value]string
@@ -74,44 +75,82 @@ type index struct {
 }
 
 func newIndex(m *onnx.Imported) *index {
-	idx := &index{m: m, paths: make([]string, len(m.Nodes)), folded: map[string]int{}, renamed: map[int]bool{},
+	idx := &index{m: m, paths: make([][]string, len(m.Nodes)), folded: map[string]int{}, renamed: map[int]bool{},
 		axes: nameAxes(m.Graph), readers: map[*ir.Value][]int{}}
-	prefixes := map[string]string{} // first name of a scope -> the parents that it lost
+	alias := map[string]string{} // a scope that parameters know under another path; "" where they disagree
 	for i, n := range m.Nodes {
 		for _, v := range n.Inputs {
 			idx.readers[v] = append(idx.readers[v], i)
 		}
-		path := n.Scope
 		conv := n.Op == "Conv" || n.Op == "ConvTranspose"
 		for _, p := range n.Params {
 			if conv && strings.HasPrefix(p, "onnx::Conv") {
 				idx.renamed[i] = true
 			}
-			dot := strings.LastIndexByte(p, '.')
-			if dot < 0 {
-				continue
-			}
-			owner := p[:dot]
+			owner := parent(p)
+			scope, path := splitCommon(n.Scope, owner)
+			// Scopes with classes are complete, and equal parameters of different modules may have been merged.
+			complete := len(n.Classes) > 0
 			switch {
-			case path == "" || owner == path:
-				path = owner
-			case strings.HasSuffix(owner, "."+path):
-				first, _, _ := strings.Cut(path, ".")
-				prefixes[first] = strings.TrimSuffix(owner, path)
-				path = owner
-			case conv && !strings.HasPrefix(owner, path+".") && !strings.HasPrefix(path, owner+"."):
+			case owner == "" || owner == n.Scope:
+			case scope != n.Scope && complete:
+			case scope != n.Scope:
+				if known, ok := alias[scope]; ok && known != path {
+					path = ""
+				}
+				alias[scope] = path
+			case conv && !within(owner, n.Scope) && !within(n.Scope, owner):
 				idx.folded[owner] = i
+			case within(owner, n.Scope):
+				idx.paths[i] = append(idx.paths[i], owner)
 			}
 		}
-		idx.paths[i] = path
 	}
-	for i, path := range idx.paths {
-		first, _, _ := strings.Cut(path, ".")
-		if prefix := prefixes[first]; prefix != "" && !strings.HasPrefix(path, prefix) {
-			idx.paths[i] = prefix + path
+	for i, n := range m.Nodes {
+		// The longest alias that fits comes first: it is what the parameters say.
+		best := ""
+		for scope, path := range alias {
+			if path != "" && within(n.Scope, scope) && len(scope) > len(best) {
+				best = scope
+			}
 		}
+		var own []string
+		if best != "" {
+			own = append(own, alias[best]+n.Scope[len(best):])
+		}
+		if n.Scope != "" {
+			own = append(own, n.Scope)
+		}
+		idx.paths[i] = append(own, idx.paths[i]...)
 	}
 	return idx
+}
+
+// within reports whether path is the module outer or one in it.
+func within(path, outer string) bool {
+	return path == outer || strings.HasPrefix(path, outer+".") || outer == ""
+}
+
+// splitCommon takes the names that two paths have in common at the end off both of them, except the first of those names.
+func splitCommon(scope, owner string) (string, string) {
+	a, b := strings.Split(scope, "."), strings.Split(owner, ".")
+	n := 0
+	for n < min(len(a), len(b)) && a[len(a)-1-n] == b[len(b)-1-n] {
+		n++
+	}
+	if n == 0 || scope == "" || owner == "" {
+		return scope, owner
+	}
+	// The whole of one may be common; the first common name stays, since a bare prefix would fit everything.
+	return strings.Join(a[:len(a)-n+1], "."), strings.Join(b[:len(b)-n+1], ".")
+}
+
+// path is the best known module path of a node, "" if none is.
+func (idx *index) path(i int) string {
+	if len(idx.paths[i]) == 0 {
+		return ""
+	}
+	return idx.paths[i][0]
 }
 
 // named resolves a name: a module, else a value, else a node.
@@ -124,6 +163,11 @@ func (idx *index) named(req Request) (Target, error) {
 				return t, idx.ambiguous(req.Name, values)
 			}
 			t.Value = values[0]
+			if relu := idx.inPlace(nodes, t.Value); relu != nil {
+				t.Notes = append(t.Notes, fmt.Sprintf("%s is followed by the module %s, which PyTorch code runs in place as a rule, so that "+
+					"hooks see its result: that is what is explained; name the value %q for the tensor before it", req.Name, relu.Scope, t.Value.Name))
+				t.Value = relu.Outputs[0]
+			}
 			for _, i := range nodes {
 				if idx.renamed[i] && slices.Contains(idx.m.Nodes[i].Outputs, t.Value) {
 					t.Warnings = append(t.Warnings, foldedWarning(req.Name, "the BatchNorm behind it"))
@@ -133,7 +177,7 @@ func (idx *index) named(req Request) (Target, error) {
 		}
 		if i, ok := idx.folded[path]; ok {
 			t.Value = idx.m.Nodes[i].Outputs[0]
-			t.Warnings = append(t.Warnings, foldedWarning(req.Name, fmt.Sprintf("the BatchNorm %s", idx.paths[i])))
+			t.Warnings = append(t.Warnings, foldedWarning(req.Name, fmt.Sprintf("the BatchNorm %s", idx.path(i))))
 			return t, nil
 		}
 		if v := idx.m.Names[req.Name]; v != nil && v.Const == nil {
@@ -157,28 +201,67 @@ func foldedWarning(name, norm string) string {
 
 // module returns the nodes that belong to a module or to a module in it.
 func (idx *index) module(path string) (nodes []int) {
-	for i, p := range idx.paths {
-		if p == path || strings.HasPrefix(p, path+".") {
+	for i, paths := range idx.paths {
+		if slices.ContainsFunc(paths, func(p string) bool { return within(p, path) }) {
 			nodes = append(nodes, i)
 		}
 	}
 	return nodes
 }
 
-// leaving returns the values that the nodes compute and that others read.
+// leaving returns the values that the nodes compute and that others read. Others do not count while what they compute comes
+// back: they belong to the module and have lost their scope, or the module is called again, and its last result is meant.
 func (idx *index) leaving(nodes []int) (values []*ir.Value) {
+	inside := map[int]bool{}
+	for _, i := range nodes {
+		inside[i] = true
+	}
+	back := map[*ir.Value]bool{} // the module depends on it
+	for i, n := range slices.Backward(idx.m.Nodes) {
+		if inside[i] || slices.ContainsFunc(n.Outputs, func(v *ir.Value) bool { return v != nil && back[v] }) {
+			for _, v := range n.Inputs {
+				back[v] = true
+			}
+		}
+	}
+	leads := func(reader int) bool { // out of the module for good
+		returns := func(v *ir.Value) bool { return v != nil && back[v] }
+		return !inside[reader] && !slices.ContainsFunc(idx.m.Nodes[reader].Outputs, returns)
+	}
 	for _, i := range nodes {
 		for _, v := range idx.m.Nodes[i].Outputs {
 			if v == nil || v.Const != nil || slices.Contains(values, v) {
 				continue
 			}
-			outside := func(reader int) bool { return !slices.Contains(nodes, reader) }
-			if slices.ContainsFunc(idx.readers[v], outside) || slices.Contains(idx.m.Graph.Outputs, v) {
+			if slices.ContainsFunc(idx.readers[v], leads) || slices.Contains(idx.m.Graph.Outputs, v) {
 				values = append(values, v)
 			}
 		}
 	}
 	return values
+}
+
+// inPlace returns the node of the ReLU module outside the given nodes that is the only reader of their value v, if there is one.
+// Functional calls are not meant: F.relu works in place only on request, nn.ReLU does in nearly every published network.
+func (idx *index) inPlace(nodes []int, v *ir.Value) *onnx.NodeInfo {
+	readers := idx.readers[v]
+	if len(readers) != 1 || slices.Contains(nodes, readers[0]) {
+		return nil
+	}
+	n := idx.m.Nodes[readers[0]]
+	if n.Op != "Relu" || n.Scope == "" || len(n.Outputs) != 1 || n.Outputs[0] == nil {
+		return nil
+	}
+	if k := len(n.Classes); k >= 2 {
+		if strings.HasSuffix(n.Classes[k-2], ".ReLU") {
+			return n
+		}
+		return nil
+	}
+	if len(idx.module(n.Scope)) > 1 { // the scope is that of the module that calls F.relu
+		return nil
+	}
+	return n
 }
 
 func (idx *index) ambiguous(name string, values []*ir.Value) error {
@@ -201,8 +284,8 @@ func (idx *index) candidates(name string) []string {
 	}
 	var all []near
 	seen := map[string]bool{}
-	for _, p := range idx.paths {
-		for ; p != "" && !seen[p]; p = parent(p) {
+	for i := range idx.paths {
+		for p := idx.path(i); p != "" && !seen[p]; p = parent(p) {
 			seen[p] = true
 			d := levenshtein.ComputeDistance(name, p)
 			if strings.HasSuffix(p, "."+name) || strings.HasSuffix(name, "."+p) {
@@ -223,7 +306,7 @@ func (idx *index) candidates(name string) []string {
 		if len(n.Outputs) == 0 || n.Outputs[0] == nil || cells(idx.axes[n.Outputs[0]], n.Outputs[0].Shape()) < 2 {
 			continue
 		}
-		label := idx.paths[i]
+		label := idx.path(i)
 		if label == "" {
 			label = n.Outputs[0].Name
 		}
@@ -242,10 +325,10 @@ func parent(path string) string {
 	return path[:i]
 }
 
-// Label returns the module path of a node if it is known, else the name of its output: how a user would name the layer.
+// label returns the module path of a node if it is known, else the name of its output: how a user would name the layer.
 func (idx *index) label(i int) string {
 	n := idx.m.Nodes[i]
-	if p := idx.paths[i]; p != "" {
+	if p := idx.path(i); p != "" {
 		if values := idx.leaving(idx.module(p)); len(values) == 1 && slices.Contains(n.Outputs, values[0]) {
 			return p
 		}

@@ -1,0 +1,56 @@
+package layer
+
+import (
+	"github.com/voxcam/voxcam/internal/ir"
+	"github.com/voxcam/voxcam/internal/onnx"
+	"github.com/voxcam/voxcam/internal/tensor"
+)
+
+// Row describes a node of the file as a layer.
+type Row struct {
+	Name       string // module path, or the name of the value
+	Operation  string // as in the file
+	Shape      tensor.Shape
+	Parameters int
+	Value      string // name of the output
+	// Cells are the layer's places along depth, height and width, and CellSize their distance in voxels, for candidates:
+	// layers that have more than one place in space and lie before the scores.
+	Candidate bool
+	Cells     [3]int
+	CellSize  [3]float64
+}
+
+// Table lists the layers of a model in the file's order. volume is depth, height, width.
+func Table(m *onnx.Imported, volume [3]int) []Row {
+	idx := newIndex(m)
+	scores := ancestors(m.Graph, m.Graph.Outputs)
+	counted := map[*ir.Value]bool{}
+	var rows []Row
+	for i, n := range m.Nodes {
+		if len(n.Outputs) == 0 || n.Outputs[0] == nil || n.Outputs[0].Const != nil {
+			continue
+		}
+		v := n.Outputs[0]
+		row := Row{Name: idx.path(i), Operation: n.Op, Shape: v.Shape(), Value: v.Name}
+		if row.Name == "" {
+			row.Name = v.Name
+		}
+		for _, p := range n.Inputs {
+			if p != nil && p.Const != nil && !counted[p] {
+				counted[p] = true
+				row.Parameters += p.Const.Len()
+			}
+		}
+		if scores[v] && cells(idx.axes[v], v.Shape()) > 1 {
+			t := Target{Target: ir.Target{Value: v, Label: row.Name}}
+			if idx.place(&t, Request{Volume: volume}) == nil {
+				row.Candidate, row.Cells = true, t.Grid
+				for a := range volume {
+					row.CellSize[a] = float64(volume[a]) / float64(t.Grid[a])
+				}
+			}
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
