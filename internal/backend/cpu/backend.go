@@ -25,8 +25,9 @@ type Options struct {
 
 // Backend is the processor. It may be used by many goroutines; their steps take turns.
 type Backend struct {
-	set  *kernel.Set
-	pool *pool
+	set     *kernel.Set
+	pool    *pool
+	precise int // multiplications of a convolution or product up to which sums are float64
 
 	mu      sync.Mutex
 	weights map[weightKey]*weight
@@ -49,7 +50,7 @@ func New(o Options) (*Backend, error) {
 			return nil, fmt.Errorf("cpu: %w", err)
 		}
 	}
-	return &Backend{set: set, pool: newPool(o.Threads), weights: map[weightKey]*weight{}}, nil
+	return &Backend{set: set, pool: newPool(o.Threads), precise: preciseLimit, weights: map[weightKey]*weight{}}, nil
 }
 
 // Name says which kernels are in use.

@@ -31,6 +31,14 @@ func (c *compiler) conv(n *ir.Node, a op.ConvAttr, cin int, backward bool) error
 		return err
 	}
 	s := w.Shape()
+	macs := s.Elements() / s[0] // multiplications for each value of the output
+	if backward {
+		macs = s.Elements() / cin / (a.Stride[0] * a.Stride[1] * a.Stride[2])
+	}
+	if n.Out().Shape().Elements()*macs <= c.backend.precise {
+		c.preciseConv(n, a, backward)
+		return nil
+	}
 	key := convKey{backward: backward, shape: kernel.ConvShape{Cin: cin, Cout: s[0], Groups: a.Groups, Kernel: [3]int(s[2:5]),
 		Stride: a.Stride, Dilation: a.Dilation, PadBefore: a.Before, PadAfter: a.After}}
 	packed, err := c.backend.prepare(c.program, weightKey{w.Const, key}, func() (any, error) {
@@ -51,10 +59,6 @@ func (c *compiler) conv(n *ir.Node, a op.ConvAttr, cin int, backward bool) error
 		if tensor.Shape(v[1:4]).Elements() > math.MaxInt32 {
 			return fmt.Errorf("%v has more voxels than a convolution can address", v)
 		}
-	}
-	macs := s.Elements() / s[0] // multiplications for each channel of the output of a convolution
-	if backward {
-		macs = s.Elements() / cin / (a.Stride[0] * a.Stride[1] * a.Stride[2])
 	}
 	regions := convRegions(to, max(1, macs), k.ChannelStep(), a.Groups == cin && a.Groups == s[0])
 	c.phase(from[0]*len(regions), func(i int, s scratch) {

@@ -59,6 +59,10 @@ func buildMatMul(c *compiler, n *ir.Node) error {
 // linear compiles a product with a constant matrix [depth, cols], which is packed once.
 func (c *compiler) linear(n *ir.Node, rows, depth, cols int, trans bool) error {
 	b := n.Inputs[1]
+	if rows*depth*cols <= c.backend.precise {
+		c.preciseLinear(rows, depth, cols, trans)
+		return nil
+	}
 	packed, err := c.backend.prepare(c.program, weightKey{b.Const, matrixKey{depth, cols, trans}}, func() (any, error) {
 		return c.backend.set.PackMatrix(depth, cols, weights(b), trans), nil
 	})
