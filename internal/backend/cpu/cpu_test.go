@@ -312,3 +312,21 @@ func TestProgramsRunTogether(t *testing.T) {
 		}
 	}
 }
+
+func TestBitsOfRectifiers(t *testing.T) {
+	x := make([]float32, 64)
+	for i := range x {
+		x[i] = []float32{1, 0, -1, float32(math.Copysign(0, -1)), math.SmallestNonzeroFloat32, -math.SmallestNonzeroFloat32, math.MaxFloat32}[i*i%7]
+	}
+	word := signBits(pairsOf(x))
+	y := make([]float32, 64)
+	keep(pairsOf(y), pairsOf(x), word)
+	for i, v := range x {
+		if got := word>>i&1 == 1; got != (v > 0) {
+			t.Errorf("bit %d of %v is %v", i, v, got)
+		}
+		if y[i] != max(v, 0) {
+			t.Errorf("element %d, %v, was kept as %v", i, v, y[i])
+		}
+	}
+}

@@ -156,28 +156,53 @@ func buildBits(c *compiler, n *ir.Node) error {
 		return err
 	}
 	lo, hi := ordered(float32(a.Lo)), ordered(float32(a.Hi))
-	pack := func(x []float32) (word uint64) {
-		for k := len(x) - 1; k >= 0; k-- {
-			v := ordered(x[k])
-			word = word<<1 | uint64((lo-v)&(v-hi))>>63
-		}
-		return word
-	}
-	if a.Lo == 0 && math.IsInf(a.Hi, 1) { // a rectifier: neither zero nor the sign bit
-		pack = func(x []float32) (word uint64) {
-			for k := len(x) - 1; k >= 0; k-- {
-				b := math.Float32bits(x[k])
-				word = word<<1 | uint64(^b&(b+math.MaxInt32)>>31)
-			}
-			return word
-		}
-	}
+	rectifier := a.Lo == 0 && math.IsInf(a.Hi, 1) && n.Inputs[0].Const == nil && littleEndian
 	c.ranges(len(x), grain, func(from, to int, _ scratch) {
 		for i := from; i < to; i += 64 {
-			words[i/64] = pack(x[i:min(i+64, to)])
+			block := x[i:min(i+64, to)]
+			if rectifier && len(block) == 64 {
+				words[i/64] = signBits(pairsOf(block))
+				continue
+			}
+			word := uint64(0)
+			for k := len(block) - 1; k >= 0; k-- {
+				v := ordered(block[k])
+				word = word<<1 | uint64((lo-v)&(v-hi))>>63
+			}
+			words[i/64] = word
 		}
 	})
 	return nil
+}
+
+const (
+	low31 = 0x7fffffff_7fffffff // all but the sign of two numbers
+	signs = ^uint64(low31)
+)
+
+// signBits packs which of 64 numbers are positive. Two go through a word at a time: a number is positive if its sign is clear and
+// something else is set, which the addition carries to the place of the sign.
+func signBits(x []uint64) uint64 {
+	var first, second uint64 // numbers 0 to 31 and 32 to 63; those at even places in the lower half of the word
+	for k, v := range x[:16] {
+		first |= (v&low31 + low31) &^ v & signs >> (31 - k)
+	}
+	for k, v := range x[16:32] {
+		second |= (v&low31 + low31) &^ v & signs >> (15 - k)
+	}
+	return interleave(first | second)
+}
+
+// interleave moves the lower 32 bits to the even places and the upper ones to the odd places.
+func interleave(w uint64) uint64 {
+	for _, s := range [...]struct {
+		mask  uint64
+		shift int
+	}{{0x00000000ffff0000, 16}, {0x0000ff000000ff00, 8}, {0x00f000f000f000f0, 4}, {0x0c0c0c0c0c0c0c0c, 2}, {0x2222222222222222, 1}} {
+		t := (w>>s.shift ^ w) & s.mask
+		w ^= t ^ t<<s.shift
+	}
+	return w
 }
 
 // ordered maps numbers to integers of the same order, so that they are compared without branches; a NaN lies outside all ranges.
@@ -193,25 +218,31 @@ func buildMaskBackward(c *compiler, n *ir.Node) error {
 		return err
 	}
 	slope := [2]float32{float32(a.Out), float32(a.In)}
-	mask := func(out, in []float32, word uint64) {
-		for k, v := range in {
-			out[k] = v * slope[word>>k&1]
-		}
-	}
-	if slope == [2]float32{0, 1} { // a rectifier keeps values or clears them
-		mask = func(out, in []float32, word uint64) {
-			for k, v := range in {
-				out[k] = math.Float32frombits(math.Float32bits(v) & -uint32(word&1))
-				word >>= 1
-			}
-		}
-	}
+	rectifier := slope == [2]float32{0, 1} && n.Inputs[0].Const == nil && littleEndian
 	c.ranges(len(dx), grain, func(from, to int, _ scratch) {
 		for i := from; i < to; i += 64 {
-			end := min(i+64, to)
-			out := dx[i:end]
-			mask(out, dy[i:end][:len(out)], words[i/64])
+			word, end := words[i/64], min(i+64, to)
+			out, in := dx[i:end], dy[i:end]
+			if rectifier && len(out) == 64 {
+				keep(pairsOf(out), pairsOf(in), word)
+				continue
+			}
+			for k, v := range in {
+				out[k] = v * slope[word>>k&1]
+			}
 		}
 	})
 	return nil
+}
+
+// kept are the bits of two numbers that stay, by the bits of both.
+var kept = [4]uint64{0, 0xffffffff, 0xffffffff << 32, math.MaxUint64}
+
+// keep copies those of 64 numbers whose bit is set, and clears the others.
+func keep(dst, x []uint64, word uint64) {
+	dst = dst[:32]
+	for k, v := range x[:32] {
+		dst[k] = v & kept[word&3]
+		word >>= 2
+	}
 }
