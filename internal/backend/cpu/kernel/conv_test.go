@@ -115,6 +115,7 @@ func TestConvBlocks(t *testing.T) {
 		{"k blocks", ConvShape{Cin: 70, Cout: 150, Groups: 1, Kernel: [3]int{3, 3, 3}, PadBefore: [3]int{1, 1, 1}, PadAfter: [3]int{1, 1, 1}}, [3]int{3, 9, 14}},
 		{"many channels", ConvShape{Cin: 900, Cout: 20, Groups: 1, Kernel: [3]int{1, 1, 2}}, [3]int{2, 5, 7}},
 		{"stem", ConvShape{Cin: 3, Cout: 40, Groups: 1, Kernel: [3]int{3, 7, 7}, PadBefore: [3]int{1, 3, 3}, PadAfter: [3]int{1, 3, 3}, Stride: [3]int{1, 2, 2}}, [3]int{3, 21, 30}},
+		{"stride over the kernel", ConvShape{Cin: 3, Cout: 500, Groups: 1, Kernel: [3]int{1, 1, 1}, Stride: [3]int{2, 2, 2}}, [3]int{3, 5, 6}},
 		{"pointwise", ConvShape{Cin: 24, Cout: 144, Groups: 1, Kernel: [3]int{1, 1, 1}}, [3]int{2, 10, 15}},
 		{"depthwise", ConvShape{Cin: 70, Cout: 70, Groups: 70, Kernel: [3]int{3, 5, 3}, PadBefore: [3]int{1, 2, 1}, PadAfter: [3]int{1, 2, 1}}, [3]int{3, 18, 21}},
 		{"patches", ConvShape{Cin: 2, Cout: 48, Groups: 1, Kernel: [3]int{4, 4, 4}, Stride: [3]int{4, 4, 4}}, [3]int{8, 16, 40}},

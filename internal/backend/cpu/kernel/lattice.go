@@ -108,7 +108,7 @@ func (c *Conv) block(cl *class, dst, src View, from, n [3]int, v int, r Region, 
 			p := gemmParams{m: m, taps: taps, kc: cig, tapStep: blockRows, aStride: src.C, cStride: dst.C}
 			a, table := src.Data[min(g*cig, len(src.Data)):], rows
 			if taps <= 0 {
-				p.taps = 0
+				p.taps, p.kc = 0, 0
 			} else if c.patches() {
 				c.patch(cl.taps[t:t+taps], src, g, spans[:count], patch)
 				a, table = patch, c.set.ident
