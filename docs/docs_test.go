@@ -19,7 +19,7 @@ import (
 	"github.com/voxcam/voxcam/internal/session"
 )
 
-//go:generate go test . -run TestGenerated -update
+//go:generate go test . -run "TestGenerated|TestReadme" -update
 
 var update = flag.Bool("update", false, "write the generated parts of the documentation")
 
