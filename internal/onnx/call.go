@@ -196,6 +196,9 @@ func (c *call) alloc(elem tensor.Elem, shape tensor.Shape) *literal {
 
 // elements is the number of elements of a shape that a file asks for.
 func (c *call) elements(shape tensor.Shape) int {
+	if len(shape) > 64 {
+		c.badf("a tensor of %d axes is not possible", len(shape))
+	}
 	n := 1
 	for _, d := range shape {
 		if d < 0 || d > 0 && n > tensor.MaxElements/d {
@@ -300,7 +303,7 @@ func (c *call) axis(name string, missing, rank int) int {
 func (c *call) axes(i, rank int) []int {
 	axes := c.n.ints("axes")
 	if c.has(i) {
-		axes = c.lit(i).allInts()
+		axes = c.list(i)
 	}
 	if axes == nil {
 		return nil
@@ -310,4 +313,35 @@ func (c *call) axes(i, rank int) []int {
 		c.badf("axes %v do not fit a tensor of rank %d", axes, rank)
 	}
 	return out
+}
+
+// maxList bounds lists of axes, sizes and paddings, and the parts that a tensor is split into.
+const maxList = 1 << 14
+
+// list is input i, a short list of whole numbers known at import.
+func (c *call) list(i int) []int {
+	l := c.lit(i)
+	n := c.few(l.len())
+	out := make([]int, n)
+	for j := range out {
+		out[j] = int(l.int(j))
+	}
+	return out
+}
+
+// few checks a number of things that are held one by one.
+func (c *call) few(n int) int {
+	if n > maxList {
+		c.badf("it works on %d things one by one; %d is the most that is possible", n, maxList)
+	}
+	return n
+}
+
+// number is input i, a single whole number known at import.
+func (c *call) number(i int) int {
+	l := c.lit(i)
+	if l.len() != 1 {
+		c.badf("its input number %d has %d elements, not one", i+1, l.len())
+	}
+	return int(l.int(0))
 }

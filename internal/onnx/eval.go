@@ -445,9 +445,9 @@ func evalNonZero(c *call) []*literal {
 
 func evalCumSum(c *call) []*literal {
 	x := c.lit(0)
-	axis, ok := axisOf(int(c.lit(1).int(0)), len(x.shape))
-	if !ok || c.lit(1).len() != 1 {
-		c.badf("axis %d does not fit %v", c.lit(1).int(0), x.shape)
+	axis, ok := axisOf(c.number(1), len(x.shape))
+	if !ok {
+		c.badf("axis %d does not fit %v", c.number(1), x.shape)
 	}
 	exclusive, reverse := c.n.int("exclusive", 0) != 0, c.n.int("reverse", 0) != 0
 	out := c.alloc(x.elem, x.shape)
@@ -492,7 +492,7 @@ func evalTrilu(c *call) []*literal {
 	}
 	k := 0
 	if c.has(1) {
-		k = int(c.lit(1).int(0))
+		k = c.number(1)
 	}
 	upper := c.n.int("upper", 1) != 0
 	rows, columns := x.shape[rank-2], x.shape[rank-1]
@@ -507,10 +507,10 @@ func evalTrilu(c *call) []*literal {
 
 func evalOneHot(c *call) []*literal {
 	index, values := c.lit(0), c.lit(2)
-	if c.lit(1).len() < 1 || values.len() != 2 {
-		c.badf("the depth or the values are missing")
+	if values.len() != 2 {
+		c.badf("it has %d values, not two", values.len())
 	}
-	depth := int(c.lit(1).int(0))
+	depth := c.number(1)
 	axis := c.axis("axis", -1, len(index.shape)+1)
 	if depth < 0 {
 		c.badf("depth %d is negative", depth)
@@ -554,7 +554,7 @@ func evalRange(c *call) []*literal {
 }
 
 func evalConstantOfShape(c *call) []*literal {
-	shape := tensor.Shape(c.lit(0).allInts())
+	shape := tensor.Shape(c.list(0))
 	c.elements(shape)
 	value := &literal{elem: tensor.F32, shape: tensor.Shape{1}, floats: []float64{0}}
 	if a := c.n.Attributes["value"]; a != nil && a.Tensor != nil {
@@ -682,7 +682,7 @@ func (c *call) padAttr(s tensor.Shape) op.PadAttr {
 		c.badf("the mode %q is not known", a.Mode)
 	}
 	if c.has(1) {
-		pads = c.lit(1).allInts()
+		pads = c.list(1)
 	}
 	a.Value = c.n.float("value", 0)
 	if c.has(2) && a.Mode == op.PadConstant {
@@ -697,7 +697,7 @@ func (c *call) padAttr(s tensor.Shape) op.PadAttr {
 		axes[i] = i
 	}
 	if c.has(3) {
-		axes = c.lit(3).allInts()
+		axes = c.list(3)
 	}
 	if len(pads) != 2*len(axes) {
 		c.badf("%d paddings for %d axes", len(pads), len(axes))

@@ -11,6 +11,9 @@ import (
 
 // reshapeTo resolves the 0 and -1 of a wanted shape.
 func (c *call) reshapeTo(from tensor.Shape, want []int) tensor.Shape {
+	if len(want) > 64 {
+		c.badf("a tensor of %d axes is not possible", len(want))
+	}
 	out, open, known := slices.Clone(want), -1, 1
 	for i, d := range want {
 		switch {
@@ -101,6 +104,9 @@ func (c *call) permutation(rank int) []int {
 	if !ok || len(sorted) != rank {
 		c.badf("%v is not an order of %d axes", perm, rank)
 	}
+	for i, p := range perm {
+		perm[i], _ = axisOf(p, rank)
+	}
 	return perm
 }
 
@@ -111,12 +117,12 @@ type sliceRange struct{ start, step, count int }
 func (c *call) sliceRanges(s tensor.Shape) []sliceRange {
 	starts, ends, axes, steps := c.n.ints("starts"), c.n.ints("ends"), c.n.ints("axes"), []int(nil)
 	if len(c.in) > 1 {
-		starts, ends = c.lit(1).allInts(), c.lit(2).allInts()
+		starts, ends = c.list(1), c.list(2)
 		if c.has(3) {
-			axes = c.lit(3).allInts()
+			axes = c.list(3)
 		}
 		if c.has(4) {
-			steps = c.lit(4).allInts()
+			steps = c.list(4)
 		}
 	}
 	if axes == nil {
@@ -168,7 +174,7 @@ func (c *call) sliceRange(start, end, step, n int) sliceRange {
 func (c *call) splitSizes(n, outputs int) []int {
 	sizes := c.n.ints("split")
 	if c.has(1) {
-		sizes = c.lit(1).allInts()
+		sizes = c.list(1)
 	}
 	if sizes == nil {
 		count := c.n.int("num_outputs", outputs)
@@ -201,7 +207,7 @@ func evalReshape(c *call) []*literal {
 // reshapeWanted is the shape as the file has it: an input, or before opset 5 an attribute.
 func (c *call) reshapeWanted() []int {
 	if len(c.in) > 1 {
-		return c.lit(1).allInts()
+		return c.list(1)
 	}
 	return c.n.ints("shape")
 }
@@ -246,16 +252,13 @@ func evalExpand(c *call) []*literal {
 }
 
 func (c *call) expandTo(s tensor.Shape) tensor.Shape {
-	want := tensor.Shape(c.lit(1).allInts())
-	if len(want) > 64 {
-		c.badf("a tensor of %d axes is not possible", len(want))
-	}
+	want := tensor.Shape(c.list(1))
 	c.elements(want)
 	return c.broadcast(s, want)
 }
 
 func (c *call) repeats(s tensor.Shape) []int {
-	repeats := c.lit(1).allInts()
+	repeats := c.list(1)
 	if len(repeats) != len(s) {
 		c.badf("%d repetitions for %v", len(repeats), s)
 	}
@@ -339,12 +342,15 @@ func (c *call) concat(parts []*literal, axis int) *literal {
 		shape[axis] += p.shape[axis]
 	}
 	out := c.alloc(parts[0].elem, shape)
+	if out.len() == 0 {
+		return out
+	}
 	inner := shape.Strides()[axis]
 	at := 0
 	for range shape[:axis].Elements() {
 		for _, p := range parts {
 			run := p.shape[axis] * inner
-			from := at / (shape[axis] * max(inner, 1)) * run
+			from := at / (shape[axis] * inner) * run
 			for i := range run {
 				out.take(at+i, p, from+i)
 			}

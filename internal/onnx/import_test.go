@@ -325,9 +325,8 @@ func TestNamesAndParameters(t *testing.T) {
 	if a == nil || a.Name != "a" || im.Names["b"] != a || im.Names["c"] != a {
 		t.Errorf("aliases: %v", im.Names)
 	}
-	w := im.Names["shared.weight"]
-	if w == nil && im.Names["block.conv.bias2w"] == nil {
-		t.Errorf("the weight has no name: %v", im.Names)
+	if w := im.Names["block.conv.bias2w"]; w == nil || w.Name != "shared.weight" {
+		t.Errorf("the weight's names: %v", im.Names)
 	}
 	var info *NodeInfo
 	for _, n := range im.Nodes {

@@ -85,15 +85,6 @@ func (l *literal) float(i int) float64 {
 	return l.floats[i]
 }
 
-// allInts returns the elements as whole numbers.
-func (l *literal) allInts() []int {
-	out := make([]int, l.len())
-	for i := range out {
-		out[i] = int(l.int(i))
-	}
-	return out
-}
-
 // withShape returns the same elements in another shape of as many.
 func (l *literal) withShape(s tensor.Shape) *literal {
 	l.decode()

@@ -273,9 +273,9 @@ func (r *recogniser) unscale(n *ir.Node, axes []int) (x *ir.Value, s scaling, ok
 			if name == "Add" && a.Alpha != 1 || name == "Mul" && a.Beta != 0 {
 				return nil
 			}
-			size := 1
-			for _, ax := range axes {
-				size *= v.Shape()[ax]
+			size := sizeAlong(v.Shape(), axes)
+			if size > maxChannels {
+				return nil
 			}
 			v = d.Inputs[0]
 			return slices.Repeat([]float64{number}, size)
@@ -287,6 +287,14 @@ func (r *recogniser) unscale(n *ir.Node, axes []int) (x *ir.Value, s scaling, ok
 	return v, s, v == n.Out() || r.inner(v, 1)
 }
 
+func sizeAlong(shape tensor.Shape, axes []int) int {
+	size := 1
+	for _, a := range axes {
+		size *= shape[a]
+	}
+	return size
+}
+
 // alongAxes returns the elements of a constant that differs only along the axes of a tensor of the given shape, and has all
 // of them, or is one number; else nil.
 func alongAxes(v *ir.Value, shape tensor.Shape, axes []int) []float64 {
@@ -294,9 +302,9 @@ func alongAxes(v *ir.Value, shape tensor.Shape, axes []int) []float64 {
 		return nil
 	}
 	lead := len(shape) - len(v.Shape())
-	size := 1
-	for _, a := range axes {
-		size *= shape[a]
+	size := sizeAlong(shape, axes)
+	if size > maxChannels {
+		return nil
 	}
 	for a, d := range v.Shape() {
 		if d != 1 && !slices.Contains(axes, a+lead) {

@@ -215,10 +215,12 @@ func globalPool(o *ir.Op) func(c *call) []*ir.Value {
 	}
 }
 
+const maxChannels = 1 << 24
+
 // perChannel returns a known input of one number for each of n channels.
 func (c *call) perChannel(i, n int) *literal {
 	l := c.lit(i)
-	if l.len() != n {
+	if l.len() != n || n > maxChannels {
 		c.badf("its input number %d has %d elements for %d channels", i+1, l.len(), n)
 	}
 	return l

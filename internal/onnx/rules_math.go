@@ -339,9 +339,8 @@ func importMatMul(c *call) []*ir.Value {
 // importCumSum multiplies by a triangle of ones.
 func importCumSum(c *call) []*ir.Value {
 	x := c.x(0)
-	l := c.lit(1)
-	axis, ok := axisOf(int(l.int(0)), len(x.Shape()))
-	if l.len() != 1 || !ok {
+	axis, ok := axisOf(c.number(1), len(x.Shape()))
+	if !ok {
 		c.badf("its axis does not fit %v", x.Shape())
 	}
 	n := x.Shape()[axis]
@@ -379,7 +378,7 @@ func importTrilu(c *call) []*ir.Value {
 	}
 	k := 0
 	if c.has(1) {
-		k = int(c.lit(1).int(0))
+		k = c.number(1)
 	}
 	upper := c.n.int("upper", 1) != 0
 	s := x.Shape()[rank-2:]
@@ -396,10 +395,7 @@ func importTopK(c *call) []*ir.Value {
 	axis := c.axis("axis", -1, len(x.Shape()))
 	k := c.n.int("k", 0)
 	if c.has(1) {
-		if c.lit(1).len() != 1 {
-			c.badf("the number of elements is missing")
-		}
-		k = int(c.lit(1).int(0))
+		k = c.number(1)
 	}
 	values, indices := c.topK(x, axis, k, c.n.int("largest", 1) != 0, false)
 	return []*ir.Value{values, indices}

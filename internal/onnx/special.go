@@ -39,9 +39,9 @@ func importIdentity(c *call) []*slot {
 
 // importDropout passes its input on, as it does outside of training. Nothing here reads the mask.
 func importDropout(c *call) []*slot {
-	if t := c.known(2); c.has(2) && (t == nil || t.int(0) != 0) {
+	if c.has(2) && c.number(2) != 0 {
 		ratio := c.known(1)
-		if ratio == nil || ratio.float(0) != 0 {
+		if ratio == nil || ratio.len() != 1 || ratio.float(0) != 0 {
 			c.refuse("call model.eval() before exporting, without training=TrainingMode.TRAINING", "the model was exported in training mode")
 		}
 	}
@@ -165,12 +165,8 @@ func (c *call) castLiteral(l *literal, elem tensor.Elem) *literal {
 
 // importIf imports the branch that a known condition chooses.
 func importIf(c *call) []*slot {
-	cond := c.lit(0)
-	if cond.len() != 1 {
-		c.badf("its condition has %d elements", cond.len())
-	}
 	name := "else_branch"
-	if cond.int(0) != 0 {
+	if c.number(0) != 0 {
 		name = "then_branch"
 	}
 	a := c.n.Attributes[name]
@@ -276,11 +272,7 @@ func (c *call) sequence(i int) []*slot {
 }
 
 func (c *call) place(i, n int) int {
-	l := c.lit(i)
-	if l.len() != 1 {
-		c.badf("the position has %d elements", l.len())
-	}
-	return c.index(l.int(0), n)
+	return c.index(int64(c.number(i)), n)
 }
 
 func importSequenceAt(c *call) []*slot {
@@ -310,12 +302,13 @@ func importSplitToSequence(c *call) []*slot {
 	squeeze := false
 	switch {
 	case !c.has(1):
-		sizes, squeeze = slices.Repeat([]int{1}, n), c.n.int("keepdims", 1) == 0
+		sizes, squeeze = slices.Repeat([]int{1}, c.few(n)), c.n.int("keepdims", 1) == 0
 	case len(c.lit(1).shape) == 0:
-		part := int(c.lit(1).int(0))
+		part := c.number(1)
 		if part < 1 {
 			c.badf("it splits into parts of %d", part)
 		}
+		c.few(n / part)
 		for rest := n; rest > 0; rest -= part {
 			sizes = append(sizes, min(part, rest))
 		}
