@@ -39,6 +39,8 @@ type Imported struct {
 	Names map[string]*ir.Value
 	// Nodes are the file's nodes in order, those of functions and branches in the place of their call.
 	Nodes []*NodeInfo
+	// ParamElements is the number of elements of each parameter in Params, by name.
+	ParamElements map[string]int
 	// Notes are remarks for the user.
 	Notes []string
 }
@@ -126,7 +128,7 @@ func Import(m *Model, opt Options) (*Imported, error) {
 	}
 	g := &ir.Graph{}
 	im := &importer{m: m, g: g, folded: opt.MaxFolded, maxOne: opt.MaxFolded / 4}
-	im.out = &Imported{Model: m, Graph: g, Names: map[string]*ir.Value{}}
+	im.out = &Imported{Model: m, Graph: g, Names: map[string]*ir.Value{}, ParamElements: map[string]int{}}
 	top := &frame{slots: map[string]*slot{}, opsets: m.Opsets}
 	if err := im.initializers(top, m.Graph); err != nil {
 		return nil, err
@@ -259,6 +261,7 @@ func (im *importer) outputs(f *frame) error {
 // run imports nodes in order. A node that cannot be imported spoils its outputs; that is an error only if an output of the
 // model needs them, or when the file itself is malformed.
 func (im *importer) run(f *frame, nodes []*Node) error {
+	last := lastReaders(nodes)
 	for i, n := range nodes {
 		if f.depth == 0 {
 			im.index = i
@@ -288,8 +291,53 @@ func (im *importer) run(f *frame, nodes []*Node) error {
 			im.bind(f, name, s)
 		}
 		im.record(c, f)
+		if f.depth == 0 {
+			im.forget(f, last[i])
+		}
 	}
 	return nil
+}
+
+// lastReaders lists, for each node, the names that no later one reads.
+func lastReaders(nodes []*Node) map[int][]string {
+	seen, last := map[string]bool{}, map[int][]string{}
+	var read func(i int, n *Node)
+	read = func(i int, n *Node) {
+		for _, name := range n.Inputs {
+			if name != "" && !seen[name] {
+				seen[name] = true
+				last[i] = append(last[i], name)
+			}
+		}
+		for _, a := range n.Attributes {
+			if a.Graph != nil {
+				for _, o := range a.Graph.Outputs {
+					seen[o.Name] = true
+				}
+				for _, m := range a.Graph.Nodes {
+					read(i, m)
+				}
+			}
+		}
+	}
+	for i, n := range slices.Backward(nodes) {
+		read(i, n)
+	}
+	return last
+}
+
+// forget gives back the memory of large computed constants that nothing reads any more: the masks of a Swin transformer
+// take gigabytes on their way.
+func (im *importer) forget(f *frame, names []string) {
+	for _, name := range names {
+		if s := f.slots[name]; s != nil && s.lit != nil && s.lit.stored == nil && len(s.lit.ints)+len(s.lit.floats) > lazyElements && !im.isOutput(name) {
+			delete(f.slots, name)
+		}
+	}
+}
+
+func (im *importer) isOutput(name string) bool {
+	return slices.ContainsFunc(im.m.Graph.Outputs, func(v ValueInfo) bool { return v.Name == name })
 }
 
 // bind gives a name to a slot.
@@ -317,6 +365,9 @@ func (im *importer) record(c *call, f *frame) {
 			if v = s.value; s.lit != nil {
 				v = s.lit.value
 				info.Params = appendNew(info.Params, s.lit.params...)
+				if len(s.lit.params) == 1 && im.out.ParamElements[s.lit.params[0]] == 0 {
+					im.out.ParamElements[s.lit.params[0]] = s.lit.len()
+				}
 			}
 		}
 		info.Inputs = append(info.Inputs, v)

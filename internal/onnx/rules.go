@@ -81,7 +81,10 @@ var advice = map[string]string{
 	"QuantizeLinear": "export the float32 model, before it is quantised", "DequantizeLinear": "export the float32 model, before it is quantised",
 	"QLinearConv": "export the float32 model, before it is quantised", "ConvInteger": "export the float32 model, before it is quantised",
 	"NonZero": "its result depends on the values of the volume, so no shape is known before it runs",
-	"ATen":    "export again without operator_export_type=ONNX_ATEN_FALLBACK",
+
+	"Attention":       "export with opset_version=20 or earlier, which writes attention in simple operations",
+	"RotaryEmbedding": "export with opset_version=20 or earlier, which writes it in simple operations",
+	"ATen":            "export again without operator_export_type=ONNX_ATEN_FALLBACK",
 }
 
 func adviceFor(n *Node) string {
