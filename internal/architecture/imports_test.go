@@ -52,6 +52,9 @@ session:                        cam dataset durable explain picture report volum
 demo:                           dataset durable phantom volume volume/npy volume/mat
 cli:                            backend backend/cpu cam dataset demo durable explain layer noise picture report session volume volume/format volume/npy volume/mat volume/nifti
 cmd/voxcam:                     cli
+
+# The public door of the library.
+.:                              backend/cpu cam explain volume volume/format
 `
 
 // outside is policy too: the modules of others, and the packages that may import them. The engine needs none but what reads ONNX.

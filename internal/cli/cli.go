@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"runtime"
 	"runtime/debug"
+	"runtime/pprof"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -81,8 +83,33 @@ func newRoot() *cobra.Command {
 		return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-"))
 	})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
+	profile := root.PersistentFlags().String("cpuprofile", "", "write a CPU profile for go tool pprof to this file")
+	var stop func() error
+	root.PersistentPreRunE = func(*cobra.Command, []string) (err error) {
+		stop, err = startProfile(*profile)
+		return usage(err)
+	}
+	root.PersistentPostRunE = func(*cobra.Command, []string) error { return stop() }
 	root.AddCommand(newRun(), newExplain(), newInspect(), newDemo(), newExitCodes())
 	return root
+}
+
+// startProfile profiles the processor until the function that it returns is called; an empty path does nothing.
+func startProfile(path string) (stop func() error, err error) {
+	if path == "" {
+		return func() error { return nil }, nil
+	}
+	file, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(file); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return func() error {
+		pprof.StopCPUProfile()
+		return file.Close()
+	}, nil
 }
 
 // version is the module's version, or the commit that the binary was built from.

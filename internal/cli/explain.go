@@ -61,6 +61,16 @@ func (f *modelFlags) open(shape [4]int) (*explain.Model, error) {
 	return m, usage(err)
 }
 
+// printNotes tells what the user should know of the model.
+func printNotes(w io.Writer, info explain.Info) {
+	for _, text := range info.Warnings {
+		fmt.Fprintln(w, "voxcam: warning:", text)
+	}
+	for _, text := range info.Notes {
+		fmt.Fprintln(w, "voxcam: note:", text)
+	}
+}
+
 // methodFlags are those of every command that runs methods.
 type methodFlags struct {
 	methods, conventions string
@@ -164,9 +174,7 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 		return err
 	}
 	defer m.Close()
-	for _, w := range m.Info().Warnings {
-		fmt.Fprintln(cmd.ErrOrStderr(), "voxcam: warning:", w)
-	}
+	printNotes(cmd.ErrOrStderr(), m.Info())
 	if f.noise != "" {
 		draws, err := npy.Open(f.noise)
 		if err != nil {

@@ -165,9 +165,7 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 		return refuse(err)
 	}
 	defer m.Close()
-	for _, w := range m.Info().Warnings {
-		fmt.Fprintln(stderr, "voxcam: warning:", w)
-	}
+	printNotes(stderr, m.Info())
 	terminal := false
 	if file, ok := stderr.(*os.File); ok {
 		terminal = term.IsTerminal(int(file.Fd()))

@@ -26,6 +26,7 @@ type Info struct {
 	TargetLayer string // resolved name of the target layer, as the user would write it
 	InputShape  [4]int // [C, D, H, W]; -1 where the model leaves a size open
 	Warnings    []string
+	Notes       []string // choices that were made, of interest to those who wonder
 }
 
 // Class says which class score is explained.

@@ -126,7 +126,7 @@ func (m *Model) Info() Info {
 	if m.net != nil {
 		info.Classes = m.net.classCount
 		info.TargetLayer = m.net.target.Label
-		info.Warnings = m.net.target.Warnings
+		info.Warnings, info.Notes = m.net.target.Warnings, m.net.target.Notes
 	}
 	return info
 }

@@ -88,13 +88,13 @@ func newIndex(m *onnx.Imported) *index {
 				idx.renamed[i] = true
 			}
 			owner := parent(p)
-			scope, path := splitCommon(n.Scope, owner)
+			scope, path, related := splitCommon(n.Scope, owner)
 			// Scopes with classes are complete, and equal parameters of different modules may have been merged.
 			complete := len(n.Classes) > 0
 			switch {
 			case owner == "" || owner == n.Scope:
-			case scope != n.Scope && complete:
-			case scope != n.Scope:
+			case related && complete:
+			case related:
 				if known, ok := alias[scope]; ok && known != path {
 					path = ""
 				}
@@ -131,18 +131,19 @@ func within(path, outer string) bool {
 	return path == outer || strings.HasPrefix(path, outer+".") || outer == ""
 }
 
-// splitCommon takes the names that two paths have in common at the end off both of them, except the first of those names.
-func splitCommon(scope, owner string) (string, string) {
+// splitCommon takes the names that two paths have in common at the end off both of them, except the first of those names, and
+// reports whether there are any.
+func splitCommon(scope, owner string) (string, string, bool) {
 	a, b := strings.Split(scope, "."), strings.Split(owner, ".")
 	n := 0
 	for n < min(len(a), len(b)) && a[len(a)-1-n] == b[len(b)-1-n] {
 		n++
 	}
 	if n == 0 || scope == "" || owner == "" {
-		return scope, owner
+		return scope, owner, false
 	}
 	// The whole of one may be common; the first common name stays, since a bare prefix would fit everything.
-	return strings.Join(a[:len(a)-n+1], "."), strings.Join(b[:len(b)-n+1], ".")
+	return strings.Join(a[:len(a)-n+1], "."), strings.Join(b[:len(b)-n+1], "."), true
 }
 
 // path is the best known module path of a node, "" if none is.

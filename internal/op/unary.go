@@ -31,11 +31,6 @@ type Unary struct {
 	Mask func(a UnaryAttr) (lo, hi, in, out float64)
 }
 
-const (
-	seluAlpha = 1.6732632423543772848170429916717
-	seluScale = 1.0507009873554804934193349852946
-)
-
 func sigmoid(x float64) float64  { return 1 / (1 + math.Exp(-x)) }
 func softplus(x float64) float64 { return max(x, 0) + math.Log1p(math.Exp(-math.Abs(x))) }
 func normalCDF(x float64) float64 {

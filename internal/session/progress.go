@@ -40,7 +40,6 @@ type lines struct {
 	clock func() time.Time
 	mu    sync.Mutex
 	last  time.Time // of the last line
-	count string
 }
 
 // quiet is how long nothing is said about a sample at work.

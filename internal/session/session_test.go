@@ -142,8 +142,7 @@ func TestEverySampleHasAStatus(t *testing.T) {
 	f := &fake{hook: func(_ context.Context, req explain.Request, r *explain.Result) error {
 		switch req.SampleID {
 		case "panic":
-			var m map[string]int
-			m["x"]++
+			panic("deliberate")
 		case "half":
 			r.Methods[1].Status, r.Methods[1].Reason, r.Methods[1].Map = explain.StatusFailed, "too deep", nil
 		case "empty":
