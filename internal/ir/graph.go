@@ -85,6 +85,19 @@ type Op struct {
 	InPlace bool
 	// View says that the output is the input's storage with another shape.
 	View bool
+	// Slab says which planes [lo, hi) of an input, along depth (axis 1), planes [z0, z1) of the output are made of; lo and hi
+	// grow with z0 and z1 and lie inside the input. ok is false when this node needs its inputs whole. Only inputs and outputs
+	// that HasDepth are asked about. Nil means that no node of the operation can run on slabs.
+	Slab func(n *Node, input, z0, z1 int) (lo, hi int, ok bool)
+	// Accumulates reports whether the node's output, which has no depth, can be gathered from its inputs some planes at a time,
+	// in order. Nil means that it cannot.
+	Accumulates func(n *Node) bool
+}
+
+// HasDepth reports whether a value is an image that can be cut along depth: [1, D, H, W, C] with more than one plane.
+func (v *Value) HasDepth() bool {
+	s := v.Shape()
+	return v.Const == nil && len(s) == 5 && s[0] == 1 && s[1] > 1
 }
 
 // Target is an activation that the user asked for.

@@ -48,18 +48,25 @@ func Make(g *ir.Graph) *Plan {
 	}
 	for i, n := range g.Nodes {
 		step := Step{Node: n}
+		for _, v := range n.Inputs {
+			b := -1
+			if v != nil && v.Const == nil {
+				b = where[v]
+			}
+			step.In = append(step.In, b)
+		}
 		source := n.In(0)
 		switch {
-		case n.Op.View && source.Const == nil:
-			share(n.Out(), source, i)
-		case inPlace(n, i, p, where):
-			step.InPlace = true
+		case n.Op.View && source.Const == nil, inPlace(n, i, p, where):
 			share(n.Out(), source, i)
 		default:
 			place(n.Out(), i)
 		}
 		for _, v := range n.Outputs[1:] {
 			place(v, i)
+		}
+		for _, v := range n.Outputs {
+			step.Out = append(step.Out, where[v])
 		}
 		p.Steps = append(p.Steps, step)
 	}
