@@ -124,9 +124,9 @@ func (c *call) run() (outs []*slot, err error) {
 			c.refuse("", "sequences of tensors are not supported here")
 		}
 	}
-	whole := len(c.in) > 0
+	whole, large := len(c.in) > 0, len(c.in) > 0
 	for _, s := range c.in {
-		whole = whole && (s == nil || s.integral())
+		whole, large = whole && (s == nil || s.integral()), large && (s == nil || s.lit != nil || s.large)
 	}
 	for k, v := range rule.run(c) {
 		if v == nil {
@@ -137,7 +137,7 @@ func (c *call) run() (outs []*slot, err error) {
 			}
 			continue
 		}
-		s := &slot{value: v, truth: rule.truth, whole: whole && !rule.truth}
+		s := &slot{value: v, truth: rule.truth, whole: whole && !rule.truth, large: large}
 		outs = append(outs, s)
 	}
 	return outs, nil
@@ -178,6 +178,7 @@ func (c *call) fold() (outs []*slot, ok bool) {
 		if len(l.params) == 0 {
 			l.params = params
 		}
+		l.compact()
 		outs = append(outs, &slot{lit: l})
 	}
 	return outs, true
@@ -231,6 +232,9 @@ func (c *call) shape(i int) tensor.Shape {
 // lit is input i, which must be known at import.
 func (c *call) lit(i int) *literal {
 	s := c.slot(i)
+	if s.large {
+		c.refuse("", "its input %q is a constant that is too large to compute at import", c.n.Inputs[i])
+	}
 	if s.lit == nil {
 		c.refuse("make it a constant in the model's code, or export with static shapes",
 			"its input %q depends on the values of the volume, not only on its shape", c.n.Inputs[i])

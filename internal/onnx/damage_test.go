@@ -44,7 +44,7 @@ func TestDamagedModels(t *testing.T) {
 				damage(r, m, ops)
 			}
 			start := time.Now()
-			im, err := Import(m, Options{MaxFolded: 1 << 16})
+			im, err := Import(m, Options{MaxFolded: 1 << 12})
 			if err == nil {
 				imported++
 				err = Recognise(im.Graph)

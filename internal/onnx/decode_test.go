@@ -304,7 +304,7 @@ func FuzzImport(f *testing.F) {
 		if err != nil {
 			return
 		}
-		im, err := Import(m, Options{MaxFolded: 1 << 16})
+		im, err := Import(m, Options{MaxFolded: 1 << 12})
 		var internal *internalError
 		if errors.As(err, &internal) {
 			t.Fatal(err)

@@ -571,8 +571,7 @@ func (c *call) repeat(one *literal, shape tensor.Shape) *literal {
 	if c.elements(shape) == 0 {
 		return newLiteral(one.elem, shape)
 	}
-	one.decode()
-	return &literal{elem: one.elem, shape: shape, ints: one.ints, floats: one.floats}
+	return &literal{elem: one.elem, shape: shape, stored: one.stored, ints: one.ints, floats: one.floats}
 }
 
 func (c *call) literalOf(t *Tensor) *literal {

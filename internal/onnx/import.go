@@ -16,14 +16,14 @@ type Options struct {
 	// InputShape is the shape of the volume, [1, C, D, H, W]. A model of 2D images takes one of depth 1. Nil takes the
 	// shape that the file fixes.
 	InputShape []int
-	// MaxFolded bounds the number of elements of constants that are computed at import; 0 is DefaultMaxFolded. What is
-	// beyond it is left to the graph where possible, else refused.
+	// MaxFolded bounds the number of elements of a constant that is computed at import; 0 is DefaultMaxFolded. A larger one is
+	// left to the graph where possible, else refused. All together may have 32 times as many.
 	MaxFolded int
 }
 
-// DefaultMaxFolded is enough for the attention masks of a Swin transformer on 96^3 patches, which are the largest
-// constants that exporters leave to compute.
-const DefaultMaxFolded = 1 << 28
+// DefaultMaxFolded is enough for the attention masks of a Swin transformer with windows of 7^3 on patches of 96^3 (40 million
+// elements), which are the largest constants that exporters leave to compute.
+const DefaultMaxFolded = 1 << 26
 
 // Imported is a model as a graph, with what is needed to find its layers by name.
 type Imported struct {
@@ -73,6 +73,7 @@ type slot struct {
 	isSeq bool
 	truth bool // a value of 0s and 1s
 	whole bool // a value of whole numbers
+	large bool // a value that is known, but too large to compute at import
 	err   error
 }
 
@@ -127,7 +128,7 @@ func Import(m *Model, opt Options) (*Imported, error) {
 		opt.MaxFolded = DefaultMaxFolded
 	}
 	g := &ir.Graph{}
-	im := &importer{m: m, g: g, folded: opt.MaxFolded, maxOne: opt.MaxFolded / 4}
+	im := &importer{m: m, g: g, folded: 32 * opt.MaxFolded, maxOne: opt.MaxFolded}
 	im.out = &Imported{Model: m, Graph: g, Names: map[string]*ir.Value{}, ParamElements: map[string]int{}}
 	top := &frame{slots: map[string]*slot{}, opsets: m.Opsets}
 	if err := im.initializers(top, m.Graph); err != nil {
@@ -330,7 +331,7 @@ func lastReaders(nodes []*Node) map[int][]string {
 // take gigabytes on their way.
 func (im *importer) forget(f *frame, names []string) {
 	for _, name := range names {
-		if s := f.slots[name]; s != nil && s.lit != nil && s.lit.stored == nil && len(s.lit.ints)+len(s.lit.floats) > lazyElements && !im.isOutput(name) {
+		if s := f.slots[name]; s != nil && s.lit != nil && s.lit.name == "" && s.lit.held() > lazyElements && !im.isOutput(name) {
 			delete(f.slots, name)
 		}
 	}

@@ -28,41 +28,66 @@ func (l *literal) len() int { return l.shape.Elements() }
 // isInt reports whether elements are whole numbers or truth values.
 func (l *literal) isInt() bool { return l.elem.Integer() }
 
-// decode makes ints or floats hold the elements.
-func (l *literal) decode() {
-	if l.stored == nil || l.ints != nil || l.floats != nil {
-		return
+// held is the number of elements that are there: all, or one for all.
+func (l *literal) held() int {
+	if l.stored != nil {
+		return l.stored.Len()
 	}
-	n := l.stored.Len()
-	if l.isInt() {
-		l.ints = make([]int64, n)
-		for i := range l.ints {
-			l.ints[i] = l.stored.Int(i)
-		}
-		return
-	}
-	l.floats = make([]float64, n)
-	for i := range l.floats {
-		l.floats[i] = l.stored.At(i)
-	}
+	return len(l.ints) + len(l.floats)
 }
 
 // splat reports whether one element stands for all.
-func (l *literal) splat() bool {
-	l.decode()
-	return len(l.ints) == 1 || len(l.floats) == 1
+func (l *literal) splat() bool { return l.held() == 1 }
+
+// place is where element i is held.
+func (l *literal) place(i int) int {
+	if l.splat() {
+		return 0
+	}
+	return i
 }
 
 // int returns element i, cut off if it is not whole.
 func (l *literal) int(i int) int64 {
-	l.decode()
-	switch {
-	case l.isInt() && len(l.ints) == 1:
-		return l.ints[0]
-	case l.isInt():
-		return l.ints[i]
+	switch i = l.place(i); {
+	case !l.isInt():
+		return truncate(l.float(i))
+	case l.stored != nil:
+		return l.stored.Int(i)
 	}
-	return truncate(l.float(i))
+	return l.ints[i]
+}
+
+// float returns element i.
+func (l *literal) float(i int) float64 {
+	switch i = l.place(i); {
+	case l.stored != nil:
+		return l.stored.At(i)
+	case l.isInt():
+		return float64(l.ints[i])
+	}
+	return l.floats[i]
+}
+
+// compact halves the memory of a large result, or better.
+func (l *literal) compact() {
+	switch {
+	case l.held() <= lazyElements || l.stored != nil:
+	case l.elem == tensor.Bool:
+		b := make([]byte, len(l.ints))
+		for i, v := range l.ints {
+			b[i] = byte(v)
+		}
+		if c, err := tensor.Raw(tensor.Bool, b, len(b)); err == nil {
+			l.stored, l.ints = c, nil
+		}
+	case l.floats != nil && l.elem != tensor.F64:
+		f := make([]float32, len(l.floats))
+		for i, v := range l.floats {
+			f[i] = float32(v)
+		}
+		l.stored, l.floats = tensor.Floats(f), nil
+	}
 }
 
 // truncate converts as a cast does; what does not fit becomes the smallest number.
@@ -73,21 +98,8 @@ func truncate(v float64) int64 {
 	return int64(v)
 }
 
-// float returns element i.
-func (l *literal) float(i int) float64 {
-	l.decode()
-	switch {
-	case l.isInt():
-		return float64(l.int(i))
-	case len(l.floats) == 1:
-		return l.floats[0]
-	}
-	return l.floats[i]
-}
-
 // withShape returns the same elements in another shape of as many.
 func (l *literal) withShape(s tensor.Shape) *literal {
-	l.decode()
 	return &literal{elem: l.elem, shape: s, stored: l.stored, ints: l.ints, floats: l.floats, params: l.params}
 }
 
