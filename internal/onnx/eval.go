@@ -229,7 +229,9 @@ func (f unaryEval) eval(c *call) []*literal {
 	}
 	if c.n.Op == "IsInf" {
 		negative, positive := c.n.int("detect_negative", 1) != 0, c.n.int("detect_positive", 1) != 0
-		f.floats = func(x float64) float64 { return float64(truth(positive && math.IsInf(x, 1) || negative && math.IsInf(x, -1))) }
+		f.floats = func(x float64) float64 {
+			return float64(truth(positive && math.IsInf(x, 1) || negative && math.IsInf(x, -1)))
+		}
 	}
 	if f.truth {
 		elem = tensor.Bool
