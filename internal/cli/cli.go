@@ -13,6 +13,7 @@ import (
 	"runtime/pprof"
 	"strings"
 
+	"github.com/agnivade/levenshtein"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -43,11 +44,17 @@ func usage(err error) error {
 func Run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int) {
 	defer func() {
 		if r := recover(); r != nil {
-			fmt.Fprintf(stderr, "voxcam: a defect in voxcam: %v\n%s\nPlease report it with the command that led here.\n", r, debug.Stack())
+			fmt.Fprintf(stderr, "voxcam: internal error: %v\nPlease report it with the command that led here: %s\n", r, issues)
+			if os.Getenv("VOXCAM_DEBUG") != "" {
+				fmt.Fprintf(stderr, "%s", debug.Stack())
+			} else {
+				fmt.Fprintln(stderr, "VOXCAM_DEBUG=1 in the environment shows where it happened.")
+			}
 			code = session.ExitError
 		}
 	}()
-	root := newRoot()
+	begun := false
+	root := newRoot(&begun)
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -61,15 +68,22 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 			fmt.Fprintln(stderr, "voxcam:", err)
 		}
 		return exit.code
+	case !begun: // the library's own complaints
+		fmt.Fprintf(stderr, "voxcam: %s\nSee voxcam --help.\n", strings.TrimSpace(err.Error()))
+		return session.ExitRefused
 	case ctx.Err() != nil:
 		fmt.Fprintln(stderr, "voxcam: interrupted")
 		return session.ExitInterrupted
 	}
 	fmt.Fprintln(stderr, "voxcam:", err)
-	return session.ExitError
+	return session.ExitCode(session.Summary{}, err)
 }
 
-func newRoot() *cobra.Command {
+// issues is where defects are reported.
+const issues = "https://github.com/voxcam/voxcam/issues"
+
+// newRoot returns the command of all commands, which sets begun when the arguments were understood and work begins.
+func newRoot(begun *bool) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "voxcam",
 		Short:         "Explain the decisions of 3D image classifiers",
@@ -82,16 +96,43 @@ func newRoot() *cobra.Command {
 	root.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-"))
 	})
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(flagError(cmd, err)) })
 	profile := root.PersistentFlags().String("cpuprofile", "", "write a CPU profile for go tool pprof to this file")
 	var stop func() error
 	root.PersistentPreRunE = func(*cobra.Command, []string) (err error) {
+		*begun = true
 		stop, err = startProfile(*profile)
 		return usage(err)
 	}
 	root.PersistentPostRunE = func(*cobra.Command, []string) error { return stop() }
 	root.AddCommand(newRun(), newExplain(), newInspect(), newDemo(), newExitCodes())
 	return root
+}
+
+// wanted says in words what a flag's value must be, by the type's name in the library.
+var wanted = map[string]string{
+	"int": "a whole number", "uint64": "a whole number from 0 up", "float64": "a number", "intSlice": "whole numbers separated by commas",
+	"bool": "true or false",
+}
+
+// flagError says in words what is wrong with a flag.
+func flagError(cmd *cobra.Command, err error) error {
+	var invalid *pflag.InvalidValueError
+	var unknown *pflag.NotExistError
+	switch {
+	case errors.As(err, &invalid) && wanted[invalid.GetFlag().Value.Type()] != "":
+		return fmt.Errorf("--%s %s: %s expected", invalid.GetFlag().Name, invalid.GetValue(), wanted[invalid.GetFlag().Value.Type()])
+	case errors.As(err, &unknown):
+		name := unknown.GetSpecifiedName()
+		best, distance := "", 1+len(name)/2
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if d := levenshtein.ComputeDistance(name, f.Name); d < distance {
+				best, distance = "; did you mean --"+f.Name+"?", d
+			}
+		})
+		return fmt.Errorf("%w%s (%s --help lists all)", err, best, cmd.CommandPath())
+	}
+	return fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())
 }
 
 // startProfile profiles the processor until the function that it returns is called; an empty path does nothing.
@@ -134,7 +175,11 @@ func version() string {
 func exactArgs(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) != len(names) {
-			return usage(fmt.Errorf("%s takes %d argument(s) %v, not %d; see voxcam %s --help", cmd.Name(), len(names), names, len(args), cmd.Name()))
+			want := "no argument"
+			if len(names) > 0 {
+				want = "the argument " + strings.Join(names, " ")
+			}
+			return usage(fmt.Errorf("%s takes %s, %d given %q; see voxcam %s --help", cmd.Name(), want, len(args), args, cmd.Name()))
 		}
 		return nil
 	}

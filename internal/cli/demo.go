@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -8,6 +9,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/demo"
+	"github.com/voxcam/voxcam/internal/durable"
 	"github.com/voxcam/voxcam/internal/session"
 )
 
@@ -24,8 +26,12 @@ labels, a model trained on such phantoms and a configuration, and runs the main 
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			stderr := cmd.ErrOrStderr()
 			set, err := demo.WriteDataset(cmd.Context(), out, volumes, seed)
-			if err != nil {
+			var output *durable.Error
+			if err != nil && !errors.As(err, &output) {
 				return usage(err)
+			}
+			if err != nil {
+				return err
 			}
 			fmt.Fprintf(stderr, "wrote %d volumes, labels, lesion masks, model and configuration to %s\n", len(set.Cases), out)
 			config, err := dataset.Load(set.Config)

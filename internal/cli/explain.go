@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -45,6 +44,9 @@ func (f *modelFlags) add(cmd *cobra.Command) {
 func (f *modelFlags) open(shape [4]int) (*explain.Model, error) {
 	if f.model == "" {
 		return nil, usage(errors.New("--model is missing: the ONNX file of the classifier"))
+	}
+	if layouts := []string{"", "auto", "channels-first", "channels-last"}; !slices.Contains(layouts, f.layout) {
+		return nil, usage(fmt.Errorf("--layer-layout %s: choose from %s", f.layout, strings.Join(layouts[1:], ", ")))
 	}
 	opt := explain.Options{TargetLayer: f.layer, LayerLayout: f.layout, Shape: shape}
 	if len(f.grid) != 0 {
@@ -160,6 +162,12 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 			return usage(fmt.Errorf("--save %s: choose from %s", s, strings.Join(saverNames(), ", ")))
 		}
 	}
+	if !slices.Contains(dataset.Scales, f.normalize) {
+		return usage(fmt.Errorf("--normalize %s: choose from %s", f.normalize, strings.Join(dataset.Scales, ", ")))
+	}
+	if !(f.alpha >= 0 && f.alpha <= 1) {
+		return usage(fmt.Errorf("--overlay-alpha %g: a weight from 0 to 1 expected", f.alpha))
+	}
 	v, err := format.ReadContext(cmd.Context(), path, format.Options{Variable: f.variable, Axes: f.axes})
 	if err != nil {
 		return usage(err)
@@ -181,6 +189,9 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 			return usage(err)
 		}
 		defer draws.Close()
+		if err := enoughDraws(draws, f.noise, req.Methods, req.Convention, req.NSamples); err != nil {
+			return usage(err)
+		}
 		req.Noise = draws
 	}
 	req.SampleID = filepath.Base(path)
@@ -188,12 +199,19 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	if err != nil {
 		return err
 	}
+	// Before the work, so that it is not lost on a folder that cannot be written.
+	if err := durable.MkdirAll(f.out); err != nil {
+		return err
+	}
 	failed := 0
 	for _, c := range classes {
 		req.Class = c
 		result, err := m.Explain(cmd.Context(), v, req)
+		if err != nil && cmd.Context().Err() == nil {
+			return &exitError{code: session.ExitFailed, err: fmt.Errorf("%s: %w", path, err)}
+		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
+			return err
 		}
 		dir := f.out
 		if len(classes) > 1 {
@@ -207,6 +225,20 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	}
 	if failed > 0 {
 		return &exitError{code: session.ExitFailed, quiet: true, err: errors.New("not every method gave a map")}
+	}
+	return nil
+}
+
+// enoughDraws compares a file of draws with what the methods need.
+func enoughDraws(draws *npy.File, path string, methods []string, conventions map[string]string, n int) error {
+	choices, err := cam.Choose(methods, conventions)
+	if err != nil {
+		return err
+	}
+	for _, c := range choices {
+		if c.Convention.Needs.Has(cam.Draws) && draws.Len() < n {
+			return fmt.Errorf("%s: %d draws are asked for and the file has %d: lower --n-samples or give more noise", path, n, draws.Len())
+		}
 	}
 	return nil
 }
@@ -228,7 +260,14 @@ func (f *explainFlags) targets(n int) ([]explain.Class, error) {
 	i, err := strconv.Atoi(f.class)
 	if err != nil {
 		if i = slices.Index(names, f.class); i < 0 {
-			return nil, usage(fmt.Errorf("--target-class %s is neither predicted, all, an index, nor one of --classes %q", f.class, f.classes))
+			hint := "name the classes with --classes to use their names"
+			switch {
+			case f.class == "true":
+				hint = "only voxcam run knows the true class"
+			case f.classes != "":
+				hint = "--classes are " + strings.Join(names, ", ")
+			}
+			return nil, usage(fmt.Errorf("--target-class %s is neither predicted, all, nor an index from 0 to %d; %s", f.class, n-1, hint))
 		}
 	}
 	if i < 0 || i >= n {
@@ -312,7 +351,7 @@ type resultMethod struct {
 
 // write writes the maps that there are and result.json, and returns the number of methods without one.
 func (f *explainFlags) write(stderr io.Writer, dir string, v *volume.Volume, info explain.Info, r *explain.Result) (failed int, err error) {
-	if err := os.MkdirAll(dir, 0o777); err != nil {
+	if err := durable.MkdirAll(dir); err != nil {
 		return 0, err
 	}
 	name := func(class int) string {

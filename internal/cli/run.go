@@ -15,6 +15,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/session"
 	"github.com/voxcam/voxcam/internal/volume/npy"
 )
@@ -91,27 +92,28 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 func (f *runFlags) override(cmd *cobra.Command, c *dataset.Config) error {
 	given := cmd.Flags().Changed
 	for _, o := range []struct {
-		flag string
-		set  func()
+		flag, key string
+		set       func()
 	}{
-		{"model", func() { c.Model.File = f.model }},
-		{"target-layer", func() { c.Model.TargetLayer = f.layer }},
-		{"layer-layout", func() { c.Model.LayerLayout = f.layout }},
-		{"token-grid", func() { c.Model.TokenGrid = f.grid }},
-		{"target-class", func() { c.Model.TargetClass = f.class }},
-		{"dataset", func() { c.Data.Dataset = f.dataset }},
-		{"max-samples", func() { c.Data.MaxSamples = f.max }},
-		{"n-samples", func() { c.Explain.NSamples = f.samples }},
-		{"noise-level", func() { c.Explain.NoiseLevel = f.level }},
-		{"seed", func() { c.Explain.Seed = f.seed }},
-		{"device", func() { c.Explain.Device = f.device }},
-		{"output-dir", func() { c.Output.Dir = f.out }},
-		{"session", func() { c.Output.Session = f.session }},
-		{"formats", func() { c.Output.Formats = f.formats }},
-		{"method", func() { c.Explain.Methods = strings.Split(f.methods, ",") }},
+		{"model", "model.file", func() { c.Model.File = f.model }},
+		{"target-layer", "model.target_layer", func() { c.Model.TargetLayer = f.layer }},
+		{"layer-layout", "model.layer_layout", func() { c.Model.LayerLayout = f.layout }},
+		{"token-grid", "model.token_grid", func() { c.Model.TokenGrid = f.grid }},
+		{"target-class", "model.target_class", func() { c.Model.TargetClass = f.class }},
+		{"dataset", "data.dataset", func() { c.Data.Dataset = f.dataset }},
+		{"max-samples", "data.max_samples", func() { c.Data.MaxSamples = f.max }},
+		{"n-samples", "explain.n_samples", func() { c.Explain.NSamples = f.samples }},
+		{"noise-level", "explain.noise_level", func() { c.Explain.NoiseLevel = f.level }},
+		{"seed", "explain.seed", func() { c.Explain.Seed = f.seed }},
+		{"device", "explain.device", func() { c.Explain.Device = f.device }},
+		{"output-dir", "output.dir", func() { c.Output.Dir = f.out }},
+		{"session", "output.session", func() { c.Output.Session = f.session }},
+		{"formats", "output.formats", func() { c.Output.Formats = f.formats }},
+		{"method", "explain.methods", func() { c.Explain.Methods = strings.Split(f.methods, ",") }},
 	} {
 		if given(o.flag) {
 			o.set()
+			c.FromFlag(o.key, "--"+o.flag)
 		}
 	}
 	if given("convention") {
@@ -120,6 +122,7 @@ func (f *runFlags) override(cmd *cobra.Command, c *dataset.Config) error {
 			return err
 		}
 		c.Explain.Conventions = conventions
+		c.FromFlag("explain.conventions.*", "--convention")
 	}
 	return nil
 }
@@ -150,17 +153,19 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 			return refuse(err)
 		}
 		defer draws.Close()
+		if err := enoughDraws(draws, f.noise, methods, c.Explain.Conventions, c.Explain.NSamples); err != nil {
+			return refuse(err)
+		}
 		opt.Noise = draws
 		if opt.NoiseName, err = fileDigest(f.noise); err != nil {
 			return refuse(err)
 		}
 	}
 	model := modelFlags{model: c.Model.File, layer: c.Model.TargetLayer, layout: c.Model.LayerLayout, grid: c.Model.TokenGrid, device: c.Explain.Device}
-	shape, err := sampleShape(ctx, c)
-	if err != nil {
-		return refuse(err)
+	m, err := model.openFor(ctx, c)
+	if err != nil && ctx.Err() != nil {
+		return s, err
 	}
-	m, err := model.open(shape)
 	if err != nil {
 		return refuse(err)
 	}
@@ -179,26 +184,40 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 	return session.Run(ctx, opt, m)
 }
 
-// sampleShape is [C, D, H, W] of the prepared volumes, found from the first one that can be read; zero where none can.
-func sampleShape(ctx context.Context, c *dataset.Config) (shape [4]int, err error) {
+// openFor opens the model for a data set. Where the file and the configuration leave the volume's size open, it is that of the
+// first volume that goes through the network: one bad volume must not stop the others.
+func (f *modelFlags) openFor(ctx context.Context, c *dataset.Config) (m *explain.Model, err error) {
 	set, err := dataset.Open(c)
 	if err != nil {
-		return shape, err
+		return nil, err
 	}
 	samples, err := set.Select()
 	if err != nil {
-		return shape, err
+		return nil, err
 	}
-	for _, sample := range samples {
-		if err := ctx.Err(); err != nil {
-			return shape, err
-		}
-		if p, err := set.Prepare(ctx, sample); err == nil {
-			return [4]int{p.Volume.Channels, p.Volume.Depth, p.Volume.Height, p.Volume.Width}, nil
-		}
-	}
+	var shape [4]int
 	copy(shape[1:], c.Data.ImageShape)
-	return shape, nil
+	if m, err = f.open(shape); err != nil || m.Info().Classes > 0 {
+		return m, err
+	}
+	const most = 16 // volumes to try
+	var first error
+	for _, sample := range samples[:min(most, len(samples))] {
+		p, err := set.Prepare(ctx, sample)
+		if err == nil {
+			err = m.Bind([4]int{p.Volume.Channels, p.Volume.Depth, p.Volume.Height, p.Volume.Width})
+		}
+		if err == nil {
+			return m, nil
+		}
+		if ctx.Err() != nil {
+			return nil, errors.Join(ctx.Err(), m.Close())
+		}
+		if first == nil {
+			first = fmt.Errorf("%s leaves the volume's size open, and no volume goes through it; sample %s: %w", c.Model.File, sample.ID, err)
+		}
+	}
+	return nil, errors.Join(first, m.Close())
 }
 
 // fileDigest is the SHA-256 of a file, in hexadecimal.

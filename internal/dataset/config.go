@@ -22,7 +22,8 @@ type Config struct {
 	Explain  Explain
 	Output   Output
 
-	lines map[string]int // key to the line that set it
+	lines map[string]int    // key to the line that set it
+	flags map[string]string // key to the flag that set it
 }
 
 // Model names the network and the place in it that is explained.
@@ -141,12 +142,21 @@ func (c *Config) resolvePaths(dir string) {
 	}
 }
 
+// FromFlag says that a flag, named with its dashes, has set a key after the file was read, so that complaints name the flag.
+func (c *Config) FromFlag(key, flag string) {
+	if c.flags == nil {
+		c.flags = map[string]string{}
+	}
+	c.flags[key] = flag
+	delete(c.lines, key)
+}
+
 // Validate checks the configuration as a whole, after flags have been applied: each value, what is missing, and what does
 // not go together. It returns a *ConfigError with all complaints.
 func (c *Config) Validate() error {
 	var complaints []Complaint
 	add := func(key, format string, args ...any) {
-		complaints = append(complaints, Complaint{Line: c.lines[key], Key: key, Text: fmt.Sprintf(format, args...)})
+		complaints = append(complaints, Complaint{Line: c.lines[key], Flag: c.flags[key], Key: key, Text: fmt.Sprintf(format, args...)})
 	}
 	for _, k := range keys {
 		if k.check != nil {
@@ -181,7 +191,7 @@ func (c *Config) Validate() error {
 	}
 	if n := len(c.Model.Classes); n > 0 {
 		if _, _, err := c.Target(n); err != nil {
-			add("model.target_class", "%v", err)
+			add("model.target_class", "is %q: %v", c.Model.TargetClass, err)
 		}
 	}
 	if len(complaints) > 0 {

@@ -72,7 +72,7 @@ func TestComplaints(t *testing.T) {
 		{"ratio", rest + "split_ratio = [0.6, 0.2, 0.1]\n", []string{"c.toml:7: data.split_ratio is [0.6 0.2 0.1]"}},
 		{"session", rest + "[output]\nsession = '../x'\n", []string{"c.toml:8: output.session is \"../x\""}},
 		{"class", "[model]\nfile='m'\nclasses = ['a', 'b']\ntarget_class = 'c'\n[data]\nfolder='d'\nlabels='l'\nscale='none'\n",
-			[]string{"c.toml:4: model.target_class no class is called \"c\"; choose one of: predicted, true, all, an index, a, b"}},
+			[]string{"c.toml:4: model.target_class is \"c\": no class is called \"c\"; choose one of: predicted, true, all, an index, a, b"}},
 		{"class index", "[model]\nfile='m'\nclasses = ['a', 'b']\ntarget_class = 2\n[data]\nfolder='d'\nlabels='l'\nscale='none'\n",
 			[]string{"class 2 is out of range: the model has classes 0 to 1"}},
 		{"good", rest, nil},

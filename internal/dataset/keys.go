@@ -314,15 +314,17 @@ func checkMethods(c *Config) error {
 			return fmt.Errorf("names %q twice", m)
 		}
 		if _, err := cam.Expand(m); err != nil {
-			return err
+			return fmt.Errorf("has an %w", err)
 		}
 	}
 	return nil
 }
 
 func checkConventions(c *Config) error {
-	_, err := cam.Choose(nil, c.Explain.Conventions)
-	return err
+	if _, err := cam.Choose(nil, c.Explain.Conventions); err != nil {
+		return fmt.Errorf("has an %w", err)
+	}
+	return nil
 }
 
 func setNoiseLevel(c *Config, v any) (err error) { c.Explain.NoiseLevel, err = number(v); return err }

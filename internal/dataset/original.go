@@ -60,7 +60,7 @@ func (c *Config) fillOriginal(doc *document) []Complaint {
 			}
 		}
 		if err != nil {
-			complaints = append(complaints, Complaint{e.line, name, err.Error()})
+			complaints = append(complaints, Complaint{Line: e.line, Key: name, Text: err.Error()})
 		}
 	}
 	for _, row := range originalKeys {

@@ -16,6 +16,7 @@ import (
 // A Complaint is one thing that is wrong with a configuration.
 type Complaint struct {
 	Line int    // 0 if no line of the file is at fault
+	Flag string // the flag that is at fault, with its dashes; empty if none is
 	Key  string // section.key; may be empty
 	Text string
 }
@@ -34,6 +35,10 @@ func newConfigError(path string, complaints []Complaint) *ConfigError {
 func (e *ConfigError) Error() string {
 	lines := make([]string, len(e.Complaints))
 	for i, c := range e.Complaints {
+		if c.Flag != "" {
+			lines[i] = c.Flag + " " + c.Text
+			continue
+		}
 		where := e.Path
 		if where == "" {
 			where = "configuration"
@@ -161,7 +166,7 @@ func (c *Config) fill(doc *document) []Complaint {
 		if section == "explain.conventions" {
 			s, ok := e.value.(string)
 			if !ok {
-				complaints = append(complaints, Complaint{e.line, name, wrongType(e.value, "a text in quotes").Error()})
+				complaints = append(complaints, Complaint{Line: e.line, Key: name, Text: wrongType(e.value, "a text in quotes").Error()})
 				continue
 			}
 			if c.Explain.Conventions == nil {
@@ -169,7 +174,7 @@ func (c *Config) fill(doc *document) []Complaint {
 			}
 			c.Explain.Conventions[e.path[len(e.path)-1]] = s
 			if _, err := cam.Choose(nil, map[string]string{e.path[len(e.path)-1]: s}); err != nil {
-				complaints = append(complaints, Complaint{e.line, name, err.Error()})
+				complaints = append(complaints, Complaint{Line: e.line, Key: name, Text: fmt.Sprintf("is %q: %v", s, err)})
 				delete(c.Explain.Conventions, e.path[len(e.path)-1])
 			}
 			continue
@@ -185,7 +190,7 @@ func (c *Config) fill(doc *document) []Complaint {
 			err = k.check(c)
 		}
 		if err != nil {
-			complaints = append(complaints, Complaint{e.line, name, err.Error()})
+			complaints = append(complaints, Complaint{Line: e.line, Key: name, Text: err.Error()})
 		}
 	}
 	return complaints

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -88,6 +89,13 @@ func declaredShape(file *onnx.Model) [4]int {
 	return shape
 }
 
+// Bind prepares the model for volumes of a shape, [C, D, H, W], as the first volume of that shape would.
+func (m *Model) Bind(shape [4]int) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.bind(shape)
+}
+
 // bind makes m.net fit the shape.
 func (m *Model) bind(shape [4]int) error {
 	if m.net != nil && m.net.shape == shape {
@@ -95,6 +103,9 @@ func (m *Model) bind(shape [4]int) error {
 	}
 	net, err := newNetwork(m.file, shape, m.opt, m.backend)
 	if err != nil {
+		if declared := declaredShape(m.file); slices.Contains(declared[:], -1) {
+			return fmt.Errorf("for a volume of shape %v [C D H W]: %w", shape, err)
+		}
 		return err
 	}
 	if m.net != nil {

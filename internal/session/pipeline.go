@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
+	"runtime/debug"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -43,7 +45,7 @@ func (r *run) pipeline(ctx context.Context, ex explain.Explainer, todo []dataset
 		for _, sample := range todo {
 			j := &job{sample: sample}
 			if j.err = r.checkLabel(sample); j.err == nil {
-				j.prepared, j.err = r.set.Prepare(ctx, sample)
+				j.err = guard(func() (err error) { j.prepared, err = r.set.Prepare(ctx, sample); return err })
 			}
 			select {
 			case read <- j:
@@ -136,7 +138,7 @@ func (r *run) explain(ctx context.Context, ex explain.Explainer, j *job, i int) 
 		target.Index = j.sample.Label
 	}
 	started := time.Now()
-	result, err := guard(ctx, ex, j, explain.Request{
+	request := explain.Request{
 		Methods: r.methods, Class: target,
 		NSamples: r.config.Explain.NSamples, NoiseLevel: r.config.Explain.NoiseLevel,
 		Seed: r.config.Explain.Seed, SampleID: j.sample.ID, Noise: r.opt.Noise,
@@ -145,7 +147,9 @@ func (r *run) explain(ctx context.Context, ex explain.Explainer, j *job, i int) 
 			r.observe.Event(Event{Kind: EventPass, Sample: j.sample.ID, Split: string(j.sample.Split),
 				Passes: i*total + done, PassesTotal: len(r.targets) * total})
 		},
-	})
+	}
+	var result *explain.Result
+	err := guard(func() (err error) { result, err = ex.Explain(ctx, j.prepared.Volume, request); return err })
 	if err == nil {
 		err = r.check(result, j.prepared.Volume.Dims())
 	}
@@ -156,13 +160,16 @@ func (r *run) explain(ctx context.Context, ex explain.Explainer, j *job, i int) 
 }
 
 // guard makes a panic, which is a fault of the program, the failure of one sample instead of the end of the run.
-func guard(ctx context.Context, ex explain.Explainer, j *job, req explain.Request) (result *explain.Result, err error) {
+func guard(do func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			result, err = nil, fmt.Errorf("internal error, please report it: %v", p)
+			err = fmt.Errorf("internal error, please report it (VOXCAM_DEBUG=1 in the environment shows where it happened): %v", p)
+			if os.Getenv("VOXCAM_DEBUG") != "" {
+				err = fmt.Errorf("internal error, please report it: %v\n%s", p, debug.Stack())
+			}
 		}
 	}()
-	return ex.Explain(ctx, j.prepared.Volume, req)
+	return do()
 }
 
 // check keeps anything that is not a result from being stored as one: it turns the status of such a method to failed.

@@ -254,7 +254,7 @@ func prepare(opt Options, ex explain.Explainer) (*run, []dataset.Sample, error) 
 	}
 	n := r.info.Classes
 	if n < 1 {
-		return nil, nil, refuse("%s: the model has no classes", r.info.Path)
+		return nil, nil, refuse("%s: the number of classes is not known before the volume's size is; bind the model to one", r.info.Path)
 	}
 	if want := max(c.Model.NumClasses, len(c.Model.Classes)); want > 0 && want != n {
 		return nil, nil, refuse("the configuration has %d classes, but %s has %d", want, r.info.Path, n)

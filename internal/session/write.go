@@ -56,7 +56,7 @@ func (w *writer) add(p part) error {
 	if w.failed != nil {
 		return nil
 	}
-	err := w.store(p.result)
+	err := guard(func() error { return w.store(p.result) })
 	var output *durable.Error
 	if err != nil && !errors.As(err, &output) {
 		w.failed, err = fmt.Errorf("the result cannot be written: %w", err), nil // no format can hold it
@@ -110,7 +110,7 @@ func (w *writer) store(result *explain.Result) error {
 	group.SetLimit(writers)
 	for _, o := range outputs {
 		group.Go(func() error {
-			info, err := w.stage.Write(o.name, func(f *durable.File) error { return o.write(f) })
+			info, err := w.stage.Write(o.name, func(f *durable.File) error { return guard(func() error { return o.write(f) }) })
 			if err == nil {
 				w.list(path.Join(r.place(w.job.sample), o.name), info)
 			}
@@ -133,7 +133,7 @@ func (w *writer) finish() (*report.Sample, error) {
 	place := r.place(w.job.sample)
 	if w.failed == nil {
 		w.record.Status, w.record.Reason = overall(w.record.Methods)
-		err := w.pictures(place)
+		err := guard(func() error { return w.pictures(place) })
 		var output *durable.Error
 		if err != nil && errors.As(err, &output) {
 			return nil, err
