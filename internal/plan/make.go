@@ -74,11 +74,6 @@ func Make(g *ir.Graph) *Plan {
 	return p
 }
 
-func bytes(v *ir.Value) int {
-	n := v.Type.Elem.Bytes(v.Shape().Elements())
-	return (n + Align - 1) / Align * Align
-}
-
 // inPlace reports whether node i may write its output over its first input: the buffer dies there and no other input is in it.
 func inPlace(n *ir.Node, i int, p *Plan, where map[*ir.Value]int) bool {
 	v := n.In(0)
@@ -107,6 +102,9 @@ func (p *Plan) assign() {
 	var placed []int // buffers by offset
 	for _, i := range order {
 		b := &p.Buffers[i]
+		if b.External {
+			continue
+		}
 		at := 0
 		for _, j := range placed {
 			other := &p.Buffers[j]

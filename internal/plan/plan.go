@@ -33,6 +33,19 @@ type Plan struct {
 	Buffers []Buffer
 	Peak    int     // bytes of the arena
 	Seconds float64 // estimate; 0 if it was not asked for
+	Units   []Unit  // what the schedule consists of; nil for a plan of whole steps
+}
+
+// Unit is a stretch of the schedule: a node as a whole, or a sweep along depth.
+type Unit struct {
+	First, Steps int         // its steps
+	Sweep        bool        // false: one node as a whole
+	Nodes        []*ir.Node  // in order
+	Again        []*ir.Node  // those of them that an earlier unit has computed already
+	Kept         []*ir.Value // what it leaves behind for later units
+	RingBytes    int
+	AliveBytes   int // of the values that are kept while it runs, its own included
+	Seconds      float64
 }
 
 // Mode is how a step takes its node.

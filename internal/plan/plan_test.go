@@ -1,6 +1,7 @@
 package plan_test
 
 import (
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -72,12 +73,52 @@ func TestPlansNeverReadOverwrittenMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 		checkPlan(t, plan.Make(g))
+		full, err := plan.Stream(g, plan.Options{Budget: 1 << 40})
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkPlan(t, full)
+		external := []*ir.Value{nil, x}[rapid.IntRange(0, 1).Draw(t, "external"):][:1]
+		if external[0] == nil {
+			external = nil
+		}
+		smallest, err := plan.Stream(g, plan.Options{External: external})
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkPlan(t, smallest)
+		for _, budget := range []int{smallest.Peak, max(smallest.Peak, (smallest.Peak+full.Peak)/2)} {
+			p, err := plan.Stream(g, plan.Options{Budget: budget, External: external})
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkPlan(t, p)
+			if p.Peak > budget {
+				t.Fatalf("a budget of %d bytes gave a plan of %d", budget, p.Peak)
+			}
+		}
 	})
 }
 
-func checkPlan(t *rapid.T, p *plan.Plan) {
-	owner := make([]*ir.Value, p.Peak/plan.Align)
-	of := p.BufferOf()
+// checkPlan runs a plan on paper: it keeps a note of which plane of which value every place of every buffer holds.
+func checkPlan(t fatal, p *plan.Plan) {
+	for i, a := range p.Buffers {
+		if a.External {
+			continue
+		}
+		if a.Offset%plan.Align != 0 || a.Offset < 0 || a.Offset+a.Bytes > p.Peak {
+			t.Fatalf("buffer %d %+v does not lie in an arena of %d bytes", i, a, p.Peak)
+		}
+		for j, b := range p.Buffers[:i] {
+			if !b.External && a.First <= b.Last && b.First <= a.Last && a.Offset < b.Offset+b.Bytes && b.Offset < a.Offset+a.Bytes {
+				t.Fatalf("P1: buffers %d %+v and %d %+v overlap", j, b, i, a)
+			}
+		}
+	}
+	type content struct {
+		value *ir.Value
+		plane int
+	}
 	source := map[*ir.Value]*ir.Value{} // a view holds what its source holds
 	root := func(v *ir.Value) *ir.Value {
 		for source[v] != nil {
@@ -85,44 +126,95 @@ func checkPlan(t *rapid.T, p *plan.Plan) {
 		}
 		return v
 	}
-	each := func(v *ir.Value, visit func(i int)) {
-		b := p.Buffers[of[v]]
-		if b.Offset%plan.Align != 0 || b.Offset+b.Bytes > p.Peak || b.Bytes < v.Type.Elem.Bytes(v.Shape().Elements()) {
-			t.Fatalf("%v does not fit its buffer %+v in %d bytes", v, b, p.Peak)
-		}
-		for i := b.Offset / plan.Align; i < (b.Offset+b.Bytes)/plan.Align; i++ {
-			visit(i)
-		}
+	holds := make([]map[int]content, len(p.Buffers))
+	for i := range holds {
+		holds[i] = map[int]content{}
 	}
-	write := func(v *ir.Value) { each(v, func(i int) { owner[i] = v }) }
-	read := func(v *ir.Value, who string) {
-		each(v, func(i int) {
-			if owner[i] != root(v) {
-				t.Fatalf("%s reads %v, but %v was written over it\n%v", who, v, owner[i], p.Graph)
+	fill := func(b int, v *ir.Value, z0, z1 int) {
+		buf := p.Buffers[b]
+		if !slices.Contains(buf.Values, v) {
+			t.Fatalf("buffer %d does not expect %v", b, v)
+		}
+		places := 1
+		if buf.Planes > 0 {
+			places = buf.Planes
+			if !buf.External && buf.Bytes < places*plan.PlaneBytes(v) {
+				t.Fatalf("%v does not fit buffer %d %+v", v, b, buf)
 			}
-		})
+		}
+		for z := z0; z < z1; z++ {
+			holds[b][z%places] = content{root(v), z}
+		}
 	}
+	expect := func(at, b int, v *ir.Value, z0, z1 int) {
+		buf := p.Buffers[b]
+		if at < buf.First || at > buf.Last {
+			t.Fatalf("P2: step %d touches buffer %d, which lives from %d to %d", at, b, buf.First, buf.Last)
+		}
+		for z := z0; z < z1; z++ {
+			if got := holds[b][z%max(1, buf.Planes)]; got != (content{root(v), z}) {
+				t.Fatalf("P4: step %d (%s) wants plane %d of %v in buffer %d, which holds plane %d of %v\n%v", at, p.Steps[at].Node.Op.Name, z, v, b, got.plane, got.value, p.Graph)
+			}
+		}
+	}
+	planes := func(b int, v *ir.Value) int {
+		if p.Buffers[b].Planes > 0 {
+			return v.Shape()[1]
+		}
+		return 1
+	}
+	of := p.BufferOf()
 	for _, v := range p.Graph.Inputs {
-		write(v)
+		fill(of[v], v, 0, planes(of[v], v))
 	}
-	for _, s := range p.Steps {
-		for _, v := range s.Node.Inputs {
-			if v != nil && v.Const == nil {
-				read(v, s.Node.Op.Name)
-			}
-		}
-		for _, v := range s.Node.Outputs {
-			if s.Node.Op.View {
-				source[v] = s.Node.Inputs[0]
+	done := map[*ir.Node]int{}
+	for at, s := range p.Steps {
+		y := s.Node.Out()
+		for i, v := range s.Node.Inputs {
+			if v == nil || v.Const != nil {
 				continue
 			}
-			write(v)
+			lo, hi := 0, planes(s.In[i], v)
+			if s.Mode != plan.Whole && v.HasDepth() {
+				lo, hi = s.Z0, s.Z1
+				if s.Mode == plan.Slab {
+					lo, hi, _ = s.Node.Op.Slab(s.Node, i, s.Z0, s.Z1)
+				}
+			}
+			expect(at, s.In[i], v, lo, hi)
+		}
+		if b := p.Buffers[s.Out[0]]; at < b.First || at > b.Last {
+			t.Fatalf("P2: step %d writes buffer %d, which lives from %d to %d", at, s.Out[0], b.First, b.Last)
+		}
+		if s.Node.Op.View && s.InPlace() {
+			source[y] = s.Node.Inputs[0]
+			continue
+		}
+		switch s.Mode {
+		case plan.Whole:
+			fill(s.Out[0], y, 0, planes(s.Out[0], y))
+		case plan.Slab:
+			fill(s.Out[0], y, s.Z0, s.Z1)
+		case plan.Accumulate:
+			if s.Z0 != done[s.Node] {
+				t.Fatalf("step %d takes planes from %d on, after %d", at, s.Z0, done[s.Node])
+			}
+			done[s.Node] = s.Z1
+			fill(s.Out[0], y, 0, 1)
 		}
 	}
 	for _, v := range p.Graph.Outputs {
-		read(v, "the caller")
+		if v.Const == nil {
+			expect(len(p.Steps)-1, of[v], v, 0, planes(of[v], v))
+			if b := p.Buffers[of[v]]; b.Last != len(p.Steps) {
+				t.Fatalf("P2: the output %v lives only to step %d of %d", v, b.Last, len(p.Steps))
+			}
+		}
 	}
 }
+
+// fatal is what *testing.T and *rapid.T have in common.
+type fatal interface{ Fatalf(string, ...any) }
 
 // A chain of elementwise steps runs in one buffer, and the gradient of relu keeps one bit a value.
 func TestPeakOfKnownGraphs(t *testing.T) {

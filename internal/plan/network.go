@@ -1,0 +1,189 @@
+package plan
+
+import (
+	"github.com/voxcam/voxcam/internal/ir"
+	"github.com/voxcam/voxcam/internal/op"
+	"github.com/voxcam/voxcam/internal/tensor"
+)
+
+// kind says how a node can run.
+type kind uint8
+
+const (
+	whole   kind = iota // needs its inputs whole
+	local               // plane by plane
+	gathers             // takes planes, gives a value without depth
+)
+
+// network is a graph with what the planner asks of it over and over, by index: node i computes value i; the graph's inputs follow.
+type network struct {
+	g      *ir.Graph
+	nodes  []nodeInfo
+	values []valueInfo
+	index  map[*ir.Value]int
+}
+
+type nodeInfo struct {
+	node   *ir.Node
+	kind   kind
+	inputs []int     // value of each input, -1 for constants and absent ones
+	lo, hi [][]int32 // planes of each input with depth that an output plane needs; for gathers nothing
+	cost   float64   // seconds
+}
+
+type valueInfo struct {
+	value    *ir.Value
+	readers  []int // nodes, each once
+	depth    int   // planes; 0 for a value without depth
+	bytes    int   // as a whole, in planes if it has depth
+	plane    int   // bytes of a plane
+	external bool
+	output   bool
+	// free says that the value may be left out of the kept ones: it has depth, a local node computes it, and nothing but local
+	// and gathering nodes read it.
+	free bool
+}
+
+// Costs describe a device to the planner. The zero value is replaced by those of an ordinary processor.
+type Costs struct {
+	FlopsPerSecond float64
+	BytesPerSecond float64
+	StepSeconds    float64 // overhead of a step
+}
+
+func (c Costs) orDefault() Costs {
+	if c == (Costs{}) {
+		return Costs{FlopsPerSecond: 2e11, BytesPerSecond: 1e10, StepSeconds: 5e-6}
+	}
+	return c
+}
+
+// newNetwork reads a graph. Inputs and outputs with depth are external if they are listed.
+func newNetwork(g *ir.Graph, external []*ir.Value, costs Costs) *network {
+	costs = costs.orDefault()
+	n := &network{g: g, index: map[*ir.Value]int{}}
+	for i, node := range g.Nodes {
+		n.index[node.Out()] = i
+		n.values = append(n.values, valueInfo{value: node.Out()})
+	}
+	for _, v := range g.Inputs {
+		n.index[v] = len(n.values)
+		n.values = append(n.values, valueInfo{value: v})
+	}
+	for i := range n.values {
+		v := &n.values[i]
+		if v.value.HasDepth() {
+			v.depth, v.plane = v.value.Shape()[1], PlaneBytes(v.value)
+			v.bytes = align(v.depth * v.plane)
+		} else {
+			v.bytes = bytes(v.value)
+		}
+	}
+	for _, v := range external {
+		n.values[n.index[v]].external = true
+	}
+	for _, v := range g.Outputs {
+		if i, ok := n.index[v]; ok {
+			n.values[i].output = true
+		}
+	}
+	for i, node := range g.Nodes {
+		info := nodeInfo{node: node, kind: kindOf(node), cost: cost(node, costs)}
+		seen := map[int]bool{}
+		for k, in := range node.Inputs {
+			at := -1
+			if in != nil && in.Const == nil {
+				at = n.index[in]
+				if !seen[at] {
+					seen[at] = true
+					n.values[at].readers = append(n.values[at].readers, i)
+				}
+			}
+			info.inputs = append(info.inputs, at)
+			var lo, hi []int32
+			if info.kind == local && at >= 0 && n.values[at].depth > 0 {
+				for z := range n.values[i].depth {
+					l, h, _ := node.Op.Slab(node, k, z, z+1)
+					lo, hi = append(lo, int32(l)), append(hi, int32(h))
+				}
+			}
+			info.lo, info.hi = append(info.lo, lo), append(info.hi, hi)
+		}
+		n.nodes = append(n.nodes, info)
+	}
+	for i := range n.nodes {
+		v := &n.values[i]
+		v.free = v.depth > 0 && n.nodes[i].kind == local && !v.output
+		for _, r := range v.readers {
+			v.free = v.free && n.nodes[r].kind != whole
+		}
+	}
+	return n
+}
+
+// kindOf says how a node can run.
+func kindOf(n *ir.Node) kind {
+	if len(n.Outputs) != 1 {
+		return whole
+	}
+	if n.Op.Accumulates != nil && n.Op.Accumulates(n) {
+		return gathers
+	}
+	if n.Op.Slab == nil || !n.Out().HasDepth() {
+		return whole
+	}
+	deep := false
+	for i, v := range n.Inputs {
+		if v == nil || !v.HasDepth() {
+			continue
+		}
+		deep = true
+		if _, _, ok := n.Op.Slab(n, i, 0, 1); !ok {
+			return whole
+		}
+	}
+	if !deep && n.Op != op.Expand {
+		return whole
+	}
+	return local
+}
+
+// cost estimates the seconds of a node by its arithmetic and by what it moves through memory.
+func cost(n *ir.Node, c Costs) float64 {
+	out := float64(n.Out().Shape().Elements())
+	moved := float64(n.Out().Type.Elem.Bytes(n.Out().Shape().Elements()))
+	for _, v := range n.Inputs {
+		if v != nil && v.Const == nil {
+			moved += float64(v.Type.Elem.Bytes(v.Shape().Elements()))
+		}
+	}
+	flops := out
+	switch n.Op {
+	case op.Conv:
+		w := n.Inputs[1].Shape()
+		flops = 2 * out * float64(w.Elements()/w[0])
+	case op.ConvBackwardData:
+		w := n.Inputs[1].Shape()
+		flops = 2 * float64(n.Inputs[0].Shape().Elements()) * float64(w.Elements()/w[0])
+	case op.MatMul:
+		a := n.Inputs[0].Shape()
+		k := a[len(a)-1]
+		if n.Attr.(op.MatMulAttr).TransA {
+			k = a[len(a)-2]
+		}
+		flops = 2 * out * float64(k)
+	}
+	if n.Op.View {
+		return c.StepSeconds
+	}
+	return flops/c.FlopsPerSecond + moved/c.BytesPerSecond + c.StepSeconds
+}
+
+func align(n int) int { return (n + Align - 1) / Align * Align }
+
+func bytes(v *ir.Value) int { return align(v.Type.Elem.Bytes(v.Shape().Elements())) }
+
+// sameStorage reports whether two values with depth can share a ring.
+func sameStorage(a, b *ir.Value) bool {
+	return a.Type.Elem == b.Type.Elem && a.Type.Elem == tensor.Float32 && a.Shape().Elements() == b.Shape().Elements() && a.Shape()[1] == b.Shape()[1]
+}

@@ -1,0 +1,266 @@
+package plan
+
+// outline is a plan before offsets: units in order, and which buffers live through which of them.
+type outline struct {
+	kept    []bool
+	chunk   int
+	units   []*unit
+	tables  []*timetable // of sweeps, nil for whole steps
+	buffers []span       // of kept values and those without depth
+	home    []int        // buffer of each value that has one, -1
+	seconds float64
+	peak    int // sum of the bytes alive in the fullest unit: what offsets cannot go below
+	at      int // that unit
+}
+
+// span is a buffer's life in units; -1 is before the first, len(units) behind the last.
+type span struct {
+	values      []int
+	bytes       int
+	first, last int
+	external    bool
+}
+
+// outline lays a choice of kept values out.
+func (n *network) outline(kept []bool, chunk int, cache map[string]*timetable) *outline {
+	o := &outline{kept: kept, chunk: chunk, units: n.layoutUnits(kept), home: make([]int, len(n.values))}
+	last := make([]int, len(n.values))
+	for i := range last {
+		last[i], o.home[i] = -2, -1
+	}
+	for ui, u := range o.units {
+		nodes := u.nodes
+		if u.whole >= 0 {
+			nodes = []int{u.whole}
+		}
+		for _, k := range nodes {
+			o.seconds += n.nodes[k].cost
+			for _, in := range n.nodes[k].inputs {
+				if in >= 0 {
+					last[in] = ui
+				}
+			}
+		}
+	}
+	for i, v := range n.values {
+		if v.output {
+			last[i] = len(o.units)
+		}
+	}
+	place := func(v, at int) {
+		o.home[v] = len(o.buffers)
+		o.buffers = append(o.buffers, span{values: []int{v}, bytes: n.values[v].bytes, first: at, last: max(at, last[v]), external: n.values[v].external})
+	}
+	for v := len(n.nodes); v < len(n.values); v++ {
+		place(v, -1)
+	}
+	for ui, u := range o.units {
+		var t *timetable
+		made := u.targets
+		if u.whole >= 0 {
+			made = []int{u.whole}
+		} else {
+			t = n.timetable(u, kept, chunk, cache)
+		}
+		o.tables = append(o.tables, t)
+		for _, k := range made {
+			if in := n.shares(k, u, o, last, ui); in >= 0 {
+				b := &o.buffers[o.home[in]]
+				o.home[k] = o.home[in]
+				b.values = append(b.values, k)
+				b.last = max(b.last, last[k], ui)
+				continue
+			}
+			place(k, ui)
+		}
+	}
+	alive := make([]int, len(o.units)+2)
+	for _, b := range o.buffers {
+		if !b.external {
+			alive[max(b.first, 0)] += b.bytes
+			alive[min(b.last, len(o.units)-1)+1] -= b.bytes
+		}
+	}
+	sum := 0
+	for ui := range o.units {
+		sum += alive[ui]
+		here := sum
+		if t := o.tables[ui]; t != nil {
+			here += t.bytes
+		}
+		if here > o.peak {
+			o.peak, o.at = here, ui
+		}
+	}
+	return o
+}
+
+// shares returns the value whose buffer node k may write its own value over, or -1: a step alone in its unit, in place on a value
+// that nobody reads afterwards, or a view.
+func (n *network) shares(k int, u *unit, o *outline, last []int, at int) int {
+	node, in := n.nodes[k].node, n.nodes[k].inputs
+	if len(in) == 0 || in[0] < 0 || len(node.Outputs) != 1 || u.whole < 0 && len(u.nodes) != 1 {
+		return -1
+	}
+	x, y := &n.values[in[0]], &n.values[k]
+	if x.external != y.external || (x.depth > 0) != (y.depth > 0) || x.bytes != y.bytes || o.home[in[0]] < 0 {
+		return -1
+	}
+	if x.depth > 0 && !sameStorage(x.value, y.value) {
+		return -1
+	}
+	if node.Op.View {
+		return in[0]
+	}
+	if !node.Op.InPlace || !x.value.Shape().Equal(y.value.Shape()) || x.value.Type.Elem != y.value.Type.Elem {
+		return -1
+	}
+	b := o.buffers[o.home[in[0]]]
+	if b.last > at {
+		return -1
+	}
+	for _, other := range in[1:] {
+		if other >= 0 && other != in[0] && o.home[other] == o.home[in[0]] {
+			return -1
+		}
+	}
+	return in[0]
+}
+
+// plan turns an outline into steps and buffers with offsets.
+func (n *network) plan(o *outline) *Plan {
+	p := &Plan{Graph: n.g, Seconds: o.seconds}
+	for _, s := range o.buffers {
+		b := Buffer{Bytes: s.bytes, First: 1 << 60, Last: -2, External: s.external}
+		for _, v := range s.values {
+			b.Values = append(b.Values, n.values[v].value)
+		}
+		if d := n.values[s.values[0]].depth; d > 0 {
+			b.Planes = d
+		}
+		if s.first < 0 {
+			b.First, b.Last = -1, -1
+		}
+		p.Buffers = append(p.Buffers, b)
+	}
+	computed := make([]bool, len(n.nodes))
+	for i, u := range o.units {
+		p.Units = append(p.Units, n.describe(o, i, len(p.Steps), computed))
+		if u.whole >= 0 {
+			n.step(p, planned{node: u.whole}, Whole, func(v int) int { return o.home[v] })
+			p.Units[i].Steps = 1
+			continue
+		}
+		t := o.tables[i]
+		rings := map[int]int{}
+		for _, k := range u.nodes {
+			r := t.rings[k]
+			switch {
+			case r == nil:
+			case r.root == k:
+				rings[k] = len(p.Buffers)
+				p.Buffers = append(p.Buffers, Buffer{Planes: r.planes, Bytes: align(r.planes * n.values[k].plane), First: 1 << 60, Last: -2})
+			default:
+				rings[k] = rings[r.root]
+			}
+			if r != nil {
+				b := &p.Buffers[rings[k]]
+				b.Values = append(b.Values, n.values[k].value)
+			}
+		}
+		where := func(v int) int {
+			if b, ok := rings[v]; ok {
+				return b
+			}
+			return o.home[v]
+		}
+		for _, s := range merged(t.steps, len(u.nodes) == 1) {
+			mode := Slab
+			if n.nodes[s.node].kind == gathers {
+				mode = Accumulate
+			}
+			n.step(p, s, mode, where)
+		}
+		p.Units[i].Steps = len(p.Steps) - p.Units[i].First
+	}
+	end := len(p.Steps)
+	for i := range p.Buffers {
+		b := &p.Buffers[i]
+		for _, v := range b.Values {
+			if n.values[n.index[v]].output && o.home[n.index[v]] == i {
+				b.Last = end
+			}
+		}
+		b.Last = max(b.Last, b.First)
+	}
+	p.assign()
+	return p
+}
+
+// describe says what unit i is about, and marks its nodes as computed.
+func (n *network) describe(o *outline, i, first int, computed []bool) Unit {
+	u := o.units[i]
+	d := Unit{First: first, Sweep: u.whole < 0}
+	nodes, made := u.nodes, u.targets
+	if u.whole >= 0 {
+		nodes, made = []int{u.whole}, []int{u.whole}
+	}
+	for _, k := range nodes {
+		d.Nodes = append(d.Nodes, n.nodes[k].node)
+		d.Seconds += n.nodes[k].cost
+		if computed[k] {
+			d.Again = append(d.Again, n.nodes[k].node)
+		}
+		computed[k] = true
+	}
+	for _, k := range made {
+		if o.buffers[o.home[k]].last > i {
+			d.Kept = append(d.Kept, n.values[k].value)
+		}
+	}
+	if t := o.tables[i]; t != nil {
+		d.RingBytes = t.bytes
+	}
+	for _, b := range o.buffers {
+		if !b.external && b.first <= i && b.last >= i {
+			d.AliveBytes += b.bytes
+		}
+	}
+	return d
+}
+
+// merged joins the steps of a node that is alone in its sweep: there is no ring to keep small.
+func merged(steps []planned, alone bool) []planned {
+	if !alone || len(steps) == 0 {
+		return steps
+	}
+	return []planned{{steps[0].node, steps[0].z0, steps[len(steps)-1].z1}}
+}
+
+// step appends a step and lets the buffers that it touches live.
+func (n *network) step(p *Plan, s planned, mode Mode, where func(v int) int) {
+	at := len(p.Steps)
+	touch := func(b int) int {
+		if b >= 0 {
+			p.Buffers[b].First = min(p.Buffers[b].First, at)
+			p.Buffers[b].Last = max(p.Buffers[b].Last, at)
+		}
+		return b
+	}
+	step := Step{Node: n.nodes[s.node].node, Mode: mode, Z0: int(s.z0), Z1: int(s.z1)}
+	for _, in := range n.nodes[s.node].inputs {
+		b := -1
+		if in >= 0 {
+			b = touch(where(in))
+		}
+		step.In = append(step.In, b)
+	}
+	for i := range step.Node.Outputs {
+		b := where(s.node)
+		if i > 0 {
+			b = -1
+		}
+		step.Out = append(step.Out, touch(b))
+	}
+	p.Steps = append(p.Steps, step)
+}

@@ -1,0 +1,238 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/voxcam/voxcam/internal/ir"
+)
+
+// Options of a plan under a budget.
+type Options struct {
+	// Budget is the most bytes that the arena may take; 0 asks for the smallest plan that was found.
+	Budget int
+	// External are inputs and outputs with depth that lie in memory of the caller and take nothing of the arena.
+	External []*ir.Value
+	Costs    Costs
+}
+
+// TooSmallError says that no plan fits a budget.
+type TooSmallError struct{ Budget, Smallest int }
+
+func (e *TooSmallError) Error() string {
+	return fmt.Sprintf("no plan fits %d bytes: the smallest budget that works is %d", e.Budget, e.Smallest)
+}
+
+// Point is a choice on the way from the fastest plan to the smallest one.
+type Point struct {
+	Bytes   int     // of the arena
+	Seconds float64 // estimate
+	Kept    int     // values that are kept whole
+	outline *outline
+}
+
+// Stream plans g within a budget: values with depth are kept whole while there is room, and streamed through rings and
+// computed again where there is not. Of the plans that fit, it returns the one with the least estimated time.
+func Stream(g *ir.Graph, opt Options) (*Plan, error) {
+	n := newNetwork(g, opt.External, opt.Costs)
+	points := n.descend()
+	if opt.Budget <= 0 {
+		return n.smallest(points), nil
+	}
+	slices.SortStableFunc(points, func(a, b Point) int { return cmp.Or(cmp.Compare(a.Seconds, b.Seconds), cmp.Compare(a.Bytes, b.Bytes)) })
+	for _, pt := range points {
+		if pt.Bytes > opt.Budget {
+			continue
+		}
+		if p := n.plan(pt.outline); p.Peak <= opt.Budget {
+			return p, nil
+		}
+	}
+	p := n.smallest(points)
+	if p.Peak > opt.Budget {
+		return nil, &TooSmallError{Budget: opt.Budget, Smallest: p.Peak}
+	}
+	return p, nil
+}
+
+// smallest returns the plan with the least peak. Offsets can need more than the sum of what is alive, so the first few are tried.
+func (n *network) smallest(points []Point) *Plan {
+	slices.SortStableFunc(points, func(a, b Point) int { return cmp.Or(cmp.Compare(a.Bytes, b.Bytes), cmp.Compare(a.Seconds, b.Seconds)) })
+	var best *Plan
+	for _, pt := range points[:min(len(points), 16)] {
+		if best != nil && pt.Bytes >= best.Peak {
+			break
+		}
+		if p := n.plan(pt.outline); best == nil || p.Peak < best.Peak {
+			best = p
+		}
+	}
+	return best
+}
+
+// Curve returns the choices that Stream has, from the fastest to the smallest, none of which is both slower and larger than
+// another.
+func Curve(g *ir.Graph, opt Options) []Point {
+	n := newNetwork(g, opt.External, opt.Costs)
+	points := n.descend()
+	slices.SortStableFunc(points, func(a, b Point) int { return b.Bytes - a.Bytes })
+	var curve []Point
+	best := points[len(points)-1]
+	for _, pt := range slices.Backward(points) {
+		if len(curve) == 0 || pt.Seconds < best.Seconds {
+			best = pt
+			curve = append(curve, pt)
+		}
+	}
+	slices.Reverse(curve)
+	return curve
+}
+
+// chunks are the bytes of a slab, the comfortable size first.
+var chunks = []int{1 << 18, 0}
+
+// descend walks from the plan that keeps everything to one that cannot be made smaller: at the fullest unit it lets go of the
+// values that cost the least time a byte. Every stop is a point.
+func (n *network) descend() []Point {
+	cache := map[string]*timetable{}
+	kept := make([]bool, len(n.nodes))
+	for i := range kept {
+		kept[i] = n.nodes[i].kind == local
+	}
+	var points []Point
+	visit := func(o *outline) {
+		count := 0
+		for _, k := range o.kept {
+			if k {
+				count++
+			}
+		}
+		points = append(points, Point{Bytes: o.peak, Seconds: o.seconds, Kept: count, outline: o})
+	}
+	o := n.outline(slices.Clone(kept), chunks[0], cache)
+	visit(o)
+	// What is read only in the sweep that computes it costs nothing to stream.
+	for changed := true; changed; {
+		changed = false
+		trial := slices.Clone(kept)
+		for i := range trial {
+			if trial[i] && n.values[i].free && n.freeToStream(i) {
+				trial[i] = false
+				changed = true
+			}
+		}
+		if !changed {
+			break
+		}
+		kept = trial
+	}
+	o = n.outline(slices.Clone(kept), chunks[0], cache)
+	visit(o)
+	stuck := 0
+	for len(points) < 4*len(n.nodes)+16 {
+		drop := n.candidates(o)
+		if len(drop) == 0 {
+			break
+		}
+		for _, v := range drop {
+			kept[v] = false
+		}
+		next := n.outline(slices.Clone(kept), chunks[0], cache)
+		visit(next)
+		if next.peak >= o.peak {
+			stuck++
+		} else {
+			stuck = 0
+		}
+		if stuck > 64 {
+			break
+		}
+		o = next
+	}
+	// The same choices with slabs of one plane.
+	for _, pt := range slices.Clone(points) {
+		if len(points) > 3*len(n.nodes) {
+			break
+		}
+		visit(n.outline(pt.outline.kept, chunks[1], cache))
+	}
+	slices.SortStableFunc(points, func(a, b Point) int { return b.Bytes - a.Bytes })
+	return points
+}
+
+// freeToStream is a first guess, refined by the descent: a value with one reader that is a local node.
+func (n *network) freeToStream(v int) bool {
+	readers := n.values[v].readers
+	return len(readers) == 1 && n.nodes[readers[0]].kind == local
+}
+
+// candidates are the kept values that the fullest unit lets go of next: those with the least time a byte, together about a
+// twentieth of the peak.
+func (n *network) candidates(o *outline) []int {
+	type option struct {
+		value int
+		score float64
+		bytes int
+	}
+	var options []option
+	for _, b := range o.buffers {
+		if b.external || b.first > o.at || b.last < o.at {
+			continue
+		}
+		for _, v := range b.values {
+			if v < len(n.nodes) && n.values[v].free && o.kept[v] {
+				options = append(options, option{v, n.again(v, o) / float64(n.values[v].bytes), n.values[v].bytes})
+			}
+		}
+	}
+	slices.SortFunc(options, func(a, b option) int {
+		switch {
+		case a.score < b.score:
+			return -1
+		case a.score > b.score:
+			return 1
+		}
+		return a.value - b.value
+	})
+	var drop []int
+	freed := 0
+	for _, op := range options {
+		drop = append(drop, op.value)
+		if freed += op.bytes; freed > o.peak/20 {
+			break
+		}
+	}
+	return drop
+}
+
+// again estimates the time that it takes to compute a value again for those of its readers that run in later units.
+func (n *network) again(v int, o *outline) float64 {
+	once := 0.0
+	seen := map[int]bool{v: true}
+	stack := []int{v}
+	for len(stack) > 0 {
+		k := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		once += n.nodes[k].cost
+		for _, in := range n.nodes[k].inputs {
+			if in >= 0 && in < len(n.nodes) && n.nodes[in].kind == local && !o.kept[in] && !seen[in] {
+				seen[in] = true
+				stack = append(stack, in)
+			}
+		}
+	}
+	units := 0
+	for ui, u := range o.units {
+		if u.whole >= 0 || ui == o.buffers[o.home[v]].first {
+			continue
+		}
+		for _, r := range n.values[v].readers {
+			if u.set[r] {
+				units++
+				break
+			}
+		}
+	}
+	return once * float64(units)
+}

@@ -1,0 +1,289 @@
+package plan
+
+import (
+	"slices"
+)
+
+// unit is a stretch of the schedule: a node as a whole, or a sweep.
+type unit struct {
+	whole   int   // the node, -1 for a sweep
+	nodes   []int // of a sweep, in order; those whose values are not kept are computed for this sweep alone
+	targets []int // the nodes among them whose values are kept, or that gather
+	set     map[int]bool
+	key     string
+}
+
+// layoutUnits cuts the graph into units for a choice of kept values. Each kept value is computed once; the values between
+// are computed again in every unit that needs them, so a target joins an earlier sweep with which it shares such work, unless
+// something that it depends on is complete only behind that sweep.
+func (n *network) layoutUnits(kept []bool) []*unit {
+	var units []*unit
+	home := make([]int, len(n.values)) // unit that computes a kept value; -1: before all
+	for i := range home {
+		home[i] = -1
+	}
+	holders := make([][]int, len(n.nodes)) // sweeps that compute a value that is not kept
+	stamp, mark := make([]int, len(n.nodes)), 0
+	var stack, closure []int
+	for i := range n.nodes {
+		info := &n.nodes[i]
+		if info.kind == local && !kept[i] {
+			continue
+		}
+		// The values that are not kept and are needed for this one, and the first unit behind everything that they depend on.
+		earliest := 0
+		closure, stack = closure[:0], append(stack[:0], i)
+		mark++
+		for len(stack) > 0 {
+			k := stack[len(stack)-1]
+			stack = stack[:len(stack)-1]
+			for _, in := range n.nodes[k].inputs {
+				switch {
+				case in < 0:
+				case in < len(n.nodes) && n.nodes[in].kind == local && !kept[in]:
+					if stamp[in] != mark {
+						stamp[in] = mark
+						closure, stack = append(closure, in), append(stack, in)
+					}
+				case home[in] < 0:
+				case info.kind != whole && in < len(n.nodes) && n.nodes[in].kind == local && units[home[in]].whole < 0:
+					earliest = max(earliest, home[in])
+				default:
+					earliest = max(earliest, home[in]+1)
+				}
+			}
+		}
+		if info.kind == whole {
+			home[i] = len(units)
+			units = append(units, &unit{whole: i})
+			continue
+		}
+		best, shared := -1, 0.0
+		work := map[int]float64{}
+		for _, k := range closure {
+			for _, u := range holders[k] {
+				if u >= earliest {
+					work[u] += n.nodes[k].cost
+				}
+			}
+		}
+		for u, w := range work {
+			if w > shared || w == shared && u > best {
+				best, shared = u, w
+			}
+		}
+		if best < 0 {
+			best = len(units)
+			units = append(units, &unit{whole: -1, set: map[int]bool{}})
+		}
+		u := units[best]
+		for _, k := range closure {
+			if !u.set[k] {
+				u.set[k] = true
+				u.nodes = append(u.nodes, k)
+				holders[k] = append(holders[k], best)
+			}
+		}
+		u.set[i] = true
+		u.nodes, u.targets = append(u.nodes, i), append(u.targets, i)
+		home[i] = best
+	}
+	for _, u := range units {
+		slices.Sort(u.nodes)
+	}
+	return units
+}
+
+// pace is how many planes of a value a step computes: as many as make chunk bytes, at least one.
+func (n *network) pace(v, chunk int) int {
+	return min(max(1, chunk/max(1, n.values[v].plane)), n.values[v].depth)
+}
+
+// ring is the buffer of a value that is not kept, in a sweep.
+type ring struct {
+	root   int // the value whose ring it is, for one that is computed in place
+	planes int
+}
+
+// timetable is a sweep run once on paper: its steps and how many planes each ring must hold.
+type timetable struct {
+	steps []planned
+	rings map[int]*ring
+	bytes int // of all rings
+}
+
+// planned is a step of a node over planes.
+type planned struct {
+	node   int
+	z0, z1 int32
+}
+
+// simulate makes the timetable of a sweep. The targets advance side by side, each pulling the planes that it needs from what it
+// reads, and no plane is computed before somebody needs it, so that rings stay as small as the windows allow.
+func (n *network) simulate(u *unit, kept []bool, chunk int) *timetable {
+	t := &timetable{rings: map[int]*ring{}}
+	inSweep := u.set
+	readers := map[int][]int{} // within the sweep
+	for _, k := range u.nodes {
+		seen := map[int]bool{}
+		for _, in := range n.nodes[k].inputs {
+			if in >= 0 && !seen[in] && n.values[in].depth > 0 {
+				seen[in] = true
+				readers[in] = append(readers[in], k)
+			}
+		}
+	}
+	streamed := func(v int) bool { return v < len(n.nodes) && inSweep[v] && n.nodes[v].kind == local && !kept[v] }
+	for _, k := range u.nodes {
+		if streamed(k) {
+			r := &ring{root: k}
+			if in := n.nodes[k].inputs[0]; n.runsInPlace(k) && in >= 0 && streamed(in) && len(readers[in]) == 1 && once(n.nodes[k].inputs, in) {
+				r.root = t.rings[in].root
+			}
+			t.rings[k] = r
+		}
+	}
+	done := map[int]int{} // planes of a node that have been computed, or taken
+	total := func(k int) int {
+		if n.nodes[k].kind == gathers {
+			return n.gatheredDepth(k)
+		}
+		return n.values[k].depth
+	}
+	// floor is the first plane of value v that some reader in the sweep still needs.
+	floor := func(v int) int {
+		low := n.values[v].depth
+		for _, r := range readers[v] {
+			next := done[r]
+			if next >= total(r) {
+				continue
+			}
+			info := &n.nodes[r]
+			for i, in := range info.inputs {
+				switch {
+				case in != v:
+				case info.kind == gathers:
+					low = min(low, next)
+				case info.lo[i] != nil:
+					low = min(low, int(info.lo[i][next]))
+				}
+			}
+		}
+		return low
+	}
+	// tail is the last value computed in place in a value's ring.
+	tail := map[int]int{}
+	for _, k := range u.nodes {
+		if r := t.rings[k]; r != nil {
+			tail[r.root] = k
+		}
+	}
+	var advance func(k, to int)
+	need := func(v, to int) {
+		if v < len(n.nodes) && inSweep[v] && n.nodes[v].kind == local && done[v] < to {
+			advance(v, to)
+		}
+	}
+	advance = func(k, to int) {
+		info := &n.nodes[k]
+		for done[k] < to {
+			z0 := done[k]
+			step := 1
+			if info.kind == local {
+				step = n.pace(k, chunk)
+			} else {
+				step = n.pace(info.inputs[0], chunk)
+			}
+			z1 := min(max(to, min(z0+step, total(k))), z0+step)
+			for i, in := range info.inputs {
+				switch {
+				case in < 0 || n.values[in].depth == 0:
+				case info.kind == gathers:
+					need(in, z1)
+				case info.lo[i] != nil:
+					need(in, int(info.hi[i][z1-1]))
+				}
+			}
+			if r := t.rings[k]; r != nil {
+				// Room for the planes that are still needed and the new ones.
+				root := t.rings[r.root]
+				root.planes = max(root.planes, z1-min(z0, floor(tail[r.root])))
+			}
+			t.steps = append(t.steps, planned{k, int32(z0), int32(z1)})
+			done[k] = z1
+		}
+	}
+	for {
+		next, least := -1, 2.0
+		for _, k := range u.targets {
+			if d := total(k); done[k] < d {
+				if p := float64(done[k]) / float64(d); p < least {
+					next, least = k, p
+				}
+			}
+		}
+		if next < 0 {
+			break
+		}
+		step := 1
+		if n.nodes[next].kind == local {
+			step = n.pace(next, chunk)
+		} else {
+			step = n.pace(n.nodes[next].inputs[0], chunk)
+		}
+		advance(next, min(done[next]+step, total(next)))
+	}
+	for k, r := range t.rings {
+		if r.root == k {
+			r.planes = min(r.planes, n.values[k].depth)
+			t.bytes += align(r.planes * n.values[k].plane)
+		}
+	}
+	return t
+}
+
+// gatheredDepth is the number of planes that a gathering node takes.
+func (n *network) gatheredDepth(k int) int {
+	for _, in := range n.nodes[k].inputs {
+		if in >= 0 && n.values[in].depth > 0 {
+			return n.values[in].depth
+		}
+	}
+	return 0
+}
+
+// runsInPlace reports whether a local node may overwrite its first input plane by plane.
+func (n *network) runsInPlace(k int) bool {
+	node := n.nodes[k].node
+	in := n.nodes[k].inputs[0]
+	return (node.Op.InPlace || node.Op.View) && in >= 0 && sameStorage(n.values[in].value, node.Out())
+}
+
+func once(inputs []int, v int) bool {
+	count := 0
+	for _, in := range inputs {
+		if in == v {
+			count++
+		}
+	}
+	return count == 1
+}
+
+// timetable returns the simulation of a sweep, from the cache if the same sweep was simulated before.
+func (n *network) timetable(u *unit, kept []bool, chunk int, cache map[string]*timetable) *timetable {
+	key := make([]byte, 0, 4*len(u.nodes)+4)
+	for _, k := range u.nodes {
+		b := byte(0)
+		if kept[k] {
+			b = 1
+		}
+		key = append(key, byte(k), byte(k>>8), byte(k>>16), b)
+	}
+	key = append(key, byte(chunk), byte(chunk>>8), byte(chunk>>16), byte(chunk>>24))
+	if t, ok := cache[string(key)]; ok {
+		return t
+	}
+	t := n.simulate(u, kept, chunk)
+	cache[string(key)] = t
+	return t
+}
