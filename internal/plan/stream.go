@@ -3,6 +3,7 @@ package plan
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/voxcam/voxcam/internal/ir"
@@ -150,15 +151,85 @@ func (n *network) descend() []Point {
 		}
 		o = next
 	}
+	// Checkpoints: keep what is small, whatever it costs to compute the rest again.
+	sizes := map[int]bool{}
+	for i := range n.nodes {
+		if n.values[i].free {
+			sizes[n.values[i].bytes] = true
+		}
+	}
+	for _, most := range slices.Sorted(maps.Keys(sizes)) {
+		trial := make([]bool, len(n.nodes))
+		for i := range trial {
+			trial[i] = n.nodes[i].kind == local && (!n.values[i].free || n.values[i].bytes < most)
+		}
+		visit(n.outline(trial, chunks[0], cache))
+	}
+	// From the best so far, keep or let go of single values as long as that makes the fullest unit smaller.
+	start := points
+	slices.SortStableFunc(start, func(a, b Point) int { return cmp.Compare(a.Bytes, b.Bytes) })
+	for _, pt := range slices.Clone(start[:min(len(start), starts)]) {
+		n.improve(pt.outline, visit, cache)
+	}
 	// The same choices with slabs of one plane.
 	for _, pt := range slices.Clone(points) {
-		if len(points) > 3*len(n.nodes) {
-			break
-		}
 		visit(n.outline(pt.outline.kept, chunks[1], cache))
 	}
 	slices.SortStableFunc(points, func(a, b Point) int { return b.Bytes - a.Bytes })
 	return points
+}
+
+// Bounds of the search, which keep planning within a second or two for the largest models.
+const (
+	starts = 3  // places to improve from
+	rounds = 40 // changes from each
+	wide   = 16 // values tried in a round
+)
+
+// improve changes one value at a time, the one that lowers the peak the most, and visits every stop.
+func (n *network) improve(o *outline, visit func(*outline), cache map[string]*timetable) {
+	for range rounds {
+		var best *outline
+		for _, v := range n.changes(o) {
+			kept := slices.Clone(o.kept)
+			kept[v] = !kept[v]
+			if next := n.outline(kept, o.chunk, cache); next.peak < o.peak && (best == nil || next.peak < best.peak) {
+				best = next
+			}
+		}
+		if best == nil {
+			return
+		}
+		o = best
+		visit(o)
+	}
+}
+
+// changes are values whose being kept or not decides how full the fullest unit is: those that it keeps alive, the largest first,
+// and those that it streams, the smallest first, where keeping one cuts the sweep in two.
+func (n *network) changes(o *outline) []int {
+	var alive, streamed []int
+	for _, b := range o.buffers {
+		if b.external || b.first > o.at || b.last < o.at {
+			continue
+		}
+		for _, v := range b.values {
+			if v < len(n.nodes) && n.values[v].free && o.kept[v] {
+				alive = append(alive, v)
+			}
+		}
+	}
+	if u := o.units[o.at]; u.whole < 0 {
+		for _, k := range u.nodes {
+			if n.values[k].free && !o.kept[k] && n.values[k].bytes < o.peak {
+				streamed = append(streamed, k)
+			}
+		}
+	}
+	bySize := func(a, b int) int { return cmp.Compare(n.values[a].bytes, n.values[b].bytes) }
+	slices.SortStableFunc(alive, func(a, b int) int { return bySize(b, a) })
+	slices.SortStableFunc(streamed, bySize)
+	return append(alive[:min(len(alive), wide)], streamed[:min(len(streamed), 2*wide)]...)
 }
 
 // freeToStream is a first guess, refined by the descent: a value with one reader that is a local node.
