@@ -18,7 +18,7 @@ const module = "github.com/voxcam/voxcam"
 // make a build pass.
 const order = `
 # What is computed: the way of the model.
-tensor:
+tensor, invariants:
 ir:                             tensor
 op:                             tensor ir
 grad, pass, onnx:               tensor ir op
@@ -29,7 +29,7 @@ plan:                           ir
 backend:                        ir plan
 backend/reference:              tensor ir op
 backend/cpu/kernel:
-backend/cpu:                    tensor ir op plan backend backend/cpu/kernel
+backend/cpu:                    tensor ir op plan invariants backend backend/cpu/kernel
 backend/backendtest:            tensor ir op grad plan backend backend/reference
 
 # Volumes and files: they know nothing of models.

@@ -16,19 +16,41 @@ var ErrUnsupported = errors.New("operation is not supported by this backend")
 // Backend makes plans ready to run on a device.
 type Backend interface {
 	Name() string
-	// Load takes the plan's arena and prepares the weights. The plan must not change afterwards. Weights that an earlier
-	// program of this backend prepared from the same constants are shared.
-	Load(ctx context.Context, p *plan.Plan) (Program, error)
+	// NewArena takes memory for the activations of programs that are used one after the other.
+	NewArena(bytes int) (Arena, error)
+	// Load prepares the weights of a plan and puts its activations into the arena, which must be large enough; nil makes one that
+	// the program owns. The plan must not change afterwards. Weights that an earlier program of this backend prepared from the
+	// same constants are shared. Programs that share an arena destroy each other's values: write the inputs again before a run.
+	Load(ctx context.Context, p *plan.Plan, a Arena) (Program, error)
+	// WeightBytes is the memory that the weights of a graph take besides the constants themselves, once any plan of it is loaded
+	// and no other program has prepared them.
+	WeightBytes(g *ir.Graph) (int, error)
+	// ScratchBytes is the memory besides arena and weights that a program of the plan takes for what steps compute with.
+	ScratchBytes(p *plan.Plan) (int, error)
+}
+
+// Arena is the memory of activations.
+type Arena interface {
+	// Bytes is its size.
+	Bytes() int
+	// HighWater is the end of the highest byte that a program has written so far, rounded up to plan.Align.
+	HighWater() int
+	// Close gives the memory back; programs in it must not run any more.
+	Close() error
 }
 
 // Program is a plan that is ready to run. It is used by one goroutine at a time.
 type Program interface {
 	// Run executes steps [from, to) of the plan.
 	Run(ctx context.Context, from, to int) error
+	// Bind makes data the storage of a float32 value whose buffer is External: steps read and write it there. All external
+	// buffers that steps touch must be bound before they run. The slice stays the caller's; it can be bound anew at any time
+	// between runs.
+	Bind(v *ir.Value, data []float32) error
 	// Write copies float32 data into an input.
 	Write(v *ir.Value, data []float32) error
-	// Read copies a float32 value that is live (an input, or an output after its step) out of the arena.
+	// Read copies a float32 value that is live and kept whole (an input, or an output after its step) out of its buffer.
 	Read(v *ir.Value, dst []float32) error
-	// Close gives the arena back.
+	// Close gives back what the program took; an arena that was handed to Load stays.
 	Close() error
 }

@@ -19,12 +19,14 @@ import (
 // network is the model bound to one volume shape: a graph that passes have prepared, and programs made from it on demand.
 type network struct {
 	shape   [4]int // [C, D, H, W]
+	budget  Budget
 	graph   *ir.Graph
 	logits  *ir.Value
 	target  layer.Target // of the graph before the passes
 	noLayer error        // why there is no target layer; nil if there is one
 
 	backend    backend.Backend
+	arena      backend.Arena // of all programs; made with the first
 	atLayer    *gradient
 	atInput    *gradient
 	classCount int
@@ -37,7 +39,7 @@ func newNetwork(file *onnx.Model, shape [4]int, opt Options, b backend.Backend) 
 		return nil, err
 	}
 	g := imported.Graph
-	n := &network{shape: shape, graph: g, backend: b}
+	n := &network{shape: shape, budget: opt.Budget, graph: g, backend: b}
 	if n.logits, err = scores(g); err != nil {
 		return nil, fmt.Errorf("%s: %w", file.Path, err)
 	}
@@ -85,6 +87,8 @@ func scores(g *ir.Graph) (*ir.Value, error) {
 
 // gradient is a program that computes the class scores and the gradient of one of them.
 type gradient struct {
+	graph    *ir.Graph
+	input    bool // at the input, not at a layer
 	program  backend.Program
 	plan     *plan.Plan
 	volume   *ir.Value // input, [1, D, H, W, C]
@@ -92,9 +96,9 @@ type gradient struct {
 	seed     *ir.Value // input, one-hot over the logits
 	at       *ir.Value // what the gradient is with respect to
 	gradient *ir.Value
-	axes     string // of at
-	split    int    // the first step that needs the seed
-	buffer   []float32
+	axes     string    // of at
+	split    int       // the first step that needs the seed
+	buffer   []float32 // the gradient, in the caller's memory
 }
 
 // gradientAt returns the program for the gradient at the target layer, or at the input.
@@ -106,11 +110,52 @@ func (n *network) gradientAt(ctx context.Context, input bool) (*gradient, error)
 	if *slot != nil {
 		return *slot, nil
 	}
+	p, err := n.differentiate(input)
+	if err != nil {
+		return nil, err
+	}
+	if p.plan, err = n.planFor(p); err != nil {
+		return nil, err
+	}
+	p.split = slices.IndexFunc(p.plan.Steps, func(s plan.Step) bool { return slices.Contains(s.Node.Inputs, p.seed) })
+	if p.split < 0 {
+		p.split = len(p.plan.Steps)
+	}
+	if err := n.load(ctx, p); err != nil {
+		return nil, err
+	}
+	*slot = p
+	return p, nil
+}
+
+// load puts a program into the arena that all programs of the network share, one after the other. An arena that is too small
+// makes room for a larger one, and the programs in it are loaded again when they are needed.
+func (n *network) load(ctx context.Context, p *gradient) (err error) {
+	if n.arena == nil || n.arena.Bytes() < p.plan.Peak {
+		if err := n.close(); err != nil {
+			return err
+		}
+		if n.arena, err = n.backend.NewArena(p.plan.Peak); err != nil {
+			return err
+		}
+	}
+	if p.program, err = n.backend.Load(ctx, p.plan, n.arena); err != nil {
+		return err
+	}
+	if slices.Contains(p.external(), p.gradient) && n.budget.bounded() {
+		p.buffer = make([]float32, p.gradient.Shape().Elements())
+		return p.program.Bind(p.gradient, p.buffer)
+	}
+	return nil
+}
+
+// differentiate builds the graph that computes the scores and the gradient, without a plan.
+func (n *network) differentiate(input bool) (*gradient, error) {
 	if !input && n.noLayer != nil {
 		return nil, n.noLayer
 	}
 	g, twin := n.graph.Clone()
-	p := &gradient{logits: twin[n.logits], volume: g.Inputs[0], at: g.Inputs[0], axes: "NDHWC"}
+	p := &gradient{graph: g, logits: twin[n.logits], volume: g.Inputs[0], at: g.Inputs[0], axes: "NDHWC", input: input}
 	if !input {
 		p.at, p.axes = g.Targets[0].Value, g.Targets[0].Axes
 	}
@@ -125,34 +170,31 @@ func (n *network) gradientAt(ctx context.Context, input bool) (*gradient, error)
 		g.Outputs = append(g.Outputs, p.at)
 	}
 	g.Prune()
-	if err := g.Verify(); err != nil {
-		return nil, err
-	}
-	p.split = slices.IndexFunc(g.Nodes, func(node *ir.Node) bool { return slices.Contains(node.Inputs, p.seed) })
-	if p.split < 0 {
-		p.split = len(g.Nodes)
-	}
-	p.plan = plan.Make(g)
-	if p.program, err = n.backend.Load(ctx, p.plan); err != nil {
-		return nil, err
-	}
-	*slot = p
-	return p, nil
+	return p, g.Verify()
 }
 
 func (n *network) close() error {
 	var errs []error
-	for _, p := range []*gradient{n.atLayer, n.atInput} {
-		if p != nil {
-			errs = append(errs, p.program.Close())
+	for _, p := range []**gradient{&n.atLayer, &n.atInput} {
+		if *p != nil {
+			errs = append(errs, (*p).program.Close())
+			*p = nil
 		}
+	}
+	if n.arena != nil {
+		errs = append(errs, n.arena.Close())
+		n.arena = nil
 	}
 	return errors.Join(errs...)
 }
 
-// forward runs the program on a volume, [D, H, W, C], up to the class scores.
+// forward runs the program on a volume, [D, H, W, C], up to the class scores. Under a budget the volume stays where it is.
 func (p *gradient) forward(ctx context.Context, x []float32) ([]float32, error) {
-	if err := p.program.Write(p.volume, x); err != nil {
+	put := p.program.Write
+	if p.plan.Buffers[p.plan.BufferOf()[p.volume]].External {
+		put = p.program.Bind
+	}
+	if err := put(p.volume, x); err != nil {
 		return nil, err
 	}
 	if err := p.program.Run(ctx, 0, p.split); err != nil {
@@ -180,6 +222,9 @@ func (p *gradient) read(v *ir.Value) ([]float32, error) {
 func (p *gradient) readGradient() ([]float32, error) {
 	if p.buffer == nil {
 		p.buffer = make([]float32, p.gradient.Shape().Elements())
+	}
+	if p.plan.Buffers[p.plan.BufferOf()[p.gradient]].External {
+		return p.buffer, nil // bound
 	}
 	return p.buffer, p.program.Read(p.gradient, p.buffer)
 }

@@ -121,7 +121,7 @@ func (s *Sample) differentiate() error {
 // off by limit times the largest absolute value, which counts as at least floor.
 func Check(ctx context.Context, b backend.Backend, s *Sample, limit, floor float64) (err error) {
 	p := plan.Make(s.Graph)
-	program, err := b.Load(ctx, p)
+	program, err := b.Load(ctx, p, nil)
 	if err != nil {
 		return err
 	}
@@ -213,7 +213,7 @@ func chain(t *testing.T, steps int) *Sample {
 func checkCancel(t *testing.T, b backend.Backend) {
 	s := chain(t, 3)
 	p := plan.Make(s.Graph)
-	program, err := b.Load(context.Background(), p)
+	program, err := b.Load(context.Background(), p, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -232,7 +232,7 @@ func checkMisuse(t *testing.T, b backend.Backend) {
 	ctx, s := context.Background(), chain(t, 2)
 	x := s.Graph.Inputs[0]
 	p := plan.Make(s.Graph)
-	program, err := b.Load(ctx, p)
+	program, err := b.Load(ctx, p, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -264,7 +264,7 @@ func checkMisuse(t *testing.T, b backend.Backend) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if program, err = b.Load(ctx, plan.Make(s.Graph)); err == nil {
+	if program, err = b.Load(ctx, plan.Make(s.Graph), nil); err == nil {
 		err = program.Close()
 	} else if errors.Is(err, backend.ErrUnsupported) {
 		err = nil

@@ -98,7 +98,7 @@ func BenchmarkStep(b *testing.B) {
 			}
 			g.Outputs = append([]*ir.Value{y}, in...) // not in place
 			p := plan.Make(g)
-			prog, err := newBackend(b, Options{}).Load(ctx, p)
+			prog, err := newBackend(b, Options{}).Load(ctx, p, nil)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -77,21 +77,21 @@ func buildPRelu(c *compiler, n *ir.Node) error {
 
 // pairs compiles a function of two variables that broadcast.
 func (c *compiler) pairs(k pairKernels, n *ir.Node) {
-	set, x, y, out := c.backend.set, c.in(0), c.in(1), c.out()
+	set, first, second := c.backend.set, 0, 1 // which input is x, and which y
 	w := newWalk(n.Out().Shape(), n.Inputs[0].Shape(), n.Inputs[1].Shape())
 	size, strides := w.inner()
 	if k.swaps && strides[0] == 0 && strides[1] != 0 {
-		x, y = y, x
+		first, second = second, first
 		w.strides[0], w.strides[1] = w.strides[1], w.strides[0]
 		strides[0], strides[1] = strides[1], strides[0]
 	}
 	if last := len(w.dims) - 2; k.rows != nil && last >= 0 && strides[0] == 1 && strides[1] == 1 {
 		if k.swaps && w.strides[0][last] == 0 {
-			x, y = y, x
+			first, second = second, first
 			w.strides[0], w.strides[1] = w.strides[1], w.strides[0]
 		}
 		if w.strides[0][last] == size && w.strides[1][last] == 0 {
-			c.repeated(k, w, x, y, out)
+			c.repeated(k, w, first, second)
 			return
 		}
 	}
@@ -110,44 +110,46 @@ func (c *compiler) pairs(k pairKernels, n *ir.Node) {
 		row = func(dst, x, y []float32) { k.second(set, dst, x[0], y[:len(dst)]) }
 	}
 	if len(w.dims) == 1 {
-		c.ranges(size, grain, func(from, to int, _ scratch) { row(out[from:to], x[from*strides[0]:], y[from*strides[1]:]) })
+		c.ranges(size, grain, func(from, to int, s *scratch) {
+			row(s.out()[from:to], s.in(first)[from*strides[0]:], s.in(second)[from*strides[1]:])
+		})
 		return
 	}
-	c.rows(w.outer(), size, func(from, to int, _ scratch) {
+	c.rows(w.outer(), size, func(from, to int, s *scratch) {
+		x, y, out := s.in(first), s.in(second), s.out()
 		for i := from; i < to; i++ {
 			row(out[i*size:(i+1)*size], x[w.offset(0, i):], y[w.offset(1, i):])
 		}
 	})
 }
 
-// repeated compiles the case that y is the same for all rows of x along the last axis but one.
-func (c *compiler) repeated(k pairKernels, w walk, x, y, out []float32) {
+// repeated compiles the case that y, an input, is the same for all rows of input x along the last axis but one.
+func (c *compiler) repeated(k pairKernels, w walk, x, y int) {
 	set, last := c.backend.set, len(w.dims)-1
 	size, repeat := w.dims[last], w.dims[last-1]
 	chunk := max(1, grain/size)
 	chunks := (repeat + chunk - 1) / chunk
-	c.phase(w.outer()/repeat*chunks, func(i int, _ scratch) {
+	c.phase(w.outer()/repeat*chunks, func(i int, s *scratch) {
 		row := i / chunks * repeat // of the walk
 		from := i % chunks * chunk
 		n := min(chunk, repeat-from) * size
-		k.rows(set, out[(row+from)*size:][:n], x[w.offset(0, row)+from*size:][:n], y[w.offset(1, row):][:size])
+		k.rows(set, s.out()[(row+from)*size:][:n], s.in(x)[w.offset(0, row)+from*size:][:n], s.in(y)[w.offset(1, row):][:size])
 	})
 }
 
-func buildAffine(c *compiler, _ *ir.Node) error {
-	set, x, scale, shift, out := c.backend.set, c.in(0), c.in(1), c.in(2), c.out()
-	width := len(scale)
-	c.rows(len(x)/width, width, func(from, to int, _ scratch) {
-		set.ScaleShift(out[from*width:to*width], x[from*width:to*width], scale, shift)
+func buildAffine(c *compiler, n *ir.Node) error {
+	set, width := c.backend.set, n.Inputs[1].Shape()[0]
+	c.rows(n.Out().Shape().Elements()/width, width, func(from, to int, s *scratch) {
+		set.ScaleShift(s.out()[from*width:to*width], s.in(0)[from*width:to*width], s.in(1), s.in(2))
 	})
 	return nil
 }
 
 func buildWhere(c *compiler, n *ir.Node) error {
-	condition, x, y, out := c.in(0), c.in(1), c.in(2), c.out()
 	w := newWalk(n.Out().Shape(), n.Inputs[0].Shape(), n.Inputs[1].Shape(), n.Inputs[2].Shape())
 	size, strides := w.inner()
-	c.rows(w.outer(), size, func(from, to int, _ scratch) {
+	c.rows(w.outer(), size, func(from, to int, s *scratch) {
+		condition, x, y, out := s.in(0), s.in(1), s.in(2), s.out()
 		for r := from; r < to; r++ {
 			at, atX, atY := w.offset(0, r), w.offset(1, r), w.offset(2, r)
 			for i := range size {
@@ -163,14 +165,13 @@ func buildWhere(c *compiler, n *ir.Node) error {
 }
 
 func buildPReluBackward(c *compiler, n *ir.Node) error {
-	dy, slope, dx := c.in(0), c.in(2), c.out()
-	words, err := c.bits(n.Inputs[1])
-	if err != nil {
+	if err := checkBits(n.Inputs[1]); err != nil {
 		return err
 	}
 	w := newWalk(n.Out().Shape(), n.Inputs[2].Shape())
 	size, strides := w.inner()
-	c.rows(w.outer(), size, func(from, to int, _ scratch) {
+	c.rows(w.outer(), size, func(from, to int, s *scratch) {
+		dy, words, slope, dx := s.in(0), as[uint64](s.ops[1]), s.in(2), s.out()
 		for r := from; r < to; r++ {
 			at := w.offset(0, r)
 			for k := range size {

@@ -1,7 +1,9 @@
 package cpu
 
 import (
+	"context"
 	"fmt"
+	"slices"
 
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/cpu/kernel"
@@ -11,16 +13,20 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// compiler turns the steps of a plan into closures. Builders call its methods; everything that a step needs when it runs is
-// computed there.
+// compiler turns nodes into closures that find their operands when they run. A node that steps take slab by slab is compiled in
+// one of two ways. Where an output plane is made of the same plane of the inputs, the builder sees a node of a single plane, and
+// its parts run with operands that point at one plane after the other. Builders of operations that look at other planes (windows,
+// moves along depth) see the whole node and find planes in rings themselves; see places and planeRows.
 type compiler struct {
 	backend *Backend
-	program *Program
-	node    *ir.Node
-	step    step
+	program *Program // nil while sizes are counted
+	plan    *plan.Plan
+	weights map[weightKey]int // bytes, while sizes are counted
 
-	own    int // float32 values of scratch that a worker needs
-	shared int // float64 values that a step needs
+	node *ir.Node // all of it, whatever the builder sees
+	inst *instance
+	// slab says that the builder of a whole node must work plane by plane.
+	slab bool
 }
 
 // A builder compiles a node: it adds phases.
@@ -28,6 +34,14 @@ type builder func(c *compiler, n *ir.Node) error
 
 // builders has one entry for each operation of op.All.
 var builders = makeBuilders()
+
+// acrossPlanes are the operations whose builders find planes in rings themselves.
+var acrossPlanes = map[*ir.Op]bool{
+	op.Conv: true, op.ConvBackwardData: true,
+	op.MaxPool: true, op.MaxPoolIndex: true, op.MaxPoolBackward: true, op.AvgPool: true, op.AvgPoolBackward: true,
+	op.Expand: true, op.Slice: true, op.SliceBackward: true, op.Pad: true, op.PadBackward: true, op.Gather: true, op.GatherBackward: true,
+	op.Resize: true, op.ResizeBackward: true,
+}
 
 func makeBuilders() map[*ir.Op]builder {
 	m := map[*ir.Op]builder{
@@ -81,31 +95,216 @@ func makeBuilders() map[*ir.Op]builder {
 	return m
 }
 
-func (c *compiler) compile(s plan.Step) (step, error) {
+// steps compiles the plan.
+func (c *compiler) steps(ctx context.Context) (steps []step, instances []*instance, err error) {
+	steps = make([]step, len(c.plan.Steps))
+	of := map[*ir.Node][]*instance{}
+	for i := range c.plan.Steps {
+		s := &c.plan.Steps[i]
+		k := slices.IndexFunc(of[s.Node], func(inst *instance) bool {
+			return inst.mode == s.Mode && slices.Equal(inst.in, s.In) && slices.Equal(inst.out, s.Out)
+		})
+		if k < 0 {
+			if err := ctx.Err(); err != nil {
+				return nil, nil, err
+			}
+			inst, err := c.compile(s)
+			if err != nil {
+				return nil, nil, fmt.Errorf("cpu: step %d, node %q (%s): %w", i, s.Node.Name, s.Node.Op.Name, err)
+			}
+			k = len(of[s.Node])
+			of[s.Node] = append(of[s.Node], inst)
+			instances = append(instances, inst)
+		}
+		steps[i] = step{instance: of[s.Node][k], z0: s.Z0, z1: s.Z1}
+		if err := steps[i].prepare(s); err != nil {
+			return nil, nil, fmt.Errorf("cpu: step %d, node %q (%s): %w", i, s.Node.Name, s.Node.Op.Name, err)
+		}
+	}
+	return steps, instances, nil
+}
+
+// prepare checks the planes of a step, and finds what is the same for all steps of its height.
+func (t *step) prepare(s *plan.Step) error {
+	inst := t.instance
+	depth := 0
+	switch s.Mode {
+	case plan.Whole:
+		if len(s.Node.Out().Shape()) == 5 {
+			t.z0, t.z1 = 0, s.Node.Out().Shape()[1]
+		}
+		depth = t.z1
+	case plan.Slab:
+		depth = s.Node.Out().Shape()[1]
+	case plan.Accumulate:
+		depth = s.Node.Inputs[0].Shape()[1]
+	}
+	if t.z0 < 0 || t.z1 < t.z0 || t.z1 > depth {
+		return fmt.Errorf("planes %d to %d of %d", t.z0, t.z1, depth)
+	}
+	if out := inst.places[len(inst.places)-1]; s.Mode == plan.Slab && t.z1-t.z0 > out.planes {
+		return fmt.Errorf("%d planes at a time in a ring of %d", t.z1-t.z0, out.planes)
+	}
+	if inst.regions == nil {
+		return nil
+	}
+	t.height = slices.IndexFunc(inst.heights, func(h height) bool { return h.planes == t.z1-t.z0 })
+	if t.height < 0 {
+		t.height = len(inst.heights)
+		inst.heights = append(inst.heights, height{t.z1 - t.z0, inst.regions(t.z1 - t.z0)})
+	}
+	return nil
+}
+
+func (c *compiler) compile(s *plan.Step) (*instance, error) {
 	n := s.Node
 	build := builders[n.Op]
-	if build == nil {
-		return step{}, fmt.Errorf("cpu: node %q (%s): %w", n.Name, n.Op.Name, backend.ErrUnsupported)
+	if build == nil || len(n.Outputs) != 1 {
+		return nil, backend.ErrUnsupported
 	}
-	for _, v := range append(append([]*ir.Value(nil), n.Inputs...), n.Outputs...) {
-		if v == nil || v.Const != nil {
+	c.node, c.slab = n, s.Mode == plan.Slab
+	c.inst = &instance{node: n, mode: s.Mode, in: s.In, out: s.Out, elements: n.Out().Shape().Elements()}
+	if err := c.locate(s); err != nil {
+		return nil, err
+	}
+	switch {
+	case s.Mode == plan.Accumulate:
+		if !n.Inputs[0].HasDepth() || n.Op.Accumulates == nil || !n.Op.Accumulates(n) {
+			return nil, fmt.Errorf("it cannot be gathered plane by plane: %w", backend.ErrUnsupported)
+		}
+		c.inst.gather = &gather{}
+		c.slab = true
+		n = onePlane(n, n.Inputs[0].Shape()[1])
+	case c.slab && (!n.Out().HasDepth() || n.Op.Slab == nil):
+		return nil, fmt.Errorf("it cannot run on slabs: %w", backend.ErrUnsupported)
+	case c.slab && !acrossPlanes[n.Op]:
+		c.inst.byPlane, c.slab = true, false
+		n = onePlane(n, n.Out().Shape()[1])
+	}
+	if err := build(c, n); err != nil {
+		return nil, err
+	}
+	if c.program != nil {
+		c.constants()
+	}
+	return c.inst, nil
+}
+
+// onePlane is a node like n, with one of depth planes of those values that have them.
+func onePlane(n *ir.Node, depth int) *ir.Node {
+	cut := func(values []*ir.Value) (out []*ir.Value) {
+		for _, v := range values {
+			if axis := depthAxis(v, depth); axis >= 0 {
+				plane := *v
+				plane.Type.Shape = v.Shape().Clone()
+				plane.Type.Shape[axis] = 1
+				v = &plane
+			}
+			out = append(out, v)
+		}
+		return out
+	}
+	plane := *n
+	plane.Inputs, plane.Outputs = cut(n.Inputs), cut(n.Outputs)
+	return &plane
+}
+
+// depthAxis is the axis of a value that is the depth of an image of so many planes that it is combined with; -1 if it has none.
+// Axes are aligned at the innermost one.
+func depthAxis(v *ir.Value, depth int) int {
+	if v == nil {
+		return -1
+	}
+	axis := len(v.Shape()) - 4
+	if axis < 0 || axis > 1 || v.Shape()[axis] != depth || axis == 1 && v.Shape()[0] != 1 {
+		return -1
+	}
+	return axis
+}
+
+// locate finds the places of the operands.
+func (c *compiler) locate(s *plan.Step) error {
+	n, inst := s.Node, c.inst
+	if len(s.In) != len(n.Inputs) || len(s.Out) != len(n.Outputs) {
+		return fmt.Errorf("a step with %d and %d buffers for %d inputs and %d outputs", len(s.In), len(s.Out), len(n.Inputs), len(n.Outputs))
+	}
+	buffers := append(slices.Clone(s.In), s.Out...)
+	for i, v := range append(slices.Clone(n.Inputs), n.Outputs...) {
+		at := place{buffer: -1}
+		if v == nil {
+			inst.places = append(inst.places, at)
 			continue
 		}
-		if _, ok := c.program.offset[v]; !ok {
-			return step{}, fmt.Errorf("cpu: node %q (%s): %v has no buffer in the plan", n.Name, n.Op.Name, v)
+		at.bytes = v.Type.Elem.Bytes(v.Shape().Elements())
+		ring, axis := 0, 1 // places for planes
+		if v.Const == nil {
+			at.buffer = buffers[i]
+			if at.buffer < 0 || at.buffer >= len(c.plan.Buffers) || !slices.Contains(c.plan.Buffers[at.buffer].Values, v) {
+				return fmt.Errorf("%v has no buffer in the plan", v)
+			}
+			ring = c.plan.Buffers[at.buffer].Planes
+		}
+		if s.Mode == plan.Whole {
+			if ring > 0 && ring != v.Shape()[1] {
+				return fmt.Errorf("%v is wanted whole, and has %d of its planes", v, ring)
+			}
+			if err := checkPacked(v, ring > 0); err != nil {
+				return err
+			}
+			inst.places = append(inst.places, at)
+			continue
+		}
+		switch {
+		case acrossPlanes[n.Op]:
+			if !v.HasDepth() && !(ring > 0 && len(v.Shape()) == 5) {
+				axis = -1
+			}
+		case s.Mode == plan.Accumulate:
+			axis = depthAxis(v, n.Inputs[0].Shape()[1])
+		default:
+			axis = depthAxis(v, n.Out().Shape()[1])
+		}
+		if axis >= 0 {
+			if at.planes = ring; ring == 0 {
+				at.planes = v.Shape()[axis]
+			}
+			if err := checkPacked(v, ring == 0); err != nil {
+				return err
+			}
+			at.planeBytes = v.Type.Elem.Bytes(v.Shape()[axis+1:].Elements())
+			at.bytes = at.planes * at.planeBytes
+		}
+		inst.places = append(inst.places, at)
+	}
+	inst.ops = make([][]byte, len(inst.places))
+	return nil
+}
+
+// checkPacked refuses bits that are taken whole and by planes, whose planes begin at whole words.
+func checkPacked(v *ir.Value, both bool) error {
+	if s := v.Shape(); both && v.Type.Elem == tensor.Bit && len(s) == 5 && s[2:].Elements()%64 != 0 {
+		return fmt.Errorf("%v is used both whole and by planes: %w", v, backend.ErrUnsupported)
+	}
+	return nil
+}
+
+// constants decodes the constants that the instance reads.
+func (c *compiler) constants() {
+	for i, v := range c.node.Inputs {
+		if v != nil && v.Const != nil && c.inst.places[i].bytes > 0 {
+			values, _ := c.prepare(weightKey{v.Const, "float32"}, nil, func() (any, error) { return v.Const.Float32s(), nil })
+			c.inst.places[i].constant = bytesOf(values.([]float32))
 		}
 	}
-	c.node, c.step = n, step{}
-	if err := build(c, n); err != nil {
-		return step{}, fmt.Errorf("cpu: node %q (%s): %w", n.Name, n.Op.Name, err)
-	}
-	return c.step, nil
 }
+
+// packed says that input i, a constant, is not read in the form that it has.
+func (c *compiler) packed(i int) { c.inst.places[i].bytes = 0 }
 
 // phase adds a phase; it begins when those before it are complete.
 func (c *compiler) phase(parts int, do part) {
 	if parts > 0 {
-		c.step.phases = append(c.step.phases, phase{parts, do})
+		c.inst.phases = append(c.inst.phases, phase{parts: parts, do: do})
 	}
 }
 
@@ -114,47 +313,70 @@ func (c *compiler) phase(parts int, do part) {
 const grain = 1 << 14
 
 // ranges adds a phase over [0, n), cut into ranges of step (less in the last).
-func (c *compiler) ranges(n, step int, do func(from, to int, s scratch)) {
+func (c *compiler) ranges(n, step int, do func(from, to int, s *scratch)) {
 	step = max(step, 1)
-	c.phase((n+step-1)/step, func(i int, s scratch) { do(i*step, min(n, (i+1)*step), s) })
+	c.phase((n+step-1)/step, func(i int, s *scratch) { do(i*step, min(n, (i+1)*step), s) })
 }
 
 // rows is ranges over n rows of width elements each.
-func (c *compiler) rows(n, width int, do func(from, to int, s scratch)) {
+func (c *compiler) rows(n, width int, do func(from, to int, s *scratch)) {
 	c.ranges(n, grain/max(width, 1), do)
 }
 
-// ownScratch asks for n float32 values for each worker while it is in a part of this step.
-func (c *compiler) ownScratch(n int) { c.own = max(c.own, n) }
-
-// sharedScratch asks for n float64 values that all phases of this step share.
-func (c *compiler) sharedScratch(n int) { c.shared = max(c.shared, n) }
-
-// float32s is the storage of a value: a part of the arena, or of a constant. It is nil for an input that is absent.
-func (c *compiler) float32s(v *ir.Value) []float32 {
-	if v == nil {
-		return nil
+// planeRows is rows over planes of n rows each. On slabs a range does not cross planes; rows count from the first plane on.
+func (c *compiler) planeRows(planes, n, width int, do func(from, to int, s *scratch)) {
+	if !c.slab {
+		c.rows(planes*n, width, do)
+		return
 	}
-	if v.Const != nil {
-		// Decoding cannot fail.
-		values, _ := c.backend.prepare(c.program, weightKey{v.Const, "float32"}, func() (any, error) { return v.Const.Float32s(), nil })
-		return values.([]float32)
-	}
-	return view[float32](c.program.arena, c.program.offset[v], v.Shape().Elements())
+	step := min(max(grain/max(width, 1), 1), max(n, 1))
+	parts := (n + step - 1) / step
+	c.inst.phases = append(c.inst.phases, phase{parts: parts, perPlane: true, do: func(i int, s *scratch) {
+		base, at := i/parts*n, i%parts*step
+		do(base+at, base+min(n, at+step), s)
+	}})
 }
 
-// in is the storage of input i, nil if it is absent.
-func (c *compiler) in(i int) []float32 { return c.float32s(c.node.In(i)) }
-
-// out is the storage of the output.
-func (c *compiler) out() []float32 { return c.float32s(c.node.Out()) }
-
-// bits is the storage of a bit tensor: element i is bit i%64 of word i/64.
-func (c *compiler) bits(v *ir.Value) ([]uint64, error) {
-	if v.Type.Elem != tensor.Bit || v.Const != nil {
-		return nil, fmt.Errorf("%v is not a tensor of bits", v)
+// places is the number of places for planes of operand i (the output is -1), all of them where it is whole. An image without
+// depth has one.
+func (c *compiler) places(i int) int {
+	v := c.node.Out()
+	if i < 0 {
+		i = len(c.inst.places) - 1
+	} else {
+		v = c.node.Inputs[i]
 	}
-	return view[uint64](c.program.arena, c.program.offset[v], (v.Shape().Elements()+63)/64), nil
+	if p := c.inst.places[i].planes; p > 0 {
+		return p
+	}
+	if s := v.Shape(); len(s) == 5 {
+		return s[1]
+	}
+	return 1
+}
+
+// ownScratch asks for n float32 values for each worker while it is in a part of this step.
+func (c *compiler) ownScratch(n int) { c.inst.own = max(c.inst.own, n) }
+
+// sharedScratch asks for n float64 values that all phases of this step share.
+func (c *compiler) sharedScratch(n int) { c.inst.shared = max(c.inst.shared, n) }
+
+// checkBits refuses what is not a tensor of bits, in which element i is bit i%64 of word i/64.
+func checkBits(v *ir.Value) error {
+	if v.Type.Elem != tensor.Bit || v.Const != nil {
+		return fmt.Errorf("%v is not a tensor of bits", v)
+	}
+	return nil
+}
+
+// prepare makes something of a constant, or counts the bytes that it would take.
+func (c *compiler) prepare(key weightKey, bytes func() (any, int, error), make func() (any, error)) (any, error) {
+	if c.program != nil {
+		return c.backend.prepare(c.program, key, make)
+	}
+	value, n, err := bytes()
+	c.weights[key] = n
+	return value, err
 }
 
 // weights reads a constant for packing.

@@ -41,29 +41,42 @@ func (c *compiler) conv(n *ir.Node, a op.ConvAttr, cin int, backward bool) error
 	}
 	key := convKey{backward: backward, shape: kernel.ConvShape{Cin: cin, Cout: s[0], Groups: a.Groups, Kernel: [3]int(s[2:5]),
 		Stride: a.Stride, Dilation: a.Dilation, PadBefore: a.Before, PadAfter: a.After}}
-	packed, err := c.backend.prepare(c.program, weightKey{w.Const, key}, func() (any, error) {
+	pack := func(w kernel.Weights) (*kernel.Conv, error) {
 		if backward {
-			return c.backend.set.PackConvBackward(key.shape, weights(w))
+			return c.backend.set.PackConvBackward(key.shape, w)
 		}
-		return c.backend.set.PackConv(key.shape, weights(w))
-	})
+		return c.backend.set.PackConv(key.shape, w)
+	}
+	c.packed(1)
+	packed, err := c.prepare(weightKey{w.Const, key}, func() (any, int, error) {
+		k, err := pack(kernel.Sized(w.Const.Len()))
+		if err != nil {
+			return nil, 0, err
+		}
+		return k, 4 * k.Floats(), nil
+	}, func() (any, error) { return pack(weights(w)) })
 	if err != nil {
 		return err
 	}
-	k, bias := packed.(*kernel.Conv), c.in(2)
+	k := packed.(*kernel.Conv)
 	c.ownScratch(k.Scratch())
 
-	x, y := c.in(0), c.out()
 	from, to := n.Inputs[0].Shape(), n.Out().Shape()
 	for _, v := range []tensor.Shape{from, to} {
 		if tensor.Shape(v[1:4]).Elements() > math.MaxInt32 {
 			return fmt.Errorf("%v has more voxels than a convolution can address", v)
 		}
 	}
-	regions := convRegions(to, max(1, macs), k.ChannelStep(), a.Groups == cin && a.Groups == s[0])
-	c.phase(from[0]*len(regions), func(i int, s scratch) {
-		number, region := i/len(regions), regions[i%len(regions)]
-		k.Run(sample(y, to, number), sample(x, from, number), region, kernel.Epilogue{Bias: bias}, s.f32)
+	c.inst.regions = func(depth int) []kernel.Region {
+		slab := to.Clone()
+		slab[1] = depth
+		return convRegions(slab, max(1, macs), k.ChannelStep(), a.Groups == cin && a.Groups == s[0])
+	}
+	placesX, placesY := c.places(0), c.places(-1)
+	c.phase(from[0], func(i int, s *scratch) { // and for each sample the regions
+		number, r := i/len(s.job.regions), s.job.regions[i%len(s.job.regions)]
+		r.Z0, r.Z1 = r.Z0+s.job.z0, r.Z1+s.job.z0
+		k.Run(sample(s.out(), to, placesY, number), sample(s.in(0), from, placesX, number), r, kernel.Epilogue{Bias: s.in(2)}, s.f32)
 	})
 	return nil
 }

@@ -101,7 +101,7 @@ func network(t testing.TB, size, channels int) (g *ir.Graph, x *ir.Value) {
 func execute(t testing.TB, b *Backend, g *ir.Graph) (out []float32) {
 	t.Helper()
 	p := plan.Make(g)
-	prog, err := b.Load(context.Background(), p)
+	prog, err := b.Load(context.Background(), p, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestRunAllocatesNothing(t *testing.T) {
 	b, ctx := newBackend(t, Options{Threads: 2}), context.Background()
 	g, _ := network(t, 10, 8)
 	p := plan.Make(g)
-	prog, err := b.Load(ctx, p)
+	prog, err := b.Load(ctx, p, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func TestNoStepAllocates(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := plan.Make(s.Graph)
-		prog, err := b.Load(ctx, p)
+		prog, err := b.Load(ctx, p, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -190,12 +190,12 @@ func TestNoStepAllocates(t *testing.T) {
 func TestWeightsAreSharedAndGivenBack(t *testing.T) {
 	b, ctx := newBackend(t, Options{Threads: 1}), context.Background()
 	g, _ := network(t, 6, 4)
-	first, err := b.Load(ctx, plan.Make(g))
+	first, err := b.Load(ctx, plan.Make(g), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	held := len(b.weights)
-	second, err := b.Load(ctx, plan.Make(g))
+	second, err := b.Load(ctx, plan.Make(g), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,15 +217,15 @@ func TestPanicIsAnError(t *testing.T) {
 	p := newPool(3)
 	defer p.close()
 	s := make([]scratch, 3)
-	err := p.run(context.Background(), 10, func(i int, _ scratch) {
+	err := p.run(context.Background(), 0, 10, func(i int, _ *scratch) {
 		if i == 7 {
 			panic("broken kernel")
 		}
-	}, s)
+	}, nil, s)
 	if err == nil {
 		t.Fatal("a panic in a part was lost")
 	}
-	if err := p.run(context.Background(), 10, func(int, scratch) {}, s); err != nil {
+	if err := p.run(context.Background(), 0, 10, func(int, *scratch) {}, nil, s); err != nil {
 		t.Fatalf("after a panic: %v", err)
 	}
 }
@@ -236,11 +236,11 @@ func TestCancelInsideAStep(t *testing.T) {
 	defer p.close()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := 0
-	err := p.run(ctx, 1000, func(i int, _ scratch) {
+	err := p.run(ctx, 0, 1000, func(i int, _ *scratch) {
 		if done++; i == 3 {
 			cancel()
 		}
-	}, make([]scratch, 1))
+	}, nil, make([]scratch, 1))
 	if err != context.Canceled || done != 4 {
 		t.Errorf("%d parts ran, error %v", done, err)
 	}
@@ -257,7 +257,7 @@ func TestLoadRefusesABrokenPlan(t *testing.T) {
 		g, _ := network(t, 6, 4)
 		p := plan.Make(g)
 		harm(p)
-		if _, err := b.Load(context.Background(), p); err == nil {
+		if _, err := b.Load(context.Background(), p, nil); err == nil {
 			t.Errorf("a plan with %s was loaded", what)
 		}
 	}

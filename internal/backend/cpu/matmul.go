@@ -26,7 +26,7 @@ func buildMatMul(c *compiler, n *ir.Node) error {
 		return c.linear(n, out.Elements()/cols, depth, cols, t.TransB)
 	}
 
-	set, x, y, z := c.backend.set, c.in(0), c.in(1), c.out()
+	set := c.backend.set
 	c.ownScratch(set.MatMulScratch())
 	batch := out[:len(out)-2]
 	w := newWalk(batch, a[:len(a)-2], b[:len(b)-2]) // counts matrices
@@ -37,20 +37,20 @@ func buildMatMul(c *compiler, n *ir.Node) error {
 	}
 	step := (rows + blocks - 1) / blocks
 	strideA, strideB := a[len(a)-1], b[len(b)-1]
-	c.phase(batch.Elements()*blocks, func(i int, s scratch) {
+	c.phase(batch.Elements()*blocks, func(i int, s *scratch) {
 		matrix, row := i/blocks, i%blocks*step
 		count := min(step, rows-row)
 		if count <= 0 {
 			return
 		}
-		left := x[w.position(0, matrix)*sizeA:][:sizeA]
+		left := s.in(0)[w.position(0, matrix)*sizeA:][:sizeA]
 		if t.TransA {
 			left = left[row:]
 		} else {
 			left = left[row*depth:]
 		}
-		right := y[w.position(1, matrix)*sizeB:][:sizeB]
-		set.MatMul(count, cols, depth, z[(matrix*rows+row)*cols:], cols, kernel.Operand{Data: left, Stride: strideA, Trans: t.TransA},
+		right := s.in(1)[w.position(1, matrix)*sizeB:][:sizeB]
+		set.MatMul(count, cols, depth, s.out()[(matrix*rows+row)*cols:], cols, kernel.Operand{Data: left, Stride: strideA, Trans: t.TransA},
 			kernel.Operand{Data: right, Stride: strideB, Trans: t.TransB}, false, s.f32)
 	})
 	return nil
@@ -59,26 +59,31 @@ func buildMatMul(c *compiler, n *ir.Node) error {
 // linear compiles a product with a constant matrix [depth, cols], which is packed once.
 func (c *compiler) linear(n *ir.Node, rows, depth, cols int, trans bool) error {
 	b := n.Inputs[1]
-	if rows*depth*cols <= c.backend.precise {
+	if c.node.Out().Shape().Elements()*depth <= c.backend.precise { // whatever the slab
 		c.preciseLinear(rows, depth, cols, trans)
 		return nil
 	}
-	packed, err := c.backend.prepare(c.program, weightKey{b.Const, matrixKey{depth, cols, trans}}, func() (any, error) {
+	c.packed(1)
+	packed, err := c.prepare(weightKey{b.Const, matrixKey{depth, cols, trans}}, func() (any, int, error) {
+		m := c.backend.set.PackMatrix(depth, cols, kernel.Sized(depth*cols), trans)
+		_, _, floats := m.Size()
+		return m, 4 * floats, nil
+	}, func() (any, error) {
 		return c.backend.set.PackMatrix(depth, cols, weights(b), trans), nil
 	})
 	if err != nil {
 		return err
 	}
-	m, x, y := packed.(*kernel.Matrix), c.in(0), c.out()
+	m := packed.(*kernel.Matrix)
 	if rows < blockRows {
 		const step = 128 // columns
-		c.ranges(cols, max(step, minGrain/(rows*depth)/step*step), func(from, to int, _ scratch) {
-			m.MulCols(y, cols, x, depth, rows, from, to, nil, false)
+		c.ranges(cols, max(step, minGrain/(rows*depth)/step*step), func(from, to int, s *scratch) {
+			m.MulCols(s.out(), cols, s.in(0), depth, rows, from, to, nil, false)
 		})
 		return nil
 	}
-	c.ranges(rows, blockRows*max(1, minGrain/(blockRows*depth*cols)), func(from, to int, _ scratch) {
-		m.Mul(y[from*cols:to*cols], cols, x[from*depth:to*depth], depth, to-from, nil, false)
+	c.ranges(rows, blockRows*max(1, minGrain/(blockRows*depth*cols)), func(from, to int, s *scratch) {
+		m.Mul(s.out()[from*cols:to*cols], cols, s.in(0)[from*depth:to*depth], depth, to-from, nil, false)
 	})
 	return nil
 }

@@ -1,6 +1,8 @@
 package cpu
 
 import (
+	"slices"
+
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/op"
 	"github.com/voxcam/voxcam/internal/tensor"
@@ -8,39 +10,41 @@ import (
 
 // buildReshape does nothing where the plan has the output in the input's buffer.
 func buildReshape(c *compiler, n *ir.Node) error {
-	x, y := c.in(0), c.out()
-	if len(x) > 0 && &x[0] == &y[0] {
+	if at := c.inst.places; at[0].buffer >= 0 && at[0].buffer == at[1].buffer {
 		return nil
 	}
-	c.ranges(len(x), grain, func(from, to int, _ scratch) { copy(y[from:to], x[from:to]) })
+	c.ranges(n.Out().Shape().Elements(), grain, func(from, to int, s *scratch) { copy(s.out()[from:to], s.in(0)[from:to]) })
 	return nil
 }
 
 func buildConcat(c *compiler, n *ir.Node) error {
-	axis, out, s := n.Attr.(op.ConcatAttr).Axis, c.out(), n.Out().Shape()
+	axis, s := n.Attr.(op.ConcatAttr).Axis, n.Out().Shape()
 	width := s[axis:].Elements()
 	type source struct {
-		data      []float32
-		at, width int
+		input, at, width int
 	}
 	var sources []source
 	at := 0
 	for i, v := range n.Inputs {
 		w := v.Shape()[axis:].Elements()
-		sources = append(sources, source{c.in(i), at, w})
+		sources = append(sources, source{i, at, w})
 		at += w
 	}
-	rows := len(out) / width
+	rows := s.Elements() / width
 	if rows == 1 {
 		for _, src := range sources {
-			c.ranges(src.width, grain, func(from, to int, _ scratch) { copy(out[src.at+from:src.at+to], src.data[from:to]) })
+			c.ranges(src.width, grain, func(from, to int, s *scratch) {
+				copy(s.out()[src.at+from:src.at+to], s.in(src.input)[from:to])
+			})
 		}
 		return nil
 	}
-	c.rows(rows, width, func(from, to int, _ scratch) {
+	c.rows(rows, width, func(from, to int, s *scratch) {
+		out := s.out()
 		for _, src := range sources {
+			data := s.in(src.input)
 			for r := from; r < to; r++ {
-				copy(out[r*width+src.at:][:src.width], src.data[r*src.width:])
+				copy(out[r*width+src.at:][:src.width], data[r*src.width:])
 			}
 		}
 	})
@@ -51,7 +55,6 @@ func buildConcat(c *compiler, n *ir.Node) error {
 const tile = 16
 
 func buildTranspose(c *compiler, n *ir.Node) error {
-	x, y := c.in(0), c.out()
 	strides := n.Inputs[0].Shape().Strides()
 	from := make([]int, len(strides))
 	for i, p := range n.Attr.(op.TransposeAttr).Perm {
@@ -61,7 +64,8 @@ func buildTranspose(c *compiler, n *ir.Node) error {
 	last := len(w.dims) - 1
 	size, inner := w.inner()
 	if inner[0] <= 1 { // rows stay rows
-		c.rows(w.outer(), size, func(from, to int, _ scratch) {
+		c.rows(w.outer(), size, func(from, to int, s *scratch) {
+			x, y := s.in(0), s.out()
 			for r := from; r < to; r++ {
 				copy(y[r*size:(r+1)*size], x[w.offset(0, r):])
 			}
@@ -79,7 +83,8 @@ func buildTranspose(c *compiler, n *ir.Node) error {
 	others := tensor.Shape(w.dims).Clone()
 	others[cross], others[last] = 1, 1
 	rest := merge(others, [][]int{w.strides[0], toStrides})
-	c.rows(others.Elements()*bands, tile*size, func(from, to int, _ scratch) {
+	c.rows(others.Elements()*bands, tile*size, func(from, to int, s *scratch) {
+		x, y := s.in(0), s.out()
 		for i := from; i < to; i++ {
 			r0 := i % bands * tile
 			r1 := min(r0+tile, height)
@@ -125,6 +130,17 @@ func (t axisTaps) copies() bool {
 	return true
 }
 
+// placed is the same relation to a ring of so many places.
+func (t axisTaps) placed(places int) axisTaps {
+	out := make(axisTaps, len(t))
+	for i, list := range t {
+		for _, tap := range list {
+			out[i] = append(out[i], op.Tap{Index: tap.Index % places, Weight: tap.Weight})
+		}
+	}
+	return out
+}
+
 // identity reports whether the axis, of n positions, is not changed.
 func (t axisTaps) identity(n int) bool {
 	if len(t) != n || !t.copies() {
@@ -151,15 +167,17 @@ func tapsOf(n int, source func(i int) int) axisTaps {
 
 // separable compiles the operation from x, of shape from, to the output. Elements that have no term get fill.
 func (c *compiler) separable(from, to tensor.Shape, taps []axisTaps, fill float32) {
-	// Trailing axes that do not change are moved as one.
-	inner, axes := 1, len(taps)
-	for axes > 0 && taps[axes-1].identity(from[axes-1]) {
+	// Trailing axes that do not change are moved as one; on slabs, up to a row.
+	inner, axes, least := 1, len(taps), 0
+	if c.slab {
+		least = 4
+	}
+	for axes > least && taps[axes-1].identity(from[axes-1]) {
 		axes--
 		inner *= from[axes]
 	}
 	if axes == 0 {
-		x, y := c.in(0), c.out()
-		c.ranges(len(y), grain, func(from, to int, _ scratch) { copy(y[from:to], x[from:to]) })
+		c.ranges(to.Elements(), grain, func(from, to int, s *scratch) { copy(s.out()[from:to], s.in(0)[from:to]) })
 		return
 	}
 	copies := true
@@ -172,7 +190,14 @@ func (c *compiler) separable(from, to tensor.Shape, taps []axisTaps, fill float3
 		strides[i] = stride
 		stride *= from[i]
 	}
-	m := mover{x: c.in(0), y: c.out(), dims: to[:axes], strides: strides, taps: taps[:axes], inner: inner, fill: fill}
+	m := mover{dims: to[:axes], strides: strides, taps: taps[:axes], inner: inner, fill: fill}
+	if c.slab { // find planes of x in their places; those of y are found by plane
+		if m.places = c.inst.places[0].planes; m.places > 0 {
+			m.taps = slices.Clone(m.taps)
+			m.taps[1] = m.taps[1].placed(m.places)
+		}
+		m.places = c.places(-1)
+	}
 	if copies {
 		m.copy(c)
 	} else {
@@ -182,20 +207,38 @@ func (c *compiler) separable(from, to tensor.Shape, taps []axisTaps, fill float3
 
 // mover is a separable operation on blocks of inner elements.
 type mover struct {
-	x, y    []float32
 	dims    tensor.Shape // of y, in blocks
 	strides []int        // of x, in elements
 	taps    []axisTaps
 	inner   int
 	fill    float32
+	places  int // of planes of y; 0 where it is whole
+}
+
+// planes is the number of planes of y, and how many of n rows each has; all in one where it is whole.
+func (m mover) planes(rows int) (planes, n int) {
+	if m.places == 0 {
+		return 1, rows
+	}
+	return m.dims[1], rows / m.dims[1]
+}
+
+// row is where a row of y is, of n rows a plane.
+func (m mover) row(i, n int) int {
+	if m.places == 0 {
+		return i
+	}
+	return i/n%m.places*n + i%n
 }
 
 // sum adds up all combinations of the axes' terms.
 func (m mover) sum(c *compiler) {
 	set := c.backend.set
-	c.rows(m.dims.Elements(), m.inner, func(from, to int, _ scratch) {
+	planes, blocks := m.planes(m.dims.Elements())
+	c.planeRows(planes, blocks, m.inner, func(from, to int, s *scratch) {
+		x, y := s.in(0), s.out()
 		for block := from; block < to; block++ {
-			dst := m.y[block*m.inner:][:m.inner]
+			dst := y[m.row(block, blocks)*m.inner:][:m.inner]
 			terms := 1
 			for axis, i := len(m.dims)-1, block; axis >= 0; axis-- {
 				terms *= len(m.taps[axis][i%m.dims[axis]])
@@ -216,7 +259,7 @@ func (m mover) sum(c *compiler) {
 					at += tap.Index * m.strides[axis]
 					weight *= tap.Weight
 				}
-				src, w := m.x[at:][:m.inner], float32(weight)
+				src, w := x[at:][:m.inner], float32(weight)
 				switch {
 				case term == 0:
 					set.Affine(dst, src, w, 0)
@@ -253,7 +296,9 @@ func (m mover) runs() (runs []run) {
 func (m mover) copy(c *compiler) {
 	last, runs := len(m.dims)-1, m.runs()
 	width := m.dims[last] * m.inner
-	c.rows(m.dims[:last].Elements(), width, func(from, to int, _ scratch) {
+	planes, rows := m.planes(m.dims[:last].Elements())
+	c.planeRows(planes, rows, width, func(from, to int, s *scratch) {
+		x, y := s.in(0), s.out()
 		for row := from; row < to; row++ {
 			at, empty := 0, false
 			for axis, i := last-1, row; axis >= 0; axis-- {
@@ -264,10 +309,10 @@ func (m mover) copy(c *compiler) {
 				}
 				i /= m.dims[axis]
 			}
-			dst := m.y[row*width:][:width]
+			dst := y[m.row(row, rows)*width:][:width]
 			for _, r := range runs {
 				if to := dst[r.dst:][:r.n]; !empty && r.src >= 0 {
-					copy(to, m.x[at+r.src:])
+					copy(to, x[at+r.src:])
 				} else {
 					for i := range to {
 						to[i] = m.fill

@@ -12,16 +12,16 @@ import (
 
 // channelSums adds phases that leave, in shared[at:], the sums over space of each channel of each sample, after add has
 // accumulated rows of the given range into sums of float64. Blocks are a function of the shape.
-func (c *compiler) channelSums(r reduction, at, partial int, add func(sums []float64, sample, from, to int, s scratch)) {
+func (c *compiler) channelSums(r reduction, at, partial int, add func(sums []float64, sample, from, to int, s *scratch)) {
 	blocks := r.blocks()
 	c.sharedScratch(partial + r.outer*blocks*r.inner)
-	c.phase(r.outer*blocks, func(i int, s scratch) {
+	c.phase(r.outer*blocks, func(i int, s *scratch) {
 		sums := s.shared[partial+i*r.inner:][:r.inner]
 		clear(sums)
 		from, to := r.block(i % blocks)
 		add(sums, i/blocks, from, to, s)
 	})
-	c.rows(r.outer*r.inner, blocks, func(from, to int, s scratch) {
+	c.rows(r.outer*r.inner, blocks, func(from, to int, s *scratch) {
 		for i := from; i < to; i++ {
 			sum, sample, ch := 0.0, i/r.inner, i%r.inner
 			for b := range blocks {
@@ -34,25 +34,25 @@ func (c *compiler) channelSums(r reduction, at, partial int, add func(sums []flo
 
 // groupStatistics adds phases that leave the mean and then 1/sqrt(variance + eps) of each channel's group in shared[0:2n], with
 // n = samples*channels, and float32 means of the channels in the memory of shared[2n:3n].
-func (c *compiler) groupStatistics(x []float32, r reduction, a op.GroupNormAttr) {
+func (c *compiler) groupStatistics(input int, r reduction, a op.GroupNormAttr) {
 	set, n, members := c.backend.set, r.outer*r.inner, r.inner/a.Groups
 	count := float64(r.size * members)
-	rows := func(sample, from, to int) []float32 {
-		return x[(sample*r.size+from)*r.inner : (sample*r.size+to)*r.inner]
+	rows := func(s *scratch, sample, from, to int) []float32 {
+		return s.in(input)[(sample*r.size+from)*r.inner : (sample*r.size+to)*r.inner]
 	}
-	c.channelSums(r, 0, 3*n, func(sums []float64, sample, from, to int, _ scratch) { set.SumRows(sums, rows(sample, from, to)) })
-	c.phase(1, func(_ int, s scratch) {
+	c.channelSums(r, 0, 3*n, func(sums []float64, sample, from, to int, s *scratch) { set.SumRows(sums, rows(s, sample, from, to)) })
+	c.phase(1, func(_ int, s *scratch) {
 		mean, rounded := s.shared[:n], floatsOf(s.shared[2*n:3*n])
 		spread(mean, members, func(sum float64) float64 { return sum / count })
 		for i, m := range mean {
 			rounded[i] = float32(m)
 		}
 	})
-	c.channelSums(r, n, 3*n, func(sums []float64, sample, from, to int, s scratch) {
+	c.channelSums(r, n, 3*n, func(sums []float64, sample, from, to int, s *scratch) {
 		mean := floatsOf(s.shared[2*n : 3*n])[sample*r.inner:][:r.inner]
-		set.VarRows(sums, rows(sample, from, to), mean)
+		set.VarRows(sums, rows(s, sample, from, to), mean)
 	})
-	c.phase(1, func(_ int, s scratch) {
+	c.phase(1, func(_ int, s *scratch) {
 		// The squares were taken about the rounded mean.
 		mean, squares, rounded := s.shared[:n], s.shared[n:2*n], floatsOf(s.shared[2*n:3*n])
 		for i := range squares {
@@ -85,14 +85,14 @@ func at(values []float32, i int, absent float32) float64 {
 }
 
 func buildGroupNorm(c *compiler, n *ir.Node) error {
-	set, x, gamma, beta, y := c.backend.set, c.in(0), c.in(1), c.in(2), c.out()
-	s := n.Inputs[0].Shape()
+	set, s := c.backend.set, n.Inputs[0].Shape()
 	ch := s[len(s)-1]
 	r := reduction{outer: s[0], size: s.Elements() / s[0] / ch, inner: ch}
 	count := s[0] * ch
-	c.groupStatistics(x, r, n.Attr.(op.GroupNormAttr))
+	c.groupStatistics(0, r, n.Attr.(op.GroupNormAttr))
 	c.ownScratch(3 * ch)
-	c.rows(r.outer*r.size, ch, func(from, to int, s scratch) {
+	c.rows(r.outer*r.size, ch, func(from, to int, s *scratch) {
+		x, gamma, beta, y := s.in(0), s.in(1), s.in(2), s.out()
 		minus, scale, shift := s.f32[:ch], s.f32[ch:2*ch], s.f32[2*ch:3*ch]
 		mean, inverse, rounded := s.shared[:count], s.shared[count:2*count], floatsOf(s.shared[2*count:3*count])
 		for from < to { // one sample at a time
@@ -115,19 +115,18 @@ func buildGroupNorm(c *compiler, n *ir.Node) error {
 
 // buildGroupNormBackward computes (g - mean(g) - h*mean(g*h)) / deviation with g = dy*gamma and h the normalised x.
 func buildGroupNormBackward(c *compiler, n *ir.Node) error {
-	dy, x, gamma, dx := c.in(0), c.in(1), c.in(2), c.out()
 	shape, a := n.Inputs[1].Shape(), n.Attr.(op.GroupNormAttr)
 	ch := shape[len(shape)-1]
 	r := reduction{outer: shape[0], size: shape.Elements() / shape[0] / ch, inner: ch}
 	count, members := shape[0]*ch, ch/a.Groups
 	set := c.backend.set
-	c.groupStatistics(x, r, a)
+	c.groupStatistics(1, r, a)
 	// Behind the statistics: sums of dy, and of dy*(x - mean), both by channel, and room for partial sums.
-	c.channelSums(r, 3*count, 5*count, func(sums []float64, sample, from, to int, _ scratch) {
-		set.SumRows(sums, dy[(sample*r.size+from)*ch:(sample*r.size+to)*ch])
+	c.channelSums(r, 3*count, 5*count, func(sums []float64, sample, from, to int, s *scratch) {
+		set.SumRows(sums, s.in(0)[(sample*r.size+from)*ch:(sample*r.size+to)*ch])
 	})
-	c.channelSums(r, 4*count, 5*count, func(sums []float64, sample, from, to int, s scratch) {
-		mean := s.shared[sample*ch:][:ch]
+	c.channelSums(r, 4*count, 5*count, func(sums []float64, sample, from, to int, s *scratch) {
+		dy, x, mean := s.in(0), s.in(1), s.shared[sample*ch:][:ch]
 		for v := sample*r.size + from; v < sample*r.size+to; v++ {
 			rowX, rowDy := x[v*ch:][:ch], dy[v*ch:][:ch]
 			for i := range sums {
@@ -136,7 +135,8 @@ func buildGroupNormBackward(c *compiler, n *ir.Node) error {
 		}
 	})
 	elements := float64(r.size * members)
-	c.phase(1, func(_ int, s scratch) {
+	c.phase(1, func(_ int, s *scratch) {
+		gamma := s.in(2)
 		inverse, g, along := s.shared[count:2*count], s.shared[3*count:4*count], s.shared[4*count:5*count]
 		for i := range count {
 			f := at(gamma, i%ch, 1)
@@ -147,7 +147,8 @@ func buildGroupNormBackward(c *compiler, n *ir.Node) error {
 		spread(g, members, mean)
 		spread(along, members, mean)
 	})
-	c.rows(r.outer*r.size, ch, func(from, to int, s scratch) {
+	c.rows(r.outer*r.size, ch, func(from, to int, s *scratch) {
+		dy, x, gamma, dx := s.in(0), s.in(1), s.in(2), s.out()
 		mean, inverse := s.shared[:count], s.shared[count:2*count]
 		g, along := s.shared[3*count:4*count], s.shared[4*count:5*count]
 		for v := from; v < to; v++ {
@@ -181,10 +182,11 @@ func rowStatistics(x []float32, eps float64) (mean, inverse float64) {
 }
 
 func buildLayerNorm(c *compiler, n *ir.Node) error {
-	set, x, gamma, beta, y, a := c.backend.set, c.in(0), c.in(1), c.in(2), c.out(), n.Attr.(op.LayerNormAttr)
+	set, a := c.backend.set, n.Attr.(op.LayerNormAttr)
 	s := n.Inputs[0].Shape()
 	width := s[len(s)-a.Axes:].Elements()
-	c.rows(len(x)/width, width, func(from, to int, _ scratch) {
+	c.rows(s.Elements()/width, width, func(from, to int, s *scratch) {
+		x, gamma, beta, y := s.in(0), s.in(1), s.in(2), s.out()
 		for r := from; r < to; r++ {
 			src, dst := x[r*width:][:width], y[r*width:][:width]
 			mean, inverse := rowStatistics(src, a.Eps)
@@ -203,10 +205,11 @@ func buildLayerNorm(c *compiler, n *ir.Node) error {
 }
 
 func buildLayerNormBackward(c *compiler, n *ir.Node) error {
-	dy, x, gamma, dx, a := c.in(0), c.in(1), c.in(2), c.out(), n.Attr.(op.LayerNormAttr)
+	a := n.Attr.(op.LayerNormAttr)
 	s := n.Inputs[1].Shape()
 	width := s[len(s)-a.Axes:].Elements()
-	c.rows(len(x)/width, width, func(from, to int, _ scratch) {
+	c.rows(s.Elements()/width, width, func(from, to int, s *scratch) {
+		dy, x, gamma, dx := s.in(0), s.in(1), s.in(2), s.out()
 		for r := from; r < to; r++ {
 			src, up, dst := x[r*width:][:width], dy[r*width:][:width], dx[r*width:][:width]
 			mean, inverse := rowStatistics(src, a.Eps)

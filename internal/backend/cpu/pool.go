@@ -15,11 +15,42 @@ type scratch struct {
 	f64 []float64 // the same memory as f32
 	// shared is common to all parts of all phases of a step.
 	shared []float64
+
+	ops     [][]byte  // operands: the inputs, and the output last
+	plane   [][]byte  // memory for operands that point at planes
+	partial []float64 // part of shared for the plane at hand, of a step that gathers
+	job     *job      // the step that runs
+}
+
+// in is input i of a float32 operation, nil if it is absent.
+func (s *scratch) in(i int) []float32 {
+	if i >= len(s.ops)-1 {
+		return nil
+	}
+	return as[float32](s.ops[i])
+}
+
+// out is the output.
+func (s *scratch) out() []float32 { return as[float32](s.ops[len(s.ops)-1]) }
+
+// result is the memory of the output.
+func (s *scratch) result() []byte { return s.ops[len(s.ops)-1] }
+
+// point makes the operands those of plane z.
+func (s *scratch) point(inst *instance, z int) {
+	s.ops = s.plane[:len(inst.places)]
+	for i := range inst.places {
+		at, b := &inst.places[i], inst.ops[i]
+		if at.planes > 0 {
+			b = b[z%at.planes*at.planeBytes:][:at.planeBytes]
+		}
+		s.ops[i] = b
+	}
 }
 
 // part computes one of the independent parts of a step. What a part computes does not depend on the worker that runs it, nor on
 // how many there are: results are the same bits for any number of threads.
-type part func(i int, s scratch)
+type part func(i int, s *scratch)
 
 // pool is a fixed set of goroutines that share the parts of a step. The goroutine that calls run works, too.
 type pool struct {
@@ -29,7 +60,9 @@ type pool struct {
 	alive   sync.WaitGroup
 
 	ctx     context.Context
+	first   int
 	parts   int64
+	ops     [][]byte
 	next    atomic.Int64
 	do      part
 	scratch []scratch
@@ -63,12 +96,12 @@ func (p *pool) close() {
 	p.alive.Wait()
 }
 
-// run calls do for every part and returns when all are done, or the context is cancelled: then parts that did not start are left
+// run calls do for parts [first, first+parts), with operands ops (nil where do finds them itself), and returns when all are done, or the context is cancelled: then parts that did not start are left
 // out. A panic in a part is returned as an error. s has one element a worker.
-func (p *pool) run(ctx context.Context, parts int, do part, s []scratch) error {
+func (p *pool) run(ctx context.Context, first, parts int, do part, ops [][]byte, s []scratch) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.ctx, p.parts, p.do, p.scratch = ctx, int64(parts), do, s
+	p.ctx, p.first, p.parts, p.do, p.ops, p.scratch = ctx, first, int64(parts), do, ops, s
 	p.next.Store(0)
 	helpers := min(len(p.wake), parts-1)
 	for i := range helpers {
@@ -77,7 +110,7 @@ func (p *pool) run(ctx context.Context, parts int, do part, s []scratch) error {
 	}
 	p.work(0)
 	p.working.Wait()
-	p.ctx, p.do, p.scratch = nil, nil, nil
+	p.ctx, p.do, p.ops, p.scratch = nil, nil, nil, nil
 	if fault := p.fault.Swap(nil); fault != nil {
 		return *fault
 	}
@@ -94,11 +127,13 @@ func (p *pool) work(worker int) {
 			p.fault.CompareAndSwap(nil, &err)
 		}
 	}()
+	s := &p.scratch[worker]
+	s.ops = p.ops
 	for p.fault.Load() == nil && p.ctx.Err() == nil {
 		i := p.next.Add(1) - 1
 		if i >= p.parts {
 			return
 		}
-		p.do(int(i), p.scratch[worker])
+		p.do(p.first+int(i), s)
 	}
 }

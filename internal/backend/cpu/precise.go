@@ -3,7 +3,6 @@ package cpu
 import (
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/op"
-	"github.com/voxcam/voxcam/internal/tensor"
 )
 
 // Small convolutions and products (gates, heads, blocks behind the last pooling) are summed in float64: they take no time, and an
@@ -13,32 +12,34 @@ const preciseLimit = 1 << 18 // multiplications
 
 // preciseConv compiles a convolution, or the gradient of one, with weights [Cout, Cin/Groups, kd, kh, kw].
 func (c *compiler) preciseConv(n *ir.Node, a op.ConvAttr, backward bool) {
-	from, to, s := n.Inputs[0].Shape(), n.Out().Shape(), n.Inputs[1].Shape()
-	x, w, bias, y := c.in(0), c.in(1), c.in(2), c.out()
+	from, to, size := n.Inputs[0].Shape(), n.Out().Shape(), n.Inputs[1].Shape()
 	volume, other := from, to // of the convolution, whichever way it is computed
 	if backward {
 		volume, other = to, from
 	}
-	forward, transposed := poolWindows(op.PoolAttr{Kernel: [3]int(s[2:5]), Stride: a.Stride, Dilation: a.Dilation, Before: a.Before, After: a.After},
+	forward, transposed := poolWindows(op.PoolAttr{Kernel: [3]int(size[2:5]), Stride: a.Stride, Dilation: a.Dilation, Before: a.Before, After: a.After},
 		size3(volume), size3(other))
 	// Steps in the weights from one channel of the sum, and one of the result, to the next.
-	perIn, perOut, taps := s[1], s[0]/a.Groups, s[2:].Elements()
+	perIn, perOut, taps := size[1], size[0]/a.Groups, size[2:].Elements()
 	lists, sums, results, sumStep, resultStep := forward, perIn, perOut, taps, perIn*taps
 	if backward {
 		lists, sums, results, sumStep, resultStep = transposed, perOut, perIn, perIn*taps, taps
 	}
-	c.rows(tensor.Shape(to[:4]).Elements(), to[4]*sums*taps, func(lo, hi int, _ scratch) {
+	placesX, placesY, plane := c.places(0), c.places(-1), to[2]*to[3]
+	c.planeRows(to[0]*to[1], plane, to[4]*sums*taps, func(lo, hi int, s *scratch) {
+		x, w, bias, y := s.in(0), s.in(1), s.in(2), s.out()
 		for v := lo; v < hi; v++ {
-			px, py, pz, number := v%to[3], v/to[3]%to[2], v/to[3]/to[2]%to[1], v/to[3]/to[2]/to[1]
-			for ch, row := 0, y[v*to[4]:][:to[4]]; ch < len(row); ch++ {
+			px, py, pz, number := v%to[3], v/to[3]%to[2], v/plane%to[1], v/plane/to[1]
+			place := (number*placesY+pz%placesY)*plane + v%plane
+			for ch, row := 0, y[place*to[4]:][:to[4]]; ch < len(row); ch++ {
 				group := ch / results
 				weights := w[group*perOut*perIn*taps+ch%results*resultStep:]
 				sum := at(bias, ch, 0)
 				for _, nz := range lists[0][pz] {
 					for _, ny := range lists[1][py] {
 						for _, nx := range lists[2][px] {
-							src := x[(((number*from[1]+nz.at)*from[2]+ny.at)*from[3]+nx.at)*from[4]+group*sums:][:sums]
-							k := (nz.tap*s[3]+ny.tap)*s[4] + nx.tap
+							src := x[(((number*placesX+nz.at%placesX)*from[2]+ny.at)*from[3]+nx.at)*from[4]+group*sums:][:sums]
+							k := (nz.tap*size[3]+ny.tap)*size[4] + nx.tap
 							if sumStep == 1 {
 								sum += dot(src, weights[k:])
 								continue
@@ -58,12 +59,12 @@ func (c *compiler) preciseConv(n *ir.Node, a op.ConvAttr, backward bool) {
 
 // preciseLinear compiles a product with a constant matrix.
 func (c *compiler) preciseLinear(rows, depth, cols int, trans bool) {
-	x, w, y := c.in(0), c.in(1), c.out()
 	stepK, stepN := cols, 1
 	if trans {
 		stepK, stepN = 1, depth
 	}
-	c.rows(rows*cols, depth, func(from, to int, _ scratch) {
+	c.rows(rows*cols, depth, func(from, to int, s *scratch) {
+		x, w, y := s.in(0), s.in(1), s.out()
 		for i := from; i < to; i++ {
 			sum, k, row := 0.0, i%cols*stepN, x[i/cols*depth:][:depth]
 			if stepK == 1 {

@@ -93,56 +93,68 @@ type reducer struct {
 }
 
 func (c *compiler) reduce(n *ir.Node, f reducer) {
-	x, y, s, axes := c.in(0), c.out(), n.Inputs[0].Shape(), n.Attr.(op.ReduceAttr).Axes
+	s, axes := n.Inputs[0].Shape(), n.Attr.(op.ReduceAttr).Axes
+	if c.inst.gather != nil {
+		c.gatherReduction(n, f)
+		return
+	}
 	r, ok := reductionOf(s, axes)
-	switch {
-	case !ok:
-		c.reduceScattered(x, y, s, axes, f)
-	case r.inner == 1:
-		// Long runs are cut into pieces, too.
-		blocks := r.blocks()
-		c.sharedScratch(r.outer * blocks)
-		c.rows(r.outer*blocks, r.size/blocks, func(from, to int, s scratch) {
+	if !ok {
+		m := scatteredOf(s, axes)
+		c.rows(m.outputs, m.count, func(from, to int, s *scratch) {
+			x, y := s.in(0), s.out()
 			for i := from; i < to; i++ {
-				lo, hi := r.block(i % blocks)
-				s.shared[i] = f.one(f.start, x[i/blocks*r.size+lo:i/blocks*r.size+hi])
+				y[i] = float32(f.finish(m.reduce(f, x, i), m.count))
 			}
 		})
-		c.rows(r.outer, blocks, func(from, to int, s scratch) {
-			for i := from; i < to; i++ {
-				acc := f.start
-				for _, v := range s.shared[i*blocks : (i+1)*blocks] {
-					acc = f.join(acc, v)
-				}
-				y[i] = float32(f.finish(acc, r.size))
-			}
-		})
-	default:
-		blocks := r.blocks()
-		c.sharedScratch(r.outer * blocks * r.inner)
-		c.phase(r.outer*blocks, func(i int, s scratch) {
-			acc := s.shared[i*r.inner:][:r.inner]
-			for k := range acc {
-				acc[k] = f.start
-			}
-			lo, hi := r.block(i % blocks)
-			base := i / blocks * r.size
-			f.rows(acc, x[(base+lo)*r.inner:(base+hi)*r.inner])
-		})
-		c.rows(r.outer*r.inner, blocks, func(from, to int, s scratch) {
-			for i := from; i < to; i++ {
-				acc, o, k := f.start, i/r.inner, i%r.inner
-				for b := range blocks {
-					acc = f.join(acc, s.shared[(o*blocks+b)*r.inner+k])
-				}
-				y[i] = float32(f.finish(acc, r.size))
-			}
-		})
+		return
+	}
+	// Long runs are cut into pieces, which are joined afterwards.
+	blocks := r.blocks()
+	c.sharedScratch(r.outer * blocks * r.inner)
+	c.rows(r.outer*blocks, r.size/blocks*r.inner, func(from, to int, s *scratch) { r.pieces(f, s.shared, s.in(0), from, to) })
+	c.rows(r.outer*r.inner, blocks, func(from, to int, s *scratch) {
+		y := s.out()
+		for i := from; i < to; i++ {
+			y[i] = float32(f.finish(r.join(f, f.start, s.shared, i), r.size))
+		}
+	})
+}
+
+// pieces reduces pieces [from, to), counted over the outer axis and the blocks, each to inner values.
+func (r reduction) pieces(f reducer, partial []float64, x []float32, from, to int) {
+	blocks := r.blocks()
+	for i := from; i < to; i++ {
+		lo, hi := r.block(i % blocks)
+		part := x[(i/blocks*r.size+lo)*r.inner : (i/blocks*r.size+hi)*r.inner]
+		if r.inner == 1 {
+			partial[i] = f.one(f.start, part)
+			continue
+		}
+		acc := partial[i*r.inner:][:r.inner]
+		for k := range acc {
+			acc[k] = f.start
+		}
+		f.rows(acc, part)
 	}
 }
 
-// reduceScattered reduces axes with kept ones between them, an element of the output at a time.
-func (c *compiler) reduceScattered(x, y []float32, s tensor.Shape, axes []int, f reducer) {
+// join adds the pieces of output i to acc.
+func (r reduction) join(f reducer, acc float64, partial []float64, i int) float64 {
+	blocks := r.blocks()
+	for b := range blocks {
+		acc = f.join(acc, partial[(i/r.inner*blocks+b)*r.inner+i%r.inner])
+	}
+	return acc
+}
+
+// scattered is a reduction with kept axes between reduced ones; it is done an element of the output at a time.
+type scattered struct {
+	outer, inner   walk
+	outputs, count int
+}
+
+func scatteredOf(s tensor.Shape, axes []int) scattered {
 	kept, reduced := s.Clone(), s.Clone()
 	for i := range s {
 		if slices.Contains(axes, i) {
@@ -151,21 +163,19 @@ func (c *compiler) reduceScattered(x, y []float32, s tensor.Shape, axes []int, f
 			reduced[i] = 1
 		}
 	}
-	outer := merge(kept, [][]int{s.Strides()})
-	inner := merge(reduced, [][]int{s.Strides()})
-	size, strides := inner.inner()
-	count := reduced.Elements()
-	c.rows(len(y), count, func(from, to int, _ scratch) {
-		for i := from; i < to; i++ {
-			acc, base := f.start, outer.position(0, i)
-			for r := range inner.outer() {
-				at := base + inner.offset(0, r)
-				for k := range size {
-					at := at + k*strides[0]
-					acc = f.one(acc, x[at:at+1])
-				}
-			}
-			y[i] = float32(f.finish(acc, count))
+	return scattered{merge(kept, [][]int{s.Strides()}), merge(reduced, [][]int{s.Strides()}), kept.Elements(), reduced.Elements()}
+}
+
+func (m *scattered) reduce(f reducer, x []float32, i int) float64 {
+	acc, base := f.start, m.outer.position(0, i)
+	last := len(m.inner.dims) - 1
+	size, stride := m.inner.dims[last], m.inner.strides[0][last]
+	for r := range m.inner.outer() {
+		at := base + m.inner.offset(0, r)
+		for k := range size {
+			at := at + k*stride
+			acc = f.one(acc, x[at:at+1])
 		}
-	})
+	}
+	return acc
 }

@@ -20,11 +20,12 @@ func buildLogSoftmaxBackward(c *compiler, n *ir.Node) error {
 
 // lines compiles a function of the lines along an axis. Lines that are not contiguous are copied to scratch and back.
 func (c *compiler) lines(n *ir.Node, f lineFunc) error {
-	x, y, out, set := c.in(0), c.in(1), c.out(), c.backend.set
+	set := c.backend.set
 	s, axis := n.Out().Shape(), n.Attr.(op.SoftmaxAttr).Axis
-	size, inner := s[axis], s[axis+1:].Elements()
+	size, inner, lines := s[axis], s[axis+1:].Elements(), s.Elements()/s[axis]
 	if inner == 1 {
-		c.rows(len(out)/size, size, func(from, to int, _ scratch) {
+		c.rows(lines, size, func(from, to int, s *scratch) {
+			x, y, out := s.in(0), s.in(1), s.out()
 			for i := from; i < to; i++ {
 				lo, hi := i*size, (i+1)*size
 				var second []float32
@@ -37,7 +38,8 @@ func (c *compiler) lines(n *ir.Node, f lineFunc) error {
 		return nil
 	}
 	c.ownScratch(2 * size)
-	c.rows(len(out)/size, size, func(from, to int, s scratch) {
+	c.rows(lines, size, func(from, to int, s *scratch) {
+		x, y, out := s.in(0), s.in(1), s.out()
 		for i := from; i < to; i++ {
 			base := i/inner*size*inner + i%inner
 			first, second := s.f32[:size], s.f32[size:2*size]

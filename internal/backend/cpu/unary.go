@@ -114,8 +114,8 @@ func (c *compiler) mapFunc(u *op.Unary, a op.UnaryAttr) mapFunc {
 
 func buildUnary(u *op.Unary) builder {
 	return func(c *compiler, n *ir.Node) error {
-		x, y, f := c.in(0), c.out(), c.mapFunc(u, n.Attr.(op.UnaryAttr))
-		c.ranges(len(x), grain, func(from, to int, _ scratch) { f(y[from:to], x[from:to]) })
+		f := c.mapFunc(u, n.Attr.(op.UnaryAttr))
+		c.ranges(n.Out().Shape().Elements(), grain, func(from, to int, s *scratch) { f(s.out()[from:to], s.in(0)[from:to]) })
 		return nil
 	}
 }
@@ -136,8 +136,9 @@ func buildUnaryBackward(c *compiler, n *ir.Node) error {
 	if k, ok := activation(attr.Func, a); ok && k.FromOutput == (u.Saves == op.SavesY) {
 		f = func(dx, dy, saved []float32) { set.Derive(k, dx, dy, saved) }
 	}
-	dy, saved, dx := c.in(0), c.in(1), c.out()
-	c.ranges(len(dx), grain, func(from, to int, _ scratch) { f(dx[from:to], dy[from:to], saved[from:to]) })
+	c.ranges(n.Out().Shape().Elements(), grain, func(from, to int, s *scratch) {
+		f(s.out()[from:to], s.in(0)[from:to], s.in(1)[from:to])
+	})
 	return nil
 }
 
@@ -150,14 +151,14 @@ func bit(condition bool) uint64 {
 }
 
 func buildBits(c *compiler, n *ir.Node) error {
-	a, x := n.Attr.(op.BitsAttr), c.in(0)
-	words, err := c.bits(n.Out())
-	if err != nil {
+	a := n.Attr.(op.BitsAttr)
+	if err := checkBits(n.Out()); err != nil {
 		return err
 	}
 	lo, hi := ordered(float32(a.Lo)), ordered(float32(a.Hi))
 	rectifier := a.Lo == 0 && math.IsInf(a.Hi, 1) && n.Inputs[0].Const == nil && littleEndian
-	c.ranges(len(x), grain, func(from, to int, _ scratch) {
+	c.ranges(n.Out().Shape().Elements(), grain, func(from, to int, s *scratch) {
+		x, words := s.in(0), as[uint64](s.result())
 		for i := from; i < to; i += 64 {
 			block := x[i:min(i+64, to)]
 			if rectifier && len(block) == 64 {
@@ -212,14 +213,14 @@ func ordered(x float32) int64 {
 }
 
 func buildMaskBackward(c *compiler, n *ir.Node) error {
-	a, dy, dx := n.Attr.(op.MaskAttr), c.in(0), c.out()
-	words, err := c.bits(n.Inputs[1])
-	if err != nil {
+	a := n.Attr.(op.MaskAttr)
+	if err := checkBits(n.Inputs[1]); err != nil {
 		return err
 	}
 	slope := [2]float32{float32(a.Out), float32(a.In)}
 	rectifier := slope == [2]float32{0, 1} && n.Inputs[0].Const == nil && littleEndian
-	c.ranges(len(dx), grain, func(from, to int, _ scratch) {
+	c.ranges(n.Out().Shape().Elements(), grain, func(from, to int, s *scratch) {
+		dy, words, dx := s.in(0), as[uint64](s.ops[1]), s.out()
 		for i := from; i < to; i += 64 {
 			word, end := words[i/64], min(i+64, to)
 			out, in := dx[i:end], dy[i:end]

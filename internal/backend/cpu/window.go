@@ -41,8 +41,8 @@ func poolWindows(a op.PoolAttr, in, out [3]int) (forward, backward windows) {
 }
 
 // poolRows compiles an operation that makes the rows [W, C] of tensor y [N, D, H, W, C] from neighbours in x.
-func (c *compiler) poolRows(y tensor.Shape, do func(sample, z, row int, s scratch)) {
-	c.rows(y[0]*y[1]*y[2], y[3]*y[4], func(from, to int, s scratch) {
+func (c *compiler) poolRows(y tensor.Shape, do func(sample, z, row int, s *scratch)) {
+	c.planeRows(y[0]*y[1], y[2], y[3]*y[4], func(from, to int, s *scratch) {
 		for i := from; i < to; i++ {
 			do(i/y[2]/y[1], i/y[2]%y[1], i%y[2], s)
 		}
@@ -61,37 +61,42 @@ func (c *compiler) pooling(a op.PoolAttr) (*kernel.Pool, error) {
 	return k, err
 }
 
-// sample is the view of one sample of a tensor [N, D, H, W, C].
-func sample(data []float32, s tensor.Shape, i int) kernel.View {
-	n := s.Elements() / s[0]
-	return kernel.Whole(data[i*n:(i+1)*n], s[1], s[2], s[3], s[4])
+// sample is the view of one sample of a tensor [N, D, H, W, C] with places for so many planes.
+func sample(data []float32, s tensor.Shape, places, i int) kernel.View {
+	n := places * s[2] * s[3] * s[4]
+	return kernel.View{Data: data[i*n : (i+1)*n], Depth: s[1], Planes: places, H: s[2], W: s[3], C: s[4]}
 }
 
 // planes compiles an operation that makes tensor y [N, D, H, W, C] a few rows of a plane at a time.
-func (c *compiler) planes(y tensor.Shape, do func(i int, r kernel.Region, s scratch)) {
+func (c *compiler) planes(y tensor.Shape, do func(i int, r kernel.Region, s *scratch)) {
 	rows := even(y[2], grain/(y[3]*y[4]))
 	bands := (y[2] + rows - 1) / rows
-	c.phase(y[0]*y[1]*bands, func(i int, s scratch) {
+	f := phase{parts: y[0] * y[1] * bands, do: func(i int, s *scratch) {
 		z, band := i/bands, i%bands*rows
 		do(z/y[1], kernel.Region{Z0: z % y[1], Z1: z%y[1] + 1, Y0: band, Y1: min(y[2], band+rows)}, s)
-	})
+	}}
+	if c.slab {
+		f.parts, f.perPlane = bands, true
+	}
+	c.inst.phases = append(c.inst.phases, f)
 }
 
 func buildMaxPool(c *compiler, n *ir.Node) error {
-	x, y, from, to := c.in(0), c.out(), n.Inputs[0].Shape(), n.Out().Shape()
+	from, to, placesX, placesY := n.Inputs[0].Shape(), n.Out().Shape(), c.places(0), c.places(-1)
 	k, err := c.pooling(n.Attr.(op.PoolAttr))
 	if err != nil {
 		return err
 	}
-	c.planes(to, func(i int, r kernel.Region, s scratch) { k.Max(sample(y, to, i), sample(x, from, i), nil, r, s.f32) })
+	c.planes(to, func(i int, r kernel.Region, s *scratch) {
+		k.Max(sample(s.out(), to, placesY, i), sample(s.in(0), from, placesX, i), nil, r, s.f32)
+	})
 	return nil
 }
 
 func buildMaxPoolIndex(c *compiler, n *ir.Node) error {
 	a, v, from, to := n.Attr.(op.PoolAttr), n.Out(), n.Inputs[0].Shape(), n.Out().Shape()
-	at, count := c.program.offset[v], v.Shape().Elements()
 	if v.Type.Elem == tensor.Uint16 {
-		maxPoolIndex(c, n, view[uint16](c.program.arena, at, count))
+		maxPoolIndex(c, n)
 		return nil
 	}
 	k, err := c.pooling(a)
@@ -99,24 +104,25 @@ func buildMaxPoolIndex(c *compiler, n *ir.Node) error {
 		return err
 	}
 	// The kernel gives the maxima, too; nobody wants them here, and a plane of scratch takes them.
-	x, index, plane := c.in(0), view[uint8](c.program.arena, at, count), to[2]*to[3]*to[4]
+	placesX, placesY, plane := c.places(0), c.places(-1), to[2]*to[3]*to[4]
 	c.ownScratch(k.Scratch() + plane)
-	c.planes(to, func(i int, r kernel.Region, s scratch) {
+	c.planes(to, func(i int, r kernel.Region, s *scratch) {
 		maxima := kernel.View{Data: s.f32[k.Scratch():][:plane], H: to[2], W: to[3], C: to[4], Depth: to[1], Planes: 1}
-		k.Max(maxima, sample(x, from, i), index[(i*to[1]+r.Z0)*plane:][:plane], r, s.f32)
+		k.Max(maxima, sample(s.in(0), from, placesX, i), s.result()[(i*placesY+r.Z0%placesY)*plane:][:plane], r, s.f32)
 	})
 	return nil
 }
 
 // maxPoolIndex is for windows that are too large for the kernel. It finds the first maximum along depth and height for each voxel of a row, then the first of those along width: the
 // one of the lowest tap among equals.
-func maxPoolIndex(c *compiler, n *ir.Node, index []uint16) {
-	a, x, from, to := n.Attr.(op.PoolAttr), c.in(0), n.Inputs[0].Shape(), n.Out().Shape()
+func maxPoolIndex(c *compiler, n *ir.Node) {
+	a, from, to, placesX, placesY := n.Attr.(op.PoolAttr), n.Inputs[0].Shape(), n.Out().Shape(), c.places(0), c.places(-1)
 	w, _ := poolWindows(a, size3(from), size3(to))
 	ch := to[4]
 	width := from[3] * ch
 	c.ownScratch(2*width + 2*ch)
-	c.poolRows(to, func(sample, z, row int, s scratch) {
+	c.poolRows(to, func(sample, z, row int, s *scratch) {
+		x, index := s.in(0), as[uint16](s.result())
 		top, best := s.f32[:width], s.f32[2*width:][:ch]
 		taps, first := int32s(s.f32[width:2*width]), int32s(s.f32[2*width+ch:][:ch]) // of kw = 0
 		clear(taps)
@@ -125,7 +131,7 @@ func maxPoolIndex(c *compiler, n *ir.Node, index []uint16) {
 		}
 		for _, nz := range w[0][z] {
 			for _, ny := range w[1][row] {
-				src, tap := x[((sample*from[1]+nz.at)*from[2]+ny.at)*from[3]*ch:][:width], int32((nz.tap*a.Kernel[1]+ny.tap)*a.Kernel[2])
+				src, tap := x[((sample*placesX+nz.at%placesX)*from[2]+ny.at)*from[3]*ch:][:width], int32((nz.tap*a.Kernel[1]+ny.tap)*a.Kernel[2])
 				for i, v := range src {
 					if v > top[i] || v != v {
 						top[i], taps[i] = v, tap
@@ -133,7 +139,7 @@ func maxPoolIndex(c *compiler, n *ir.Node, index []uint16) {
 				}
 			}
 		}
-		line := index[((sample*to[1]+z)*to[2]+row)*to[3]*ch:][:to[3]*ch]
+		line := index[((sample*placesY+z%placesY)*to[2]+row)*to[3]*ch:][:to[3]*ch]
 		for o, nxs := range w[2] {
 			clear(first)
 			for i := range best {
@@ -156,20 +162,20 @@ func maxPoolIndex(c *compiler, n *ir.Node, index []uint16) {
 
 func buildMaxPoolBackward(c *compiler, n *ir.Node) error {
 	a, v, from, to := n.Attr.(op.PoolBackwardAttr).Pool, n.Inputs[1], n.Inputs[0].Shape(), n.Out().Shape()
-	at, count := c.program.offset[v], v.Shape().Elements()
 	if v.Type.Elem == tensor.Uint16 {
-		maxPoolBackward(c, n, view[uint16](c.program.arena, at, count))
+		maxPoolBackward(c, n)
 		return nil
 	}
 	k, err := c.pooling(a)
 	if err != nil {
 		return err
 	}
-	dy, dx, index, size := c.in(0), c.out(), view[uint8](c.program.arena, at, count), count/from[0]
-	c.planes(to, func(i int, r kernel.Region, s scratch) {
-		dst := sample(dx, to, i)
+	placesY, places, placesX := c.places(0), c.places(1), c.places(-1) // of dy, index, dx
+	size := places * from[2] * from[3] * from[4]
+	c.planes(to, func(i int, r kernel.Region, s *scratch) {
+		dst := sample(s.out(), to, placesX, i)
 		clearRows(dst, r)
-		k.MaxBackward(dst, sample(dy, from, i), index[i*size:(i+1)*size], r, s.f32)
+		k.MaxBackward(dst, sample(s.in(0), from, placesY, i), s.ops[1][i*size:(i+1)*size], places, r, s.f32)
 	})
 	return nil
 }
@@ -182,23 +188,25 @@ func clearRows(v kernel.View, r kernel.Region) {
 
 // maxPoolBackward is for windows that are too large for the kernel. It collects, for each voxel, the gradients of the windows whose maximum it was: unlike scattering from the
 // windows, that needs no other thread's voxels.
-func maxPoolBackward(c *compiler, n *ir.Node, index []uint16) {
-	a, dy, dx := n.Attr.(op.PoolBackwardAttr).Pool, c.in(0), c.out()
+func maxPoolBackward(c *compiler, n *ir.Node) {
+	a, placesY, places, placesX := n.Attr.(op.PoolBackwardAttr).Pool, c.places(0), c.places(1), c.places(-1) // of dy, index, dx
 	from, to := n.Inputs[0].Shape(), n.Out().Shape()
 	_, w := poolWindows(a, size3(to), size3(from))
 	ch := to[4]
-	c.poolRows(to, func(sample, z, row int, _ scratch) {
-		line := dx[((sample*to[1]+z)*to[2]+row)*to[3]*ch:][:to[3]*ch]
+	c.poolRows(to, func(sample, z, row int, s *scratch) {
+		dy, index := s.in(0), as[uint16](s.ops[1])
+		line := s.out()[((sample*placesX+z%placesX)*to[2]+row)*to[3]*ch:][:to[3]*ch]
 		clear(line)
 		for _, nz := range w[0][z] {
 			for _, ny := range w[1][row] {
-				at := ((sample*from[1]+nz.at)*from[2] + ny.at) * from[3] * ch
+				at := ((sample*placesY+nz.at%placesY)*from[2] + ny.at) * from[3] * ch
+				atIndex := ((sample*places+nz.at%places)*from[2] + ny.at) * from[3] * ch
 				tap := (nz.tap*a.Kernel[1] + ny.tap) * a.Kernel[2]
 				for p, nxs := range w[2] {
 					dst := line[p*ch:][:ch]
 					for _, nx := range nxs {
 						src, own := dy[at+nx.at*ch:][:ch], uint16(tap+nx.tap)
-						for i, k := range index[at+nx.at*ch:][:ch] {
+						for i, k := range index[atIndex+nx.at*ch:][:ch] {
 							if k == own {
 								dst[i] += src[i]
 							}
@@ -224,8 +232,10 @@ func buildAvgPool(c *compiler, n *ir.Node) error {
 	if err != nil {
 		return err
 	}
-	x, y := c.in(0), c.out()
-	c.planes(to, func(i int, r kernel.Region, s scratch) { k.Average(sample(y, to, i), sample(x, from, i), r, s.f32) })
+	placesX, placesY := c.places(0), c.places(-1)
+	c.planes(to, func(i int, r kernel.Region, s *scratch) {
+		k.Average(sample(s.out(), to, placesY, i), sample(s.in(0), from, placesX, i), r, s.f32)
+	})
 	return nil
 }
 
@@ -252,11 +262,11 @@ func buildAvgPoolBackward(c *compiler, n *ir.Node) error {
 	if err != nil {
 		return err
 	}
-	dy, dx := c.in(0), c.out()
-	c.planes(to, func(i int, r kernel.Region, s scratch) {
-		dst := sample(dx, to, i)
+	placesY, placesX := c.places(0), c.places(-1)
+	c.planes(to, func(i int, r kernel.Region, s *scratch) {
+		dst := sample(s.out(), to, placesX, i)
 		clearRows(dst, r)
-		k.AverageBackward(dst, sample(dy, from, i), r, s.f32)
+		k.AverageBackward(dst, sample(s.in(0), from, placesY, i), r, s.f32)
 	})
 	return nil
 }
@@ -264,21 +274,22 @@ func buildAvgPoolBackward(c *compiler, n *ir.Node) error {
 // average compiles weighted sums over neighbours; the weights are products over the axes. A row is summed along depth and height
 // first, then along width, each in float64.
 func (c *compiler) average(n *ir.Node, w windows) {
-	x, y, from, to := c.in(0), c.out(), n.Inputs[0].Shape(), n.Out().Shape()
+	from, to, placesX, placesY := n.Inputs[0].Shape(), n.Out().Shape(), c.places(0), c.places(-1)
 	ch := to[4]
 	c.ownScratch(2 * (from[3]*ch + ch))
-	c.poolRows(to, func(sample, z, row int, s scratch) {
+	c.poolRows(to, func(sample, z, row int, s *scratch) {
+		x, y := s.in(0), s.out()
 		sums, sum := s.f64[:from[3]*ch], s.f64[from[3]*ch:][:ch]
 		clear(sums)
 		for _, nz := range w[0][z] {
 			for _, ny := range w[1][row] {
 				weight := float64(nz.weight) * float64(ny.weight)
-				for i, v := range x[((sample*from[1]+nz.at)*from[2]+ny.at)*from[3]*ch:][:len(sums)] {
+				for i, v := range x[((sample*placesX+nz.at%placesX)*from[2]+ny.at)*from[3]*ch:][:len(sums)] {
 					sums[i] += weight * float64(v)
 				}
 			}
 		}
-		line := y[((sample*to[1]+z)*to[2]+row)*to[3]*ch:][:to[3]*ch]
+		line := y[((sample*placesY+z%placesY)*to[2]+row)*to[3]*ch:][:to[3]*ch]
 		for o, nxs := range w[2] {
 			clear(sum)
 			for _, nx := range nxs {

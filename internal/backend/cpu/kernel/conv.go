@@ -135,12 +135,29 @@ func (c *Conv) pack(w Weights) {
 	for i := range c.classes {
 		cl := &c.classes[i]
 		for gi := range g {
-			cl.w = append(cl.w, c.set.pack(len(cl.taps)*cig, cog, func(k, n int) float32 {
+			cl.w = append(cl.w, c.set.pack(len(cl.taps)*cig, cog, w, func(k, n int) float32 {
 				return w.At(c.weight(gi, k%cig, n, cl.taps[k/cig].w))
 			}))
 		}
 	}
 	c.packLattice(cig)
+}
+
+// Floats is the number of float32 values that the packed weights take.
+func (c *Conv) Floats() int {
+	switch {
+	case c.depthwise != nil:
+		return c.shape.taps() * c.shape.Cin
+	case c.scatter != nil:
+		return c.scatter.floats
+	}
+	n := 0
+	for i := range c.classes {
+		for g := range c.classes[i].w {
+			n += c.classes[i].w[g].floats
+		}
+	}
+	return n
 }
 
 // Scratch is the number of float32 values that each thread must hand to Run.

@@ -66,8 +66,11 @@ func depthwiseGo(dst, src, w, bias []float32, taps []int32, p depthwiseParams) {
 
 func (c *Conv) packDepthwise(w Weights) {
 	sh := c.shape
-	d := &depthwise{w: make([]float32, sh.taps()*sh.Cin)}
-	for t := range sh.taps() {
+	d := &depthwise{}
+	if w.n == 0 {
+		d.w = make([]float32, sh.taps()*sh.Cin)
+	}
+	for t := range len(d.w) / sh.Cin {
 		for ch := range sh.Cin {
 			d.w[t*sh.Cin+ch] = w.At(ch*sh.taps() + t)
 		}

@@ -67,18 +67,25 @@ type packed struct {
 	k, n   int
 	panels []panel
 	data   []float32
+	floats int // the size of data, which is absent where only sizes were asked for
 }
 
 // pack stores at(k, n) for all k and n.
-func (s *Set) pack(k, n int, at func(k, n int) float32) packed {
+func (s *Set) pack(k, n int, w Weights, at func(k, n int) float32) packed {
 	panels, width := s.layout(n)
-	p := packed{k: k, n: n, panels: panels, data: make([]float32, k*width)}
+	p := packed{k: k, n: n, panels: panels, floats: k * width}
+	if w.n == 0 {
+		p.data = make([]float32, p.floats)
+	}
 	for i := range p.panels {
 		q := &p.panels[i]
 		q.off *= k
-		w := q.tile.width
+		if p.data == nil {
+			continue
+		}
+		width := q.tile.width
 		for r := range k {
-			row := p.data[q.off+r*w:][:w]
+			row := p.data[q.off+r*width:][:width]
 			for c := range q.cols {
 				row[c] = at(r, q.col+c)
 			}
@@ -102,11 +109,11 @@ func (s *Set) PackMatrix(k, n int, w Weights, trans bool) *Matrix {
 	if trans {
 		at = func(r, c int) float32 { return w.At(c*k + r) }
 	}
-	return &Matrix{set: s, p: s.pack(k, n, at)}
+	return &Matrix{set: s, p: s.pack(k, n, w, at)}
 }
 
 // Size returns the shape [k, n] and the floats that the packed form takes.
-func (b *Matrix) Size() (k, n, floats int) { return b.p.k, b.p.n, len(b.p.data) }
+func (b *Matrix) Size() (k, n, floats int) { return b.p.k, b.p.n, b.p.floats }
 
 // Mul computes c[i*ldc+j] (+)= bias[j] + sum over k of a[i*lda+k] * B[k, j] for i < m, j < N. bias may be nil. Nothing is allocated.
 // Threads split the rows, or for few rows the columns: see MulCols.

@@ -171,16 +171,16 @@ func (p *Pool) counted(a, o, size int) (n int) {
 	return n
 }
 
-// MaxBackward adds dy to those values of dx that won. index is in the places of dy.Data. dx's region must hold what it is added to
+// MaxBackward adds dy to those values of dx that won. index is a ring of planes of dy's size, which may have more or fewer slots. dx's region must hold what it is added to
 // (zeros, for the gradient alone).
-func (p *Pool) MaxBackward(dx, dy View, index []uint8, r Region, scratch []float32) {
+func (p *Pool) MaxBackward(dx, dy View, index []uint8, slots int, r Region, scratch []float32) {
 	r = p.prepare(dx, dy, r, scratch)
 	sh := &p.shape
 	p.overlapping(dx, dy, r, func(z, y int) {
-		row := (z%dy.Planes*dy.H + y) * dy.W * dy.C
+		row, from := (z%dy.Planes*dy.H+y)*dy.W*dy.C, (z%slots*dy.H+y)*dy.W*dy.C
 		for x := range dy.W {
 			o := row + x*dy.C
-			win := index[o : o+dy.C]
+			win := index[from+x*dy.C:][:dy.C]
 			for ch, v := range dy.Data[o : o+dy.C] {
 				off := &p.off[win[ch]]
 				iz, iy, ix := z*sh.Stride[0]+off[0], y*sh.Stride[1]+off[1], x*sh.Stride[2]+off[2]

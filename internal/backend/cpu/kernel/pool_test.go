@@ -111,7 +111,7 @@ func TestPool(t *testing.T) {
 			for z := 0; z < in[0]; z += slab {
 				for y := 0; y < in[1]; y += band {
 					reg := Region{Z0: z, Z1: min(z+slab, in[0]), Y0: y, Y1: min(y+band, in[1])}
-					p.MaxBackward(Whole(gotMax, in[0], in[1], in[2], c), grad, index, reg, scratch)
+					p.MaxBackward(Whole(gotMax, in[0], in[1], in[2], c), grad, index, grad.Planes, reg, scratch)
 					p.AverageBackward(Whole(gotMean, in[0], in[1], in[2], c), grad, reg, scratch)
 				}
 			}

@@ -9,7 +9,7 @@ func (c *Conv) packScatter(w Weights) {
 	plane := sh.Kernel[1] * sh.Kernel[2]
 	n := plane * sh.Cin
 	// One matrix per depth tap, so that each starts at a panel: K of the packed matrix is depth taps x Cout.
-	p := c.set.pack(sh.Kernel[0]*sh.Cout, n, func(k, j int) float32 {
+	p := c.set.pack(sh.Kernel[0]*sh.Cout, n, w, func(k, j int) float32 {
 		return w.At(c.weight(0, k%sh.Cout, j%sh.Cin, k/sh.Cout*plane+j/sh.Cin))
 	})
 	c.scatter = &p

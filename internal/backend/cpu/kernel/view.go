@@ -40,6 +40,7 @@ func (v View) check(what string) {
 type Weights struct {
 	f []float32
 	b []byte
+	n int // without values
 }
 
 // Floats wraps a slice; it is read during packing only.
@@ -48,8 +49,11 @@ func Floats(f []float32) Weights { return Weights{f: f} }
 // Bytes wraps little-endian float32 values; alignment does not matter, and the bytes are read during packing only.
 func Bytes(b []byte) Weights { return Weights{b: b} }
 
+// Sized stands for n values that are not there: what is packed from it knows its sizes and cannot run.
+func Sized(n int) Weights { return Weights{n: n} }
+
 // Len is the number of values.
-func (w Weights) Len() int { return len(w.f) + len(w.b)/4 }
+func (w Weights) Len() int { return len(w.f) + len(w.b)/4 + w.n }
 
 // At returns value i.
 func (w Weights) At(i int) float32 {

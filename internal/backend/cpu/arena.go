@@ -1,0 +1,46 @@
+package cpu
+
+import (
+	"errors"
+	"fmt"
+	"unsafe"
+
+	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/plan"
+)
+
+// arena is memory aligned to plan.Align.
+type arena struct {
+	data   []byte
+	high   int
+	closed bool
+}
+
+// NewArena implements backend.Backend.
+func (b *Backend) NewArena(bytes int) (backend.Arena, error) {
+	if bytes < 0 {
+		return nil, fmt.Errorf("cpu: an arena of %d bytes", bytes)
+	}
+	return newArena(bytes), nil
+}
+
+func newArena(bytes int) *arena {
+	raw := make([]byte, bytes+plan.Align)
+	skip := -int(uintptr(unsafe.Pointer(unsafe.SliceData(raw)))) & (plan.Align - 1)
+	return &arena{data: raw[skip : skip+bytes]}
+}
+
+func (a *arena) Bytes() int { return len(a.data) }
+
+func (a *arena) HighWater() int { return a.high }
+
+// touch notes that bytes up to end were written.
+func (a *arena) touch(end int) { a.high = max(a.high, (end+plan.Align-1)/plan.Align*plan.Align) }
+
+func (a *arena) Close() error {
+	if a.closed {
+		return errors.New("cpu: the arena is closed")
+	}
+	a.closed, a.data = true, nil
+	return nil
+}
