@@ -1,0 +1,119 @@
+package bytesize
+
+import (
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+)
+
+// FreeMemory is how many bytes this process may still take without pushing anything out: what the machine has available, or what
+// the limits of the process's control groups leave, if that is less. Page cache that the kernel can drop counts as free. It is known on
+// Linux; elsewhere it is an error that asks for a size.
+func FreeMemory() (int, error) { return freeMemory(os.DirFS("/")) }
+
+// freeMemory reads the files of proc(5) and cgroups(7) below root.
+func freeMemory(root fs.FS) (int, error) {
+	info, err := fs.ReadFile(root, "proc/meminfo")
+	if err != nil {
+		return 0, fmt.Errorf("how much memory is free cannot be told on this system (%w): give a size, such as 4GiB", err)
+	}
+	free, ok := field(info, "MemAvailable:")
+	if !ok || free > most/KiB {
+		return 0, fmt.Errorf("/proc/meminfo does not tell MemAvailable: give a size, such as 4GiB")
+	}
+	free *= KiB
+	groups, err := fs.ReadFile(root, "proc/self/cgroup")
+	if err != nil {
+		return free, nil // a kernel without control groups
+	}
+	for line := range strings.Lines(string(groups)) {
+		// hierarchy:controllers:path; version 2 has no list of controllers.
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(parts) != 3 {
+			continue
+		}
+		for _, v := range versions {
+			if v.mine(parts[1]) {
+				free = min(free, v.free(root, parts[2]))
+			}
+		}
+	}
+	return free, nil
+}
+
+// version of control groups: where its files are.
+type version struct {
+	mine      func(controllers string) bool
+	mount     string
+	limits    []string
+	usage     string
+	droppable string // in memory.stat: page cache that nobody has touched lately
+}
+
+var versions = []version{
+	{
+		mine:   func(c string) bool { return c == "" },
+		mount:  "sys/fs/cgroup",
+		limits: []string{"memory.max", "memory.high"}, usage: "memory.current", droppable: "inactive_file",
+	},
+	{
+		mine: func(c string) bool {
+			for name := range strings.SplitSeq(c, ",") {
+				if name == "memory" {
+					return true
+				}
+			}
+			return false
+		},
+		mount:  "sys/fs/cgroup/memory",
+		limits: []string{"memory.limit_in_bytes"}, usage: "memory.usage_in_bytes", droppable: "total_inactive_file",
+	},
+}
+
+// free is what the group and those above it leave. Inside a container the path can be the host's, of which only the last ancestor,
+// the mount itself, is there.
+func (v version) free(root fs.FS, group string) int {
+	least := math.MaxInt
+	for at := path.Join("/", group); ; at = path.Dir(at) {
+		dir := path.Join(v.mount, at)
+		limit := math.MaxInt
+		for _, name := range v.limits {
+			if n, ok := number(root, path.Join(dir, name)); ok {
+				limit = min(limit, n)
+			}
+		}
+		if used, ok := number(root, path.Join(dir, v.usage)); ok && limit < most {
+			stat, _ := fs.ReadFile(root, path.Join(dir, "memory.stat")) // without it, nothing counts as droppable
+			cache, _ := field(stat, v.droppable)
+			least = min(least, max(0, limit-max(0, used-cache)))
+		}
+		if at == "/" {
+			return least
+		}
+	}
+}
+
+// number reads a file of one number; "max" is none.
+func number(root fs.FS, name string) (int, bool) {
+	text, err := fs.ReadFile(root, name)
+	if err != nil {
+		return 0, false
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	return n, err == nil && n >= 0
+}
+
+// field finds the number behind a name at the beginning of a line.
+func field(text []byte, name string) (int, bool) {
+	for line := range strings.Lines(string(text)) {
+		if words := strings.Fields(line); len(words) >= 2 && words[0] == name {
+			n, err := strconv.Atoi(words[1])
+			return n, err == nil && n >= 0
+		}
+	}
+	return 0, false
+}
