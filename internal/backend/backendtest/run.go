@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/voxcam/voxcam/internal/backend"
@@ -117,15 +119,19 @@ func (s *Sample) differentiate() error {
 	return nil
 }
 
-// Check runs a sample on a backend, twice with different data, and compares all float32 outputs with the reference: they may be
-// off by limit times the largest absolute value, which counts as at least floor.
-func Check(ctx context.Context, b backend.Backend, s *Sample, limit, floor float64) (err error) {
-	p := plan.Make(s.Graph)
-	program, err := b.Load(ctx, p, nil)
+// alike is how far results of the same plan with whole tensors and with slabs may be apart, of the largest value: they differ in
+// the order of sums.
+const alike = 1e-5
+
+// Check runs a sample on a backend, by every plan and twice with different data, and compares all float32 outputs with the
+// reference: they may be off by limit times the largest absolute value, which counts as at least floor.
+func Check(ctx context.Context, b backend.Backend, s *Sample, limit, floor float64) error {
+	plans, err := Plans(s.Graph)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, program.Close()) }()
+	names := slices.Sorted(maps.Keys(plans))
+	names = append([]string{"whole"}, slices.DeleteFunc(names, func(n string) bool { return n == "whole" })...)
 	for round := range 2 {
 		if round > 0 {
 			s.Refill()
@@ -137,28 +143,74 @@ func Check(ctx context.Context, b backend.Backend, s *Sample, limit, floor float
 		if s.Margin(want) < 1e-4 {
 			continue // rounding may fall on the other side of a kink
 		}
-		for _, v := range s.Graph.Inputs {
-			if err := program.Write(v, floats(s.Data[v])); err != nil {
-				return err
+		whole := map[*ir.Value][]float64{}
+		for _, name := range names {
+			got, err := s.execute(ctx, b, plans[name])
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
 			}
-		}
-		if err := program.Run(ctx, 0, len(p.Steps)); err != nil {
-			return err
-		}
-		for _, v := range s.Graph.Outputs {
-			if v.Type.Elem != tensor.Float32 || v.Const != nil {
-				continue
-			}
-			got := make([]float32, v.Shape().Elements())
-			if err := program.Read(v, got); err != nil {
-				return err
-			}
-			if err := compare(got, want[v], limit, floor); err != nil {
-				return fmt.Errorf("round %d, %s: %w", round, origin(v), err)
+			for _, v := range s.Graph.Outputs {
+				if got[v] == nil {
+					continue
+				}
+				if err := compare(got[v], want[v], limit, floor); err != nil {
+					return fmt.Errorf("%s, round %d, %s: %w", name, round, origin(v), err)
+				}
+				if name == "whole" {
+					whole[v] = make([]float64, len(got[v]))
+					for i, x := range got[v] {
+						whole[v][i] = float64(x)
+					}
+				} else if err := compare(got[v], whole[v], alike, floor); err != nil {
+					return fmt.Errorf("%s, round %d, %s, against whole tensors: %w", name, round, origin(v), err)
+				}
 			}
 		}
 	}
 	return nil
+}
+
+// execute loads and runs a plan, and returns its float32 outputs.
+func (s *Sample) execute(ctx context.Context, b backend.Backend, p *plan.Plan) (out map[*ir.Value][]float32, err error) {
+	a, err := b.NewArena(p.Peak)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, a.Close()) }()
+	program, err := b.Load(ctx, p, a)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, program.Close()) }()
+	out = map[*ir.Value][]float32{}
+	of := p.BufferOf()
+	for _, v := range s.Graph.Outputs {
+		if v.Type.Elem == tensor.Float32 && v.Const == nil {
+			out[v] = make([]float32, v.Shape().Elements())
+			if p.Buffers[of[v]].External {
+				if err := program.Bind(v, out[v]); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	for _, v := range s.Graph.Inputs {
+		if err := program.Write(v, floats(s.Data[v])); err != nil {
+			return nil, err
+		}
+	}
+	if err := program.Run(ctx, 0, len(p.Steps)); err != nil {
+		return nil, err
+	}
+	for v, dst := range out {
+		if err := program.Read(v, dst); err != nil {
+			return nil, err
+		}
+	}
+	if high := a.HighWater(); high != p.Peak {
+		return nil, fmt.Errorf("the arena was used up to %d bytes, and the plan says %d", high, p.Peak)
+	}
+	return out, nil
 }
 
 func origin(v *ir.Value) string {

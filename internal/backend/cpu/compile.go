@@ -264,6 +264,10 @@ func (c *compiler) locate(s *plan.Step) error {
 		default:
 			axis = depthAxis(v, n.Out().Shape()[1])
 		}
+		if n.Op == op.Reshape && axis < 0 { // the same bytes, whatever the axes
+			at.planes = n.Out().Shape()[1]
+			at.planeBytes = at.bytes / at.planes
+		}
 		if axis >= 0 {
 			if at.planes = ring; ring == 0 {
 				at.planes = v.Shape()[axis]

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/backendtest"
 	"github.com/voxcam/voxcam/internal/backend/cpu/kernel"
 	"github.com/voxcam/voxcam/internal/grad"
@@ -97,28 +98,19 @@ func network(t testing.TB, size, channels int) (g *ir.Graph, x *ir.Value) {
 	return g, x
 }
 
-// execute runs the network and returns its outputs, one after the other.
-func execute(t testing.TB, b *Backend, g *ir.Graph) (out []float32) {
+// execute runs the network by a plan and returns its outputs, one after the other.
+func execute(t testing.TB, b *Backend, p *plan.Plan) (out []float32) {
 	t.Helper()
-	p := plan.Make(g)
 	prog, err := b.Load(context.Background(), p, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer prog.Close()
-	for k, v := range g.Inputs {
-		x := make([]float32, v.Shape().Elements())
-		for i := range x {
-			x[i] = float32(math.Sin(float64(i*(k+2)) * 0.37))
-		}
-		if err := prog.Write(v, x); err != nil {
-			t.Fatal(err)
-		}
-	}
+	fill(t, prog, p)
 	if err := prog.Run(context.Background(), 0, len(p.Steps)); err != nil {
 		t.Fatal(err)
 	}
-	for _, v := range g.Outputs {
+	for _, v := range p.Graph.Outputs {
 		y := make([]float32, v.Shape().Elements())
 		if err := prog.Read(v, y); err != nil {
 			t.Fatal(err)
@@ -128,38 +120,74 @@ func execute(t testing.TB, b *Backend, g *ir.Graph) (out []float32) {
 	return out
 }
 
-func TestResultsDoNotDependOnThreads(t *testing.T) {
-	g, _ := network(t, 24, 24)
-	want := execute(t, newBackend(t, Options{Threads: 1}), g)
-	for _, threads := range []int{2, 3, 7} {
-		got := execute(t, newBackend(t, Options{Threads: threads}), g)
-		for i := range want {
-			if math.Float32bits(got[i]) != math.Float32bits(want[i]) {
-				t.Fatalf("output %d is %v with %d threads, %v with one", i, got[i], threads, want[i])
+// fill gives a program's inputs values, and its outputs storage where that is external.
+func fill(t testing.TB, prog backend.Program, p *plan.Plan) {
+	t.Helper()
+	of := p.BufferOf()
+	for k, v := range p.Graph.Inputs {
+		x := make([]float32, v.Shape().Elements())
+		for i := range x {
+			x[i] = float32(math.Sin(float64(i*(k+2)) * 0.37))
+		}
+		if err := prog.Write(v, x); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, v := range p.Graph.Outputs {
+		if p.Buffers[of[v]].External {
+			if err := prog.Bind(v, make([]float32, v.Shape().Elements())); err != nil {
+				t.Fatal(err)
 			}
 		}
 	}
-	if want[0] == 0 && want[len(want)/2] == 0 {
-		t.Fatal("nothing was computed")
+}
+
+// plans are ways to run the same graph.
+func plans(t testing.TB, g *ir.Graph) map[string]*plan.Plan {
+	t.Helper()
+	all, err := backendtest.Plans(g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func TestResultsDoNotDependOnThreads(t *testing.T) {
+	g, _ := network(t, 24, 24)
+	for name, p := range plans(t, g) {
+		want := execute(t, newBackend(t, Options{Threads: 1}), p)
+		for _, threads := range []int{2, 3, 7} {
+			got := execute(t, newBackend(t, Options{Threads: threads}), p)
+			for i := range want {
+				if math.Float32bits(got[i]) != math.Float32bits(want[i]) {
+					t.Fatalf("%s: output %d is %v with %d threads, %v with one", name, i, got[i], threads, want[i])
+				}
+			}
+		}
+		if want[0] == 0 && want[len(want)/2] == 0 {
+			t.Fatal("nothing was computed")
+		}
 	}
 }
 
 func TestRunAllocatesNothing(t *testing.T) {
 	b, ctx := newBackend(t, Options{Threads: 2}), context.Background()
 	g, _ := network(t, 10, 8)
-	p := plan.Make(g)
-	prog, err := b.Load(ctx, p, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer prog.Close()
-	run := func() {
-		if err := prog.Run(ctx, 0, len(p.Steps)); err != nil {
+	for name, p := range plans(t, g) {
+		prog, err := b.Load(ctx, p, nil)
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	if n := testing.AllocsPerRun(20, run); n > 0 {
-		t.Errorf("a run allocates %v times", n)
+		fill(t, prog, p)
+		run := func() {
+			if err := prog.Run(ctx, 0, len(p.Steps)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := testing.AllocsPerRun(20, run); n > 0 {
+			t.Errorf("%s: a run allocates %v times", name, n)
+		}
+		prog.Close()
 	}
 }
 
@@ -175,13 +203,120 @@ func TestNoStepAllocates(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := plan.Make(s.Graph)
+		for _, p := range []*plan.Plan{plan.Make(s.Graph), backendtest.Slabs(s.Graph, 2)} {
+			prog, err := b.Load(ctx, p, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := testing.AllocsPerRun(2, func() { _ = prog.Run(ctx, 0, len(p.Steps)) }); n > 0 {
+				t.Errorf("%s allocates %v times", c.Name, n)
+			}
+			prog.Close()
+		}
+	}
+}
+
+// Sums over depth are the same bits whatever the height of the slabs.
+func TestSumsDoNotDependOnSlabs(t *testing.T) {
+	b := newBackend(t, Options{Threads: 3})
+	for _, axes := range [][]int{{1, 2, 3}, {1}, {1, 2, 3, 4}, {1, 3}, {1, 2, 4}} {
+		g := &ir.Graph{}
+		x := g.Input("x", ir.F32(1, 50, 31, 8, 5))
+		builder := ir.NewBuilder(g)
+		g.Outputs = []*ir.Value{builder.Emit(op.ReduceMean, op.ReduceAttr{Axes: axes}, x)}
+		if builder.Err() != nil {
+			t.Fatal(builder.Err())
+		}
+		want := execute(t, b, backendtest.Slabs(g, 50))
+		for _, h := range []int{1, 7, 32, 33, 49} {
+			if got := execute(t, b, backendtest.Slabs(g, h)); !slices.Equal(got, want) {
+				t.Errorf("means over axes %v in slabs of %d planes differ from those in one", axes, h)
+			}
+		}
+	}
+}
+
+// Programs that run one after the other share an arena, which knows how much of it was used.
+func TestArenaIsShared(t *testing.T) {
+	b := newBackend(t, Options{Threads: 1})
+	g, _ := network(t, 12, 8)
+	p, ctx := plan.Make(g), context.Background()
+	want := execute(t, b, p)
+	a, err := b.NewArena(p.Peak)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		prog, err := b.Load(ctx, p, a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer prog.Close()
+		fill(t, prog, p)
+		if err := prog.Run(ctx, 0, len(p.Steps)); err != nil {
+			t.Fatal(err)
+		}
+		var got []float32
+		for _, v := range g.Outputs {
+			y := make([]float32, v.Shape().Elements())
+			if err := prog.Read(v, y); err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, y...)
+		}
+		if !slices.Equal(got, want) {
+			t.Error("a program in a shared arena gave something else")
+		}
+	}
+	if a.HighWater() != p.Peak {
+		t.Errorf("%d bytes of the arena were used; the plan says %d", a.HighWater(), p.Peak)
+	}
+	small, err := b.NewArena(p.Peak - 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Load(ctx, p, small); err == nil {
+		t.Error("a plan was loaded into an arena that is too small")
+	}
+}
+
+// What the backend says that a program takes beforehand is what it takes.
+func TestSizesAreKnownBeforehand(t *testing.T) {
+	b, ctx := newBackend(t, Options{Threads: 2}), context.Background()
+	b.precise = 0
+	g, _ := network(t, 12, 8)
+	say, err := b.WeightBytes(g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, p := range plans(t, g) {
+		scratch, err := b.ScratchBytes(p)
+		if err != nil {
+			t.Fatal(err)
+		}
 		prog, err := b.Load(ctx, p, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := testing.AllocsPerRun(2, func() { _ = prog.Run(ctx, 0, len(p.Steps)) }); n > 0 {
-			t.Errorf("%s allocates %v times", c.Name, n)
+		if took := prog.(*Program).Scratch(); took != scratch || took == 0 {
+			t.Errorf("%s: %d bytes of scratch were announced, %d taken", name, scratch, took)
+		}
+		took := 0
+		for _, w := range b.weights {
+			switch v := w.value.(type) {
+			case []float32:
+				took += 4 * len(v)
+			case *kernel.Conv:
+				took += 4 * v.Floats()
+			case *kernel.Matrix:
+				_, _, floats := v.Size()
+				took += 4 * floats
+			default:
+				t.Fatalf("a weight is %T", v)
+			}
+		}
+		if took != say || took == 0 {
+			t.Errorf("%s: %d bytes of weights were announced, %d taken", name, say, took)
 		}
 		prog.Close()
 	}
@@ -299,11 +434,11 @@ func TestConvRegionsCoverTheOutput(t *testing.T) {
 func TestProgramsRunTogether(t *testing.T) {
 	b := newBackend(t, Options{Threads: 2})
 	g, _ := network(t, 12, 8)
-	want := execute(t, b, g)
+	want := execute(t, b, plan.Make(g))
 	results := make([][]float32, 4)
 	var done sync.WaitGroup
 	for i := range results {
-		done.Go(func() { results[i] = execute(t, b, g) })
+		done.Go(func() { results[i] = execute(t, b, plan.Make(g)) })
 	}
 	done.Wait()
 	for _, got := range results {

@@ -73,9 +73,10 @@ type pool struct {
 func newPool(threads int) *pool {
 	p := &pool{wake: make([]chan struct{}, threads-1)}
 	for i := range p.wake {
-		p.wake[i] = make(chan struct{}, 1)
+		wake := make(chan struct{}, 1)
+		p.wake[i] = wake
 		p.alive.Go(func() {
-			for range p.wake[i] {
+			for range wake { // not p.wake[i]: close may come before the first round
 				p.work(i + 1)
 				p.working.Done()
 			}

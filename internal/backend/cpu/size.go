@@ -57,3 +57,17 @@ func (b *Backend) WeightBytes(g *ir.Graph) (int, error) {
 	}
 	return total, nil
 }
+
+// Scratch is what ScratchBytes said that the program would take.
+func (p *Program) Scratch() int {
+	n := 8 * len(p.scratch[0].shared)
+	for _, s := range p.scratch {
+		n += 8 * len(s.f64)
+	}
+	for _, inst := range p.instances {
+		if inst.gather != nil {
+			n += 8 * len(inst.gather.sums)
+		}
+	}
+	return n
+}
