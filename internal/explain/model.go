@@ -27,6 +27,8 @@ type Options struct {
 	LayerLayout string
 	// Shape is [C, D, H, W] of the volumes to come, where it is known; zero sizes are taken from the model's file.
 	Shape [4]int
+	// Budget bounds the memory that computing takes.
+	Budget Budget
 }
 
 // Model is an opened model on a backend. It implements Explainer. Its methods may be called by many goroutines, one at a time
@@ -205,8 +207,12 @@ func (e *explanation) run(ctx context.Context, choices []cam.Choice) (*Result, e
 		byKind[kindOf(c)] = append(byKind[kindOf(c)], i)
 	}
 	e.total = 1 + min(len(byKind[atInput]), 1) + min(len(byKind[byDraws]), 1)*e.req.NSamples
+	start := time.Now()
 	if err := e.classify(ctx, len(byKind[atLayer]) > 0 && e.net.noLayer == nil); err != nil {
 		return nil, err
+	}
+	if which := byKind[atLayer]; len(which) > 0 { // they go on from there
+		e.spend(time.Since(start), which)
 	}
 	for _, k := range []struct {
 		kind kind
@@ -216,7 +222,7 @@ func (e *explanation) run(ctx context.Context, choices []cam.Choice) (*Result, e
 		if len(which) == 0 {
 			continue
 		}
-		start := time.Now()
+		start = time.Now()
 		if err := k.run(ctx, choices, which); err != nil {
 			if ctx.Err() != nil {
 				return nil, context.Cause(ctx)
