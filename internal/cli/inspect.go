@@ -33,7 +33,7 @@ func newInspect() *cobra.Command {
 			if asJSON {
 				enc := json.NewEncoder(cmd.OutOrStdout())
 				enc.SetIndent("", "  ")
-				return enc.Encode(summary)
+				return enc.Encode(inspectFile(summary))
 			}
 			return printSummary(cmd.OutOrStdout(), summary)
 		},
@@ -41,6 +41,32 @@ func newInspect() *cobra.Command {
 	cmd.Flags().IntSliceVar(&shape, "volume-shape", nil, "channels,depth,height,width where the model leaves them open")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// inspectLayer is a layer in the output of --json. Keys are stable: programs read them.
+type inspectLayer struct {
+	Name       string    `json:"name"`
+	Value      string    `json:"value"` // name in the file
+	Operation  string    `json:"operation"`
+	Shape      []int     `json:"output_shape"`
+	Parameters int       `json:"parameters"`
+	Candidate  bool      `json:"candidate"`
+	Cells      []int     `json:"cells,omitempty"`     // of candidates: depth, height, width
+	CellSize   []float64 `json:"cell_size,omitempty"` // in voxels
+}
+
+func inspectFile(s *explain.Summary) any {
+	layers := make([]inspectLayer, len(s.Layers))
+	for i, r := range s.Layers {
+		layers[i] = inspectLayer{Name: r.Name, Value: r.Value, Operation: r.Operation, Shape: r.Shape, Parameters: r.Parameters, Candidate: r.Candidate}
+		if r.Candidate {
+			layers[i].Cells, layers[i].CellSize = r.Cells[:], r.CellSize[:]
+		}
+	}
+	return struct {
+		*explain.Summary
+		Layers []inspectLayer `json:"layers"` // in place of the summary's
+	}{s, layers}
 }
 
 func printSummary(w io.Writer, s *explain.Summary) error {
