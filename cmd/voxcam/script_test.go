@@ -26,7 +26,8 @@ func TestMain(m *testing.M) {
 // Besides the commands of testscript there are
 //
 //	exits CODE ARGS...               run voxcam and compare its exit code; its messages must be fit for people
-//	signal NAME COUNT GLOB CODE ARGS... start voxcam, send INT or KILL once COUNT files match GLOB, and compare the exit code
+//	signal NAME COUNT GLOB CODE ARGS... start voxcam, send INT, TERM or KILL once COUNT files match, and compare the exit code
+//	waitfor GLOB                     wait until a file matches, that a voxcam in the background writes
 //	npy FILE SHAPE [nan]             write waves of that shape, [..., H, W], as float32, with one NaN
 //	cut FILE BYTES                   keep the first bytes of a file
 //	onnx FILE KIND                   write a small model, see onnxKinds
@@ -55,7 +56,7 @@ func TestScripts(t *testing.T) {
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": exits, "signal": signalled, "npy": writeNpy, "cut": cut, "onnx": writeONNX,
+			"exits": exits, "signal": signalled, "waitfor": waitFor, "npy": writeNpy, "cut": cut, "onnx": writeONNX,
 			"array": checkArray, "json": checkJSON, "entries": entries, "same": same, "stamp": stamp,
 		},
 	})
@@ -118,6 +119,22 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 // patience is how long a child is waited for; far more than it needs.
 const patience = 30 * time.Second
 
+// appear waits until count files match a pattern.
+func appear(ts *testscript.TestScript, count int, glob string) bool {
+	for start := time.Now(); time.Since(start) < patience; time.Sleep(time.Millisecond) {
+		if found, _ := filepath.Glob(ts.MkAbs(glob)); len(found) >= count {
+			return true
+		}
+	}
+	return false
+}
+
+func waitFor(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 || !appear(ts, 1, args[0]) {
+		ts.Fatalf("waitfor %q: it did not come", args)
+	}
+}
+
 func signalled(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 5 {
 		ts.Fatalf("usage: signal NAME COUNT GLOB CODE ARGS...")
@@ -132,15 +149,10 @@ func signalled(ts *testscript.TestScript, neg bool, args []string) {
 	var out bytes.Buffer
 	cmd := &exec.Cmd{Path: self, Args: append([]string{"voxcam"}, args[4:]...), Dir: ts.MkAbs("."), Stdout: &out, Stderr: &out}
 	ts.Check(cmd.Start())
-	for start := time.Now(); ; time.Sleep(time.Millisecond) {
-		if found, _ := filepath.Glob(ts.MkAbs(args[2])); len(found) >= count {
-			break
-		}
-		if time.Since(start) > patience {
-			cmd.Process.Kill() //nolint:errcheck // the test fails anyway
-			cmd.Wait()         //nolint:errcheck // as above
-			ts.Fatalf("%s did not come:\n%s", args[2], out.String())
-		}
+	if !appear(ts, count, args[2]) {
+		cmd.Process.Kill() //nolint:errcheck // the test fails anyway
+		cmd.Wait()         //nolint:errcheck // as above
+		ts.Fatalf("%s did not come:\n%s", args[2], out.String())
 	}
 	ts.Check(cmd.Process.Signal(signal))
 	cmd.Wait() //nolint:errcheck // the state says more
