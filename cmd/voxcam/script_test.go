@@ -65,7 +65,7 @@ func TestScripts(t *testing.T) {
 // unfit is what no message for people may hold.
 var unfit = []*regexp.Regexp{
 	regexp.MustCompile(`goroutine \d|panic:|runtime error|\.go:\d`),
-	regexp.MustCompile(`strconv\.|%!|<nil>|0x[0-9a-f]{6}`),
+	regexp.MustCompile(`strconv\.|%!|<nil>|0x[0-9a-f]{6}|context canceled`),
 }
 
 // doubled finds a prefix that two callers have both put before a message.

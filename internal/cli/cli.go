@@ -64,7 +64,10 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 	case err == nil:
 		return session.ExitOK
 	case errors.As(err, &exit):
-		if !exit.quiet {
+		switch {
+		case exit.code == session.ExitInterrupted && err.Error() == context.Canceled.Error():
+			fmt.Fprintln(stderr, "voxcam: interrupted before work began")
+		case !exit.quiet:
 			fmt.Fprintln(stderr, "voxcam:", err)
 		}
 		return exit.code

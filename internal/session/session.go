@@ -194,8 +194,8 @@ func Run(ctx context.Context, opt Options, ex explain.Explainer) (Summary, error
 	}
 	s.Pending = s.Selected - s.Status.All()
 	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-		err = fmt.Errorf("interrupted with %d of %d samples done; the same command with --session %s continues (%w)",
-			s.Status.All(), s.Selected, s.Name, err)
+		err = &interrupted{fmt.Sprintf("interrupted with %d of %d samples done; the same command with --session %s continues",
+			s.Status.All(), s.Selected, s.Name), err}
 	}
 	var output *durable.Error
 	if !errors.As(err, &output) {
@@ -215,6 +215,15 @@ func Run(ctx context.Context, opt Options, ex explain.Explainer) (Summary, error
 	r.observe.Event(Event{Kind: EventEnd, Session: s.Name, Dir: s.Dir, Total: s.Selected, Seconds: s.Seconds, Counts: s.Status})
 	return s, err
 }
+
+// interrupted says in words how far a run came; the cause is the context's error, whose text says nothing more.
+type interrupted struct {
+	text  string
+	cause error
+}
+
+func (e *interrupted) Error() string { return e.text }
+func (e *interrupted) Unwrap() error { return e.cause }
 
 func (s *Summary) count(record *report.Sample) {
 	switch record.Status {
