@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/durable"
@@ -29,6 +31,7 @@ type modelFlags struct {
 	model, layer, layout string
 	grid                 []int
 	device               string
+	budget               bytesize.Budget
 }
 
 func (f *modelFlags) add(cmd *cobra.Command) {
@@ -38,10 +41,11 @@ func (f *modelFlags) add(cmd *cobra.Command) {
 	fl.StringVar(&f.layout, "layer-layout", "auto", "axes of the target layer: auto, channels-first or channels-last")
 	fl.IntSliceVar(&f.grid, "token-grid", nil, "place the tokens of the layer in space: depth,height,width (default: inferred)")
 	fl.StringVar(&f.device, "device", "auto", "where to compute: auto or cpu")
+	fl.Var(&f.budget, "memory-budget", "most memory for computing: a size (512MiB), a share of what is free (50%), auto, or min; the answer stays the same")
 }
 
 // open opens the model for volumes of a shape, [C, D, H, W], zero where it is not known.
-func (f *modelFlags) open(shape [4]int) (*explain.Model, error) {
+func (f *modelFlags) open(shape [4]int) (_ *explain.Model, err error) {
 	if f.model == "" {
 		return nil, usage(errors.New("--model is missing: the ONNX file of the classifier"))
 	}
@@ -55,6 +59,10 @@ func (f *modelFlags) open(shape [4]int) (*explain.Model, error) {
 		}
 		opt.TokenGrid = [3]int(f.grid)
 	}
+	if opt.Budget, err = f.memory(); err != nil {
+		return nil, usage(err)
+	}
+	lean()
 	device, err := openDevice(f.device)
 	if err != nil {
 		return nil, err
@@ -62,6 +70,19 @@ func (f *modelFlags) open(shape [4]int) (*explain.Model, error) {
 	m, err := explain.Open(f.model, device, opt)
 	return m, usage(err)
 }
+
+// memory is the budget in bytes.
+func (f *modelFlags) memory() (explain.Budget, error) {
+	if f.budget.Min() {
+		return explain.Budget{Smallest: true}, nil
+	}
+	n, err := f.budget.Bytes(bytesize.FreeMemory)
+	return explain.Budget{Bytes: n}, err
+}
+
+// lean makes the collector run early: what a budget does not count should stay small. Activations and weights have nothing for it
+// to look at, so that this costs little.
+func lean() { debug.SetGCPercent(10) }
 
 // printNotes tells what the user should know of the model.
 func printNotes(w io.Writer, info explain.Info) {

@@ -38,6 +38,8 @@ type Model struct {
 	opt     Options
 	backend backend.Backend
 
+	digest func() string // of the file; computed once
+
 	mu  sync.Mutex
 	net *network
 }
@@ -51,7 +53,7 @@ func Open(path string, b backend.Backend, opt Options) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Model{file: file, opt: opt, backend: b}
+	m := &Model{file: file, opt: opt, backend: b, digest: sync.OnceValue(file.SHA256)}
 	shape := m.boundShape()
 	for _, d := range shape {
 		if d <= 0 {
@@ -135,7 +137,7 @@ func (m *Model) Close() error {
 func (m *Model) Info() Info {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	info := Info{Path: m.file.Path, SHA256: m.file.SHA256(), InputShape: m.boundShape()}
+	info := Info{Path: m.file.Path, SHA256: m.digest(), InputShape: m.boundShape()}
 	if m.net != nil {
 		info.Classes = m.net.classCount
 		info.TargetLayer = m.net.target.Label
@@ -207,6 +209,12 @@ func (e *explanation) run(ctx context.Context, choices []cam.Choice) (*Result, e
 		byKind[kindOf(c)] = append(byKind[kindOf(c)], i)
 	}
 	e.total = 1 + min(len(byKind[atInput]), 1) + min(len(byKind[byDraws]), 1)*e.req.NSamples
+	if len(byKind[atInput])+len(byKind[byDraws]) > 0 && !e.net.needsInput {
+		e.net.needsInput = true
+		if err := e.net.close(); err != nil { // plans that did not reckon with it
+			return nil, err
+		}
+	}
 	start := time.Now()
 	if err := e.classify(ctx, len(byKind[atLayer]) > 0 && e.net.noLayer == nil); err != nil {
 		return nil, err

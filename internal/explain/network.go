@@ -27,6 +27,7 @@ type network struct {
 
 	backend    backend.Backend
 	arena      backend.Arena // of all programs; made with the first
+	needsInput bool          // some method of the requests so far needs the gradient at the volume
 	atLayer    *gradient
 	atInput    *gradient
 	classCount int

@@ -35,7 +35,7 @@ func (n *network) planFor(p *gradient) (*plan.Plan, error) {
 	weights, scratch := 0, 0
 	if n.backend != nil {
 		var err error
-		if weights, err = n.backend.WeightBytes(n.graph); err != nil {
+		if weights, err = n.weightBytes(p); err != nil {
 			return nil, err
 		}
 	}
@@ -55,6 +55,19 @@ func (n *network) planFor(p *gradient) (*plan.Plan, error) {
 		}
 		scratch = max(scratch+1, needs)
 	}
+}
+
+// weightBytes is what the backend's copies of the weights take when p is loaded, and with it the other pass that the volume needs: the
+// gradient at the volume uses all that the gradient at a layer does.
+func (n *network) weightBytes(p *gradient) (int, error) {
+	if !p.input && n.needsInput {
+		other, err := n.differentiate(true)
+		if err != nil {
+			return 0, err
+		}
+		p = other
+	}
+	return n.backend.WeightBytes(p.graph)
 }
 
 // BudgetError says that not even the smallest plan fits.

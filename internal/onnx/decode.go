@@ -365,7 +365,7 @@ func (d *decoder) tensor(f field) (*Tensor, error) {
 		return t, nil
 	}
 	if hasRaw {
-		t.Data = raw
+		t.Data, t.Mapped = raw, d.m.mapped
 	} else if t.Data, err = typed.bytes(elem); err != nil {
 		return t, d.fail(dataAt, where, "%v", err)
 	}

@@ -38,6 +38,7 @@ func (d *decoder) loadExternal() error {
 			}
 			d.m.external[location] = data
 		}
+		p.t.Mapped = true
 		if p.t.Data, err = externalPart(data, p); err != nil {
 			return &FormatError{Path: d.m.Path, Offset: p.at, Where: where, Err: fmt.Errorf("external data %q: %w", location, err)}
 		}

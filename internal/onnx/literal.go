@@ -180,6 +180,9 @@ func (t *Tensor) literal() (*literal, error) {
 	if err != nil {
 		return nil, err
 	}
+	if t.Mapped {
+		c = c.Mapped()
+	}
 	l := &literal{elem: t.Elem, shape: t.Shape, stored: c, name: t.Name}
 	if t.Name != "" {
 		l.params = []string{t.Name}

@@ -33,6 +33,7 @@ type Model struct {
 	data      []byte
 	external  map[string][]byte // by location, as the file names it
 	maps      []mmap.MMap
+	mapped    bool // data is a mapping, not the caller's memory
 }
 
 // Graph is the body of a model, or of a branch of If.
@@ -72,6 +73,8 @@ type Tensor struct {
 	Shape tensor.Shape // an axis may be 0
 	Elem  tensor.Elem
 	Data  []byte // little endian
+	// Mapped says that Data is a part of a mapped file.
+	Mapped bool
 	// Unsupported says why the data cannot be used, "" if they can.
 	Unsupported string
 }
@@ -119,9 +122,20 @@ func (m *Model) Inputs() []ValueInfo {
 // SHA256 is the hash, in hexadecimal, of the file and of the external data files that it uses, in the order of their names.
 func (m *Model) SHA256() string {
 	h := sha256.New()
-	h.Write(m.data)
+	hash := func(b []byte, mapped bool) {
+		const step = 1 << 22 // no more of the mapping than this need be in memory
+		for len(b) > 0 {
+			n := min(step, len(b))
+			h.Write(b[:n])
+			if c, err := tensor.Raw(tensor.U8, b[:n], n); err == nil && mapped {
+				c.Mapped().Forget()
+			}
+			b = b[n:]
+		}
+	}
+	hash(m.data, m.mapped)
 	for _, location := range slices.Sorted(maps.Keys(m.external)) {
-		h.Write(m.external[location])
+		hash(m.external[location], true)
 	}
 	return hex.EncodeToString(h.Sum(nil))
 }
@@ -149,7 +163,7 @@ func Open(path string) (*Model, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the model %s: %w", path, err)
 	}
-	m := &Model{Path: path}
+	m := &Model{Path: path, mapped: mapping != nil}
 	if mapping != nil {
 		m.maps = append(m.maps, mapping)
 	}

@@ -70,6 +70,25 @@ type Const struct {
 	raw    []byte // little endian, elem.Bytes() each; nil when floats is set
 	floats []float32
 	rows   []float32 // factor for each of len(rows) equal parts, nil for none
+	mapped bool      // raw is a part of a file that is mapped for reading
+}
+
+// Mapped says that the constant's bytes are a part of a file that is mapped into memory for reading only, and returns it.
+func (c *Const) Mapped() *Const {
+	c.mapped = true
+	return c
+}
+
+// Forget lets the system take the memory of a mapped file's pages back, until they are read again. It does nothing to others.
+func (c *Const) Forget() {
+	const page = 1 << 16 // a multiple of every page size
+	if !c.mapped || len(c.raw) < 2*page {
+		return
+	}
+	skip := -int(uintptr(unsafe.Pointer(unsafe.SliceData(c.raw)))) & (page - 1)
+	if n := (len(c.raw) - skip) / page * page; n > 0 {
+		forget(c.raw[skip : skip+n])
+	}
 }
 
 // ScaleRows returns the constant whose len(factors) equal parts are multiplied by the factors, without storage of its own.
@@ -77,7 +96,7 @@ func (c *Const) ScaleRows(factors []float32) *Const {
 	if c.rows != nil {
 		c = Floats(c.Float32s())
 	}
-	return &Const{elem: c.elem, raw: c.raw, floats: c.floats, rows: factors}
+	return &Const{elem: c.elem, raw: c.raw, floats: c.floats, rows: factors, mapped: c.mapped}
 }
 
 // Floats makes a constant of values, which it keeps.
@@ -142,6 +161,11 @@ func (c *Const) Float32s() []float32 {
 		out[i] = float32(c.At(i))
 	}
 	return out
+}
+
+// Stored returns the bytes of a float32 constant as they are stored, little endian; ok is false where elements must be decoded.
+func (c *Const) Stored() (b []byte, ok bool) {
+	return c.raw, c.raw != nil && c.elem == F32 && c.rows == nil
 }
 
 // Splat reports whether all elements are equal, and their value.

@@ -92,7 +92,10 @@ func (b *Backend) prepare(p *Program, key weightKey, make func() (any, error)) (
 		w.users++
 	}
 	b.mu.Unlock()
-	w.once.Do(func() { w.value, w.err = make() })
+	w.once.Do(func() {
+		w.value, w.err = make()
+		key.data.Forget() // its pages in the file are not needed any more
+	})
 	return w.value, w.err
 }
 
