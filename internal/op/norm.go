@@ -43,6 +43,66 @@ var GroupNorm = &ir.Op{Name: "GroupNorm", MinIn: 1, MaxIn: 3, Attr: GroupNormAtt
 var GroupNormBackward = &ir.Op{Name: "GroupNormBackward", MinIn: 2, MaxIn: 3, Attr: GroupNormAttr{}, Inputs: []string{"dy", "x", "gamma"},
 	Infer: like(0), NoGrad: "a gradient already"}
 
+// A group norm over an image is computed in two goes, each of which can be taken plane by plane: GroupMoments gathers the
+// statistics, GroupNormApply applies them. Its gradient gathers two more means with GroupGradMoments, which GroupGradApply applies.
+// They are put in place of GroupNorm and GroupNormBackward when everything has been differentiated.
+var (
+	// GroupMoments is, for each group of x [1, D, H, W, C], the mean, what rounding to float32 took off it, and
+	// 1/sqrt(variance + Eps): [1, 1, 1, Groups, 3].
+	GroupMoments = &ir.Op{Name: "GroupMoments", MinIn: 1, MaxIn: 1, Attr: GroupNormAttr{}, Inputs: []string{"x"},
+		Infer: groupMoments(0, 3), NoGrad: twoGoes}
+	// GroupNormApply is GroupNorm of x whose moments are known.
+	GroupNormApply = &ir.Op{Name: "GroupNormApply", MinIn: 2, MaxIn: 4, Attr: GroupNormAttr{}, Inputs: []string{"x", "moments", "gamma", "beta"},
+		InPlace: true, Infer: groupApply(0, 2), NoGrad: twoGoes}
+	// GroupGradMoments is, for each group, the mean of g = dy*gamma and the mean of g*h, h being the normalised x: [1, 1, 1, Groups, 2].
+	GroupGradMoments = &ir.Op{Name: "GroupGradMoments", MinIn: 3, MaxIn: 4, Attr: GroupNormAttr{}, Inputs: []string{"dy", "x", "moments", "gamma"},
+		Infer: groupMoments(1, 2), NoGrad: twoGoes}
+	// GroupGradApply is the gradient with respect to x, (g - mean(g) - h*mean(g*h)) / deviation.
+	GroupGradApply = &ir.Op{Name: "GroupGradApply", MinIn: 4, MaxIn: 5, Attr: GroupNormAttr{}, Inputs: []string{"dy", "x", "moments", "means", "gamma"},
+		InPlace: true, Infer: groupApply(1, 4), NoGrad: twoGoes}
+)
+
+const twoGoes = "made when everything has been differentiated"
+
+// groupMoments is the shape rule of statistics of input x with values for each group.
+func groupMoments(x, values int) func(any, []ir.Type) ([]ir.Type, error) {
+	return one(func(attr any, in []ir.Type) (tensor.Shape, error) {
+		s, groups := in[x].Shape, attr.(GroupNormAttr).Groups
+		if len(s) != 5 || s[0] != 1 || groups < 1 || s[4]%groups != 0 {
+			return nil, fmt.Errorf("%d groups of the channels of one image expected, not of %v", groups, s)
+		}
+		if err := checkGroups(in, x, groups); err != nil {
+			return nil, err
+		}
+		return tensor.Shape{1, 1, 1, groups, values}, checkChannels(s, in[min(len(in), x+2):], "gamma")
+	})
+}
+
+// groupApply is the shape rule of what statistics of input x are applied to; parameters follow from input params on.
+func groupApply(x, params int) func(any, []ir.Type) ([]ir.Type, error) {
+	return one(func(attr any, in []ir.Type) (tensor.Shape, error) {
+		s, groups := in[x].Shape, attr.(GroupNormAttr).Groups
+		if err := checkGroups(in, x, groups); err != nil {
+			return nil, err
+		}
+		if x == 1 && !in[3].Shape.Equal(tensor.Shape{1, 1, 1, groups, 2}) {
+			return nil, fmt.Errorf("means %v do not fit %d groups", in[3].Shape, groups)
+		}
+		return s.Clone(), checkChannels(s, in[min(len(in), params):], "gamma and beta")
+	})
+}
+
+// checkGroups checks dy, if there is one before x, and the moments behind x, if they are among the inputs.
+func checkGroups(in []ir.Type, x, groups int) error {
+	if x == 1 && !in[0].Shape.Equal(in[1].Shape) {
+		return fmt.Errorf("a gradient %v does not fit %v", in[0].Shape, in[1].Shape)
+	}
+	if x+1 < len(in) && !in[x+1].Shape.Equal(tensor.Shape{1, 1, 1, groups, 3}) {
+		return fmt.Errorf("moments %v do not fit %d groups", in[x+1].Shape, groups)
+	}
+	return nil
+}
+
 // LayerNormAttr counts the trailing axes that are normalised together.
 type LayerNormAttr struct {
 	Axes int

@@ -10,7 +10,7 @@ import (
 // one idea; see ir.Op.Slab.
 func init() {
 	pointwise := slices.Concat(unaryOps, binaryOps, compareOps, []*ir.Op{
-		UnaryBackward, Bits, MaskBackward, PRelu, PReluBackward, Where, Affine,
+		UnaryBackward, Bits, MaskBackward, PRelu, PReluBackward, Where, Affine, GroupNormApply, GroupGradApply,
 	})
 	for _, o := range pointwise {
 		o.Slab = samePlanes
@@ -51,6 +51,9 @@ func init() {
 	for _, o := range []*ir.Op{ReduceSum, ReduceMean, ReduceMax} {
 		o.Slab = func(n *ir.Node, _, z0, z1 int) (int, int, bool) { return z0, z1, !reducesDepth(n) }
 		o.Accumulates = func(n *ir.Node) bool { return reducesDepth(n) && n.Inputs[0].HasDepth() }
+	}
+	for _, o := range []*ir.Op{GroupMoments, GroupGradMoments} {
+		o.Accumulates = func(n *ir.Node) bool { return n.Inputs[0].HasDepth() }
 	}
 	Reshape.Slab = func(n *ir.Node, _, z0, z1 int) (int, int, bool) {
 		x, y := n.Inputs[0].Shape(), n.Out().Shape()

@@ -20,7 +20,7 @@ var All = concat(
 		UnaryBackward, Bits, MaskBackward, PRelu, PReluBackward, Where,
 		Conv, ConvBackwardData,
 		MaxPool, MaxPoolIndex, MaxPoolBackward, AvgPool, AvgPoolBackward,
-		Affine, GroupNorm, GroupNormBackward, LayerNorm, LayerNormBackward,
+		Affine, GroupNorm, GroupNormBackward, GroupMoments, GroupNormApply, GroupGradMoments, GroupGradApply, LayerNorm, LayerNormBackward,
 		Softmax, SoftmaxBackward, LogSoftmax, LogSoftmaxBackward,
 		MatMul,
 		ReduceSum, ReduceMean, ReduceMax,

@@ -28,6 +28,14 @@ func normCases() (cases []Case) {
 			single(op.GroupNorm, g.name, a, in(g.x...), gamma, beta), single(op.GroupNorm, g.name+"Plain", a, in(g.x...)),
 			single(op.GroupNorm, g.name+"Shifted", a, in(g.x...).with(shifted), gamma),
 			single(op.GroupNormBackward, g.name, a, in(g.x...), in(g.x...), gamma), single(op.GroupNormBackward, g.name+"Plain", a, in(g.x...), in(g.x...)))
+		if len(g.x) == 5 && g.x[0] == 1 {
+			moments, means := in(1, 1, 1, g.groups, 3).with(positive), in(1, 1, 1, g.groups, 2)
+			x := in(g.x...)
+			cases = append(cases, single(op.GroupMoments, g.name, a, x), single(op.GroupMoments, g.name+"Shifted", a, x.with(shifted)),
+				single(op.GroupNormApply, g.name, a, x, moments, gamma, beta), single(op.GroupNormApply, g.name+"Plain", a, x, moments),
+				single(op.GroupGradMoments, g.name, a, x, x, moments, gamma), single(op.GroupGradMoments, g.name+"Plain", a, x, x, moments),
+				single(op.GroupGradApply, g.name, a, x, x, moments, means, gamma), single(op.GroupGradApply, g.name+"Plain", a, x, x, moments, means))
+		}
 	}
 	for _, l := range []struct {
 		name string

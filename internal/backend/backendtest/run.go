@@ -24,6 +24,7 @@ var tolerances = map[*ir.Op]float64{
 	op.Conv: 3e-6, op.ConvBackwardData: 3e-6, op.MatMul: 3e-6,
 	op.ReduceSum: 2e-6, op.ReduceMean: 2e-6,
 	op.GroupNorm: 2e-6, op.LayerNorm: 2e-6, op.GroupNormBackward: 2e-6, op.LayerNormBackward: 2e-6,
+	op.GroupMoments: 2e-6, op.GroupNormApply: 2e-6, op.GroupGradMoments: 2e-6, op.GroupGradApply: 2e-6,
 	op.LogSoftmax: 1e-6, op.Softmax: 5e-6, op.SoftmaxBackward: 2e-6, op.LogSoftmaxBackward: 2e-6,
 	op.Resize: 1e-6, op.ResizeBackward: 2e-6, op.UnaryBackward: 1e-6,
 	op.BinaryOp("Pow"): 2e-6, op.UnaryOp("PowConst"): 2e-6, op.UnaryOp("Mish"): 1e-6,

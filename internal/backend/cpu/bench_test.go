@@ -2,9 +2,11 @@ package cpu
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"testing"
 
+	"github.com/voxcam/voxcam/internal/backend/backendtest"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/op"
 	"github.com/voxcam/voxcam/internal/plan"
@@ -58,6 +60,14 @@ func BenchmarkStep(b *testing.B) {
 		{"Expand", []tensor.Shape{{1, 1, 1, 1, 64}}, emit(op.Expand, op.ExpandAttr{Shape: x})},
 		{"GroupNorm", []tensor.Shape{x}, emit(op.GroupNorm, op.GroupNormAttr{Groups: 8})},
 		{"GroupNormBackward", []tensor.Shape{x, x}, emit(op.GroupNormBackward, op.GroupNormAttr{Groups: 8})},
+		{"GroupMoments+Apply", []tensor.Shape{x}, func(b *ir.Builder, in []*ir.Value) *ir.Value {
+			a := op.GroupNormAttr{Groups: 8}
+			return b.Emit(op.GroupNormApply, a, in[0], b.Emit(op.GroupMoments, a, in[0]))
+		}},
+		{"GroupGradMoments+Apply", []tensor.Shape{x, x, {1, 1, 1, 8, 3}}, func(b *ir.Builder, in []*ir.Value) *ir.Value {
+			a := op.GroupNormAttr{Groups: 8}
+			return b.Emit(op.GroupGradApply, a, in[0], in[1], in[2], b.Emit(op.GroupGradMoments, a, in[0], in[1], in[2]))
+		}},
 		{"LayerNorm", []tensor.Shape{x}, emit(op.LayerNorm, op.LayerNormAttr{Axes: 1})},
 		{"LayerNormBackward", []tensor.Shape{x, x}, emit(op.LayerNormBackward, op.LayerNormAttr{Axes: 1})},
 		{"Softmax", []tensor.Shape{{1, 8, 512, 512}}, emit(op.Softmax, op.SoftmaxAttr{Axis: 3})},
@@ -119,6 +129,44 @@ func BenchmarkStep(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
+		})
+	}
+}
+
+// BenchmarkStreamed times a network with its gradient under budgets that are shares of what whole tensors take.
+func BenchmarkStreamed(b *testing.B) {
+	g, _ := network(b, 64, 24)
+	whole, ctx := plan.Make(g), context.Background()
+	for _, share := range []int{1, 2, 4, 0} {
+		p, name := whole, "smallest"
+		if share != 1 {
+			opt := plan.Options{External: backendtest.External(g)}
+			if share > 0 {
+				opt.Budget = whole.Peak / share
+			}
+			var err error
+			if p, err = plan.Stream(g, opt); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if share > 0 {
+			name = fmt.Sprintf("1_%d", share)
+		}
+		b.Run(name, func(b *testing.B) {
+			prog, err := newBackend(b, Options{}).Load(ctx, p, nil)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer prog.Close()
+			fill(b, prog, p)
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := prog.Run(ctx, 0, len(p.Steps)); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(len(p.Steps)), "steps")
+			b.ReportMetric(float64(p.Peak)/(1<<20), "MiB")
 		})
 	}
 }

@@ -61,6 +61,10 @@ func makeBuilders() map[*ir.Op]builder {
 		op.Affine:             buildAffine,
 		op.GroupNorm:          buildGroupNorm,
 		op.GroupNormBackward:  buildGroupNormBackward,
+		op.GroupMoments:       buildGroupMoments,
+		op.GroupNormApply:     buildGroupNormApply,
+		op.GroupGradMoments:   buildGroupGradMoments,
+		op.GroupGradApply:     buildGroupGradApply,
 		op.LayerNorm:          buildLayerNorm,
 		op.LayerNormBackward:  buildLayerNormBackward,
 		op.Softmax:            buildSoftmax,
@@ -130,7 +134,9 @@ func (t *step) prepare(s *plan.Step) error {
 	depth := 0
 	switch s.Mode {
 	case plan.Whole:
-		if len(s.Node.Out().Shape()) == 5 {
+		if inst.gather != nil {
+			t.z0, t.z1 = 0, s.Node.Inputs[0].Shape()[1]
+		} else if len(s.Node.Out().Shape()) == 5 {
 			t.z0, t.z1 = 0, s.Node.Out().Shape()[1]
 		}
 		depth = t.z1
@@ -168,12 +174,14 @@ func (c *compiler) compile(s *plan.Step) (*instance, error) {
 		return nil, err
 	}
 	switch {
+	case s.Mode == plan.Whole && alwaysGathered[n.Op]:
+		c.inst.gather = &gather{}
+		n = onePlane(n, n.Inputs[0].Shape()[1])
 	case s.Mode == plan.Accumulate:
 		if !n.Inputs[0].HasDepth() || n.Op.Accumulates == nil || !n.Op.Accumulates(n) {
 			return nil, fmt.Errorf("it cannot be gathered plane by plane: %w", backend.ErrUnsupported)
 		}
 		c.inst.gather = &gather{}
-		c.slab = true
 		n = onePlane(n, n.Inputs[0].Shape()[1])
 	case c.slab && (!n.Out().HasDepth() || n.Op.Slab == nil):
 		return nil, fmt.Errorf("it cannot run on slabs: %w", backend.ErrUnsupported)
@@ -244,7 +252,7 @@ func (c *compiler) locate(s *plan.Step) error {
 			}
 			ring = c.plan.Buffers[at.buffer].Planes
 		}
-		if s.Mode == plan.Whole {
+		if s.Mode == plan.Whole && !alwaysGathered[n.Op] {
 			if ring > 0 && ring != v.Shape()[1] {
 				return fmt.Errorf("%v is wanted whole, and has %d of its planes", v, ring)
 			}
@@ -259,7 +267,7 @@ func (c *compiler) locate(s *plan.Step) error {
 			if !v.HasDepth() && !(ring > 0 && len(v.Shape()) == 5) {
 				axis = -1
 			}
-		case s.Mode == plan.Accumulate:
+		case s.Mode != plan.Slab:
 			axis = depthAxis(v, n.Inputs[0].Shape()[1])
 		default:
 			axis = depthAxis(v, n.Out().Shape()[1])
@@ -384,7 +392,12 @@ func (c *compiler) prepare(key weightKey, bytes func() (any, int, error), make f
 }
 
 // weights reads a constant for packing.
-func weights(v *ir.Value) kernel.Weights { return kernel.Floats(v.Const.Float32s()) }
+func weights(v *ir.Value) kernel.Weights {
+	if b, ok := v.Const.Stored(); ok {
+		return kernel.Bytes(b)
+	}
+	return kernel.Floats(v.Const.Float32s())
+}
 
 // constant refuses a value that is computed while the plan runs where a kernel must pack it beforehand.
 func constant(v *ir.Value, what string) error {

@@ -13,6 +13,7 @@ import (
 	"github.com/voxcam/voxcam/internal/grad"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/op"
+	"github.com/voxcam/voxcam/internal/pass"
 	"github.com/voxcam/voxcam/internal/plan"
 	"github.com/voxcam/voxcam/internal/tensor"
 )
@@ -95,6 +96,9 @@ func network(t testing.TB, size, channels int) (g *ir.Graph, x *ir.Value) {
 	}
 	g.Outputs = append(gradients, y)
 	g.Prune()
+	if err := pass.SplitNorms(g); err != nil {
+		t.Fatal(err)
+	}
 	return g, x
 }
 
