@@ -23,7 +23,7 @@ ir:                             tensor
 op:                             tensor ir
 grad, pass, onnx:               tensor ir op
 layer:                          tensor ir op onnx
-plan:                           ir
+plan:                           tensor ir op
 
 # Where it is computed.
 backend:                        ir plan
@@ -46,11 +46,13 @@ cam, noise:
 explain:                        tensor ir grad pass onnx layer plan backend cam noise volume
 
 # What people run. Only the command line chooses a backend.
-dataset:                        cam explain volume volume/format
+bytesize:
+planview:                       tensor ir op plan bytesize
+dataset:                        bytesize cam explain volume volume/format
 report:                         dataset durable explain
 session:                        cam dataset durable explain picture report volume volume/format volume/npy volume/mat volume/nifti
 demo:                           dataset durable phantom volume volume/npy volume/mat
-cli:                            backend backend/cpu cam dataset demo durable explain layer noise picture report session volume volume/format volume/npy volume/mat volume/nifti
+cli:                            backend backend/cpu bytesize cam dataset demo durable explain layer noise picture report session volume volume/format volume/npy volume/mat volume/nifti
 cmd/voxcam:                     cli
 
 # The public door of the library.

@@ -53,12 +53,15 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 			code = session.ExitError
 		}
 	}()
-	begun := false
-	root := newRoot(&begun)
+	begun, stop := false, func() error { return nil }
+	root := newRoot(&begun, &stop)
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
+	if perr := stop(); perr != nil { // the profile ends however the command ends
+		err = errors.Join(err, perr)
+	}
 	var exit *exitError
 	switch {
 	case err == nil:
@@ -85,8 +88,9 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 // issues is where defects are reported.
 const issues = "https://github.com/voxcam/voxcam/issues"
 
-// newRoot returns the command of all commands, which sets begun when the arguments were understood and work begins.
-func newRoot(begun *bool) *cobra.Command {
+// newRoot returns the command of all commands. When the arguments were understood and work begins, it sets begun, and stop to what
+// must be called behind it.
+func newRoot(begun *bool, stop *func() error) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "voxcam",
 		Short:         "Explain the decisions of 3D image classifiers",
@@ -101,13 +105,11 @@ func newRoot(begun *bool) *cobra.Command {
 	})
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(flagError(cmd, err)) })
 	profile := root.PersistentFlags().String("cpuprofile", "", "write a CPU profile for go tool pprof to this file")
-	var stop func() error
 	root.PersistentPreRunE = func(*cobra.Command, []string) (err error) {
 		*begun = true
-		stop, err = startProfile(*profile)
+		*stop, err = startProfile(*profile)
 		return usage(err)
 	}
-	root.PersistentPostRunE = func(*cobra.Command, []string) error { return stop() }
 	root.AddCommand(newRun(), newExplain(), newInspect(), newDemo(), newExitCodes())
 	return root
 }
@@ -145,10 +147,10 @@ func startProfile(path string) (stop func() error, err error) {
 	}
 	file, err := os.Create(path)
 	if err != nil {
-		return nil, err
+		return func() error { return nil }, err
 	}
 	if err := pprof.StartCPUProfile(file); err != nil {
-		return nil, errors.Join(err, file.Close())
+		return func() error { return nil }, errors.Join(err, file.Close())
 	}
 	return func() error {
 		pprof.StopCPUProfile()

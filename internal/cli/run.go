@@ -161,7 +161,7 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 			return refuse(err)
 		}
 	}
-	model := modelFlags{model: c.Model.File, layer: c.Model.TargetLayer, layout: c.Model.LayerLayout, grid: c.Model.TokenGrid, device: c.Explain.Device, budget: f.budget}
+	model := modelFlags{model: c.Model.File, layer: c.Model.TargetLayer, layout: c.Model.LayerLayout, grid: c.Model.TokenGrid, device: c.Explain.Device, budget: c.Explain.Memory}
 	m, err := model.openFor(ctx, c)
 	if err != nil && ctx.Err() != nil {
 		return s, err

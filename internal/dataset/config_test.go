@@ -27,6 +27,9 @@ func TestEveryKeyArrives(t *testing.T) {
 			Conventions: map[string]string{"gradcam++": "paper"}},
 		Output: Output{Dir: "testdata/out", Session: "first", Formats: []string{"nifti", "mat"}, OverlayAlpha: 0.5},
 	}
+	if err := want.Explain.Memory.Set("512MiB"); err != nil {
+		t.Fatal(err)
+	}
 	for _, k := range Keys() {
 		if !strings.HasSuffix(k.Name, ".*") && c.lines[k.Name] == 0 {
 			t.Errorf("testdata/full.toml does not set %s", k.Name)

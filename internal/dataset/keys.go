@@ -72,7 +72,9 @@ var keys = []key{
 		atLeast(func(c *Config) int { return c.Explain.NSamples }, 1)},
 	{"explain.noise_level", "standard deviation of the noise, in units of the prepared volume", setNoiseLevel, checkNoiseLevel},
 	{"explain.seed", "seed of the noise", natural(func(c *Config) *uint64 { return &c.Explain.Seed }), nil},
-	{"explain.device", "where it is computed", text(func(c *Config) *string { return &c.Explain.Device }), nil},
+	{"explain.device", "where it is computed: auto or cpu", text(func(c *Config) *string { return &c.Explain.Device }), nil},
+	{"explain.memory_budget", "most memory for computing: a size such as 512MiB, a share of what is free such as 50%, auto, or min; results stay the same",
+		setMemory, nil},
 	{"explain.conventions.*", "formula of a method, such as \"gradcam++\" = \"paper\"", nil, checkConventions},
 
 	{"output.dir", "folder that sessions are made in; default: CAMVis in the working directory",
@@ -80,6 +82,14 @@ var keys = []key{
 	{"output.session", "name of the session; default: the time", text(func(c *Config) *string { return &c.Output.Session }), checkSession},
 	{"output.formats", "nifti, npy, mat, tiff, png", texts(func(c *Config) *[]string { return &c.Output.Formats }), checkFormats},
 	{"output.overlay_alpha", "weight of the heatmap in an overlay, 0 to 1", setAlpha, checkAlpha},
+}
+
+func setMemory(c *Config, v any) error {
+	text, ok := v.(string)
+	if !ok {
+		return wrongType(v, "a text such as \"512MiB\"")
+	}
+	return c.Explain.Memory.Set(text)
 }
 
 // Key describes one key of the configuration to those who write about it.
