@@ -52,7 +52,7 @@ dataset:                        bytesize cam explain volume volume/format
 report:                         dataset durable explain
 session:                        cam dataset durable explain picture report volume volume/format volume/npy volume/mat volume/nifti
 demo:                           dataset durable phantom volume volume/npy volume/mat
-cli:                            backend backend/cpu bytesize cam dataset demo durable explain layer noise picture report session volume volume/format volume/npy volume/mat volume/nifti
+cli:                            backend backend/cpu bytesize cam dataset demo durable explain layer noise picture planview report session volume volume/format volume/npy volume/mat volume/nifti
 cmd/voxcam:                     cli
 
 # The public door of the library.

@@ -185,7 +185,7 @@ func (r *reading) row(i, n int) Row {
 	}
 	switch {
 	case n > 1:
-		row.How, row.Why = "kept", []string{"every value whole: there is room"}
+		row.How, row.Why = "kept", []string{"every value whole as long as it is needed: there is room"}
 		if !slices.ContainsFunc(nodes, func(n *ir.Node) bool { return n.Out().HasDepth() }) {
 			row.How, row.Why = "whole", []string{"vectors and the like, without planes"}
 		}

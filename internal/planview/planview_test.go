@@ -154,7 +154,7 @@ func TestReasons(t *testing.T) {
 	if strings.Contains(large, "again: cheaper") || !strings.Contains(large, "kept") {
 		t.Errorf("the largest plan:\n%s", large)
 	}
-	if !strings.Contains(whole, "every value whole") || strings.Contains(whole, "rings of") {
+	if !strings.Contains(whole, "every value whole as long") || strings.Contains(whole, "rings of") {
 		t.Errorf("the plan of whole tensors:\n%s", whole)
 	}
 }

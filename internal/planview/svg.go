@@ -21,7 +21,7 @@ const (
 	plotHeight = 400
 	namesArea  = 130 // above the plot, for the names of the rows
 	headArea   = 46  // above them, for the name and the figures of the pass
-	footArea   = 84  // below the plot, for the steps and the legend
+	footArea   = 96  // below the plot, for the steps and the legend
 	lineHeight = 15
 )
 
@@ -166,7 +166,7 @@ func (d *panel) draw(b *strings.Builder) {
 	d.drawScale(b)
 	left, bytes := d.drawBars(b)
 	d.drawLines(b)
-	y := plotTop + plotHeight + 58
+	y := plotTop + plotHeight + 68
 	x := leftEdge
 	for _, l := range legend {
 		fmt.Fprintf(b, `<rect class="%s" x="%d" y="%d" width="14" height="12"/><text x="%d" y="%d">%s</text>`+"\n", l.class, x, y-10, x+19, y, l.text)
@@ -187,7 +187,7 @@ func (d *panel) drawColumns(b *strings.Builder) {
 			i%2, x, headArea, w, namesArea+plotHeight, rowColumns[0].cell(row), escape(row.Modules), row.Part, row.How,
 			count(row.Steps, "step"), bytesize.Format(row.Alive), escape(because(row.Why)))
 		if w >= 12 {
-			fmt.Fprintf(b, `<text transform="translate(%.1f %d)rotate(-90)">%s</text>`+"\n", x+w/2+4, plotTop-6, escape(shorten(row.Modules, 22)))
+			fmt.Fprintf(b, `<text transform="translate(%.1f %d)rotate(-90)">%s</text>`+"\n", x+w/2+4, plotTop-6, escape(shorten(row.Modules, 20)))
 		}
 		if w >= 22 {
 			fmt.Fprintf(b, `<text class="q m" x="%.1f" y="%d">%s</text>`+"\n", x+w/2, bottom+14, rowColumns[0].cell(row))
@@ -195,7 +195,7 @@ func (d *panel) drawColumns(b *strings.Builder) {
 	}
 	fmt.Fprintf(b, `<text class="q e" x="%d" y="%d">unit</text>`+"\n", leftEdge-6, bottom+14)
 	fmt.Fprintf(b, `<text class="q" x="%d" y="%d">%s in order; half of the width goes by the number of steps, half is shared evenly among the columns</text>`+"\n",
-		leftEdge, bottom+32, count(len(d.pass.Plan.Steps), "step"))
+		leftEdge, bottom+46, count(len(d.pass.Plan.Steps), "step"))
 }
 
 func because(why []string) string {
@@ -246,7 +246,7 @@ func (d *panel) drawBars(b *strings.Builder) (left, largest int) {
 		kind := d.role(buf)
 		fmt.Fprintf(b, `<rect class="%s" x="%.1f" y="%.1f" width="%.1f" height="%.1f"><title>%s</title></rect>`+"\n",
 			legend[kind].class, r.x, r.y, r.w, r.h, escape(d.title(buf)))
-		if room := int((r.w - 6) / 6); r.h >= 13 && room >= 8 {
+		if room := int((r.w - 6) / 6.4); r.h >= 13 && room >= 8 {
 			class := "i"
 			if kind == ringOfValues || kind == ringOfGradients {
 				class = "d"
@@ -325,5 +325,5 @@ func (d *panel) drawLines(b *strings.Builder) {
 	}
 	const bottom = plotTop + plotHeight
 	fmt.Fprintf(b, `<path class="y" d="M%.1f %dl-5 9h10z"/><text class="y%s" x="%.1f" y="%d">fullest here: %s in use at once</text>`+"\n",
-		x, bottom+17, anchor, x+dx, bottom+45, bytesize.Format(d.r.alive[full]))
+		x, bottom+20, anchor, x+dx, bottom+29, bytesize.Format(d.r.alive[full]))
 }

@@ -1,0 +1,139 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/voxcam/voxcam/internal/bytesize"
+	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/internal/durable"
+	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/planview"
+)
+
+type planFlags struct {
+	modelFlags
+	methodFlags
+	shape     []int
+	asJSON    bool
+	svg, html string
+}
+
+func newPlan() *cobra.Command {
+	f := &planFlags{}
+	cmd := &cobra.Command{
+		Use:   "plan MODEL",
+		Short: "Show what methods need of memory and time, without running them",
+		Long: `Plan makes the plans that explain and run would follow, for each pass through the network that the methods need, and prints
+peak, smallest feasible budget and estimated time, what is kept, streamed or computed again in each unit of work and why,
+and what other budgets would cost. The volume, the gradient with respect to it and the weights are counted apart.`,
+		Args: exactArgs("MODEL"),
+		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args[0]) },
+	}
+	takeFlags(cmd, f.modelFlags.add, "target-layer", "layer-layout", "token-grid", "memory-budget")
+	takeFlags(cmd, f.methodFlags.add, "method")
+	fl := cmd.Flags()
+	fl.IntSliceVar(&f.shape, "volume-shape", nil, "channels,depth,height,width where the model leaves them open")
+	fl.BoolVar(&f.asJSON, "json", false, "print JSON, with every buffer and step")
+	fl.StringVar(&f.svg, "svg", "", "draw the plans, bytes over steps, to this file")
+	fl.StringVar(&f.html, "html", "", "write a page with the drawing and the tables to this file")
+	return cmd
+}
+
+// takeFlags gives a command some of the flags that add would.
+func takeFlags(cmd *cobra.Command, add func(*cobra.Command), names ...string) {
+	all := &cobra.Command{}
+	add(all)
+	all.Flags().VisitAll(func(flag *pflag.Flag) {
+		if slices.Contains(names, flag.Name) {
+			cmd.Flags().AddFlag(flag)
+		}
+	})
+}
+
+func (f *planFlags) run(cmd *cobra.Command, path string) error {
+	if len(f.shape) != 0 && (len(f.shape) != 4 || slices.Min(f.shape) < 1) {
+		return usage(fmt.Errorf("--volume-shape %v: four sizes expected, channels,depth,height,width", f.shape))
+	}
+	var shape [4]int
+	copy(shape[:], f.shape)
+	methods, err := cam.Expand(f.methods)
+	if err != nil {
+		return usage(err)
+	}
+	opt, err := f.options(shape)
+	if err != nil {
+		return err
+	}
+	planned, err := explain.Plans(path, opt, methods)
+	if err != nil {
+		return usage(err)
+	}
+	passes, err := drawable(planned, opt.Budget)
+	if err != nil {
+		return usage(err)
+	}
+	for _, file := range []struct {
+		path  string
+		write func(io.Writer, []planview.Pass) error
+	}{{f.svg, planview.WriteSVG}, {f.html, planview.WriteHTML}} {
+		if file.path == "" {
+			continue
+		}
+		if _, err := durable.WriteFile(file.path, func(w *durable.File) error { return file.write(w, passes) }); err != nil {
+			return err
+		}
+	}
+	if f.asJSON {
+		return planview.WriteJSON(cmd.OutOrStdout(), passes)
+	}
+	return planview.WriteText(cmd.OutOrStdout(), passes)
+}
+
+// options are what the flags say of the model, for volumes of a shape.
+func (f *modelFlags) options(shape [4]int) (opt explain.Options, err error) {
+	if layouts := []string{"", "auto", "channels-first", "channels-last"}; !slices.Contains(layouts, f.layout) {
+		return opt, usage(fmt.Errorf("--layer-layout %s: choose from %s", f.layout, strings.Join(layouts[1:], ", ")))
+	}
+	opt = explain.Options{TargetLayer: f.layer, LayerLayout: f.layout, Shape: shape}
+	if len(f.grid) != 0 {
+		if len(f.grid) != 3 || slices.Min(f.grid) < 1 {
+			return opt, usage(fmt.Errorf("--token-grid %v: three sizes of at least 1 expected, depth,height,width", f.grid))
+		}
+		opt.TokenGrid = [3]int(f.grid)
+	}
+	opt.Budget, err = f.memory()
+	return opt, usage(err)
+}
+
+// drawable hands planned passes on to be shown. Passes that do not fit are refused, with the budget that each would need, and the
+// methods that could do without them.
+func drawable(planned []explain.PlannedPass, budget explain.Budget) (passes []planview.Pass, err error) {
+	var refusals []error
+	var fitting []string
+	for _, p := range planned {
+		if p.Err != nil {
+			refusal := fmt.Errorf("%s (%s): %w", p.Name, strings.Join(p.Methods, ", "), p.Err)
+			if least := (*explain.BudgetError)(nil); errors.As(p.Err, &least) {
+				refusal = fmt.Errorf("%w; --memory-budget %s would do", refusal, bytesize.FormatUp(least.Smallest))
+			}
+			refusals = append(refusals, refusal)
+			continue
+		}
+		fitting = append(fitting, p.Methods...)
+		passes = append(passes, planview.Pass{
+			Name: p.Name, Methods: p.Methods, Plan: p.Plan, Curve: p.Curve, Budget: budget.Bytes,
+			Smallest: p.Smallest, Whole: p.Whole, Weights: p.Weights, Volume: p.Volume,
+		})
+	}
+	if len(refusals) > 0 && len(fitting) > 0 {
+		refusals = append(refusals, fmt.Errorf("within this budget fits --method %s", strings.Join(fitting, ",")))
+	}
+	return passes, errors.Join(refusals...)
+}
