@@ -32,7 +32,8 @@ func (c Choice) LayerMap(l Layer) ([]float32, error) {
 	if err := checkPair(c.Name, "activation", l.Activation, l.Gradient, l.Channels); err != nil {
 		return nil, err
 	}
-	return c.round(c.Convention.layer(l))
+	m := c.Convention.layer(l)
+	return c.round(len(m), func(_, _ int) []float64 { return m }, len(m))
 }
 
 // InputMap returns the signed map [voxels] of a method that looks at the gradient by the input at one point.
@@ -46,7 +47,10 @@ func (c Choice) InputMap(p InputPoint) ([]float32, error) {
 	if err := checkPair(c.Name, "input", p.Input, p.Gradient, p.Channels); err != nil {
 		return nil, err
 	}
-	return c.round(c.Convention.input(p))
+	return c.round(len(p.Gradient)/p.Channels, func(from, to int) []float64 {
+		part := InputPoint{Input: p.Input[from*p.Channels : to*p.Channels], Gradient: p.Gradient[from*p.Channels : to*p.Channels], Channels: p.Channels}
+		return c.Convention.input(part)
+	}, piece)
 }
 
 // DrawMap returns the map [voxels] of a method that looks at the input under noise.
@@ -61,7 +65,7 @@ func (c Choice) DrawMap(m *Moments) ([]float32, error) {
 	case m.n < c.Convention.MinDraws:
 		return nil, fmt.Errorf("cam: %s (%s) needs at least %d draws, got %d", c.Name, c.Convention.Name, c.Convention.MinDraws, m.n)
 	}
-	return c.round(c.Convention.draws(m))
+	return c.round(m.size/m.channels, func(from, to int) []float64 { return c.Convention.draws(m.voxels(from, to)) }, piece)
 }
 
 // checkPair also looks for values that are not finite: a ReLU or a comparison in a formula could drop them silently.
@@ -84,11 +88,16 @@ func checkPair(method, what string, values, gradient []float32, channels int) er
 	return nil
 }
 
-// round turns the result to float32 and refuses what is not finite there.
-func (c Choice) round(m []float64) ([]float32, error) {
-	out := make([]float32, len(m))
-	for i, v := range m {
-		out[i] = float32(v)
+// piece is how many voxels of a volume are in float64 at a time: the formulas at the input look at each voxel for itself.
+const piece = 1 << 16
+
+// round turns what formula says of voxels [from, to), step at a time, to float32, and refuses what is not finite there.
+func (c Choice) round(voxels int, formula func(from, to int) []float64, step int) ([]float32, error) {
+	out := make([]float32, voxels)
+	for from := 0; from < voxels; from += step {
+		for i, v := range formula(from, min(from+step, voxels)) {
+			out[from+i] = float32(v)
+		}
 	}
 	if bad, first := countNotFinite(out); bad > 0 {
 		return nil, fmt.Errorf("cam: %s (%s): %d of %d values of the map are %w, the first at voxel %d: "+

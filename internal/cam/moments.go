@@ -211,6 +211,17 @@ func (m *Moments) Merge(other *Moments) error {
 	return nil
 }
 
+// voxels are the moments of some of the voxels, sharing memory with m.
+func (m *Moments) voxels(from, to int) *Moments {
+	part := &Moments{n: m.n, channels: m.channels, size: (to - from) * m.channels}
+	for _, a := range [][2]*[]float32{{&part.mean, &m.mean}, {&part.m2, &m.m2}, {&part.abs, &m.abs}, {&part.square, &m.square}} {
+		if *a[1] != nil {
+			*a[0] = (*a[1])[from*m.channels : to*m.channels]
+		}
+	}
+	return part
+}
+
 // meanSquare is the mean over draws of the square of value i.
 func (m *Moments) meanSquare(i int) float64 {
 	if m.square != nil {

@@ -193,8 +193,10 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	if err != nil {
 		return usage(err)
 	}
-	source := *v
-	source.Data = slices.Clone(v.Data)
+	source := *v // as it was, for the pictures
+	if slices.Contains(f.save, "tiff") && f.normalize != "none" {
+		source.Data = slices.Clone(v.Data)
+	}
 	if _, err := dataset.Scale(v, f.normalize); err != nil {
 		return usage(fmt.Errorf("%s: %w", path, err))
 	}
