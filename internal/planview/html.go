@@ -34,7 +34,8 @@ by a later sweep. The result is the same for every budget; a smaller one costs t
 <p>Kept is what a unit leaves behind for later ones; rings are its own; alive is all that the arena holds at its fullest moment.</p>
 <div class="wide">{{template "table" .Rows}}</div>
 {{if .Choices.Lines}}<h3>What other budgets would cost</h3>
-<div class="wide">{{template "table" .Choices}}</div>{{end}}
+<div class="wide">{{template "table" .Choices}}</div>
+<p>{{$.Note}}</p>{{end}}
 {{end}}
 </html>
 {{define "table"}}<table><tr>{{range .Heads}}<th{{if .Left}} class="left"{{end}}>{{.Text}}</th>{{end}}</tr>
@@ -78,9 +79,10 @@ func WriteHTML(w io.Writer, passes []Pass) error {
 	}
 	doc := struct {
 		Title   string
-		Picture template.HTML
+		Picture template.HTML // made here, and escaped there
+		Note    string
 		Passes  []section
-	}{Title: names(passes), Picture: template.HTML(picture.String())}
+	}{Title: names(passes), Picture: template.HTML(picture.String()), Note: choicesNote}
 	why := column[Row]{"why", true, func(r Row) string { return strings.Join(r.Why, "; ") }}
 	columns := append(rowColumns[:len(rowColumns):len(rowColumns)], why)
 	for _, p := range passes {

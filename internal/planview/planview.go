@@ -291,7 +291,7 @@ func (r *reading) why(u plan.Unit) (why []string) {
 		for _, n := range u.Again {
 			size += wholeBytes(n.Out())
 		}
-		why = append(why, fmt.Sprintf("computes %s again: cheaper than keeping %s", count(len(u.Again), "node"), bytesize.Format(size)))
+		why = append(why, fmt.Sprintf("computes %s again instead of keeping %s", count(len(u.Again), "node"), bytesize.Format(size)))
 	}
 	why = append(why, r.keeps(u)...)
 	if len(ends) > 0 {

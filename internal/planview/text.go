@@ -108,6 +108,9 @@ var choiceColumns = []column[Choice]{
 // Points of the curve that tables show.
 const tablePoints = 12
 
+// choicesNote stands under the table of choices.
+const choicesNote = "The arena is the sum of what is in use at once. Placing it without overlap can take a few percent more."
+
 // WriteText prints passes for a terminal.
 func WriteText(w io.Writer, passes []Pass) error {
 	var b strings.Builder
@@ -124,6 +127,7 @@ func WriteText(w io.Writer, passes []Pass) error {
 		if choices := p.Choices(tablePoints); len(choices) > 0 {
 			b.WriteString("\nWhat other budgets would cost:\n\n")
 			writeTable(&b, choiceColumns, choices, nil)
+			b.WriteString("\n" + choicesNote + "\n")
 		}
 	}
 	_, err := io.WriteString(w, b.String())
