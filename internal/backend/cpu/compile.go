@@ -327,6 +327,11 @@ const grain = 1 << 14
 // ranges adds a phase over [0, n), cut into ranges of step (less in the last).
 func (c *compiler) ranges(n, step int, do func(from, to int, s *scratch)) {
 	step = max(step, 1)
+	if c.inst.byPlane { // equal parts, since there are few; bits go by whole words
+		if step = even(n, step); step > 64 {
+			step = (step + 63) / 64 * 64
+		}
+	}
 	c.phase((n+step-1)/step, func(i int, s *scratch) { do(i*step, min(n, (i+1)*step), s) })
 }
 
@@ -341,7 +346,7 @@ func (c *compiler) planeRows(planes, n, width int, do func(from, to int, s *scra
 		c.rows(planes*n, width, do)
 		return
 	}
-	step := min(max(grain/max(width, 1), 1), max(n, 1))
+	step := even(max(n, 1), grain/max(width, 1))
 	parts := (n + step - 1) / step
 	c.inst.phases = append(c.inst.phases, phase{parts: parts, perPlane: true, do: func(i int, s *scratch) {
 		base, at := i/parts*n, i%parts*step

@@ -67,10 +67,14 @@ func (c *compiler) conv(n *ir.Node, a op.ConvAttr, cin int, backward bool) error
 			return fmt.Errorf("%v has more voxels than a convolution can address", v)
 		}
 	}
+	least := minGrain
+	if c.slab {
+		least = minSlabGrain
+	}
 	c.inst.regions = func(depth int) []kernel.Region {
 		slab := to.Clone()
 		slab[1] = depth
-		return convRegions(slab, max(1, macs), k.ChannelStep(), a.Groups == cin && a.Groups == s[0])
+		return convRegions(slab, max(1, macs), k.ChannelStep(), least, a.Groups == cin && a.Groups == s[0])
 	}
 	placesX, placesY := c.places(0), c.places(-1)
 	c.phase(from[0], func(i int, s *scratch) { // and for each sample the regions
@@ -81,23 +85,24 @@ func (c *compiler) conv(n *ir.Node, a op.ConvAttr, cin int, backward bool) error
 	return nil
 }
 
-// A part of a convolution has at least about minGrain multiplications, which makes starting it cheap, and at most about maxGrain,
-// which keeps cancelling prompt. In between, parts are small enough for many threads to end at about the same time.
+// A part of a convolution has at least about minGrain multiplications, which makes starting it cheap, or minSlabGrain where there are
+// few planes for the threads, and at most about maxGrain, which keeps cancelling prompt. In between, parts are small enough for many threads to end at about the same time.
 const (
-	minGrain = 1 << 22
-	maxGrain = 1 << 27
-	parts    = 64 // about as many, if that is between the bounds
+	minGrain     = 1 << 22
+	minSlabGrain = 1 << 18
+	maxGrain     = 1 << 27
+	parts        = 64 // about as many, if that is between the bounds
 )
 
 // convRegions cuts an output [N, D, H, W, C], each value of which takes macs multiplications, into parts. It is a function of
 // the shape alone.
-func convRegions(y tensor.Shape, macs, channelStep int, depthwise bool) (regions []kernel.Region) {
+func convRegions(y tensor.Shape, macs, channelStep, least int, depthwise bool) (regions []kernel.Region) {
 	depth, height, width := y[1], y[2], y[3]
 	voxels, cost := depth*height*width, y[4]*macs
-	size := min(max(voxels*cost/parts, minGrain), maxGrain) / cost // voxels of a part
+	size := min(max(voxels*cost/parts, least), maxGrain) / cost // voxels of a part
 	switch {
 	case voxels < 2*blockRows && channelStep < y[4]: // few voxels: cut the channels
-		step := channelStep * max(1, minGrain/(voxels*macs*channelStep))
+		step := channelStep * max(1, least/(voxels*macs*channelStep))
 		for c := 0; c < y[4]; c += step {
 			regions = append(regions, kernel.Region{Z1: depth, C0: c, C1: min(y[4], c+step)})
 		}

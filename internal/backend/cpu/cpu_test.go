@@ -33,9 +33,13 @@ func newBackend(t testing.TB, o Options) *Backend {
 }
 
 func TestConformance(t *testing.T) {
-	t.Run("precise", func(t *testing.T) { backendtest.Run(t, newBackend(t, Options{Threads: 3})) })
+	t.Run("precise", func(t *testing.T) {
+		t.Parallel()
+		backendtest.Run(t, newBackend(t, Options{Threads: 3}))
+	})
 	for _, set := range kernel.Sets() {
 		t.Run(set.Name(), func(t *testing.T) {
+			t.Parallel()
 			b := newBackend(t, Options{Threads: 3, Kernels: set.Name()})
 			b.precise = 0 // the suite's tensors are so small that the kernels would hardly be used
 			backendtest.Run(t, b)
@@ -408,7 +412,7 @@ func TestConvRegionsCoverTheOutput(t *testing.T) {
 		for _, macs := range []int{1, 27, 1728, 1 << 20} {
 			for _, depthwise := range []bool{false, true} {
 				hits := make([]int, y.Elements())
-				for _, r := range convRegions(y, macs, 48, depthwise) {
+				for _, r := range convRegions(y, macs, 48, minSlabGrain, depthwise) {
 					y1, c1 := r.Y1, r.C1
 					if y1 == 0 {
 						y1 = y[2]

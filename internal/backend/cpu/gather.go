@@ -62,6 +62,7 @@ func (c *compiler) gatherReduction(n *ir.Node, f reducer) {
 	g := c.inst.gather
 	g.values, g.start = n.Out().Shape().Elements(), f.start
 	r, ok := reductionOf(s, axes)
+	r.plane = true
 	join := func(acc float64, partial []float64, i int) float64 { return r.join(f, acc, partial, i) }
 	units, width, size := r.outer*r.blocks(), r.size/r.blocks()*r.inner, r.size
 	work := func(from, to int, s *scratch) { r.pieces(f, s.partial, s.in(0), from, to) }
@@ -99,6 +100,6 @@ func (c *compiler) gatherReduction(n *ir.Node, f reducer) {
 
 // cut makes parts of n rows of width elements each.
 func cut(n, width int, do func(from, to int, s *scratch)) (parts int, _ part) {
-	step := max(grain/max(width, 1), 1)
+	step := max(grain/2/max(width, 1), 1)
 	return (n + step - 1) / step, func(i int, s *scratch) { do(i*step, min(n, (i+1)*step), s) }
 }

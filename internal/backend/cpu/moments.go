@@ -16,7 +16,7 @@ var alwaysGathered = map[*ir.Op]bool{op.GroupMoments: true, op.GroupGradMoments:
 func buildGroupMoments(c *compiler, n *ir.Node) error {
 	set, s, a, depth := c.backend.set, n.Inputs[0].Shape(), n.Attr.(op.GroupNormAttr), c.node.Inputs[0].Shape()[1]
 	ch := s[4]
-	r := reduction{outer: 1, size: s[2] * s[3], inner: ch}
+	r := reduction{outer: 1, size: s[2] * s[3], inner: ch, plane: true}
 	blocks, g := r.blocks(), c.inst.gather
 	g.values, g.partial = 2*ch, blocks*2*ch
 	c.ownScratch(ch)
@@ -86,7 +86,7 @@ func buildGroupMoments(c *compiler, n *ir.Node) error {
 func buildGroupGradMoments(c *compiler, n *ir.Node) error {
 	set, s, a, depth := c.backend.set, n.Inputs[0].Shape(), n.Attr.(op.GroupNormAttr), c.node.Inputs[0].Shape()[1]
 	ch := s[4]
-	r := reduction{outer: 1, size: s[2] * s[3], inner: ch}
+	r := reduction{outer: 1, size: s[2] * s[3], inner: ch, plane: true}
 	blocks, g := r.blocks(), c.inst.gather
 	g.values, g.partial = 2*ch, blocks*2*ch
 	g.parts, g.plane = cut(blocks, r.size/blocks*ch, func(lo, hi int, s *scratch) {

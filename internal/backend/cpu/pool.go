@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -52,13 +53,19 @@ func (s *scratch) point(inst *instance, z int) {
 // how many there are: results are the same bits for any number of threads.
 type part func(i int, s *scratch)
 
-// pool is a fixed set of goroutines that share the parts of a step. The goroutine that calls run works, too.
+// pool is a fixed set of goroutines that share the parts of a step. The goroutine that calls run works, too. Streamed plans have
+// thousands of short steps, so workers that have nothing to do look for the next step for a while before they sleep: waking one
+// takes longer than many a step.
 type pool struct {
 	mu      sync.Mutex // one job at a time
-	wake    []chan struct{}
-	working sync.WaitGroup // workers of the present job
+	job     atomic.Uint64
+	pending atomic.Int64 // workers that have not finished the job
+	workers []worker
+	caller  sleeper
+	spins   int
 	alive   sync.WaitGroup
 
+	// The job, written before its number is.
 	ctx     context.Context
 	first   int
 	parts   int64
@@ -69,54 +76,126 @@ type pool struct {
 	fault   atomic.Pointer[error]
 }
 
+// A job's number is in the upper bits, the number of workers that take part in the lower ones.
+const (
+	helperBits = 16
+	closing    = 1<<helperBits - 1 // as the number of workers: all of them end
+)
+
+type worker struct {
+	sleeper
+	_ [64]byte // workers do not share a line of the cache
+}
+
+// sleeper lets one goroutine wait for a condition that others make true.
+type sleeper struct {
+	asleep atomic.Bool
+	wake   chan struct{}
+}
+
+// wait returns when done does. Whoever makes it true must call rouse afterwards.
+func (s *sleeper) wait(spins int, done func() bool) {
+	for range spins {
+		if done() {
+			return
+		}
+	}
+	for !done() {
+		s.asleep.Store(true)
+		if done() && s.asleep.CompareAndSwap(true, false) {
+			return
+		}
+		<-s.wake // also when rouse came between
+	}
+}
+
+func (s *sleeper) rouse() {
+	if s.asleep.CompareAndSwap(true, false) {
+		s.wake <- struct{}{}
+	}
+}
+
+// spinning is how often a worker looks for work before it sleeps: some tens of microseconds.
+const spinning = 20000
+
 // newPool starts threads-1 goroutines; close ends them.
 func newPool(threads int) *pool {
-	p := &pool{wake: make([]chan struct{}, threads-1)}
-	for i := range p.wake {
-		wake := make(chan struct{}, 1)
-		p.wake[i] = wake
-		p.alive.Go(func() {
-			for range wake { // not p.wake[i]: close may come before the first round
-				p.work(i + 1)
-				p.working.Done()
-			}
-		})
+	p := &pool{workers: make([]worker, min(threads, closing)-1), caller: sleeper{wake: make(chan struct{}, 1)}}
+	if threads <= runtime.GOMAXPROCS(0) { // else they would take the processors from each other
+		p.spins = spinning
+	}
+	for i := range p.workers {
+		p.workers[i].wake = make(chan struct{}, 1)
+		p.alive.Go(func() { p.serve(i) })
 	}
 	return p
 }
 
-func (p *pool) size() int { return len(p.wake) + 1 }
+// serve takes part in jobs until the pool is closed.
+func (p *pool) serve(i int) {
+	seen, now := uint64(0), uint64(0)
+	fresh := func() bool {
+		now = p.job.Load()
+		return now != seen
+	}
+	for {
+		p.workers[i].wait(p.spins, fresh)
+		seen = now
+		switch helpers := int(seen % (1 << helperBits)); {
+		case helpers == closing:
+			return
+		case i < helpers:
+			p.work(i + 1)
+			if p.pending.Add(-1) == 0 {
+				p.caller.rouse()
+			}
+		}
+	}
+}
+
+// start gives workers a new job number.
+func (p *pool) start(helpers int) {
+	p.job.Store((p.job.Load()>>helperBits+1)<<helperBits | uint64(helpers))
+	for i := range min(helpers, len(p.workers)) {
+		p.workers[i].rouse()
+	}
+}
+
+func (p *pool) size() int { return len(p.workers) + 1 }
 
 func (p *pool) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, w := range p.wake {
-		close(w)
-	}
-	p.wake = nil
+	p.start(closing)
 	p.alive.Wait()
+	p.workers = nil
 }
 
-// run calls do for parts [first, first+parts), with operands ops (nil where do finds them itself), and returns when all are done, or the context is cancelled: then parts that did not start are left
-// out. A panic in a part is returned as an error. s has one element a worker.
+// run calls do for parts [first, first+parts), with operands ops (nil where do finds them itself), and returns when all are done, or
+// the context is cancelled: then parts that did not start are left out. A panic in a part is returned as an error. s has one element
+// a worker.
 func (p *pool) run(ctx context.Context, first, parts int, do part, ops [][]byte, s []scratch) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.ctx, p.first, p.parts, p.do, p.ops, p.scratch = ctx, first, int64(parts), do, ops, s
 	p.next.Store(0)
-	helpers := min(len(p.wake), parts-1)
-	for i := range helpers {
-		p.working.Add(1)
-		p.wake[i] <- struct{}{}
+	helpers := max(0, min(len(p.workers), parts-1))
+	if helpers > 0 {
+		p.pending.Store(int64(helpers))
+		p.start(helpers)
 	}
 	p.work(0)
-	p.working.Wait()
+	if helpers > 0 {
+		p.caller.wait(p.spins, p.idle)
+	}
 	p.ctx, p.do, p.ops, p.scratch = nil, nil, nil, nil
 	if fault := p.fault.Swap(nil); fault != nil {
 		return *fault
 	}
 	return ctx.Err()
 }
+
+func (p *pool) idle() bool { return p.pending.Load() == 0 }
 
 func (p *pool) work(worker int) {
 	defer func() {

@@ -10,11 +10,20 @@ import (
 )
 
 // reduction is a tensor seen as [outer, size, inner], of which the middle is reduced.
-type reduction struct{ outer, size, inner int }
+type reduction struct {
+	outer, size, inner int
+	plane              bool // of one plane, which has few parts: they are smaller
+}
 
 // blocks is the number of pieces that the reduced axis is cut into. It depends on the shape alone, so that sums are always
 // taken in the same order.
-func (r reduction) blocks() int { return min(max(1, r.size*r.inner/(4*grain)), 64, r.size) }
+func (r reduction) blocks() int {
+	piece := 4 * grain
+	if r.plane {
+		piece = grain / 2
+	}
+	return min(max(1, r.size*r.inner/piece), 64, r.size)
+}
 
 // block is the range of the reduced axis that belongs to a piece.
 func (r reduction) block(i int) (from, to int) {
@@ -24,7 +33,7 @@ func (r reduction) block(i int) (from, to int) {
 
 // reductionOf finds the form [outer, size, inner] of a reduction. It is not possible where kept axes lie between reduced ones.
 func reductionOf(x tensor.Shape, axes []int) (r reduction, ok bool) {
-	r = reduction{1, 1, 1}
+	r = reduction{outer: 1, size: 1, inner: 1}
 	for i, d := range x {
 		switch {
 		case d == 1:
