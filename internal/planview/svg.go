@@ -187,7 +187,7 @@ func (d *panel) drawColumns(b *strings.Builder) {
 			i%2, x, headArea, w, namesArea+plotHeight, rowColumns[0].cell(row), escape(row.Modules), row.Part, row.How,
 			count(row.Steps, "step"), bytesize.Format(row.Alive), escape(because(row.Why)))
 		if w >= 12 {
-			fmt.Fprintf(b, `<text transform="translate(%.1f %d)rotate(-90)">%s</text>`+"\n", x+w/2+4, plotTop-6, escape(shorten(row.Modules, 28)))
+			fmt.Fprintf(b, `<text transform="translate(%.1f %d)rotate(-90)">%s</text>`+"\n", x+w/2+4, plotTop-6, escape(shorten(row.Modules, 25)))
 		}
 		if w >= 22 {
 			fmt.Fprintf(b, `<text class="q m" x="%.1f" y="%d">%s</text>`+"\n", x+w/2, bottom+14, rowColumns[0].cell(row))

@@ -1,0 +1,89 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/voxcam/voxcam/internal/session"
+)
+
+const demoModel = "../demo/model.onnx"
+
+// runPlan runs the command alone.
+func runPlan(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	cmd := newPlan()
+	var out bytes.Buffer
+	cmd.SetOut(&out)
+	cmd.SetErr(&out)
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	cmd.SetArgs(args)
+	err := cmd.ExecuteContext(t.Context())
+	return out.String(), err
+}
+
+func TestPlanShowsEachPass(t *testing.T) {
+	dir := t.TempDir()
+	svg, page := filepath.Join(dir, "plan.svg"), filepath.Join(dir, "plan.html")
+	text, err := runPlan(t, demoModel, "--method", "gradcam,smoothgrad,saliency", "--memory-budget", "min", "--svg", svg, "--html", page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"(gradcam)\n", "gradient at the volume (smoothgrad, saliency)\n", "smallest feasible budget", "estimated time", "through rings of"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the plan does not say %q:\n%s", want, text)
+		}
+	}
+	for file, begins := range map[string]string{svg: "<svg ", page: "<!DOCTYPE html>"} {
+		if data, err := os.ReadFile(file); err != nil || !strings.HasPrefix(string(data), begins) {
+			t.Errorf("%s: %v, %.20q", file, err, data)
+		}
+	}
+	text, err = runPlan(t, demoModel, "--memory-budget", "2MiB", "--json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc struct {
+		Passes []struct {
+			Peak   int `json:"peak_bytes"`
+			Budget int `json:"budget_bytes"`
+		}
+	}
+	if err := json.Unmarshal([]byte(text), &doc); err != nil {
+		t.Fatal(err)
+	}
+	if len(doc.Passes) != 1 || doc.Passes[0].Peak < 1<<19 || doc.Passes[0].Peak > 2<<20 || doc.Passes[0].Budget != 2<<20 {
+		t.Errorf("a budget of 2 MiB gave %+v", doc.Passes)
+	}
+}
+
+// A refusal names the least that works, which must work, and the methods that need less.
+func TestPlanRefuses(t *testing.T) {
+	_, err := runPlan(t, demoModel, "--method", "gradcam,saliency", "--memory-budget", "20KiB")
+	var exit *exitError
+	if !errors.As(err, &exit) || exit.code != session.ExitRefused {
+		t.Fatalf("20 KiB: %v", err)
+	}
+	least := ""
+	for _, line := range strings.Split(err.Error(), "\n") {
+		if _, size, found := strings.Cut(line, "--memory-budget "); found && strings.HasPrefix(line, "gradient at the volume") {
+			least, _, _ = strings.Cut(size, " ")
+		}
+	}
+	if _, err := runPlan(t, demoModel, "--method", "gradcam,saliency", "--memory-budget", least); err != nil {
+		t.Errorf("%q was said to do: %v", least, err)
+	}
+	for _, args := range [][]string{
+		{demoModel, "--volume-shape", "1,2,3"}, {demoModel, "--memory-budget", "plenty"}, {demoModel, "--method", "guess"},
+		{demoModel, "--token-grid", "1,2"}, {demoModel, "--layer-layout", "sideways"}, {"none.onnx"}, {},
+	} {
+		if text, err := runPlan(t, args...); err == nil {
+			t.Errorf("%q printed\n%s", args, text)
+		}
+	}
+}
