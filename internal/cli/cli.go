@@ -110,7 +110,7 @@ func newRoot(begun *bool, stop *func() error) *cobra.Command {
 		*stop, err = startProfile(*profile)
 		return usage(err)
 	}
-	root.AddCommand(newRun(), newExplain(), newInspect(), newDemo(), newExitCodes())
+	root.AddCommand(newRun(), newExplain(), newPlan(), newInspect(), newDemo(), newExitCodes())
 	return root
 }
 

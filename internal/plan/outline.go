@@ -151,7 +151,7 @@ func (n *network) plan(o *outline) *Plan {
 			p.Units[i].Steps = 1
 			continue
 		}
-		t := o.tables[i]
+		t := n.simulate(u, o.kept, o.chunk, true)
 		rings := map[int]int{}
 		for _, k := range u.nodes {
 			r := t.rings[k]

@@ -119,8 +119,9 @@ type planned struct {
 }
 
 // simulate makes the timetable of a sweep. The targets advance side by side, each pulling the planes that it needs from what it
-// reads, and no plane is computed before somebody needs it, so that rings stay as small as the windows allow.
-func (n *network) simulate(u *unit, kept []bool, chunk int) *timetable {
+// reads, and no plane is computed before somebody needs it, so that rings stay as small as the windows allow. Without record the
+// steps are left out: the search simulates many sweeps, and their steps would take more memory than the plan.
+func (n *network) simulate(u *unit, kept []bool, chunk int, record bool) *timetable {
 	t := &timetable{rings: map[int]*ring{}}
 	inSweep := u.set
 	readers := map[int][]int{} // within the sweep
@@ -209,7 +210,9 @@ func (n *network) simulate(u *unit, kept []bool, chunk int) *timetable {
 				root := t.rings[r.root]
 				root.planes = max(root.planes, z1-min(z0, floor(tail[r.root])))
 			}
-			t.steps = append(t.steps, planned{k, int32(z0), int32(z1)})
+			if record {
+				t.steps = append(t.steps, planned{k, int32(z0), int32(z1)})
+			}
 			done[k] = z1
 		}
 	}
@@ -283,7 +286,7 @@ func (n *network) timetable(u *unit, kept []bool, chunk int, cache map[string]*t
 	if t, ok := cache[string(key)]; ok {
 		return t
 	}
-	t := n.simulate(u, kept, chunk)
+	t := n.simulate(u, kept, chunk, false)
 	cache[string(key)] = t
 	return t
 }
