@@ -3,7 +3,6 @@ package cpu
 import (
 	"errors"
 	"fmt"
-	"unsafe"
 
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/plan"
@@ -18,16 +17,22 @@ type arena struct {
 
 // NewArena implements backend.Backend.
 func (b *Backend) NewArena(bytes int) (backend.Arena, error) {
+	a, err := newArena(bytes)
+	if err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+func newArena(bytes int) (*arena, error) {
 	if bytes < 0 {
 		return nil, fmt.Errorf("cpu: an arena of %d bytes", bytes)
 	}
-	return newArena(bytes), nil
-}
-
-func newArena(bytes int) *arena {
-	raw := make([]byte, bytes+plan.Align)
-	skip := -int(uintptr(unsafe.Pointer(unsafe.SliceData(raw)))) & (plan.Align - 1)
-	return &arena{data: raw[skip : skip+bytes]}
+	data, err := take(bytes)
+	if err != nil {
+		return nil, err
+	}
+	return &arena{data: data}, nil
 }
 
 func (a *arena) Bytes() int { return len(a.data) }
@@ -41,6 +46,7 @@ func (a *arena) Close() error {
 	if a.closed {
 		return errors.New("cpu: the arena is closed")
 	}
+	data := a.data
 	a.closed, a.data = true, nil
-	return nil
+	return giveBack(data)
 }

@@ -279,12 +279,26 @@ func TestArenaIsShared(t *testing.T) {
 	if a.HighWater() != p.Peak {
 		t.Errorf("%d bytes of the arena were used; the plan says %d", a.HighWater(), p.Peak)
 	}
+	last, err := b.Load(ctx, p, a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer last.Close()
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if last.Run(ctx, 0, 1) == nil || last.Write(g.Inputs[0], make([]float32, g.Inputs[0].Shape().Elements())) == nil {
+		t.Error("a program works in an arena that is closed")
+	}
 	small, err := b.NewArena(p.Peak - 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := b.Load(ctx, p, small); err == nil {
 		t.Error("a plan was loaded into an arena that is too small")
+	}
+	if err := small.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -89,7 +89,7 @@ type job struct {
 	regions  []kernel.Region
 }
 
-var errClosed = errors.New("cpu: the program is closed")
+var errClosed = errors.New("cpu: the program or its arena is closed")
 
 // Load implements backend.Backend. The storage of the graph's constants must stay valid until the program is closed.
 func (b *Backend) Load(ctx context.Context, p *plan.Plan, a backend.Arena) (backend.Program, error) {
@@ -111,8 +111,10 @@ func (p *Program) load(ctx context.Context, a backend.Arena) (err error) {
 	}
 	switch a := a.(type) {
 	case nil:
+		if p.arena, err = newArena(p.plan.Peak); err != nil {
+			return err
+		}
 		p.owned = true
-		p.arena = newArena(p.plan.Peak)
 	case *arena:
 		if p.arena = a; a.closed || a.Bytes() < p.plan.Peak {
 			return fmt.Errorf("cpu: an arena of %d bytes does not hold a plan of %d", a.Bytes(), p.plan.Peak)
@@ -207,7 +209,7 @@ func (p *Program) locate(inst *instance) {
 
 // Run implements backend.Program.
 func (p *Program) Run(ctx context.Context, from, to int) error {
-	if p.closed {
+	if p.closed || p.arena.closed {
 		return errClosed
 	}
 	if from < 0 || to < from || to > len(p.steps) {
@@ -305,7 +307,7 @@ func (p *Program) touch(inst *instance, z0, z1 int) {
 func (p *Program) float32s(v *ir.Value, n int) (data []float32, buffer int, err error) {
 	i, ok := p.buffer[v]
 	switch {
-	case p.closed:
+	case p.closed || p.arena.closed:
 		return nil, 0, errClosed
 	case !ok:
 		return nil, 0, fmt.Errorf("cpu: %v (%q) is not a value of the plan", v, v.Name)
@@ -378,7 +380,7 @@ func (p *Program) Close() error {
 	}
 	p.closed = true
 	var err error
-	if p.owned {
+	if p.owned && !p.arena.closed {
 		err = p.arena.Close()
 	}
 	p.arena, p.memory, p.steps, p.instances, p.scratch = nil, nil, nil, nil, nil
