@@ -100,6 +100,8 @@ type gradient struct {
 	axes     string    // of at
 	split    int       // the first step that needs the seed
 	buffer   []float32 // the gradient, in the caller's memory
+	// Whether the volume and the gradient lie outside the arena.
+	volumeOutside, gradientOutside bool
 }
 
 // gradientAt returns the program for the gradient at the target layer, or at the input.
@@ -143,7 +145,9 @@ func (n *network) load(ctx context.Context, p *gradient) (err error) {
 	if p.program, err = n.backend.Load(ctx, p.plan, n.arena); err != nil {
 		return err
 	}
-	if slices.Contains(p.external(), p.gradient) && n.budget.bounded() {
+	of := p.plan.BufferOf()
+	p.volumeOutside, p.gradientOutside = p.plan.Buffers[of[p.volume]].External, p.plan.Buffers[of[p.gradient]].External
+	if p.gradientOutside {
 		p.buffer = make([]float32, p.gradient.Shape().Elements())
 		return p.program.Bind(p.gradient, p.buffer)
 	}
@@ -171,6 +175,9 @@ func (n *network) differentiate(input bool) (*gradient, error) {
 		g.Outputs = append(g.Outputs, p.at)
 	}
 	g.Prune()
+	if err := pass.SplitNorms(g); err != nil {
+		return nil, err
+	}
 	return p, g.Verify()
 }
 
@@ -192,7 +199,7 @@ func (n *network) close() error {
 // forward runs the program on a volume, [D, H, W, C], up to the class scores. Under a budget the volume stays where it is.
 func (p *gradient) forward(ctx context.Context, x []float32) ([]float32, error) {
 	put := p.program.Write
-	if p.plan.Buffers[p.plan.BufferOf()[p.volume]].External {
+	if p.volumeOutside {
 		put = p.program.Bind
 	}
 	if err := put(p.volume, x); err != nil {
@@ -224,7 +231,7 @@ func (p *gradient) readGradient() ([]float32, error) {
 	if p.buffer == nil {
 		p.buffer = make([]float32, p.gradient.Shape().Elements())
 	}
-	if p.plan.Buffers[p.plan.BufferOf()[p.gradient]].External {
+	if p.gradientOutside {
 		return p.buffer, nil // bound
 	}
 	return p.buffer, p.program.Read(p.gradient, p.buffer)

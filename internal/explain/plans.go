@@ -12,15 +12,16 @@ import (
 	"github.com/voxcam/voxcam/internal/plan"
 )
 
-// Budget bounds the bytes of the arena, where activations and gradients live. The volume, the gradient with respect to it, and
-// the weights are counted apart.
+// Budget bounds the memory that computing takes: the arena, where activations and gradients live, the backend's copies of the
+// weights, and what steps compute with. The volume and the gradient with respect to it are counted apart.
 type Budget struct {
 	Bytes    int  // 0: no bound
+	Arena    int  // bound of the arena alone, without copies of the weights and what steps compute with; 0: none
 	Smallest bool // as little as possible
 }
 
 // bounded reports whether plans must stream.
-func (b Budget) bounded() bool { return b.Smallest || b.Bytes > 0 }
+func (b Budget) bounded() bool { return b.Smallest || b.Bytes > 0 || b.Arena > 0 }
 
 // planFor plans a gradient within the network's budget, of which the backend's copies of the weights and what its steps compute
 // with take a part. Without a backend that part is nothing.
@@ -29,7 +30,8 @@ func (n *network) planFor(p *gradient) (*plan.Plan, error) {
 		return plan.Make(p.graph), nil
 	}
 	opt := plan.Options{External: p.external()}
-	if n.budget.Smallest {
+	if n.budget.Smallest || n.budget.Arena > 0 {
+		opt.Budget = n.budget.Arena
 		return plan.Stream(p.graph, opt)
 	}
 	weights, scratch := 0, 0

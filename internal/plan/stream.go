@@ -60,12 +60,12 @@ func Stream(g *ir.Graph, opt Options) (*Plan, error) {
 // smallest returns the plan with the least peak. Offsets can need more than the sum of what is alive, so the first few are tried.
 func (n *network) smallest(points []Point) *Plan {
 	slices.SortStableFunc(points, func(a, b Point) int { return cmp.Or(cmp.Compare(a.Bytes, b.Bytes), cmp.Compare(a.Seconds, b.Seconds)) })
-	var best *Plan
+	best := Make(n.g) // shares buffers in ways that sweeps do not
 	for _, pt := range points[:min(len(points), 16)] {
-		if best != nil && pt.Bytes >= best.Peak {
+		if pt.Bytes >= best.Peak {
 			break
 		}
-		if p := n.plan(pt.outline); best == nil || p.Peak < best.Peak {
+		if p := n.plan(pt.outline); p.Peak < best.Peak {
 			best = p
 		}
 	}
