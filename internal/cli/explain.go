@@ -45,22 +45,13 @@ func (f *modelFlags) add(cmd *cobra.Command) {
 }
 
 // open opens the model for volumes of a shape, [C, D, H, W], zero where it is not known.
-func (f *modelFlags) open(shape [4]int) (_ *explain.Model, err error) {
+func (f *modelFlags) open(shape [4]int) (*explain.Model, error) {
 	if f.model == "" {
 		return nil, usage(errors.New("--model is missing: the ONNX file of the classifier"))
 	}
-	if layouts := []string{"", "auto", "channels-first", "channels-last"}; !slices.Contains(layouts, f.layout) {
-		return nil, usage(fmt.Errorf("--layer-layout %s: choose from %s", f.layout, strings.Join(layouts[1:], ", ")))
-	}
-	opt := explain.Options{TargetLayer: f.layer, LayerLayout: f.layout, Shape: shape}
-	if len(f.grid) != 0 {
-		if len(f.grid) != 3 || slices.Min(f.grid) < 1 {
-			return nil, usage(fmt.Errorf("--token-grid %v: three sizes of at least 1 expected, depth,height,width", f.grid))
-		}
-		opt.TokenGrid = [3]int(f.grid)
-	}
-	if opt.Budget, err = f.memory(); err != nil {
-		return nil, usage(err)
+	opt, err := f.options(shape)
+	if err != nil {
+		return nil, err
 	}
 	lean()
 	device, err := openDevice(f.device)

@@ -32,7 +32,8 @@ func newPlan() *cobra.Command {
 		Short: "Show what methods need of memory and time, without running them",
 		Long: `Plan makes the plans that explain and run would follow, for each pass through the network that the methods need, and prints
 peak, smallest feasible budget and estimated time, what is kept, streamed or computed again in each unit of work and why,
-and what other budgets would cost. The volume, the gradient with respect to it and the weights are counted apart.`,
+and what other budgets would cost. A budget pays for the arena and for the copies of the weights that computing makes; the
+volume and the gradient with respect to it are counted apart.`,
 		Args: exactArgs("MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args[0]) },
 	}
@@ -71,7 +72,11 @@ func (f *planFlags) run(cmd *cobra.Command, path string) error {
 	if err != nil {
 		return err
 	}
-	planned, err := explain.Plans(path, opt, methods)
+	device, err := openDevice(f.device)
+	if err != nil {
+		return err
+	}
+	planned, err := explain.Plans(path, device, opt, methods)
 	if err != nil {
 		return usage(err)
 	}
@@ -129,7 +134,7 @@ func drawable(planned []explain.PlannedPass, budget explain.Budget) (passes []pl
 		fitting = append(fitting, p.Methods...)
 		passes = append(passes, planview.Pass{
 			Name: p.Name, Methods: p.Methods, Plan: p.Plan, Curve: p.Curve, Budget: budget.Bytes,
-			Smallest: p.Smallest, Whole: p.Whole, Weights: p.Weights, Volume: p.Volume,
+			Smallest: p.Smallest + p.Weights, Whole: p.Whole, Weights: p.Weights, Volume: p.Volume,
 		})
 	}
 	if len(refusals) > 0 && len(fitting) > 0 {

@@ -23,10 +23,15 @@ func BenchmarkNetworks(b *testing.B) {
 	if os.Getenv("VOXCAM_MODELS") == "" || len(paths) == 0 {
 		b.Skip("VOXCAM_MODELS names no folder with models: make one with bench/network_peer.py")
 	}
+	device, err := cpu.New(cpu.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer device.Close()
 	for _, path := range paths {
 		for _, method := range []string{"gradcam", "saliency"} {
 			name := strings.TrimSuffix(filepath.Base(path), ".onnx") + "/" + method
-			passes, err := explain.Plans(path, explain.Options{}, []string{method})
+			passes, err := explain.Plans(path, device, explain.Options{}, []string{method})
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -52,7 +52,12 @@ func checkBudgets(t *testing.T, path string) {
 		opt.TokenGrid = [3]int(c.Grid)
 	}
 	want := explainOnce(t, path, opt, v, methods, c.Class)
-	passes, err := explain.Plans(path, opt, methods)
+	device, err := cpu.New(cpu.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer device.Close()
+	passes, err := explain.Plans(path, device, opt, methods)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/onnx"
@@ -24,31 +25,37 @@ type Budget struct {
 func (b Budget) bounded() bool { return b.Smallest || b.Bytes > 0 || b.Arena > 0 }
 
 // planFor plans a gradient within the network's budget, of which the backend's copies of the weights and what its steps compute
-// with take a part. Without a backend that part is nothing.
+// with take a part.
 func (n *network) planFor(p *gradient) (*plan.Plan, error) {
 	if !n.budget.bounded() {
 		return plan.Make(p.graph), nil
 	}
-	opt := plan.Options{External: p.external()}
-	if n.budget.Smallest || n.budget.Arena > 0 {
-		opt.Budget = n.budget.Arena
-		return plan.Stream(p.graph, opt)
+	return n.within(p, plan.NewSearch(p.graph, plan.Options{External: p.external()}))
+}
+
+// within is planFor for choices that were found already.
+func (n *network) within(p *gradient, search *plan.Search) (*plan.Plan, error) {
+	switch {
+	case n.budget.Smallest:
+		return search.Smallest(), nil
+	case n.budget.Arena > 0:
+		return search.Plan(n.budget.Arena)
 	}
-	weights, scratch := 0, 0
-	if n.backend != nil {
-		var err error
-		if weights, err = n.weightBytes(p); err != nil {
-			return nil, err
-		}
+	weights, err := n.weightBytes(p)
+	if err != nil {
+		return nil, err
 	}
-	for {
-		opt.Budget = n.budget.Bytes - weights - scratch
-		made, err := plan.Stream(p.graph, plan.Options{Budget: max(opt.Budget, 1), External: opt.External})
+	for scratch := 0; ; {
+		made, err := search.Plan(max(1, n.budget.Bytes-weights-scratch))
 		if tooSmall := (*plan.TooSmallError)(nil); errors.As(err, &tooSmall) {
-			return nil, &BudgetError{Budget: n.budget.Bytes, Smallest: tooSmall.Smallest + weights + scratch, Weights: weights + scratch}
+			least, err := n.backend.ScratchBytes(search.Smallest())
+			if err != nil {
+				return nil, err
+			}
+			return nil, &BudgetError{Budget: n.budget.Bytes, Smallest: tooSmall.Smallest + weights + max(scratch, least), Weights: weights + max(scratch, least)}
 		}
-		if err != nil || n.backend == nil {
-			return made, err
+		if err != nil {
+			return nil, err
 		}
 		// What the steps need depends on the plan.
 		needs, err := n.backend.ScratchBytes(made)
@@ -105,14 +112,14 @@ type PlannedPass struct {
 	Plan     *plan.Plan // nil when Err says why
 	Err      error      // *BudgetError
 	Curve    []plan.Point
-	Smallest int // bytes of the smallest plan
-	Whole    int // bytes with whole tensors
-	Weights  int // bytes of the constants
+	Smallest int // bytes of the arena of the smallest plan
+	Whole    int // bytes of the arena with whole tensors
+	Weights  int // bytes of the backend's copies of the weights, and of what the steps of the smallest plan compute with
 	Volume   int // bytes of the volume, and of the gradient with respect to it, which are counted apart
 }
 
-// Plans plans what methods need, without running anything. shape is [C, D, H, W]; sizes of zero are taken from the file.
-func Plans(path string, opt Options, methods []string) (passes []PlannedPass, err error) {
+// Plans plans what methods need on a backend, without running anything.
+func Plans(path string, b backend.Backend, opt Options, methods []string) (passes []PlannedPass, err error) {
 	choices, err := cam.Choose(methods, nil)
 	if err != nil {
 		return nil, err
@@ -131,10 +138,11 @@ func Plans(path string, opt Options, methods []string) (passes []PlannedPass, er
 	if slices.Min(shape[:]) < 1 {
 		return nil, fmt.Errorf("%s leaves the size of the volume open: give --volume-shape channels,depth,height,width", path)
 	}
-	n, err := newNetwork(file, shape, opt, nil)
+	n, err := newNetwork(file, shape, opt, b)
 	if err != nil {
 		return nil, err
 	}
+	n.needsInput = slices.ContainsFunc(choices, func(c cam.Choice) bool { return kindOf(c) != atLayer })
 	for _, input := range []bool{false, true} {
 		pass := PlannedPass{Name: "gradient at the layer " + n.target.Label}
 		if input {
@@ -157,14 +165,22 @@ func Plans(path string, opt Options, methods []string) (passes []PlannedPass, er
 		for _, v := range opt.External {
 			pass.Volume += 4 * v.Shape().Elements()
 		}
-		pass.Curve = plan.Curve(p.graph, opt)
-		least, err := plan.Stream(p.graph, opt)
+		search := plan.NewSearch(p.graph, opt)
+		pass.Curve, pass.Smallest, pass.Whole = search.Curve(), search.Smallest().Peak, plan.Make(p.graph).Peak
+		if pass.Weights, err = n.weightBytes(p); err != nil {
+			return nil, err
+		}
+		scratch, err := b.ScratchBytes(search.Smallest())
 		if err != nil {
 			return nil, err
 		}
-		pass.Smallest, pass.Whole, pass.Weights = least.Peak, plan.Make(p.graph).Peak, constants(p.graph)
+		pass.Weights += scratch
 		var tooSmall *BudgetError
-		if pass.Plan, err = n.planFor(p); errors.As(err, &tooSmall) {
+		pass.Plan = plan.Make(p.graph)
+		if n.budget.bounded() {
+			pass.Plan, err = n.within(p, search)
+		}
+		if errors.As(err, &tooSmall) {
 			pass.Err = err
 		} else if err != nil {
 			return nil, err
@@ -172,18 +188,4 @@ func Plans(path string, opt Options, methods []string) (passes []PlannedPass, er
 		passes = append(passes, pass)
 	}
 	return passes, nil
-}
-
-// constants is the storage of a graph's constants as float32.
-func constants(g *ir.Graph) (total int) {
-	seen := map[any]bool{}
-	for _, node := range g.Nodes {
-		for _, v := range node.Inputs {
-			if v != nil && v.Const != nil && !seen[v.Const] {
-				seen[v.Const] = true
-				total += 4 * v.Const.Len()
-			}
-		}
-	}
-	return total
 }

@@ -33,62 +33,94 @@ type Point struct {
 	outline *outline
 }
 
+// Search holds the choices for one graph, from which plans for any budget are made.
+type Search struct {
+	n      *network
+	points []Point
+	least  *Plan
+}
+
+// NewSearch looks for choices. Options.Budget does not matter here.
+func NewSearch(g *ir.Graph, opt Options) *Search {
+	n := newNetwork(g, opt.External, opt.Costs)
+	return &Search{n: n, points: n.descend()}
+}
+
 // Stream plans g within a budget: values with depth are kept whole while there is room, and streamed through rings and
 // computed again where there is not. Of the plans that fit, it returns the one with the least estimated time.
 func Stream(g *ir.Graph, opt Options) (*Plan, error) {
-	n := newNetwork(g, opt.External, opt.Costs)
-	points := n.descend()
+	s := NewSearch(g, opt)
 	if opt.Budget <= 0 {
-		return n.smallest(points), nil
+		return s.Smallest(), nil
 	}
-	slices.SortStableFunc(points, func(a, b Point) int { return cmp.Or(cmp.Compare(a.Seconds, b.Seconds), cmp.Compare(a.Bytes, b.Bytes)) })
-	for _, pt := range points {
-		if pt.Bytes > opt.Budget {
+	return s.Plan(opt.Budget)
+}
+
+// Plan returns the plan with the least estimated time that takes at most budget bytes, or a *TooSmallError.
+func (s *Search) Plan(budget int) (*Plan, error) {
+	slices.SortStableFunc(s.points, func(a, b Point) int { return cmp.Or(cmp.Compare(a.Seconds, b.Seconds), cmp.Compare(a.Bytes, b.Bytes)) })
+	for _, pt := range s.points {
+		if pt.Bytes > budget {
 			continue
 		}
-		if p := n.plan(pt.outline); p.Peak <= opt.Budget {
+		if p := s.n.plan(pt.outline); p.Peak <= budget {
 			return p, nil
 		}
 	}
-	p := n.smallest(points)
-	if p.Peak > opt.Budget {
-		return nil, &TooSmallError{Budget: opt.Budget, Smallest: p.Peak}
+	p := s.Smallest()
+	if p.Peak > budget {
+		return nil, &TooSmallError{Budget: budget, Smallest: p.Peak}
 	}
 	return p, nil
 }
 
-// smallest returns the plan with the least peak. Offsets can need more than the sum of what is alive, so the first few are tried.
-func (n *network) smallest(points []Point) *Plan {
-	slices.SortStableFunc(points, func(a, b Point) int { return cmp.Or(cmp.Compare(a.Bytes, b.Bytes), cmp.Compare(a.Seconds, b.Seconds)) })
-	best := Make(n.g) // shares buffers in ways that sweeps do not
-	for _, pt := range points[:min(len(points), 16)] {
-		if pt.Bytes >= best.Peak {
+// Smallest returns the plan with the least peak, or one that is faster and hardly larger.
+func (s *Search) Smallest() *Plan {
+	if s.least != nil {
+		return s.least
+	}
+	// Offsets can need more than the sum of what is alive, so the first few choices are tried.
+	const tries = 24
+	slices.SortStableFunc(s.points, func(a, b Point) int { return cmp.Or(cmp.Compare(a.Bytes, b.Bytes), cmp.Compare(a.Seconds, b.Seconds)) })
+	var tried []*Plan
+	least := 0
+	for _, pt := range s.points[:min(len(s.points), tries)] {
+		if least > 0 && pt.Bytes > least+least/50 {
 			break
 		}
-		if p := n.plan(pt.outline); p.Peak < best.Peak {
-			best = p
+		p := s.n.plan(pt.outline)
+		tried = append(tried, p)
+		if least == 0 || p.Peak < least {
+			least = p.Peak
 		}
 	}
-	return best
+	for _, p := range tried {
+		if p.Peak <= least+least/50 && (s.least == nil || p.Seconds < s.least.Seconds) {
+			s.least = p
+		}
+	}
+	if whole := Make(s.n.g); whole.Peak < s.least.Peak { // it shares buffers in ways that sweeps do not
+		s.least = whole
+	}
+	return s.least
 }
 
-// Curve returns the choices that Stream has, from the fastest to the smallest, none of which is both slower and larger than
-// another.
-func Curve(g *ir.Graph, opt Options) []Point {
-	n := newNetwork(g, opt.External, opt.Costs)
-	points := n.descend()
-	slices.SortStableFunc(points, func(a, b Point) int { return b.Bytes - a.Bytes })
+// Curve returns the choices from the fastest to the smallest, none of which is both slower and larger than another. Their bytes
+// are what is alive at once; offsets can make the plan a little larger.
+func (s *Search) Curve() []Point {
+	points := slices.Clone(s.points)
+	slices.SortStableFunc(points, func(a, b Point) int { return cmp.Or(cmp.Compare(a.Seconds, b.Seconds), cmp.Compare(a.Bytes, b.Bytes)) })
 	var curve []Point
-	best := points[len(points)-1]
-	for _, pt := range slices.Backward(points) {
-		if len(curve) == 0 || pt.Seconds < best.Seconds {
-			best = pt
+	for _, pt := range points {
+		if len(curve) == 0 || pt.Bytes < curve[len(curve)-1].Bytes {
 			curve = append(curve, pt)
 		}
 	}
-	slices.Reverse(curve)
 	return curve
 }
+
+// Curve is NewSearch and Search.Curve.
+func Curve(g *ir.Graph, opt Options) []Point { return NewSearch(g, opt).Curve() }
 
 // chunks are the bytes of a slab, the comfortable size first.
 var chunks = []int{1 << 18, 0}

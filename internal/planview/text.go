@@ -30,7 +30,7 @@ func (p Pass) facts() []fact {
 	add("smallest feasible budget", p.Smallest, fmt.Sprintf(" (%d bytes)", p.Smallest))
 	add("whole tensors would need", p.Whole, fmt.Sprintf(", %.3g times the peak", float64(p.Whole)/float64(max(1, p.Plan.Peak))))
 	add("counted apart: volume", p.Volume, "")
-	add("counted apart: weights", p.Weights, "")
+	add("copies of weights", p.Weights, ", which the budget pays for too")
 	if p.Plan.Seconds > 0 {
 		text := "about " + seconds(p.Plan.Seconds)
 		if len(p.Curve) > 0 && p.Curve[0].Seconds > 0 {
