@@ -196,6 +196,12 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 		return err
 	}
 	defer m.Close()
+	if err := m.Prepare(cmd.Context(), req.Methods); err != nil {
+		if cmd.Context().Err() != nil {
+			return err
+		}
+		return usage(fmt.Errorf("%s: %w", path, err))
+	}
 	printNotes(cmd.ErrOrStderr(), m.Info())
 	if f.noise != "" {
 		draws, err := npy.Open(f.noise)

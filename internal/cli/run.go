@@ -170,6 +170,12 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 		return refuse(err)
 	}
 	defer m.Close()
+	if err := m.Prepare(ctx, methods); err != nil {
+		if ctx.Err() != nil {
+			return s, err
+		}
+		return refuse(err)
+	}
 	printNotes(stderr, m.Info())
 	terminal := false
 	if file, ok := stderr.(*os.File); ok {

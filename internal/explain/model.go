@@ -146,6 +146,20 @@ func (m *Model) Info() Info {
 	return info
 }
 
+// Prepare makes the plans that methods need ready for the shape that the model is bound to, so that a budget that is too small, a
+// *BudgetError, is known before the work. It does nothing for a model that is not bound yet.
+func (m *Model) Prepare(ctx context.Context, methods []string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	choices, err := cam.Choose(methods, nil)
+	if err != nil || m.net == nil {
+		return err
+	}
+	layer := slices.ContainsFunc(choices, func(c cam.Choice) bool { return kindOf(c) == atLayer })
+	input := slices.ContainsFunc(choices, func(c cam.Choice) bool { return kindOf(c) != atLayer })
+	return m.net.prepare(ctx, layer, input)
+}
+
 // Explain implements Explainer.
 func (m *Model) Explain(ctx context.Context, v *volume.Volume, req Request) (*Result, error) {
 	m.mu.Lock()
@@ -209,11 +223,8 @@ func (e *explanation) run(ctx context.Context, choices []cam.Choice) (*Result, e
 		byKind[kindOf(c)] = append(byKind[kindOf(c)], i)
 	}
 	e.total = 1 + min(len(byKind[atInput]), 1) + min(len(byKind[byDraws]), 1)*e.req.NSamples
-	if len(byKind[atInput])+len(byKind[byDraws]) > 0 && !e.net.needsInput {
-		e.net.needsInput = true
-		if err := e.net.close(); err != nil { // plans that did not reckon with it
-			return nil, err
-		}
+	if err := e.net.prepare(ctx, len(byKind[atLayer]) > 0, len(byKind[atInput])+len(byKind[byDraws]) > 0); err != nil {
+		return nil, err
 	}
 	start := time.Now()
 	if err := e.classify(ctx, len(byKind[atLayer]) > 0 && e.net.noLayer == nil); err != nil {

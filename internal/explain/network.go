@@ -131,6 +131,31 @@ func (n *network) gradientAt(ctx context.Context, input bool) (*gradient, error)
 	return p, nil
 }
 
+// prepare loads the programs of the passes that are needed.
+func (n *network) prepare(ctx context.Context, layer, input bool) error {
+	if input && !n.needsInput {
+		n.needsInput = true
+		if err := n.close(); err != nil { // plans that did not reckon with the weights of the gradient at the volume
+			return err
+		}
+	}
+	if input {
+		if _, err := n.gradientAt(ctx, true); err != nil {
+			return err
+		}
+	}
+	if layer && n.noLayer == nil {
+		if _, err := n.gradientAt(ctx, false); err != nil {
+			return err
+		}
+	}
+	if input { // the arena may have grown since
+		_, err := n.gradientAt(ctx, true)
+		return err
+	}
+	return nil
+}
+
 // load puts a program into the arena that all programs of the network share, one after the other. An arena that is too small
 // makes room for a larger one, and the programs in it are loaded again when they are needed.
 func (n *network) load(ctx context.Context, p *gradient) (err error) {
