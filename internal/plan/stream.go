@@ -36,6 +36,7 @@ type Point struct {
 // Search holds the choices for one graph, from which plans for any budget are made.
 type Search struct {
 	n      *network
+	cache  map[string]*timetable
 	points []Point
 	least  *Plan
 }
@@ -43,7 +44,8 @@ type Search struct {
 // NewSearch looks for choices. Options.Budget does not matter here.
 func NewSearch(g *ir.Graph, opt Options) *Search {
 	n := newNetwork(g, opt.External, opt.Costs)
-	return &Search{n: n, points: n.descend()}
+	cache := map[string]*timetable{}
+	return &Search{n: n, cache: cache, points: n.descend(cache)}
 }
 
 // Stream plans g within a budget: values with depth are kept whole while there is room, and streamed through rings and
@@ -64,6 +66,9 @@ func (s *Search) Plan(budget int) (*Plan, error) {
 			continue
 		}
 		if p := s.n.plan(pt.outline); p.Peak <= budget {
+			if faster := s.n.plan(s.n.hasten(pt.outline, budget, s.cache)); faster.Peak <= budget {
+				return faster, nil
+			}
 			return p, nil
 		}
 	}
@@ -127,8 +132,7 @@ var chunks = []int{1 << 18, 0}
 
 // descend walks from the plan that keeps everything to one that cannot be made smaller: at the fullest unit it lets go of the
 // values that cost the least time a byte. Every stop is a point.
-func (n *network) descend() []Point {
-	cache := map[string]*timetable{}
+func (n *network) descend(cache map[string]*timetable) []Point {
 	kept := make([]bool, len(n.nodes))
 	for i := range kept {
 		kept[i] = n.nodes[i].kind == local
@@ -235,6 +239,58 @@ func (n *network) improve(o *outline, visit func(*outline), cache map[string]*ti
 		o = best
 		visit(o)
 	}
+}
+
+// hasten keeps values, or lets go of others, one at a time, as long as that saves time within a budget.
+func (n *network) hasten(o *outline, budget int, cache map[string]*timetable) *outline {
+	for range rounds {
+		var best *outline
+		for _, v := range n.repeated(o) {
+			kept := slices.Clone(o.kept)
+			kept[v] = true
+			next := n.outline(kept, o.chunk, cache)
+			if next.peak > budget { // something else may make room
+				for _, w := range n.changes(next) {
+					if next.kept[w] && w != v {
+						other := slices.Clone(kept)
+						other[w] = false
+						if swapped := n.outline(other, o.chunk, cache); swapped.peak <= budget && swapped.seconds < o.seconds {
+							next = swapped
+							break
+						}
+					}
+				}
+			}
+			if next.peak <= budget && next.seconds < o.seconds*(1-1e-9) && (best == nil || next.seconds < best.seconds) {
+				best = next
+			}
+		}
+		if best == nil {
+			break
+		}
+		o = best
+	}
+	return o
+}
+
+// repeated are the values that are computed more than once and could be kept, those that take the most time first.
+func (n *network) repeated(o *outline) []int {
+	times := make([]int, len(n.nodes))
+	for _, u := range o.units {
+		for _, k := range u.nodes {
+			times[k]++
+		}
+	}
+	var list []int
+	for k, t := range times {
+		if t > 1 && n.values[k].free && !o.kept[k] {
+			list = append(list, k)
+		}
+	}
+	slices.SortStableFunc(list, func(a, b int) int {
+		return cmp.Compare(n.nodes[b].cost*float64(times[b]-1), n.nodes[a].cost*float64(times[a]-1))
+	})
+	return list[:min(len(list), wide)]
 }
 
 // changes are values whose being kept or not decides how full the fullest unit is: those that it keeps alive, the largest first,
