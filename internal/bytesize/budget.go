@@ -66,7 +66,7 @@ func (b Budget) Bytes(free func() (int, error)) (int, error) {
 	return n, nil
 }
 
-// String, Set and Type make a Budget a flag.
+// String says the budget as it was written.
 func (b Budget) String() string {
 	if b.text == "" {
 		return "auto"

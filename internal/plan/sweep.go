@@ -10,7 +10,6 @@ type unit struct {
 	nodes   []int // of a sweep, in order; those whose values are not kept are computed for this sweep alone
 	targets []int // the nodes among them whose values are kept, or that gather
 	set     map[int]bool
-	key     string
 }
 
 // layoutUnits cuts the graph into units for a choice of kept values. Each kept value is computed once; the values between
