@@ -83,7 +83,7 @@ func printSummary(w io.Writer, s *explain.Summary) error {
 			}
 			size = strings.Join(parts, "x")
 		}
-		if r.Name == s.DefaultTarget || r.Value == s.DefaultTarget {
+		if r.Value == s.DefaultValue {
 			mark = "default target"
 		}
 		parameters := ""

@@ -19,6 +19,7 @@ type Summary struct {
 	Classes       int         `json:"classes"`
 	Parameters    int         `json:"parameters"`
 	DefaultTarget string      `json:"default_target,omitempty"`
+	DefaultValue  string      `json:"default_value,omitempty"` // of the layers' values, the one that is meant
 	Layers        []layer.Row `json:"layers"`
 	Warnings      []string    `json:"warnings,omitempty"`
 }
@@ -55,7 +56,7 @@ func Inspect(path string, shape [4]int) (s *Summary, err error) {
 	if t, err := layer.Find(m, layer.Request{Volume: [3]int(shape[1:])}); err != nil {
 		s.Warnings = append(s.Warnings, err.Error())
 	} else {
-		s.DefaultTarget = t.Label
+		s.DefaultTarget, s.DefaultValue = t.Label, t.Value.Name
 	}
 	s.Warnings = append(s.Warnings, m.Notes...)
 	return s, nil

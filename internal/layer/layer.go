@@ -289,7 +289,10 @@ func (idx *index) candidates(name string) []string {
 		for p := idx.path(i); p != "" && !seen[p]; p = parent(p) {
 			seen[p] = true
 			d := levenshtein.ComputeDistance(name, p)
-			if strings.HasSuffix(p, "."+name) || strings.HasSuffix(name, "."+p) {
+			for _, tail, more := strings.Cut(name, "."); more; _, tail, more = strings.Cut(tail, ".") {
+				d = min(d, levenshtein.ComputeDistance(tail, p)) // parents may be lost
+			}
+			if strings.HasSuffix(p, "."+name) {
 				d = 0
 			}
 			if d <= max(2, len(name)/3) {

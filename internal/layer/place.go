@@ -177,6 +177,9 @@ func (idx *index) place(t *Target, req Request) error {
 	if n := strings.IndexByte(t.Axes, 'N'); n >= 0 && s[n] != 1 && !strings.Contains(t.Axes, "D") {
 		t.Axes = strings.Replace(t.Axes, "N", "D", 1) // slices as a batch
 	}
+	if req.Grid != [3]int{} && !strings.Contains(t.Axes, "T") {
+		return fmt.Errorf("a token grid is given, but layer %q is %v with axes %s: it has no tokens to place", t.Label, s, t.Axes)
+	}
 	t.Grid = [3]int{1, 1, 1}
 	for i, a := range t.Axes {
 		switch {

@@ -1,6 +1,8 @@
 package layer
 
 import (
+	"strings"
+
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/onnx"
 	"github.com/voxcam/voxcam/internal/tensor"
@@ -24,7 +26,7 @@ type Row struct {
 func Table(m *onnx.Imported, volume [3]int) []Row {
 	idx := newIndex(m)
 	scores := ancestors(m.Graph, m.Graph.Outputs)
-	counted := map[*ir.Value]bool{}
+	counted := map[string]bool{}
 	var rows []Row
 	for i, n := range m.Nodes {
 		if len(n.Outputs) == 0 || n.Outputs[0] == nil || n.Outputs[0].Const != nil {
@@ -35,10 +37,11 @@ func Table(m *onnx.Imported, volume [3]int) []Row {
 		if row.Name == "" {
 			row.Name = v.Name
 		}
-		for _, p := range n.Inputs {
-			if p != nil && p.Const != nil && !counted[p] {
+		for _, p := range n.Params {
+			// Statistics of norms are not learned.
+			if !counted[p] && !strings.HasSuffix(p, ".running_mean") && !strings.HasSuffix(p, ".running_var") {
 				counted[p] = true
-				row.Parameters += p.Const.Len()
+				row.Parameters += m.ParamElements[p]
 			}
 		}
 		if scores[v] && cells(idx.axes[v], v.Shape()) > 1 {
