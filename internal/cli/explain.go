@@ -68,6 +68,9 @@ func (f *modelFlags) memory() (explain.Budget, error) {
 		return explain.Budget{Smallest: true}, nil
 	}
 	n, err := f.budget.Bytes(bytesize.FreeMemory)
+	if err != nil && f.budget == (bytesize.Budget{}) {
+		return explain.Budget{}, nil // auto, on a system that does not say what is free: whole tensors
+	}
 	return explain.Budget{Bytes: n}, err
 }
 
