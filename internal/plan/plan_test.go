@@ -87,6 +87,7 @@ func TestPlansNeverReadOverwrittenMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 		checkPlan(t, smallest)
+		checkSeedComesLast(t, smallest, score)
 		for _, budget := range []int{smallest.Peak, max(smallest.Peak, (smallest.Peak+full.Peak)/2)} {
 			p, err := plan.Stream(g, plan.Options{Budget: budget, External: external})
 			if err != nil {
@@ -209,6 +210,17 @@ func checkPlan(t fatal, p *plan.Plan) {
 			if b := p.Buffers[of[v]]; b.Last != len(p.Steps) {
 				t.Fatalf("P2: the output %v lives only to step %d of %d", v, b.Last, len(p.Steps))
 			}
+		}
+	}
+}
+
+// checkSeedComesLast demands that the score is complete before any step reads the seed: the caller chooses the class in between.
+func checkSeedComesLast(t fatal, p *plan.Plan, score *ir.Value) {
+	seeded := false
+	for at, s := range p.Steps {
+		seeded = seeded || slices.ContainsFunc(s.Node.Inputs, func(v *ir.Value) bool { return v != nil && v.Name == "seed" })
+		if seeded && s.Node.Out() == score {
+			t.Fatalf("step %d goes on with the score after the seed was read\n%v", at, p.Graph)
 		}
 	}
 }

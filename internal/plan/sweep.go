@@ -44,6 +44,10 @@ func (n *network) layoutUnits(kept []bool) []*unit {
 						stamp[in] = mark
 						closure, stack = append(closure, in), append(stack, in)
 					}
+				case home[in] < 0 && in >= len(n.nodes) && n.values[in].depth == 0 && len(units) > 0:
+					// The seed of a gradient: the caller writes it when everything before its first reader is done.
+					home[in] = len(units) - 1
+					earliest = max(earliest, len(units))
 				case home[in] < 0:
 				case info.kind != whole && in < len(n.nodes) && n.nodes[in].kind == local && units[home[in]].whole < 0:
 					earliest = max(earliest, home[in])
