@@ -2,8 +2,6 @@ package explain
 
 import (
 	"errors"
-	"fmt"
-	"slices"
 
 	"github.com/voxcam/voxcam/internal/layer"
 	"github.com/voxcam/voxcam/internal/onnx"
@@ -31,13 +29,8 @@ func Inspect(path string, shape [4]int) (s *Summary, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	for i, d := range declaredShape(file) {
-		if shape[i] <= 0 {
-			shape[i] = d
-		}
-	}
-	if slices.Min(shape[:]) < 1 {
-		return nil, fmt.Errorf("%s leaves the size of the volume open: give --volume-shape channels,depth,height,width", path)
+	if shape, err = fullShape(file, shape); err != nil {
+		return nil, err
 	}
 	m, err := onnx.Import(file, onnx.Options{InputShape: []int{1, shape[0], shape[1], shape[2], shape[3]}})
 	if err != nil {

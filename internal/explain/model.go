@@ -67,15 +67,25 @@ func Open(path string, b backend.Backend, opt Options) (*Model, error) {
 }
 
 // boundShape fills the sizes that the options leave open from the file; -1 is unknown.
-func (m *Model) boundShape() [4]int {
-	shape := m.opt.Shape
-	declared := declaredShape(m.file)
-	for i := range shape {
+func (m *Model) boundShape() [4]int { return fillShape(m.file, m.opt.Shape) }
+
+// fillShape takes the sizes that shape leaves open, [C, D, H, W], from the file; -1 is unknown.
+func fillShape(file *onnx.Model, shape [4]int) [4]int {
+	for i, d := range declaredShape(file) {
 		if shape[i] <= 0 {
-			shape[i] = declared[i]
+			shape[i] = d
 		}
 	}
 	return shape
+}
+
+// fullShape is fillShape where every size must be known.
+func fullShape(file *onnx.Model, shape [4]int) ([4]int, error) {
+	shape = fillShape(file, shape)
+	if slices.Min(shape[:]) < 1 {
+		return shape, fmt.Errorf("%s leaves the size of the volume open: give --volume-shape channels,depth,height,width", file.Path)
+	}
+	return shape, nil
 }
 
 // declaredShape is [C, D, H, W] of the model's input as far as the file fixes it, -1 where it does not.

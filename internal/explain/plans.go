@@ -129,14 +129,9 @@ func Plans(path string, b backend.Backend, opt Options, methods []string) (passe
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	shape := opt.Shape
-	for i, d := range declaredShape(file) {
-		if shape[i] <= 0 {
-			shape[i] = d
-		}
-	}
-	if slices.Min(shape[:]) < 1 {
-		return nil, fmt.Errorf("%s leaves the size of the volume open: give --volume-shape channels,depth,height,width", path)
+	shape, err := fullShape(file, opt.Shape)
+	if err != nil {
+		return nil, err
 	}
 	n, err := newNetwork(file, shape, opt, b)
 	if err != nil {

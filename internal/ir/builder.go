@@ -13,7 +13,6 @@ type Builder struct {
 	// Name and Scope are given to the nodes that follow.
 	Name, Scope string
 	err         error
-	nodes       []*Node // what was emitted, in order
 }
 
 // NewBuilder returns a builder that appends to g.Nodes.
@@ -61,7 +60,6 @@ func (b *Builder) Node(op *Op, attr any, inputs ...*Value) *Node {
 		n.Outputs = append(n.Outputs, v)
 	}
 	b.Graph.Nodes = append(b.Graph.Nodes, n)
-	b.nodes = append(b.nodes, n)
 	return n
 }
 

@@ -97,8 +97,12 @@ func (n *network) layoutUnits(kept []bool) []*unit {
 	return units
 }
 
-// pace is how many planes of a value a step computes: as many as make chunk bytes, at least one.
-func (n *network) pace(v, chunk int) int {
+// pace is how many planes a step of node k computes, or takes if it gathers: as many as make chunk bytes, at least one.
+func (n *network) pace(k, chunk int) int {
+	v := k
+	if n.nodes[k].kind == gathers {
+		v = n.nodes[k].inputs[0]
+	}
 	return min(max(1, chunk/max(1, n.values[v].plane)), n.values[v].depth)
 }
 
@@ -192,12 +196,7 @@ func (n *network) simulate(u *unit, kept []bool, chunk int, record bool) *timeta
 		info := &n.nodes[k]
 		for done[k] < to {
 			z0 := done[k]
-			step := 1
-			if info.kind == local {
-				step = n.pace(k, chunk)
-			} else {
-				step = n.pace(info.inputs[0], chunk)
-			}
+			step := n.pace(k, chunk)
 			z1 := min(max(to, min(z0+step, total(k))), z0+step)
 			for i, in := range info.inputs {
 				switch {
@@ -231,13 +230,7 @@ func (n *network) simulate(u *unit, kept []bool, chunk int, record bool) *timeta
 		if next < 0 {
 			break
 		}
-		step := 1
-		if n.nodes[next].kind == local {
-			step = n.pace(next, chunk)
-		} else {
-			step = n.pace(n.nodes[next].inputs[0], chunk)
-		}
-		advance(next, min(done[next]+step, total(next)))
+		advance(next, min(done[next]+n.pace(next, chunk), total(next)))
 	}
 	for k, r := range t.rings {
 		if r.root == k {

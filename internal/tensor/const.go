@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-	"slices"
 	"unsafe"
 )
 
@@ -180,11 +179,6 @@ func (c *Const) Splat() (float64, bool) {
 		}
 	}
 	return v, true
-}
-
-// Clone returns a constant of its own storage.
-func (c *Const) Clone() *Const {
-	return &Const{elem: c.elem, raw: slices.Clone(c.raw), floats: slices.Clone(c.floats), rows: slices.Clone(c.rows)}
 }
 
 var littleEndian = func() bool {
