@@ -1,0 +1,12 @@
+package cuda
+
+import (
+	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/ir"
+)
+
+func buildConv(c *compiler, n *ir.Node) (action, error) { return nil, backend.ErrUnsupported }
+
+func buildConvBackwardData(c *compiler, n *ir.Node) (action, error) {
+	return nil, backend.ErrUnsupported
+}
