@@ -6,9 +6,9 @@ import (
 
 // unit is a stretch of the schedule: a node as a whole, or a sweep.
 type unit struct {
-	whole   int   // the node, -1 for a sweep
-	nodes   []int // of a sweep, in order; those whose values are not kept are computed for this sweep alone
-	targets []int // the nodes among them whose values are kept, or that gather
+	whole   int    // the node, -1 for a sweep
+	nodes   []int  // of a sweep, in order; those whose values are not kept are computed for this sweep alone
+	targets []int  // the nodes among them whose values are kept, or that gather
 	set     []bool // by node
 }
 
@@ -115,9 +115,9 @@ type ring struct {
 // timetable is a sweep run once on paper: its steps and how many planes each ring must hold.
 type timetable struct {
 	steps []planned
-	count int // of steps
+	count int     // of steps
 	rings []*ring // by node, nil where there is none
-	bytes int // of all rings
+	bytes int     // of all rings
 }
 
 // planned is a step of a node over planes.
