@@ -171,7 +171,10 @@ func (b *Backend) compiled(p *plan.Plan) (w *pool, instances []*instance, err er
 	w = &pool{wanted: map[constantKey]*constant{}}
 	err = b.context.Do(func() error {
 		c := &compiler{backend: b, plan: p, weights: w}
-		_, instances, err = c.steps(context.Background())
+		steps, plain, err := c.steps(context.Background())
+		if err == nil {
+			_, instances, err = c.fuse(context.Background(), steps, plain)
+		}
 		return err
 	})
 	return w, instances, err
