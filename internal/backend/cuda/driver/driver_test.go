@@ -469,15 +469,18 @@ func TestFailures(t *testing.T) {
 	})
 }
 
-func TestOutsideOfContext(t *testing.T) {
+func TestDo(t *testing.T) {
 	on(t, func(b *bench) {
+		b.sim.FailCall("cuCtxSetCurrent", 1, 201)
 		failed := make(chan error)
-		go func() {
-			_, err := b.NewStream()
-			failed <- err
+		go func() { // in another thread: this one is locked
+			failed <- b.Do(func() error { return nil })
 		}()
-		if err := <-failed; !refused(err, 201) {
-			t.Skip("the goroutine met a thread with the context") // threads keep it
+		if err := <-failed; err != nil && !refused(err, 201) { // a thread that had the context has it still
+			t.Error(err)
+		}
+		if err := b.Do(func() error { return b.Do(b.Synchronize) }); err != nil {
+			t.Errorf("nested: %v", err)
 		}
 	})
 }
@@ -498,31 +501,4 @@ func TestLaunchDoesNotAllocate(t *testing.T) {
 			t.Errorf("%v allocations for a launch", n)
 		}
 	})
-}
-
-func BenchmarkLaunch(b *testing.B) {
-	probe, err := filepath.Abs("testdata/probe.cu")
-	if err != nil {
-		b.Fatal(err)
-	}
-	s := simulator.Load(b, probe)
-	d, err := driver.Open(s.Path)
-	if err != nil {
-		b.Fatal(err)
-	}
-	c, err := d.Context(0)
-	if err != nil {
-		b.Fatal(err)
-	}
-	err = c.Do(func() error {
-		for b.Loop() {
-			if err := c.Do(func() error { return nil }); err != nil {
-				return err
-			}
-		}
-		return c.Close()
-	})
-	if err != nil {
-		b.Fatal(err)
-	}
 }
