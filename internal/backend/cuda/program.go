@@ -25,7 +25,8 @@ type Program struct {
 	external  []*external       // of each buffer, nil for those in the arena
 	instances []*instance
 	steps     []step
-	high      []int // end of the highest byte of the arena that steps up to each one write
+	fused     []*fusion // that begin at each step
+	high      []int     // end of the highest byte of the arena that steps up to each one write
 	dies      [][]int
 	scratch   *memory // of steps, states of instances, and staging
 	blocks    []*block
@@ -55,6 +56,9 @@ func (p *Program) load(ctx context.Context, a backend.Arena) (err error) {
 	weights := &pool{backend: b, wanted: map[constantKey]*constant{}}
 	c := &compiler{backend: b, plan: p.plan, weights: weights}
 	if p.steps, p.instances, err = c.steps(ctx); err != nil {
+		return err
+	}
+	if p.fused, p.instances, err = c.fuse(ctx, p.steps, p.instances); err != nil {
 		return err
 	}
 	switch a := a.(type) {
@@ -196,31 +200,39 @@ func (p *Program) enqueueSteps(ctx context.Context, from, to int) error {
 			e.forget()
 		}
 	}
-	for i := from; i < to; i++ {
+	for i := from; i < to; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := p.step(i); err != nil {
+		inst, next := p.steps[i].instance, i+1
+		if f := p.fused[i]; f != nil && i+f.steps <= to {
+			inst, next = f.instance, i+f.steps
+		}
+		if err := p.step(inst, i, next); err != nil {
 			n := p.plan.Steps[i].Node
 			return fmt.Errorf("cuda: step %d, node %q (%s): %w", i, n.Name, n.Op.Name, err)
 		}
+		i = next
 	}
 	return nil
 }
 
-func (p *Program) step(i int) error {
-	s := &p.steps[i]
+// step does steps [i, next), which are one unless they are fused.
+func (p *Program) step(inst *instance, i, next int) error {
 	if err := p.stage(i); err != nil {
 		return err
 	}
-	p.queue.inst = s.instance
-	if err := s.instance.run(&p.queue, s.z0, s.z1); err != nil {
+	p.queue.inst = inst
+	if err := inst.run(&p.queue, p.steps[i].z0, p.steps[i].z1); err != nil {
 		return err
 	}
 	if err := p.unstage(i); err != nil {
 		return err
 	}
-	if invariants.Enabled {
+	if !invariants.Enabled {
+		return nil
+	}
+	for ; i < next; i++ {
 		for _, k := range p.dies[i] {
 			b := &p.plan.Buffers[k]
 			if err := p.backend.stream.Fill8(p.address[k], 0xff, b.Bytes); err != nil {
@@ -332,8 +344,6 @@ func (p *Program) free() error {
 // external is where a caller's value is: in a field on the device, or in one on the host, whose planes pass through a ring on the
 // device as steps need them.
 type external struct {
-	value   *ir.Value
-	output  bool // steps write it
 	plane   int  // bytes
 	depth   int
 	window  int // planes that a step needs at most
@@ -346,7 +356,7 @@ type external struct {
 // newExternal finds how many planes of an external buffer steps need at once. The ring is at staging.
 func newExternal(p *plan.Plan, buffer int, staging driver.Ptr) *external {
 	v := p.Buffers[buffer].Values[0]
-	e := &external{value: v, output: v.Def != nil, plane: plan.PlaneBytes(v), depth: v.Shape()[1], staging: staging}
+	e := &external{plane: plan.PlaneBytes(v), depth: v.Shape()[1], staging: staging}
 	for i := range p.Steps {
 		for k := range p.Steps[i].In {
 			if p.Steps[i].In[k] == buffer {
@@ -410,14 +420,14 @@ func (e *external) bind(f *field) driver.Ptr {
 // forget empties the ring.
 func (e *external) forget() { e.lo, e.hi = 0, 0 }
 
-// copyPlanes copies planes [lo, hi) between the ring and the host, in at most two pieces.
-func (e *external) copyPlanes(s *driver.Stream, lo, hi int) error {
+// copyPlanes copies planes [lo, hi) from the host to the ring, or back, in at most two pieces.
+func (e *external) copyPlanes(s *driver.Stream, lo, hi int, back bool) error {
 	values := e.field.values()
 	for lo < hi {
 		n := min(hi-lo, e.places-lo%e.places)
 		at, host := e.staging+driver.Ptr(lo%e.places*e.plane), unsafe.Pointer(&values[lo*e.plane/4])
 		var err error
-		if e.output {
+		if back {
 			err = s.CopyToHost(host, at, n*e.plane)
 		} else {
 			err = s.CopyToDevice(at, host, n*e.plane)
@@ -438,7 +448,7 @@ func (p *Program) stage(i int) error {
 			continue
 		}
 		e := p.external[buffer]
-		if e.field.memory != nil || e.output {
+		if e.field.memory != nil {
 			continue
 		}
 		lo, hi := planesRead(s, k, e.depth)
@@ -449,7 +459,7 @@ func (p *Program) stage(i int) error {
 		if first >= hi {
 			continue
 		}
-		if err := e.copyPlanes(p.backend.stream, first, hi); err != nil {
+		if err := e.copyPlanes(p.backend.stream, first, hi, false); err != nil {
 			return err
 		}
 		if first == lo {
@@ -469,5 +479,8 @@ func (p *Program) unstage(i int) error {
 		return nil
 	}
 	lo, hi := planesWritten(s, e.depth)
-	return e.copyPlanes(p.backend.stream, lo, hi)
+	if lo < e.lo || hi > e.hi { // otherwise it was computed in place
+		e.forget()
+	}
+	return e.copyPlanes(p.backend.stream, lo, hi, true)
 }
