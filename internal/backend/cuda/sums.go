@@ -38,7 +38,7 @@ type joinParams struct {
 // on the shape of a plane alone.
 type columns struct {
 	matrices
-	name      string
+	joins     string   // how sums are joined: Sum or Max
 	x, y, out *operand // y is nil for a sum of one input; out is nil where the state, or partial, is all that is wanted
 	values    int      // sums of each column
 	factor    float64
@@ -51,7 +51,11 @@ type columns struct {
 
 // columns compiles the sums of matrices with an accumulator of sums.cuh.
 func (c *compiler) columns(accumulator string, m matrices, values int, x, y, out *operand, factor float64) (*columns, error) {
-	s := &columns{matrices: m, name: accumulator, x: x, y: y, out: out, values: values, factor: factor}
+	joins := "Sum"
+	if accumulator == "Max" {
+		joins = accumulator
+	}
+	s := &columns{matrices: m, joins: joins, x: x, y: y, out: out, values: values, factor: factor}
 	limit := planeChunks
 	if c.mode == plan.Whole {
 		limit = wholeChunks
@@ -94,7 +98,7 @@ func (s *columns) sum(q *queue, z0, z1 int, partial driver.Ptr) error {
 // last of them.
 func (s *columns) gathered(c *compiler) (action, error) {
 	var err error
-	if s.join, err = c.kernel("join_" + s.name); err != nil {
+	if s.join, err = c.kernel("join_" + s.joins); err != nil {
 		return nil, err
 	}
 	const joinColumns, joinThreads = 8, 512 // of sums.cuh
@@ -126,7 +130,7 @@ func (s *columns) apart(c *compiler) (action, error) {
 		return func(q *queue, z0, z1 int) error { return s.sum(q, z0, z1, 0) }, nil
 	}
 	var err error
-	if s.join, err = c.kernel("join_each_" + s.name); err != nil {
+	if s.join, err = c.kernel("join_each_" + s.joins); err != nil {
 		return nil, err
 	}
 	outputs, group := s.outer*s.width(), s.group(c.depth)
