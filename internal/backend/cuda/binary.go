@@ -92,7 +92,7 @@ func (c *compiler) alikePairs(f pairFunction, x, y, out *operand, elements int, 
 	if err != nil {
 		return nil, err
 	}
-	fits := flag(aligned(x, out) && (one || aligned(y)))
+	fits := flag(takesPacks(x, out) && (one || takesPacks(y)))
 	return func(q *queue, z0, z1 int) error {
 		p := pairParams{X: q.planes(x), Y: q.planes(y), Out: q.planes(out), N: int64(elements), Z0: int32(z0),
 			Function: f.number, Aligned: fits, One: flag(one)}
@@ -107,7 +107,7 @@ func (c *compiler) rowPairs(f pairFunction, x, y, out *operand, sizes [3]int, by
 	if err != nil {
 		return nil, err
 	}
-	rows := rowsOf(sizes[1], sizes[0], aligned(x, out) && (byRow || aligned(y)))
+	rows := rowsOf(sizes[1], sizes[0], takesPacks(x, out) && (byRow || takesPacks(y)))
 	return func(q *queue, z0, z1 int) error {
 		p := rowPairParams{X: q.planes(x), Y: q.planes(y), Out: q.planes(out), Rows: rows, Z0: int32(z0), Function: f.number, Map: flag(byRow)}
 		return launch(q, k, [3]uint32{uint32(rows.blocks()), uint32(z1 - z0), uint32(sizes[2])}, elementThreads, 0, &p)

@@ -18,8 +18,8 @@ func elementGrid(n, planes int) [3]uint32 {
 	return [3]uint32{uint32(ceilDiv(n, elementBlock)), uint32(planes), 1}
 }
 
-// aligned reports whether all planes of operands begin at multiples of 16 bytes, as a flag for kernels. Buffers do.
-func aligned(operands ...*operand) bool {
+// takesPacks reports whether all planes of operands begin at multiples of 16 bytes, as buffers do.
+func takesPacks(operands ...*operand) bool {
 	for _, at := range operands {
 		if at.depth && at.stride%16 != 0 {
 			return false

@@ -59,7 +59,7 @@ func buildMaskBackward(c *compiler, n *ir.Node) (action, error) {
 	a, dy, bits, dx, elements := n.Attr.(op.MaskAttr), c.in(0), c.in(1), c.out(), n.Out().Shape().Elements()
 	return func(q *queue, z0, z1 int) error {
 		p := maskParams{Dy: q.planes(dy), Bits: q.planes(bits), Dx: q.planes(dx), N: int64(elements), Z0: int32(z0),
-			In: float32(a.In), Out: float32(a.Out), Aligned: flag(aligned(dy, dx))}
+			In: float32(a.In), Out: float32(a.Out), Aligned: flag(takesPacks(dy, dx))}
 		return launch(q, f, elementGrid(elements, z1-z0), elementThreads, 0, &p)
 	}, nil
 }

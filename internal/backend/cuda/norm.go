@@ -104,7 +104,7 @@ func buildGroupNormApply(c *compiler, n *ir.Node) (action, error) {
 		return nil, err
 	}
 	g, x, moments, gamma, beta, y := groupsOf(n.Inputs[0].Shape(), n.Attr), c.in(0), c.in(1), c.maybe(2), c.maybe(3), c.out()
-	rows := rowsOf(g.size, g.channels, aligned(x, y))
+	rows := rowsOf(g.size, g.channels, takesPacks(x, y))
 	return func(q *queue, z0, z1 int) error {
 		return g.apply(q, f, applyParams{X: q.planes(x), Y: q.planes(y), Moments: q.address(moments), Gamma: q.address(gamma),
 			Beta: q.address(beta), Rows: rows}, z0, z1)
@@ -118,7 +118,7 @@ func buildGroupGradApply(c *compiler, n *ir.Node) (action, error) {
 	}
 	g := groupsOf(n.Inputs[0].Shape(), n.Attr)
 	dy, x, moments, means, gamma, dx := c.in(0), c.in(1), c.in(2), c.in(3), c.maybe(4), c.out()
-	rows := rowsOf(g.size, g.channels, aligned(dy, x, dx))
+	rows := rowsOf(g.size, g.channels, takesPacks(dy, x, dx))
 	return func(q *queue, z0, z1 int) error {
 		return g.apply(q, f, applyParams{Dy: q.planes(dy), X: q.planes(x), Y: q.planes(dx), Moments: q.address(moments),
 			Means: q.address(means), Gamma: q.address(gamma), Rows: rows}, z0, z1)

@@ -26,7 +26,7 @@ func buildUnary(u *op.Unary) builder {
 		a, x, y, elements := n.Attr.(op.UnaryAttr), c.in(0), c.out(), n.Out().Shape().Elements()
 		return func(q *queue, z0, z1 int) error {
 			p := unaryParams{X: q.planes(x), Y: q.planes(y), N: int64(elements), Z0: int32(z0),
-				Alpha: float32(a.Alpha), Beta: float32(a.Beta), Aligned: flag(aligned(x, y))}
+				Alpha: float32(a.Alpha), Beta: float32(a.Beta), Aligned: flag(takesPacks(x, y))}
 			return launch(q, f, elementGrid(elements, z1-z0), elementThreads, 0, &p)
 		}, nil
 	}
@@ -56,7 +56,7 @@ func buildUnaryBackward(c *compiler, n *ir.Node) (action, error) {
 	dy, s, dx, elements := c.in(0), c.in(1), c.out(), n.Out().Shape().Elements()
 	return func(q *queue, z0, z1 int) error {
 		p := slopeParams{Dy: q.planes(dy), S: q.planes(s), Dx: q.planes(dx), N: int64(elements), Z0: int32(z0),
-			Alpha: float32(a.Alpha), Beta: float32(a.Beta), Aligned: flag(aligned(dy, s, dx))}
+			Alpha: float32(a.Alpha), Beta: float32(a.Beta), Aligned: flag(takesPacks(dy, s, dx))}
 		return launch(q, f, elementGrid(elements, z1-z0), elementThreads, 0, &p)
 	}, nil
 }
@@ -74,7 +74,7 @@ func buildAffine(c *compiler, n *ir.Node) (action, error) {
 		return nil, err
 	}
 	x, scale, shift, y, channels := c.in(0), c.in(1), c.in(2), c.out(), n.Inputs[1].Shape()[0]
-	rows := rowsOf(n.Out().Shape().Elements()/channels, channels, aligned(x, scale, shift, y))
+	rows := rowsOf(n.Out().Shape().Elements()/channels, channels, takesPacks(x, scale, shift, y))
 	return func(q *queue, z0, z1 int) error {
 		p := affineParams{X: q.planes(x), Scale: q.planes(scale), Shift: q.planes(shift), Y: q.planes(y), Rows: rows, Z0: int32(z0)}
 		return launch(q, f, [3]uint32{uint32(rows.blocks()), uint32(z1 - z0), 1}, elementThreads, 0, &p)

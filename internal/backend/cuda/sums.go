@@ -63,9 +63,9 @@ func (c *compiler) columns(accumulator string, m matrices, values int, x, y, out
 	limit = min(limit, m.size, max(1, partialLimit/(m.outer*m.channels*values)))
 	s.chunk = ceilDiv(m.size, min(limit, max(1, m.size*m.channels/chunkElements)))
 	s.chunks = ceilDiv(m.size, s.chunk)
-	fits := aligned(x)
+	fits := takesPacks(x)
 	if y != nil {
-		fits = aligned(x, y)
+		fits = takesPacks(x, y)
 	}
 	s.rows = rowsOf(s.chunk, m.channels, fits)
 	var err error
