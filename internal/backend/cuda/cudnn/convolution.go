@@ -28,8 +28,16 @@ func (p Precision) String() string {
 // Convolution is a problem: all that the choice of an engine depends on. x has shape In, y has shape Out, in the view of the forward
 // direction. Forward reads x and writes y; Backward (data) reads y, a gradient, and writes x, the gradient there.
 //
-// Volumes are [D, H, W, C], channels last, weights are [Cout, kd, kh, kw, Cin/Groups]. All are float32, but with BFloat16 the weights and
-// what is read are bfloat16; what is written is float32.
+// Volumes are [D, H, W, C], channels last, weights are [Cout, kd, kh, kw, Cin/Groups]. All are float32 in memory, but with BFloat16 the
+// weights are bfloat16, and Read16 and Write16 say the same of the volumes.
+//
+// What the library offers differs from problem to problem (seen with 9.19 for compute capability 9.0):
+//   - Forward with a bias, with or without residual and activation, has engines that come compiled, in Float32 and TF32. A residual or an
+//     activation without a bias has engines that are compiled when a plan is made (half a second each), and none in Float32: give
+//     a bias of zeros instead.
+//   - Backward has fused engines in TF32 and BFloat16 only, compiled when a plan is made.
+//   - BFloat16 that reads float32, rounding inside the kernel, is offered for forward only.
+//   - Planes that are aligned to 4 bytes lose the fastest engines of TF32.
 //
 // It is comparable, and prints as one line that names the problem.
 type Convolution struct {
@@ -39,6 +47,8 @@ type Convolution struct {
 	In, Out                                 [3]int // D, H, W of x and y
 	InPlane, OutPlane                       int    // elements from one plane of x or y to the next; 0 where planes touch
 	Precision                               Precision
+
+	Read16, Write16 bool // with BFloat16: the volume that is read, the one that is written (and the residual) are bfloat16 in memory
 
 	// What is written is act(convolution + residual + bias). The residual is laid out like what is written, the bias is one value a channel.
 	Bias, Residual bool
@@ -58,6 +68,12 @@ func (c Convolution) String() string {
 		text += fmt.Sprintf(" planes %d %d", c.InPlane, c.OutPlane)
 	}
 	text += " " + c.Precision.String()
+	if c.Read16 {
+		text += " reads bfloat16"
+	}
+	if c.Write16 {
+		text += " writes bfloat16"
+	}
 	if c.Bias {
 		text += " bias"
 	}
@@ -97,6 +113,9 @@ func (c Convolution) check() error {
 	if c.Precision > BFloat16 {
 		return fmt.Errorf("unknown precision %d", c.Precision)
 	}
+	if (c.Read16 || c.Write16) && c.Precision != BFloat16 {
+		return fmt.Errorf("bfloat16 volumes with precision %v", c.Precision)
+	}
 	if c.Align != 4 && c.Align != 16 {
 		return fmt.Errorf("an alignment of %d bytes is not 4 or 16", c.Align)
 	}
@@ -121,25 +140,33 @@ type graph struct {
 	users   int // plans that refer to it
 }
 
-// volume makes the descriptor of a channels-last volume: dimensions are N, C, D, H, W for the library, whatever the strides.
-func (g *graph) volume(id int64, channels int, size [3]int, plane int, data int32, virtual bool) descriptor {
-	c, h, w := int64(channels), int64(size[1]), int64(size[2])
-	p := int64(plane)
-	if p == 0 || virtual {
+// side is x or y.
+type side struct {
+	id       int64
+	channels int
+	size     [3]int
+	plane    int // elements from plane to plane; 0 where they touch
+}
+
+// volume makes the descriptor of a channels-last volume. For the library dimensions are always in the order N, C, D, H, W; the strides say
+// how they lie in memory.
+func (g *graph) volume(s side, data int32, virtual bool) descriptor {
+	c, d, h, w := int64(s.channels), int64(s.size[0]), int64(s.size[1]), int64(s.size[2])
+	p := int64(s.plane)
+	if p == 0 {
 		p = h * w * c
 	}
-	return g.tensor(id, []int64{1, c, int64(size[0]), h, w}, []int64{int64(size[0]) * p, 1, p, w * c, c}, data, virtual)
+	return g.tensor(s.id, []int64{1, c, d, h, w}, []int64{d * p, 1, p, w * c, c}, data, virtual)
 }
 
 func (g *graph) tensor(id int64, dims, strides []int64, data int32, virtual bool) descriptor {
 	m := &g.maker
 	d := m.create(kindTensor)
-	align := int64(g.problem.Align)
 	put(m, d, attrTensorType, typeDataType, data)
 	m.ints(d, attrTensorDims, dims...)
 	m.ints(d, attrTensorStrides, strides...)
 	m.ints(d, attrTensorID, id)
-	m.ints(d, attrTensorAlign, align)
+	m.ints(d, attrTensorAlign, int64(g.problem.Align))
 	if virtual {
 		put(m, d, attrTensorVirtual, typeBoolean, true)
 	}
@@ -155,99 +182,93 @@ func (h *Handle) graph(c Convolution) (*graph, error) {
 	}
 	g := &graph{problem: c, maker: maker{lib: h.lib}}
 	m := &g.maker
-	read := dataFloat
+	factor, source, target := dataFloat, dataFloat, dataFloat
 	if c.Precision == BFloat16 {
-		read = dataBFloat16
+		factor = dataBFloat16
+	}
+	if c.Read16 {
+		source = dataBFloat16
+	}
+	if c.Write16 {
+		target = dataBFloat16
 	}
 
-	// Of x and y the one is read, the other written, possibly after the fused operations.
-	channels, size, plane, id := c.Cout, c.Out, c.OutPlane, idY
+	// Of x and y the one is read, the other written.
+	from := side{idX, c.Cin, c.In, c.InPlane}
+	to := side{idY, c.Cout, c.Out, c.OutPlane}
 	if c.Backward {
-		channels, size, plane, id = c.Cin, c.In, c.InPlane, idX
+		from, to = to, from
 	}
-	fused := 0
-	for _, yes := range []bool{c.Residual, c.Bias, c.Activation != ""} {
-		if yes {
-			fused++
-		}
-	}
-	values := idValue
-	result := func() descriptor {
-		if fused == 0 {
-			return g.volume(id, channels, size, plane, dataFloat, false)
-		}
-		values++
-		return g.volume(values, channels, size, 0, dataFloat, true)
-	}
-
-	perGroup := int64(c.Cin / c.Groups)
-	kd, kh, kw := int64(c.Kernel[0]), int64(c.Kernel[1]), int64(c.Kernel[2])
-	w := g.tensor(idW, []int64{int64(c.Cout), perGroup, kd, kh, kw},
-		[]int64{kd * kh * kw * perGroup, 1, kh * kw * perGroup, kw * perGroup, perGroup}, read, false)
-
-	conv := m.create(kindConvolution)
-	put(m, conv, attrConvolutionCompute, typeDataType, dataFloat)
-	put(m, conv, attrConvolutionMode, typeConvolutionMode, crossCorrelation)
-	m.ints(conv, attrConvolutionSpatial, 3)
-	m.ints(conv, attrConvolutionDilation, wide(c.Dilation)...)
-	m.ints(conv, attrConvolutionStride, wide(c.Stride)...)
-	m.ints(conv, attrConvolutionBefore, wide(c.Before)...)
-	m.ints(conv, attrConvolutionAfter, wide(c.After)...)
-	m.finalize(conv)
 
 	var operations []descriptor
-	out := result()
-	if c.Backward {
-		y := g.volume(idY, c.Cout, c.Out, c.OutPlane, read, false)
-		o := m.create(kindConvolutionBackward)
-		m.refer(o, attrBackwardConvolution, conv)
-		m.refer(o, attrBackwardW, w)
-		m.refer(o, attrBackwardX, out)
-		m.refer(o, attrBackwardY, y)
-		put(m, o, attrBackwardAlpha, typeFloat, float32(1))
-		put(m, o, attrBackwardBeta, typeFloat, float32(0))
-		m.finalize(o)
-		operations = append(operations, o)
-	} else {
-		x := g.volume(idX, c.Cin, c.In, c.InPlane, read, false)
-		o := m.create(kindConvolutionForward)
-		m.refer(o, attrForwardConvolution, conv)
-		m.refer(o, attrForwardW, w)
-		m.refer(o, attrForwardX, x)
-		m.refer(o, attrForwardY, out)
-		put(m, o, attrForwardAlpha, typeFloat, float32(1))
-		put(m, o, attrForwardBeta, typeFloat, float32(0))
-		m.finalize(o)
-		operations = append(operations, o)
+	values := idValue
+	// value is a result that only the next operation reads.
+	value := func(s side, data int32) descriptor {
+		values++
+		return g.volume(side{values, s.channels, s.size, 0}, data, true)
 	}
-
-	// pointwise appends out = mode(out, other).
-	pointwise := func(mode int32, other descriptor) {
-		fused--
+	// pointwise appends result = mode(x, other).
+	pointwise := func(mode int32, x, other, result descriptor) {
 		p := m.create(kindPointwise)
 		put(m, p, attrPointwiseMode, typePointwiseMode, mode)
 		put(m, p, attrPointwisePrecision, typeDataType, dataFloat)
 		m.finalize(p)
 		o := m.create(kindPointwiseOperation)
 		m.refer(o, attrOperationPointwise, p)
-		m.refer(o, attrOperationX, out)
+		m.refer(o, attrOperationX, x)
 		if other != 0 {
 			m.refer(o, attrOperationB, other)
 		}
-		out = result()
-		m.refer(o, attrOperationY, out)
+		m.refer(o, attrOperationY, result)
 		m.finalize(o)
 		operations = append(operations, o)
 	}
+
+	// What follows the convolution, the last one writing to memory.
+	type step struct {
+		mode  int32
+		other descriptor
+	}
+	var steps []step
 	if c.Residual {
-		pointwise(pointwiseAdd, g.volume(idResidual, channels, size, plane, dataFloat, false))
+		residual := to
+		residual.id = idResidual
+		steps = append(steps, step{pointwiseAdd, g.volume(residual, target, false)})
 	}
 	if c.Bias {
-		n := int64(channels)
-		pointwise(pointwiseAdd, g.tensor(idBias, []int64{1, n, 1, 1, 1}, []int64{n, 1, n, n, n}, dataFloat, false))
+		n := int64(to.channels)
+		steps = append(steps, step{pointwiseAdd, g.tensor(idBias, []int64{1, n, 1, 1, 1}, []int64{n, 1, n, n, n}, dataFloat, false)})
 	}
 	if c.Activation == "relu" {
-		pointwise(pointwiseReLU, 0)
+		steps = append(steps, step{pointwiseReLU, 0})
+	}
+	if len(steps) == 0 && factor != target {
+		// A convolution of bfloat16 that writes float32 exists only with something after it.
+		steps = append(steps, step{pointwiseIdentity, 0})
+	}
+
+	read := g.volume(from, source, false)
+	if source != factor {
+		rounded := value(from, factor)
+		pointwise(pointwiseIdentity, read, 0, rounded)
+		read = rounded
+	}
+	var result descriptor
+	if len(steps) > 0 {
+		result = value(to, dataFloat)
+	} else {
+		result = g.volume(to, target, false)
+	}
+	operations = append(operations, g.convolve(read, result, factor))
+	for i, s := range steps {
+		var next descriptor
+		if i < len(steps)-1 {
+			next = value(to, dataFloat)
+		} else {
+			next = g.volume(to, target, false)
+		}
+		pointwise(s.mode, result, s.other, next)
+		result = next
 	}
 
 	g.d = m.create(kindGraph)
@@ -261,6 +282,45 @@ func (h *Handle) graph(c Convolution) (*graph, error) {
 		return nil, fmt.Errorf("convolution %v: %w", c, m.err)
 	}
 	return g, nil
+}
+
+// convolve makes the operation itself, from what is read to its result.
+func (g *graph) convolve(read, result descriptor, factor int32) descriptor {
+	m, c := &g.maker, &g.problem
+	n, kd, kh, kw := int64(c.Cin/c.Groups), int64(c.Kernel[0]), int64(c.Kernel[1]), int64(c.Kernel[2])
+	w := g.tensor(idW, []int64{int64(c.Cout), n, kd, kh, kw}, []int64{kd * kh * kw * n, 1, kh * kw * n, kw * n, n}, factor, false)
+
+	d := m.create(kindConvolution)
+	put(m, d, attrConvolutionCompute, typeDataType, dataFloat)
+	put(m, d, attrConvolutionMode, typeConvolutionMode, crossCorrelation)
+	m.ints(d, attrConvolutionSpatial, 3)
+	m.ints(d, attrConvolutionDilation, wide(c.Dilation)...)
+	m.ints(d, attrConvolutionStride, wide(c.Stride)...)
+	m.ints(d, attrConvolutionBefore, wide(c.Before)...)
+	m.ints(d, attrConvolutionAfter, wide(c.After)...)
+	m.finalize(d)
+
+	// The result is alpha times the convolution plus beta times what was there.
+	var o descriptor
+	if c.Backward {
+		o = m.create(kindConvolutionBackward)
+		m.refer(o, attrBackwardConvolution, d)
+		m.refer(o, attrBackwardW, w)
+		m.refer(o, attrBackwardY, read)
+		m.refer(o, attrBackwardX, result)
+		put(m, o, attrBackwardAlpha, typeFloat, float32(1))
+		put(m, o, attrBackwardBeta, typeFloat, float32(0))
+	} else {
+		o = m.create(kindConvolutionForward)
+		m.refer(o, attrForwardConvolution, d)
+		m.refer(o, attrForwardW, w)
+		m.refer(o, attrForwardX, read)
+		m.refer(o, attrForwardY, result)
+		put(m, o, attrForwardAlpha, typeFloat, float32(1))
+		put(m, o, attrForwardBeta, typeFloat, float32(0))
+	}
+	m.finalize(o)
+	return o
 }
 
 func wide(v [3]int) []int64 { return []int64{int64(v[0]), int64(v[1]), int64(v[2])} }

@@ -6,7 +6,6 @@
 package cudnn
 
 import (
-	"errors"
 	"fmt"
 	"path/filepath"
 	"unsafe"
@@ -41,16 +40,8 @@ type NotFoundError struct {
 }
 
 func (e *NotFoundError) Error() string {
-	text := "cuDNN 9 was not found"
-	var missing *dl.MissingError
-	switch {
-	case errors.As(e.Cause, &missing):
-		text += ": " + e.Cause.Error()
-	case e.Cause != nil:
-		text = "cuDNN cannot be used: " + e.Cause.Error()
-	}
-	return text + "; install it: pip install nvidia-cudnn-cu13 (or -cu12 for drivers older than 580), or apt install cudnn9-cuda-13 " +
-		"from NVIDIA's repository"
+	return fmt.Sprintf("cuDNN 9 cannot be used: %v; install it and what it needs: pip install nvidia-cudnn-cu13 nvidia-cublas (or "+
+		"nvidia-cudnn-cu12 nvidia-cublas-cu12 for drivers older than 580), or apt install cudnn9-cuda-13 from NVIDIA's repository", e.Cause)
 }
 
 func (e *NotFoundError) Unwrap() error { return e.Cause }
@@ -90,28 +81,36 @@ func Open(dirs []string) (*Library, error) {
 		return fail(fmt.Errorf("%s is version %s, and 9.0 is the oldest that works", l.path, versionText(l.version)))
 	}
 	l.cuda = int(dl.Call(l.getCudartVersion)) / 1000
-	l.preload(dirs)
+	if err := l.preload(dirs); err != nil {
+		return fail(err)
+	}
 	return l, nil
 }
 
 // preload loads the libraries that cuDNN opens by name at its first need, where they lie in a folder that its own search does not know.
-// What is not found is no error here: the loader may know it, and without it only some engines are missing.
-func (l *Library) preload(dirs []string) {
-	if l.cuda == 0 {
-		return
-	}
+// Without cuBLASLt it would end the process (abort) at the first heuristic, so that this must be found now. Without NVRTC only the engines
+// that are compiled at run time are missing.
+func (l *Library) preload(dirs []string) error {
 	beside := filepath.Dir(l.path)
 	search := []string{beside}
-	for _, name := range []string{"cublas", "cuda_nvrtc", fmt.Sprintf("cu%d", l.cuda)} {
+	for _, name := range []string{fmt.Sprintf("cu%d", l.cuda), "cublas", "cuda_nvrtc"} {
 		search = append(search, filepath.Join(beside, "..", "..", name, "lib"))
 	}
 	search = append(search, dirs...)
-	for _, name := range []string{"libnvrtc", "libcublasLt", "libcublas"} {
+	open := func(name string) error {
 		file := fmt.Sprintf("%s.so.%d", name, l.cuda)
-		if _, err := dl.Open([]string{file}, search); err != nil {
+		_, err := dl.Open([]string{file}, search)
+		if err != nil {
 			l.missing = append(l.missing, file)
 		}
+		return err
 	}
+	_ = open("libnvrtc") // Missing tells of it
+	if err := open("libcublasLt"); err != nil {
+		return fmt.Errorf("%s needs cuBLAS of CUDA %d: %w", l.path, l.cuda, err)
+	}
+	_ = open("libcublas")
+	return nil
 }
 
 // Version is the library's version, as text and as the library counts (9.19.0 is 91900).
@@ -127,7 +126,7 @@ func versionText(v int) string {
 // Path is the file that was loaded.
 func (l *Library) Path() string { return l.path }
 
-// Missing lists libraries that cuDNN uses for some of its engines and that were not found.
+// Missing lists libraries that were not found and that only some engines need.
 func (l *Library) Missing() []string { return l.missing }
 
 // Handle is cuDNN in the current context of a device.

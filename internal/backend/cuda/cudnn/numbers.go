@@ -96,10 +96,11 @@ const (
 	attrPackPointers  attribute = 1001
 	attrPackWorkspace attribute = 1003
 
-	attrEngineGraph  attribute = 1300
-	attrEngineIndex  attribute = 1301
-	attrEngineNotes  attribute = 1303
-	attrEngineDevice attribute = 1307
+	attrEngineGraph     attribute = 1300
+	attrEngineIndex     attribute = 1301
+	attrEngineNotes     attribute = 1303
+	attrEngineBehaviour attribute = 1305
+	attrEngineDevice    attribute = 1307
 
 	attrDeviceJSON attribute = 2702
 )
@@ -120,6 +121,7 @@ const (
 	typeNumericalNote   kindOfValue = 11
 	typePointwiseMode   kindOfValue = 14
 	typeDescriptor      kindOfValue = 15
+	typeBehaviourNote   kindOfValue = 19
 	typeChar            kindOfValue = 24
 )
 
@@ -156,5 +158,9 @@ const (
 	noteWinograd6
 	noteWinograd13
 	noteStrictNaN
-	noteCount = 32 // room for those of later versions
 )
+
+// behaviour is a cudnnBackendBehaviorNote_t.
+type behaviour int32
+
+const behaviourCompiles behaviour = 0 // the engine's code is compiled when its plan is made

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"unsafe"
 
+	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/dl"
 )
 
@@ -29,11 +30,14 @@ type Plan struct {
 
 // Addresses are those of a plan's tensors on the device. What a problem does not have is 0.
 type Addresses struct {
-	X, W, Y, Bias, Residual, Workspace uint64
+	X, W, Y, Bias, Residual, Workspace driver.Ptr
 }
 
-// most is how many candidates are offered: the library sorts them by the time that it expects.
-const most = 8
+// The library sorts candidates by the time that it expects. Engines that are compiled when their plan is made take up to a second each.
+const (
+	mostCandidates = 8
+	mostCompiled   = 3
+)
 
 // Candidates gives ways to compute a convolution, those that the library thinks fastest first, at most 8. Left out are engines that need
 // more workspace (bytes), whose results differ from run to run, and for Float32 those that compute with less than float32. Nothing is
@@ -49,13 +53,14 @@ func (h *Handle) Candidates(c Convolution, maxWorkspace int) ([]*Plan, error) {
 	var plans []*Plan
 	var refused []string
 	why := func(engine string, reason any) {
-		if len(refused) < 12 {
+		if len(refused) < 6 {
 			refused = append(refused, fmt.Sprintf("%s: %v", engine, reason))
 		}
 	}
 	seen := map[string]bool{}
+	compiled := 0
 	for _, mode := range []int32{heuristicB, heuristicA, heuristicFallback} {
-		if len(plans) > 0 && mode == heuristicFallback {
+		if len(plans) > 2 && mode == heuristicFallback {
 			break
 		}
 		found := maker{lib: h.lib}
@@ -64,19 +69,27 @@ func (h *Handle) Candidates(c Convolution, maxWorkspace int) ([]*Plan, error) {
 			why(fmt.Sprintf("heuristic %d", mode), found.err)
 		}
 		for _, config := range configs {
-			if len(plans) == most {
+			if len(plans) == mostCandidates {
 				break
 			}
-			p, err := h.suggestion(g, config, maxWorkspace, seen)
-			switch {
-			case err != nil:
-				name := "engine"
-				if p != nil {
-					name = p.Engine
-				}
+			s, err := h.describe(config)
+			if err != nil {
+				why("a suggestion", err)
+				continue
+			}
+			name := s.engine.String()
+			if seen[name] || s.compiles && compiled == mostCompiled {
+				continue
+			}
+			seen[name] = true
+			p, err := h.take(g, s, maxWorkspace)
+			if err != nil {
 				why(name, err)
-			case p != nil:
-				plans = append(plans, p)
+				continue
+			}
+			plans = append(plans, p)
+			if s.compiles {
+				compiled++
 			}
 		}
 		found.close()
@@ -116,35 +129,32 @@ func (h *Handle) suggest(found *maker, g *graph, mode int32) []descriptor {
 	return configs[:min(n, len(configs))]
 }
 
-// suggestion makes a plan of a configuration, or gives nil where it is known already.
-func (h *Handle) suggestion(g *graph, config descriptor, maxWorkspace int, seen map[string]bool) (*Plan, error) {
-	engine, notes, err := h.describe(config)
+// suggestion is what a heuristic says of one engine configuration.
+type suggestion struct {
+	engine    engine
+	notes     []note
+	compiles  bool // when its plan is made
+	workspace int  // bytes, or 0 where only the plan knows them
+}
+
+// take makes a plan of a suggestion, or says why it is not used.
+func (h *Handle) take(g *graph, s suggestion, maxWorkspace int) (*Plan, error) {
+	if reason := unwanted(s.notes, g.problem.Precision); reason != "" {
+		return nil, errors.New(reason)
+	}
+	if s.workspace > maxWorkspace {
+		return nil, fmt.Errorf("it needs a workspace of %d bytes", s.workspace)
+	}
+	// The plan is built from the description, not from the configuration, so that Rebuild is known to give the same one.
+	p, err := h.build(g, s.engine)
 	if err != nil {
 		return nil, err
 	}
-	name := engine.String()
-	if seen[name] {
-		return nil, nil
+	if p.Workspace > maxWorkspace {
+		p.Close()
+		return nil, fmt.Errorf("it needs a workspace of %d bytes", p.Workspace)
 	}
-	seen[name] = true
-	p := &Plan{Engine: name}
-	if reason := unwanted(notes, g.problem.Precision); reason != "" {
-		return p, errors.New(reason)
-	}
-	// Newer libraries know the workspace of a configuration. Reading it first saves building, which may compile.
-	if bytes, err := h.lib.getInt(config, attrConfigWorkspace); err == nil && bytes > maxWorkspace {
-		return p, fmt.Errorf("it needs a workspace of %d bytes", bytes)
-	}
-	// The plan is built from the description, not from the suggestion, so that Rebuild is known to give the same one.
-	built, err := h.build(g, engine)
-	if err != nil {
-		return p, err
-	}
-	if built.Workspace > maxWorkspace {
-		built.Close()
-		return p, fmt.Errorf("it needs a workspace of %d bytes", built.Workspace)
-	}
-	return built, nil
+	return p, nil
 }
 
 // unwanted says why an engine with these notes is not used, or nothing.
@@ -209,53 +219,62 @@ func parseEngine(text string) (engine, error) {
 	return e, nil
 }
 
-// describe reads which engine a configuration is of, its knobs, and its notes.
-func (h *Handle) describe(config descriptor) (engine, []note, error) {
+// describe reads a configuration. A descriptor inside another is read by giving an empty one, which the library fills.
+func (h *Handle) describe(config descriptor) (suggestion, error) {
 	m := maker{lib: h.lib}
 	defer m.close()
-	var e engine
+	var s suggestion
 	d := m.create(kindEngine)
-	if m.err != nil {
-		return e, nil, m.err
-	}
-	// A descriptor is read by giving an empty one, which the library fills.
-	if _, err := h.lib.get(config, attrConfigEngine, typeDescriptor, 1, unsafe.Pointer(&d)); err != nil {
-		return e, nil, err
-	}
-	var err error
-	if e.index, err = h.lib.getInt(d, attrEngineIndex); err != nil {
-		return e, nil, err
-	}
-	notes := make([]note, noteCount)
-	n, err := h.lib.get(d, attrEngineNotes, typeNumericalNote, len(notes), unsafe.Pointer(&notes[0]))
-	if err != nil {
-		return e, nil, err
-	}
-	notes = notes[:min(n, len(notes))]
-
 	choices := make([]descriptor, knobTypes)
 	for i := range choices {
 		choices[i] = m.create(kindKnobChoice)
 	}
 	if m.err != nil {
-		return e, nil, m.err
+		return s, m.err
 	}
-	n, err = h.lib.get(config, attrConfigKnobs, typeDescriptor, len(choices), unsafe.Pointer(&choices[0]))
+	var err error
+	if _, err = h.lib.get(config, attrConfigEngine, typeDescriptor, 1, unsafe.Pointer(&d)); err != nil {
+		return s, err
+	}
+	if s.engine.index, err = h.lib.getInt(d, attrEngineIndex); err != nil {
+		return s, err
+	}
+	if s.notes, err = list[note](h.lib, d, attrEngineNotes, typeNumericalNote); err != nil {
+		return s, err
+	}
+	behaviours, err := list[behaviour](h.lib, d, attrEngineBehaviour, typeBehaviourNote)
 	if err != nil {
-		return e, nil, err
+		return s, err
+	}
+	s.compiles = slices.Contains(behaviours, behaviourCompiles)
+	// Not all versions know the workspace of a configuration. Where they do, nothing needs to be built to find it too large.
+	if s.workspace, err = h.lib.getInt(config, attrConfigWorkspace); err != nil {
+		s.workspace = 0
+	}
+
+	n, err := h.lib.get(config, attrConfigKnobs, typeDescriptor, len(choices), unsafe.Pointer(&choices[0]))
+	if err != nil {
+		return s, err
 	}
 	for _, c := range choices[:min(n, len(choices))] {
 		var k knob
 		if _, err := h.lib.get(c, attrKnobType, typeKnobType, 1, unsafe.Pointer(&k.number)); err != nil {
-			return e, nil, err
+			return s, err
 		}
 		if _, err := h.lib.get(c, attrKnobValue, typeInt64, 1, unsafe.Pointer(&k.value)); err != nil {
-			return e, nil, err
+			return s, err
 		}
-		e.knobs = append(e.knobs, k)
+		s.engine.knobs = append(s.engine.knobs, k)
 	}
-	slices.SortFunc(e.knobs, func(a, b knob) int { return int(a.number) - int(b.number) })
-	return e, notes, nil
+	slices.SortFunc(s.engine.knobs, func(a, b knob) int { return int(a.number) - int(b.number) })
+	return s, nil
+}
+
+// list reads an attribute of several values of a C enumeration.
+func list[T ~int32](l *Library, d descriptor, a attribute, t kindOfValue) ([]T, error) {
+	values := make([]T, 32) // more than any version has
+	n, err := l.get(d, a, t, len(values), unsafe.Pointer(&values[0]))
+	return values[:min(n, len(values))], err
 }
 
 // Rebuild makes the plan of an engine that Candidates chose before, with the same library, for this problem or one that differs in depth:
@@ -345,7 +364,7 @@ func (p *Plan) Run(a Addresses) error {
 func (p *Plan) bind(a Addresses) error {
 	m := maker{lib: p.handle.lib}
 	ids := []int64{idX, idW, idY}
-	at := []uint64{a.X, a.W, a.Y}
+	at := []driver.Ptr{a.X, a.W, a.Y}
 	if p.Problem.Bias {
 		ids, at = append(ids, idBias), append(at, a.Bias)
 	}
@@ -353,7 +372,7 @@ func (p *Plan) bind(a Addresses) error {
 		ids, at = append(ids, idResidual), append(at, a.Residual)
 	}
 	for i, address := range at {
-		if address == 0 || address%uint64(p.Problem.Align) != 0 {
+		if address == 0 || int(address)%p.Problem.Align != 0 {
 			return fmt.Errorf("convolution %v: the address %#x of tensor %d is not one of its alignment", p.Problem, address, ids[i])
 		}
 	}
