@@ -16,7 +16,7 @@ import (
 type Plan struct {
 	Problem   Convolution
 	Engine    string // number and settings of the engine, for Rebuild; they mean something for one version of the library only
-	Workspace int    // bytes that Run needs beside the tensors
+	Workspace int    // bytes that Run needs beside the tensors, at a multiple of 256
 
 	handle *Handle
 	graph  *graph
@@ -277,8 +277,9 @@ func list[T ~int32](l *Library, d descriptor, a attribute, t kindOfValue) ([]T, 
 	return values[:min(n, len(values))], err
 }
 
-// Rebuild makes the plan of an engine that Candidates chose before, with the same library, for this problem or one that differs in depth:
-// the same engine with the same knobs computes a voxel in the same order of sums.
+// Rebuild makes the plan of an engine that Candidates chose before, with the same library and device, for the same problem or for one that
+// differs in depth. There the same knobs mean the same tiles, so that sums are made in the same order unless the engine splits them by
+// the problem's size: a test must tell.
 func (h *Handle) Rebuild(c Convolution, engine string) (*Plan, error) {
 	e, err := parseEngine(engine)
 	if err != nil {
