@@ -40,7 +40,7 @@ type pairParams struct {
 	X, Y, Out                  Planes
 	N                          int64
 	Z0, Function, Aligned, One int32
-	Walk                       Walk
+	Broadcast                  Broadcast
 }
 
 type rowPairParams struct {
@@ -52,11 +52,11 @@ type rowPairParams struct {
 // pairs compiles a function of two variables that broadcast.
 func (c *compiler) pairs(function string, n *ir.Node) (action, error) {
 	x, y, out, order := c.in(0), c.in(1), c.out(), 0
-	w := newWalk(n.Out().Shape(), n.Inputs[0].Shape(), n.Inputs[1].Shape())
+	w := newBroadcast(n.Out().Shape(), n.Inputs[0].Shape(), n.Inputs[1].Shape())
 	elements := n.Out().Shape().Elements()
 	if n.Inputs[0].Shape().Elements() < elements {
 		x, y, order = y, x, 1
-		w = newWalk(n.Out().Shape(), n.Inputs[1].Shape(), n.Inputs[0].Shape())
+		w = newBroadcast(n.Out().Shape(), n.Inputs[1].Shape(), n.Inputs[0].Shape())
 	}
 	f := pairFunctions[function][order]
 
@@ -72,7 +72,7 @@ func (c *compiler) pairs(function string, n *ir.Node) (action, error) {
 	case w.like(both, second, [2]int{dense, w.sizes[0]}) && w.sizes[2] < 1<<16:
 		return c.rowPairs(f, x, y, out, [3]int(w.sizes), false)
 	}
-	k, err := c.kernel("pairs_walk_" + f.kernel)
+	k, err := c.kernel("pairs_broadcast_" + f.kernel)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +81,7 @@ func (c *compiler) pairs(function string, n *ir.Node) (action, error) {
 		return nil, err
 	}
 	return func(q *queue, z0, z1 int) error {
-		p := pairParams{X: q.planes(x), Y: q.planes(y), Out: q.planes(out), N: int64(elements), Z0: int32(z0), Function: f.number, Walk: d}
+		p := pairParams{X: q.planes(x), Y: q.planes(y), Out: q.planes(out), N: int64(elements), Z0: int32(z0), Function: f.number, Broadcast: d}
 		return launch(q, k, elementGrid(elements, z1-z0), elementThreads, 0, &p)
 	}, nil
 }

@@ -67,15 +67,15 @@ func (r Rows) blocks() int {
 	return int(r.Tiles.Divisor) * ceilDiv(int(r.Rows), int(r.Lanes)*rowsAtOnce)
 }
 
-// walk finds the elements of up to three tensors that broadcast to one shape: axes from the innermost on, strides in elements, 0
+// broadcast finds the elements of up to three tensors that broadcast to one shape: axes from the innermost on, strides in elements, 0
 // where a tensor stretches. Axes that lie behind each other in all of them are joined.
-type walk struct {
+type broadcast struct {
 	sizes   []int
 	strides [][3]int
 }
 
-func newWalk(out tensor.Shape, operands ...tensor.Shape) walk {
-	var w walk
+func newBroadcast(out tensor.Shape, operands ...tensor.Shape) broadcast {
+	var w broadcast
 	var place [3]int // elements of the axes so far
 	for i := range operands {
 		place[i] = 1
@@ -94,7 +94,7 @@ func newWalk(out tensor.Shape, operands ...tensor.Shape) walk {
 }
 
 // add appends an axis further out.
-func (w *walk) add(size int, strides [3]int) {
+func (w *broadcast) add(size int, strides [3]int) {
 	if size == 1 {
 		return
 	}
@@ -112,9 +112,9 @@ func (w *walk) add(size int, strides [3]int) {
 	w.strides = append(w.strides, strides)
 }
 
-// like reports whether the walk has these strides of the first two tensors, from the innermost axis on. A stride of -1 stands for
+// like reports whether the broadcast has these strides of the first two tensors, from the innermost axis on. A stride of -1 stands for
 // that of a tensor that does not stretch.
-func (w walk) like(strides ...[2]int) bool {
+func (w broadcast) like(strides ...[2]int) bool {
 	if len(w.sizes) != len(strides) {
 		return false
 	}
@@ -134,18 +134,18 @@ func (w walk) like(strides ...[2]int) bool {
 }
 
 // elements is the number of positions.
-func (w walk) elements() int { return tensor.Shape(w.sizes).Elements() }
+func (w broadcast) elements() int { return tensor.Shape(w.sizes).Elements() }
 
-// Walk is a walk as kernels see it (elements.cuh).
-type Walk struct {
+// Broadcast is a broadcast as kernels see it (elements.cuh).
+type Broadcast struct {
 	Axes   int32
 	Size   [8]Divide
 	Stride [3][8]int32
 }
 
-// device is the walk as kernels see it. They count positions with 31 bits.
-func (w walk) device() (Walk, error) {
-	d := Walk{Axes: int32(len(w.sizes))}
+// device is the broadcast as kernels see it. They count positions with 31 bits.
+func (w broadcast) device() (Broadcast, error) {
+	d := Broadcast{Axes: int32(len(w.sizes))}
 	if len(w.sizes) > len(d.Size) {
 		return d, fmt.Errorf("tensors that broadcast along %d stretches of axes, more than %d: %w", len(w.sizes), len(d.Size), backend.ErrUnsupported)
 	}

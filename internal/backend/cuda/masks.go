@@ -69,7 +69,7 @@ type preluBackwardParams struct {
 	Dy, Bits, Slope, Dx Planes
 	N                   int64
 	Z0                  int32
-	Walk                Walk
+	Broadcast           Broadcast
 }
 
 func buildPReluBackward(c *compiler, n *ir.Node) (action, error) {
@@ -80,14 +80,14 @@ func buildPReluBackward(c *compiler, n *ir.Node) (action, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := newWalk(n.Out().Shape(), n.Inputs[2].Shape()).device()
+	w, err := newBroadcast(n.Out().Shape(), n.Inputs[2].Shape()).device()
 	if err != nil {
 		return nil, err
 	}
 	dy, bits, slope, dx, elements := c.in(0), c.in(1), c.in(2), c.out(), n.Out().Shape().Elements()
 	return func(q *queue, z0, z1 int) error {
 		p := preluBackwardParams{Dy: q.planes(dy), Bits: q.planes(bits), Slope: q.planes(slope), Dx: q.planes(dx),
-			N: int64(elements), Z0: int32(z0), Walk: w}
+			N: int64(elements), Z0: int32(z0), Broadcast: w}
 		return launch(q, f, elementGrid(elements, z1-z0), elementThreads, 0, &p)
 	}, nil
 }
@@ -97,7 +97,7 @@ type whereParams struct {
 	Condition, X, Y, Out Planes
 	N                    int64
 	Z0                   int32
-	Walk                 Walk
+	Broadcast            Broadcast
 }
 
 func buildWhere(c *compiler, n *ir.Node) (action, error) {
@@ -105,14 +105,14 @@ func buildWhere(c *compiler, n *ir.Node) (action, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := newWalk(n.Out().Shape(), n.Inputs[0].Shape(), n.Inputs[1].Shape(), n.Inputs[2].Shape()).device()
+	w, err := newBroadcast(n.Out().Shape(), n.Inputs[0].Shape(), n.Inputs[1].Shape(), n.Inputs[2].Shape()).device()
 	if err != nil {
 		return nil, err
 	}
 	condition, x, y, out, elements := c.in(0), c.in(1), c.in(2), c.out(), n.Out().Shape().Elements()
 	return func(q *queue, z0, z1 int) error {
 		p := whereParams{Condition: q.planes(condition), X: q.planes(x), Y: q.planes(y), Out: q.planes(out),
-			N: int64(elements), Z0: int32(z0), Walk: w}
+			N: int64(elements), Z0: int32(z0), Broadcast: w}
 		return launch(q, f, elementGrid(elements, z1-z0), elementThreads, 0, &p)
 	}, nil
 }

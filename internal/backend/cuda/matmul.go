@@ -13,7 +13,7 @@ type matMulParams struct {
 	SizeA, SizeB                   int32
 	Batch                          Divide
 	Z                              int32
-	Walk                           Walk
+	Broadcast                      Broadcast
 }
 
 // fewRows is the number of rows up to which a product is a few sums for each column, rather than tiles.
@@ -29,11 +29,11 @@ func buildMatMul(c *compiler, n *ir.Node) (action, error) {
 		depth = a[len(a)-2]
 	}
 	batch := out[:len(out)-2]
-	w := newWalk(batch, a[:len(a)-2], b[:len(b)-2]) // counts matrices
+	w := newBroadcast(batch, a[:len(a)-2], b[:len(b)-2]) // counts matrices
 	all := c.node.Out().Shape().Elements()
 	wholeRows := rows
 	if b[:len(b)-2].Elements() == 1 && !t.TransA { // all rows are multiplied by the same matrix
-		rows, w = out.Elements()/cols, walk{}
+		rows, w = out.Elements()/cols, broadcast{}
 		wholeRows = all / cols
 	}
 	count := w.elements()
@@ -46,7 +46,7 @@ func buildMatMul(c *compiler, n *ir.Node) (action, error) {
 		p.StepBK, p.StepBN = 1, int32(depth)
 	}
 	var err error
-	if p.Walk, err = w.device(); err != nil {
+	if p.Broadcast, err = w.device(); err != nil {
 		return nil, err
 	}
 

@@ -95,7 +95,7 @@ type eachParams struct {
 	Factor                     float64
 	Z0, Planes, Outputs, Count int32
 	First, Last                int32
-	Kept, Reduced              Walk
+	Kept, Reduced              Broadcast
 }
 
 // reduceEach compiles a reduction whose outputs are made by a thread each.
@@ -105,7 +105,7 @@ func (c *compiler) reduceEach(accumulator string, n *ir.Node, factor float64) (a
 		return nil, err
 	}
 	shape, axes := n.Inputs[0].Shape(), n.Attr.(op.ReduceAttr).Axes
-	var kept, reduced walk
+	var kept, reduced broadcast
 	for i, strides := len(shape)-1, shape.Strides(); i >= 0; i-- {
 		w := &kept
 		if slices.Contains(axes, i) {

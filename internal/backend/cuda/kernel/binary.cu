@@ -36,7 +36,7 @@ struct PairParams {
     int64 n; // elements of a plane
     int z0, function, aligned;
     int one; // y is a single number
-    Walk walk;
+    Broadcast broadcast;
 };
 
 // pairs has two operands of the same shape, or a number as the second one.
@@ -66,20 +66,20 @@ KERNEL(256, pairs_Add, PairParams) { pairs<AddF, true>(p); }
 KERNEL(256, pairs_Mul, PairParams) { pairs<MulF, true>(p); }
 KERNEL(256, pairs_Other, PairParams) { pairs<OtherF, false>(p); }
 
-// pairs_walk has operands that stretch in any way.
-template <class F> __device__ __forceinline__ void pairs_walk(const PairParams& p) {
+// pairs_broadcast has operands that stretch in any way.
+template <class F> __device__ __forceinline__ void pairs_broadcast(const PairParams& p) {
     int z = p.z0 + blockIdx.y;
     const float *x = plane<float>(p.x, z), *y = plane<float>(p.y, z);
     elements<false>(plane<float>(p.out, z), p.n, false, [&](int64 i, auto) {
         int64 at[2];
-        p.walk.offsets((uint32)i, 2, at);
+        p.broadcast.offsets((uint32)i, 2, at);
         return Pack<1>{{F::of(p.function, x[at[0]], y[at[1]])}};
     });
 }
 
-KERNEL(256, pairs_walk_Add, PairParams) { pairs_walk<AddF>(p); }
-KERNEL(256, pairs_walk_Mul, PairParams) { pairs_walk<MulF>(p); }
-KERNEL(256, pairs_walk_Other, PairParams) { pairs_walk<OtherF>(p); }
+KERNEL(256, pairs_broadcast_Add, PairParams) { pairs_broadcast<AddF>(p); }
+KERNEL(256, pairs_broadcast_Mul, PairParams) { pairs_broadcast<MulF>(p); }
+KERNEL(256, pairs_broadcast_Other, PairParams) { pairs_broadcast<OtherF>(p); }
 
 struct RowPairParams {
     Planes x, y, out;

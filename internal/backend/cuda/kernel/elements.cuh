@@ -83,9 +83,9 @@ template <class Prepare> __device__ __forceinline__ void rows(float* y, const Ro
     else rows_of<1>(y, r, prepare);
 }
 
-// Walk finds the elements of tensors that broadcast to one shape: axes from the innermost on, strides in elements, 0 where a
+// Broadcast finds the elements of tensors that broadcast to one shape: axes from the innermost on, strides in elements, 0 where a
 // tensor stretches.
-struct Walk {
+struct Broadcast {
     int axes;
     Divide size[8];
     int stride[3][8];

@@ -57,7 +57,7 @@ struct PReluBackwardParams {
     Planes dy, bits, slope, dx;
     int64 n;
     int z0;
-    Walk walk; // of slope
+    Broadcast broadcast; // of slope
 };
 
 KERNEL(256, prelu_backward, PReluBackwardParams) {
@@ -66,7 +66,7 @@ KERNEL(256, prelu_backward, PReluBackwardParams) {
     const uint32* words = plane<uint32>(p.bits, z);
     elements<false>(plane<float>(p.dx, z), p.n, false, [&](int64 i, auto width) {
         auto v = load(dy + i, width);
-        if (!(words[i / 32] >> (i % 32) & 1)) v.v[0] *= slope[p.walk.offset((uint32)i)];
+        if (!(words[i / 32] >> (i % 32) & 1)) v.v[0] *= slope[p.broadcast.offset((uint32)i)];
         return v;
     });
 }
@@ -75,7 +75,7 @@ struct WhereParams {
     Planes condition, x, y, out;
     int64 n;
     int z0;
-    Walk walk; // of condition, x and y
+    Broadcast broadcast; // of condition, x and y
 };
 
 KERNEL(256, where, WhereParams) {
@@ -83,7 +83,7 @@ KERNEL(256, where, WhereParams) {
     const float *condition = plane<float>(p.condition, z), *x = plane<float>(p.x, z), *y = plane<float>(p.y, z);
     elements<false>(plane<float>(p.out, z), p.n, false, [&](int64 i, auto) {
         int64 at[3];
-        p.walk.offsets((uint32)i, 3, at);
+        p.broadcast.offsets((uint32)i, 3, at);
         return Pack<1>{{condition[at[0]] != 0 ? x[at[1]] : y[at[2]]}};
     });
 }

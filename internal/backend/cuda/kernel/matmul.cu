@@ -8,7 +8,7 @@ struct MatMulParams {
     int sizeA, sizeB;                   // elements of a matrix
     Divide batch;                       // matrices of a plane; blockIdx.z counts them in all planes
     int z;                              // first blockIdx.z
-    Walk walk;                          // which matrices of a and b belong together
+    Broadcast broadcast;                          // which matrices of a and b belong together
 };
 
 struct Factors {
@@ -19,7 +19,7 @@ struct Factors {
 __device__ __forceinline__ Factors factors(const MatMulParams& p) {
     uint32 matrix, z = p.z0 + p.batch.split(blockIdx.z + p.z, matrix);
     int64 at[2];
-    p.walk.offsets(matrix, 2, at);
+    p.broadcast.offsets(matrix, 2, at);
     return {plane<float>(p.a, z) + at[0] * p.sizeA, plane<float>(p.b, z) + at[1] * p.sizeB, plane<float>(p.y, z) + (int64)matrix * p.m * p.n};
 }
 

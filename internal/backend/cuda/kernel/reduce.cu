@@ -42,7 +42,7 @@ struct EachParams {
     double factor;
     int z0, planes, outputs, count;
     int first, last;   // of what is gathered
-    Walk kept, reduced; // axes of x
+    Broadcast kept, reduced; // axes of x
 };
 
 // each has a thread for each output, which goes through what is reduced to it; gathered planes one after the other.
