@@ -42,7 +42,8 @@ func buildCudnn(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (action, 
 		return nil, false, nil
 	}
 	e := c.epilogue
-	if e.activation != "" && e.activation != "Relu" {
+	switch { // what its engines do not do as an epilogue, or only with kernels that take seconds to make
+	case backward || !v.bias, e.activation != "" && e.activation != "Relu", e.residual != nil && e.residual.places < v.out[0]:
 		e = epilogue{}
 	}
 	steps := c.ranges()
@@ -114,11 +115,7 @@ func buildCudnn(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (action, 
 			at.Bias = q.planes(&q.inst.places[2]).Data
 		}
 		if e.residual != nil {
-			r, wraps := q.stretch(e.residual, z0, z1)
-			if wraps { // it is added where the result will be
-				return errWraps
-			}
-			at.Residual = r
+			at.Residual, _ = q.stretch(e.residual, z0, z1)
 		}
 		if err := s.plan.Run(at); err != nil {
 			return err

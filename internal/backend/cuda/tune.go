@@ -46,7 +46,7 @@ func (t *tuner) close() error {
 	var errs []error
 	for _, p := range t.plans {
 		if p != nil {
-			errs = append(errs, p.Close())
+			p.Close()
 		}
 	}
 	return errors.Join(append(errs, t.handle.Close(), t.cache.Save())...)
@@ -123,7 +123,7 @@ func (t *tuner) fastest(c cudnn.Convolution, limit int, n *ir.Node) (best *cudnn
 	memory, err := b.take(round(extra)+round(4*max(c.Cin, c.Cout))+round(residual)+workspace, "timing cuDNN's engines")
 	if err != nil {
 		for _, k := range plans {
-			err = errors.Join(err, k.Close())
+			k.Close()
 		}
 		if driver.IsOutOfMemory(err) {
 			err = nil
@@ -149,12 +149,12 @@ func (t *tuner) fastest(c cudnn.Convolution, limit int, n *ir.Node) (best *cudnn
 		if failed == nil && s < seconds {
 			seconds = s
 			if best != nil {
-				err = errors.Join(err, best.Close())
+				best.Close()
 			}
 			best = k
 			continue
 		}
-		err = errors.Join(err, k.Close())
+		k.Close()
 	}
 	return best, seconds, err
 }
