@@ -16,6 +16,14 @@ var ErrUnsupported = errors.New("operation is not supported by this backend")
 // Backend makes plans ready to run on a device.
 type Backend interface {
 	Name() string
+	// Costs describe the device to the planner.
+	Costs() plan.Costs
+	// NewField takes memory for n float32 values outside of arenas.
+	NewField(n int, where Place) (Field, error)
+	// Wrap is a field that holds data, which the caller must leave alone until the field is closed: the device may use it in place.
+	Wrap(data []float32, where Place) (Field, error)
+	// FieldBytes is what a field of n values takes of the memory that a budget bounds.
+	FieldBytes(n int, where Place) int
 	// NewArena takes memory for the activations of programs that are used one after the other.
 	NewArena(bytes int) (Arena, error)
 	// Load prepares the weights of a plan and puts its activations into the arena, which must be large enough; nil makes one that
@@ -27,6 +35,23 @@ type Backend interface {
 	WeightBytes(g *ir.Graph) (int, error)
 	// ScratchBytes is the memory besides arena and weights that a program of the plan takes for what steps compute with.
 	ScratchBytes(p *plan.Plan) (int, error)
+}
+
+// Place is where a field lies. A backend whose device has no memory of its own knows no difference.
+type Place uint8
+
+const (
+	OnDevice Place = iota // in the device's memory
+	OnHost                // in the host's; steps move planes to and from the device as they need them
+)
+
+// Field is float32 memory outside of arenas that programs can be bound to: a volume, [D, H, W, C], or the gradient with respect to it.
+type Field interface {
+	Len() int
+	// Write copies Len values into the field, Read out of it.
+	Write(src []float32) error
+	Read(dst []float32) error
+	Close() error
 }
 
 // Arena is the memory of activations.
@@ -43,10 +68,10 @@ type Arena interface {
 type Program interface {
 	// Run executes steps [from, to) of the plan.
 	Run(ctx context.Context, from, to int) error
-	// Bind makes data the storage of a float32 value whose buffer is External: steps read and write it there. All external
-	// buffers that steps touch must be bound before they run. The slice stays the caller's; it can be bound anew at any time
-	// between runs.
-	Bind(v *ir.Value, data []float32) error
+	// Bind makes a field of the same backend the storage of a float32 value whose buffer is External: steps read and write it
+	// there. All external buffers that steps touch must be bound before they run. The field stays the caller's; another one can
+	// be bound at any time between runs.
+	Bind(v *ir.Value, f Field) error
 	// Write copies float32 data into an input.
 	Write(v *ir.Value, data []float32) error
 	// Read copies a float32 value that is live and kept whole (an input, or an output after its step) out of its buffer.

@@ -1,0 +1,221 @@
+// Package cuda runs plans on an NVIDIA GPU, through the driver and without cgo. Kernels are those of package kernel, compiled ahead
+// of time; dense convolutions can go to cuDNN.
+//
+// Loading a plan takes its arena, packs and uploads the weights (once for all programs of a backend), and compiles every node to an
+// action that launches kernels. Running takes no device memory. What is run again is a CUDA graph. Sums are taken in a fixed order
+// that does not depend on the plan.
+package cuda
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
+	"github.com/voxcam/voxcam/internal/backend/cuda/kernel"
+	"github.com/voxcam/voxcam/internal/ir"
+	"github.com/voxcam/voxcam/internal/plan"
+)
+
+// Options chooses how a backend computes. The zero value is strict float32 on the first GPU.
+type Options struct {
+	Device    int    // ordinal among the GPUs that CUDA_VISIBLE_DEVICES leaves
+	Driver    string // path of libcuda.so.1; "" looks for it
+	Libraries string // a folder in which to look for cuDNN first; "" for the usual places
+	Precision Precision
+}
+
+// Precision is how products of convolutions and matrices are computed. Sums are float32 in all of them.
+type Precision uint8
+
+const (
+	Float32  Precision = iota // strict float32
+	TF32                      // factors with 10 bits of mantissa, on tensor cores
+	BFloat16                  // factors with 7 bits of mantissa, on tensor cores
+)
+
+// Backend is a GPU. It may be used by many goroutines; their steps take turns.
+type Backend struct {
+	options     Options
+	driver      *driver.Driver
+	device      driver.DeviceInfo
+	context     *driver.Context
+	stream      *driver.Stream
+	kernels     *kernels
+	granularity int
+	precise     int // multiplications of a convolution or product up to which sums are float64
+
+	held      atomic.Int64
+	mu        sync.Mutex // loading and closing programs
+	constants map[constantKey]*constant
+}
+
+var _ backend.Backend = (*Backend)(nil)
+
+// New opens a GPU. Where there is no driver the error wraps *driver.NoDriverError.
+func New(o Options) (b *Backend, err error) {
+	b = &Backend{options: o, precise: preciseLimit, constants: map[constantKey]*constant{}}
+	if b.driver, err = driver.Open(o.Driver); err != nil {
+		return nil, fmt.Errorf("cuda: %w", err)
+	}
+	devices, err := b.driver.Devices()
+	if err != nil {
+		return nil, fmt.Errorf("cuda: %w", err)
+	}
+	if o.Device < 0 || o.Device >= len(devices) {
+		return nil, fmt.Errorf("cuda: there is no GPU %d: the driver shows %d (see CUDA_VISIBLE_DEVICES)", o.Device, len(devices))
+	}
+	if b.device = devices[o.Device]; b.device.Major < 7 {
+		return nil, fmt.Errorf("cuda: %s has compute capability %d.%d: 7.0 is the least that works", b.device.Name, b.device.Major, b.device.Minor)
+	}
+	if b.context, err = b.driver.Context(o.Device); err != nil {
+		return nil, fmt.Errorf("cuda: %s: %w", b.device.Name, err)
+	}
+	err = b.context.Do(func() (err error) {
+		if b.stream, err = b.context.NewStream(); err != nil {
+			return err
+		}
+		if b.granularity, err = b.context.Granularity(); err != nil {
+			return err
+		}
+		b.kernels, err = b.loadKernels()
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("cuda: %s: %w", b.device.Name, err), b.Close())
+	}
+	return b, nil
+}
+
+// Name implements backend.Backend.
+func (b *Backend) Name() string { return "cuda/" + b.device.Name }
+
+// Close gives the GPU back. Programs, arenas and fields must have been closed.
+func (b *Backend) Close() error {
+	var errs []error
+	errs = append(errs, b.context.Do(func() error {
+		var errs []error
+		if b.kernels != nil {
+			errs = append(errs, b.kernels.close())
+		}
+		if b.stream != nil {
+			errs = append(errs, b.stream.Close())
+		}
+		return errors.Join(errs...)
+	}))
+	return errors.Join(append(errs, b.context.Close())...)
+}
+
+// Costs implements backend.Backend.
+func (b *Backend) Costs() plan.Costs {
+	flops := 4e13
+	if b.options.Precision != Float32 {
+		flops = 2e14
+	}
+	return plan.Costs{FlopsPerSecond: flops, BytesPerSecond: 3e12, StepSeconds: 4e-6}
+}
+
+// preciseLimit is the number of multiplications up to which sums are float64: layers behind a global mean decide much and cost
+// nothing (docs/decisions/011).
+const preciseLimit = 1 << 18
+
+// kernels are the loaded modules.
+type kernels struct {
+	modules   []*driver.Module
+	functions map[string]*driver.Function
+}
+
+func (b *Backend) loadKernels() (*kernels, error) {
+	_, images, err := kernel.Images(b.device.Major, b.device.Minor)
+	if err != nil {
+		return nil, err
+	}
+	k := &kernels{functions: map[string]*driver.Function{}}
+	for _, image := range images {
+		m, err := b.context.LoadModule(image)
+		if err != nil {
+			return nil, errors.Join(err, k.close())
+		}
+		k.modules = append(k.modules, m)
+	}
+	return k, nil
+}
+
+// function finds a kernel by name. It must run where the context is current.
+func (k *kernels) function(name string) (*driver.Function, error) {
+	if f := k.functions[name]; f != nil {
+		return f, nil
+	}
+	for _, m := range k.modules {
+		if f, err := m.Function(name); err == nil {
+			k.functions[name] = f
+			return f, nil
+		}
+	}
+	return nil, fmt.Errorf("cuda: there is no kernel %s in what was compiled for this GPU", name)
+}
+
+func (k *kernels) close() error {
+	var errs []error
+	for _, m := range k.modules {
+		errs = append(errs, m.Unload())
+	}
+	return errors.Join(errs...)
+}
+
+// compiled compiles a plan without loading it.
+func (b *Backend) compiled(p *plan.Plan) (w *pool, instances []*instance, err error) {
+	w = &pool{wanted: map[constantKey]*constant{}}
+	err = b.context.Do(func() error {
+		c := &compiler{backend: b, plan: p, weights: w}
+		steps, plain, err := c.steps(context.Background())
+		if err == nil {
+			_, instances, err = c.fuse(context.Background(), steps, plain)
+		}
+		return err
+	})
+	return w, instances, err
+}
+
+// WeightBytes implements backend.Backend.
+func (b *Backend) WeightBytes(g *ir.Graph) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	w, _, err := b.compiled(plan.Make(g))
+	if err != nil {
+		return 0, err
+	}
+	return b.round(w.bytes()), nil
+}
+
+// ScratchBytes implements backend.Backend.
+func (b *Backend) ScratchBytes(p *plan.Plan) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, instances, err := b.compiled(p)
+	if err != nil {
+		return 0, err
+	}
+	return b.round(arrange(instances) + stagingBytes(p)), nil
+}
+
+// FreeMemory is what the device has free, and what the backend holds of it already.
+func (b *Backend) FreeMemory() (bytes int, err error) {
+	err = b.context.Do(func() error {
+		free, _, err := b.context.MemInfo()
+		bytes = free + b.Held()
+		return err
+	})
+	return bytes, err
+}
+
+// Note is what the user should know of how the backend computes; "" if there is nothing.
+func (b *Backend) Note() string {
+	if b.options.Precision != Float32 && b.device.Major < 8 {
+		return fmt.Sprintf("%s has no tensor cores for --precision tf32 and bf16; it computes in fp32", b.device.Name)
+	}
+	return ""
+}

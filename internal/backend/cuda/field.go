@@ -1,0 +1,138 @@
+package cuda
+
+import (
+	"errors"
+	"fmt"
+	"unsafe"
+
+	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
+)
+
+// field is float32 memory on the device, or pinned memory of the host.
+type field struct {
+	backend *Backend
+	n       int
+	memory  *memory            // on the device
+	host    *driver.HostMemory // or on the host
+}
+
+// NewField implements backend.Backend.
+func (b *Backend) NewField(n int, where backend.Place) (backend.Field, error) {
+	if n < 1 {
+		return nil, fmt.Errorf("cuda: a field of %d values", n)
+	}
+	f := &field{backend: b, n: n}
+	var err error
+	if where == backend.OnDevice {
+		f.memory, err = b.take(4*n, "a field")
+	} else {
+		err = b.context.Do(func() (err error) {
+			f.host, err = b.context.AllocHost(4 * n)
+			return err
+		})
+	}
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// Wrap implements backend.Backend. The data is copied.
+func (b *Backend) Wrap(data []float32, where backend.Place) (backend.Field, error) {
+	f, err := b.NewField(len(data), where)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Write(data); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// FieldBytes implements backend.Backend.
+func (b *Backend) FieldBytes(n int, where backend.Place) int {
+	if where == backend.OnHost {
+		return 0
+	}
+	return b.round(4 * n)
+}
+
+func (f *field) Len() int { return f.n }
+
+// values is a host field's memory.
+func (f *field) values() []float32 { return as[float32](f.host.Bytes())[:f.n] }
+
+func (f *field) check(n int) error {
+	switch {
+	case f.memory == nil && f.host == nil:
+		return errors.New("cuda: the field is closed")
+	case n != f.n:
+		return fmt.Errorf("cuda: %d values for a field of %d", n, f.n)
+	}
+	return nil
+}
+
+// Write implements backend.Field.
+func (f *field) Write(src []float32) error {
+	if err := f.check(len(src)); err != nil {
+		return err
+	}
+	if f.host != nil {
+		copy(f.values(), src)
+		return nil
+	}
+	return f.backend.copyToDevice(f.memory.at, src)
+}
+
+// Read implements backend.Field.
+func (f *field) Read(dst []float32) error {
+	if err := f.check(len(dst)); err != nil {
+		return err
+	}
+	if f.host != nil {
+		copy(dst, f.values())
+		return nil
+	}
+	return f.backend.copyToHost(dst, f.memory.at)
+}
+
+// Close implements backend.Field.
+func (f *field) Close() error {
+	if err := f.check(f.n); err != nil {
+		return err
+	}
+	if f.host != nil {
+		host := f.host
+		f.host = nil
+		return f.backend.context.Do(host.Free)
+	}
+	m := f.memory
+	f.memory = nil
+	return m.close()
+}
+
+// copyToDevice copies and waits. The driver takes pageable memory through pinned memory of its own.
+func (b *Backend) copyToDevice(dst driver.Ptr, src []float32) error {
+	if len(src) == 0 {
+		return nil
+	}
+	return b.context.Do(func() error {
+		if err := b.stream.CopyToDevice(dst, unsafe.Pointer(unsafe.SliceData(src)), 4*len(src)); err != nil {
+			return err
+		}
+		return b.stream.Synchronize()
+	})
+}
+
+func (b *Backend) copyToHost(dst []float32, src driver.Ptr) error {
+	if len(dst) == 0 {
+		return nil
+	}
+	return b.context.Do(func() error {
+		if err := b.stream.CopyToHost(unsafe.Pointer(unsafe.SliceData(dst)), src, 4*len(dst)); err != nil {
+			return err
+		}
+		return b.stream.Synchronize()
+	})
+}

@@ -1,0 +1,74 @@
+package cuda
+
+import (
+	"math/bits"
+	"unsafe"
+
+	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
+)
+
+// queue is what actions enqueue their work on.
+type queue struct {
+	stream  *driver.Stream
+	program *Program
+	inst    *instance
+	scratch driver.Ptr // as large as any step of the program asked for
+}
+
+// Planes is a value with depth, or a whole tensor as a single plane, as kernels see it (device.cuh).
+type Planes struct {
+	Data   driver.Ptr
+	Stride int64 // bytes
+	Places int32
+	_      int32
+}
+
+// planes is an operand as kernels see it.
+func (q *queue) planes(at *operand) Planes {
+	if at.constant != nil {
+		return Planes{Data: at.constant.at, Stride: int64(at.stride), Places: int32(at.places)}
+	}
+	if at.buffer < 0 {
+		return Planes{Places: 1}
+	}
+	p := Planes{Data: q.program.address[at.buffer], Stride: int64(at.stride), Places: int32(at.places)}
+	if e := q.program.external[at.buffer]; e != nil && at.depth {
+		p.Places = int32(e.places)
+	}
+	return p
+}
+
+// image is sample i of an operand that is seen across planes.
+func (q *queue) image(at *operand, i int) Planes {
+	p := q.planes(at)
+	p.Data += driver.Ptr(i * at.places * at.stride)
+	return p
+}
+
+// state is the address of what the instance keeps between steps.
+func (q *queue) state() driver.Ptr { return q.inst.stateAt }
+
+// launch enqueues a kernel. Params is the kernel's parameter struct, laid out as in C.
+func launch[P any](q *queue, f *driver.Function, grid [3]uint32, threads, shared int, params *P) error {
+	return q.stream.Launch(f, grid, [3]uint32{uint32(threads), 1, 1}, shared, unsafe.Pointer(params), int(unsafe.Sizeof(*params)))
+}
+
+// Divide divides numbers below 2^31 by a fixed one, as in device.cuh.
+type Divide struct{ Divisor, Mul, Shift uint32 }
+
+// divideBy prepares division by d, which is at least 1.
+func divideBy(d int) Divide {
+	shift := bits.Len32(uint32(d - 1))
+	mul := (uint64(1)<<shift-uint64(d))<<32/uint64(d) + 1
+	return Divide{uint32(d), uint32(mul), uint32(shift)}
+}
+
+func ceilDiv(a, b int) int { return (a + b - 1) / b }
+
+// as is all of b as elements of a type.
+func as[T any](b []byte) []T {
+	if len(b) == 0 {
+		return nil
+	}
+	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/int(unsafe.Sizeof(*new(T))))
+}

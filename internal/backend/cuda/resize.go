@@ -1,0 +1,10 @@
+package cuda
+
+import (
+	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/ir"
+)
+
+func buildResize(c *compiler, n *ir.Node) (action, error) { return nil, backend.ErrUnsupported }
+
+func buildResizeBackward(c *compiler, n *ir.Node) (action, error) { return nil, backend.ErrUnsupported }
