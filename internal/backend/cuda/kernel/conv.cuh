@@ -52,3 +52,17 @@ __device__ __forceinline__ const float* latticeSource(const Lattice& l, int z, i
     l.places.split(z, place);
     return reinterpret_cast<const float*>(l.in.data + (int64)place * l.in.stride) + (int64)(y * l.inSize[2] + x) * l.inSize[3];
 }
+
+// ConvParams are those of the kernels that take weights as [groups][8*steps][columns], with the channels of a tap filled up to a multiple
+// of 4, and the columns too.
+struct ConvParams {
+    Lattice l;
+    float* partial; // [splits][points][groups*cout] if the depth of the product is split, otherwise null
+    int splits, splitSteps, steps; // steps of 8 along the depth, in all and in a split
+    int columns;
+    Divide depth;             // by the input channels of a tap, filled up
+    Divide tiles;             // by the tiles along the columns
+    Divide total;             // by groups*cout
+    Divide tapArea, tapWidth; // by the taps of a plane, of a row
+    int taps;                 // in all
+};
