@@ -9,15 +9,6 @@ import (
 	"github.com/voxcam/voxcam/internal/op"
 )
 
-// activation is what a convolution applies to its results.
-type activation int32
-
-const (
-	noActivation activation = iota
-	relu
-	silu
-)
-
 const (
 	depthwiseThreads = 128
 	depthwiseLanes   = 32 // the most channels of a block
@@ -87,7 +78,7 @@ func chooseDepthwise(kernel [3]int, a op.ConvAttr, backward bool) depthwiseKerne
 
 // depthwiseParams is DepthwiseParams of depthwise.cu.
 type depthwiseParams struct {
-	X, Y                     Planes
+	X, Y, Residual           Planes
 	Weights, Bias            driver.Ptr
 	In, Out, Before          [3]int32
 	Channels, Z0, Z1         int32
@@ -141,6 +132,8 @@ func buildDepthwise(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (acti
 		Kernel: int32s3(kernel), Stride: int32s3(a.Stride), Dilation: int32s3(a.Dilation),
 		Plane: int32(y[2] * y[3] * channels), ByChannels: divideBy(channels), ByWidth: divideBy(y[3]),
 	}
+	e := c.takeEpilogue()
+	p.Activation = activationCode(e.activation)
 	if turned {
 		for i := range 3 {
 			p.Before[i] = int32(kernel[i] - 1 - a.Before[i])
@@ -168,6 +161,9 @@ func buildDepthwise(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (acti
 		}
 		for i := range samples {
 			p.X, p.Y = q.image(&places[0], i), q.image(&places[len(places)-1], i)
+			if p.Residual.Places = 1; e.residual != nil {
+				p.Residual = q.image(e.residual, i)
+			}
 			if err := launch(q, f, grid, depthwiseThreads, 0, &p); err != nil {
 				return err
 			}
@@ -238,6 +234,17 @@ func depthwiseChunk(blocks, points, live, sms int) (chunk int) {
 		}
 	}
 	return chunk
+}
+
+// activationCode is the number that kernels know an epilogue's activation by (conv.cuh).
+func activationCode(name string) int32 {
+	switch name {
+	case "Relu":
+		return 1
+	case "Silu":
+		return 2
+	}
+	return 0
 }
 
 func floorDiv(a, b int) int {

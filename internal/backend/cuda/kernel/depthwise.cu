@@ -1,10 +1,11 @@
 // Depthwise convolutions and their gradients: each channel has a window of its own. A lane is a channel, so that loads and stores are
 // whole lines, and a thread makes a tile of outputs of it in registers. Blocks march along depth: an input plane is read once, and added
 // to all outputs whose windows it is in. Neighbouring tiles share their borders through the first-level cache.
-#include "device.cuh"
+#include "conv.cuh"
 
 struct DepthwiseParams {
     Planes x, y;          // what is read and written: a gradient reads dy and writes dx
+    Planes residual;      // added before the activation; data is null where there is none
     const float* weights; // [tap][channels]
     const float* bias;    // null where there is none
     int in[3], out[3];    // depth, height, width
@@ -16,7 +17,7 @@ struct DepthwiseParams {
     int laneShift;   // a block covers 1 << laneShift channels,
     int columnShift; // and 1 << columnShift tiles along the width
     int blocks;      // along the width
-    int activation;  // 0 none, 1 relu, 2 silu
+    int activation;
     // The kernels for any window only:
     int kernel[3], stride[3], dilation[3];
     int plane; // outputs of a plane, channels included
@@ -36,38 +37,35 @@ struct DepthwiseParams {
 static const int threads = 128;
 static const int lanes = 32; // the most channels of a block
 
-__device__ __forceinline__ float activated(float v, int activation) {
-    if (activation == 1) return fmaxf(v, 0.0f);
-    if (activation == 2) return v / (1.0f + expf(-v));
-    return v;
-}
-
-// finish adds the bias and applies the activation to a tile.
-template <int rows, int columns> __device__ __forceinline__ void finish(float (&tile)[rows][columns], float bias, int activation) {
+// store finishes a tile of sums at (z, y, x) and writes what lies inside of the plane.
+template <int rows, int columns>
+__device__ __forceinline__ void store(const DepthwiseParams& p, float (&tile)[rows][columns], float bias, int z, int y, int x, int channel) {
+    int height = p.out[1], width = p.out[2], channels = p.channels;
+    FORGET(y);
+    FORGET(channels);
+    int at = (y * width + x) * channels + channel, pitch = width * channels;
+#define EACH(statement)                                                      \
+    _Pragma("unroll") for (int r = 0; r < rows; r++) {                       \
+        if ((unsigned)(y + r) >= (unsigned)height) continue;                 \
+        _Pragma("unroll") for (int c = 0; c < columns; c++)                  \
+            if ((unsigned)(x + c) < (unsigned)width) statement;              \
+    }
+    if (p.residual.data) {
+        const float* other = plane<const float>(p.residual, z);
+        EACH(tile[r][c] += other[at + r * pitch + c * channels])
+    }
 #pragma unroll
     for (int r = 0; r < rows; r++)
 #pragma unroll
         for (int c = 0; c < columns; c++) tile[r][c] += bias;
-    if (activation == 0) return;
+    if (p.activation != NONE)
 #pragma unroll
-    for (int r = 0; r < rows; r++)
+        for (int r = 0; r < rows; r++)
 #pragma unroll
-        for (int c = 0; c < columns; c++) tile[r][c] = activated(tile[r][c], activation);
-}
-
-// store writes what lies inside of the plane of a tile at (y, x).
-template <int rows, int columns>
-__device__ __forceinline__ void store(const float (&tile)[rows][columns], float* plane, int y, int x, int channel, int height, int width, int channels) {
-    FORGET(y);
-    FORGET(channels);
-    int at = (y * width + x) * channels + channel, pitch = width * channels;
-#pragma unroll
-    for (int r = 0; r < rows; r++) {
-        if ((unsigned)(y + r) >= (unsigned)height) continue;
-#pragma unroll
-        for (int c = 0; c < columns; c++)
-            if ((unsigned)(x + c) < (unsigned)width) plane[at + r * pitch + c * channels] = tile[r][c];
-    }
+            for (int c = 0; c < columns; c++) tile[r][c] = activate(p.activation, tile[r][c]);
+    float* to = plane<float>(p.y, z);
+    EACH(to[at + r * pitch + c * channels] = tile[r][c])
+#undef EACH
 }
 
 // Spot is what a thread works on: a channel, and a tile of the plane.
@@ -157,8 +155,7 @@ template <int KZ, int K, int SZ, int S, int TH, int TW> __device__ __forceinline
             }
         }
         if (j - LIVE + 1 >= c0) {
-            finish(live[LIVE - 1], bias, p.activation);
-            store(live[LIVE - 1], plane<float>(p.y, j - LIVE + 1), row, column, s.channel, p.out[1], p.out[2], p.channels);
+            store(p, live[LIVE - 1], bias, j - LIVE + 1, row, column, s.channel);
         }
 #pragma unroll
         for (int l = LIVE - 1; l >= 0; l--)
@@ -215,8 +212,7 @@ template <int KZ, int K, int SZ, int S, int TH, int TW> __device__ __forceinline
 #pragma unroll
         for (int i = 0; i < SZ; i++) {
             if (z + i < p.z0 || z + i >= p.z1) continue;
-            finish(sum[i], bias, p.activation);
-            store(sum[i], plane<float>(p.y, z + i), top, left, s.channel, p.out[1], p.out[2], p.channels);
+            store(p, sum[i], bias, z + i, top, left, s.channel);
         }
     }
 }
@@ -257,7 +253,8 @@ template <bool backward> __device__ __forceinline__ void any(const DepthwisePara
             }
         }
     }
-    plane<float>(p.y, z)[i] = activated(sum + (p.bias ? p.bias[channel] : 0.0f), p.activation);
+    if (p.residual.data) sum += plane<const float>(p.residual, z)[i];
+    plane<float>(p.y, z)[i] = activate(p.activation, sum + (p.bias ? p.bias[channel] : 0.0f));
 }
 
 // Names give the window and its strides along depth and in the plane. depthwise.go has the same table.
@@ -267,7 +264,7 @@ RESIDENT(4, depthwise_k13_s11) { window<1, 3, 1, 1, 4, 4>(p); }
 KERNEL(128, depthwise_k17_s11, DepthwiseParams) { window<1, 7, 1, 1, 2, 4>(p); }
 KERNEL(128, depthwise_k77_s11, DepthwiseParams) { window<7, 7, 1, 1, 1, 4>(p); }
 RESIDENT(4, depthwise_k31_s11) { window<3, 1, 1, 1, 4, 4>(p); }
-RESIDENT(4, depthwise_k51_s11) { window<5, 1, 1, 1, 4, 4>(p); }
+RESIDENT(3, depthwise_k51_s11) { window<5, 1, 1, 1, 4, 4>(p); }
 RESIDENT(4, depthwise_k33_s22) { window<3, 3, 2, 2, 2, 4>(p); }
 RESIDENT(3, depthwise_k33_s12) { window<3, 3, 1, 2, 2, 4>(p); }
 KERNEL(128, depthwise_k55_s22, DepthwiseParams) { window<5, 5, 2, 2, 2, 4>(p); }

@@ -1,9 +1,10 @@
 // Convolutions of few input channels, and their gradients. Channels last makes the taps of a window's row one run of kx*cin numbers, so
 // a stem is a product whose inner dimension is that run, and rows of the input in shared memory serve all windows that overlap there.
-#include "device.cuh"
+#include "conv.cuh"
 
 struct StemParams {
     Planes x, y; // what is read and written: a gradient reads dy and writes dx
+    Planes residual; // added before the activation; data is null where there is none
     const float* weights;
     const float* bias; // null where there is none
     int in[3], out[3]; // depth, height, width
@@ -19,8 +20,8 @@ struct StemParams {
     int planes;    // planes that a stage has
     int stages;    // buffers of stages: 1 or 2
     int across;    // blocks along the width
-    int vectors;   // outputs can be written 16 bytes at a time
-    int activation; // 0 none, 1 relu, 2 silu
+    int vectors;   // outputs (of a gradient: inputs) can be accessed 16 bytes at a time
+    int activation;
     Divide byWidth;
 };
 
@@ -30,12 +31,6 @@ struct StemParams {
 // STEM(threads, blocks, name) is a kernel that leaves room for so many blocks on a multiprocessor.
 #define STEM(threads, blocks, name) extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ StemParams p)
 #endif
-
-__device__ __forceinline__ float activated(float v, int activation) {
-    if (activation == 1) return fmaxf(v, 0.0f);
-    if (activation == 2) return v / (1.0f + expf(-v));
-    return v;
-}
 
 // Forward: a block makes 32 columns x 8 rows of a plane, for 8 * TC output channels. A warp is a row: its lanes are 8 groups of channels x 4
 // groups of 8 columns. A stage is some depth positions of the window: the input planes that they look at, and their weights.
@@ -144,7 +139,9 @@ template <int CIN, int KW, int SX, int TC> __device__ __forceinline__ void convo
 
     int oy = by * rows + warp, ox = bx * columns + group * run;
     if (oy >= p.out[1]) return;
-    float* y = plane<float>(p.y, z) + (oy * p.out[2] + ox) * p.cout;
+    int first = (oy * p.out[2] + ox) * p.cout;
+    float* y = plane<float>(p.y, z) + first;
+    const float* residual = p.residual.data ? plane<const float>(p.residual, z) + first : nullptr;
 #pragma unroll
     for (int q = 0; q < Q; q++) {
         int c = channel + q * 32 + part * 4;
@@ -155,18 +152,23 @@ template <int CIN, int KW, int SX, int TC> __device__ __forceinline__ void convo
 #pragma unroll
         for (int v = 0; v < run; v++) {
             if (ox + v >= p.out[2]) continue;
+            float* to = y + v * p.cout + c;
+            float* value = sum[v] + q * 4;
+            if (residual)
 #pragma unroll
-            for (int i = 0; i < 4; i++) sum[v][q * 4 + i] += bias[i];
-            if (p.activation != 0)
+                for (int i = 0; i < 4; i++)
+                    if (c + i < p.cout) value[i] += residual[v * p.cout + c + i];
 #pragma unroll
-                for (int i = 0; i < 4; i++) sum[v][q * 4 + i] = activated(sum[v][q * 4 + i], p.activation);
-            float* at = y + v * p.cout + c;
+            for (int i = 0; i < 4; i++) value[i] += bias[i];
+            if (p.activation != NONE)
+#pragma unroll
+                for (int i = 0; i < 4; i++) value[i] = activate(p.activation, value[i]);
             if (p.vectors) {
-                *reinterpret_cast<float4*>(at) = make_float4(sum[v][q * 4], sum[v][q * 4 + 1], sum[v][q * 4 + 2], sum[v][q * 4 + 3]);
+                *reinterpret_cast<float4*>(to) = make_float4(value[0], value[1], value[2], value[3]);
             } else {
 #pragma unroll
                 for (int i = 0; i < 4; i++)
-                    if (c + i < p.cout) at[i] = sum[v][q * 4 + i];
+                    if (c + i < p.cout) to[i] = value[i];
             }
         }
     }
@@ -279,6 +281,7 @@ template <int CIN, int KW, int SZ, int S, int TV> __device__ __forceinline__ voi
     for (int i = 0; i < SZ; i++) {
         if (z + i < p.z0 || z + i >= p.z1) continue;
         float* to = plane<float>(p.y, z + i);
+        const float* residual = p.residual.data ? plane<const float>(p.residual, z + i) : nullptr;
 #pragma unroll
         for (int r = 0; r < S; r++) {
             if ((unsigned)(y + r) >= (unsigned)p.out[1]) continue;
@@ -287,7 +290,12 @@ template <int CIN, int KW, int SZ, int S, int TV> __device__ __forceinline__ voi
             for (int v = 0; v < TV * S; v++)
                 if ((unsigned)(x + v) < (unsigned)p.out[2])
 #pragma unroll
-                    for (int c = 0; c < CIN; c++) to[at + v * CIN + c] = activated(sum[i][r][v][c] + (p.bias ? p.bias[c] : 0.0f), p.activation);
+                    for (int c = 0; c < CIN; c++) {
+                        float value = sum[i][r][v][c];
+                        if (residual) value += residual[at + v * CIN + c];
+                        if (p.bias) value += p.bias[c];
+                        to[at + v * CIN + c] = activate(p.activation, value);
+                    }
         }
     }
 }
