@@ -95,18 +95,20 @@ func buildStemForward(c *compiler, n *ir.Node, a op.ConvAttr, p stemParams) (act
 			name = fmt.Sprintf("stem_c%d_k%d_s%d", k.channels, k.kernel, k.stride)
 		}
 	}
-	f, err := c.kernel(fmt.Sprintf("%s_n%d", name, block))
-	if err != nil {
-		return nil, true, err
-	}
+	name = fmt.Sprintf("%s_n%d", name, block)
 	rows := (stemRows-1)*a.Stride[1] + (kh-1)*a.Dilation[1] + 1
 	width := ((stemColumns-1)*a.Stride[2] + (kw-1)*a.Dilation[2] + 1) * cin
 	pitch := ceilDiv(width, 4) * 4
 	perPlane := 4 * (rows*pitch + kh*kw*cin*block)
 	planes := min(kd, max(1, stemStage/perPlane))
 	stages := min(2, ceilDiv(kd, planes))
-	if stages*planes*perPlane > c.backend.device.SharedPerBlock {
-		return nil, false, nil // a window that is too large for shared memory
+	shared := stages * planes * perPlane
+	if shared > c.backend.device.SharedPerBlock {
+		return nil, false, nil // the window is too large
+	}
+	f, err := c.sharedKernel(name, shared)
+	if err != nil {
+		return nil, true, err
 	}
 	groups := ceilDiv(cout, block)
 	p.Padded, p.Rows, p.Width, p.Pitch, p.ByWidth = int32(groups*block), int32(rows), int32(width), int32(pitch), divideBy(width)
@@ -124,7 +126,6 @@ func buildStemForward(c *compiler, n *ir.Node, a op.ConvAttr, p stemParams) (act
 		}
 	})
 	tiles := int(p.Across) * ceilDiv(y[2], stemRows)
-	shared := stages * planes * perPlane
 	return p.action(c, weights, func(q *queue, p *stemParams) error {
 		return launch(q, f, [3]uint32{uint32(tiles), uint32(groups), uint32(p.Z1 - p.Z0)}, stemThreads, shared, p)
 	}), true, nil
@@ -145,10 +146,6 @@ func buildStemGradient(c *compiler, n *ir.Node, a op.ConvAttr, p stemParams) (ac
 	if k.points == 0 || a.Dilation != [3]int{1, 1, 1} {
 		return nil, false, nil
 	}
-	f, err := c.kernel(k.name())
-	if err != nil {
-		return nil, true, err
-	}
 	width := 4*k.points + ceilDiv(kw, k.stride) - 1
 	rows := stemGradientRows + ceilDiv(kh, k.stride) - 1
 	// Columns lie apart as spot says, and rows so that two of them are in different banks.
@@ -158,7 +155,11 @@ func buildStemGradient(c *compiler, n *ir.Node, a op.ConvAttr, p stemParams) (ac
 	perPosition := kh * kw * cin * stemGradientChunk
 	shared := 2 * 4 * (rows*pitch + k.strideZ*perPosition)
 	if shared > c.backend.device.SharedPerBlock {
-		return nil, false, nil
+		return nil, false, nil // the window is too large
+	}
+	f, err := c.sharedKernel(k.name(), shared)
+	if err != nil {
+		return nil, true, err
 	}
 	p.Rows, p.Width, p.Pitch, p.ByWidth = int32(rows), int32(width), int32(pitch), divideBy(width)
 	if in := c.in(0); x[4]%4 == 0 && in.stride%16 == 0 {
@@ -188,6 +189,15 @@ func buildStemGradient(c *compiler, n *ir.Node, a op.ConvAttr, p stemParams) (ac
 		p.First[0] = int32(first)
 		return launch(q, f, [3]uint32{uint32(tiles), uint32(last - first + 1), 1}, stemGradientThreads, shared, p)
 	}), true, nil
+}
+
+// sharedKernel finds a kernel that is launched with so many bytes of shared memory; what a block may have is allowed.
+func (c *compiler) sharedKernel(name string, shared int) (*driver.Function, error) {
+	f, err := c.kernel(name)
+	if err != nil || shared <= 48<<10 {
+		return f, err
+	}
+	return f, f.SetDynamicShared(c.backend.device.SharedPerBlock)
 }
 
 // action runs a kernel for each sample; p has what does not change.
