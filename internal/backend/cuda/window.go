@@ -38,6 +38,7 @@ type pooling struct {
 	in, out  [3]int
 	channels int
 	count    [3]*constant // what means divide by along each axis; nil for maxima
+	march    bool         // a thread that makes planes one after the other reads less
 }
 
 func (c *compiler) poolingOf(a op.PoolAttr, x, y tensor.Shape, mean bool) (*pooling, error) {
@@ -64,7 +65,7 @@ func (c *compiler) poolingOf(a op.PoolAttr, x, y tensor.Shape, mean bool) (*pool
 func (p *pooling) params(width int) poolParams {
 	a := p.attr
 	r := poolParams{In: int3(p.in), Out: int3(p.out), Kernel: int3(a.Kernel), Stride: int3(a.Stride), Dilation: int3(a.Dilation), Before: int3(a.Before),
-		Channels: int32(p.channels), PerVoxel: divideBy(p.channels / width), March: 1}
+		Channels: int32(p.channels), PerVoxel: divideBy(p.channels / width)}
 	for i := range 3 {
 		r.StrideOf[i], r.DilationOf[i] = divideBy(a.Stride[i]), divideBy(a.Dilation[i])
 	}
@@ -115,9 +116,13 @@ func (c *compiler) poolLaunches(p *pooling, at pooled, f *driver.Function, r poo
 	if grid[1] > maxRows {
 		return nil, fmt.Errorf("planes of %d rows are too high: %w", p.in[1], backend.ErrUnsupported)
 	}
-	samples, march := c.inst.samples, int(r.March)
+	samples := c.inst.samples
 	return func(q *queue, z0, z1 int) error {
-		r := r
+		r, march := r, 1
+		if p.march {
+			march = marchOf(int(grid[0]*grid[1]), z1-z0)
+		}
+		r.March = int32(march)
 		for i := range r.Count {
 			if p.count[i] != nil {
 				r.Count[i] = p.count[i].at
@@ -145,11 +150,8 @@ func (c *compiler) poolLaunches(p *pooling, at pooled, f *driver.Function, r poo
 	}, nil
 }
 
-// march is how many planes a thread makes one after the other where that saves reading: few enough that all processors have work.
-func march(lanes, rows, planes int) int {
-	blocks := ceilDiv(lanes, poolLanes) * ceilDiv(rows, poolRows)
-	return min(max(blocks*planes/1024, 1), 8)
-}
+// marchOf is how many planes a thread makes one after the other: few enough that all processors have work.
+func marchOf(blocksOfPlane, planes int) int { return min(max(blocksOfPlane*planes/1024, 1), 8) }
 
 func buildMaxPool(c *compiler, n *ir.Node) (action, error) {
 	return c.maxPool(n, pooled{x: c.in(0), y: c.out()}, "pool_max_")
@@ -172,11 +174,8 @@ func (c *compiler) maxPool(n *ir.Node, at pooled, kernel string) (action, error)
 	if p.channels%4 == 0 && n.Out().Type.Elem != tensor.Uint16 {
 		suffix, width = p.window(), 4
 	}
-	r, lanes := p.params(width), p.out[2]*p.channels/width
-	if suffix == "332" {
-		r.March = int32(march(lanes, p.out[1], p.out[0]))
-	}
-	return c.pool(p, at, kernel+suffix, r, lanes, p.out[1])
+	p.march = suffix == "332"
+	return c.pool(p, at, kernel+suffix, p.params(width), p.out[2]*p.channels/width, p.out[1])
 }
 
 func buildAvgPool(c *compiler, n *ir.Node) (action, error) {

@@ -55,7 +55,7 @@ template <class T> __device__ __forceinline__ void concat(const ConcatParams& p)
         if (i < p.n) {
             int s = 0;
             for (int step = maxSources / 2; step > 0; step /= 2)
-                if (s + step < p.sources && p.start[s + step] <= column[u]) s += step;
+                if (s + step < p.sources && p.start[s + step] <= (int)column[u]) s += step;
             v[u] = plane<T>(p.x[s], z)[row[u] * p.width[s] + column[u] - p.start[s]];
         }
     }
