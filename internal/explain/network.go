@@ -100,8 +100,10 @@ type gradient struct {
 	axes     string    // of at
 	split    int       // the first step that needs the seed
 	buffer   []float32 // the gradient, in the caller's memory
-	// Whether the volume and the gradient lie outside the arena.
+	// Where the volume and the gradient lie if they are outside the arena.
+	backend                        backend.Backend
 	volumeOutside, gradientOutside bool
+	fields                         [2]backend.Field
 }
 
 // gradientAt returns the program for the gradient at the target layer, or at the input.
@@ -170,11 +172,12 @@ func (n *network) load(ctx context.Context, p *gradient) (err error) {
 	if p.program, err = n.backend.Load(ctx, p.plan, n.arena); err != nil {
 		return err
 	}
+	p.backend = n.backend
 	of := p.plan.BufferOf()
 	p.volumeOutside, p.gradientOutside = p.plan.Buffers[of[p.volume]].External, p.plan.Buffers[of[p.gradient]].External
 	if p.gradientOutside {
 		p.buffer = make([]float32, p.gradient.Shape().Elements())
-		return p.program.Bind(p.gradient, p.buffer)
+		return p.bind(1, p.gradient, p.buffer)
 	}
 	return nil
 }
@@ -211,6 +214,11 @@ func (n *network) close() error {
 	for _, p := range []**gradient{&n.atLayer, &n.atInput} {
 		if *p != nil {
 			errs = append(errs, (*p).program.Close())
+			for _, f := range (*p).fields {
+				if f != nil {
+					errs = append(errs, f.Close())
+				}
+			}
 			*p = nil
 		}
 	}
@@ -225,7 +233,7 @@ func (n *network) close() error {
 func (p *gradient) forward(ctx context.Context, x []float32) ([]float32, error) {
 	put := p.program.Write
 	if p.volumeOutside {
-		put = p.program.Bind
+		put = func(v *ir.Value, x []float32) error { return p.bind(0, v, x) }
 	}
 	if err := put(p.volume, x); err != nil {
 		return nil, err
@@ -234,6 +242,19 @@ func (p *gradient) forward(ctx context.Context, x []float32) ([]float32, error) 
 		return nil, err
 	}
 	return p.read(p.logits)
+}
+
+// bind makes a field of data the storage of a value.
+func (p *gradient) bind(i int, v *ir.Value, data []float32) (err error) {
+	if p.fields[i] != nil {
+		if err := p.fields[i].Close(); err != nil {
+			return err
+		}
+	}
+	if p.fields[i], err = p.backend.Wrap(data, backend.OnDevice); err != nil {
+		return err
+	}
+	return p.program.Bind(v, p.fields[i])
 }
 
 // backward runs the rest for one class. It must follow forward.
@@ -257,7 +278,7 @@ func (p *gradient) readGradient() ([]float32, error) {
 		p.buffer = make([]float32, p.gradient.Shape().Elements())
 	}
 	if p.gradientOutside {
-		return p.buffer, nil // bound
+		return p.buffer, p.fields[1].Read(p.buffer)
 	}
 	return p.buffer, p.program.Read(p.gradient, p.buffer)
 }

@@ -30,7 +30,7 @@ func (n *network) planFor(p *gradient) (*plan.Plan, error) {
 	if !n.budget.bounded() {
 		return plan.Make(p.graph), nil
 	}
-	return n.within(p, plan.NewSearch(p.graph, plan.Options{External: p.external()}))
+	return n.within(p, plan.NewSearch(p.graph, plan.Options{External: p.external(), Costs: n.backend.Costs()}))
 }
 
 // within is planFor for choices that were found already.
@@ -156,7 +156,7 @@ func Plans(path string, b backend.Backend, opt Options, methods []string) (passe
 			return nil, err
 		}
 		pass.Graph = p.graph
-		opt := plan.Options{External: p.external()}
+		opt := plan.Options{External: p.external(), Costs: n.backend.Costs()}
 		for _, v := range opt.External {
 			pass.Volume += 4 * v.Shape().Elements()
 		}

@@ -183,18 +183,23 @@ func execute(ctx context.Context, b backend.Backend, p *plan.Plan, first bool, r
 	}
 	defer func() { err = errors.Join(err, program.Close()) }()
 	out := map[*ir.Value][]float32{}
-	of := p.BufferOf()
 	for _, v := range p.Graph.Outputs {
 		if v.Type.Elem == tensor.Float32 && v.Const == nil {
 			out[v] = make([]float32, v.Shape().Elements())
-			if p.Buffers[of[v]].External {
-				if err := program.Bind(v, out[v]); err != nil {
-					return err
-				}
-			}
 		}
 	}
+	var fields []backend.Field
+	defer func() {
+		for _, f := range fields {
+			err = errors.Join(err, f.Close())
+		}
+	}()
 	for i, r := range rounds {
+		// External values lie now on the device, now on the host.
+		made, err := bindFields(b, program, p, []backend.Place{backend.OnDevice, backend.OnHost}[i%2])
+		if fields = append(fields, made...); err != nil {
+			return err
+		}
 		for _, v := range p.Graph.Inputs {
 			if err := program.Write(v, floats(r.data[v])); err != nil {
 				return err
@@ -221,6 +226,25 @@ func execute(ctx context.Context, b backend.Backend, p *plan.Plan, first bool, r
 		}
 	}
 	return nil
+}
+
+// bindFields gives the external values of a plan storage in one place.
+func bindFields(b backend.Backend, program backend.Program, p *plan.Plan, where backend.Place) (fields []backend.Field, err error) {
+	of := p.BufferOf()
+	for _, v := range External(p.Graph) {
+		if !p.Buffers[of[v]].External {
+			continue
+		}
+		f, err := b.NewField(v.Shape().Elements(), where)
+		if err != nil {
+			return fields, err
+		}
+		fields = append(fields, f)
+		if err := program.Bind(v, f); err != nil {
+			return fields, err
+		}
+	}
+	return fields, nil
 }
 
 func doubles(x []float32) []float64 {

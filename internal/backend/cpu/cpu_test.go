@@ -132,6 +132,13 @@ func execute(t testing.TB, b *Backend, p *plan.Plan) (out []float32) {
 func fill(t testing.TB, prog backend.Program, p *plan.Plan) {
 	t.Helper()
 	of := p.BufferOf()
+	for _, v := range backendtest.External(p.Graph) {
+		if p.Buffers[of[v]].External {
+			if err := prog.Bind(v, &field{data: make([]float32, v.Shape().Elements())}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	for k, v := range p.Graph.Inputs {
 		x := make([]float32, v.Shape().Elements())
 		for i := range x {
@@ -139,13 +146,6 @@ func fill(t testing.TB, prog backend.Program, p *plan.Plan) {
 		}
 		if err := prog.Write(v, x); err != nil {
 			t.Fatal(err)
-		}
-	}
-	for _, v := range p.Graph.Outputs {
-		if p.Buffers[of[v]].External {
-			if err := prog.Bind(v, make([]float32, v.Shape().Elements())); err != nil {
-				t.Fatal(err)
-			}
 		}
 	}
 }

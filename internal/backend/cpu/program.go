@@ -326,15 +326,19 @@ func (p *Program) float32s(v *ir.Value, n int) (data []float32, buffer int, err 
 }
 
 // Bind implements backend.Program.
-func (p *Program) Bind(v *ir.Value, data []float32) error {
-	_, i, err := p.float32s(v, len(data))
+func (p *Program) Bind(v *ir.Value, f backend.Field) error {
+	own, ok := f.(*field)
+	if !ok || own.closed {
+		return fmt.Errorf("cpu: %v (%q) is bound to a field that is closed or of another backend (%T)", v, v.Name, f)
+	}
+	_, i, err := p.float32s(v, len(own.data))
 	if err != nil {
 		return err
 	}
 	if !p.plan.Buffers[i].External {
 		return fmt.Errorf("cpu: %v (%q) has its storage in the arena and cannot be bound", v, v.Name)
 	}
-	memory := bytesOf(data)
+	memory := bytesOf(own.data)
 	for k, b := range p.plan.Buffers {
 		for _, other := range b.Values {
 			if other == v && b.External {
@@ -348,14 +352,14 @@ func (p *Program) Bind(v *ir.Value, data []float32) error {
 	return nil
 }
 
-// Write implements backend.Program. An external value that is not bound is bound to the data, which must then stay.
+// Write implements backend.Program.
 func (p *Program) Write(v *ir.Value, data []float32) error {
 	dst, i, err := p.float32s(v, len(data))
 	switch b := &p.plan.Buffers[i]; {
 	case err != nil:
 		return err
 	case b.External && p.memory[i] == nil:
-		return p.Bind(v, data)
+		return fmt.Errorf("cpu: the external storage of %v (%q) is not bound", v, v.Name)
 	case !b.External:
 		p.arena.touch(b.Offset + 4*len(data))
 	}

@@ -1,0 +1,49 @@
+package driver
+
+import (
+	"runtime"
+	"unsafe"
+)
+
+// Context is what a process has on a device: its memory, kernels and streams. They live until they are closed, not until the context is.
+type Context struct {
+	d      *Driver
+	device int32
+	handle uintptr
+}
+
+// Close gives the context back. Everything in it is invalid afterwards.
+func (c *Context) Close() error { return c.d.devicePrimaryCtxRelease.call(uintptr(c.device)) }
+
+// Ordinal is the number of the device.
+func (c *Context) Ordinal() int { return int(c.device) }
+
+// Do runs f in a thread in which the context is current. Calls may be nested, also with other contexts.
+func (c *Context) Do(f func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var before uintptr
+	if err := c.d.ctxGetCurrent.call(uintptr(unsafe.Pointer(&before))); err != nil {
+		return err
+	}
+	if before == c.handle {
+		return f()
+	}
+	if err := c.d.ctxSetCurrent.call(c.handle); err != nil {
+		return err
+	}
+	if before != 0 { // a thread without a context may keep this one
+		defer func() { _ = c.d.ctxSetCurrent.call(before) }() // it was current a moment ago
+	}
+	return f()
+}
+
+// MemInfo is how much of the device's memory is free and how much there is, in bytes.
+func (c *Context) MemInfo() (free, total int, err error) {
+	var sizes [2]uint64
+	err = c.d.memGetInfo.call(uintptr(unsafe.Pointer(&sizes[0])), uintptr(unsafe.Pointer(&sizes[1])))
+	return int(sizes[0]), int(sizes[1]), err
+}
+
+// Synchronize waits for all work in the context.
+func (c *Context) Synchronize() error { return c.d.ctxSynchronize.call() }

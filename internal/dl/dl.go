@@ -1,0 +1,122 @@
+// Package dl opens shared libraries at run time and calls their functions, without cgo and without panics: what is missing is an error
+// that says which files were looked for and where. On systems where this is not possible every library is missing.
+package dl
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Library is a shared library that stays loaded until the process ends.
+type Library struct {
+	handle uintptr
+	path   string
+}
+
+// MissingError says that a library was found nowhere.
+type MissingError struct {
+	Names []string // the file names, in the order of preference
+	Dirs  []string // the folders searched after the loader's own path
+	Cause error    // what the loader said: for a file that is there but cannot be loaded, why
+}
+
+func (e *MissingError) Error() string {
+	text := strings.Join(e.Names, " or ") + " was not found on the loader's path"
+	if len(e.Dirs) > 0 {
+		text += " nor in " + strings.Join(e.Dirs, ", ")
+	}
+	if e.Cause != nil {
+		text += ": " + e.Cause.Error()
+	}
+	return text
+}
+
+func (e *MissingError) Unwrap() error { return e.Cause }
+
+// Open loads the first library that it finds: each name by itself, where the system's loader looks, then in each of the folders. A name
+// that is a path is loaded as it is. The symbols become visible to libraries that are loaded later (RTLD_GLOBAL), so what a library
+// needs can be opened before it by its full path.
+func Open(names, dirs []string) (*Library, error) {
+	var broken error // a file that is there and does not load says more than one that is not there
+	var cause error
+	for _, name := range names {
+		handle, err := open(name)
+		if err == nil {
+			return &Library{handle, locate(handle, name)}, nil
+		}
+		if cause == nil {
+			cause = err
+		}
+		if filepath.IsAbs(name) {
+			if _, stat := os.Stat(name); stat == nil && broken == nil {
+				broken = err
+			}
+		}
+	}
+	for _, dir := range dirs {
+		for _, name := range names {
+			if strings.ContainsRune(name, filepath.Separator) {
+				continue
+			}
+			path := filepath.Join(dir, name)
+			if _, err := os.Stat(path); err != nil {
+				continue
+			}
+			handle, err := open(path)
+			if err == nil {
+				return &Library{handle, path}, nil
+			}
+			if broken == nil {
+				broken = err
+			}
+		}
+	}
+	if broken != nil {
+		cause = broken
+	}
+	return nil, &MissingError{names, dirs, cause}
+}
+
+// Path is the file that was loaded, or the name by which the loader found it.
+func (l *Library) Path() string { return l.path }
+
+// Symbol is the address of a function of the library.
+func (l *Library) Symbol(name string) (uintptr, error) {
+	at, err := symbol(l.handle, name)
+	if err != nil {
+		return 0, fmt.Errorf("%s has no function %s: %w", l.path, name, err)
+	}
+	return at, nil
+}
+
+// Symbol is a function that a table asks for: its address goes to *To.
+type Symbol struct {
+	Name     string
+	To       *uintptr
+	Optional bool // *To is 0 where the library lacks it
+}
+
+// Bind looks up a table of functions. The error names all that are missing.
+func Bind(l *Library, table []Symbol) error {
+	var missing []string
+	for _, s := range table {
+		at, err := symbol(l.handle, s.Name)
+		*s.To = at
+		if err != nil {
+			*s.To = 0
+			if !s.Optional {
+				missing = append(missing, s.Name)
+			}
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s lacks %s: it is another library or too old", l.path, strings.Join(missing, ", "))
+}
+
+// errUnsupported is why nothing can be loaded on some systems.
+var errUnsupported = errors.New("this build cannot load shared libraries; it can on Linux with amd64 or arm64")

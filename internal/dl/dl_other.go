@@ -1,0 +1,17 @@
+//go:build !linux || !(amd64 || arm64)
+
+package dl
+
+func open(string) (uintptr, error) { return 0, errUnsupported }
+
+func symbol(uintptr, string) (uintptr, error) { return 0, errUnsupported }
+
+func locate(_ uintptr, name string) string { return name }
+
+// Call is never reached here: no library can be opened.
+//
+//go:uintptrescapes
+func Call(uintptr, ...uintptr) uintptr { return ^uintptr(0) }
+
+// CallSlice is not reached either.
+func CallSlice(uintptr, []uintptr) uintptr { return ^uintptr(0) }
