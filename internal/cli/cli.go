@@ -17,8 +17,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/voxcam/voxcam/internal/backend"
-	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/session"
 )
 
@@ -110,7 +108,7 @@ func newRoot(begun *bool, stop *func() error) *cobra.Command {
 		*stop, err = startProfile(*profile)
 		return usage(err)
 	}
-	root.AddCommand(newRun(), newExplain(), newPlan(), newInspect(), newDemo(), newExitCodes())
+	root.AddCommand(newRun(), newExplain(), newPlan(), newInspect(), newDoctor(), newDemo(), newExitCodes())
 	return root
 }
 
@@ -188,27 +186,4 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 		}
 		return nil
 	}
-}
-
-// devices lists the backends that this program has. auto is the best of them.
-var devices = []struct {
-	name string
-	open func() (backend.Backend, error)
-}{
-	{"cpu", func() (backend.Backend, error) { return cpu.New(cpu.Options{}) }},
-}
-
-// openDevice returns the backend of that name.
-func openDevice(name string) (backend.Backend, error) {
-	if name == "" || name == "auto" {
-		return devices[0].open()
-	}
-	known := "auto"
-	for _, d := range devices {
-		if d.name == name {
-			return d.open()
-		}
-		known += ", " + d.name
-	}
-	return nil, usage(fmt.Errorf("--device %s is not in this program: choose from %s", name, known))
 }

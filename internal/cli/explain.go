@@ -30,8 +30,8 @@ import (
 type modelFlags struct {
 	model, layer, layout string
 	grid                 []int
-	device               string
-	budget               bytesize.Budget
+	deviceFlags
+	budget bytesize.Budget
 }
 
 func (f *modelFlags) add(cmd *cobra.Command) {
@@ -40,34 +40,37 @@ func (f *modelFlags) add(cmd *cobra.Command) {
 	fl.StringVar(&f.layer, "target-layer", "", "layer to explain: a PyTorch module path or a name in the file (default: the last with spatial extent)")
 	fl.StringVar(&f.layout, "layer-layout", "auto", "axes of the target layer: auto, channels-first or channels-last")
 	fl.IntSliceVar(&f.grid, "token-grid", nil, "place the tokens of the layer in space: depth,height,width (default: inferred)")
-	fl.StringVar(&f.device, "device", "auto", "where to compute: auto or cpu")
+	f.deviceFlags.add(cmd)
 	fl.Var(&f.budget, "memory-budget", "most memory for computing: a size (512MiB), a share of what is free (50%), auto, or min; the answer stays the same")
 }
 
 // open opens the model for volumes of a shape, [C, D, H, W], zero where it is not known.
-func (f *modelFlags) open(shape [4]int) (*explain.Model, error) {
+func (f *modelFlags) open(shape [4]int, stderr io.Writer) (*explain.Model, error) {
 	if f.model == "" {
 		return nil, usage(errors.New("--model is missing: the ONNX file of the classifier"))
 	}
-	opt, err := f.options(shape)
-	if err != nil {
-		return nil, err
-	}
 	lean()
-	device, err := openDevice(f.device)
+	device, err := f.deviceFlags.open(stderr)
 	if err != nil {
 		return nil, err
 	}
-	m, err := explain.Open(f.model, device, opt)
+	if device.note != "" {
+		fmt.Fprintln(stderr, "voxcam: note:", device.note)
+	}
+	opt, err := f.options(shape, device.free)
+	if err != nil {
+		return nil, errors.Join(err, device.close())
+	}
+	m, err := explain.Open(f.model, device.Backend, opt)
 	return m, usage(err)
 }
 
-// memory is the budget in bytes.
-func (f *modelFlags) memory() (explain.Budget, error) {
+// memory is the budget in bytes, of which a device has so many free.
+func (f *modelFlags) memory(free func() (int, error)) (explain.Budget, error) {
 	if f.budget.Min() {
 		return explain.Budget{Smallest: true}, nil
 	}
-	n, err := f.budget.Bytes(bytesize.FreeMemory)
+	n, err := f.budget.Bytes(free)
 	if err != nil && f.budget == (bytesize.Budget{}) {
 		return explain.Budget{}, nil // auto, on a system that does not say what is free: whole tensors
 	}
@@ -194,7 +197,7 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	if _, err := dataset.Scale(v, f.normalize); err != nil {
 		return usage(fmt.Errorf("%s: %w", path, err))
 	}
-	m, err := f.open([4]int{v.Channels, v.Depth, v.Height, v.Width})
+	m, err := f.open([4]int{v.Channels, v.Depth, v.Height, v.Width}, cmd.ErrOrStderr())
 	if err != nil {
 		return err
 	}

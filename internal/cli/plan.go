@@ -37,7 +37,7 @@ volume and the gradient with respect to it are counted apart.`,
 		Args: exactArgs("MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args[0]) },
 	}
-	takeFlags(cmd, f.modelFlags.add, "target-layer", "layer-layout", "token-grid", "memory-budget")
+	takeFlags(cmd, f.modelFlags.add, "target-layer", "layer-layout", "token-grid", "memory-budget", "device", "precision")
 	takeFlags(cmd, f.methodFlags.add, "method")
 	fl := cmd.Flags()
 	fl.IntSliceVar(&f.shape, "volume-shape", nil, "channels,depth,height,width where the model leaves them open")
@@ -68,15 +68,15 @@ func (f *planFlags) run(cmd *cobra.Command, path string) error {
 	if err != nil {
 		return usage(err)
 	}
-	opt, err := f.options(shape)
+	device, err := f.deviceFlags.open(cmd.ErrOrStderr())
 	if err != nil {
 		return err
 	}
-	device, err := openDevice(f.device)
+	opt, err := f.options(shape, device.free)
 	if err != nil {
-		return err
+		return errors.Join(err, device.close())
 	}
-	planned, err := explain.Plans(path, device, opt, methods)
+	planned, err := explain.Plans(path, device.Backend, opt, methods)
 	if err != nil {
 		return usage(err)
 	}
@@ -102,7 +102,7 @@ func (f *planFlags) run(cmd *cobra.Command, path string) error {
 }
 
 // options are what the flags say of the model, for volumes of a shape.
-func (f *modelFlags) options(shape [4]int) (opt explain.Options, err error) {
+func (f *modelFlags) options(shape [4]int, free func() (int, error)) (opt explain.Options, err error) {
 	if layouts := []string{"", "auto", "channels-first", "channels-last"}; !slices.Contains(layouts, f.layout) {
 		return opt, usage(fmt.Errorf("--layer-layout %s: choose from %s", f.layout, strings.Join(layouts[1:], ", ")))
 	}
@@ -113,7 +113,7 @@ func (f *modelFlags) options(shape [4]int) (opt explain.Options, err error) {
 		}
 		opt.TokenGrid = [3]int(f.grid)
 	}
-	opt.Budget, err = f.memory()
+	opt.Budget, err = f.memory(free)
 	return opt, usage(err)
 }
 

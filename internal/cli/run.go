@@ -106,6 +106,7 @@ func (f *runFlags) override(cmd *cobra.Command, c *dataset.Config) error {
 		{"noise-level", "explain.noise_level", func() { c.Explain.NoiseLevel = f.level }},
 		{"seed", "explain.seed", func() { c.Explain.Seed = f.seed }},
 		{"device", "explain.device", func() { c.Explain.Device = f.device }},
+		{"precision", "explain.precision", func() { c.Explain.Precision = f.precision }},
 		{"output-dir", "output.dir", func() { c.Output.Dir = f.out }},
 		{"session", "output.session", func() { c.Output.Session = f.session }},
 		{"formats", "output.formats", func() { c.Output.Formats = f.formats }},
@@ -147,6 +148,9 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 		}
 	}
 	opt := session.Options{Config: c, Methods: methods, Version: version(), VerifyFiles: f.verify}
+	if p := c.Explain.Precision; p != precisions[0].name {
+		opt.Settings = map[string]string{"explain.precision": p}
+	}
 	if f.noise != "" {
 		draws, err := npy.Open(f.noise)
 		if err != nil {
@@ -161,8 +165,9 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 			return refuse(err)
 		}
 	}
-	model := modelFlags{model: c.Model.File, layer: c.Model.TargetLayer, layout: c.Model.LayerLayout, grid: c.Model.TokenGrid, device: c.Explain.Device, budget: c.Explain.Memory}
-	m, err := model.openFor(ctx, c)
+	model := modelFlags{model: c.Model.File, layer: c.Model.TargetLayer, layout: c.Model.LayerLayout, grid: c.Model.TokenGrid,
+		deviceFlags: deviceFlags{c.Explain.Device, c.Explain.Precision}, budget: c.Explain.Memory}
+	m, err := model.openFor(ctx, c, stderr)
 	if err != nil && ctx.Err() != nil {
 		return s, err
 	}
@@ -192,7 +197,7 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 
 // openFor opens the model for a data set. Where the file and the configuration leave the volume's size open, it is that of the
 // first volume that goes through the network: one bad volume must not stop the others.
-func (f *modelFlags) openFor(ctx context.Context, c *dataset.Config) (m *explain.Model, err error) {
+func (f *modelFlags) openFor(ctx context.Context, c *dataset.Config, stderr io.Writer) (m *explain.Model, err error) {
 	set, err := dataset.Open(c)
 	if err != nil {
 		return nil, err
@@ -203,7 +208,7 @@ func (f *modelFlags) openFor(ctx context.Context, c *dataset.Config) (m *explain
 	}
 	var shape [4]int
 	copy(shape[1:], c.Data.ImageShape)
-	if m, err = f.open(shape); err != nil || m.Info().Classes > 0 {
+	if m, err = f.open(shape, stderr); err != nil || m.Info().Classes > 0 {
 		return m, err
 	}
 	const most = 16 // volumes to try

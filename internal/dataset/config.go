@@ -62,6 +62,7 @@ type Explain struct {
 	NoiseLevel  float64
 	Seed        uint64
 	Device      string
+	Precision   string
 	Memory      bytesize.Budget   // most memory for computing; it does not change results
 	Conventions map[string]string // method to convention
 }
@@ -88,7 +89,7 @@ func Defaults() *Config {
 		Data: Data{
 			Split: "auto", SplitRatio: []float64{0.6, 0.2, 0.2}, Dataset: "val",
 		},
-		Explain: Explain{Methods: []string{"gradcam"}, NSamples: 50, NoiseLevel: 0.15, Device: "auto"},
+		Explain: Explain{Methods: []string{"gradcam"}, NSamples: 50, NoiseLevel: 0.15, Device: "auto", Precision: "fp32"},
 		Output:  Output{Dir: "CAMVis", Formats: []string{"nifti", "tiff", "png"}, OverlayAlpha: 0.4},
 	}
 }

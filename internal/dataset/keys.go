@@ -23,6 +23,8 @@ var (
 	datasets = []string{"train", "val", "test", "all"}
 	splits   = []string{"auto", "column", "shuffle"}
 	layouts  = []string{"auto", "channels-first", "channels-last"}
+
+	precisions = []string{"fp32", "tf32", "bf16"}
 )
 
 // keys is in the order of the documentation. A key whose name ends in .* takes any last part.
@@ -72,7 +74,10 @@ var keys = []key{
 		atLeast(func(c *Config) int { return c.Explain.NSamples }, 1)},
 	{"explain.noise_level", "standard deviation of the noise, in units of the prepared volume", setNoiseLevel, checkNoiseLevel},
 	{"explain.seed", "seed of the noise", natural(func(c *Config) *uint64 { return &c.Explain.Seed }), nil},
-	{"explain.device", "where it is computed: auto or cpu", text(func(c *Config) *string { return &c.Explain.Device }), nil},
+	{"explain.device", "where it is computed: auto (a GPU if there is one), cpu, cuda, or cuda:N for GPU N",
+		text(func(c *Config) *string { return &c.Explain.Device }), nil},
+	{"explain.precision", "factors of products on a GPU: fp32, or faster and less exact tf32, bf16",
+		text(func(c *Config) *string { return &c.Explain.Precision }), oneOf(func(c *Config) string { return c.Explain.Precision }, precisions)},
 	{"explain.memory_budget", "most memory for computing: a size such as 512MiB, a share of what is free such as 50%, auto, or min; results stay the same",
 		setMemory, nil},
 	{"explain.conventions.*", "formula of a method, such as \"gradcam++\" = \"paper\"", nil, checkConventions},

@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"cmp"
+	"slices"
 	"testing"
 
 	"github.com/voxcam/voxcam/internal/grad"
@@ -67,16 +69,18 @@ func TestSearchAgainstAllChoices(t *testing.T) {
 			for bit, v := range free {
 				trial[v] = choice>>bit&1 == 0
 			}
-			for _, chunk := range chunks {
+			for _, chunk := range append(n.costs.SlabBytes, 0) {
 				all = append(all, n.outline(trial, chunk, cache))
 			}
 		}
+		slices.SortFunc(all, func(a, b *outline) int { return cmp.Compare(a.seconds, b.seconds) })
 		best := func(budget int) (seconds float64, peak int) {
 			for _, o := range all {
 				if peak == 0 || o.peak < peak {
 					peak = o.peak
 				}
-				if o.peak <= budget && (seconds == 0 || o.seconds < seconds) {
+				// Offsets can need more than what is alive.
+				if seconds == 0 && o.peak <= budget && n.plan(o).Peak <= budget {
 					seconds = o.seconds
 				}
 			}

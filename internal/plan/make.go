@@ -92,13 +92,57 @@ func inPlace(n *ir.Node, i int, p *Plan, where map[*ir.Value]int) bool {
 	return true
 }
 
-// assign gives every buffer its offset and the plan its peak.
+// assign gives every buffer its offset and the plan its peak: of some orders in which buffers can be placed, the one that needs the
+// least.
 func (p *Plan) assign() {
+	life := func(b *Buffer) int { return b.Last - b.First + 1 }
+	orders := []func(a, b *Buffer) int{
+		func(a, b *Buffer) int { return cmp.Compare(b.Bytes, a.Bytes) },
+		func(a, b *Buffer) int { return cmp.Compare(life(b), life(a)) },
+		func(a, b *Buffer) int { return cmp.Compare(b.Bytes*life(b), a.Bytes*life(a)) },
+		func(a, b *Buffer) int { return cmp.Compare(a.First, b.First) },
+		func(a, b *Buffer) int { return cmp.Compare(b.Last, a.Last) },
+	}
+	fullest := p.fullest()
+	for i, order := range orders {
+		offsets, peak := p.place(order)
+		if i == 0 || peak < p.Peak {
+			p.Peak = peak
+			for k := range p.Buffers {
+				p.Buffers[k].Offset = offsets[k]
+			}
+		}
+		if p.Peak <= fullest {
+			return
+		}
+	}
+}
+
+// fullest is the sum of what is alive in the fullest step, which no placement goes below.
+func (p *Plan) fullest() int {
+	change := make([]int, len(p.Steps)+3)
+	for _, b := range p.Buffers {
+		if !b.External {
+			change[b.First+1] += b.Bytes
+			change[b.Last+2] -= b.Bytes
+		}
+	}
+	most, sum := 0, 0
+	for _, c := range change {
+		sum += c
+		most = max(most, sum)
+	}
+	return most
+}
+
+// place puts one buffer after the other at the lowest place that is free during its life.
+func (p *Plan) place(compare func(a, b *Buffer) int) (offsets []int, peak int) {
 	order := make([]int, len(p.Buffers))
 	for i := range order {
 		order[i] = i
 	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(p.Buffers[b].Bytes, p.Buffers[a].Bytes) })
+	slices.SortStableFunc(order, func(a, b int) int { return compare(&p.Buffers[a], &p.Buffers[b]) })
+	offsets = make([]int, len(p.Buffers))
 	var placed []int // buffers by offset
 	for _, i := range order {
 		b := &p.Buffers[i]
@@ -111,14 +155,15 @@ func (p *Plan) assign() {
 			if other.Last < b.First || other.First > b.Last {
 				continue
 			}
-			if other.Offset >= at+b.Bytes {
+			if offsets[j] >= at+b.Bytes {
 				break
 			}
-			at = max(at, other.Offset+other.Bytes)
+			at = max(at, offsets[j]+other.Bytes)
 		}
-		b.Offset = at
-		p.Peak = max(p.Peak, at+b.Bytes)
-		k, _ := slices.BinarySearchFunc(placed, at, func(j, at int) int { return cmp.Compare(p.Buffers[j].Offset, at) })
+		offsets[i] = at
+		peak = max(peak, at+b.Bytes)
+		k, _ := slices.BinarySearchFunc(placed, at, func(j, at int) int { return cmp.Compare(offsets[j], at) })
 		placed = slices.Insert(placed, k, i)
 	}
+	return offsets, peak
 }

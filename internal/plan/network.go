@@ -21,6 +21,7 @@ type network struct {
 	nodes  []nodeInfo
 	values []valueInfo
 	index  map[*ir.Value]int
+	costs  Costs
 }
 
 type nodeInfo struct {
@@ -49,11 +50,13 @@ type Costs struct {
 	FlopsPerSecond float64
 	BytesPerSecond float64
 	StepSeconds    float64 // overhead of a step
+	// SlabBytes are the sizes of slabs that are worth trying, the most comfortable one first. Slabs of one plane are always tried.
+	SlabBytes []int
 }
 
 func (c Costs) orDefault() Costs {
-	if c == (Costs{}) {
-		return Costs{FlopsPerSecond: 2e11, BytesPerSecond: 1e10, StepSeconds: 5e-6}
+	if c.FlopsPerSecond == 0 {
+		return Costs{FlopsPerSecond: 2e11, BytesPerSecond: 1e10, StepSeconds: 5e-6, SlabBytes: []int{1 << 18}}
 	}
 	return c
 }
@@ -61,7 +64,7 @@ func (c Costs) orDefault() Costs {
 // newNetwork reads a graph. Inputs and outputs with depth are external if they are listed.
 func newNetwork(g *ir.Graph, external []*ir.Value, costs Costs) *network {
 	costs = costs.orDefault()
-	n := &network{g: g, index: map[*ir.Value]int{}}
+	n := &network{g: g, index: map[*ir.Value]int{}, costs: costs}
 	for i, node := range g.Nodes {
 		n.index[node.Out()] = i
 		n.values = append(n.values, valueInfo{value: node.Out()})

@@ -61,6 +61,7 @@ func (n *network) outline(kept []bool, chunk int, cache map[string]*timetable) *
 			made = []int{u.whole}
 		} else {
 			t = n.timetable(u, kept, chunk, cache)
+			o.seconds += n.overhead(u, t)
 		}
 		o.tables = append(o.tables, t)
 		for _, k := range made {
@@ -93,6 +94,14 @@ func (n *network) outline(kept []bool, chunk int, cache map[string]*timetable) *
 		}
 	}
 	return o
+}
+
+// overhead is the time of a sweep's steps beyond one for each node, which the costs of nodes include.
+func (n *network) overhead(u *unit, t *timetable) float64 {
+	if len(u.nodes) == 1 { // its steps are joined
+		return 0
+	}
+	return n.costs.StepSeconds * float64(t.count-len(u.nodes))
 }
 
 // shares returns the value whose buffer node k may write its own value over, or -1: a step alone in its unit, in place on a value
@@ -220,6 +229,7 @@ func (n *network) describe(o *outline, i, first int, computed []bool) Unit {
 	}
 	if t := o.tables[i]; t != nil {
 		d.RingBytes = t.bytes
+		d.Seconds += n.overhead(u, t)
 	}
 	for _, b := range o.buffers {
 		if !b.external && b.first <= i && b.last >= i {

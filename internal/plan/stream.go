@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 
 	"github.com/voxcam/voxcam/internal/ir"
 )
@@ -44,8 +45,9 @@ type Search struct {
 // NewSearch looks for choices. Options.Budget does not matter here.
 func NewSearch(g *ir.Graph, opt Options) *Search {
 	n := newNetwork(g, opt.External, opt.Costs)
-	cache := map[string]*timetable{}
-	return &Search{n: n, cache: cache, points: n.descend(cache)}
+	s := &Search{n: n, cache: map[string]*timetable{}}
+	s.points = n.explore(s.cache)
+	return s
 }
 
 // Stream plans g within a budget: values with depth are kept whole while there is room, and streamed through rings and
@@ -61,16 +63,34 @@ func Stream(g *ir.Graph, opt Options) (*Plan, error) {
 // Plan returns the plan with the least estimated time that takes at most budget bytes, or a *TooSmallError.
 func (s *Search) Plan(budget int) (*Plan, error) {
 	slices.SortStableFunc(s.points, func(a, b Point) int { return cmp.Or(cmp.Compare(a.Seconds, b.Seconds), cmp.Compare(a.Bytes, b.Bytes)) })
+	var best *Plan
+	tried, misfits := 0, 0
 	for _, pt := range s.points {
-		if pt.Bytes > budget {
+		if pt.Bytes > budget || best != nil && tried == hastened {
 			continue
 		}
-		if p := s.n.plan(pt.outline); p.Peak <= budget {
-			if faster := s.n.plan(s.n.hasten(pt.outline, budget, s.cache)); faster.Peak <= budget {
-				return faster, nil
+		p := s.n.plan(pt.outline)
+		if p.Peak > budget { // offsets need more than what is alive: a choice close by may be placed better
+			if misfits++; misfits > 1 {
+				continue
 			}
-			return p, nil
+			if p = s.n.neighbour(pt.outline, budget, s.cache); p == nil {
+				continue
+			}
 		}
+		tried++
+		for _, room := range []int{budget, budget - budget/16} { // offsets can need more than what is alive
+			if faster := s.n.plan(s.n.hasten(pt.outline, room, s.cache)); faster.Peak <= budget {
+				p = faster
+				break
+			}
+		}
+		if best == nil || p.Seconds < best.Seconds {
+			best = p
+		}
+	}
+	if best != nil {
+		return best, nil
 	}
 	p := s.Smallest()
 	if p.Peak > budget {
@@ -127,29 +147,51 @@ func (s *Search) Curve() []Point {
 // Curve is NewSearch and Search.Curve.
 func Curve(g *ir.Graph, opt Options) []Point { return NewSearch(g, opt).Curve() }
 
-// chunks are the bytes of a slab, the comfortable size first.
-var chunks = []int{1 << 18, 0}
+// explore collects choices for each size of slabs, and the same choices with slabs of one plane, from the largest to the smallest.
+func (n *network) explore(cache map[string]*timetable) []Point {
+	sizes := append(slices.Clone(n.costs.SlabBytes), 0)
+	found := make([][]Point, len(sizes))
+	caches := make([]map[string]*timetable, len(sizes))
+	var work sync.WaitGroup
+	for i, chunk := range sizes {
+		caches[i] = map[string]*timetable{}
+		work.Go(func() { found[i] = n.descend(chunk, caches[i]) })
+	}
+	work.Wait()
+	for _, c := range caches {
+		maps.Copy(cache, c)
+	}
+	points := slices.Concat(found...)
+	for _, pt := range slices.Concat(found[:len(sizes)-1]...) {
+		points = append(points, newPoint(n.outline(pt.outline.kept, 0, cache)))
+	}
+	slices.SortStableFunc(points, func(a, b Point) int { return b.Bytes - a.Bytes })
+	return points
+}
+
+func newPoint(o *outline) Point {
+	count := 0
+	for _, k := range o.kept {
+		if k {
+			count++
+		}
+	}
+	return Point{Bytes: o.peak, Seconds: o.seconds, Kept: count, outline: o}
+}
 
 // descend walks from the plan that keeps everything to one that cannot be made smaller: at the fullest unit it lets go of the
 // values that cost the least time a byte. Every stop is a point.
-func (n *network) descend(cache map[string]*timetable) []Point {
+func (n *network) descend(chunk int, cache map[string]*timetable) []Point {
 	kept := make([]bool, len(n.nodes))
 	for i := range kept {
 		kept[i] = n.nodes[i].kind == local
 	}
 	var points []Point
-	visit := func(o *outline) {
-		count := 0
-		for _, k := range o.kept {
-			if k {
-				count++
-			}
-		}
-		points = append(points, Point{Bytes: o.peak, Seconds: o.seconds, Kept: count, outline: o})
-	}
-	o := n.outline(slices.Clone(kept), chunks[0], cache)
+	visit := func(o *outline) { points = append(points, newPoint(o)) }
+	o := n.outline(slices.Clone(kept), chunk, cache)
 	visit(o)
-	// What is read only in the sweep that computes it costs nothing to stream.
+	n.letGo(o, visit, cache)
+	// What is read only in the sweep that computes it costs little to stream.
 	for changed := true; changed; {
 		changed = false
 		trial := slices.Clone(kept)
@@ -164,29 +206,9 @@ func (n *network) descend(cache map[string]*timetable) []Point {
 		}
 		kept = trial
 	}
-	o = n.outline(slices.Clone(kept), chunks[0], cache)
+	o = n.outline(slices.Clone(kept), chunk, cache)
 	visit(o)
-	stuck := 0
-	for len(points) < 4*len(n.nodes)+16 {
-		drop := n.candidates(o)
-		if len(drop) == 0 {
-			break
-		}
-		for _, v := range drop {
-			kept[v] = false
-		}
-		next := n.outline(slices.Clone(kept), chunks[0], cache)
-		visit(next)
-		if next.peak >= o.peak {
-			stuck++
-		} else {
-			stuck = 0
-		}
-		if stuck > 64 {
-			break
-		}
-		o = next
-	}
+	n.letGo(o, visit, cache)
 	// Checkpoints: keep what is small, whatever it costs to compute the rest again.
 	sizes := map[int]bool{}
 	for i := range n.nodes {
@@ -199,27 +221,50 @@ func (n *network) descend(cache map[string]*timetable) []Point {
 		for i := range trial {
 			trial[i] = n.nodes[i].kind == local && (!n.values[i].free || n.values[i].bytes < most)
 		}
-		visit(n.outline(trial, chunks[0], cache))
+		visit(n.outline(trial, chunk, cache))
 	}
-	// From the best so far, keep or let go of single values as long as that makes the fullest unit smaller.
+	if chunk > 0 {
+		return points
+	}
+	// From the smallest so far, keep or let go of single values as long as that makes the fullest unit smaller.
 	start := points
 	slices.SortStableFunc(start, func(a, b Point) int { return cmp.Compare(a.Bytes, b.Bytes) })
 	for _, pt := range slices.Clone(start[:min(len(start), starts)]) {
 		n.improve(pt.outline, visit, cache)
 	}
-	// The same choices with slabs of one plane.
-	for _, pt := range slices.Clone(points) {
-		visit(n.outline(pt.outline.kept, chunks[1], cache))
-	}
-	slices.SortStableFunc(points, func(a, b Point) int { return b.Bytes - a.Bytes })
 	return points
+}
+
+// letGo lets the fullest unit go of the values that cost the least time a byte, again and again, and visits every stop.
+func (n *network) letGo(o *outline, visit func(*outline), cache map[string]*timetable) {
+	stuck := 0
+	for range 4*len(n.nodes) + 16 {
+		drop := n.candidates(o)
+		if len(drop) == 0 {
+			return
+		}
+		kept := slices.Clone(o.kept)
+		for _, v := range drop {
+			kept[v] = false
+		}
+		next := n.outline(kept, o.chunk, cache)
+		visit(next)
+		if stuck++; next.peak < o.peak {
+			stuck = 0
+		}
+		if stuck > 64 {
+			return
+		}
+		o = next
+	}
 }
 
 // Bounds of the search, which keep planning within a second or two for the largest models.
 const (
-	starts = 3  // places to improve from
-	rounds = 40 // changes from each
-	wide   = 16 // values tried in a round
+	starts   = 3  // places to improve from
+	hastened = 4  // plans that fit a budget and are made faster
+	rounds   = 40 // changes from each
+	wide     = 16 // values tried in a round
 )
 
 // improve changes one value at a time, the one that lowers the peak the most, and visits every stop.
@@ -245,7 +290,7 @@ func (n *network) improve(o *outline, visit func(*outline), cache map[string]*ti
 func (n *network) hasten(o *outline, budget int, cache map[string]*timetable) *outline {
 	for range rounds {
 		var best *outline
-		for _, v := range n.repeated(o) {
+		for _, v := range n.streamed(o) {
 			kept := slices.Clone(o.kept)
 			kept[v] = true
 			next := n.outline(kept, o.chunk, cache)
@@ -273,23 +318,48 @@ func (n *network) hasten(o *outline, budget int, cache map[string]*timetable) *o
 	return o
 }
 
-// repeated are the values that are computed more than once and could be kept, those that take the most time first.
-func (n *network) repeated(o *outline) []int {
+// neighbour is the fastest plan that fits a budget and differs from an outline in one value, or nil.
+func (n *network) neighbour(o *outline, budget int, cache map[string]*timetable) *Plan {
+	var best *Plan
+	tries := 0
+	for v := range n.nodes {
+		if !n.values[v].free || tries == 2*wide {
+			continue
+		}
+		kept := slices.Clone(o.kept)
+		kept[v] = !kept[v]
+		next := n.outline(kept, o.chunk, cache)
+		if next.peak > budget || next.seconds > 1.1*o.seconds || best != nil && next.seconds >= best.Seconds {
+			continue
+		}
+		tries++
+		if p := n.plan(next); p.Peak <= budget {
+			best = p
+		}
+	}
+	return best
+}
+
+// streamed are the values that are not kept and could be, those that would save the most time first: they are not computed again,
+// and the steps that make their planes become one.
+func (n *network) streamed(o *outline) []int {
 	times := make([]int, len(n.nodes))
 	for _, u := range o.units {
 		for _, k := range u.nodes {
 			times[k]++
 		}
 	}
+	saves := func(k int) float64 {
+		steps := n.values[k].depth/n.pace(k, o.chunk)*times[k] - 1
+		return n.nodes[k].cost*float64(times[k]-1) + n.costs.StepSeconds*float64(steps)
+	}
 	var list []int
 	for k, t := range times {
-		if t > 1 && n.values[k].free && !o.kept[k] {
+		if t > 0 && n.values[k].free && !o.kept[k] {
 			list = append(list, k)
 		}
 	}
-	slices.SortStableFunc(list, func(a, b int) int {
-		return cmp.Compare(n.nodes[b].cost*float64(times[b]-1), n.nodes[a].cost*float64(times[a]-1))
-	})
+	slices.SortStableFunc(list, func(a, b int) int { return cmp.Compare(saves(b), saves(a)) })
 	return list[:min(len(list), wide)]
 }
 

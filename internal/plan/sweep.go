@@ -6,10 +6,10 @@ import (
 
 // unit is a stretch of the schedule: a node as a whole, or a sweep.
 type unit struct {
-	whole   int   // the node, -1 for a sweep
-	nodes   []int // of a sweep, in order; those whose values are not kept are computed for this sweep alone
-	targets []int // the nodes among them whose values are kept, or that gather
-	set     map[int]bool
+	whole   int    // the node, -1 for a sweep
+	nodes   []int  // of a sweep, in order; those whose values are not kept are computed for this sweep alone
+	targets []int  // the nodes among them whose values are kept, or that gather
+	set     []bool // by node
 }
 
 // layoutUnits cuts the graph into units for a choice of kept values. Each kept value is computed once; the values between
@@ -77,7 +77,7 @@ func (n *network) layoutUnits(kept []bool) []*unit {
 		}
 		if best < 0 {
 			best = len(units)
-			units = append(units, &unit{whole: -1, set: map[int]bool{}})
+			units = append(units, &unit{whole: -1, set: make([]bool, len(n.nodes))})
 		}
 		u := units[best]
 		for _, k := range closure {
@@ -115,8 +115,9 @@ type ring struct {
 // timetable is a sweep run once on paper: its steps and how many planes each ring must hold.
 type timetable struct {
 	steps []planned
-	rings map[int]*ring
-	bytes int // of all rings
+	count int     // of steps
+	rings []*ring // by node, nil where there is none
+	bytes int     // of all rings
 }
 
 // planned is a step of a node over planes.
@@ -129,14 +130,12 @@ type planned struct {
 // reads, and no plane is computed before somebody needs it, so that rings stay as small as the windows allow. Without record the
 // steps are left out: the search simulates many sweeps, and their steps would take more memory than the plan.
 func (n *network) simulate(u *unit, kept []bool, chunk int, record bool) *timetable {
-	t := &timetable{rings: map[int]*ring{}}
+	t := &timetable{rings: make([]*ring, len(n.nodes))}
 	inSweep := u.set
-	readers := map[int][]int{} // within the sweep
+	readers := make([][]int, len(n.values)) // within the sweep
 	for _, k := range u.nodes {
-		seen := map[int]bool{}
-		for _, in := range n.nodes[k].inputs {
-			if in >= 0 && !seen[in] && n.values[in].depth > 0 {
-				seen[in] = true
+		for i, in := range n.nodes[k].inputs {
+			if in >= 0 && n.values[in].depth > 0 && !slices.Contains(n.nodes[k].inputs[:i], in) {
 				readers[in] = append(readers[in], k)
 			}
 		}
@@ -151,7 +150,7 @@ func (n *network) simulate(u *unit, kept []bool, chunk int, record bool) *timeta
 			t.rings[k] = r
 		}
 	}
-	done := map[int]int{} // planes of a node that have been computed, or taken
+	done := make([]int, len(n.values)) // planes of a node that have been computed, or taken
 	total := func(k int) int {
 		if n.nodes[k].kind == gathers {
 			return n.gatheredDepth(k)
@@ -180,7 +179,7 @@ func (n *network) simulate(u *unit, kept []bool, chunk int, record bool) *timeta
 		return low
 	}
 	// tail is the last value computed in place in a value's ring.
-	tail := map[int]int{}
+	tail := make([]int, len(n.nodes))
 	for _, k := range u.nodes {
 		if r := t.rings[k]; r != nil {
 			tail[r.root] = k
@@ -212,6 +211,7 @@ func (n *network) simulate(u *unit, kept []bool, chunk int, record bool) *timeta
 				root := t.rings[r.root]
 				root.planes = max(root.planes, z1-min(z0, floor(tail[r.root])))
 			}
+			t.count++
 			if record {
 				t.steps = append(t.steps, planned{k, int32(z0), int32(z1)})
 			}
@@ -233,10 +233,13 @@ func (n *network) simulate(u *unit, kept []bool, chunk int, record bool) *timeta
 		advance(next, min(done[next]+n.pace(next, chunk), total(next)))
 	}
 	for k, r := range t.rings {
-		if r.root == k {
+		if r != nil && r.root == k {
 			r.planes = min(r.planes, n.values[k].depth)
 			t.bytes += align(r.planes * n.values[k].plane)
 		}
+	}
+	if !record {
+		t.rings = nil // there are many tables
 	}
 	return t
 }

@@ -171,7 +171,10 @@ func (b *Backend) compiled(p *plan.Plan) (w *pool, instances []*instance, err er
 	w = &pool{wanted: map[constantKey]*constant{}}
 	err = b.context.Do(func() error {
 		c := &compiler{backend: b, plan: p, weights: w}
-		_, instances, err = c.steps(context.Background())
+		steps, plain, err := c.steps(context.Background())
+		if err == nil {
+			_, instances, err = c.fuse(context.Background(), steps, plain)
+		}
 		return err
 	})
 	return w, instances, err
@@ -197,4 +200,22 @@ func (b *Backend) ScratchBytes(p *plan.Plan) (int, error) {
 		return 0, err
 	}
 	return b.round(arrange(instances) + stagingBytes(p)), nil
+}
+
+// FreeMemory is what the device has free, and what the backend holds of it already.
+func (b *Backend) FreeMemory() (bytes int, err error) {
+	err = b.context.Do(func() error {
+		free, _, err := b.context.MemInfo()
+		bytes = free + b.Held()
+		return err
+	})
+	return bytes, err
+}
+
+// Note is what the user should know of how the backend computes; "" if there is nothing.
+func (b *Backend) Note() string {
+	if b.options.Precision != Float32 && b.device.Major < 8 {
+		return fmt.Sprintf("%s has no tensor cores for --precision tf32 and bf16; it computes in fp32", b.device.Name)
+	}
+	return ""
 }

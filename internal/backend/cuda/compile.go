@@ -31,6 +31,9 @@ type compiler struct {
 	inst *instance
 	// depth is the number of planes of the output, or of the gathered input.
 	depth int
+
+	epilogue epilogue // of a convolution that is fused with what follows it
+	taken    bool     // the builder computes it
 }
 
 // A builder compiles a node to an action.

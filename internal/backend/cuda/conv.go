@@ -1,12 +1,325 @@
 package cuda
 
 import (
-	"github.com/voxcam/voxcam/internal/backend"
+	"fmt"
+	"math"
+
+	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/ir"
+	"github.com/voxcam/voxcam/internal/op"
+	"github.com/voxcam/voxcam/internal/plan"
 )
 
-func buildConv(c *compiler, n *ir.Node) (action, error) { return nil, backend.ErrUnsupported }
+func buildConv(c *compiler, n *ir.Node) (action, error) {
+	return c.conv(n, n.Attr.(op.ConvAttr), false)
+}
 
 func buildConvBackwardData(c *compiler, n *ir.Node) (action, error) {
-	return nil, backend.ErrUnsupported
+	return c.conv(n, n.Attr.(op.ConvBackwardDataAttr).Conv, true)
+}
+
+// convBuilders are the special cases, in the order in which they are asked; the last takes everything.
+func (c *compiler) convBuilders() []func(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (action, bool, error) {
+	b := []func(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (action, bool, error){buildPreciseConv, buildDepthwise, buildStem}
+	if c.backend.options.Precision != Float32 {
+		b = append(b, buildTensor)
+	}
+	return append(b, buildCudnn, buildLattice)
+}
+
+// conv compiles a convolution, or the gradient of one with respect to its input.
+func (c *compiler) conv(n *ir.Node, a op.ConvAttr, backward bool) (action, error) {
+	for _, build := range c.convBuilders() {
+		if run, ok, err := build(c, n, a, backward); ok || err != nil {
+			return run, err
+		}
+	}
+	return nil, fmt.Errorf("no kernel for the convolution %+v", a)
+}
+
+// convParams is ConvParams of conv.cuh.
+type convParams struct {
+	Lattice
+	Partial                              driver.Ptr
+	Splits, SplitSteps, Steps, Columns   int32
+	Depth, Tiles, Total, TapArea, TapRow Divide
+	Taps                                 int32
+}
+
+// convStep is how many values of a sum a kernel takes at a time.
+const convStep = 8
+
+// convForm is the form of weights as matrices: [groups][steps of 8 along taps and channels][columns], the channels of a tap and the
+// columns filled up to a multiple of 4 with zeros, the whole depth to one of 8.
+type convForm struct {
+	attr     op.ConvAttr
+	backward bool
+	class    int
+}
+
+// convMatrix is the size of the weights of a class in that form.
+type convMatrix struct {
+	depth   int // of a tap, filled up
+	steps   int
+	columns int
+	weights *constant
+}
+
+// matrices packs the weights of all classes.
+func (v *convolution) matrices(c *compiler, w *ir.Value) ([]convMatrix, error) {
+	c.packed(1)
+	all := make([]convMatrix, len(v.classes))
+	for i := range v.classes {
+		cl := &v.classes[i]
+		m := convMatrix{depth: ceilDiv(v.cin, 4) * 4, columns: ceilDiv(v.cout, 4) * 4}
+		m.steps = ceilDiv(cl.tapCount()*m.depth, convStep)
+		elements := v.groups * m.steps * convStep * m.columns
+		if elements > math.MaxInt32 {
+			return nil, fmt.Errorf("%v has more weights than a convolution can address", w)
+		}
+		m.weights = c.pack(w, convForm{v.attr, v.backward, i}, 4*elements, func(dst []byte) {
+			v.packMatrix(as[float32](dst), w.Const.Float32s(), cl, m)
+		})
+		all[i] = m
+	}
+	return all, nil
+}
+
+// packMatrix fills the matrices of a class.
+func (v *convolution) packMatrix(dst, w []float32, cl *class, m convMatrix) {
+	stepIn, stepOut := 0, 0
+	if v.cin > 1 && cl.tapCount() > 0 {
+		stepIn = v.weightIndex(cl, 0, 0, 1, 0) - v.weightIndex(cl, 0, 0, 0, 0)
+	}
+	if v.cout > 1 && cl.tapCount() > 0 {
+		stepOut = v.weightIndex(cl, 0, 0, 0, 1) - v.weightIndex(cl, 0, 0, 0, 0)
+	}
+	for g := range v.groups {
+		for t := range cl.tapCount() {
+			first := v.weightIndex(cl, g, t, 0, 0)
+			for ci := range v.cin {
+				row := dst[(g*m.steps*convStep+t*m.depth+ci)*m.columns:][:v.cout]
+				for co := range row {
+					row[co] = w[first+ci*stepIn+co*stepOut]
+				}
+			}
+		}
+	}
+}
+
+// params are those of a launch, but for what depends on the tile.
+func (v *convolution) params(l Lattice, cl *class, m *convMatrix) convParams {
+	return convParams{Lattice: l, Splits: 1, SplitSteps: int32(m.steps), Steps: int32(m.steps), Columns: int32(m.columns),
+		Depth: divideBy(m.depth), Tiles: divideBy(1), Total: divideBy(v.groups * v.cout),
+		TapArea: divideBy(max(1, cl.taps[1]*cl.taps[2])), TapRow: divideBy(max(1, cl.taps[2])), Taps: int32(cl.tapCount())}
+}
+
+// convTile is a kernel of conv.cu: each block makes a tile of rows (points) x columns (channels).
+type convTile struct {
+	name                   string
+	rows, columns, threads int
+	blocks                 int     // that share a multiprocessor
+	rate                   float64 // of multiplications when it is full; 1 is the best
+}
+
+var convTiles = [...]convTile{
+	{"conv_128x128", 128, 128, 256, 2, 1},
+	{"conv_128x64", 128, 64, 128, 4, 0.97},
+	{"conv_64x64", 64, 64, 128, 5, 0.8},
+	{"conv_128x32", 128, 32, 128, 5, 0.75},
+	{"conv_256x16", 256, 16, 128, 5, 0.65},
+}
+
+// What tiles cost, in multiplications of a multiprocessor.
+const (
+	tileOverhead  = 24     // steps of a sum that starting a block and storing its results take
+	bytesTime     = 7      // a byte of device memory
+	launchTime    = 600000 // a kernel
+	fullThreads   = 512    // that keep a multiprocessor busy
+	leastSplit    = 16     // steps of convStep in a split
+	mostSplits    = 16
+	splitCapacity = 32 << 20 // bytes of partial sums
+)
+
+// product is the size of a convolution as a matrix product.
+type product struct{ points, columns, groups, steps int }
+
+// time estimates what a product takes with a tile and its depth split.
+func (t *convTile) time(p product, splits, multiprocessors int) float64 {
+	blocks := ceilDiv(p.points, t.rows) * ceilDiv(p.columns, t.columns) * p.groups * splits
+	each := ceilDiv(blocks, multiprocessors)
+	work := float64(t.rows*t.columns*(ceilDiv(p.steps, splits)*convStep+tileOverhead)) / t.rate
+	busy := min(1, 0.25+0.75*float64(min(each, t.blocks)*t.threads)/fullThreads)
+	time := float64(each) * work / busy
+	if splits > 1 {
+		time += launchTime + float64(2*4*splits*p.points*p.columns*p.groups)*bytesTime/float64(multiprocessors)
+	}
+	return time
+}
+
+// chooseTile is the fastest tile for a product.
+func chooseTile(p product, splits, multiprocessors int) int {
+	best := 0
+	for i := range convTiles {
+		if convTiles[i].time(p, splits, multiprocessors) < convTiles[best].time(p, splits, multiprocessors) {
+			best = i
+		}
+	}
+	return best
+}
+
+// chooseSplits cuts the depth of a product into sums that are added later, where there are too few tiles for all multiprocessors. It must
+// be asked for the whole of a node, so that results do not depend on slabs.
+func chooseSplits(p product, multiprocessors int) int {
+	best, least := 1, math.Inf(1)
+	for s := 1; s <= mostSplits && (s == 1 || p.steps/s >= leastSplit && 4*s*p.points*p.columns*p.groups <= splitCapacity); s++ {
+		if s > 1 && ceilDiv(p.steps, ceilDiv(p.steps, s)) != s {
+			continue // the last would be empty
+		}
+		if t := convTiles[chooseTile(p, s, multiprocessors)].time(p, s, multiprocessors); t < least {
+			best, least = s, t
+		}
+	}
+	return best
+}
+
+// buildLattice compiles any convolution, or the gradient of one, in strict float32.
+func buildLattice(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (action, bool, error) {
+	v, err := newConvolution(n, a, backward)
+	if err != nil {
+		return nil, false, err
+	}
+	matrices, err := v.matrices(c, n.Inputs[1])
+	if err != nil {
+		return nil, false, err
+	}
+	suffix := ""
+	if v.aligned(c.in(0)) {
+		suffix = "_4"
+	}
+	var functions [len(convTiles)]*driver.Function
+	for i := range convTiles {
+		if functions[i], err = c.kernel(convTiles[i].name + suffix); err != nil {
+			return nil, false, err
+		}
+	}
+	finish, err := c.kernel("conv_finish")
+	if err != nil {
+		return nil, false, err
+	}
+	multiprocessors, total, tallest := c.backend.device.Multiprocessors, v.groups*v.cout, c.tallest()
+	splits := make([]int, len(v.classes))
+	for i := range v.classes {
+		of := func(z1 int) int { // points of the class on planes [0, z1)
+			count, _ := v.points(&v.classes[i], 0, z1)
+			return count[0] * count[1] * count[2]
+		}
+		splits[i] = chooseSplits(product{of(v.out[0]), v.cout, v.groups, matrices[i].steps}, multiprocessors)
+		if v.groups*splits[i] > math.MaxUint16 {
+			return nil, false, fmt.Errorf("%d groups are more than a convolution can address", v.groups)
+		}
+		if splits[i] > 1 {
+			c.scratch(4 * splits[i] * of(tallest) * total)
+		}
+	}
+	return func(q *queue, z0, z1 int) error {
+		for sample := range v.samples {
+			for i := range v.classes {
+				m := &matrices[i]
+				l, ok := v.lattice(q, &v.classes[i], m.weights.at, sample, z0, z1)
+				if !ok {
+					continue
+				}
+				k := chooseTile(product{int(l.Points), v.cout, v.groups, m.steps}, splits[i], multiprocessors)
+				t := &convTiles[k]
+				p := v.params(l, &v.classes[i], m)
+				columns := ceilDiv(v.cout, t.columns)
+				p.Tiles = divideBy(columns)
+				p.Splits, p.SplitSteps = int32(splits[i]), int32(ceilDiv(m.steps, splits[i]))
+				if splits[i] > 1 {
+					p.Partial = q.scratch
+				}
+				grid := [3]uint32{uint32(ceilDiv(int(l.Points), t.rows) * columns), uint32(v.groups * splits[i]), 1}
+				if err := launch(q, functions[k], grid, t.threads, 0, &p); err != nil {
+					return err
+				}
+				if splits[i] == 1 {
+					continue
+				}
+				if err := launch(q, finish, [3]uint32{uint32(ceilDiv(int(l.Points)*total, 256)), 1, 1}, 256, 0, &p); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}, true, nil
+}
+
+// tallest is the most planes that a step of the node makes.
+func (c *compiler) tallest() int {
+	if c.mode == plan.Whole {
+		return c.depth
+	}
+	most := 1
+	for i := range c.plan.Steps {
+		if s := &c.plan.Steps[i]; s.Node == c.node && s.Mode == c.mode {
+			most = max(most, s.Z1-s.Z0)
+		}
+	}
+	return most
+}
+
+// preciseDepth is the length of sums from which on they are cut into parts.
+const preciseDepth = 64
+
+// buildPreciseConv compiles small convolutions with sums in float64; false where they are large.
+func buildPreciseConv(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (action, bool, error) {
+	v, err := newConvolution(n, a, backward)
+	if err != nil {
+		return nil, false, err
+	}
+	w := n.Inputs[1].Shape()
+	macs := w.Elements() / w[0]
+	if backward {
+		macs = w.Elements() / (v.groups * v.cout) / (a.Stride[0] * a.Stride[1] * a.Stride[2])
+	}
+	if n.Out().Shape().Elements()*macs > c.backend.precise {
+		return nil, false, nil
+	}
+	matrices, err := v.matrices(c, n.Inputs[1])
+	if err != nil {
+		return nil, false, err
+	}
+	short, err := c.kernel("conv_precise")
+	if err != nil {
+		return nil, false, err
+	}
+	deep, err := c.kernel("conv_precise_deep")
+	if err != nil {
+		return nil, false, err
+	}
+	total := v.groups * v.cout
+	return func(q *queue, z0, z1 int) error {
+		for sample := range v.samples {
+			for i := range v.classes {
+				m := &matrices[i]
+				l, ok := v.lattice(q, &v.classes[i], m.weights.at, sample, z0, z1)
+				if !ok {
+					continue
+				}
+				p := v.params(l, &v.classes[i], m)
+				points, err := int(l.Points), error(nil)
+				if columns := ceilDiv(v.cout, 8); m.steps*convStep >= preciseDepth && v.groups <= math.MaxUint16 {
+					p.Tiles = divideBy(columns)
+					err = launch(q, deep, [3]uint32{uint32(points * columns), uint32(v.groups), 1}, 256, 0, &p)
+				} else {
+					err = launch(q, short, [3]uint32{uint32(ceilDiv(points*total, 128)), 1, 1}, 128, 0, &p)
+				}
+				if err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}, true, nil
 }

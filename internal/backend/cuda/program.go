@@ -25,7 +25,8 @@ type Program struct {
 	external  []*external       // of each buffer, nil for those in the arena
 	instances []*instance
 	steps     []step
-	high      []int // end of the highest byte of the arena that steps up to each one write
+	fused     []*fusion // that begin at each step
+	high      []int     // end of the highest byte of the arena that steps up to each one write
 	dies      [][]int
 	scratch   *memory // of steps, states of instances, and staging
 	blocks    []*block
@@ -55,6 +56,9 @@ func (p *Program) load(ctx context.Context, a backend.Arena) (err error) {
 	weights := &pool{backend: b, wanted: map[constantKey]*constant{}}
 	c := &compiler{backend: b, plan: p.plan, weights: weights}
 	if p.steps, p.instances, err = c.steps(ctx); err != nil {
+		return err
+	}
+	if p.fused, p.instances, err = c.fuse(ctx, p.steps, p.instances); err != nil {
 		return err
 	}
 	switch a := a.(type) {
@@ -196,31 +200,39 @@ func (p *Program) enqueueSteps(ctx context.Context, from, to int) error {
 			e.forget()
 		}
 	}
-	for i := from; i < to; i++ {
+	for i := from; i < to; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := p.step(i); err != nil {
+		inst, next := p.steps[i].instance, i+1
+		if f := p.fused[i]; f != nil && i+f.steps <= to {
+			inst, next = f.instance, i+f.steps
+		}
+		if err := p.step(inst, i, next); err != nil {
 			n := p.plan.Steps[i].Node
 			return fmt.Errorf("cuda: step %d, node %q (%s): %w", i, n.Name, n.Op.Name, err)
 		}
+		i = next
 	}
 	return nil
 }
 
-func (p *Program) step(i int) error {
-	s := &p.steps[i]
+// step does steps [i, next), which are one unless they are fused.
+func (p *Program) step(inst *instance, i, next int) error {
 	if err := p.stage(i); err != nil {
 		return err
 	}
-	p.queue.inst = s.instance
-	if err := s.instance.run(&p.queue, s.z0, s.z1); err != nil {
+	p.queue.inst = inst
+	if err := inst.run(&p.queue, p.steps[i].z0, p.steps[i].z1); err != nil {
 		return err
 	}
 	if err := p.unstage(i); err != nil {
 		return err
 	}
-	if invariants.Enabled {
+	if !invariants.Enabled {
+		return nil
+	}
+	for ; i < next; i++ {
 		for _, k := range p.dies[i] {
 			b := &p.plan.Buffers[k]
 			if err := p.backend.stream.Fill8(p.address[k], 0xff, b.Bytes); err != nil {

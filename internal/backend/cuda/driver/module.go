@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"unsafe"
+
+	"github.com/voxcam/voxcam/internal/dl"
 )
 
 // Module is a set of kernels in the memory of the device.
@@ -121,9 +123,9 @@ func (s *Stream) Launch(f *Function, grid, block [3]uint32, shared int, params u
 			f.paramBytes, size)
 	}
 	s.params = params
-	err := s.d.launchKernel.call(f.handle, uintptr(grid[0]), uintptr(grid[1]), uintptr(grid[2]), uintptr(block[0]), uintptr(block[1]),
-		uintptr(block[2]), uintptr(shared), s.handle, uintptr(unsafe.Pointer(&s.params)), 0)
-	if err != nil {
+	s.args = [...]uintptr{f.handle, uintptr(grid[0]), uintptr(grid[1]), uintptr(grid[2]), uintptr(block[0]), uintptr(block[1]),
+		uintptr(block[2]), uintptr(shared), s.handle, uintptr(unsafe.Pointer(&s.params)), 0}
+	if err := s.d.launchKernel.check(dl.CallSlice(s.d.launchKernel.at, s.args[:])); err != nil {
 		return fmt.Errorf("kernel %s in %v blocks of %v threads: %w", f.name, grid, block, err)
 	}
 	return nil

@@ -15,8 +15,12 @@ func (p *proc) call(args ...uintptr) error {
 	if p.at == 0 {
 		return &Error{p.name, CodeNotFound, "", "the driver is too old for this call: update it"}
 	}
-	if r := uint32(dl.Call(p.at, args...)); r != 0 {
-		return newError(p.name, int(r))
+	return p.check(dl.Call(p.at, args...))
+}
+
+func (p *proc) check(result uintptr) error {
+	if code := uint32(result); code != 0 { // the upper half of the register is undefined
+		return newError(p.name, int(code))
 	}
 	return nil
 }

@@ -11,7 +11,10 @@ import (
 type Stream struct {
 	d      *Driver
 	handle uintptr
-	params unsafe.Pointer // of the kernel being launched; here so that a launch does not allocate
+
+	// Of the kernel being launched; here so that a launch does not allocate.
+	params unsafe.Pointer
+	args   [11]uintptr
 }
 
 // Flags of streams and events.

@@ -1,0 +1,168 @@
+"""Full-size 3D classifiers for benchmarks, with random weights and fitted BatchNorm statistics.
+
+    python3 bench/gpu_models.py OUT_DIR [name ...]      exports OUT_DIR/<name>.onnx
+
+Needs torch, torchvision and onnx. Every model takes one volume [1, C, D, H, W] of float32 and returns logits [1, classes].
+
+    effnet3d_b2   the original system's network: EfficientNet3D-b2 with a 1408-512-4 head, input [1, 1, 256, 256, 256],
+                  target layer backbone.conv_head (a 1x1x1 convolution, before its BatchNorm and Swish)
+    r3d_18        torchvision's video ResNet, input [1, 3, 256, 256, 256] (192 MiB), target layer layer4
+    resnet50_3d   bottleneck ResNet-50 with 3x3x3 convolutions, input [1, 1, 256, 256, 256], target layer layer4
+"""
+import math
+import os
+import sys
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class SamePadConv3d(nn.Conv3d):
+    """Convolution with the zero padding that 'same' asks for at a nominal image size; it does not follow the real size."""
+
+    def __init__(self, cin, cout, k, stride=1, groups=1, bias=False, nominal=260):
+        super().__init__(cin, cout, k, stride=stride, groups=groups, bias=bias)
+        total = max((math.ceil(nominal / stride) - 1) * stride + k - nominal, 0)
+        self.pad = (total // 2, total - total // 2)
+
+    def forward(self, x):
+        return super().forward(F.pad(x, self.pad * 3) if sum(self.pad) else x)
+
+
+class MBConv3d(nn.Module):
+    def __init__(self, cin, cout, k, stride, expand):
+        super().__init__()
+        mid = cin * expand
+        bn = lambda c: nn.BatchNorm3d(c, eps=1e-3, momentum=0.01)
+        self.expand = nn.Sequential(SamePadConv3d(cin, mid, 1), bn(mid), nn.SiLU()) if expand > 1 else nn.Identity()
+        self.depthwise = nn.Sequential(SamePadConv3d(mid, mid, k, stride, groups=mid), bn(mid), nn.SiLU())
+        squeezed = max(1, int(cin * 0.25))
+        self.squeeze, self.excite = nn.Conv3d(mid, squeezed, 1), nn.Conv3d(squeezed, mid, 1)
+        self.project = nn.Sequential(SamePadConv3d(mid, cout, 1), bn(cout))
+        self.skip = stride == 1 and cin == cout
+
+    def forward(self, x):
+        y = self.depthwise(self.expand(x))
+        gate = torch.sigmoid(self.excite(F.silu(self.squeeze(F.adaptive_avg_pool3d(y, 1)))))
+        y = self.project(gate * y)
+        return x + y if self.skip else y
+
+
+class EfficientNet3D(nn.Module):
+    # kernel, repeats, in, out, expand, stride at width 1.0 and depth 1.0
+    STAGES = [(3, 1, 32, 16, 1, 2), (3, 2, 16, 24, 6, 2), (5, 2, 24, 40, 6, 2), (3, 3, 40, 80, 6, 2), (5, 3, 80, 112, 6, 1), (5, 4, 112, 192, 6, 2), (3, 1, 192, 320, 6, 1)]
+
+    def __init__(self, width=1.1, depth=1.2, cin=1):
+        super().__init__()
+
+        def channels(c):
+            c *= width
+            rounded = max(8, int(c + 4) // 8 * 8)
+            return int(rounded + 8 if rounded < 0.9 * c else rounded)
+
+        stem = channels(32)
+        self.stem = nn.Sequential(SamePadConv3d(cin, stem, 3, 2), nn.BatchNorm3d(stem, eps=1e-3), nn.SiLU())
+        blocks = []
+        for k, repeats, i, o, expand, stride in self.STAGES:
+            for r in range(math.ceil(depth * repeats)):
+                blocks.append(MBConv3d(channels(i) if r == 0 else channels(o), channels(o), k, stride if r == 0 else 1, expand))
+        self.blocks = nn.Sequential(*blocks)
+        self.out_channels = channels(1280)
+        self.conv_head = SamePadConv3d(channels(320), self.out_channels, 1)
+        self.bn_head = nn.BatchNorm3d(self.out_channels, eps=1e-3)
+
+    def forward(self, x):
+        return F.silu(self.bn_head(self.conv_head(self.blocks(self.stem(x)))))
+
+
+class Classifier(nn.Module):
+    def __init__(self, classes=4):
+        super().__init__()
+        self.backbone = EfficientNet3D()
+        self.classifier = nn.Sequential(nn.Linear(self.backbone.out_channels, 512), nn.ReLU(), nn.Dropout(0.3), nn.Linear(512, classes))
+
+    def forward(self, x):
+        return self.classifier(F.adaptive_avg_pool3d(self.backbone(x), 1).flatten(1))
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, cin, planes, stride):
+        super().__init__()
+        out = planes * 4
+        self.conv1, self.bn1 = nn.Conv3d(cin, planes, 1, bias=False), nn.BatchNorm3d(planes)
+        self.conv2, self.bn2 = nn.Conv3d(planes, planes, 3, stride, 1, bias=False), nn.BatchNorm3d(planes)
+        self.conv3, self.bn3 = nn.Conv3d(planes, out, 1, bias=False), nn.BatchNorm3d(out)
+        self.down = nn.Sequential(nn.Conv3d(cin, out, 1, stride, bias=False), nn.BatchNorm3d(out)) if stride != 1 or cin != out else None
+
+    def forward(self, x):
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.bn3(self.conv3(F.relu(self.bn2(self.conv2(y)))))
+        return F.relu(y + (x if self.down is None else self.down(x)))
+
+
+class ResNet50_3D(nn.Module):
+    def __init__(self, cin=1, classes=4):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv3d(cin, 64, 7, 2, 3, bias=False), nn.BatchNorm3d(64), nn.ReLU(), nn.MaxPool3d(3, 2, 1))
+        c = 64
+        for n, (planes, repeats, stride) in enumerate([(64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)], 1):
+            layers = []
+            for r in range(repeats):
+                layers.append(Bottleneck(c, planes, stride if r == 0 else 1))
+                c = planes * 4
+            setattr(self, f"layer{n}", nn.Sequential(*layers))
+        self.fc = nn.Linear(c, classes)
+
+    def forward(self, x):
+        x = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
+        return self.fc(F.adaptive_avg_pool3d(x, 1).flatten(1))
+
+
+def _r3d_18():
+    from torchvision.models.video import r3d_18
+    return r3d_18(num_classes=4)
+
+
+# name -> (constructor, input shape, target layer)
+MODELS = {
+    "effnet3d_b2": (Classifier, (1, 1, 256, 256, 256), "backbone.conv_head"),
+    "r3d_18": (_r3d_18, (1, 3, 256, 256, 256), "layer4"),
+    "resnet50_3d": (ResNet50_3D, (1, 1, 256, 256, 256), "layer4"),
+}
+
+
+def build(name, device="cpu", seed=0):
+    """Returns (model in eval mode, input shape, target layer name); the same seed gives the same weights."""
+    make, shape, layer = MODELS[name]
+    torch.manual_seed(seed)
+    model = make().to(device)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm3d)]
+    for m in norms:
+        m.momentum = None  # cumulative average, so that activations keep an ordinary scale in eval mode
+        m.reset_running_stats()
+    generator = torch.Generator().manual_seed(seed)
+    model.train()
+    for m in model.modules():
+        if isinstance(m, nn.Dropout):
+            m.eval()
+    with torch.no_grad():
+        for _ in range(2):
+            model(torch.rand(2, shape[1], 96, 128, 128, generator=generator).to(device))
+    return model.eval(), shape, layer
+
+
+def export(name, folder, device="cpu"):
+    model, shape, _ = build(name, device)
+    path = os.path.join(folder, name + ".onnx")
+    # PRESERVE keeps BatchNorm apart from the convolution before it, so that the target layer's output exists in the file.
+    torch.onnx.export(model, (torch.rand(shape, device=device),), path, input_names=["volume"], output_names=["logits"],
+                      opset_version=17, dynamo=False, training=torch.onnx.TrainingMode.PRESERVE)
+    return path
+
+
+if __name__ == "__main__":
+    where = sys.argv[1]
+    os.makedirs(where, exist_ok=True)
+    for n in sys.argv[2:] or MODELS:
+        print(export(n, where, "cuda" if torch.cuda.is_available() else "cpu"))

@@ -1,0 +1,39 @@
+package cuda
+
+import (
+	"errors"
+	"os"
+	"testing"
+
+	"github.com/voxcam/voxcam/internal/backend/backendtest"
+	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
+	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
+)
+
+// open opens a GPU if VOXCAM_GPU=1 is set, else the simulator, on which kernels run on the processor.
+func open(t testing.TB, o Options) *Backend {
+	t.Helper()
+	if os.Getenv("VOXCAM_GPU") == "" {
+		o.Driver = simulator.Build(t)
+	}
+	b, err := New(o)
+	if none := (*driver.NoDriverError)(nil); errors.As(err, &none) {
+		t.Skip("CUDA NOT CHECKED: VOXCAM_GPU is set and there is no driver: ", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if held := b.Held(); held != 0 {
+			t.Errorf("%d bytes of device memory were not given back", held)
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return b
+}
+
+func TestConformance(t *testing.T) {
+	backendtest.Run(t, open(t, Options{}))
+}

@@ -1,0 +1,901 @@
+// The functions of libcuda that the program calls, without a GPU: kernels run on the processor (fiber.cpp), and the device's memory is
+// memory of files, so that one piece can have several addresses and what is not mapped faults. Wrong use is an error as the driver's
+// manual has it, or stricter. Streams run at once or, when simulator_set_lazy asks for it, as late as the program's waiting allows and
+// one stream far behind another: what then gives another result lacks a wait.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <chrono>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include <pthread.h>
+
+#include "fiber.h"
+
+namespace {
+
+using Address = unsigned long long;
+
+enum Code {
+    success = 0,
+    invalid_value = 1,
+    out_of_memory = 2,
+    not_initialized = 3,
+    no_device = 100,
+    invalid_device = 101,
+    invalid_image = 200,
+    invalid_context = 201,
+    invalid_handle = 400,
+    not_found = 500,
+    not_ready = 600,
+    out_of_resources = 701,
+    launch_failed = 719,
+    not_permitted = 800,
+    capture_unsupported = 900,
+    capture_unmatched = 903,
+    capture_implicit = 906,
+};
+
+const size_t granularity = 2 << 20;
+const size_t shared_free = 48 << 10, shared_opt_in = 227 << 10, shared_all = 228 << 10;
+
+struct Physical {
+    int file;
+    size_t bytes;
+    int maps;
+    bool released;
+};
+
+struct Mapping {
+    size_t bytes;
+    Address handle;
+    bool open; // access is set
+};
+
+struct Event;
+struct Stream;
+
+using Work = std::function<int()>;
+
+struct Graph {
+    std::vector<Work> work;
+};
+
+struct Event {
+    bool timing;
+    unsigned recorded = 0, passed = 0; // marks that were made, and that the stream has come to
+    double at = 0;
+    Stream* stream = nullptr;
+    Graph* graph = nullptr; // the capture in which the last mark lies
+};
+
+struct Stream {
+    std::deque<Work> work;
+    std::shared_ptr<Graph> capture;
+    bool origin = false; // the capture was begun in this stream
+};
+
+struct Function {
+    simulator::Kernel* kernel;
+    int shared = shared_free;
+};
+
+struct Module {
+    std::map<std::string, std::unique_ptr<Function>> functions;
+};
+
+struct Context {
+    int device;
+    int users = 0;
+};
+
+struct Fault {
+    int left, code;
+};
+
+struct Device {
+    std::recursive_mutex mutex;
+    bool started = false, lazy = false;
+    int lost = 0; // the error that all calls give
+    int major = 9, minor = 0, multiprocessors = 8;
+    size_t capacity = (size_t)8 << 30, used = 0;
+    Context context{0};
+    pthread_key_t current;
+    std::map<Address, size_t> reserved;
+    std::map<Address, Mapping> mapped;
+    std::map<Address, Physical> physical;
+    Address next_handle = 1;
+    std::map<Address, size_t> host;
+    std::map<Stream*, std::unique_ptr<Stream>> streams;
+    std::map<Event*, std::shared_ptr<Event>> events;
+    std::map<Module*, std::unique_ptr<Module>> modules;
+    std::map<Function*, Function*> functions;
+    std::map<Graph*, std::shared_ptr<Graph>> graphs;
+    std::map<Graph*, std::shared_ptr<Graph>> executables;
+    std::map<std::string, Fault> faults;
+
+    Device() { pthread_key_create(&current, nullptr); }
+};
+
+Device& dev() {
+    static Device* d = new Device; // never ended: other threads may still call when the process ends
+    return *d;
+}
+
+enum Needs { nothing, started, context };
+
+int enter(const char* name, Needs needs) {
+    Device& d = dev();
+    auto f = d.faults.find(name);
+    if (f != d.faults.end() && --f->second.left == 0) {
+        int code = f->second.code;
+        d.faults.erase(f);
+        return code;
+    }
+    if (needs == nothing) return success;
+    if (!d.started) return not_initialized;
+    if (needs == started) return success;
+    if (d.lost) return d.lost;
+    return pthread_getspecific(d.current) ? success : invalid_context;
+}
+
+#define ENTER(needs)                                        \
+    Device& d = dev();                                      \
+    std::lock_guard<std::recursive_mutex> lock(d.mutex);    \
+    if (int code = enter(__func__, needs)) return code
+
+#define API extern "C" __attribute__((visibility("default"))) int
+
+template <class Map, class Key> auto* find(Map& m, Key k) {
+    auto i = m.find(k);
+    return i == m.end() ? nullptr : &i->second;
+}
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+bool multiple(Address v) { return v % granularity == 0; }
+
+// accessible says whether the program may use these addresses of the device.
+bool accessible(Address at, size_t bytes) {
+    Device& d = dev();
+    while (bytes) {
+        auto i = d.mapped.upper_bound(at);
+        if (i == d.mapped.begin()) return false;
+        --i;
+        Address end = i->first + i->second.bytes;
+        if (at >= end || !i->second.open) return false;
+        size_t here = std::min<Address>(bytes, end - at);
+        at += here;
+        bytes -= here;
+    }
+    return true;
+}
+
+bool pinned(const void* p, size_t bytes) {
+    Device& d = dev();
+    Address at = (Address)p;
+    auto i = d.host.upper_bound(at);
+    return i != d.host.begin() && (--i, at + bytes <= i->first + i->second);
+}
+
+// step runs the oldest work of a stream. An error of it makes the device unusable, as on a GPU.
+void step(Stream& s) {
+    Device& d = dev();
+    Work w = std::move(s.work.front());
+    s.work.pop_front();
+    int code = d.lost ? d.lost : w();
+    if (code) d.lost = code;
+}
+
+int drain(Stream& s) {
+    while (!s.work.empty()) step(s);
+    return dev().lost;
+}
+
+int drain_all() {
+    for (auto& s : dev().streams) drain(*s.second);
+    return dev().lost;
+}
+
+int put(Stream& s, Work w) {
+    Device& d = dev();
+    if (s.capture) {
+        s.capture->work.push_back(std::move(w));
+        return success;
+    }
+    s.work.push_back(std::move(w));
+    if (!d.lazy) drain(s);
+    return success; // the error of the work shows later
+}
+
+bool capturing() {
+    for (auto& s : dev().streams) {
+        if (s.second->capture) return true;
+    }
+    return false;
+}
+
+void release(Address handle) {
+    Device& d = dev();
+    Physical& p = d.physical[handle];
+    if (p.maps || !p.released) return;
+    close(p.file);
+    d.used -= p.bytes;
+    d.physical.erase(handle);
+}
+
+int text_to(char* to, int bytes, const char* text) {
+    if (!to || bytes < 1) return invalid_value;
+    snprintf(to, bytes, "%s", text);
+    return success;
+}
+
+} // namespace
+
+// Start and devices.
+
+API cuInit(unsigned flags) {
+    ENTER(nothing);
+    if (flags) return invalid_value;
+    if (const char* visible = getenv("CUDA_VISIBLE_DEVICES")) {
+        if (*visible < '0' || *visible > '9') return no_device;
+    }
+    simulator::start();
+    d.started = true;
+    return success;
+}
+
+API cuDriverGetVersion(int* version) {
+    ENTER(nothing);
+    *version = 12040;
+    return success;
+}
+
+API cuDeviceGetCount(int* n) {
+    ENTER(started);
+    *n = 1;
+    return success;
+}
+
+API cuDeviceGet(int* device, int ordinal) {
+    ENTER(started);
+    if (ordinal != 0) return invalid_device;
+    *device = 0;
+    return success;
+}
+
+API cuDeviceGetName(char* to, int bytes, int device) {
+    ENTER(started);
+    return device ? invalid_device : text_to(to, bytes, "Simulator");
+}
+
+API cuDeviceGetPCIBusId(char* to, int bytes, int device) {
+    ENTER(started);
+    return device ? invalid_device : text_to(to, bytes, "0000:00:00.0");
+}
+
+API cuDeviceGetUuid(char* to, int device) {
+    ENTER(started);
+    if (device) return invalid_device;
+    memcpy(to, "simulated device", 16);
+    return success;
+}
+
+API cuDeviceGetUuid_v2(char* to, int device) { return cuDeviceGetUuid(to, device); }
+
+API cuDeviceTotalMem_v2(size_t* bytes, int device) {
+    ENTER(started);
+    if (device) return invalid_device;
+    *bytes = d.capacity;
+    return success;
+}
+
+API cuDeviceGetAttribute(int* value, int attribute, int device) {
+    ENTER(started);
+    if (device) return invalid_device;
+    switch (attribute) {
+    case 1: *value = 1024; break;        // threads of a block
+    case 8: *value = shared_free; break; // shared memory of a block
+    case 10: *value = 32; break;         // threads of a warp
+    case 12: *value = 65536; break;      // registers of a block
+    case 16: *value = d.multiprocessors; break;
+    case 38: *value = 50 << 20; break;   // L2 cache
+    case 39: *value = 2048; break;       // threads of a multiprocessor
+    case 75: *value = d.major; break;
+    case 76: *value = d.minor; break;
+    case 81: *value = shared_all; break;    // shared memory of a multiprocessor
+    case 97: *value = shared_opt_in; break; // shared memory of a block that asks for it
+    case 102: *value = 1; break;            // virtual memory management
+    default: *value = 0;
+    }
+    return success;
+}
+
+// Contexts.
+
+API cuDevicePrimaryCtxRetain(Context** c, int device) {
+    ENTER(started);
+    if (device) return invalid_device;
+    if (d.context.users == 0) d.lost = 0;
+    d.context.users++;
+    *c = &d.context;
+    return success;
+}
+
+API cuDevicePrimaryCtxRelease_v2(int device) {
+    ENTER(started);
+    if (device) return invalid_device;
+    if (d.context.users == 0) return invalid_context;
+    if (--d.context.users == 0) drain_all();
+    return success;
+}
+
+API cuCtxGetCurrent(Context** c) {
+    ENTER(started);
+    *c = static_cast<Context*>(pthread_getspecific(d.current));
+    return success;
+}
+
+API cuCtxSetCurrent(Context* c) {
+    ENTER(started);
+    if (c && (c != &d.context || c->users == 0)) return invalid_context;
+    pthread_setspecific(d.current, c);
+    return success;
+}
+
+API cuCtxSynchronize() {
+    ENTER(context);
+    if (capturing()) return capture_unsupported;
+    return drain_all();
+}
+
+// Memory.
+
+API cuMemGetInfo_v2(size_t* free, size_t* total) {
+    ENTER(context);
+    *free = d.capacity > d.used ? d.capacity - d.used : 0;
+    *total = d.capacity;
+    return success;
+}
+
+namespace {
+struct Allocation {
+    int kind, handles, place, device;
+    void* windows;
+    unsigned char flags[8];
+};
+
+struct Access {
+    int place, device, flags;
+};
+} // namespace
+
+API cuMemGetAllocationGranularity(size_t* bytes, const Allocation* a, int option) {
+    ENTER(started);
+    if (a->kind != 1 || a->place != 1 || a->device != 0 || option < 0 || option > 1) return invalid_value;
+    *bytes = granularity;
+    return success;
+}
+
+API cuMemAddressReserve(Address* at, size_t bytes, size_t align, Address hint, unsigned long long flags) {
+    ENTER(context);
+    if (bytes == 0 || !multiple(bytes) || (align & (align - 1)) || hint || flags) return invalid_value;
+    align = std::max(align, granularity);
+    size_t all = bytes + align + granularity; // something unmapped stays around the range
+    char* p = static_cast<char*>(mmap(nullptr, all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    if (p == MAP_FAILED) return out_of_memory;
+    Address start = ((Address)p + align - 1) / align * align;
+    if (start > (Address)p) munmap(p, start - (Address)p);
+    Address end = start + bytes + granularity; // the piece behind is given back with the range
+    if (end < (Address)p + all) munmap((void*)end, (Address)p + all - end);
+    d.reserved[start] = bytes;
+    *at = start;
+    return success;
+}
+
+API cuMemAddressFree(Address at, size_t bytes) {
+    ENTER(context);
+    size_t* r = find(d.reserved, at);
+    if (!r || *r != bytes) return invalid_value;
+    auto m = d.mapped.lower_bound(at);
+    if (m != d.mapped.end() && m->first < at + bytes) return invalid_value;
+    munmap((void*)at, bytes + granularity);
+    d.reserved.erase(at);
+    return success;
+}
+
+API cuMemCreate(Address* handle, size_t bytes, const Allocation* a, unsigned long long flags) {
+    ENTER(context);
+    if (bytes == 0 || !multiple(bytes) || a->kind != 1 || a->place != 1 || a->device != 0 || flags) return invalid_value;
+    if (bytes > d.capacity || d.used > d.capacity - bytes) return out_of_memory;
+    int file = memfd_create("device", MFD_CLOEXEC);
+    if (file < 0 || ftruncate(file, bytes)) {
+        if (file >= 0) close(file);
+        return out_of_memory;
+    }
+    // A GPU's memory begins with what an earlier program left. Very large pieces are left out to save the host's memory.
+    if (bytes <= (256 << 20)) {
+        void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+        if (p == MAP_FAILED) {
+            close(file);
+            return out_of_memory;
+        }
+        memset(p, 0xff, bytes);
+        munmap(p, bytes);
+    }
+    d.used += bytes;
+    *handle = d.next_handle++;
+    d.physical[*handle] = {file, bytes, 0, false};
+    return success;
+}
+
+API cuMemRelease(Address handle) {
+    ENTER(context);
+    Physical* p = find(d.physical, handle);
+    if (!p || p->released) return invalid_value;
+    p->released = true;
+    release(handle);
+    return success;
+}
+
+API cuMemMap(Address at, size_t bytes, size_t offset, Address handle, unsigned long long flags) {
+    ENTER(context);
+    Physical* p = find(d.physical, handle);
+    if (!p || p->released || offset || flags || bytes != p->bytes || !multiple(at)) return invalid_value;
+    auto r = d.reserved.upper_bound(at);
+    if (r == d.reserved.begin() || (--r, at + bytes > r->first + r->second)) return invalid_value;
+    auto m = d.mapped.lower_bound(at + bytes);
+    if (m != d.mapped.begin() && (--m, m->first + m->second.bytes > at)) return invalid_value; // something is there
+    if (mmap((void*)at, bytes, PROT_NONE, MAP_SHARED | MAP_FIXED, p->file, 0) == MAP_FAILED) return out_of_memory;
+    p->maps++;
+    d.mapped[at] = {bytes, handle, false};
+    return success;
+}
+
+namespace {
+// whole says whether a range is made of whole mappings.
+bool whole(Address at, size_t bytes) {
+    Device& d = dev();
+    for (Address end = at + bytes; at < end;) {
+        Mapping* m = find(d.mapped, at);
+        if (!m) return false;
+        at += m->bytes;
+        if (at > end) return false;
+    }
+    return bytes > 0;
+}
+} // namespace
+
+API cuMemSetAccess(Address at, size_t bytes, const Access* a, size_t n) {
+    ENTER(context);
+    if (n != 1 || a->place != 1 || a->device != 0 || a->flags != 3 || !whole(at, bytes)) return invalid_value;
+    if (mprotect((void*)at, bytes, PROT_READ | PROT_WRITE)) return invalid_value;
+    for (auto m = d.mapped.find(at); m != d.mapped.end() && m->first < at + bytes; ++m) m->second.open = true;
+    return success;
+}
+
+API cuMemUnmap(Address at, size_t bytes) {
+    ENTER(context);
+    if (!whole(at, bytes)) return invalid_value;
+    if (mmap((void*)at, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED) return out_of_memory;
+    for (auto m = d.mapped.find(at); m != d.mapped.end() && m->first < at + bytes; m = d.mapped.erase(m)) {
+        d.physical[m->second.handle].maps--;
+        release(m->second.handle);
+    }
+    return success;
+}
+
+API cuMemHostAlloc(void** p, size_t bytes, unsigned flags) {
+    ENTER(context);
+    if (bytes == 0 || flags > 7) return invalid_value;
+    void* m = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (m == MAP_FAILED) return out_of_memory;
+    d.host[(Address)m] = bytes;
+    *p = m;
+    return success;
+}
+
+API cuMemFreeHost(void* p) {
+    ENTER(context);
+    size_t* bytes = find(d.host, (Address)p);
+    if (!bytes) return invalid_value;
+    drain_all();
+    munmap(p, *bytes);
+    d.host.erase((Address)p);
+    return success;
+}
+
+// Streams and events.
+
+API cuStreamCreate(Stream** s, unsigned flags) {
+    ENTER(context);
+    if (flags > 1) return invalid_value;
+    auto made = std::make_unique<Stream>();
+    *s = made.get();
+    d.streams[*s] = std::move(made);
+    return success;
+}
+
+API cuStreamDestroy_v2(Stream* s) {
+    ENTER(context);
+    if (!find(d.streams, s)) return invalid_handle;
+    drain(*s);
+    for (auto& e : d.events) {
+        if (e.second->stream == s) e.second->stream = nullptr;
+    }
+    d.streams.erase(s);
+    return success;
+}
+
+API cuStreamSynchronize(Stream* s) {
+    ENTER(context);
+    if (!find(d.streams, s)) return invalid_handle;
+    if (s->capture) return capture_unsupported;
+    return drain(*s);
+}
+
+API cuEventCreate(Event** e, unsigned flags) {
+    ENTER(context);
+    if (flags & ~3u) return invalid_value;
+    auto made = std::make_shared<Event>();
+    made->timing = !(flags & 2);
+    *e = made.get();
+    d.events[*e] = made;
+    return success;
+}
+
+API cuEventDestroy_v2(Event* e) {
+    ENTER(context);
+    return d.events.erase(e) ? success : invalid_handle;
+}
+
+API cuEventRecord(Event* e, Stream* s) {
+    ENTER(context);
+    auto* p = find(d.events, e);
+    if (!p || !find(d.streams, s)) return invalid_handle;
+    e->graph = s->capture.get();
+    if (s->capture) return success; // only other streams of the capture may wait for it
+    e->stream = s;
+    unsigned mark = ++e->recorded;
+    return put(*s, [e = *p, mark] {
+        e->passed = mark;
+        e->at = now();
+        return success;
+    });
+}
+
+API cuStreamWaitEvent(Stream* s, Event* e, unsigned flags) {
+    ENTER(context);
+    auto* p = find(d.events, e);
+    if (!p || !find(d.streams, s)) return invalid_handle;
+    if (flags) return invalid_value;
+    if (e->graph) { // the stream joins the capture
+        for (auto& other : d.streams) {
+            if (other.second->capture.get() != e->graph) continue;
+            if (s->capture && s->capture != other.second->capture) return capture_unmatched;
+            s->capture = other.second->capture;
+            return success;
+        }
+        return capture_unmatched;
+    }
+    if (s->capture) return capture_implicit;
+    if (e->passed == e->recorded) return success;
+    return put(*s, [e = *p, mark = e->recorded] {
+        while (e->passed < mark && e->stream && !e->stream->work.empty()) step(*e->stream);
+        return success;
+    });
+}
+
+API cuEventSynchronize(Event* e) {
+    ENTER(context);
+    if (!find(d.events, e)) return invalid_handle;
+    if (e->graph) return capture_unsupported;
+    while (e->passed < e->recorded && e->stream && !e->stream->work.empty()) step(*e->stream);
+    return d.lost;
+}
+
+API cuEventQuery(Event* e) {
+    ENTER(context);
+    if (!find(d.events, e)) return invalid_handle;
+    if (e->graph) return capture_unsupported;
+    if (e->passed == e->recorded) return success;
+    if (e->stream && !e->stream->work.empty()) step(*e->stream); // who asks again and again gets an answer
+    return not_ready;
+}
+
+API cuEventElapsedTime(float* milliseconds, Event* from, Event* to) {
+    ENTER(context);
+    if (!find(d.events, from) || !find(d.events, to) || !from->timing || !to->timing || !from->recorded || !to->recorded) return invalid_handle;
+    if (from->passed < from->recorded || to->passed < to->recorded) return not_ready;
+    *milliseconds = (float)((to->at - from->at) * 1e3);
+    return success;
+}
+
+// Copies.
+
+API cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, Stream* s) {
+    ENTER(context);
+    if (!find(d.streams, s)) return invalid_handle;
+    if (!accessible(to, bytes)) return invalid_value;
+    if (pinned(from, bytes)) {
+        return put(*s, [=] {
+            if (!accessible(to, bytes)) return 700;
+            memcpy((void*)to, from, bytes);
+            return 0;
+        });
+    }
+    if (s->capture) return capture_unsupported; // the memory may be gone when the graph runs
+    auto copy = std::make_shared<std::string>(static_cast<const char*>(from), bytes);
+    return put(*s, [=] {
+        if (!accessible(to, bytes)) return 700;
+        memcpy((void*)to, copy->data(), bytes);
+        return 0;
+    });
+}
+
+API cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, Stream* s) {
+    ENTER(context);
+    if (!find(d.streams, s)) return invalid_handle;
+    if (!accessible(from, bytes)) return invalid_value;
+    bool lasting = pinned(to, bytes);
+    if (s->capture && !lasting) return capture_unsupported;
+    put(*s, [=] {
+        if (!accessible(from, bytes)) return 700;
+        memcpy(to, (void*)from, bytes);
+        return 0;
+    });
+    return lasting ? success : drain(*s);
+}
+
+API cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, Stream* s) {
+    ENTER(context);
+    if (!find(d.streams, s)) return invalid_handle;
+    if (!accessible(to, bytes) || !accessible(from, bytes)) return invalid_value;
+    if (to < from + bytes && from < to + bytes) return invalid_value; // undefined on a GPU
+    return put(*s, [=] {
+        if (!accessible(to, bytes) || !accessible(from, bytes)) return 700;
+        memcpy((void*)to, (void*)from, bytes);
+        return 0;
+    });
+}
+
+API cuMemsetD8Async(Address to, unsigned char value, size_t n, Stream* s) {
+    ENTER(context);
+    if (!find(d.streams, s)) return invalid_handle;
+    if (!accessible(to, n)) return invalid_value;
+    return put(*s, [=] {
+        if (!accessible(to, n)) return 700;
+        memset((void*)to, value, n);
+        return 0;
+    });
+}
+
+API cuMemsetD32Async(Address to, unsigned value, size_t n, Stream* s) {
+    ENTER(context);
+    if (!find(d.streams, s)) return invalid_handle;
+    if (!accessible(to, n * 4) || to % 4) return invalid_value;
+    return put(*s, [=] {
+        if (!accessible(to, n * 4)) return 700;
+        std::fill_n((unsigned*)to, n, value);
+        return 0;
+    });
+}
+
+// Kernels.
+
+API cuModuleLoadDataEx(Module** m, const void* image, unsigned n, int* options, void** values) {
+    ENTER(context);
+    if (!image || !*static_cast<const char*>(image)) {
+        for (unsigned i = 0; i + 1 < n; i++) {
+            if (options[i] == 5) snprintf(static_cast<char*>(values[i]), (size_t)values[i + 1], "the simulator takes any image but an empty one");
+        }
+        return invalid_image;
+    }
+    auto made = std::make_unique<Module>();
+    for (simulator::Kernel* k = simulator::first(); k; k = k->next) {
+        auto f = std::make_unique<Function>();
+        f->kernel = k;
+        if (!made->functions.emplace(k->name, std::move(f)).second) {
+            fprintf(stderr, "simulator: there are two kernels of the name %s\n", k->name);
+            return invalid_image;
+        }
+    }
+    for (auto& f : made->functions) d.functions[f.second.get()] = f.second.get();
+    *m = made.get();
+    d.modules[*m] = std::move(made);
+    return success;
+}
+
+API cuModuleUnload(Module* m) {
+    ENTER(context);
+    if (!find(d.modules, m)) return invalid_handle;
+    drain_all();
+    for (auto& f : m->functions) d.functions.erase(f.second.get());
+    d.modules.erase(m);
+    return success;
+}
+
+API cuModuleGetFunction(Function** f, Module* m, const char* name) {
+    ENTER(context);
+    if (!find(d.modules, m)) return invalid_handle;
+    auto* found = find(m->functions, name);
+    if (!found) return not_found;
+    *f = found->get();
+    return success;
+}
+
+API cuFuncGetAttribute(int* value, int attribute, Function* f) {
+    ENTER(context);
+    if (!find(d.functions, f)) return invalid_handle;
+    switch (attribute) {
+    case 0: *value = f->kernel->threads; break;
+    case 4: *value = 32; break; // registers
+    case 5: case 6: *value = 10 * d.major + d.minor; break;
+    case 8: *value = f->shared; break;
+    default: *value = 0;
+    }
+    return success;
+}
+
+API cuFuncSetAttribute(Function* f, int attribute, int value) {
+    ENTER(context);
+    if (!find(d.functions, f)) return invalid_handle;
+    if (attribute != 8 && attribute != 9) return invalid_value;
+    if (attribute == 9) return success;
+    if (value < 0 || value > (int)shared_opt_in) return invalid_value;
+    f->shared = std::max<int>(value, shared_free);
+    return success;
+}
+
+API cuFuncGetParamInfo(Function* f, size_t index, size_t* offset, size_t* size) {
+    ENTER(context);
+    if (!find(d.functions, f)) return invalid_handle;
+    if (index > 0) return invalid_value;
+    *offset = 0;
+    *size = f->kernel->bytes;
+    return success;
+}
+
+API cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Function* f, int threads, size_t shared) {
+    ENTER(context);
+    if (!find(d.functions, f)) return invalid_handle;
+    if (threads < 1) return invalid_value;
+    threads = (threads + 31) / 32 * 32;
+    *blocks = shared > (size_t)f->shared || threads > 1024 ? 0 : std::min({2048 / threads, 32, (int)(shared_all / (shared + 1024))});
+    return success;
+}
+
+API cuLaunchKernel(Function* f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, Stream* s,
+                   void** params, void** extra) {
+    ENTER(context);
+    if (!find(d.functions, f) || !find(d.streams, s)) return invalid_handle;
+    if (gx < 1 || gy < 1 || gz < 1 || gx > INT_MAX || gy > 65535 || gz > 65535 || bx < 1 || by < 1 || bz < 1 || bx > 1024 || by > 1024 ||
+        bz > 64 || bx * by * bz > 1024 || !params || extra || shared > (unsigned)f->shared) {
+        return invalid_value;
+    }
+    if (bx * by * bz > f->kernel->threads) return out_of_resources;
+    std::string copy(static_cast<const char*>(params[0]), f->kernel->bytes);
+    simulator::Kernel* k = f->kernel;
+    return put(*s, [=] {
+        // Parameters are aligned as the widest of the device's types.
+        alignas(16) char aligned[4096];
+        if (copy.size() > sizeof aligned) return (int)invalid_value;
+        memcpy(aligned, copy.data(), copy.size());
+        return simulator::launch(*k, dim3(gx, gy, gz), dim3(bx, by, bz), shared, aligned);
+    });
+}
+
+// Graphs.
+
+API cuStreamBeginCapture_v2(Stream* s, int mode) {
+    ENTER(context);
+    if (!find(d.streams, s)) return invalid_handle;
+    if (mode < 0 || mode > 2 || s->capture) return invalid_value;
+    s->capture = std::make_shared<Graph>();
+    s->origin = true;
+    return success;
+}
+
+API cuStreamEndCapture(Stream* s, Graph** g) {
+    ENTER(context);
+    if (!find(d.streams, s)) return invalid_handle;
+    if (!s->capture || !s->origin) return 901;
+    auto graph = s->capture;
+    for (auto& other : d.streams) {
+        if (other.second->capture == graph) other.second->capture.reset();
+    }
+    for (auto& e : d.events) {
+        if (e.second->graph == graph.get()) e.second->graph = nullptr;
+    }
+    s->origin = false;
+    *g = graph.get();
+    d.graphs[*g] = graph;
+    return success;
+}
+
+API cuGraphInstantiateWithFlags(Graph** x, Graph* g, unsigned long long flags) {
+    ENTER(context);
+    if (!find(d.graphs, g)) return invalid_handle;
+    if (flags) return invalid_value;
+    auto copy = std::make_shared<Graph>(*g);
+    *x = copy.get();
+    d.executables[*x] = copy;
+    return success;
+}
+
+API cuGraphLaunch(Graph* x, Stream* s) {
+    ENTER(context);
+    auto* p = find(d.executables, x);
+    if (!p || !find(d.streams, s)) return invalid_handle;
+    return put(*s, [graph = *p] {
+        for (auto& w : graph->work) {
+            if (int code = w()) return code;
+        }
+        return 0;
+    });
+}
+
+API cuGraphDestroy(Graph* g) {
+    ENTER(context);
+    return d.graphs.erase(g) ? success : invalid_handle;
+}
+
+API cuGraphExecDestroy(Graph* x) {
+    ENTER(context);
+    return d.executables.erase(x) ? success : invalid_handle;
+}
+
+// What tests set. simulator_reset takes all of it back.
+
+#define CONTROL(type) extern "C" __attribute__((visibility("default"))) type
+
+namespace {
+struct Locked {
+    Device& d = dev();
+    std::lock_guard<std::recursive_mutex> lock{d.mutex};
+    Device* operator->() { return &d; }
+};
+} // namespace
+
+// simulator_set_capacity sets the memory of the device.
+CONTROL(void) simulator_set_capacity(size_t bytes) { Locked()->capacity = bytes; }
+
+// simulator_set_device sets the compute capability and the number of multiprocessors.
+CONTROL(void) simulator_set_device(int major, int minor, int multiprocessors) {
+    Locked d;
+    d->major = major, d->minor = minor, d->multiprocessors = multiprocessors;
+}
+
+// simulator_fail_call makes the n-th call of a function from now, counted from 1, give that error.
+CONTROL(void) simulator_fail_call(const char* name, int n, int code) { Locked()->faults[name] = {n, code}; }
+
+// simulator_lose_device makes all calls fail until the context is given back by all its users.
+CONTROL(void) simulator_lose_device() { Locked()->lost = launch_failed; }
+
+// simulator_set_lazy makes streams wait as long as they may (1) or run at once (0).
+CONTROL(void) simulator_set_lazy(int lazy) {
+    Locked d;
+    drain_all();
+    d->lazy = lazy;
+}
+
+// simulator_used is the memory of the device that is taken.
+CONTROL(size_t) simulator_used() { return Locked()->used; }
+
+CONTROL(void) simulator_reset() {
+    Locked d;
+    drain_all();
+    d->capacity = (size_t)8 << 30;
+    d->major = 9, d->minor = 0, d->multiprocessors = 8;
+    d->faults.clear();
+    d->lost = 0;
+    d->lazy = false;
+}
