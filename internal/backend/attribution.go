@@ -28,8 +28,6 @@ type Attribution interface {
 	InputMap(dst Field, c cam.Choice, x, gradient Field, channels int) error
 	// Heatmap writes the heatmap, of size to, of a map of size from. Where the sizes are equal, dst may be signed.
 	Heatmap(dst, signed Field, c cam.Choice, from, to [3]int) (cam.Finding, error)
-	// WorkBytes is the memory that all this takes besides fields, of that which a budget bounds.
-	WorkBytes() int
 }
 
 // Moments are running moments of gradients; see cam.Moments.

@@ -96,9 +96,6 @@ func (n *network) fieldBytes(needed needs, at places) int {
 	if needed.draws {
 		total += b.FieldBytes(n.values(), at.volume) + b.FieldBytes(needed.moments, at.moments)
 	}
-	if at != onHost {
-		total += b.WorkBytes()
-	}
 	return total
 }
 

@@ -159,9 +159,6 @@ func (Attribution) Heatmap(dst, signed backend.Field, c cam.Choice, from, to [3]
 	return finding, err
 }
 
-// WorkBytes implements backend.Attribution.
-func (Attribution) WorkBytes() int { return 0 }
-
 // moments are cam.Moments.
 type moments struct{ m *cam.Moments }
 
