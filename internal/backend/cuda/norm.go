@@ -206,8 +206,8 @@ func buildGroupNormBackward(c *compiler, n *ir.Node) (action, error) {
 	}, nil
 }
 
-// layerParams is LayerParams of norm.cu.
-type layerParams struct {
+// layerNormParams is LayerNormParams of norm.cu.
+type layerNormParams struct {
 	Dy, X, Y       Planes
 	Gamma, Beta    driver.Ptr
 	Eps            float64
@@ -240,7 +240,7 @@ func (c *compiler) layers(n *ir.Node, kernel string, dy, x, gamma, beta *operand
 		return nil, err
 	}
 	return func(q *queue, z0, z1 int) error {
-		p := layerParams{X: q.planes(x), Y: q.planes(y), Gamma: q.address(gamma), Beta: q.address(beta), Eps: a.Eps,
+		p := layerNormParams{X: q.planes(x), Y: q.planes(y), Gamma: q.address(gamma), Beta: q.address(beta), Eps: a.Eps,
 			Z0: int32(z0), Rows: int32(rows), Size: int32(size)}
 		if dy != nil {
 			p.Dy = q.planes(dy)

@@ -121,7 +121,7 @@ KERNEL(256, group_grad_apply, ApplyParams) {
     });
 }
 
-struct LayerParams {
+struct LayerNormParams {
     Planes dy, x, y;
     const float *gamma, *beta; // may be null
     double eps;
@@ -129,7 +129,7 @@ struct LayerParams {
 };
 
 // layer_row finds the row of x that threads threads share, and its statistics; false if there is none.
-template <int threads> __device__ __forceinline__ bool layer_row(const LayerParams& p, const float*& x, int64& at, double& mean, double& inverse, double* shared) {
+template <int threads> __device__ __forceinline__ bool layer_row(const LayerNormParams& p, const float*& x, int64& at, double& mean, double& inverse, double* shared) {
     int row = threads == 32 ? blockIdx.x * 8 + threadIdx.x / 32 : blockIdx.x;
     if (row >= p.rows) return false; // all threads of the row, or none
     at = (int64)row * p.size;
@@ -142,7 +142,7 @@ template <int threads> __device__ __forceinline__ bool layer_row(const LayerPara
     return true;
 }
 
-template <int threads> __device__ __forceinline__ void layer_norm(const LayerParams& p) {
+template <int threads> __device__ __forceinline__ void layer_norm(const LayerNormParams& p) {
     __shared__ double shared[8];
     const float* x;
     int64 at;
@@ -156,7 +156,7 @@ template <int threads> __device__ __forceinline__ void layer_norm(const LayerPar
     }
 }
 
-template <int threads> __device__ __forceinline__ void layer_norm_backward(const LayerParams& p) {
+template <int threads> __device__ __forceinline__ void layer_norm_backward(const LayerNormParams& p) {
     __shared__ double shared[8];
     const float* x;
     int64 at;
@@ -176,7 +176,7 @@ template <int threads> __device__ __forceinline__ void layer_norm_backward(const
     }
 }
 
-KERNEL(256, layer_norm_warp, LayerParams) { layer_norm<32>(p); }
-KERNEL(256, layer_norm_block, LayerParams) { layer_norm<256>(p); }
-KERNEL(256, layer_norm_backward_warp, LayerParams) { layer_norm_backward<32>(p); }
-KERNEL(256, layer_norm_backward_block, LayerParams) { layer_norm_backward<256>(p); }
+KERNEL(256, layer_norm_warp, LayerNormParams) { layer_norm<32>(p); }
+KERNEL(256, layer_norm_block, LayerNormParams) { layer_norm<256>(p); }
+KERNEL(256, layer_norm_backward_warp, LayerNormParams) { layer_norm_backward<32>(p); }
+KERNEL(256, layer_norm_backward_block, LayerNormParams) { layer_norm_backward<256>(p); }
