@@ -1,7 +1,8 @@
 // Moves: what leaves values as they are and puts them somewhere else.
 #include "device.cuh"
 
-// unroll is the number of elements, or vectors of four, that a thread moves; all are loaded before the first is stored.
+// unroll is the number of elements, or vectors of four, that a thread moves; all are found and loaded before the first is stored, so
+// that the loads need not wait for one another. Behind the end the last one is loaded again.
 constexpr int unroll = 4;
 
 struct CopyParams {
@@ -46,22 +47,24 @@ struct ConcatParams {
 template <class T> __device__ __forceinline__ void concat(const ConcatParams& p) {
     int z = p.z0 + blockIdx.y, i0 = blockIdx.x * (256 * unroll) + threadIdx.x;
     T* y = plane<T>(p.y, z) + p.first;
-    T v[unroll];
-    uint32 row[unroll], column[unroll];
+    const T* from[unroll];
+    uint32 to[unroll];
 #pragma unroll
     for (int u = 0; u < unroll; u++) {
-        int i = i0 + u * 256;
-        row[u] = p.columns.split(i, column[u]);
-        if (i < p.n) {
-            int s = 0;
-            for (int step = maxSources / 2; step > 0; step /= 2)
-                if (s + step < p.sources && p.start[s + step] <= (int)column[u]) s += step;
-            v[u] = plane<T>(p.x[s], z)[row[u] * p.width[s] + column[u] - p.start[s]];
-        }
+        uint32 column, row = p.columns.split(min(i0 + u * 256, p.n - 1), column);
+        int s = 0;
+#pragma unroll
+        for (int step = maxSources / 2; step > 0; step /= 2)
+            if (s + step < p.sources && p.start[s + step] <= (int)column) s += step;
+        from[u] = plane<T>(p.x[s], z) + (row * p.width[s] + column - p.start[s]);
+        to[u] = row * p.rowWidth + column;
     }
+    T v[unroll];
+#pragma unroll
+    for (int u = 0; u < unroll; u++) v[u] = *from[u];
 #pragma unroll
     for (int u = 0; u < unroll; u++)
-        if (i0 + u * 256 < p.n) y[row[u] * p.rowWidth + column[u]] = v[u];
+        if (i0 + u * 256 < p.n) y[to[u]] = v[u];
 }
 
 KERNEL(256, move_concat_1, ConcatParams) { concat<float>(p); }
@@ -87,19 +90,19 @@ template <class T> __device__ __forceinline__ void transposeRows(const Transpose
     int z = p.z0 + blockIdx.y, i0 = blockIdx.x * (256 * unroll) + threadIdx.x;
     const T* x = plane<T>(p.x, z);
     T* y = plane<T>(p.y, z);
-    T v[unroll];
+    int64 from[unroll];
 #pragma unroll
     for (int u = 0; u < unroll; u++) {
-        int i = i0 + u * 256;
-        if (i >= p.n) continue;
-        uint32 k, at, row = p.inner.split(i, k);
-        int64 from = k;
+        uint32 k, at, row = p.inner.split(min(i0 + u * 256, p.n - 1), k);
+        from[u] = k;
         for (int a = p.axes - 1; a >= 0; a--) {
             row = p.dims[a].split(row, at);
-            from += at * p.stepX[a];
+            from[u] += at * p.stepX[a];
         }
-        v[u] = x[from];
     }
+    T v[unroll];
+#pragma unroll
+    for (int u = 0; u < unroll; u++) v[u] = x[from[u]];
 #pragma unroll
     for (int u = 0; u < unroll; u++)
         if (i0 + u * 256 < p.n) y[i0 + u * 256] = v[u];
@@ -154,17 +157,20 @@ template <class T> __device__ __forceinline__ void select(const SelectParams& p)
     int from = p.planes[z];
     const T* x = plane<T>(p.x, from < 0 ? 0 : from);
     T* y = plane<T>(p.y, z);
-    T v[unroll];
+    int at[unroll];
 #pragma unroll
     for (int u = 0; u < unroll; u++) {
-        int i = i0 + u * 256;
-        if (i >= p.n) continue;
-        uint32 k, d, w, h = p.inner.split(i, k);
+        uint32 k, d, w, h = p.inner.split(min(i0 + u * 256, p.n - 1), k);
         h = p.dimDeep.split(h, d);
         h = p.dimWide.split(h, w);
         int atD = p.deep[d], atW = p.wide[w], atH = p.high[h];
-        if ((from | atD | atW | atH) < 0) set(v[u], p.fill);
-        else v[u] = x[atH + atW + atD + (int)k];
+        at[u] = (from | atD | atW | atH) < 0 ? -1 : atH + atW + atD + (int)k;
+    }
+    T v[unroll];
+#pragma unroll
+    for (int u = 0; u < unroll; u++) {
+        set(v[u], p.fill);
+        if (at[u] >= 0) v[u] = x[at[u]];
     }
 #pragma unroll
     for (int u = 0; u < unroll; u++)

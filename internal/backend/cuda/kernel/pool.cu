@@ -181,10 +181,10 @@ template <int KD, int K, int S, int width, class T> __device__ __forceinline__ v
                 for (int n = 0; n < width; n++) sum[n] += v.v[n];
             }
     }
-    T by = (T)divisor(p, z, oy, ox);
+    T share = 1 / (T)divisor(p, z, oy, ox);
     Lane<width> r;
 #pragma unroll
-    for (int n = 0; n < width; n++) r.v[n] = (float)(sum[n] / by);
+    for (int n = 0; n < width; n++) r.v[n] = (float)(sum[n] * share);
     store(plane<float>(p.y, z) + (oy * p.lanes + lane) * width, r);
 }
 
@@ -266,9 +266,9 @@ template <int width, bool maximum, class I, class T> __device__ __forceinline__ 
                     for (int k = 0; k < width; k++)
                         if ((int)index[at + k] == tap) sum[k] += v.v[k];
                 } else {
-                    T by = (T)divisor(p, oz, oy, ox);
+                    T share = 1 / (T)divisor(p, oz, oy, ox);
 #pragma unroll
-                    for (int k = 0; k < width; k++) sum[k] += v.v[k] / by;
+                    for (int k = 0; k < width; k++) sum[k] += v.v[k] * share;
                 }
             }
         }
@@ -303,22 +303,29 @@ template <int K, bool maximum> __device__ __forceinline__ void pairsBackward(con
         if (kd < 0) continue;
         const float* y = plane<float>(p.y, oz) + c;
         const uint8* index = maximum ? plane<uint8>(p.index, oz) + c : nullptr;
+        constexpr int first = K == 3 ? -1 : 0;
+        Lane<4> v[2][2];
+        uint32 taps[2][2]; // of four channels, one a byte
 #pragma unroll
-        for (int j = K == 3 ? -1 : 0; j <= 0; j++)
+        for (int j = first; j <= 0; j++)
 #pragma unroll
-            for (int i = K == 3 ? -1 : 0; i <= 0; i++) {
-                int oy = my + j, ox = mx + i;
+            for (int i = first; i <= 0; i++) {
+                int oy = my + j, ox = mx + i, at = (oy * p.out[2] + ox) * p.channels;
+                v[-j][-i] = splat<4>(0);
+                taps[-j][-i] = ~0u; // no tap of these windows
                 if ((unsigned)oy >= (unsigned)p.out[1] || (unsigned)ox >= (unsigned)p.out[2]) continue;
-                int at = (oy * p.out[2] + ox) * p.channels;
-                Lane<4> v;
-                load(v, y + at);
-                uint32 taps = 0;
-                if (maximum) taps = *reinterpret_cast<const uint32*>(index + at);
+                load(v[-j][-i], y + at);
+                if (maximum) taps[-j][-i] = *reinterpret_cast<const uint32*>(index + at);
                 else {
-                    float by = divisor(p, oz, oy, ox);
+                    float share = 1 / divisor(p, oz, oy, ox);
 #pragma unroll
-                    for (int k = 0; k < 4; k++) v.v[k] /= by;
+                    for (int k = 0; k < 4; k++) v[-j][-i].v[k] *= share;
                 }
+            }
+#pragma unroll
+        for (int j = first; j <= 0; j++)
+#pragma unroll
+            for (int i = first; i <= 0; i++)
 #pragma unroll
                 for (int h = 0; h <= (j < 0 ? 0 : 1); h++)
 #pragma unroll
@@ -326,9 +333,8 @@ template <int K, bool maximum> __device__ __forceinline__ void pairsBackward(con
                         uint32 tap = kd * K * K + (h - 2 * j) * K + w - 2 * i;
 #pragma unroll
                         for (int k = 0; k < 4; k++)
-                            if (!maximum || (taps >> 8 * k & 255) == tap) sum[h][w][k] += v.v[k];
+                            if (!maximum || (taps[-j][-i] >> 8 * k & 255) == tap) sum[h][w][k] += v[-j][-i].v[k];
                     }
-            }
     }
     float* x = plane<float>(p.x, z) + c;
 #pragma unroll
