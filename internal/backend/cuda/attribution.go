@@ -452,7 +452,7 @@ func (b *Backend) InputMap(dst backend.Field, c cam.Choice, x, gradient backend.
 	})
 }
 
-type layerParams struct {
+type layerMapParams struct {
 	A, G          driver.Ptr
 	Stride        [3]int64
 	ChannelStride int64
@@ -497,7 +497,7 @@ func (f *field) layerMap(c cam.Choice, activation, gradient *field, l *backend.L
 	if !known || parts < 1 || at.Voxels > math.MaxInt32/2 {
 		return false, nil
 	}
-	p := layerParams{
+	p := layerMapParams{
 		A: activation.memory.at, G: gradient.memory.at,
 		Stride: [3]int64{int64(at.Stride[0]), int64(at.Stride[1]), int64(at.Stride[2])}, ChannelStride: int64(at.ChannelStride),
 		Size1: int32(at.Size[1]), Size2: int32(at.Size[2]), Skip: int32(at.Skip), Voxels: int32(at.Voxels), Channels: int32(at.Channels),
