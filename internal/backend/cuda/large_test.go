@@ -15,7 +15,9 @@ import (
 // channels, chunks of sums, groups of planes, tiles of matrices. The suite's cases are too small for that.
 func TestLarge(t *testing.T) {
 	b := open(t, Options{})
-	unary := func(name string) func(*ir.Builder, []*ir.Value) *ir.Value { return node(op.UnaryOp(name), op.UnaryAttr{}) }
+	unary := func(name string) func(*ir.Builder, []*ir.Value) *ir.Value {
+		return node(op.UnaryOp(name), op.UnaryAttr{})
+	}
 	binary := func(name string) func(*ir.Builder, []*ir.Value) *ir.Value { return node(op.BinaryOp(name), nil) }
 	reduce := func(o *ir.Op, axes ...int) func(*ir.Builder, []*ir.Value) *ir.Value {
 		return node(o, op.ReduceAttr{Axes: axes})
@@ -49,7 +51,7 @@ func TestLarge(t *testing.T) {
 		{"sum of tiles", 2e-6, shapes{{1, 4, 9, 9, 1152}}, reduce(op.ReduceSum, 1, 2, 3)},
 		{"sum of odd channels", 2e-6, shapes{{1, 3, 50, 50, 33}}, reduce(op.ReduceSum, 1, 2, 3)},
 		{"maximum of all", 5e-7, shapes{{1, 3, 150, 151, 1}}, reduce(op.ReduceMax, 1, 2, 3, 4)},
-		{"sum in groups of planes", 2e-6, shapes{{1, 5, 8, 16, 8192}}, reduce(op.ReduceSum, 1, 2, 3)},
+		{"sum in groups of planes", 2e-6, shapes{{1, 3, 2, 4, 16384}}, reduce(op.ReduceSum, 1, 2, 3)},
 		{"sum along depth", 2e-6, shapes{{1, 5, 20, 30, 8}}, reduce(op.ReduceSum, 1)},
 		{"sum of depth and channels", 2e-6, shapes{{1, 5, 20, 30, 8}}, reduce(op.ReduceSum, 1, 4)},
 		{"sum of planes", 2e-6, shapes{{1, 3, 40, 60, 32}}, reduce(op.ReduceSum, 2, 3)},
