@@ -78,9 +78,9 @@ template <int n, class Prepare> __device__ __forceinline__ void rows_of(float* y
     for (int k = 0; k < rowsAtOnce; k++)
         if (row + k * step < r.rows) store(y + at + k * stride, v[k]);
 }
-template <class Prepare> __device__ __forceinline__ void rows(float* y, const Rows& r, Prepare prepare) {
-    if (r.aligned) rows_of<4>(y, r, prepare);
-    else rows_of<1>(y, r, prepare);
+template <bool packs, class Prepare> __device__ __forceinline__ void rows(float* y, const Rows& r, Prepare prepare) {
+    if constexpr (packs) if (r.aligned) return rows_of<4>(y, r, prepare);
+    rows_of<1>(y, r, prepare);
 }
 
 // Broadcast finds the elements of tensors that broadcast to one shape: axes from the innermost on, strides in elements, 0 where a
