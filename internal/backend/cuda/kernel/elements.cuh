@@ -62,7 +62,7 @@ struct Rows {
 enum { rowsAtOnce = 4 }; // of each lane
 
 // rows computes y = f(row) for the block's part. Prepare is given a channel and the width of the pack that begins there, and returns f,
-// which is given an offset into the matrix and the row.
+// which is given an offset into the matrix and the row. Where packs is false, r must not be aligned.
 template <int n, class Prepare> __device__ __forceinline__ void rows_of(float* y, const Rows& r, Prepare prepare) {
     uint32 tile, pack, block = r.tiles.split(blockIdx.x, tile), lane = r.tile.split(threadIdx.x, pack);
     pack += tile * r.tile.divisor;
