@@ -117,7 +117,7 @@ struct Device {
     std::map<Stream*, std::unique_ptr<Stream>> streams;
     std::map<Event*, std::shared_ptr<Event>> events;
     std::map<Module*, std::unique_ptr<Module>> modules;
-    std::map<Function*, Function*> functions;
+    std::map<Function*, Function*> functions; // of all modules
     std::map<Graph*, std::shared_ptr<Graph>> graphs;
     std::map<Graph*, std::shared_ptr<Graph>> executables;
     std::map<std::string, Fault> faults;
@@ -689,7 +689,24 @@ API cuMemsetD32Async(Address to, unsigned value, size_t n, Stream* s) {
     });
 }
 
-// Kernels.
+// Kernels. Each module has all that the library was built with, whatever its image.
+
+namespace {
+const std::map<std::string, simulator::Kernel*>& kernels() {
+    static auto* table = [] {
+        auto* t = new std::map<std::string, simulator::Kernel*>;
+        for (simulator::Kernel* k = simulator::first(); k; k = k->next) {
+            if (!t->emplace(k->name, k).second) {
+                fprintf(stderr, "simulator: there are two kernels of the name %s\n", k->name);
+                t->clear();
+                break;
+            }
+        }
+        return t;
+    }();
+    return *table;
+}
+} // namespace
 
 API cuModuleLoadDataEx(Module** m, const void* image, unsigned n, int* options, void** values) {
     ENTER(context);
@@ -699,16 +716,8 @@ API cuModuleLoadDataEx(Module** m, const void* image, unsigned n, int* options, 
         }
         return invalid_image;
     }
+    if (kernels().empty()) return invalid_image;
     auto made = std::make_unique<Module>();
-    for (simulator::Kernel* k = simulator::first(); k; k = k->next) {
-        auto f = std::make_unique<Function>();
-        f->kernel = k;
-        if (!made->functions.emplace(k->name, std::move(f)).second) {
-            fprintf(stderr, "simulator: there are two kernels of the name %s\n", k->name);
-            return invalid_image;
-        }
-    }
-    for (auto& f : made->functions) d.functions[f.second.get()] = f.second.get();
     *m = made.get();
     d.modules[*m] = std::move(made);
     return success;
@@ -726,9 +735,18 @@ API cuModuleUnload(Module* m) {
 API cuModuleGetFunction(Function** f, Module* m, const char* name) {
     ENTER(context);
     if (!find(d.modules, m)) return invalid_handle;
-    auto* found = find(m->functions, name);
-    if (!found) return not_found;
-    *f = found->get();
+    auto& made = m->functions[name];
+    if (!made) {
+        auto* k = find(kernels(), name);
+        if (!k) {
+            m->functions.erase(name);
+            return not_found;
+        }
+        made = std::make_unique<Function>();
+        made->kernel = *k;
+        d.functions[made.get()] = made.get();
+    }
+    *f = made.get();
     return success;
 }
 
