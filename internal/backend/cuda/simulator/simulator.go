@@ -2,6 +2,8 @@
 // processor. It is compiled from C++ when a test first needs it; where there is no compiler the test is skipped, and says so. It finds
 // what a GPU leaves to chance: shared memory that was not written, barriers that not all threads reach, misaligned and unmapped addresses,
 // memory that was not set, and, in lazy mode, work that does not wait for other streams. It says nothing about speed.
+//
+// SIMULATOR_LAZY=1 makes lazy mode the default, SIMULATOR_THREADS=n sets how many threads run blocks.
 package simulator
 
 import (

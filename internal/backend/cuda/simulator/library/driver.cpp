@@ -104,10 +104,12 @@ struct Fault {
 
 const int most_devices = 4;
 
+bool lazy_by_default() { return getenv("SIMULATOR_LAZY") != nullptr; }
+
 // Driver is all that the library knows.
 struct Driver {
     std::recursive_mutex mutex;
-    bool started = false, lazy = false;
+    bool started = false, lazy = lazy_by_default();
     int lost = 0; // the error that all calls give
     // Of each device. All are alike.
     int count = 1, major = 9, minor = 0, multiprocessors = 8;
@@ -936,5 +938,5 @@ CONTROL(void) simulator_reset() {
     d->major = 9, d->minor = 0, d->multiprocessors = 8;
     d->faults.clear();
     d->lost = 0;
-    d->lazy = false;
+    d->lazy = lazy_by_default();
 }
