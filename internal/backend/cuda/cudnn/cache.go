@@ -30,6 +30,9 @@ type Choice struct {
 	Seconds   float64
 }
 
+// NoEngine is the choice where the caller has something faster than all engines.
+const NoEngine = "none"
+
 // Cache remembers choices on disk, so that engines are timed once on a machine. It is a help only: a folder that cannot be read or written
 // makes it empty, or forgetful, and is never an error of the caller. It may be used by several goroutines and several processes; what two
 // processes write at the same moment can be lost.
@@ -94,7 +97,7 @@ func readCache(path string) []entry {
 		if json.Unmarshal([]byte(line), &e) != nil || e.Problem == "" || e.Workspace < 0 || e.Seconds < 0 {
 			continue
 		}
-		if _, err := parseEngine(e.Engine); err == nil {
+		if _, err := parseEngine(e.Engine); err == nil || e.Engine == NoEngine {
 			all = append(all, e)
 		}
 	}

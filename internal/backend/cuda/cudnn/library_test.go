@@ -2,19 +2,16 @@ package cudnn
 
 import (
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/voxcam/voxcam/internal/dl"
 )
 
-// load opens the library from where VOXCAM_CUDNN names its folder, or from the loader's path. Tests that need it are skipped without.
+// load opens the library from the folders that VOXCAM_CUDNN names, or from where people have it. Tests that need it are skipped without.
 func load(t testing.TB) *Library {
 	t.Helper()
-	var dirs []string
-	if dir := os.Getenv("VOXCAM_CUDNN"); dir != "" {
-		dirs = filepath.SplitList(dir)
-	}
-	l, err := Open(dirs)
+	l, err := Open(dl.NVIDIADirs(os.Getenv("VOXCAM_CUDNN")))
 	if err != nil {
 		t.Skipf("SKIPPED: needs cuDNN 9; VOXCAM_CUDNN=FOLDER says where it is: %v", err)
 	}
