@@ -25,11 +25,15 @@ grad, pass, onnx:               tensor ir op
 layer:                          tensor ir op onnx
 plan:                           tensor ir op
 
+# The methods' arithmetic, and the noise.
+cam, noise:
+
 # Where it is computed.
-backend:                        ir plan
+backend:                        tensor ir plan cam noise
+backend/host:                   backend cam noise
 backend/reference:              tensor ir op
 backend/cpu/kernel:
-backend/cpu:                    tensor ir op plan invariants backend backend/cpu/kernel
+backend/cpu:                    tensor ir op plan invariants backend backend/host backend/cpu/kernel
 backend/backendtest:            tensor ir op grad plan backend backend/reference
 
 # Volumes and files: they know nothing of models.
@@ -41,8 +45,7 @@ picture:                        volume volume/tiff
 phantom:                        volume
 phantom/phantomset:             phantom
 
-# The methods, and the engine that ties model, methods and volume together. It writes no files and knows no data set.
-cam, noise:
+# The engine that ties model, methods and volume together. It writes no files and knows no data set.
 explain:                        tensor ir grad pass onnx layer plan backend cam noise volume
 
 # What people run. Only the command line chooses a backend.

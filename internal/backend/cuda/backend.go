@@ -26,6 +26,7 @@ type Options struct {
 	Driver    string // path of libcuda.so.1; "" looks for it
 	Libraries string // a folder in which to look for cuDNN first; "" for the usual places
 	Precision Precision
+	Cudnn     bool // let cuDNN compute the convolutions that it is faster at
 }
 
 // Precision is how products of convolutions and matrices are computed. Sums are float32 in all of them.
@@ -45,6 +46,9 @@ type Backend struct {
 	context     *driver.Context
 	stream      *driver.Stream
 	kernels     *kernels
+	builders    map[*ir.Op]builder
+	tuner       *tuner // nil without cuDNN
+	noCudnn     error  // why
 	granularity int
 	precise     int // multiplications of a convolution or product up to which sums are float64
 
@@ -57,7 +61,7 @@ var _ backend.Backend = (*Backend)(nil)
 
 // New opens a GPU. Where there is no driver the error wraps *driver.NoDriverError.
 func New(o Options) (b *Backend, err error) {
-	b = &Backend{options: o, precise: preciseLimit, constants: map[constantKey]*constant{}}
+	b = &Backend{options: o, precise: preciseLimit, builders: makeBuilders(), constants: map[constantKey]*constant{}}
 	if b.driver, err = driver.Open(o.Driver); err != nil {
 		return nil, fmt.Errorf("cuda: %w", err)
 	}
@@ -81,8 +85,13 @@ func New(o Options) (b *Backend, err error) {
 		if b.granularity, err = b.context.Granularity(); err != nil {
 			return err
 		}
-		b.kernels, err = b.loadKernels()
-		return err
+		if b.kernels, err = b.loadKernels(); err != nil {
+			return err
+		}
+		if o.Cudnn {
+			b.tuner, b.noCudnn = b.newTuner()
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cuda: %s: %w", b.device.Name, err), b.Close())
@@ -98,6 +107,7 @@ func (b *Backend) Close() error {
 	var errs []error
 	errs = append(errs, b.context.Do(func() error {
 		var errs []error
+		errs = append(errs, b.tuner.close())
 		if b.kernels != nil {
 			errs = append(errs, b.kernels.close())
 		}

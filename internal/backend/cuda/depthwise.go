@@ -245,17 +245,6 @@ func depthwiseChunk(blocks, points, live, sms int) (chunk int) {
 	return chunk
 }
 
-// activationCode is the number that kernels know an epilogue's activation by (conv.cuh).
-func activationCode(name string) int32 {
-	switch name {
-	case "Relu":
-		return 1
-	case "Silu":
-		return 2
-	}
-	return 0
-}
-
 func floorDiv(a, b int) int {
 	q := a / b
 	if a%b < 0 {

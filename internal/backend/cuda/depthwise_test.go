@@ -28,7 +28,7 @@ type convExample struct {
 func cube(n int) [3]int { return [3]int{n, n, n} }
 
 // checkConv runs a convolution and its gradient by every plan.
-func checkConv(t *testing.T, b *Backend, e convExample) {
+func checkExample(t *testing.T, b *Backend, e convExample) {
 	t.Helper()
 	if e.dilation == [3]int{} {
 		e.dilation = cube(1)
@@ -101,7 +101,7 @@ func TestDepthwise(t *testing.T) {
 				continue
 			}
 			t.Run(fmt.Sprintf("%d/%d", i, x[4]), func(t *testing.T) {
-				checkConv(t, b, convExample{x: x, out: x[4], kernel: w.kernel, stride: w.stride, before: w.before, after: w.after, groups: x[4],
+				checkExample(t, b, convExample{x: x, out: x[4], kernel: w.kernel, stride: w.stride, before: w.before, after: w.after, groups: x[4],
 					bias: x[4] != 33, activation: []string{"", "Relu", "Silu"}[i%3]})
 			})
 		}

@@ -344,7 +344,7 @@ func (p *Program) free() error {
 // external is where a caller's value is: in a field on the device, or in one on the host, whose planes pass through a ring on the
 // device as steps need them.
 type external struct {
-	plane   int  // bytes
+	plane   int // bytes
 	depth   int
 	window  int // planes that a step needs at most
 	staging driver.Ptr

@@ -30,6 +30,6 @@ func TestStem(t *testing.T) {
 	} {
 		e.groups = 1
 		e.activation = []string{"", "Silu", "Relu"}[i%3]
-		t.Run(fmt.Sprint(i), func(t *testing.T) { checkConv(t, b, e) })
+		t.Run(fmt.Sprint(i), func(t *testing.T) { checkExample(t, b, e) })
 	}
 }
