@@ -39,14 +39,12 @@ inline void copy_bulk(uint32 to, const void* from, int bytes, uint32 barrier) {
 inline void barrier_wait(uint32 at, uint32 phase) {
     for (int i = 0; barrier_at(at)->phase == phase; i++) {
         if (i > 100000) simulator::fail(719, "barrier %u never turns", at);
-        simulator::barrier();
+        __syncthreads_and(0);
     }
 }
-// leave waits for all threads of the block, so that none is missing where others wait.
-inline void leave(uint32 at) {
-    int* left = reinterpret_cast<int*>(shared_base() + at);
-    ++*left;
-    while (*left < (int)blockDim.x) simulator::barrier();
+// leave waits until all threads of the block leave, so that none is missing where others wait.
+inline void leave() {
+    while (!__syncthreads_and(1)) {}
 }
 inline void fence_async() {}
 inline void wgmma_fence() {}
@@ -121,7 +119,7 @@ __device__ __forceinline__ void barrier_wait(uint32 at, uint32 phase) {
         "r"(phase)
         : "memory");
 }
-__device__ __forceinline__ void leave(uint32) {}
+__device__ __forceinline__ void leave() {}
 // fence_async shows what was stored to wgmma and to copies in the background.
 __device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -255,9 +253,6 @@ template <int N, bool split, bool half> __device__ __forceinline__ void tensor90
     if (threadIdx.x == 0) {
         for (int i = 0; i < p.stages; i++) barrier_init(s.full(i), loaders), barrier_init(s.empty(i), 8);
         for (int i = 0; i < p.slots; i++) barrier_init(s.slotFull(i), 1), barrier_init(s.slotEmpty(i), 8);
-#ifdef SIMULATOR
-        memset(shared_base() + s.base + 1016, 0, 8);
-#endif
         barrier_init_fence();
     }
     __syncthreads();
@@ -360,7 +355,7 @@ template <int N, bool split, bool half> __device__ __forceinline__ void tensor90
                 for (int e = 0; e < 2; e++) store(t.y + i, x + e, d[i * 4 + e], d[i * 4 + 2 + e]);
         }
     }
-    leave(s.base + 1016);
+    leave();
 }
 
 #define TENSOR90(n)                                                                             \
