@@ -40,17 +40,17 @@ var (
 )
 
 var tensorCases = []tensorCase{
-	{"cube", tensor.Shape{1, 3, 10, 19, 36}, 70, cubes, op.ConvAttr{Stride: ones, Dilation: ones, Before: ones, After: ones, Groups: 1}},
-	{"twoChunks", tensor.Shape{1, 2, 9, 9, 68}, 130, [3]int{1, 3, 3}, op.ConvAttr{Stride: ones, Dilation: ones, Before: [3]int{0, 1, 1}, After: [3]int{0, 1, 1}, Groups: 1}},
+	{"cube", tensor.Shape{1, 2, 10, 17, 36}, 70, cubes, op.ConvAttr{Stride: ones, Dilation: ones, Before: ones, After: ones, Groups: 1}},
+	{"twoChunks", tensor.Shape{1, 1, 9, 9, 68}, 130, [3]int{1, 3, 3}, op.ConvAttr{Stride: ones, Dilation: ones, Before: [3]int{0, 1, 1}, After: [3]int{0, 1, 1}, Groups: 1}},
 	{"tall", tensor.Shape{1, 1, 40, 12, 8}, 24, [3]int{1, 3, 3}, op.ConvAttr{Stride: ones, Dilation: ones, Before: [3]int{0, 1, 1}, After: [3]int{0, 1, 1}, Groups: 1}},
-	{"stride", tensor.Shape{1, 5, 20, 22, 16}, 40, cubes, op.ConvAttr{Stride: twos, Dilation: ones, Before: ones, After: ones, Groups: 1}},
-	{"strideAsymmetric", tensor.Shape{1, 5, 20, 23, 12}, 16, cubes, op.ConvAttr{Stride: [3]int{1, 3, 2}, Dilation: ones, Before: [3]int{1, 0, 2}, After: [3]int{0, 1, 1}, Groups: 1}},
-	{"pointwise", tensor.Shape{1, 3, 9, 17, 24}, 144, ones, op.ConvAttr{Stride: ones, Dilation: ones, Groups: 1}},
+	{"stride", tensor.Shape{1, 4, 11, 20, 12}, 20, cubes, op.ConvAttr{Stride: twos, Dilation: ones, Before: ones, After: ones, Groups: 1}},
+	{"strideAsymmetric", tensor.Shape{1, 3, 11, 13, 12}, 16, cubes, op.ConvAttr{Stride: [3]int{1, 3, 2}, Dilation: ones, Before: [3]int{1, 0, 2}, After: [3]int{0, 1, 1}, Groups: 1}},
+	{"pointwise", tensor.Shape{1, 3, 9, 17, 24}, 136, ones, op.ConvAttr{Stride: ones, Dilation: ones, Groups: 1}},
 	{"pointwiseOdd", tensor.Shape{2, 2, 5, 9, 33}, 71, ones, op.ConvAttr{Stride: ones, Dilation: ones, Groups: 1}},
-	{"dilated", tensor.Shape{1, 5, 12, 13, 20}, 24, cubes, op.ConvAttr{Stride: ones, Dilation: [3]int{2, 3, 2}, Before: [3]int{2, 3, 2}, After: [3]int{2, 3, 2}, Groups: 1}},
+	{"dilated", tensor.Shape{1, 4, 9, 10, 12}, 8, cubes, op.ConvAttr{Stride: ones, Dilation: [3]int{2, 3, 2}, Before: [3]int{2, 3, 2}, After: [3]int{2, 3, 2}, Groups: 1}},
 	{"farDilated", tensor.Shape{1, 1, 44, 30, 4}, 8, [3]int{1, 3, 3}, op.ConvAttr{Stride: ones, Dilation: [3]int{1, 14, 12}, Before: [3]int{0, 14, 12}, After: [3]int{0, 14, 12}, Groups: 1}},
-	{"stem", tensor.Shape{1, 4, 19, 38, 3}, 64, [3]int{3, 7, 7}, op.ConvAttr{Stride: [3]int{1, 2, 2}, Dilation: ones, Before: [3]int{1, 3, 3}, After: [3]int{1, 3, 3}, Groups: 1}},
-	{"large", tensor.Shape{1, 3, 16, 18, 8}, 12, [3]int{3, 7, 7}, op.ConvAttr{Stride: ones, Dilation: ones, Before: [3]int{1, 3, 3}, After: [3]int{1, 3, 3}, Groups: 1}},
+	{"stem", tensor.Shape{1, 2, 13, 18, 3}, 20, [3]int{3, 7, 7}, op.ConvAttr{Stride: [3]int{1, 2, 2}, Dilation: ones, Before: [3]int{1, 3, 3}, After: [3]int{1, 3, 3}, Groups: 1}},
+	{"large", tensor.Shape{1, 1, 9, 10, 8}, 12, [3]int{1, 7, 7}, op.ConvAttr{Stride: ones, Dilation: ones, Before: [3]int{0, 3, 3}, After: [3]int{0, 3, 3}, Groups: 1}},
 }
 
 // cases are a convolution and its gradient, with small whole numbers: products and sums are exact then.

@@ -53,21 +53,18 @@ template <int groups> inline void wgmma_wait() {}
 template <int registers> inline void registers_up() {}
 template <int registers> inline void registers_down() {}
 
-// matrix_at is where a matrix has 4 bytes, by its descriptor.
-inline const char* matrix_at(uint64 d, int row, int byte) {
-    uint32 start = (d & 0x3fff) << 4, lead = (d >> 16 & 0x3fff) << 4, stride = (d >> 32 & 0x3fff) << 4;
-    if (d >> 62 == 1) {
-        uint32 at = start + row / 8 * stride + row % 8 * 128 + byte;
-        return shared_base() + (at ^ (at >> 7 & 7) << 4);
-    }
-    return shared_base() + start + row / 8 * stride + row % 8 * 16 + byte / 16 * lead + byte % 16;
-}
+// matrix_row reads 32 bytes of a row of a matrix, which its descriptor gives.
 template <bool half> inline void matrix_row(float* to, uint64 d, int row) {
-    for (int byte = 0; byte < 32; byte += 4) {
-        uint32 v;
-        memcpy(&v, matrix_at(d, row, byte), 4);
-        if (half) *to++ = __uint_as_float(v << 16), *to++ = __uint_as_float(v & 0xffff0000u);
-        else *to++ = __uint_as_float(v & ~0x1fffu);
+    uint32 start = (d & 0x3fff) << 4, lead = (d >> 16 & 0x3fff) << 4, stride = (d >> 32 & 0x3fff) << 4, words[8];
+    for (int part = 0; part < 2; part++) {
+        uint32 at = start + row / 8 * stride;
+        if (d >> 62 == 1) at += row % 8 * 128 + part * 16, at ^= (at >> 7 & 7) << 4;
+        else at += row % 8 * 16 + part * lead;
+        memcpy(words + part * 4, shared_base() + at, 16);
+    }
+    for (int i = 0; i < 8; i++) {
+        if (half) to[2 * i] = __uint_as_float(words[i] << 16), to[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+        else to[i] = __uint_as_float(words[i] & ~0x1fffu);
     }
 }
 template <int N, bool half> inline void wgmma(float (&d)[N / 2], uint64 a, uint64 b) {
