@@ -153,12 +153,12 @@ func TestTensorTiles(t *testing.T) {
 					}
 					return run, err
 				}
-				conv, gradient := builders[op.Conv], builders[op.ConvBackwardData]
-				builders[op.Conv] = func(c *compiler, n *ir.Node) (action, error) { return with(c, n, n.Attr.(op.ConvAttr), false) }
-				builders[op.ConvBackwardData] = func(c *compiler, n *ir.Node) (action, error) {
+				conv, gradient := b.builders[op.Conv], b.builders[op.ConvBackwardData]
+				b.builders[op.Conv] = func(c *compiler, n *ir.Node) (action, error) { return with(c, n, n.Attr.(op.ConvAttr), false) }
+				b.builders[op.ConvBackwardData] = func(c *compiler, n *ir.Node) (action, error) {
 					return with(c, n, n.Attr.(op.ConvBackwardDataAttr).Conv, true)
 				}
-				t.Cleanup(func() { builders[op.Conv], builders[op.ConvBackwardData] = conv, gradient })
+				t.Cleanup(func() { b.builders[op.Conv], b.builders[op.ConvBackwardData] = conv, gradient })
 				for _, c := range []tensorCase{tensorCases[0], tensorCases[3]} {
 					for _, k := range c.cases(t, smallIntegers) {
 						s, err := k.Sample(7)
