@@ -133,11 +133,11 @@ func (n *network) leastBytes() (least int, err error) {
 		if err != nil {
 			return 0, err
 		}
-		scratch, err := n.backend.ScratchBytes(p.search.Smallest())
+		besides, err := n.besides(p.search.Smallest())
 		if err != nil {
 			return 0, err
 		}
-		least = max(least, p.search.Smallest().Peak+weights+scratch)
+		least = max(least, p.search.Smallest().Peak+weights+besides)
 	}
 	return least, nil
 }
