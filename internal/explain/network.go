@@ -203,10 +203,8 @@ func (n *network) loadInto(ctx context.Context, p *gradient) (err error) {
 	if !p.plan.Buffers[of[p.gradient]].External {
 		return nil
 	}
-	if n.fields.gradient == nil {
-		if n.fields.gradient, err = n.backend.NewField(p.gradient.Shape().Elements(), n.places.gradient); err != nil {
-			return err
-		}
+	if err := n.take(&n.fields.gradient, n.values(), n.places.gradient); err != nil {
+		return err
 	}
 	return p.program.Bind(p.gradient, n.fields.gradient)
 }
