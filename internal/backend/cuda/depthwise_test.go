@@ -92,6 +92,7 @@ func TestDepthwise(t *testing.T) {
 		{cube(3), cube(2), [3]int{-1, 2, -2}, [3]int{2, -1, 1}},
 		{cube(5), cube(2), cube(1), cube(2)},
 		{cube(5), cube(2), [3]int{2, 3, 1}, [3]int{2, 0, 3}},
+		{cube(5), cube(2), [3]int{1, 1, 2}, [3]int{2, 2, 1}},
 		{[3]int{3, 2, 4}, [3]int{3, 1, 2}, [3]int{0, 1, 2}, [3]int{1, 0, 1}},
 	}
 	for i, w := range windows {
@@ -130,7 +131,7 @@ func TestDepthwiseOffersWork(t *testing.T) {
 	} {
 		a := op.ConvAttr{Stride: cube(c.stride), Dilation: cube(1), Groups: c.channels}
 		k := chooseDepthwise(cube(c.kernel), a, false)
-		s := k.shape(a, c.size, c.size, c.channels)
+		s := k.shape(c.size, c.size, c.channels)
 		chunk := depthwiseChunk(s.groups*s.across*s.down, c.size, k.livePlanes, multiprocessors)
 		blocks := s.groups * s.across * s.down * ceilDiv(c.size, chunk)
 		t.Logf("k%d s%d %d^3 %d channels: %d groups of %d, %d x %d blocks (columns %d), %d planes at a time: %d blocks", c.kernel, c.stride, c.size, c.channels,
