@@ -159,13 +159,15 @@ func (k *kernels) function(name string) (*driver.Function, error) {
 	if f := k.functions[name]; f != nil {
 		return f, nil
 	}
+	err := fmt.Errorf("nothing was compiled for this GPU")
 	for _, m := range k.modules {
-		if f, err := m.Function(name); err == nil {
+		var f *driver.Function
+		if f, err = m.Function(name); err == nil {
 			k.functions[name] = f
 			return f, nil
 		}
 	}
-	return nil, fmt.Errorf("cuda: there is no kernel %s in what was compiled for this GPU", name)
+	return nil, fmt.Errorf("cuda: there is no kernel %s for this GPU: %w", name, err)
 }
 
 func (k *kernels) close() error {
