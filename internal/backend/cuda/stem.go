@@ -53,8 +53,8 @@ type stemParams struct {
 	Before                      [3]int32
 	Cin, Cout, Padded, Z0, Z1   int32
 	Origin, Shift, Phase        [3]int32
-	Rows, Pitch, Width          int32
-	Planes, Stages              int32
+	Rows, Pitch, Width, Wide    int32
+	Planes                      int32
 	Across, Vectors, Activation int32
 	ByWidth                     Divide
 }
@@ -86,34 +86,41 @@ type stemForm struct{ padded int }
 func buildStemForward(c *compiler, n *ir.Node, a op.ConvAttr, p stemParams) (action, bool, error) {
 	y, w := n.Out().Shape(), n.Inputs[1].Shape()
 	cout, cin, kd, kh, kw := w[0], w[1], w[2], w[3], w[4]
-	block := 64 // output channels of a block
-	if ceilDiv(cout, 32)%2 == 1 {
-		block = 32
-	}
 	name := "stem_any"
 	for _, k := range stemKernels {
 		if k == (stemKernel{cin, kw, a.Stride[2]}) && a.Dilation[2] == 1 {
 			name = fmt.Sprintf("stem_c%d_k%d_s%d", k.channels, k.kernel, k.stride)
 		}
 	}
-	name = fmt.Sprintf("%s_n%d", name, block)
 	rows := (stemRows-1)*a.Stride[1] + (kh-1)*a.Dilation[1] + 1
 	width := ((stemColumns-1)*a.Stride[2] + (kw-1)*a.Dilation[2] + 1) * cin
 	pitch := ceilDiv(width, 4) * 4
-	perPlane := 4 * (rows*pitch + kh*kw*cin*block)
-	planes := min(kd, max(1, stemStage/perPlane))
-	stages := min(2, ceilDiv(kd, planes))
-	shared := stages * planes * perPlane
-	if shared > c.backend.device.SharedPerBlock {
-		return nil, false, nil // the window is too large
+	// A block makes 64 output channels, or 32 where that wastes less or 64 need too much shared memory.
+	block, planes, shared := 64, 0, 0
+	if ceilDiv(cout, 32)%2 == 1 {
+		block = 32
 	}
-	f, err := c.sharedKernel(name, shared)
+	for ; ; block = 32 {
+		perPlane := 4 * (rows*pitch + kh*kw*cin*block)
+		planes = min(kd, max(1, stemStage/perPlane))
+		shared = min(2, ceilDiv(kd, planes)) * planes * perPlane // while a stage is computed the next one comes
+		if shared <= c.backend.device.SharedPerBlock {
+			break
+		}
+		if block == 32 {
+			return nil, false, nil // the window is too large
+		}
+	}
+	f, err := c.sharedKernel(fmt.Sprintf("%s_n%d", name, block), shared)
 	if err != nil {
 		return nil, true, err
 	}
 	groups := ceilDiv(cout, block)
+	if in := c.in(0); a.Before[2]*cin%4 == 0 && int(p.In[2])*cin%4 == 0 && in.stride%16 == 0 {
+		p.Wide, width = 1, pitch/4
+	}
 	p.Padded, p.Rows, p.Width, p.Pitch, p.ByWidth = int32(groups*block), int32(rows), int32(width), int32(pitch), divideBy(width)
-	p.Planes, p.Stages, p.Across = int32(planes), int32(stages), int32(ceilDiv(y[3], stemColumns))
+	p.Planes, p.Across = int32(planes), int32(ceilDiv(y[3], stemColumns))
 	if out := c.out(); cout%4 == 0 && out.stride%16 == 0 {
 		p.Vectors = 1
 	}

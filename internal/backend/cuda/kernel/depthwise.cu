@@ -80,7 +80,10 @@ template <int taps> __device__ __forceinline__ Spot stage(const DepthwiseParams&
     Spot s;
     s.channel = (blockIdx.x << p.laneShift) + lane;
     bool there = s.channel < p.channels;
-    for (int tap = tile; tap < taps; tap += threads >> p.laneShift) weights[tap * lanes + lane] = there ? p.weights[tap * p.channels + s.channel] : 0.0f;
+    const float* from = p.weights + (there ? s.channel : 0);
+    for (int tap = tile; tap < taps; tap += threads >> p.laneShift) copy_async4(weights + tap * lanes + lane, from + tap * p.channels, there);
+    copy_async_commit();
+    copy_async_wait<0>();
     __syncthreads();
     int rows = threads >> p.laneShift >> p.columnShift;
     int by = blockIdx.y / p.blocks, bx = blockIdx.y - by * p.blocks;

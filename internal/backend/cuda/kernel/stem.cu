@@ -3,25 +3,25 @@
 #include "conv.cuh"
 
 struct StemParams {
-    Planes x, y; // what is read and written: a gradient reads dy and writes dx
-    Planes residual; // added before the activation; data is null where there is none
+    Planes x, y;          // what is read and written: a gradient reads dy and writes dx
+    Planes residual;      // added before the activation; data is null where there is none
     const float* weights;
-    const float* bias; // null where there is none
-    int in[3], out[3]; // depth, height, width
+    const float* bias;    // null where there is none
+    int in[3], out[3];    // depth, height, width
     int kernel[3], stride[3], dilation[3];
-    int before[3]; // padding
-    int cin, cout; // channels that are read, and written
-    int padded;    // cout of packed weights
-    int z0, z1;    // output planes
-    int origin[3]; // of a gradient (see below)
+    int before[3];        // padding
+    int cin, cout;        // channels that are read, and written
+    int padded;           // cout of packed weights
+    int z0, z1;           // output planes
+    int origin[3];        // of a gradient, as shift and phase (see below)
     int shift[3], phase[3];
-    int rows;      // rows of a plane in shared memory,
-    int pitch;     // floats from one to the next,
-    int width;     // and floats of a row that are filled (of a gradient: columns)
-    int planes;    // planes that a stage has
-    int stages;    // buffers of stages: 1 or 2
-    int across;    // blocks along the width
-    int vectors;   // outputs (of a gradient: inputs) can be accessed 16 bytes at a time
+    int rows;             // rows of a plane in shared memory,
+    int pitch;            // floats from one to the next,
+    int width;            // and copies that fill a row (of a gradient: its columns)
+    int wide;             // rows are copied 16 bytes at a time
+    int planes;           // planes of a stage
+    int across;           // blocks along the width
+    int vectors;          // outputs (of a gradient: inputs) can be accessed 16 bytes at a time
     int activation;
     Divide byWidth;
 };
@@ -39,22 +39,23 @@ static const int columns = 32, rows = 8, run = 8; // run: columns of a thread
 
 // fill copies stage positions [kz0, kz1) to shared memory in the background.
 template <int N> __device__ __forceinline__ void fill(const StemParams& p, float* input, float* weights, int kz0, int kz1, int z, int top, int left, int channel) {
-    int perPlane = p.rows * p.width, k = p.kernel[1] * p.kernel[2] * p.cin;
+    int perPlane = p.rows * p.width, step = p.wide ? 4 : 1, k = p.kernel[1] * p.kernel[2] * p.cin;
     for (int kz = kz0; kz < kz1; kz++) {
         int iz = z * p.stride[0] - p.before[0] + kz * p.dilation[0];
         if (iz < 0 || iz >= p.in[0]) continue;
         const float* x = plane<const float>(p.x, iz);
-        float* at = input + (kz - kz0) * p.rows * p.pitch;
+        float* to = input + (kz - kz0) * p.rows * p.pitch;
         for (int i = threadIdx.x; i < perPlane; i += 256) {
             uint32 column;
-            int row = p.byWidth.split(i, column);
-            bool full = (unsigned)(top + row) < (unsigned)p.in[1] && (unsigned)(left + (int)column) < (unsigned)(p.in[2] * p.cin);
-            const float* from = full ? x + ((top + row) * p.in[2] * p.cin + left + (int)column) : x;
-            copy_async4(at + row * p.pitch + column, from, full);
+            int row = p.byWidth.split(i, column), y = top + row, at = (int)column * step, c = left + at;
+            bool full = (unsigned)y < (unsigned)p.in[1] && (unsigned)c < (unsigned)(p.in[2] * p.cin);
+            const float* from = full ? x + (y * p.in[2] * p.cin + c) : x;
+            if (p.wide) copy_async16(to + row * p.pitch + at, from, full);
+            else copy_async4(to + row * p.pitch + at, from, full);
         }
         const float* w = p.weights + (int64)kz * k * p.padded + channel;
-        float* to = weights + (kz - kz0) * k * N;
-        for (int i = threadIdx.x; i < k * (N / 4); i += 256) copy_async16(to + i * 4, w + i / (N / 4) * p.padded + i % (N / 4) * 4, true);
+        float* tap = weights + (kz - kz0) * k * N;
+        for (int i = threadIdx.x; i < k * (N / 4); i += 256) copy_async16(tap + i * 4, w + i / (N / 4) * p.padded + i % (N / 4) * 4, true);
     }
     copy_async_commit();
 }
