@@ -2,7 +2,6 @@ package cuda
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -85,25 +84,33 @@ func normals(r *rand.Rand, x []float64) {
 	}
 }
 
-// checkTensor runs convolutions with exact and with rounded products.
-func checkTensor(t *testing.T, b *Backend, rounded float64) {
-	check := func(t *testing.T, c backendtest.Case, limit float64) {
-		s, err := c.Sample(7)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := backendtest.Check(context.Background(), b, s, limit, 1e-30); err != nil {
-			t.Fatal(err)
-		}
+// checkCase runs a case by all plans.
+func checkCase(t *testing.T, b *Backend, c backendtest.Case, limit float64) {
+	t.Helper()
+	s, err := c.Sample(7)
+	if err != nil {
+		t.Fatal(err)
 	}
+	if err := backendtest.Check(context.Background(), b, s, limit, 1e-30); err != nil {
+		t.Fatalf("%s: %v", c.Name, err)
+	}
+}
+
+// checkLarge runs convolutions of several tiles with exact and with rounded products.
+func checkLarge(t *testing.T, b *Backend, rounded float64) {
 	for _, c := range tensorCases {
 		for _, k := range c.cases(t, smallIntegers) {
-			t.Run(k.Name, func(t *testing.T) { check(t, k, 1e-7) })
+			t.Run(k.Name, func(t *testing.T) { checkCase(t, b, k, 1e-7) })
 		}
 	}
 	for _, k := range tensorCases[0].cases(t, normals) {
-		t.Run("rounded/"+k.Name, func(t *testing.T) { check(t, k, rounded) })
+		t.Run("rounded/"+k.Name, func(t *testing.T) { checkCase(t, b, k, rounded) })
 	}
+}
+
+// checkTensor runs small convolutions, too, which have the corners.
+func checkTensor(t *testing.T, b *Backend, rounded float64) {
+	checkLarge(t, b, rounded)
 	for _, k := range backendtest.Cases() { // those have the corners: empty windows, negative padding, strides beyond the window
 		if k.Op != op.Conv && k.Op != op.ConvBackwardData {
 			continue
@@ -111,7 +118,7 @@ func checkTensor(t *testing.T, b *Backend, rounded float64) {
 		for i := range k.Inputs {
 			k.Inputs[i].Fill = smallIntegers
 		}
-		t.Run("small/"+k.Name, func(t *testing.T) { check(t, k, 1e-7) })
+		t.Run("small/"+k.Name, func(t *testing.T) { checkCase(t, b, k, 1e-7) })
 	}
 }
 
@@ -126,7 +133,7 @@ func TestTensorAmpere(t *testing.T) {
 	if os.Getenv("VOXCAM_GPU") == "" {
 		b.device.SharedPerBlock = 99 << 10 // as the smaller ones have
 	}
-	checkTensor(t, b, 1e-3)
+	checkLarge(t, b, 1e-3)
 }
 
 // TestTensorTiles holds every way to cut a lattice into tiles against the others.
@@ -138,36 +145,10 @@ func TestTensorTiles(t *testing.T) {
 		for i := range 6 {
 			t.Run(fmt.Sprintf("swizzled=%v/%d", swizzled, i), func(t *testing.T) {
 				b := openTensor(t, TF32)
-				with := func(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (action, error) {
-					m, err := c.tensorMachine()
-					if err != nil {
-						return nil, err
-					}
-					if m == nil || !m.hopper {
-						t.Skip("this GPU has no wgmma")
-					}
-					m.kernels, m.swizzled = m.kernels[i:i+1], swizzled
-					run, ok, err := m.build(c, n, a, backward)
-					if !ok && err == nil {
-						err = errors.New("it does not fit")
-					}
-					return run, err
-				}
-				conv, gradient := b.builders[op.Conv], b.builders[op.ConvBackwardData]
-				b.builders[op.Conv] = func(c *compiler, n *ir.Node) (action, error) { return with(c, n, n.Attr.(op.ConvAttr), false) }
-				b.builders[op.ConvBackwardData] = func(c *compiler, n *ir.Node) (action, error) {
-					return with(c, n, n.Attr.(op.ConvBackwardDataAttr).Conv, true)
-				}
-				t.Cleanup(func() { b.builders[op.Conv], b.builders[op.ConvBackwardData] = conv, gradient })
+				onlyTiles(t, b, i, swizzled)
 				for _, c := range []tensorCase{tensorCases[0], tensorCases[3]} {
 					for _, k := range c.cases(t, smallIntegers) {
-						s, err := k.Sample(7)
-						if err != nil {
-							t.Fatal(err)
-						}
-						if err := backendtest.Check(context.Background(), b, s, 1e-7, 1e-30); err != nil {
-							t.Errorf("%s: %v", k.Name, err)
-						}
+						checkCase(t, b, k, 1e-7)
 					}
 				}
 			})

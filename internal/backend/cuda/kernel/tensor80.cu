@@ -3,32 +3,34 @@
 #include "tensor.cuh"
 
 #ifdef SIMULATOR
-// Warps exchange what their threads hold through memory.
-static thread_local uint32 warp_words[32][32][8];
+// Warps exchange what their threads hold through memory, in turn through two places, so that a thread that is ahead disturbs nobody.
+static thread_local uint32 warp_words[2][32][32][8];
+static thread_local uint8 warp_turn[1024];
+typedef uint32 WarpWords[32][8];
+inline WarpWords& warp_exchange(const void* mine, size_t bytes) {
+    WarpWords& words = warp_words[warp_turn[threadIdx.x]++ & 1][threadIdx.x / 32];
+    memcpy(words[threadIdx.x % 32], mine, bytes);
+    __syncwarp();
+    return words;
+}
 
 // load_matrices gives each thread 4 bytes of each of 4 matrices of 8 rows of 16 bytes, whose rows lie where 8 threads each say.
 inline void load_matrices(uint32 (&r)[4], const void* row) {
-    auto& words = warp_words[threadIdx.x / 32];
+    WarpWords& words = warp_exchange(&row, sizeof row);
     int lane = threadIdx.x % 32;
-    memcpy(words[lane], &row, sizeof row);
-    __syncwarp();
     for (int i = 0; i < 4; i++) {
         const char* from;
         memcpy(&from, words[8 * i + lane / 4], sizeof from);
         memcpy(&r[i], from + lane % 4 * 4, 4);
     }
-    __syncwarp();
 }
 inline void mma(float (&d)[4], const uint32 (&a)[4], uint32 b0, uint32 b1) {
-    auto& words = warp_words[threadIdx.x / 32];
+    uint32 mine[6] = {a[0], a[1], a[2], a[3], b0, b1};
+    WarpWords& words = warp_exchange(mine, sizeof mine);
     int lane = threadIdx.x % 32;
-    memcpy(words[lane], a, 16);
-    words[lane][4] = b0, words[lane][5] = b1;
-    __syncwarp();
     auto value = [&](int l, int i) { return __uint_as_float(words[l][i] & ~0x1fffu); };
     for (int i = 0; i < 4; i++)
         for (int k = 0; k < 8; k++) d[i] += value(lane / 4 * 4 + k % 4, k / 4 * 2 + i / 2) * value((lane % 4 * 2 + i % 2) * 4 + k % 4, 4 + k / 4);
-    __syncwarp();
 }
 #else
 __device__ __forceinline__ void load_matrices(uint32 (&r)[4], const void* row) {
