@@ -63,7 +63,7 @@ func run(nvrtc, dir string, all bool) error {
 	}
 	setup := fmt.Sprintf("%s %q", compiler.version, options)
 	before, stored := readSums(dir), map[string]map[string][]byte{}
-	if !all && before["setup"] == setup && sameHeaders(before, hashes) {
+	if !all && before["setup"] == setup {
 		for _, target := range targets {
 			if stored[target], err = readArchive(filepath.Join(dir, archive(target))); err != nil {
 				stored = map[string]map[string][]byte{} // made anew
@@ -90,10 +90,18 @@ func run(nvrtc, dir string, all bool) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
+		read := map[string]bool{name: true}
+		if err := included(dir, string(source), read); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		unchanged := true
+		for file := range read {
+			unchanged = unchanged && before[file] == hashes[file]
+		}
 		for _, target := range wanted {
 			j := &job{source: name, target: target}
 			jobs = append(jobs, j)
-			if module, ok := stored[target][name]; ok && before[name] == hashes[name] {
+			if module, ok := stored[target][name]; ok && unchanged {
 				j.module = module
 			}
 		}
@@ -213,14 +221,25 @@ func readSums(dir string) map[string]string {
 	return before
 }
 
-// sameHeaders says whether the headers are the same: any source may include any of them.
-func sameHeaders(before, now map[string]string) bool {
-	headers := func(of map[string]string) map[string]string {
-		of = maps.Clone(of)
-		maps.DeleteFunc(of, func(name, _ string) bool { return filepath.Ext(name) != ".cuh" })
-		return of
+// included adds the headers that a source includes to those that were read, with what they include themselves. The header of the simulator
+// is not one of them: NVRTC never sees it.
+func included(dir, source string, read map[string]bool) error {
+	for line := range strings.Lines(source) {
+		name, ok := strings.CutPrefix(strings.TrimSpace(line), `#include "`)
+		name = strings.TrimSuffix(name, `"`)
+		if !ok || read[name] || name == "simulator.h" {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			return err
+		}
+		read[name] = true
+		if err := included(dir, string(text), read); err != nil {
+			return err
+		}
 	}
-	return maps.Equal(headers(before), headers(now))
+	return nil
 }
 
 func readArchive(path string) (map[string][]byte, error) {

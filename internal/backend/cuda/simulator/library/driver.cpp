@@ -436,14 +436,12 @@ API cuMemCreate(Address* handle, size_t bytes, const Allocation* a, unsigned lon
         return out_of_memory;
     }
     // A GPU's memory begins with what an earlier program left. Very large pieces are left out to save the host's memory.
-    if (bytes <= (256 << 20)) {
-        void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-        if (p == MAP_FAILED) {
+    static const std::string rubbish(granularity, '\xff');
+    for (size_t at = 0; at < bytes && bytes <= (256 << 20); at += granularity) {
+        if (pwrite(file, rubbish.data(), granularity, at) != (ssize_t)granularity) {
             close(file);
             return out_of_memory;
         }
-        memset(p, 0xff, bytes);
-        munmap(p, bytes);
     }
     used += bytes;
     *handle = d.next_handle++;
