@@ -53,7 +53,7 @@ func openBenchmark(b *testing.B) (device backend.Backend, done func() error) {
 		if !known {
 			b.Fatal("VOXCAM_BENCH_PRECISION is none of fp32, tf32, bf16")
 		}
-		d, err := cuda.New(cuda.Options{Precision: precision})
+		d, err := cuda.New(cuda.Options{Precision: precision, Kernels: os.Getenv("VOXCAM_CUDA_KERNELS"), Cudnn: os.Getenv("VOXCAM_BENCH_CUDNN") != ""})
 		if err != nil {
 			b.Fatal(err)
 		}

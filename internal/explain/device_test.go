@@ -35,6 +35,8 @@ func openCUDA(t testing.TB, o cuda.Options) *cuda.Backend {
 	t.Helper()
 	if os.Getenv("VOXCAM_GPU") == "" {
 		o.Driver = simulator.Build(t)
+	} else {
+		o.Kernels = os.Getenv("VOXCAM_CUDA_KERNELS")
 	}
 	b, err := cuda.New(o)
 	if none := (*driver.NoDriverError)(nil); errors.As(err, &none) {

@@ -26,7 +26,8 @@ type Options struct {
 	Driver    string // path of libcuda.so.1; "" looks for it
 	Libraries string // a folder in which to look for cuDNN first; "" for the usual places
 	Precision Precision
-	Cudnn     bool // let cuDNN compute the convolutions that it is faster at
+	Kernels   string // an archive of compiled kernels, instead of those in the program; "" for these
+	Cudnn     bool   // let cuDNN compute the convolutions that it is faster at
 }
 
 // Precision is how products of convolutions and matrices are computed. Sums are float32 in all of them.
@@ -140,6 +141,9 @@ type kernels struct {
 
 func (b *Backend) loadKernels() (*kernels, error) {
 	_, images, err := kernel.Images(b.device.Major, b.device.Minor)
+	if b.options.Kernels != "" {
+		_, images, err = kernel.Open(b.options.Kernels)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 )
 
 //go:generate go run -C _generate . -out ..
@@ -28,6 +29,15 @@ var (
 
 // MinMajor is the oldest compute capability that there are kernels for.
 const MinMajor = 7
+
+// Open reads the modules of an archive that the generator has written, instead of those in the program: to try changed kernels.
+func Open(path string) (names []string, images [][]byte, err error) {
+	archive, err := os.ReadFile(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	return unpack(archive)
+}
 
 // Images gives the modules for a compute capability and the names of their sources. Machine code is for the GPUs of its major version;
 // newer ones get PTX, which the driver compiles.
