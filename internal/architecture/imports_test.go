@@ -25,12 +25,24 @@ grad, pass, onnx:               tensor ir op
 layer:                          tensor ir op onnx
 plan:                           tensor ir op
 
+# The methods' arithmetic, and the noise.
+cam, noise:
+
 # Where it is computed.
-backend:                        ir plan
+backend:                        tensor ir plan cam noise
+backend/host:                   backend cam noise
 backend/reference:              tensor ir op
 backend/cpu/kernel:
-backend/cpu:                    tensor ir op plan invariants backend backend/cpu/kernel
+backend/cpu:                    tensor ir op plan invariants backend backend/host backend/cpu/kernel
 backend/backendtest:            tensor ir op grad plan backend backend/reference
+
+# The same on a GPU, whose libraries are found when the program runs.
+dl, backend/cuda/kernel:
+backend/cuda/driver:            dl
+backend/cuda/nvml:              dl
+backend/cuda/cudnn:             dl backend/cuda/driver
+backend/cuda/simulator:         dl
+backend/cuda:                   tensor ir op plan invariants dl cam noise backend backend/host backend/cuda/driver backend/cuda/nvml backend/cuda/cudnn backend/cuda/kernel
 
 # Volumes and files: they know nothing of models.
 volume, volume/array, volume/tiff, durable:
@@ -41,8 +53,7 @@ picture:                        volume volume/tiff
 phantom:                        volume
 phantom/phantomset:             phantom
 
-# The methods, and the engine that ties model, methods and volume together. It writes no files and knows no data set.
-cam, noise:
+# The engine that ties model, methods and volume together. It writes no files and knows no data set.
 explain:                        tensor ir grad pass onnx layer plan backend cam noise volume
 
 # What people run. Only the command line chooses a backend.
@@ -52,7 +63,7 @@ dataset:                        bytesize cam explain volume volume/format
 report:                         dataset durable explain
 session:                        cam dataset durable explain picture report volume volume/format volume/npy volume/mat volume/nifti
 demo:                           dataset durable phantom volume volume/npy volume/mat
-cli:                            backend backend/cpu bytesize cam dataset demo durable explain layer noise picture planview report session volume volume/format volume/npy volume/mat volume/nifti
+cli:                            backend backend/cpu backend/cuda backend/cuda/driver bytesize cam dataset demo durable explain layer noise picture planview report session volume volume/format volume/npy volume/mat volume/nifti
 cmd/voxcam:                     cli
 
 # The public door of the library.
@@ -61,6 +72,7 @@ cmd/voxcam:                     cli
 
 // outside is policy too: the modules of others, and the packages that may import them. The engine needs none but what reads ONNX.
 const outside = `
+github.com/ebitengine/purego:        dl
 google.golang.org/protobuf:          onnx
 github.com/edsrzf/mmap-go:           onnx
 golang.org/x/sys:                    backend/cpu backend/cpu/kernel durable session cli
@@ -69,14 +81,14 @@ golang.org/x/term:                   session cli
 golang.org/x/image:                  picture report
 gonum.org/v1/plot:                   report
 github.com/hhrutter/lzw:             volume/tiff
-github.com/google/renameio/v2:       durable
+github.com/google/renameio/v2:       durable backend/cuda/cudnn
 github.com/pelletier/go-toml/v2:     dataset
 github.com/agnivade/levenshtein:     cam dataset layer cli
 github.com/schollz/progressbar/v3:   session cli
 github.com/spf13/cobra:              cli
 github.com/spf13/pflag:              cli
 pgregory.net/rapid:                  backend/backendtest
-unsafe:                              tensor backend/cpu backend/cpu/kernel
+unsafe:                              tensor backend/cpu backend/cpu/kernel backend/cuda backend/cuda/driver backend/cuda/nvml backend/cuda/cudnn backend/cuda/simulator
 `
 
 func TestImportsPointDownwards(t *testing.T) {

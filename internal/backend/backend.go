@@ -18,10 +18,9 @@ type Backend interface {
 	Name() string
 	// Costs describe the device to the planner.
 	Costs() plan.Costs
+	Attribution
 	// NewField takes memory for n float32 values outside of arenas.
 	NewField(n int, where Place) (Field, error)
-	// Wrap is a field that holds data, which the caller must leave alone until the field is closed: the device may use it in place.
-	Wrap(data []float32, where Place) (Field, error)
 	// FieldBytes is what a field of n values takes of the memory that a budget bounds.
 	FieldBytes(n int, where Place) int
 	// NewArena takes memory for the activations of programs that are used one after the other.
@@ -30,10 +29,13 @@ type Backend interface {
 	// the program owns. The plan must not change afterwards. Weights that an earlier program of this backend prepared from the
 	// same constants are shared. Programs that share an arena destroy each other's values: write the inputs again before a run.
 	Load(ctx context.Context, p *plan.Plan, a Arena) (Program, error)
-	// WeightBytes is the memory that the weights of a graph take besides the constants themselves, once any plan of it is loaded
-	// and no other program has prepared them.
-	WeightBytes(g *ir.Graph) (int, error)
-	// ScratchBytes is the memory besides arena and weights that a program of the plan takes for what steps compute with.
+	// ArenaBytes is the size of an arena in which a program of the plan puts all that it can: no less than the plan's peak.
+	ArenaBytes(p *plan.Plan) (int, error)
+	// WeightBytes is the memory that the weights of graphs take besides the constants themselves, once plans of all of them are
+	// loaded and no other program has prepared them.
+	WeightBytes(graphs ...*ir.Graph) (int, error)
+	// ScratchBytes is the memory besides weights and an arena of ArenaBytes that a program of the plan takes for what steps compute
+	// with.
 	ScratchBytes(p *plan.Plan) (int, error)
 }
 
@@ -51,6 +53,8 @@ type Field interface {
 	// Write copies Len values into the field, Read out of it.
 	Write(src []float32) error
 	Read(dst []float32) error
+	// Take is what the field holds, to be read. The slice stays as it is whatever becomes of the field.
+	Take() ([]float32, error)
 	Close() error
 }
 
@@ -72,6 +76,9 @@ type Program interface {
 	// there. All external buffers that steps touch must be bound before they run. The field stays the caller's; another one can
 	// be bound at any time between runs.
 	Bind(v *ir.Value, f Field) error
+	// Field is a float32 value that is live and kept whole, where it is: the field that an external value is bound to, or a part of
+	// the arena, to be used before the next run of any program there. It need not be closed.
+	Field(v *ir.Value) (Field, error)
 	// Write copies float32 data into an input.
 	Write(v *ir.Value, data []float32) error
 	// Read copies a float32 value that is live and kept whole (an input, or an output after its step) out of its buffer.

@@ -82,6 +82,9 @@ type Choice struct {
 	Convention Convention
 }
 
+// Key names the choice's formula, for example "gradcam++/paper": what computes it elsewhere is found by it.
+func (c Choice) Key() string { return c.Name + "/" + c.Convention.Name }
+
 // Parameters are the settings of a run that a choice may refuse.
 type Parameters struct {
 	Draws      int     // n, passes with noise

@@ -225,16 +225,22 @@ func gradCAMPlusMonai(l Layer) []float64 {
 	return timesExp(m, l.Score)
 }
 
-// timesExp multiplies a map by exp(score), or by the largest power that keeps it within float32: the factor only scales.
+// ScoreFactor is exp(score), or the largest power that keeps a map whose largest magnitude is peak within float32: the factor only
+// scales.
+func ScoreFactor(peak, score float64) float64 {
+	if peak > 0 && !math.IsInf(peak, 0) {
+		score = min(score, math.Log(math.MaxFloat32/2)-math.Log(peak))
+	}
+	return math.Exp(score)
+}
+
+// timesExp multiplies a map by the factor of a score.
 func timesExp(m []float64, score float64) []float64 {
 	peak := 0.0
 	for _, v := range m {
 		peak = max(peak, math.Abs(v))
 	}
-	if peak > 0 && !math.IsInf(peak, 0) {
-		score = min(score, math.Log(math.MaxFloat32/2)-math.Log(peak))
-	}
-	factor := math.Exp(score)
+	factor := ScoreFactor(peak, score)
 	for i := range m {
 		m[i] *= factor
 	}

@@ -42,34 +42,35 @@ func (m Method) Heatmap(signed []float32, from, to [3]int) ([]float32, Finding, 
 	}
 	// A constant is found before up-sampling: min-max would blow the rounding of the interpolation up to a picture.
 	low, high := extremes(src)
-	size := max(math.Abs(float64(low)), math.Abs(float64(high)))
-	if float64(high)-float64(low) <= flat*size {
-		finding := Flat
-		if m.Positive && high == 0 {
-			finding = NoEvidence
-		}
+	if finding := m.Finding(low, high, low, high); finding == Flat || finding == NoEvidence {
 		return make([]float32, to[0]*to[1]*to[2]), finding, nil
 	}
 	heat := src
 	if from != to {
 		heat = upsample(src, from, to)
 	}
-	finding := Finding("")
-	if minMax(heat) < epsilon {
-		finding = Faint
+	upLow, upHigh := extremes(heat)
+	scale := 1 / (float64(upHigh) - float64(upLow) + epsilon)
+	for i, v := range heat {
+		heat[i] = float32((float64(v) - float64(upLow)) * scale)
 	}
-	return heat, finding, nil
+	return heat, m.Finding(low, high, upLow, upHigh), nil
 }
 
-// minMax scales m to [0, 1] in place, as Heatmap says, and returns the range of values that it had.
-func minMax(m []float32) float64 {
-	low, high := extremes(m)
-	span := float64(high) - float64(low)
-	scale := 1 / (span + epsilon)
-	for i, v := range m {
-		m[i] = float32((float64(v) - float64(low)) * scale)
+// Finding is what the heatmap cannot show of a map whose values, behind the ReLU of positive methods, go from low to high, and from
+// upLow to upHigh when it has the volume's size.
+func (m Method) Finding(low, high, upLow, upHigh float32) Finding {
+	size := max(math.Abs(float64(low)), math.Abs(float64(high)))
+	switch {
+	case float64(high)-float64(low) > flat*size:
+		if float64(upHigh)-float64(upLow) < epsilon {
+			return Faint
+		}
+		return ""
+	case m.Positive && high == 0:
+		return NoEvidence
 	}
-	return span
+	return Flat
 }
 
 func extremes(m []float32) (low, high float32) {

@@ -40,6 +40,13 @@ func MomentsBytes(voxels, channels int, choices ...Choice) int64 {
 	return 4 * int64(voxels) * int64(channels) * int64(len(arrays(keepOf(choices))))
 }
 
+// Kept says what moments keep for choices: the mean of the gradients, the sum of squared distances from it, the means of their
+// absolute values and of their squares.
+func Kept(choices ...Choice) (mean, m2, abs, square bool) {
+	k := keepOf(choices)
+	return k&(keepMean|keepM2) != 0, k&keepM2 != 0, k&keepAbs != 0, k&keepSquare != 0 && k&keepM2 == 0
+}
+
 // NewMoments returns moments of no draws, for gradients of voxels*channels values, with what the choices need and no more.
 func NewMoments(voxels, channels int, choices ...Choice) (*Moments, error) {
 	if voxels <= 0 || channels <= 0 || voxels > math.MaxInt/8/channels {
@@ -53,6 +60,23 @@ func NewMoments(voxels, channels int, choices ...Choice) (*Moments, error) {
 	m := &Moments{size: voxels * channels, channels: channels}
 	for _, a := range arrays(keepOf(choices)) {
 		*a(m) = make([]float32, m.size)
+	}
+	return m, nil
+}
+
+// MomentsOf are moments that were gathered elsewhere, of so many draws; what was not kept is nil. The slices are used, not copied.
+func MomentsOf(draws, channels int, mean, m2, abs, square []float32) (*Moments, error) {
+	m := &Moments{n: draws, channels: channels, mean: mean, m2: m2, abs: abs, square: square}
+	for _, a := range [][]float32{mean, m2, abs, square} {
+		if a == nil {
+			continue
+		}
+		if m.size == 0 {
+			m.size = len(a)
+		}
+		if len(a) != m.size || channels < 1 || m.size%channels != 0 {
+			return nil, fmt.Errorf("cam: moments of %d and %d values of %d channels", m.size, len(a), channels)
+		}
 	}
 	return m, nil
 }

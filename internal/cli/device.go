@@ -27,6 +27,9 @@ type deviceFlags struct {
 // librariesVariable names a folder with NVIDIA's libraries, before the usual places.
 const librariesVariable = "VOXCAM_CUDA_LIBRARIES"
 
+// kernelsVariable names an archive of kernels to use instead of those in the program, for those who change them.
+const kernelsVariable = "VOXCAM_CUDA_KERNELS"
+
 func (f *deviceFlags) add(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.device, "device", "auto", "where to compute: auto (a GPU if there is one), cpu, cuda, or cuda:N for GPU N")
@@ -71,7 +74,7 @@ func openCPU(number int, precision string) (*device, error) {
 }
 
 func openCUDA(number int, precision string) (*device, error) {
-	o := cuda.Options{Device: number, Libraries: os.Getenv(librariesVariable)}
+	o := cuda.Options{Device: number, Libraries: os.Getenv(librariesVariable), Kernels: os.Getenv(kernelsVariable), Cudnn: true}
 	for _, p := range precisions {
 		if p.name == precision {
 			o.Precision = p.value

@@ -3,7 +3,6 @@
 package dl
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -117,6 +116,3 @@ func Bind(l *Library, table []Symbol) error {
 	}
 	return fmt.Errorf("%s lacks %s: it is another library or too old", l.path, strings.Join(missing, ", "))
 }
-
-// errUnsupported is why nothing can be loaded on some systems.
-var errUnsupported = errors.New("this build cannot load shared libraries; it can on Linux with amd64 or arm64")

@@ -2,6 +2,11 @@
 
 package dl
 
+import "errors"
+
+// errUnsupported is why every library is missing.
+var errUnsupported = errors.New("this build cannot load shared libraries; it can on Linux with amd64 or arm64")
+
 func open(string) (uintptr, error) { return 0, errUnsupported }
 
 func symbol(uintptr, string) (uintptr, error) { return 0, errUnsupported }

@@ -165,9 +165,7 @@ func (m *Model) Prepare(ctx context.Context, methods []string) error {
 	if err != nil || m.net == nil {
 		return err
 	}
-	layer := slices.ContainsFunc(choices, func(c cam.Choice) bool { return kindOf(c) == atLayer })
-	input := slices.ContainsFunc(choices, func(c cam.Choice) bool { return kindOf(c) != atLayer })
-	return m.net.prepare(ctx, layer, input)
+	return m.net.prepare(ctx, needsOf(choices, m.net.voxels(), m.net.shape[0]))
 }
 
 // Explain implements Explainer.
@@ -187,41 +185,38 @@ func (m *Model) Explain(ctx context.Context, v *volume.Volume, req Request) (*Re
 	if req.Class.Kind != ClassPredicted && (req.Class.Index < 0 || req.Class.Index >= m.net.classCount) {
 		return nil, fmt.Errorf("class %d is out of range: %s has classes 0 to %d", req.Class.Index, m.file.Path, m.net.classCount-1)
 	}
-	e := &explanation{net: m.net, req: req, volume: v, x: interleave(v), result: &Result{TargetLayer: m.net.target.Label}}
-	return e.run(ctx, choices)
-}
-
-// interleave brings a volume to channels-last, [D, H, W, C].
-func interleave(v *volume.Volume) []float32 {
-	if v.Channels == 1 {
-		return v.Data
+	e := &explanation{net: m.net, req: req, volume: v, result: &Result{TargetLayer: m.net.target.Label}}
+	if err := e.prepare(ctx, choices); err != nil {
+		return nil, err
 	}
-	out := make([]float32, len(v.Data))
-	n := v.Voxels()
-	for c := range v.Channels {
-		for i, x := range v.Data[c*n : (c+1)*n] {
-			out[i*v.Channels+c] = x
-		}
+	if err := e.upload(); err != nil {
+		return nil, err
 	}
-	return out
+	if err := e.run(ctx); err != nil {
+		return nil, err
+	}
+	return e.result, nil
 }
 
 // explanation is the work on one volume.
 type explanation struct {
-	net    *network
-	req    Request
-	volume *volume.Volume
-	x      []float32 // the volume, [D, H, W, C]
-	result *Result
-	done   int // passes through the network
-	total  int
+	net     *network
+	req     Request
+	volume  *volume.Volume
+	choices []cam.Choice
+	byKind  map[kind][]int // indices of choices
+	result  *Result
+	done    int // passes through the network
+	total   int
+	ready   *gradient // the program that has gone forward on the volume, and no further
+	stay    bool      // maps and heatmaps are left where they are made
 }
 
-// run explains the volume with every method. The methods that look at the layer share one pass, those that look at the input
-// another, and those that draw share the draws.
-func (e *explanation) run(ctx context.Context, choices []cam.Choice) (*Result, error) {
-	byKind := map[kind][]int{}
+// prepare checks the methods, and makes the programs and fields that they need.
+func (e *explanation) prepare(ctx context.Context, choices []cam.Choice) error {
+	e.choices, e.byKind = choices, map[kind][]int{}
 	e.result.Methods = make([]MethodResult, len(choices))
+	var able []cam.Choice
 	for i, c := range choices {
 		e.result.Methods[i] = MethodResult{
 			Method: c.Name, HeatDims: e.volume.Dims(), Parameters: map[string]any{"convention": c.Convention.Name},
@@ -230,37 +225,50 @@ func (e *explanation) run(ctx context.Context, choices []cam.Choice) (*Result, e
 			e.fail(err, i)
 			continue
 		}
-		byKind[kindOf(c)] = append(byKind[kindOf(c)], i)
+		e.byKind[kindOf(c)] = append(e.byKind[kindOf(c)], i)
+		able = append(able, c)
 	}
-	e.total = 1 + min(len(byKind[atInput]), 1) + min(len(byKind[byDraws]), 1)*e.req.NSamples
-	if err := e.net.prepare(ctx, len(byKind[atLayer]) > 0, len(byKind[atInput])+len(byKind[byDraws]) > 0); err != nil {
-		return nil, err
+	e.total = 1 + min(len(e.byKind[atInput]), 1) + min(len(e.byKind[byDraws]), 1)*e.req.NSamples
+	return e.net.prepare(ctx, needsOf(able, e.net.voxels(), e.net.shape[0]))
+}
+
+// upload brings the volume to where the network reads it.
+func (e *explanation) upload() error {
+	return e.net.backend.Upload(e.net.fields.volume, e.volume.Data, e.volume.Channels)
+}
+
+// run explains the volume with every method. The methods that look at the layer share one pass, those that look at the input
+// another, and those that draw share the draws.
+func (e *explanation) run(ctx context.Context) (err error) {
+	if err := e.net.takePictures(); err != nil {
+		return err
 	}
+	defer func() { err = errors.Join(err, e.net.leavePictures()) }()
 	start := time.Now()
-	if err := e.classify(ctx, len(byKind[atLayer]) > 0 && e.net.noLayer == nil); err != nil {
-		return nil, err
+	if err := e.classify(ctx, len(e.byKind[atLayer]) > 0 && e.net.noLayer == nil); err != nil {
+		return err
 	}
-	if which := byKind[atLayer]; len(which) > 0 { // they go on from there
+	if which := e.byKind[atLayer]; len(which) > 0 { // they go on from there
 		e.spend(time.Since(start), which)
 	}
 	for _, k := range []struct {
 		kind kind
-		run  func(context.Context, []cam.Choice, []int) error
+		run  func(context.Context, []int) error
 	}{{atLayer, e.layerMethods}, {atInput, e.inputMethods}, {byDraws, e.drawMethods}} {
-		which := byKind[k.kind]
+		which := e.byKind[k.kind]
 		if len(which) == 0 {
 			continue
 		}
 		start = time.Now()
-		if err := k.run(ctx, choices, which); err != nil {
+		if err := k.run(ctx, which); err != nil {
 			if ctx.Err() != nil {
-				return nil, context.Cause(ctx)
+				return context.Cause(ctx)
 			}
 			e.fail(err, which...)
 		}
 		e.spend(time.Since(start), which)
 	}
-	return e.result, nil
+	return nil
 }
 
 // kind says which pass through the network a method takes part in.
@@ -310,10 +318,12 @@ func (e *explanation) classify(ctx context.Context, layer bool) error {
 	if err != nil {
 		return err
 	}
-	logits, err := p.forward(ctx, e.x)
+	e.ready = nil
+	logits, err := p.forward(ctx, e.net.fields.volume)
 	if err != nil {
 		return err
 	}
+	e.ready = p
 	e.pass()
 	r := e.result
 	r.Logits = logits
@@ -350,73 +360,72 @@ func softmax(logits []float32) []float64 {
 }
 
 // layerMethods goes on from classify.
-func (e *explanation) layerMethods(ctx context.Context, choices []cam.Choice, which []int) error {
+func (e *explanation) layerMethods(ctx context.Context, which []int) error {
 	p, err := e.net.gradientAt(ctx, false)
 	if err != nil {
 		return err
 	}
+	e.ready = nil
 	if err := p.backward(ctx, e.result.TargetClass); err != nil {
 		return err
 	}
 	grid := e.net.target.Grid
-	voxels := grid[0] * grid[1] * grid[2]
-	activation, channels, err := p.layer(p.at, voxels)
-	if err != nil {
-		return err
-	}
-	gradient, _, err := p.layer(p.gradient, voxels)
-	if err != nil {
-		return err
-	}
 	for i, n := range e.volume.Dims() {
 		e.result.CellSize[i] = float64(n) / float64(grid[i])
 	}
-	l := cam.Layer{Activation: activation, Gradient: gradient, Channels: channels, Score: float64(e.result.Logits[e.result.TargetClass])}
+	voxels := grid[0] * grid[1] * grid[2]
+	l, err := p.layer(voxels, float64(e.result.Logits[e.result.TargetClass]))
+	if err != nil {
+		return err
+	}
+	f := &e.net.fields
 	for _, i := range which {
-		m, err := choices[i].LayerMap(l)
-		e.finish(i, choices[i], m, grid, err)
+		e.finish(i, f.signed, grid, e.net.backend.LayerMap(f.signed, e.choices[i], l))
 	}
 	return nil
 }
 
-func (e *explanation) inputMethods(ctx context.Context, choices []cam.Choice, which []int) error {
-	g, err := e.inputGradient(ctx, e.x)
+func (e *explanation) inputMethods(ctx context.Context, which []int) error {
+	f := &e.net.fields
+	g, err := e.inputGradient(ctx, f.volume)
 	if err != nil {
 		return err
 	}
 	for _, i := range which {
-		m, err := choices[i].InputMap(cam.InputPoint{Input: e.x, Gradient: g, Channels: e.volume.Channels})
-		e.finish(i, choices[i], m, e.volume.Dims(), err)
+		e.finish(i, f.picture, e.volume.Dims(), e.net.backend.InputMap(f.picture, e.choices[i], f.volume, g, e.volume.Channels))
 	}
 	return nil
 }
 
-// inputGradient is the gradient at x, [D, H, W, C], until the next call.
-func (e *explanation) inputGradient(ctx context.Context, x []float32) ([]float32, error) {
+// inputGradient is the gradient at x until the next run.
+func (e *explanation) inputGradient(ctx context.Context, x backend.Field) (backend.Field, error) {
 	p, err := e.net.gradientAt(ctx, true)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := p.forward(ctx, x); err != nil {
-		return nil, err
+	if e.ready == p && x == e.net.fields.volume {
+		err = p.backward(ctx, e.result.TargetClass)
+	} else {
+		err = p.both(ctx, x, e.result.TargetClass)
 	}
-	if err := p.backward(ctx, e.result.TargetClass); err != nil {
+	e.ready = nil
+	if err != nil {
 		return nil, err
 	}
 	e.pass()
-	return p.readGradient()
+	return p.program.Field(p.gradient)
 }
 
 // drawMethods shares the draws among the methods whose noise has the same standard deviation.
-func (e *explanation) drawMethods(ctx context.Context, choices []cam.Choice, which []int) error {
-	low, high := e.x[0], e.x[0]
-	for _, v := range e.x {
+func (e *explanation) drawMethods(ctx context.Context, which []int) error {
+	low, high := e.volume.Data[0], e.volume.Data[0]
+	for _, v := range e.volume.Data {
 		low, high = min(low, v), max(high, v)
 	}
 	var sigmas []float64
 	sharing := map[float64][]int{}
 	for _, i := range which {
-		s := choices[i].Convention.Sigma(e.req.NoiseLevel, low, high)
+		s := e.choices[i].Convention.Sigma(e.req.NoiseLevel, low, high)
 		if sharing[s] == nil {
 			sigmas = append(sigmas, s)
 		}
@@ -424,27 +433,28 @@ func (e *explanation) drawMethods(ctx context.Context, choices []cam.Choice, whi
 	}
 	e.total += (len(sigmas) - 1) * e.req.NSamples
 	for _, s := range sigmas {
-		if err := e.drawsAt(ctx, choices, sharing[s], float32(s)); err != nil {
+		if err := e.drawsAt(ctx, sharing[s], float32(s)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (e *explanation) drawsAt(ctx context.Context, choices []cam.Choice, which []int, sigma float32) error {
+func (e *explanation) drawsAt(ctx context.Context, which []int, sigma float32) (err error) {
 	n := e.req.NSamples
 	if e.req.Noise != nil && e.req.Noise.Len() < n {
 		return fmt.Errorf("%d draws are asked for and %d are given: lower n_samples or give more noise", n, e.req.Noise.Len())
 	}
 	var sharing []cam.Choice
 	for _, i := range which {
-		sharing = append(sharing, choices[i])
+		sharing = append(sharing, e.choices[i])
 	}
-	moments, err := cam.NewMoments(e.volume.Voxels(), e.volume.Channels, sharing...)
+	moments, err := e.net.backend.NewMoments(e.net.values(), e.volume.Channels, e.net.places.moments, sharing...)
 	if err != nil {
 		return err
 	}
-	noisy := make([]float32, len(e.x))
+	defer func() { err = errors.Join(err, moments.Close()) }()
+	noisy := e.net.fields.noisy
 	for draw := range n {
 		if err := e.draw(draw, noisy, sigma); err != nil {
 			return err
@@ -464,46 +474,50 @@ func (e *explanation) drawsAt(ctx context.Context, choices []cam.Choice, which [
 		if e.req.Noise == nil {
 			m.Parameters["seed"] = e.req.Seed
 		}
-		values, err := choices[i].DrawMap(moments)
-		e.finish(i, choices[i], values, e.volume.Dims(), err)
+		e.finish(i, e.net.fields.picture, e.volume.Dims(), moments.Map(e.net.fields.picture, e.choices[i]))
 	}
 	return nil
 }
 
-// draw writes the volume with noise to noisy, [D, H, W, C].
-func (e *explanation) draw(draw int, noisy []float32, sigma float32) error {
+// draw writes the volume with noise to noisy.
+func (e *explanation) draw(draw int, noisy backend.Field, sigma float32) error {
 	if e.req.Noise == nil {
 		stream, err := noise.New(e.req.Seed, e.req.SampleID, draw)
 		if err != nil {
 			return err
 		}
-		stream.AddToSlab(noisy, e.x, sigma, noise.Slab{Channels: e.volume.Channels, Voxels: e.volume.Voxels()})
-		return nil
+		return e.net.backend.AddNoise(noisy, e.net.fields.volume, e.volume.Channels, stream, sigma)
 	}
-	given := *e.volume
-	given.Data = make([]float32, len(e.volume.Data))
-	if err := e.req.Noise.Draw(draw, given.Data); err != nil {
+	z := make([]float32, len(e.volume.Data))
+	if err := e.req.Noise.Draw(draw, z); err != nil {
 		return err
 	}
-	for i, z := range interleave(&given) {
-		noisy[i] = e.x[i] + sigma*z
+	for i, x := range e.volume.Data {
+		z[i] = x + sigma*z[i]
 	}
-	return nil
+	return e.net.backend.Upload(noisy, z, e.volume.Channels)
 }
 
-// finish turns the map of method i into its result.
-func (e *explanation) finish(i int, c cam.Choice, m []float32, dims [3]int, err error) {
-	r := &e.result.Methods[i]
+// finish turns the map of method i, of size dims, into its result, unless there is none: the failure of a method is its status. The
+// map may be where the heatmap is made.
+func (e *explanation) finish(i int, signed backend.Field, dims [3]int, err error) {
+	r, picture := &e.result.Methods[i], e.net.fields.picture
+	var values, heat []float32
+	if err == nil && !e.stay {
+		values, err = signed.Take()
+	}
+	var finding cam.Finding
+	if err == nil {
+		finding, err = e.net.backend.Heatmap(picture, signed, e.choices[i], dims, e.volume.Dims())
+	}
+	if err == nil && !e.stay {
+		heat, err = picture.Take()
+	}
 	if err != nil {
 		e.fail(err, i)
 		return
 	}
-	heat, finding, err := c.Heatmap(m, dims, e.volume.Dims())
-	if err != nil {
-		e.fail(err, i)
-		return
-	}
-	r.Map, r.Dims, r.Heatmap, r.Status = m, dims, heat, StatusOK
+	r.Map, r.Dims, r.Heatmap, r.Status = values, dims, heat, StatusOK
 	if finding != "" {
 		r.Status, r.Reason = StatusDegraded, string(finding)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/grad"
@@ -13,7 +12,6 @@ import (
 	"github.com/voxcam/voxcam/internal/onnx"
 	"github.com/voxcam/voxcam/internal/pass"
 	"github.com/voxcam/voxcam/internal/plan"
-	"github.com/voxcam/voxcam/internal/tensor"
 )
 
 // network is the model bound to one volume shape: a graph that passes have prepared, and programs made from it on demand.
@@ -26,8 +24,11 @@ type network struct {
 	noLayer error        // why there is no target layer; nil if there is one
 
 	backend    backend.Backend
-	arena      backend.Arena // of all programs; made with the first
-	needsInput bool          // some method of the requests so far needs the gradient at the volume
+	needs      needs
+	places     places
+	fields     fields
+	drafts     map[bool]*gradient // by whether they are at the input
+	arena      backend.Arena      // of all programs; made with the first
 	atLayer    *gradient
 	atInput    *gradient
 	classCount int
@@ -40,7 +41,7 @@ func newNetwork(file *onnx.Model, shape [4]int, opt Options, b backend.Backend) 
 		return nil, err
 	}
 	g := imported.Graph
-	n := &network{shape: shape, budget: opt.Budget, graph: g, backend: b}
+	n := &network{shape: shape, budget: opt.Budget, graph: g, backend: b, drafts: map[bool]*gradient{}}
 	if n.logits, err = scores(g); err != nil {
 		return nil, fmt.Errorf("%s: %w", file.Path, err)
 	}
@@ -90,96 +91,122 @@ func scores(g *ir.Graph) (*ir.Value, error) {
 type gradient struct {
 	graph    *ir.Graph
 	input    bool // at the input, not at a layer
-	program  backend.Program
+	backend  backend.Backend
+	program  backend.Program // nil while it is not loaded
+	search   *plan.Search    // nil until it is needed, and when the program is there
 	plan     *plan.Plan
 	volume   *ir.Value // input, [1, D, H, W, C]
 	logits   *ir.Value
 	seed     *ir.Value // input, one-hot over the logits
 	at       *ir.Value // what the gradient is with respect to
 	gradient *ir.Value
-	axes     string    // of at
-	split    int       // the first step that needs the seed
-	buffer   []float32 // the gradient, in the caller's memory
-	// Where the volume and the gradient lie if they are outside the arena.
-	backend                        backend.Backend
-	volumeOutside, gradientOutside bool
-	fields                         [2]backend.Field
+	axes     string // of at
+	split    int    // the first step that needs the seed
+	// Whether the volume lies outside the arena.
+	volumeOutside bool
 }
 
 // gradientAt returns the program for the gradient at the target layer, or at the input.
 func (n *network) gradientAt(ctx context.Context, input bool) (*gradient, error) {
-	slot := &n.atLayer
-	if input {
-		slot = &n.atInput
+	slot := n.slot(input)
+	if *slot == nil || (*slot).program == nil {
+		if !input && n.noLayer != nil {
+			return nil, n.noLayer
+		}
+		if err := n.load(ctx, needs{layer: !input, input: input}); err != nil {
+			return nil, err
+		}
 	}
-	if *slot != nil {
-		return *slot, nil
-	}
-	p, err := n.differentiate(input)
-	if err != nil {
-		return nil, err
-	}
-	if p.plan, err = n.planFor(p); err != nil {
-		return nil, err
-	}
-	p.split = slices.IndexFunc(p.plan.Steps, func(s plan.Step) bool { return slices.Contains(s.Node.Inputs, p.seed) })
-	if p.split < 0 {
-		p.split = len(p.plan.Steps)
-	}
-	if err := n.load(ctx, p); err != nil {
-		return nil, err
-	}
-	*slot = p
-	return p, nil
+	return *slot, nil
 }
 
-// prepare loads the programs of the passes that are needed.
-func (n *network) prepare(ctx context.Context, layer, input bool) error {
-	if input && !n.needsInput {
-		n.needsInput = true
-		if err := n.close(); err != nil { // plans that did not reckon with the weights of the gradient at the volume
-			return err
-		}
-	}
+func (n *network) slot(input bool) **gradient {
 	if input {
-		if _, err := n.gradientAt(ctx, true); err != nil {
-			return err
-		}
+		return &n.atInput
 	}
-	if layer && n.noLayer == nil {
-		if _, err := n.gradientAt(ctx, false); err != nil {
-			return err
-		}
-	}
-	if input { // the arena may have grown since
-		_, err := n.gradientAt(ctx, true)
-		return err
-	}
-	return nil
+	return &n.atLayer
 }
 
-// load puts a program into the arena that all programs of the network share, one after the other. An arena that is too small
-// makes room for a larger one, and the programs in it are loaded again when they are needed.
-func (n *network) load(ctx context.Context, p *gradient) (err error) {
-	if n.arena == nil || n.arena.Bytes() < p.plan.Peak {
+// prepare loads the programs of the passes that are needed, and takes the fields that stay.
+func (n *network) prepare(ctx context.Context, needed needs) error {
+	more := n.needs.and(needed)
+	grown := more.input && !n.needs.input || n.fieldBytes(more, n.places) > n.fieldBytes(n.needs, n.places)
+	if n.needs = more; grown { // plans did not reckon with weights and fields that are needed now
 		if err := n.close(); err != nil {
 			return err
 		}
-		if n.arena, err = n.backend.NewArena(p.plan.Peak); err != nil {
+		if err := n.place(); err != nil {
 			return err
 		}
 	}
+	if err := n.takeFields(); err != nil {
+		return err
+	}
+	err := n.load(ctx, needed)
+	if tooSmall := (*BudgetError)(nil); errors.As(err, &tooSmall) { // the other pass may need more
+		least, leastErr := n.leastBytes()
+		if leastErr != nil {
+			return leastErr
+		}
+		tooSmall.Smallest = max(tooSmall.Smallest, least+n.fieldBytes(n.needs, n.places))
+	}
+	return err
+}
+
+// load puts the programs that are needed into the arena that they share, one after the other. An arena that is too small makes room
+// for a larger one.
+func (n *network) load(ctx context.Context, needed needs) (err error) {
+	bytes := 0
+	var load []*gradient
+	for _, input := range []bool{true, false} {
+		slot := n.slot(input)
+		if *slot == nil && (input && needed.input || !input && needed.layer && n.noLayer == nil) {
+			if *slot, err = n.planned(input); err != nil {
+				return err
+			}
+		}
+		if p := *slot; p != nil {
+			needs, err := n.backend.ArenaBytes(p.plan)
+			if err != nil {
+				return err
+			}
+			bytes = max(bytes, needs)
+			load = append(load, p)
+		}
+	}
+	if n.arena == nil || n.arena.Bytes() < bytes {
+		if err := n.unload(); err != nil {
+			return err
+		}
+		if n.arena, err = n.backend.NewArena(bytes); err != nil {
+			return err
+		}
+	}
+	for _, p := range load {
+		if p.program != nil {
+			continue
+		}
+		if err := n.loadInto(ctx, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loadInto puts a program into the arena.
+func (n *network) loadInto(ctx context.Context, p *gradient) (err error) {
 	if p.program, err = n.backend.Load(ctx, p.plan, n.arena); err != nil {
 		return err
 	}
-	p.backend = n.backend
 	of := p.plan.BufferOf()
-	p.volumeOutside, p.gradientOutside = p.plan.Buffers[of[p.volume]].External, p.plan.Buffers[of[p.gradient]].External
-	if p.gradientOutside {
-		p.buffer = make([]float32, p.gradient.Shape().Elements())
-		return p.bind(1, p.gradient, p.buffer)
+	p.volumeOutside = p.plan.Buffers[of[p.volume]].External
+	if !p.plan.Buffers[of[p.gradient]].External {
+		return nil
 	}
-	return nil
+	if err := n.take(&n.fields.gradient, n.values(), n.places.gradient); err != nil {
+		return err
+	}
+	return p.program.Bind(p.gradient, n.fields.gradient)
 }
 
 // differentiate builds the graph that computes the scores and the gradient, without a plan.
@@ -188,7 +215,7 @@ func (n *network) differentiate(input bool) (*gradient, error) {
 		return nil, n.noLayer
 	}
 	g, twin := n.graph.Clone()
-	p := &gradient{graph: g, logits: twin[n.logits], volume: g.Inputs[0], at: g.Inputs[0], axes: "NDHWC", input: input}
+	p := &gradient{graph: g, logits: twin[n.logits], volume: g.Inputs[0], at: g.Inputs[0], axes: "NDHWC", input: input, backend: n.backend}
 	if !input {
 		p.at, p.axes = g.Targets[0].Value, g.Targets[0].Axes
 	}
@@ -209,17 +236,13 @@ func (n *network) differentiate(input bool) (*gradient, error) {
 	return p, g.Verify()
 }
 
-func (n *network) close() error {
+// unload closes the programs and their arena.
+func (n *network) unload() error {
 	var errs []error
-	for _, p := range []**gradient{&n.atLayer, &n.atInput} {
-		if *p != nil {
-			errs = append(errs, (*p).program.Close())
-			for _, f := range (*p).fields {
-				if f != nil {
-					errs = append(errs, f.Close())
-				}
-			}
-			*p = nil
+	for _, p := range []*gradient{n.atLayer, n.atInput} {
+		if p != nil && p.program != nil {
+			errs = append(errs, p.program.Close())
+			p.program = nil
 		}
 	}
 	if n.arena != nil {
@@ -229,107 +252,72 @@ func (n *network) close() error {
 	return errors.Join(errs...)
 }
 
-// forward runs the program on a volume, [D, H, W, C], up to the class scores. Under a budget the volume stays where it is.
-func (p *gradient) forward(ctx context.Context, x []float32) ([]float32, error) {
-	put := p.program.Write
+// close gives back all that was taken, and forgets the plans.
+func (n *network) close() error {
+	err := errors.Join(n.unload(), n.fields.close())
+	n.atLayer, n.atInput = nil, nil
+	return err
+}
+
+// put brings a volume to where the program reads it.
+func (p *gradient) put(x backend.Field) error {
 	if p.volumeOutside {
-		put = func(v *ir.Value, x []float32) error { return p.bind(0, v, x) }
+		return p.program.Bind(p.volume, x)
 	}
-	if err := put(p.volume, x); err != nil {
+	inside, err := p.program.Field(p.volume)
+	if err != nil {
+		return err
+	}
+	return p.backend.Copy(inside, x)
+}
+
+// choose writes the seed of a class.
+func (p *gradient) choose(class int) error {
+	seed := make([]float32, p.seed.Shape().Elements())
+	seed[class] = 1
+	return p.program.Write(p.seed, seed)
+}
+
+// forward runs the program on a volume up to the class scores.
+func (p *gradient) forward(ctx context.Context, x backend.Field) ([]float32, error) {
+	if err := p.put(x); err != nil {
 		return nil, err
 	}
 	if err := p.program.Run(ctx, 0, p.split); err != nil {
 		return nil, err
 	}
-	return p.read(p.logits)
-}
-
-// bind makes a field of data the storage of a value.
-func (p *gradient) bind(i int, v *ir.Value, data []float32) (err error) {
-	if p.fields[i] != nil {
-		if err := p.fields[i].Close(); err != nil {
-			return err
-		}
-	}
-	if p.fields[i], err = p.backend.Wrap(data, backend.OnDevice); err != nil {
-		return err
-	}
-	return p.program.Bind(v, p.fields[i])
+	logits := make([]float32, p.logits.Shape().Elements())
+	return logits, p.program.Read(p.logits, logits)
 }
 
 // backward runs the rest for one class. It must follow forward.
 func (p *gradient) backward(ctx context.Context, class int) error {
-	seed := make([]float32, p.seed.Shape().Elements())
-	seed[class] = 1
-	if err := p.program.Write(p.seed, seed); err != nil {
+	if err := p.choose(class); err != nil {
 		return err
 	}
 	return p.program.Run(ctx, p.split, len(p.plan.Steps))
 }
 
-func (p *gradient) read(v *ir.Value) ([]float32, error) {
-	out := make([]float32, v.Shape().Elements())
-	return out, p.program.Read(v, out)
+// both is forward and backward in one run, without the scores.
+func (p *gradient) both(ctx context.Context, x backend.Field, class int) error {
+	if err := p.put(x); err != nil {
+		return err
+	}
+	if err := p.choose(class); err != nil {
+		return err
+	}
+	return p.program.Run(ctx, 0, len(p.plan.Steps))
 }
 
-// readGradient reads the gradient into memory that the next call overwrites: there are many draws.
-func (p *gradient) readGradient() ([]float32, error) {
-	if p.buffer == nil {
-		p.buffer = make([]float32, p.gradient.Shape().Elements())
+// layer is the layer with the gradient at it, until the next run.
+func (p *gradient) layer(voxels int, score float64) (l backend.Layer, err error) {
+	if l.Layout, err = backend.NewLayout(p.at.Shape(), p.axes, voxels); err != nil {
+		return l, err
 	}
-	if p.gradientOutside {
-		return p.buffer, p.fields[1].Read(p.buffer)
+	if l.Activation, err = p.program.Field(p.at); err != nil {
+		return l, err
 	}
-	return p.buffer, p.program.Read(p.gradient, p.buffer)
-}
-
-// layer reads the layer, or the gradient at it, as [voxels, C].
-func (p *gradient) layer(v *ir.Value, voxels int) ([]float32, int, error) {
-	raw, err := p.read(v)
-	if err != nil {
-		return nil, 0, err
-	}
-	return channelsLast(raw, v.Shape(), p.axes, voxels)
-}
-
-// channelsLast brings a layer's values, with axes named by letters, to [voxels, C]; leading tokens that belong to no voxel are
-// dropped.
-func channelsLast(x []float32, shape tensor.Shape, axes string, voxels int) (out []float32, channels int, err error) {
-	strides := shape.Strides()
-	space := []int{} // sizes and strides of the axes that voxels run along, outermost first
-	step := []int{}
-	cStride := 0
-	for _, letter := range "DHWT" {
-		if i := slices.Index([]byte(axes), byte(letter)); i >= 0 {
-			space, step = append(space, shape[i]), append(step, strides[i])
-		}
-	}
-	for i, a := range []byte(axes) {
-		switch {
-		case a == 'C':
-			channels, cStride = shape[i], strides[i]
-		case a == 'N' && shape[i] != 1:
-			return nil, 0, fmt.Errorf("the target layer has a batch of %d for one volume", shape[i])
-		}
-	}
-	total := 1
-	for _, d := range space {
-		total *= d
-	}
-	skip := total - voxels
-	if channels == 0 || skip < 0 {
-		return nil, 0, fmt.Errorf("a layer %v with axes %q does not hold %d voxels", shape, axes, voxels)
-	}
-	out = make([]float32, voxels*channels)
-	for v := range voxels {
-		at := 0
-		for rest, a := v+skip, len(space)-1; a >= 0; a-- {
-			at += rest % space[a] * step[a]
-			rest /= space[a]
-		}
-		for c := range channels {
-			out[v*channels+c] = x[at+c*cStride]
-		}
-	}
-	return out, channels, nil
+	l.Gradient, err = p.program.Field(p.gradient)
+	l.Score = score
+	return l, err
 }

@@ -14,7 +14,8 @@ import (
 )
 
 // Budget bounds the memory that computing takes: the arena, where activations and gradients live, the backend's copies of the
-// weights, and what steps compute with. The volume and the gradient with respect to it are counted apart.
+// weights, and what steps compute with. The volume and the gradient with respect to it are counted apart, except where a device has
+// memory of its own: there, all that lies on the device is counted.
 type Budget struct {
 	Bytes    int  // 0: no bound
 	Arena    int  // bound of the arena alone, without copies of the weights and what steps compute with; 0: none
@@ -24,59 +25,105 @@ type Budget struct {
 // bounded reports whether plans must stream.
 func (b Budget) bounded() bool { return b.Smallest || b.Bytes > 0 || b.Arena > 0 }
 
-// planFor plans a gradient within the network's budget, of which the backend's copies of the weights and what its steps compute
-// with take a part.
-func (n *network) planFor(p *gradient) (*plan.Plan, error) {
-	if !n.budget.bounded() {
-		return plan.Make(p.graph), nil
+// draft is a gradient with the choices for its plan, kept until its program is there.
+func (n *network) draft(input bool) (*gradient, error) {
+	if p := n.drafts[input]; p != nil {
+		return p, nil
 	}
-	return n.within(p, plan.NewSearch(p.graph, plan.Options{External: p.external(), Costs: n.backend.Costs()}))
+	p, err := n.differentiate(input)
+	if err != nil {
+		return nil, err
+	}
+	p.search = plan.NewSearch(p.graph, plan.Options{External: p.external(), Costs: n.backend.Costs()})
+	n.drafts[input] = p
+	return p, nil
 }
 
-// within is planFor for choices that were found already.
-func (n *network) within(p *gradient, search *plan.Search) (*plan.Plan, error) {
+// planned is a gradient with its plan within the network's budget, of which fields, the backend's copies of the weights, and what
+// its steps compute with take a part.
+func (n *network) planned(input bool) (p *gradient, err error) {
+	if n.budget.bounded() {
+		if p, err = n.draft(input); err != nil {
+			return nil, err
+		}
+		if p.plan, err = n.within(p); err != nil {
+			return nil, err
+		}
+		delete(n.drafts, input)
+		p.search = nil
+	} else {
+		if p, err = n.differentiate(input); err != nil {
+			return nil, err
+		}
+		p.plan = plan.Make(p.graph)
+	}
+	p.split = slices.IndexFunc(p.plan.Steps, func(s plan.Step) bool { return slices.Contains(s.Node.Inputs, p.seed) })
+	if p.split < 0 {
+		p.split = len(p.plan.Steps)
+	}
+	return p, nil
+}
+
+// within plans a draft.
+func (n *network) within(p *gradient) (*plan.Plan, error) {
 	switch {
 	case n.budget.Smallest:
-		return search.Smallest(), nil
+		return p.search.Smallest(), nil
 	case n.budget.Arena > 0:
-		return search.Plan(n.budget.Arena)
+		return p.search.Plan(n.budget.Arena)
 	}
 	weights, err := n.weightBytes(p)
 	if err != nil {
 		return nil, err
 	}
-	for scratch := 0; ; {
-		made, err := search.Plan(max(1, n.budget.Bytes-weights-scratch))
+	fixed := weights + n.fieldBytes(n.needs, n.places)
+	for besides := 0; ; {
+		made, err := p.search.Plan(max(1, n.budget.Bytes-fixed-besides))
 		if tooSmall := (*plan.TooSmallError)(nil); errors.As(err, &tooSmall) {
-			least, err := n.backend.ScratchBytes(search.Smallest())
+			smallest := p.search.Smallest()
+			least, err := n.besides(smallest)
 			if err != nil {
 				return nil, err
 			}
-			return nil, &BudgetError{Budget: n.budget.Bytes, Smallest: tooSmall.Smallest + weights + max(scratch, least), Weights: weights + max(scratch, least)}
+			needs := smallest.Peak + fixed + least
+			if needs <= n.budget.Bytes {
+				return smallest, nil
+			}
+			return nil, &BudgetError{Budget: n.budget.Bytes, Smallest: needs, Weights: weights + least}
 		}
 		if err != nil {
 			return nil, err
 		}
 		// What the steps need depends on the plan.
-		needs, err := n.backend.ScratchBytes(made)
-		if err != nil || made.Peak+weights+needs <= n.budget.Bytes {
+		needs, err := n.besides(made)
+		if err != nil || made.Peak+fixed+needs <= n.budget.Bytes {
 			return made, err
 		}
-		scratch = max(scratch+1, needs)
+		besides = max(besides+1, needs)
 	}
 }
 
-// weightBytes is what the backend's copies of the weights take when p is loaded, and with it the other pass that the volume needs: the
-// gradient at the volume uses all that the gradient at a layer does.
+// besides is what a program of a plan takes besides weights and the plan's peak: what steps compute with.
+func (n *network) besides(p *plan.Plan) (int, error) {
+	arena, err := n.backend.ArenaBytes(p)
+	if err != nil {
+		return 0, err
+	}
+	scratch, err := n.backend.ScratchBytes(p)
+	return arena - p.Peak + scratch, err
+}
+
+// weightBytes is what the backend's copies of the weights take when p is loaded, and with it the other pass that the volume needs.
 func (n *network) weightBytes(p *gradient) (int, error) {
-	if !p.input && n.needsInput {
-		other, err := n.differentiate(true)
+	graphs := []*ir.Graph{p.graph}
+	if other := !p.input; n.needs.input && other || n.needs.layer && !other && n.noLayer == nil {
+		o, err := n.differentiate(other)
 		if err != nil {
 			return 0, err
 		}
-		p = other
+		graphs = append(graphs, o.graph)
 	}
-	return n.backend.WeightBytes(p.graph)
+	return n.backend.WeightBytes(graphs...)
 }
 
 // BudgetError says that not even the smallest plan fits.
@@ -115,6 +162,7 @@ type PlannedPass struct {
 	Smallest int // bytes of the arena of the smallest plan
 	Whole    int // bytes of the arena with whole tensors
 	Weights  int // bytes of the backend's copies of the weights, and of what the steps of the smallest plan compute with
+	Fields   int // bytes on the device of volumes, gradients, moments and maps, which a budget counts; 0 without a device
 	Volume   int // bytes of the volume, and of the gradient with respect to it, which are counted apart
 }
 
@@ -137,7 +185,10 @@ func Plans(path string, b backend.Backend, opt Options, methods []string) (passe
 	if err != nil {
 		return nil, err
 	}
-	n.needsInput = slices.ContainsFunc(choices, func(c cam.Choice) bool { return kindOf(c) != atLayer })
+	n.needs = needsOf(choices, n.voxels(), n.shape[0])
+	if err := n.place(); err != nil {
+		return nil, err
+	}
 	for _, input := range []bool{false, true} {
 		pass := PlannedPass{Name: "gradient at the layer " + n.target.Label}
 		if input {
@@ -151,29 +202,28 @@ func Plans(path string, b backend.Backend, opt Options, methods []string) (passe
 		if len(pass.Methods) == 0 {
 			continue
 		}
-		p, err := n.differentiate(input)
+		p, err := n.draft(input)
 		if err != nil {
 			return nil, err
 		}
 		pass.Graph = p.graph
-		opt := plan.Options{External: p.external(), Costs: n.backend.Costs()}
-		for _, v := range opt.External {
+		for _, v := range p.external() {
 			pass.Volume += 4 * v.Shape().Elements()
 		}
-		search := plan.NewSearch(p.graph, opt)
-		pass.Curve, pass.Smallest, pass.Whole = search.Curve(), search.Smallest().Peak, plan.Make(p.graph).Peak
+		pass.Curve, pass.Smallest, pass.Whole = p.search.Curve(), p.search.Smallest().Peak, plan.Make(p.graph).Peak
 		if pass.Weights, err = n.weightBytes(p); err != nil {
 			return nil, err
 		}
-		scratch, err := b.ScratchBytes(search.Smallest())
+		besides, err := n.besides(p.search.Smallest())
 		if err != nil {
 			return nil, err
 		}
-		pass.Weights += scratch
+		pass.Weights += besides
+		pass.Fields = n.fieldBytes(n.needs, n.places)
 		var tooSmall *BudgetError
 		pass.Plan = plan.Make(p.graph)
 		if n.budget.bounded() {
-			pass.Plan, err = n.within(p, search)
+			pass.Plan, err = n.within(p)
 		}
 		if errors.As(err, &tooSmall) {
 			pass.Err = err

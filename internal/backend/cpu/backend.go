@@ -14,6 +14,8 @@ import (
 
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/cpu/kernel"
+	"github.com/voxcam/voxcam/internal/backend/host"
+	"github.com/voxcam/voxcam/internal/plan"
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
@@ -25,6 +27,7 @@ type Options struct {
 
 // Backend is the processor. It may be used by many goroutines; their steps take turns.
 type Backend struct {
+	host.Attribution
 	set     *kernel.Set
 	pool    *pool
 	precise int // multiplications of a convolution or product up to which sums are float64
@@ -55,6 +58,21 @@ func New(o Options) (*Backend, error) {
 
 // Name says which kernels are in use.
 func (b *Backend) Name() string { return "cpu/" + b.set.Name() }
+
+// Costs implements backend.Backend.
+func (b *Backend) Costs() plan.Costs { return plan.Costs{} }
+
+// NewField implements backend.Backend.
+func (b *Backend) NewField(n int, _ backend.Place) (backend.Field, error) {
+	f, err := host.NewField(n)
+	if err != nil {
+		return nil, fmt.Errorf("cpu: %w", err)
+	}
+	return f, nil
+}
+
+// FieldBytes implements backend.Backend. Fields are the caller's memory, which a budget does not bound.
+func (b *Backend) FieldBytes(int, backend.Place) int { return 0 }
 
 // Threads is the number of threads that compute.
 func (b *Backend) Threads() int { return b.pool.size() }

@@ -10,6 +10,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/backendtest"
 	"github.com/voxcam/voxcam/internal/backend/cpu/kernel"
+	"github.com/voxcam/voxcam/internal/backend/host"
 	"github.com/voxcam/voxcam/internal/grad"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/op"
@@ -134,7 +135,11 @@ func fill(t testing.TB, prog backend.Program, p *plan.Plan) {
 	of := p.BufferOf()
 	for _, v := range backendtest.External(p.Graph) {
 		if p.Buffers[of[v]].External {
-			if err := prog.Bind(v, &field{data: make([]float32, v.Shape().Elements())}); err != nil {
+			f, err := host.NewField(v.Shape().Elements())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := prog.Bind(v, f); err != nil {
 				t.Fatal(err)
 			}
 		}

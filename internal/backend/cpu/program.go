@@ -9,6 +9,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/cpu/kernel"
+	"github.com/voxcam/voxcam/internal/backend/host"
 	"github.com/voxcam/voxcam/internal/invariants"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/plan"
@@ -23,6 +24,7 @@ type Program struct {
 	owned     bool              // the arena
 	buffer    map[*ir.Value]int // of the values that a caller may touch
 	memory    [][]byte          // of each buffer; nil for an external one that is not bound
+	fields    []*host.Field     // that external buffers are bound to
 	instances []*instance
 	steps     []step
 	dies      [][]int // buffers by their last step, where dead memory is poisoned
@@ -122,7 +124,7 @@ func (p *Program) load(ctx context.Context, a backend.Arena) (err error) {
 	default:
 		return fmt.Errorf("cpu: an arena of another backend (%T)", a)
 	}
-	p.memory = make([][]byte, len(p.plan.Buffers))
+	p.memory, p.fields = make([][]byte, len(p.plan.Buffers)), make([]*host.Field, len(p.plan.Buffers))
 	for i, b := range p.plan.Buffers {
 		if !b.External {
 			p.memory[i] = p.arena.data[b.Offset : b.Offset+b.Bytes]
@@ -327,22 +329,26 @@ func (p *Program) float32s(v *ir.Value, n int) (data []float32, buffer int, err 
 
 // Bind implements backend.Program.
 func (p *Program) Bind(v *ir.Value, f backend.Field) error {
-	own, ok := f.(*field)
-	if !ok || own.closed {
-		return fmt.Errorf("cpu: %v (%q) is bound to a field that is closed or of another backend (%T)", v, v.Name, f)
+	own, ok := f.(*host.Field)
+	if !ok || own.Closed() {
+		return fmt.Errorf("cpu: %v (%q) cannot be bound to a field that is closed or of another backend (%T)", v, v.Name, f)
 	}
-	_, i, err := p.float32s(v, len(own.data))
+	_, i, err := p.float32s(v, own.Len())
 	if err != nil {
 		return err
 	}
 	if !p.plan.Buffers[i].External {
 		return fmt.Errorf("cpu: %v (%q) has its storage in the arena and cannot be bound", v, v.Name)
 	}
-	memory := bytesOf(own.data)
+	data := own.Values()
+	if v.Def != nil { // steps write it
+		data = own.Fresh()
+	}
+	memory := bytesOf(data)
 	for k, b := range p.plan.Buffers {
 		for _, other := range b.Values {
 			if other == v && b.External {
-				p.memory[k] = memory
+				p.memory[k], p.fields[k] = memory, own
 			}
 		}
 	}
@@ -350,6 +356,23 @@ func (p *Program) Bind(v *ir.Value, f backend.Field) error {
 		p.locate(inst)
 	}
 	return nil
+}
+
+// Field implements backend.Program.
+func (p *Program) Field(v *ir.Value) (backend.Field, error) {
+	data, i, err := p.float32s(v, v.Shape().Elements())
+	switch {
+	case err != nil:
+		return nil, err
+	case p.plan.Buffers[i].External && p.fields[i] == nil:
+		return nil, fmt.Errorf("cpu: the external storage of %v (%q) is not bound", v, v.Name)
+	case p.plan.Buffers[i].External:
+		return p.fields[i], nil
+	}
+	if v.Def == nil { // to be written
+		p.arena.touch(p.plan.Buffers[i].Offset + 4*len(data))
+	}
+	return host.View(data), nil
 }
 
 // Write implements backend.Program.

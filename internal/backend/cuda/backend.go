@@ -26,6 +26,8 @@ type Options struct {
 	Driver    string // path of libcuda.so.1; "" looks for it
 	Libraries string // a folder in which to look for cuDNN first; "" for the usual places
 	Precision Precision
+	Kernels   string // an archive of compiled kernels, instead of those in the program; "" for these
+	Cudnn     bool   // let cuDNN compute the convolutions that it is faster at
 }
 
 // Precision is how products of convolutions and matrices are computed. Sums are float32 in all of them.
@@ -45,6 +47,9 @@ type Backend struct {
 	context     *driver.Context
 	stream      *driver.Stream
 	kernels     *kernels
+	builders    map[*ir.Op]builder
+	tuner       *tuner // nil without cuDNN
+	noCudnn     error  // why
 	granularity int
 	precise     int // multiplications of a convolution or product up to which sums are float64
 
@@ -57,7 +62,7 @@ var _ backend.Backend = (*Backend)(nil)
 
 // New opens a GPU. Where there is no driver the error wraps *driver.NoDriverError.
 func New(o Options) (b *Backend, err error) {
-	b = &Backend{options: o, precise: preciseLimit, constants: map[constantKey]*constant{}}
+	b = &Backend{options: o, precise: preciseLimit, builders: makeBuilders(), constants: map[constantKey]*constant{}}
 	if b.driver, err = driver.Open(o.Driver); err != nil {
 		return nil, fmt.Errorf("cuda: %w", err)
 	}
@@ -81,8 +86,13 @@ func New(o Options) (b *Backend, err error) {
 		if b.granularity, err = b.context.Granularity(); err != nil {
 			return err
 		}
-		b.kernels, err = b.loadKernels()
-		return err
+		if b.kernels, err = b.loadKernels(); err != nil {
+			return err
+		}
+		if o.Cudnn {
+			b.tuner, b.noCudnn = b.newTuner()
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cuda: %s: %w", b.device.Name, err), b.Close())
@@ -98,6 +108,7 @@ func (b *Backend) Close() error {
 	var errs []error
 	errs = append(errs, b.context.Do(func() error {
 		var errs []error
+		errs = append(errs, b.tuner.close())
 		if b.kernels != nil {
 			errs = append(errs, b.kernels.close())
 		}
@@ -130,6 +141,9 @@ type kernels struct {
 
 func (b *Backend) loadKernels() (*kernels, error) {
 	_, images, err := kernel.Images(b.device.Major, b.device.Minor)
+	if b.options.Kernels != "" {
+		_, images, err = kernel.Open(b.options.Kernels)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -149,13 +163,15 @@ func (k *kernels) function(name string) (*driver.Function, error) {
 	if f := k.functions[name]; f != nil {
 		return f, nil
 	}
+	err := fmt.Errorf("nothing was compiled for this GPU")
 	for _, m := range k.modules {
-		if f, err := m.Function(name); err == nil {
+		var f *driver.Function
+		if f, err = m.Function(name); err == nil {
 			k.functions[name] = f
 			return f, nil
 		}
 	}
-	return nil, fmt.Errorf("cuda: there is no kernel %s in what was compiled for this GPU", name)
+	return nil, fmt.Errorf("cuda: there is no kernel %s for this GPU: %w", name, err)
 }
 
 func (k *kernels) close() error {
@@ -180,27 +196,39 @@ func (b *Backend) compiled(p *plan.Plan) (w *pool, instances []*instance, err er
 	return w, instances, err
 }
 
-// WeightBytes implements backend.Backend.
-func (b *Backend) WeightBytes(g *ir.Graph) (int, error) {
+// WeightBytes implements backend.Backend. The weights that one program is the first to need are a block, whichever comes first.
+func (b *Backend) WeightBytes(graphs ...*ir.Graph) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	w, _, err := b.compiled(plan.Make(g))
-	if err != nil {
-		return 0, err
+	all := &pool{wanted: map[constantKey]*constant{}}
+	for _, g := range graphs {
+		w, _, err := b.compiled(plan.Make(g))
+		if err != nil {
+			return 0, err
+		}
+		for _, c := range w.fresh {
+			all.constant(c.key, c.bytes, c.fill)
+		}
 	}
-	return b.round(w.bytes()), nil
+	return b.round(all.bytes()) + (len(graphs)-1)*b.granularity, nil
 }
 
-// ScratchBytes implements backend.Backend.
-func (b *Backend) ScratchBytes(p *plan.Plan) (int, error) {
+// ArenaBytes implements backend.Backend. Programs that share an arena share what their steps compute with, too.
+func (b *Backend) ArenaBytes(p *plan.Plan) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	_, instances, err := b.compiled(p)
 	if err != nil {
 		return 0, err
 	}
-	return b.round(arrange(instances) + stagingBytes(p)), nil
+	return b.round(scratchAt(p) + arrange(instances) + stagingBytes(p)), nil
 }
+
+// ScratchBytes implements backend.Backend: it is in the arena.
+func (b *Backend) ScratchBytes(*plan.Plan) (int, error) { return 0, nil }
+
+// scratchAt is where in an arena that has room for it lies what steps compute with.
+func scratchAt(p *plan.Plan) int { return ceilDiv(p.Peak, constantAlign) * constantAlign }
 
 // FreeMemory is what the device has free, and what the backend holds of it already.
 func (b *Backend) FreeMemory() (bytes int, err error) {

@@ -75,9 +75,7 @@ var acrossPlanes = map[*ir.Op]bool{
 	op.Resize: true, op.ResizeBackward: true,
 }
 
-// builders has one entry for each operation of op.All.
-var builders = makeBuilders()
-
+// makeBuilders makes the table of builders, with one entry for each operation of op.All.
 func makeBuilders() map[*ir.Op]builder {
 	m := map[*ir.Op]builder{
 		op.UnaryBackward:      buildUnaryBackward,
@@ -198,7 +196,7 @@ func gathersWhole(n *ir.Node) bool { return n.Op.Accumulates != nil && n.Op.Accu
 
 func (c *compiler) compile(s *plan.Step) (*instance, error) {
 	n := s.Node
-	build := builders[n.Op]
+	build := c.backend.builders[n.Op]
 	if build == nil || len(n.Outputs) != 1 {
 		return nil, backend.ErrUnsupported
 	}

@@ -193,6 +193,7 @@ func buildLattice(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (action
 	if err != nil {
 		return nil, false, err
 	}
+	v.epilogue = c.takeEpilogue()
 	suffix := ""
 	if v.aligned(c.in(0)) {
 		suffix = "_4"
@@ -210,16 +211,15 @@ func buildLattice(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (action
 	multiprocessors, total, tallest := c.backend.device.Multiprocessors, v.groups*v.cout, c.tallest()
 	splits := make([]int, len(v.classes))
 	for i := range v.classes {
-		of := func(z1 int) int { // points of the class on planes [0, z1)
-			count, _ := v.points(&v.classes[i], 0, z1)
-			return count[0] * count[1] * count[2]
-		}
-		splits[i] = chooseSplits(product{of(v.out[0]), v.cout, v.groups, matrices[i].steps}, multiprocessors)
+		cl := &v.classes[i]
+		count, _ := v.points(cl, 0, v.out[0])
+		plane := count[1] * count[2]
+		splits[i] = chooseSplits(product{count[0] * plane, v.cout, v.groups, matrices[i].steps}, multiprocessors)
 		if v.groups*splits[i] > math.MaxUint16 {
 			return nil, false, fmt.Errorf("%d groups are more than a convolution can address", v.groups)
 		}
 		if splits[i] > 1 {
-			c.scratch(4 * splits[i] * of(tallest) * total)
+			c.scratch(4 * splits[i] * min(count[0], ceilDiv(tallest, cl.outStep[0])) * plane * total)
 		}
 	}
 	return func(q *queue, z0, z1 int) error {
@@ -290,6 +290,7 @@ func buildPreciseConv(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (ac
 	if err != nil {
 		return nil, false, err
 	}
+	v.epilogue = c.takeEpilogue()
 	short, err := c.kernel("conv_precise")
 	if err != nil {
 		return nil, false, err

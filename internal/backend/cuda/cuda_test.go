@@ -15,6 +15,8 @@ func open(t testing.TB, o Options) *Backend {
 	t.Helper()
 	if os.Getenv("VOXCAM_GPU") == "" {
 		o.Driver = simulator.Build(t)
+	} else {
+		o.Kernels = os.Getenv("VOXCAM_CUDA_KERNELS")
 	}
 	b, err := New(o)
 	if none := (*driver.NoDriverError)(nil); errors.As(err, &none) {

@@ -1,11 +1,172 @@
 package cuda
 
 import (
+	"slices"
+
+	"github.com/voxcam/voxcam/internal/backend/cuda/cudnn"
+	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/op"
+	"github.com/voxcam/voxcam/internal/plan"
 )
+
+// leastCudnn is the number of multiplications from which on it is asked whether cuDNN is faster: below, launching counts, and trying
+// engines takes longer than it can ever save.
+const leastCudnn = 1 << 30
+
+// mostWorkspace is what an engine may take of the memory that steps compute with.
+const mostWorkspace = 64 << 20
+
+// cudnnForm is the form of weights for cuDNN: [Cout, kd, kh, kw, Cin].
+type cudnnForm struct{}
+
+// cudnnStep is a stretch of planes as a problem of cuDNN.
+type cudnnStep struct {
+	z0, z1 int // output planes
+	lo, hi int // input planes
+	plan   *cudnn.Plan
+}
 
 // buildCudnn compiles a convolution, or the gradient of one, for cuDNN; false where it is not there or is slower than our kernels.
 func buildCudnn(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (action, bool, error) {
-	return nil, false, nil
+	t := c.backend.tuner
+	if t == nil || t.busy || a.Groups != 1 || c.inst.samples != 1 || n.Inputs[1].Const == nil {
+		return nil, false, nil
+	}
+	v, err := newConvolution(n, a, backward)
+	if err != nil {
+		return nil, false, err
+	}
+	w := n.Inputs[1].Shape()
+	if v.out[0]*v.out[1]*v.out[2]*v.out[3] < leastCudnn/v.macs() {
+		return nil, false, nil
+	}
+	e := c.epilogue
+	switch { // what its engines do not do as an epilogue, or only with kernels that take seconds to make
+	case backward || !v.bias, e.activation != "" && e.activation != "Relu", e.residual != nil && e.residual.places < v.out[0]:
+		e = epilogue{}
+	}
+	steps := c.ranges()
+	base := cudnn.Convolution{Backward: backward, Cin: w[1], Cout: w[0], Groups: 1, Kernel: v.kernel, Stride: a.Stride, Dilation: a.Dilation,
+		Before: a.Before, After: a.After, Precision: cudnn.Precision(c.backend.options.Precision), Align: 16,
+		Bias: v.bias, Residual: e.residual != nil}
+	if e.activation != "" {
+		base.Activation = "relu"
+	}
+	if c.in(0).stride%16 != 0 || c.out().stride%16 != 0 {
+		base.Align = 4
+	}
+	limit := min(mostWorkspace, max(c.plan.Peak/4, 1<<20))
+	for i := range steps {
+		s := &steps[i]
+		p, ok := slabProblem(base, n, c.mode, v, s)
+		if !ok {
+			return nil, false, nil
+		}
+		if s.plan, err = t.plan(p, limit, n); s.plan == nil || err != nil {
+			return nil, false, err
+		}
+	}
+	// Windows that wrap round in a ring are brought together first.
+	window, made, workspace := 0, 0, 0
+	for _, s := range steps {
+		if c.in(0).places < v.in[0] {
+			window = max(window, (s.hi-s.lo)*c.in(0).stride)
+		}
+		if c.out().places < v.out[0] {
+			made = max(made, (s.z1-s.z0)*c.out().stride)
+		}
+		workspace = max(workspace, s.plan.Workspace)
+	}
+	window, made = ceilDiv(window, constantAlign)*constantAlign, ceilDiv(made, constantAlign)*constantAlign
+	c.scratch(window + made + workspace)
+	c.packed(1)
+	weights := c.pack(n.Inputs[1], cudnnForm{}, 4*w.Elements(), func(dst []byte) {
+		taps, x := w[2]*w[3]*w[4], n.Inputs[1].Const.Float32s()
+		y := as[float32](dst)
+		for co := range w[0] {
+			for ci := range w[1] {
+				for k := range taps {
+					y[(co*taps+k)*w[1]+ci] = x[(co*w[1]+ci)*taps+k]
+				}
+			}
+		}
+	})
+	if e != (epilogue{}) {
+		c.takeEpilogue()
+	}
+	return func(q *queue, z0, z1 int) error {
+		k := slices.IndexFunc(steps, func(s cudnnStep) bool { return s.z0 == z0 && s.z1 == z1 })
+		s := &steps[k]
+		in, out := &q.inst.places[0], &q.inst.places[len(q.inst.places)-1]
+		at := cudnn.Addresses{W: weights.at, Workspace: q.scratch + driver.Ptr(window+made)}
+		x, err := q.together(in, s.lo, s.hi, q.scratch)
+		if err != nil {
+			return err
+		}
+		y, wraps := q.stretch(out, z0, z1)
+		if wraps {
+			y = q.scratch + driver.Ptr(window)
+		}
+		if at.X, at.Y = x, y; backward {
+			at.X, at.Y = y, x
+		}
+		if v.bias {
+			at.Bias = q.planes(&q.inst.places[2]).Data
+		}
+		if e.residual != nil {
+			at.Residual, _ = q.stretch(e.residual, z0, z1)
+		}
+		if err := s.plan.Run(at); err != nil {
+			return err
+		}
+		if !wraps {
+			return nil
+		}
+		return q.apart(out, z0, z1, y)
+	}, true, nil
+}
+
+// ranges are the different stretches of planes that steps of the instance make.
+func (c *compiler) ranges() []cudnnStep {
+	if c.mode == plan.Whole {
+		return []cudnnStep{{z0: 0, z1: c.depth}}
+	}
+	var list []cudnnStep
+	for i := range c.plan.Steps {
+		s := &c.plan.Steps[i]
+		if s.Node != c.node || s.Mode != c.mode || !slices.Equal(s.In, c.inst.in) || !slices.Equal(s.Out, c.inst.out) {
+			continue
+		}
+		if !slices.ContainsFunc(list, func(o cudnnStep) bool { return o.z0 == s.Z0 && o.z1 == s.Z1 }) {
+			list = append(list, cudnnStep{z0: s.Z0, z1: s.Z1})
+		}
+	}
+	return list
+}
+
+// slabProblem is what makes output planes [z0, z1) of a convolution from the input planes that they need, as a convolution of its own: the
+// padding along depth is what is left of it there. It is false where that is none.
+func slabProblem(p cudnn.Convolution, n *ir.Node, mode plan.Mode, v *convolution, s *cudnnStep) (cudnn.Convolution, bool) {
+	s.lo, s.hi = 0, v.in[0]
+	if mode == plan.Slab {
+		s.lo, s.hi, _ = n.Op.Slab(n, 0, s.z0, s.z1)
+	}
+	read, made := [3]int{s.hi - s.lo, v.in[1], v.in[2]}, [3]int{s.z1 - s.z0, v.out[1], v.out[2]}
+	stride, reach := p.Stride[0], p.Dilation[0]*(p.Kernel[0]-1)+1
+	if p.Backward {
+		p.In, p.Out = made, read
+		p.Before[0] += s.z0 - s.lo*stride
+	} else {
+		p.In, p.Out = read, made
+		p.Before[0] += s.lo - s.z0*stride
+	}
+	p.After[0] = (p.Out[0]-1)*stride + reach - p.In[0] - p.Before[0]
+	for i := range 3 {
+		if p.Before[i] < 0 || p.After[i] < 0 && i == 0 && -p.After[0] >= stride || p.After[i] < 0 && i > 0 {
+			return p, false
+		}
+		p.After[i] = max(p.After[i], 0) // rows that no window reaches
+	}
+	return p, read[0] > 0
 }

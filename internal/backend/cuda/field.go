@@ -9,13 +9,20 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 )
 
-// field is float32 memory on the device, or pinned memory of the host.
+// field is float32 memory on the device, or pinned memory of the host. Behind those that are taken on the device is memory for what
+// attribution computes with, workBytes from workAt on.
 type field struct {
 	backend *Backend
 	n       int
 	memory  *memory            // on the device
 	host    *driver.HostMemory // or on the host
+	stats   stats              // of a map that was made in it
 }
+
+const workBytes = 1 << 20
+
+// workAt is where the memory for attribution begins in a field of n values.
+func workAt(n int) int { return ceilDiv(4*n, constantAlign) * constantAlign }
 
 // NewField implements backend.Backend.
 func (b *Backend) NewField(n int, where backend.Place) (backend.Field, error) {
@@ -25,7 +32,7 @@ func (b *Backend) NewField(n int, where backend.Place) (backend.Field, error) {
 	f := &field{backend: b, n: n}
 	var err error
 	if where == backend.OnDevice {
-		f.memory, err = b.take(4*n, "a field")
+		f.memory, err = b.take(workAt(n)+workBytes, "a field")
 	} else {
 		err = b.context.Do(func() (err error) {
 			f.host, err = b.context.AllocHost(4 * n)
@@ -38,24 +45,12 @@ func (b *Backend) NewField(n int, where backend.Place) (backend.Field, error) {
 	return f, nil
 }
 
-// Wrap implements backend.Backend. The data is copied.
-func (b *Backend) Wrap(data []float32, where backend.Place) (backend.Field, error) {
-	f, err := b.NewField(len(data), where)
-	if err != nil {
-		return nil, err
-	}
-	if err := f.Write(data); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
-}
-
 // FieldBytes implements backend.Backend.
 func (b *Backend) FieldBytes(n int, where backend.Place) int {
-	if where == backend.OnHost {
+	if where == backend.OnHost || n == 0 {
 		return 0
 	}
-	return b.round(4 * n)
+	return b.round(workAt(n) + workBytes)
 }
 
 func (f *field) Len() int { return f.n }
@@ -95,6 +90,12 @@ func (f *field) Read(dst []float32) error {
 		return nil
 	}
 	return f.backend.copyToHost(dst, f.memory.at)
+}
+
+// Take implements backend.Field.
+func (f *field) Take() ([]float32, error) {
+	values := make([]float32, f.n)
+	return values, f.Read(values)
 }
 
 // Close implements backend.Field.

@@ -21,7 +21,8 @@ type convolution struct {
 	groups    int
 	cin, cout int // channels of one group
 	classes   []class
-	bias      bool // operand 2 is there
+	bias      bool     // operand 2 is there
+	epilogue  epilogue // as far as the builder's kernel computes it
 }
 
 // class is the shape of a lattice. Arrays are along depth, height, width; see struct Lattice in conv.cuh.
@@ -157,10 +158,29 @@ func (v *convolution) lattice(q *queue, c *class, weights driver.Ptr, sample, z0
 	if v.bias {
 		l.Bias = q.planes(&places[2]).Data
 	}
-	if v.out[3]%4 == 0 && v.cout%4 == 0 && out.stride%16 == 0 {
+	vectors := v.out[3]%4 == 0 && v.cout%4 == 0 && out.stride%16 == 0
+	if r := v.epilogue.residual; r != nil {
+		l.Residual = q.image(r, sample)
+		vectors = vectors && r.stride%16 == 0
+	}
+	l.Activation = activationCode(v.epilogue.activation)
+	if vectors {
 		l.Vectors = 1
 	}
 	return l, true
+}
+
+// activationCode is Activation of conv.cuh.
+func activationCode(name string) int32 {
+	switch name {
+	case "":
+		return 0
+	case "Relu":
+		return 1
+	case "Silu":
+		return 2
+	}
+	panic("cuda: convolutions do not apply " + name) // activations lists what they do
 }
 
 func int32s3(v [3]int) [3]int32 { return [3]int32{int32(v[0]), int32(v[1]), int32(v[2])} }

@@ -28,7 +28,7 @@ type Program struct {
 	fused     []*fusion // that begin at each step
 	high      []int     // end of the highest byte of the arena that steps up to each one write
 	dies      [][]int
-	scratch   *memory // of steps, states of instances, and staging
+	scratch   *memory // of steps, states of instances, and staging, where the arena has no room for them
 	blocks    []*block
 	queue     queue
 	graphs    []recorded
@@ -78,15 +78,19 @@ func (p *Program) load(ctx context.Context, a backend.Arena) (err error) {
 		return err
 	}
 	own := arrange(p.instances)
-	if p.scratch, err = b.take(own+stagingBytes(p.plan), "what steps compute with"); err != nil {
-		return err
+	scratch := p.arena.memory.at + driver.Ptr(scratchAt(p.plan))
+	if needs := own + stagingBytes(p.plan); scratchAt(p.plan)+needs > p.arena.bytes {
+		if p.scratch, err = b.take(needs, "what steps compute with"); err != nil {
+			return err
+		}
+		scratch = p.scratch.at
 	}
 	for _, inst := range p.instances {
-		inst.stateAt += p.scratch.at
+		inst.stateAt += scratch
 	}
 	p.address = make([]driver.Ptr, len(p.plan.Buffers))
 	p.external = make([]*external, len(p.plan.Buffers))
-	at := p.scratch.at + driver.Ptr(own)
+	at := scratch + driver.Ptr(own)
 	for i, k := range p.plan.Buffers {
 		if !k.External {
 			p.address[i] = p.arena.memory.at + driver.Ptr(k.Offset)
@@ -95,7 +99,7 @@ func (p *Program) load(ctx context.Context, a backend.Arena) (err error) {
 		p.external[i] = newExternal(p.plan, i, at)
 		at += driver.Ptr(p.external[i].bytes())
 	}
-	p.queue = queue{stream: b.stream, program: p, scratch: p.scratch.at}
+	p.queue = queue{stream: b.stream, program: p, scratch: scratch}
 	p.measure()
 	if invariants.Enabled {
 		p.dies = make([][]int, len(p.steps))
@@ -344,9 +348,7 @@ func (p *Program) free() error {
 // external is where a caller's value is: in a field on the device, or in one on the host, whose planes pass through a ring on the
 // device as steps need them.
 type external struct {
-	value   *ir.Value
-	output  bool // steps write it
-	plane   int  // bytes
+	plane   int // bytes
 	depth   int
 	window  int // planes that a step needs at most
 	staging driver.Ptr
@@ -358,7 +360,7 @@ type external struct {
 // newExternal finds how many planes of an external buffer steps need at once. The ring is at staging.
 func newExternal(p *plan.Plan, buffer int, staging driver.Ptr) *external {
 	v := p.Buffers[buffer].Values[0]
-	e := &external{value: v, output: v.Def != nil, plane: plan.PlaneBytes(v), depth: v.Shape()[1], staging: staging}
+	e := &external{plane: plan.PlaneBytes(v), depth: v.Shape()[1], staging: staging}
 	for i := range p.Steps {
 		for k := range p.Steps[i].In {
 			if p.Steps[i].In[k] == buffer {
@@ -422,14 +424,14 @@ func (e *external) bind(f *field) driver.Ptr {
 // forget empties the ring.
 func (e *external) forget() { e.lo, e.hi = 0, 0 }
 
-// copyPlanes copies planes [lo, hi) between the ring and the host, in at most two pieces.
-func (e *external) copyPlanes(s *driver.Stream, lo, hi int) error {
+// copyPlanes copies planes [lo, hi) from the host to the ring, or back, in at most two pieces.
+func (e *external) copyPlanes(s *driver.Stream, lo, hi int, back bool) error {
 	values := e.field.values()
 	for lo < hi {
 		n := min(hi-lo, e.places-lo%e.places)
 		at, host := e.staging+driver.Ptr(lo%e.places*e.plane), unsafe.Pointer(&values[lo*e.plane/4])
 		var err error
-		if e.output {
+		if back {
 			err = s.CopyToHost(host, at, n*e.plane)
 		} else {
 			err = s.CopyToDevice(at, host, n*e.plane)
@@ -450,7 +452,7 @@ func (p *Program) stage(i int) error {
 			continue
 		}
 		e := p.external[buffer]
-		if e.field.memory != nil || e.output {
+		if e.field.memory != nil {
 			continue
 		}
 		lo, hi := planesRead(s, k, e.depth)
@@ -461,7 +463,7 @@ func (p *Program) stage(i int) error {
 		if first >= hi {
 			continue
 		}
-		if err := e.copyPlanes(p.backend.stream, first, hi); err != nil {
+		if err := e.copyPlanes(p.backend.stream, first, hi, false); err != nil {
 			return err
 		}
 		if first == lo {
@@ -481,5 +483,8 @@ func (p *Program) unstage(i int) error {
 		return nil
 	}
 	lo, hi := planesWritten(s, e.depth)
-	return e.copyPlanes(p.backend.stream, lo, hi)
+	if lo < e.lo || hi > e.hi { // otherwise it was computed in place
+		e.forget()
+	}
+	return e.copyPlanes(p.backend.stream, lo, hi, true)
 }

@@ -72,3 +72,42 @@ func as[T any](b []byte) []T {
 	}
 	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/int(unsafe.Sizeof(*new(T))))
 }
+
+// stretch is where planes [z0, z1) of an operand begin, if they are in one piece; wraps says that they are not.
+func (q *queue) stretch(at *operand, z0, z1 int) (begin driver.Ptr, wraps bool) {
+	p := q.planes(at)
+	first := z0 % int(p.Places)
+	return p.Data + driver.Ptr(first*at.stride), first+z1-z0 > int(p.Places)
+}
+
+// together is where planes [z0, z1) of an operand are in one piece: where they are, or else a copy in scratch.
+func (q *queue) together(at *operand, z0, z1 int, scratch driver.Ptr) (driver.Ptr, error) {
+	begin, wraps := q.stretch(at, z0, z1)
+	if !wraps {
+		return begin, nil
+	}
+	return scratch, q.pieces(at, z0, z1, func(ring driver.Ptr, offset, bytes int) error {
+		return q.stream.Copy(scratch+driver.Ptr(offset), ring, bytes)
+	})
+}
+
+// apart copies planes [z0, z1), which are in one piece at from, to their places.
+func (q *queue) apart(at *operand, z0, z1 int, from driver.Ptr) error {
+	return q.pieces(at, z0, z1, func(ring driver.Ptr, offset, bytes int) error {
+		return q.stream.Copy(ring, from+driver.Ptr(offset), bytes)
+	})
+}
+
+// pieces calls f for stretches of planes that are in one piece in the ring: the address there, and the offset from plane z0.
+func (q *queue) pieces(at *operand, z0, z1 int, f func(ring driver.Ptr, offset, bytes int) error) error {
+	p := q.planes(at)
+	places := int(p.Places)
+	for z := z0; z < z1; {
+		n := min(z1-z, places-z%places)
+		if err := f(p.Data+driver.Ptr(z%places*at.stride), (z-z0)*at.stride, n*at.stride); err != nil {
+			return err
+		}
+		z += n
+	}
+	return nil
+}

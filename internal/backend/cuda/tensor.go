@@ -136,9 +136,6 @@ func boxGroups(c *class, merged bool, tile [2]int, limit int) (groups []boxGroup
 	return groups
 }
 
-// floorDiv rounds a/b down.
-func floorDiv(a, b int) int { return -ceilDivSigned(-a, b) }
-
 // tensorForm is the form of weights for tensor cores.
 type tensorForm struct {
 	attr     op.ConvAttr

@@ -183,7 +183,7 @@ func BenchmarkTensorTiles(b *testing.B) {
 			for i := range 6 {
 				b.Run(fmt.Sprintf("%s/swizzled=%v/%d", c.name, swizzled, i), func(b *testing.B) {
 					dev := openTensor(b, TF32)
-					onlyTiles(b, i, swizzled)
+					onlyTiles(b, dev, i, swizzled)
 					benchTensor(b, dev, c, s, 0)
 				})
 			}
@@ -233,8 +233,8 @@ func TestTensorLarge(t *testing.T) {
 	}
 }
 
-// onlyTiles lets convolutions use one kernel of six, with boxes arranged in one way, until the test ends.
-func onlyTiles(t testing.TB, number int, swizzled bool) {
+// onlyTiles lets convolutions use one kernel of six, with boxes arranged in one way.
+func onlyTiles(t testing.TB, b *Backend, number int, swizzled bool) {
 	t.Helper()
 	with := func(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (action, error) {
 		m, err := c.tensorMachine()
@@ -251,10 +251,8 @@ func onlyTiles(t testing.TB, number int, swizzled bool) {
 		}
 		return run, err
 	}
-	conv, gradient := builders[op.Conv], builders[op.ConvBackwardData]
-	builders[op.Conv] = func(c *compiler, n *ir.Node) (action, error) { return with(c, n, n.Attr.(op.ConvAttr), false) }
-	builders[op.ConvBackwardData] = func(c *compiler, n *ir.Node) (action, error) {
+	b.builders[op.Conv] = func(c *compiler, n *ir.Node) (action, error) { return with(c, n, n.Attr.(op.ConvAttr), false) }
+	b.builders[op.ConvBackwardData] = func(c *compiler, n *ir.Node) (action, error) {
 		return with(c, n, n.Attr.(op.ConvBackwardDataAttr).Conv, true)
 	}
-	t.Cleanup(func() { builders[op.Conv], builders[op.ConvBackwardData] = conv, gradient })
 }

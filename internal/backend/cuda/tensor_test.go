@@ -145,7 +145,7 @@ func TestTensorTiles(t *testing.T) {
 		for i := range 6 {
 			t.Run(fmt.Sprintf("swizzled=%v/%d", swizzled, i), func(t *testing.T) {
 				b := openTensor(t, TF32)
-				onlyTiles(t, i, swizzled)
+				onlyTiles(t, b, i, swizzled)
 				for _, c := range []tensorCase{tensorCases[0], tensorCases[3]} {
 					for _, k := range c.cases(t, smallIntegers) {
 						checkCase(t, b, k, 1e-7)

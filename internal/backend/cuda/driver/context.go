@@ -26,14 +26,12 @@ func (c *Context) Do(f func() error) error {
 	if err := c.d.ctxGetCurrent.call(uintptr(unsafe.Pointer(&before))); err != nil {
 		return err
 	}
-	if before == c.handle {
-		return f()
-	}
+	// Also where it is current already: one that was closed and taken again can have the same handle.
 	if err := c.d.ctxSetCurrent.call(c.handle); err != nil {
 		return err
 	}
-	if before != 0 { // a thread without a context may keep this one
-		defer func() { _ = c.d.ctxSetCurrent.call(before) }() // it was current a moment ago
+	if before != 0 && before != c.handle { // a thread without a context may keep this one
+		defer func() { _ = c.d.ctxSetCurrent.call(before) }() // if it fails, that context is closed and nobody waits for it
 	}
 	return f()
 }

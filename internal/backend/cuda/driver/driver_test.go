@@ -144,6 +144,46 @@ func TestOpenWithoutDriver(t *testing.T) {
 	}
 }
 
+func TestTwoDevices(t *testing.T) {
+	on(t, func(b *bench) {
+		b.sim.SetCount(2)
+		b.sim.SetCapacity(4 * b.bytes)
+		devices := get(b.driver.Devices())(b)
+		if len(devices) != 2 || devices[0].UUID == devices[1].UUID || devices[0].PCIBusID == devices[1].PCIBusID {
+			t.Fatalf("%+v", devices)
+		}
+		second := get(b.driver.Context(1))(b)
+		b.must(second.Do(func() error {
+			h := get(second.CreatePhysical(2 * b.bytes))(b)
+			free, _, err := second.MemInfo()
+			b.must(err)
+			if free != 2*b.bytes {
+				t.Errorf("the second has %d bytes free", free)
+			}
+			return second.Release(h)
+		}))
+		free, _, err := b.MemInfo() // the first is current again
+		b.must(err)
+		if free != 3*b.bytes {
+			t.Errorf("the first has %d bytes free", free)
+		}
+		b.must(second.Close())
+	})
+}
+
+func TestNoDevice(t *testing.T) {
+	s := simulator.Load(t)
+	s.SetCount(0)
+	if _, err := driver.Open(s.Path); !refused(err, driver.CodeNoDevice) {
+		t.Error(err)
+	}
+	s.SetCount(1)
+	t.Setenv("CUDA_VISIBLE_DEVICES", "")
+	if _, err := driver.Open(s.Path); !refused(err, driver.CodeNoDevice) {
+		t.Error(err)
+	}
+}
+
 func TestOpenFails(t *testing.T) {
 	s := simulator.Load(t)
 	s.FailCall("cuInit", 1, driver.CodeNoDevice)

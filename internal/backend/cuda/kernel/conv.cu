@@ -3,35 +3,39 @@
 // packed weights, whatever the tile, so that slabs give the same bits as the whole.
 #include "conv.cuh"
 
-// storeConv finishes and stores four columns from channel on of a row, n of which are there.
-__device__ __forceinline__ void storeConv(const ConvParams& p, char* row, const float* residual, float4 v, int channel, int n) {
-    const Lattice& l = p.l;
-    float* to = reinterpret_cast<float*>(row) + channel;
-    if (l.vectors) {
-        if (l.bias) {
-            float4 b = *reinterpret_cast<const float4*>(l.bias + channel);
-            v.x += b.x, v.y += b.y, v.z += b.z, v.w += b.w;
-        }
-        if (residual) {
-            float4 r = *reinterpret_cast<const float4*>(residual + channel);
-            v.x += r.x, v.y += r.y, v.z += r.z, v.w += r.w;
-        }
-        if (l.activation) {
-            v.x = activate(l.activation, v.x), v.y = activate(l.activation, v.y);
-            v.z = activate(l.activation, v.z), v.w = activate(l.activation, v.w);
-        }
-        *reinterpret_cast<float4*>(to) = v;
+// storeFour stores the first n of four values.
+__device__ __forceinline__ void storeFour(float* to, const float* v, int n, int vectors) {
+    if (vectors) {
+        *reinterpret_cast<float4*>(to) = make_float4(v[0], v[1], v[2], v[3]);
         return;
     }
-    float values[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        if (i >= n) break;
-        float f = values[i];
-        if (l.bias) f += l.bias[channel + i];
-        if (residual) f += residual[channel + i];
-        to[i] = activate(l.activation, f);
-    }
+    to[0] = v[0];
+    if (n > 1) to[1] = v[1];
+    if (n > 2) to[2] = v[2];
+    if (n > 3) to[3] = v[3];
+}
+
+// loadOrZero loads 16 bytes, or gives zeros where full is false.
+__device__ __forceinline__ float4 loadOrZero(const float* at, bool full) {
+#ifdef SIMULATOR
+    return full ? *reinterpret_cast<const float4*>(at) : make_float4(0, 0, 0, 0);
+#else
+    // A compiler makes this a branch, which would cut the loop around it into pieces that are not scheduled together.
+    float4 v;
+    asm(
+        "{\n\t"
+        ".reg .pred full;\n\t"
+        "setp.ne.s32 full, %5, 0;\n\t"
+        "mov.b32 %0, 0;\n\t"
+        "mov.b32 %1, 0;\n\t"
+        "mov.b32 %2, 0;\n\t"
+        "mov.b32 %3, 0;\n\t"
+        "@full ld.global.nc.v4.f32 {%0, %1, %2, %3}, [%4];\n\t"
+        "}"
+        : "=&f"(v.x), "=&f"(v.y), "=&f"(v.z), "=&f"(v.w)
+        : "l"(at), "r"((int)full));
+    return v;
+#endif
 }
 
 // conv makes a tile of BM points x BN columns with a thread for each 8 x TN values. The lanes of a warp are LM x 32/LM. A step along the
@@ -85,15 +89,14 @@ template <int BM, int BN, int LM, int TN, int THREADS, bool aligned> __device__ 
         }
     };
     auto load = [&](int r) {
-        float4 v = make_float4(0, 0, 0, 0);
         const float* voxel = source[r * THREADS];
-        if (!voxel) return v;
-        voxel += c;
-        if (aligned) return *reinterpret_cast<const float4*>(voxel);
-        v.x = voxel[0];
-        if (c + 1 < (uint32)l.cin) v.y = voxel[1];
-        if (c + 2 < (uint32)l.cin) v.z = voxel[2];
-        if (c + 3 < (uint32)l.cin) v.w = voxel[3];
+        if (aligned) return loadOrZero(voxel + c, voxel != nullptr);
+        float4 v = make_float4(0, 0, 0, 0);
+        const uint32 n = voxel ? l.cin - c : 0;
+        if (n > 0) v.x = __ldg(voxel + c);
+        if (n > 1) v.y = __ldg(voxel + c + 1);
+        if (n > 2) v.z = __ldg(voxel + c + 2);
+        if (n > 3) v.w = __ldg(voxel + c + 3);
         return v;
     };
     auto advance = [&]() {
@@ -108,12 +111,12 @@ template <int BM, int BN, int LM, int TN, int THREADS, bool aligned> __device__ 
         to[0] = v.x, to[A] = v.y, to[2 * A] = v.z, to[3 * A] = v.w;
     };
     uint32 weights = (group * p.steps + first) * K * p.columns + n0;
-    auto copy = [&](int buffer) {
+    auto copy = [&](int buffer, bool more) {
 #pragma unroll
         for (int i = 0; i < B; i++) {
             int v = t + i * THREADS, k = v / (BN / 4), n = v % (BN / 4) * 4;
             if (K * BN / 4 % THREADS == 0 || v < K * BN / 4)
-                copy_async16(&bs[buffer][k * BN + n], l.weights + (weights + k * p.columns + n), n0 + n < p.columns);
+                copy_async16(&bs[buffer][k * BN + n], l.weights + (weights + k * p.columns + n), more && n0 + n < p.columns);
         }
         copy_async_commit();
         weights += K * p.columns;
@@ -126,15 +129,18 @@ template <int BM, int BN, int LM, int TN, int THREADS, bool aligned> __device__ 
     const int tm = LN == 8 ? lane >> 1 & 1 | lane >> 3 & 2 : lane >> 1 & 1 | lane >> 2 & 6;
     const int row0 = warp / warpsN * warpRows + tm * 4, column0 = warp % warpsN * warpColumns + tn * 4;
 
-    float acc[TM][TN];
+    float acc[TM][TN]; // sums begin with the bias
 #pragma unroll
-    for (int i = 0; i < TM; i++)
+    for (int j = 0; j < TN; j++) {
+        const int n = n0 + column0 + j / 4 * 4 * LN + j % 4;
+        const float bias = l.bias && !p.partial && n < l.cout ? l.bias[group * l.cout + n] : 0.0f;
 #pragma unroll
-        for (int j = 0; j < TN; j++) acc[i][j] = 0;
+        for (int i = 0; i < TM; i++) acc[i][j] = bias;
+    }
 
     if (steps > 0) {
         locate();
-        copy(0);
+        copy(0, true);
 #pragma unroll
         for (int r = 0; r < R; r++) store(0, r, load(r));
         copy_async_wait<0>();
@@ -142,15 +148,13 @@ template <int BM, int BN, int LM, int TN, int THREADS, bool aligned> __device__ 
     __syncthreads();
     for (int s = 0; s < steps; s++) {
         const int now = s & 1;
-        const bool more = s + 1 < steps;
+        // What comes after the last step is loaded too, or is zero, and not used: without a branch the loop is scheduled as one.
         float4 next;
-        if (more) {
-            advance();
-            copy(now ^ 1);
-        }
+        advance();
+        copy(now ^ 1, s + 1 < steps);
 #pragma unroll
         for (int k = 0; k < K; k++) {
-            if (more && k % (K / R) == 0) next = load(k / (K / R));
+            if (k % (K / R) == 0) next = load(k / (K / R));
             float a[TM], b[TN];
 #pragma unroll
             for (int h = 0; h < TM; h += 4)
@@ -162,42 +166,48 @@ template <int BM, int BN, int LM, int TN, int THREADS, bool aligned> __device__ 
             for (int i = 0; i < TM; i++)
 #pragma unroll
                 for (int j = 0; j < TN; j++) acc[i][j] = fmaf(a[i], b[j], acc[i][j]);
-            if (more && (k + 1) % (K / R) == 0) store(now ^ 1, k / (K / R), next);
+            if ((k + 1) % (K / R) == 0) store(now ^ 1, k / (K / R), next);
         }
         copy_async_wait<0>();
         __syncthreads();
     }
 
+    if ((l.residual.data || l.activation) && !p.partial) {
+        // Rows take turns as the first: side by side, so many exponentials would be more code than the rest.
+#pragma unroll 1
+        for (int i = 0; i < TM; i++) {
+            float v[TN];
+#pragma unroll
+            for (int j = 0; j < TN; j++) v[j] = acc[0][j];
+            const int row = row0 + i / 4 * 4 * LM + i % 4;
+            if (l.residual.data && rows[row]) {
+                int z, y, x;
+                latticePoint(l, m0 + row, z, y, x);
+                const float* from = reinterpret_cast<const float*>(latticeRow(l, l.residual, z, y, x)) + group * l.cout + n0 + column0;
+#pragma unroll
+                for (int j = 0; j < TN; j++)
+                    if (n0 + column0 + j / 4 * 4 * LN + j % 4 < l.cout) v[j] += from[j / 4 * 4 * LN + j % 4];
+            }
+#pragma unroll
+            for (int j = 0; j < TN; j++) v[j] = activate(l.activation, v[j]);
+#pragma unroll
+            for (int k = 0; k + 1 < TM; k++)
+#pragma unroll
+                for (int j = 0; j < TN; j++) acc[k][j] = acc[k + 1][j];
+#pragma unroll
+            for (int j = 0; j < TN; j++) acc[TM - 1][j] = v[j];
+        }
+    }
+    const int channel = group * l.cout + n0 + column0;
 #pragma unroll
     for (int i = 0; i < TM; i++) {
         const int row = row0 + i / 4 * 4 * LM + i % 4;
-        char* to = rows[row];
+        float* to = reinterpret_cast<float*>(rows[row]);
         if (!to) continue;
-        const float* residual = nullptr;
-        if (l.residual.data) {
-            int pz, py, px;
-            latticePoint(l, m0 + row, pz, py, px);
-            residual = reinterpret_cast<const float*>(latticeRow(l, l.residual, pz, py, px));
-        }
+        if (p.partial) to = p.partial + ((int64)split * l.points + m0 + row) * p.total.divisor;
 #pragma unroll
-        for (int j = 0; j < TN; j += 4) {
-            const int n = n0 + column0 + j * LN, channel = group * l.cout + n;
-            if (n >= l.cout) continue;
-            float4 v = make_float4(acc[i][j], acc[i][j + 1], acc[i][j + 2], acc[i][j + 3]);
-            if (!p.partial) {
-                storeConv(p, to, residual, v, channel, l.cout - n);
-                continue;
-            }
-            float* partial = p.partial + ((int64)split * l.points + m0 + row) * p.total.divisor + channel;
-            if (l.vectors) {
-                *reinterpret_cast<float4*>(partial) = v;
-            } else {
-                partial[0] = v.x;
-                if (n + 1 < l.cout) partial[1] = v.y;
-                if (n + 2 < l.cout) partial[2] = v.z;
-                if (n + 3 < l.cout) partial[3] = v.w;
-            }
-        }
+        for (int j = 0; j < TN; j += 4)
+            if (n0 + column0 + j * LN < l.cout) storeFour(to + channel + j * LN, acc[i] + j, l.cout - (n0 + column0 + j * LN), l.vectors);
     }
 }
 

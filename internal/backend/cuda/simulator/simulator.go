@@ -2,6 +2,8 @@
 // processor. It is compiled from C++ when a test first needs it; where there is no compiler the test is skipped, and says so. It finds
 // what a GPU leaves to chance: shared memory that was not written, barriers that not all threads reach, misaligned and unmapped addresses,
 // memory that was not set, and, in lazy mode, work that does not wait for other streams. It says nothing about speed.
+//
+// SIMULATOR_LAZY=1 makes lazy mode the default, SIMULATOR_THREADS=n sets how many threads run blocks.
 package simulator
 
 import (
@@ -30,7 +32,7 @@ var sources embed.FS
 
 // flags of the compiler. Multiplications and additions stay apart, as they do in Go on amd64.
 var flags = []string{
-	"-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-DSIMULATOR", "-ffp-contract=off", "-fno-strict-aliasing", "-fwrapv",
+	"-std=c++17", "-O2", "-march=native", "-fPIC", "-fvisibility=hidden", "-DSIMULATOR", "-ffp-contract=off", "-fno-strict-aliasing", "-fwrapv",
 	"-U_FORTIFY_SOURCE", "-pthread",
 }
 
@@ -39,8 +41,8 @@ var checks = []string{"-fsanitize=alignment,bounds"}
 
 // Simulator is the library, loaded in this process. What it is told holds for all tests of the process until Reset.
 type Simulator struct {
-	Path                                                               string
-	reset, setCapacity, setDevice, failCall, loseDevice, setLazy, used uintptr
+	Path                                                                         string
+	reset, setCapacity, setDevice, setCount, failCall, loseDevice, setLazy, used uintptr
 }
 
 // Load builds and loads the library; it is reset when the test ends. Extra are more files with kernels.
@@ -53,7 +55,7 @@ func Load(t testing.TB, extra ...string) *Simulator {
 	}
 	err = dl.Bind(lib, []dl.Symbol{
 		{Name: "simulator_reset", To: &s.reset}, {Name: "simulator_set_capacity", To: &s.setCapacity},
-		{Name: "simulator_set_device", To: &s.setDevice}, {Name: "simulator_fail_call", To: &s.failCall},
+		{Name: "simulator_set_device", To: &s.setDevice}, {Name: "simulator_set_count", To: &s.setCount}, {Name: "simulator_fail_call", To: &s.failCall},
 		{Name: "simulator_lose_device", To: &s.loseDevice}, {Name: "simulator_set_lazy", To: &s.setLazy},
 		{Name: "simulator_used", To: &s.used},
 	})
@@ -68,13 +70,16 @@ func Load(t testing.TB, extra ...string) *Simulator {
 // Reset takes back what the other methods set.
 func (s *Simulator) Reset() { dl.Call(s.reset) }
 
-// SetCapacity sets the device's memory in bytes.
+// SetCapacity sets the memory of each device in bytes.
 func (s *Simulator) SetCapacity(bytes int) { dl.Call(s.setCapacity, uintptr(bytes)) }
 
 // SetDevice sets the compute capability and the number of multiprocessors.
 func (s *Simulator) SetDevice(major, minor, multiprocessors int) {
 	dl.Call(s.setDevice, uintptr(major), uintptr(minor), uintptr(multiprocessors))
 }
+
+// SetCount sets how many devices there are, up to 4. The driver looks at it when it is opened.
+func (s *Simulator) SetCount(n int) { dl.Call(s.setCount, uintptr(n)) }
 
 // FailCall makes the n-th call of a driver function from now, counted from 1, give that error.
 func (s *Simulator) FailCall(name string, n, code int) {
@@ -94,7 +99,7 @@ func (s *Simulator) SetLazy(lazy bool) {
 	dl.Call(s.setLazy, v)
 }
 
-// Used is how much of the device's memory is taken, in bytes.
+// Used is how much memory is taken on all devices, in bytes.
 func (s *Simulator) Used() int { return int(dl.Call(s.used)) }
 
 var (
@@ -136,7 +141,7 @@ func build(t testing.TB, compiler string, extra []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	version, err := exec.Command(compiler, "--version").Output()
+	version, err := exec.Command(compiler, append(slices.Clone(flags), "-E", "-dM", "-x", "c++", "/dev/null")...).Output()
 	if err != nil {
 		return "", err
 	}
@@ -150,7 +155,7 @@ func build(t testing.TB, compiler string, extra []string) (string, error) {
 	}
 	own := filepath.Join(scratch, "library")
 
-	// All objects depend on the compiler and on the headers.
+	// All objects depend on the compiler and the processor, which show in what is defined, and on the headers.
 	headers, err := filepath.Glob(filepath.Join(kernels, "*.cuh"))
 	if err != nil {
 		return "", err

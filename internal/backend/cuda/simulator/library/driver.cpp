@@ -48,7 +48,7 @@ const size_t granularity = 2 << 20;
 const size_t shared_free = 48 << 10, shared_opt_in = 227 << 10, shared_all = 228 << 10;
 
 struct Physical {
-    int file;
+    int file, device;
     size_t bytes;
     int maps;
     bool released;
@@ -92,22 +92,29 @@ struct Module {
     std::map<std::string, std::unique_ptr<Function>> functions;
 };
 
+// Context is a device as a process has it.
 struct Context {
-    int device;
     int users = 0;
+    size_t used = 0; // memory
 };
 
 struct Fault {
     int left, code;
 };
 
-struct Device {
+const int most_devices = 4;
+
+bool lazy_by_default() { return getenv("SIMULATOR_LAZY") != nullptr; }
+
+// Driver is all that the library knows.
+struct Driver {
     std::recursive_mutex mutex;
-    bool started = false, lazy = false;
+    bool started = false, lazy = lazy_by_default();
     int lost = 0; // the error that all calls give
-    int major = 9, minor = 0, multiprocessors = 8;
-    size_t capacity = (size_t)8 << 30, used = 0;
-    Context context{0};
+    // Of each device. All are alike.
+    int count = 1, major = 9, minor = 0, multiprocessors = 8;
+    size_t capacity = (size_t)8 << 30;
+    Context contexts[most_devices];
     pthread_key_t current;
     std::map<Address, size_t> reserved;
     std::map<Address, Mapping> mapped;
@@ -117,23 +124,23 @@ struct Device {
     std::map<Stream*, std::unique_ptr<Stream>> streams;
     std::map<Event*, std::shared_ptr<Event>> events;
     std::map<Module*, std::unique_ptr<Module>> modules;
-    std::map<Function*, Function*> functions;
+    std::map<Function*, Function*> functions; // of all modules
     std::map<Graph*, std::shared_ptr<Graph>> graphs;
     std::map<Graph*, std::shared_ptr<Graph>> executables;
     std::map<std::string, Fault> faults;
 
-    Device() { pthread_key_create(&current, nullptr); }
+    Driver() { pthread_key_create(&current, nullptr); }
 };
 
-Device& dev() {
-    static Device* d = new Device; // never ended: other threads may still call when the process ends
+Driver& dev() {
+    static Driver* d = new Driver; // never ended: other threads may still call when the process ends
     return *d;
 }
 
 enum Needs { nothing, started, context };
 
 int enter(const char* name, Needs needs) {
-    Device& d = dev();
+    Driver& d = dev();
     auto f = d.faults.find(name);
     if (f != d.faults.end() && --f->second.left == 0) {
         int code = f->second.code;
@@ -148,7 +155,7 @@ int enter(const char* name, Needs needs) {
 }
 
 #define ENTER(needs)                                        \
-    Device& d = dev();                                      \
+    Driver& d = dev();                                      \
     std::lock_guard<std::recursive_mutex> lock(d.mutex);    \
     if (int code = enter(__func__, needs)) return code
 
@@ -159,13 +166,17 @@ template <class Map, class Key> auto* find(Map& m, Key k) {
     return i == m.end() ? nullptr : &i->second;
 }
 
+Context& here() { return *static_cast<Context*>(pthread_getspecific(dev().current)); }
+
+bool there(int device) { return device >= 0 && device < dev().count; }
+
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 bool multiple(Address v) { return v % granularity == 0; }
 
 // accessible says whether the program may use these addresses of the device.
 bool accessible(Address at, size_t bytes) {
-    Device& d = dev();
+    Driver& d = dev();
     while (bytes) {
         auto i = d.mapped.upper_bound(at);
         if (i == d.mapped.begin()) return false;
@@ -180,7 +191,7 @@ bool accessible(Address at, size_t bytes) {
 }
 
 bool pinned(const void* p, size_t bytes) {
-    Device& d = dev();
+    Driver& d = dev();
     Address at = (Address)p;
     auto i = d.host.upper_bound(at);
     return i != d.host.begin() && (--i, at + bytes <= i->first + i->second);
@@ -188,7 +199,7 @@ bool pinned(const void* p, size_t bytes) {
 
 // step runs the oldest work of a stream. An error of it makes the device unusable, as on a GPU.
 void step(Stream& s) {
-    Device& d = dev();
+    Driver& d = dev();
     Work w = std::move(s.work.front());
     s.work.pop_front();
     int code = d.lost ? d.lost : w();
@@ -206,7 +217,7 @@ int drain_all() {
 }
 
 int put(Stream& s, Work w) {
-    Device& d = dev();
+    Driver& d = dev();
     if (s.capture) {
         s.capture->work.push_back(std::move(w));
         return success;
@@ -224,11 +235,11 @@ bool capturing() {
 }
 
 void release(Address handle) {
-    Device& d = dev();
+    Driver& d = dev();
     Physical& p = d.physical[handle];
     if (p.maps || !p.released) return;
     close(p.file);
-    d.used -= p.bytes;
+    d.contexts[p.device].used -= p.bytes;
     d.physical.erase(handle);
 }
 
@@ -245,8 +256,9 @@ int text_to(char* to, int bytes, const char* text) {
 API cuInit(unsigned flags) {
     ENTER(nothing);
     if (flags) return invalid_value;
+    if (d.count == 0) return no_device;
     if (const char* visible = getenv("CUDA_VISIBLE_DEVICES")) {
-        if (*visible < '0' || *visible > '9') return no_device;
+        if (*visible < '0' || *visible > '9') return no_device; // other choices are not simulated
     }
     simulator::start();
     d.started = true;
@@ -261,31 +273,32 @@ API cuDriverGetVersion(int* version) {
 
 API cuDeviceGetCount(int* n) {
     ENTER(started);
-    *n = 1;
+    *n = d.count;
     return success;
 }
 
 API cuDeviceGet(int* device, int ordinal) {
     ENTER(started);
-    if (ordinal != 0) return invalid_device;
-    *device = 0;
+    if (!there(ordinal)) return invalid_device;
+    *device = ordinal;
     return success;
 }
 
 API cuDeviceGetName(char* to, int bytes, int device) {
     ENTER(started);
-    return device ? invalid_device : text_to(to, bytes, "Simulator");
+    return there(device) ? text_to(to, bytes, "Simulator") : invalid_device;
 }
 
 API cuDeviceGetPCIBusId(char* to, int bytes, int device) {
     ENTER(started);
-    return device ? invalid_device : text_to(to, bytes, "0000:00:00.0");
+    return there(device) ? text_to(to, bytes, ("0000:0" + std::to_string(device) + ":00.0").c_str()) : invalid_device;
 }
 
 API cuDeviceGetUuid(char* to, int device) {
     ENTER(started);
-    if (device) return invalid_device;
+    if (!there(device)) return invalid_device;
     memcpy(to, "simulated device", 16);
+    to[15] += device;
     return success;
 }
 
@@ -293,14 +306,14 @@ API cuDeviceGetUuid_v2(char* to, int device) { return cuDeviceGetUuid(to, device
 
 API cuDeviceTotalMem_v2(size_t* bytes, int device) {
     ENTER(started);
-    if (device) return invalid_device;
+    if (!there(device)) return invalid_device;
     *bytes = d.capacity;
     return success;
 }
 
 API cuDeviceGetAttribute(int* value, int attribute, int device) {
     ENTER(started);
-    if (device) return invalid_device;
+    if (!there(device)) return invalid_device;
     switch (attribute) {
     case 1: *value = 1024; break;        // threads of a block
     case 8: *value = shared_free; break; // shared memory of a block
@@ -323,18 +336,17 @@ API cuDeviceGetAttribute(int* value, int attribute, int device) {
 
 API cuDevicePrimaryCtxRetain(Context** c, int device) {
     ENTER(started);
-    if (device) return invalid_device;
-    if (d.context.users == 0) d.lost = 0;
-    d.context.users++;
-    *c = &d.context;
+    if (!there(device)) return invalid_device;
+    *c = &d.contexts[device];
+    if ((*c)->users++ == 0) d.lost = 0;
     return success;
 }
 
 API cuDevicePrimaryCtxRelease_v2(int device) {
     ENTER(started);
-    if (device) return invalid_device;
-    if (d.context.users == 0) return invalid_context;
-    if (--d.context.users == 0) drain_all();
+    if (!there(device)) return invalid_device;
+    if (d.contexts[device].users == 0) return invalid_context;
+    if (--d.contexts[device].users == 0) drain_all();
     return success;
 }
 
@@ -346,7 +358,7 @@ API cuCtxGetCurrent(Context** c) {
 
 API cuCtxSetCurrent(Context* c) {
     ENTER(started);
-    if (c && (c != &d.context || c->users == 0)) return invalid_context;
+    if (c && (c < d.contexts || c >= d.contexts + d.count || c->users == 0)) return invalid_context;
     pthread_setspecific(d.current, c);
     return success;
 }
@@ -361,7 +373,8 @@ API cuCtxSynchronize() {
 
 API cuMemGetInfo_v2(size_t* free, size_t* total) {
     ENTER(context);
-    *free = d.capacity > d.used ? d.capacity - d.used : 0;
+    size_t used = here().used;
+    *free = d.capacity > used ? d.capacity - used : 0;
     *total = d.capacity;
     return success;
 }
@@ -380,7 +393,7 @@ struct Access {
 
 API cuMemGetAllocationGranularity(size_t* bytes, const Allocation* a, int option) {
     ENTER(started);
-    if (a->kind != 1 || a->place != 1 || a->device != 0 || option < 0 || option > 1) return invalid_value;
+    if (a->kind != 1 || a->place != 1 || !there(a->device) || option < 0 || option > 1) return invalid_value;
     *bytes = granularity;
     return success;
 }
@@ -414,26 +427,25 @@ API cuMemAddressFree(Address at, size_t bytes) {
 
 API cuMemCreate(Address* handle, size_t bytes, const Allocation* a, unsigned long long flags) {
     ENTER(context);
-    if (bytes == 0 || !multiple(bytes) || a->kind != 1 || a->place != 1 || a->device != 0 || flags) return invalid_value;
-    if (bytes > d.capacity || d.used > d.capacity - bytes) return out_of_memory;
+    if (bytes == 0 || !multiple(bytes) || a->kind != 1 || a->place != 1 || !there(a->device) || flags) return invalid_value;
+    size_t& used = d.contexts[a->device].used;
+    if (bytes > d.capacity || used > d.capacity - bytes) return out_of_memory;
     int file = memfd_create("device", MFD_CLOEXEC);
     if (file < 0 || ftruncate(file, bytes)) {
         if (file >= 0) close(file);
         return out_of_memory;
     }
     // A GPU's memory begins with what an earlier program left. Very large pieces are left out to save the host's memory.
-    if (bytes <= (256 << 20)) {
-        void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-        if (p == MAP_FAILED) {
+    static const std::string rubbish(granularity, '\xff');
+    for (size_t at = 0; at < bytes && bytes <= (256 << 20); at += granularity) {
+        if (pwrite(file, rubbish.data(), granularity, at) != (ssize_t)granularity) {
             close(file);
             return out_of_memory;
         }
-        memset(p, 0xff, bytes);
-        munmap(p, bytes);
     }
-    d.used += bytes;
+    used += bytes;
     *handle = d.next_handle++;
-    d.physical[*handle] = {file, bytes, 0, false};
+    d.physical[*handle] = {file, a->device, bytes, 0, false};
     return success;
 }
 
@@ -463,7 +475,7 @@ API cuMemMap(Address at, size_t bytes, size_t offset, Address handle, unsigned l
 namespace {
 // whole says whether a range is made of whole mappings.
 bool whole(Address at, size_t bytes) {
-    Device& d = dev();
+    Driver& d = dev();
     for (Address end = at + bytes; at < end;) {
         Mapping* m = find(d.mapped, at);
         if (!m) return false;
@@ -476,7 +488,7 @@ bool whole(Address at, size_t bytes) {
 
 API cuMemSetAccess(Address at, size_t bytes, const Access* a, size_t n) {
     ENTER(context);
-    if (n != 1 || a->place != 1 || a->device != 0 || a->flags != 3 || !whole(at, bytes)) return invalid_value;
+    if (n != 1 || a->place != 1 || !there(a->device) || a->flags != 3 || !whole(at, bytes)) return invalid_value;
     if (mprotect((void*)at, bytes, PROT_READ | PROT_WRITE)) return invalid_value;
     for (auto m = d.mapped.find(at); m != d.mapped.end() && m->first < at + bytes; ++m) m->second.open = true;
     return success;
@@ -689,7 +701,24 @@ API cuMemsetD32Async(Address to, unsigned value, size_t n, Stream* s) {
     });
 }
 
-// Kernels.
+// Kernels. Each module has all that the library was built with, whatever its image.
+
+namespace {
+const std::map<std::string, simulator::Kernel*>& kernels() {
+    static auto* table = [] {
+        auto* t = new std::map<std::string, simulator::Kernel*>;
+        for (simulator::Kernel* k = simulator::first(); k; k = k->next) {
+            if (!t->emplace(k->name, k).second) {
+                fprintf(stderr, "simulator: there are two kernels of the name %s\n", k->name);
+                t->clear();
+                break;
+            }
+        }
+        return t;
+    }();
+    return *table;
+}
+} // namespace
 
 API cuModuleLoadDataEx(Module** m, const void* image, unsigned n, int* options, void** values) {
     ENTER(context);
@@ -699,16 +728,8 @@ API cuModuleLoadDataEx(Module** m, const void* image, unsigned n, int* options, 
         }
         return invalid_image;
     }
+    if (kernels().empty()) return invalid_image;
     auto made = std::make_unique<Module>();
-    for (simulator::Kernel* k = simulator::first(); k; k = k->next) {
-        auto f = std::make_unique<Function>();
-        f->kernel = k;
-        if (!made->functions.emplace(k->name, std::move(f)).second) {
-            fprintf(stderr, "simulator: there are two kernels of the name %s\n", k->name);
-            return invalid_image;
-        }
-    }
-    for (auto& f : made->functions) d.functions[f.second.get()] = f.second.get();
     *m = made.get();
     d.modules[*m] = std::move(made);
     return success;
@@ -726,9 +747,18 @@ API cuModuleUnload(Module* m) {
 API cuModuleGetFunction(Function** f, Module* m, const char* name) {
     ENTER(context);
     if (!find(d.modules, m)) return invalid_handle;
-    auto* found = find(m->functions, name);
-    if (!found) return not_found;
-    *f = found->get();
+    auto& made = m->functions[name];
+    if (!made) {
+        auto* k = find(kernels(), name);
+        if (!k) {
+            m->functions.erase(name);
+            return not_found;
+        }
+        made = std::make_unique<Function>();
+        made->kernel = *k;
+        d.functions[made.get()] = made.get();
+    }
+    *f = made.get();
     return success;
 }
 
@@ -859,9 +889,9 @@ API cuGraphExecDestroy(Graph* x) {
 
 namespace {
 struct Locked {
-    Device& d = dev();
+    Driver& d = dev();
     std::lock_guard<std::recursive_mutex> lock{d.mutex};
-    Device* operator->() { return &d; }
+    Driver* operator->() { return &d; }
 };
 } // namespace
 
@@ -873,6 +903,9 @@ CONTROL(void) simulator_set_device(int major, int minor, int multiprocessors) {
     Locked d;
     d->major = major, d->minor = minor, d->multiprocessors = multiprocessors;
 }
+
+// simulator_set_count sets how many devices there are, up to 4.
+CONTROL(void) simulator_set_count(int count) { Locked()->count = std::min(std::max(count, 0), most_devices); }
 
 // simulator_fail_call makes the n-th call of a function from now, counted from 1, give that error.
 CONTROL(void) simulator_fail_call(const char* name, int n, int code) { Locked()->faults[name] = {n, code}; }
@@ -887,15 +920,21 @@ CONTROL(void) simulator_set_lazy(int lazy) {
     d->lazy = lazy;
 }
 
-// simulator_used is the memory of the device that is taken.
-CONTROL(size_t) simulator_used() { return Locked()->used; }
+// simulator_used is the memory that is taken on all devices.
+CONTROL(size_t) simulator_used() {
+    Locked d;
+    size_t sum = 0;
+    for (const Context& c : d->contexts) sum += c.used;
+    return sum;
+}
 
 CONTROL(void) simulator_reset() {
     Locked d;
     drain_all();
+    d->count = 1;
     d->capacity = (size_t)8 << 30;
     d->major = 9, d->minor = 0, d->multiprocessors = 8;
     d->faults.clear();
     d->lost = 0;
-    d->lazy = false;
+    d->lazy = lazy_by_default();
 }

@@ -163,6 +163,7 @@ struct Worker {
     void begin(uint64_t number);
     Strand* pick(unsigned from);
     void stuck();
+    void learn();
     void release(unsigned warp, unsigned lanes) {
         ready[warp] |= lanes;
         ready_warps |= 1u << warp;
@@ -254,6 +255,23 @@ void Worker::begin(uint64_t number) {
     if (locals && k.high > k.low) memset(locals + k.low, 0xff, k.high - k.low);
 }
 
+// learn finds what a block has written of the shared memory, all of which was poisoned before.
+void Worker::learn() {
+    size_t self = reinterpret_cast<char*>(&current) - locals, low = 0, high = locals_bytes;
+    auto poisoned = [&](size_t at) { // 8 bytes
+        uint64_t word;
+        memcpy(&word, locals + at, 8);
+        return word == ~(uint64_t)0 || (at + 8 > self && at < self + sizeof current);
+    };
+    while (low + 8 <= high && poisoned(low)) low += 8;
+    while (high >= low + 8 && poisoned(high - 8)) high -= 8;
+    if (high < low + 8) return; // nothing but, at most, a few bytes at the end
+    static std::mutex mutex;
+    std::lock_guard<std::mutex> lock(mutex);
+    job->kernel->low = std::min(job->kernel->low, low);
+    job->kernel->high = std::max(job->kernel->high, high);
+}
+
 void Worker::run(Job& j) {
     job = &j;
     block.threads = j.threads;
@@ -269,26 +287,15 @@ void Worker::run(Job& j) {
         t.worker = this;
         t.context = nullptr;
     }
-    // In its first launches a kernel is watched: what it writes of the shared memory is what must be poisoned before each block.
-    bool look = locals && j.kernel->launches <= 3;
+    // Now and then a kernel is watched: what it writes of the shared memory is what must be poisoned before each block.
+    bool look = locals && (j.kernel->launches & (j.kernel->launches - 1)) == 0;
     running = true;
     for (uint64_t i; !j.error && (i = j.next++) < j.blocks;) {
         if (look) memset(locals, 0xff, locals_bytes);
         begin(i);
         go(*this, &main, pick(0));
         current = nullptr;
-        if (look && !j.error) {
-            static std::mutex mutex;
-            std::lock_guard<std::mutex> lock(mutex);
-            size_t skip = reinterpret_cast<char*>(&current) - locals, low = 0, high = locals_bytes;
-            auto poison = [&](size_t at) { return locals[at] == '\xff' || (at >= skip && at < skip + sizeof current); };
-            while (low < high && poison(low)) low++;
-            while (low < high && poison(high - 1)) high--;
-            if (low < high) {
-                j.kernel->low = std::min(j.kernel->low, low);
-                j.kernel->high = std::max(j.kernel->high, high);
-            }
-        }
+        if (look) learn();
         look = false;
     }
     running = false;

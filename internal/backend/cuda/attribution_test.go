@@ -1,0 +1,358 @@
+package cuda
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/backend/host"
+	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/internal/noise"
+	"github.com/voxcam/voxcam/internal/tensor"
+)
+
+// random are n values around zero.
+func random(n int, seed uint64) []float32 {
+	r := rand.New(rand.NewPCG(seed, 1))
+	x := make([]float32, n)
+	for i := range x {
+		x[i] = float32(r.NormFloat64())
+	}
+	return x
+}
+
+// put is a field of the backend that holds values, and the same on the host.
+func put(t *testing.T, b *Backend, values []float32, where backend.Place) (device, onHost backend.Field) {
+	t.Helper()
+	f, err := b.NewField(len(values), where)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := f.Write(values); err != nil {
+		t.Fatal(err)
+	}
+	return f, host.Wrap(values)
+}
+
+// empty is a pair of fields to be written.
+func empty(t *testing.T, b *Backend, n int, where backend.Place) (device, onHost backend.Field) {
+	t.Helper()
+	device, _ = put(t, b, make([]float32, n), where)
+	onHost, err := host.NewField(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return device, onHost
+}
+
+// alike compares fields; limit is relative to the largest magnitude, 0 asks for the same bits.
+func alike(t *testing.T, what string, device, onHost backend.Field, limit float64) {
+	t.Helper()
+	got, err := device.Take()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := onHost.Take()
+	if err != nil {
+		t.Fatal(err)
+	}
+	top := 0.0
+	for _, v := range want {
+		top = max(top, math.Abs(float64(v)))
+	}
+	for i := range want {
+		same := math.Float32bits(got[i]) == math.Float32bits(want[i])
+		if limit > 0 {
+			same = math.Abs(float64(got[i])-float64(want[i])) <= limit*top
+		}
+		if !same {
+			t.Fatalf("%s: value %d of %d is %v, and %v on the host; the largest is %v", what, i, len(want), got[i], want[i], top)
+		}
+	}
+}
+
+var attributionPlaces = map[string]backend.Place{"device": backend.OnDevice, "host": backend.OnHost}
+
+func TestUpload(t *testing.T) {
+	b := open(t, Options{})
+	for place, where := range attributionPlaces {
+		for _, shape := range [][2]int{{1, 35}, {2, 36}, {3, 100_003}} { // the last in more than one piece
+			volume := random(shape[0]*shape[1], 1)
+			got, want := empty(t, b, len(volume), where)
+			for _, f := range []struct {
+				a backend.Attribution
+				f backend.Field
+			}{{b, got}, {host.Attribution{}, want}} {
+				if err := f.a.Upload(f.f, volume, shape[0]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			alike(t, fmt.Sprint(place, shape), got, want, 0)
+			other, _ := empty(t, b, len(volume), backend.OnDevice)
+			if err := b.Copy(other, got); err != nil {
+				t.Fatal(err)
+			}
+			alike(t, fmt.Sprint("copy of ", place, shape), other, want, 0)
+		}
+	}
+}
+
+// Noise is the same bits as on the processor, and with it the uniforms behind it.
+func TestNoiseOnTheDevice(t *testing.T) {
+	b := open(t, Options{})
+	for place, where := range attributionPlaces {
+		for _, shape := range [][2]int{{1, 4096}, {1, 37}, {3, 64}, {2, 27}, {5, 3}} {
+			x := random(shape[0]*shape[1], 2)
+			z, err := noise.New(0x123456789abcdef, "a sample", 41)
+			if err != nil {
+				t.Fatal(err)
+			}
+			at, onHost := put(t, b, x, where)
+			got, want := empty(t, b, len(x), where)
+			if err := b.AddNoise(got, at, shape[0], z, 0.15); err != nil {
+				t.Fatal(err)
+			}
+			if err := (host.Attribution{}).AddNoise(want, onHost, shape[0], z, 0.15); err != nil {
+				t.Fatal(err)
+			}
+			alike(t, fmt.Sprint(place, shape), got, want, 0)
+		}
+	}
+}
+
+// choices are all conventions of all methods.
+func choices(t *testing.T, want func(cam.Choice) bool) (all []cam.Choice) {
+	t.Helper()
+	for _, name := range cam.Methods() {
+		m, err := cam.Lookup(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, convention := range m.Conventions {
+			if c := (cam.Choice{Method: m, Convention: convention}); want(c) {
+				all = append(all, c)
+			}
+		}
+	}
+	return all
+}
+
+func drawing(c cam.Choice) bool { return c.Convention.Needs.Has(cam.Draws) }
+func atLayer(c cam.Choice) bool { return c.Convention.Needs.Has(cam.LayerGradient) }
+func atInput(c cam.Choice) bool { return !drawing(c) && !atLayer(c) }
+
+// Every formula has kernels: nothing is computed on the host without need.
+func TestFormulasHaveKernels(t *testing.T) {
+	b := open(t, Options{})
+	var kernels []string
+	for _, c := range choices(t, func(cam.Choice) bool { return true }) {
+		if f, ok := layerFormulas[c.Key()]; ok {
+			kernels = append(kernels, "layer_map_"+f.each)
+			for _, sum := range f.sums {
+				kernels = append(kernels, "layer_sum_"+sum)
+			}
+		} else if name := voxelFormulas[c.Key()]; name != "" {
+			kernels = append(kernels, "voxel_"+name)
+		} else {
+			t.Errorf("%s has no kernel", c.Key())
+		}
+	}
+	if err := b.context.Do(func() error {
+		for _, name := range kernels {
+			if _, err := b.lookup(name); err != nil {
+				t.Error(err)
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestMomentsOnTheDevice(t *testing.T) {
+	b := open(t, Options{})
+	all := choices(t, drawing)
+	sets := [][]cam.Choice{all}
+	for _, c := range all {
+		sets = append(sets, []cam.Choice{c})
+	}
+	for place, where := range attributionPlaces {
+		for _, set := range sets {
+			const voxels, channels, draws = 331, 2, 5
+			got, err := b.NewMoments(voxels*channels, channels, where, set...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := host.Attribution{}.NewMoments(voxels*channels, channels, where, set...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for draw := range draws {
+				g, onHost := put(t, b, random(voxels*channels, uint64(draw)), backend.OnDevice)
+				if err := errors.Join(got.Add(g), want.Add(onHost)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, c := range set {
+				for _, to := range attributionPlaces {
+					m, onHost := empty(t, b, voxels, to)
+					if err := errors.Join(got.Map(m, c), want.Map(onHost, c)); err != nil {
+						t.Fatal(err)
+					}
+					alike(t, place+" "+c.Key(), m, onHost, 1e-7)
+				}
+			}
+			if err := got.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func TestInputMapsOnTheDevice(t *testing.T) {
+	b := open(t, Options{})
+	const voxels, channels = 1001, 3
+	for place, where := range attributionPlaces {
+		for _, c := range choices(t, atInput) {
+			x, xHost := put(t, b, random(voxels*channels, 1), where)
+			g, gHost := put(t, b, random(voxels*channels, 2), backend.OnDevice)
+			got, want := empty(t, b, voxels, backend.OnDevice)
+			if err := errors.Join(b.InputMap(got, c, x, g, channels), host.Attribution{}.InputMap(want, c, xHost, gHost, channels)); err != nil {
+				t.Fatal(err)
+			}
+			alike(t, place+" "+c.Key(), got, want, 1e-7)
+		}
+	}
+}
+
+// layerCases are layers in the layouts that importers meet.
+var layerCases = []struct {
+	shape  tensor.Shape
+	axes   string
+	voxels int
+}{
+	{tensor.Shape{1, 3, 4, 5, 70}, "NDHWC", 60},
+	{tensor.Shape{1, 9, 3, 4, 5}, "NCDHW", 60},
+	{tensor.Shape{1, 61, 33}, "NTC", 60},
+	{tensor.Shape{61, 1, 8}, "TNC", 60},
+	{tensor.Shape{1, 9, 12, 11, 5}, "NDHWC", 9 * 12 * 11},
+	{tensor.Shape{1, 1, 1, 1, 2048}, "NDHWC", 1},
+}
+
+func TestLayerMapsOnTheDevice(t *testing.T) {
+	b := open(t, Options{})
+	for place, where := range attributionPlaces {
+		for _, l := range layerCases {
+			layout, err := backend.NewLayout(l.shape, l.axes, l.voxels)
+			if err != nil {
+				t.Fatal(err)
+			}
+			a, aHost := put(t, b, random(l.shape.Elements(), 1), where)
+			g, gHost := put(t, b, random(l.shape.Elements(), 2), where)
+			for _, c := range choices(t, atLayer) {
+				got, want := empty(t, b, l.voxels, backend.OnDevice)
+				err := errors.Join(
+					b.LayerMap(got, c, backend.Layer{Activation: a, Gradient: g, Layout: layout, Score: 3.5}),
+					host.Attribution{}.LayerMap(want, c, backend.Layer{Activation: aHost, Gradient: gHost, Layout: layout, Score: 3.5}),
+				)
+				if err != nil {
+					t.Fatal(err)
+				}
+				alike(t, fmt.Sprintf("%s, %s of %v", place, c.Key(), l.shape), got, want, 1e-6)
+			}
+		}
+	}
+}
+
+// What is not finite is refused with the words of the host.
+func TestNotFiniteOnTheDevice(t *testing.T) {
+	b := open(t, Options{})
+	layout, err := backend.NewLayout(tensor.Shape{1, 2, 3, 4, 5}, "NDHWC", 24)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good, bad := random(120, 1), random(120, 2)
+	bad[77] = float32(math.Inf(1))
+	huge := random(120, 3)
+	for i := range huge {
+		huge[i] = math.MaxFloat32
+	}
+	for _, pair := range [][2][]float32{{good, bad}, {bad, good}, {huge, huge}} {
+		a, aHost := put(t, b, pair[0], backend.OnDevice)
+		g, gHost := put(t, b, pair[1], backend.OnDevice)
+		got, want := empty(t, b, 24, backend.OnDevice)
+		for _, c := range choices(t, func(c cam.Choice) bool { return !drawing(c) }) {
+			var one, other error
+			if atLayer(c) {
+				one = b.LayerMap(got, c, backend.Layer{Activation: a, Gradient: g, Layout: layout})
+				other = host.Attribution{}.LayerMap(want, c, backend.Layer{Activation: aHost, Gradient: gHost, Layout: layout})
+			} else {
+				one, other = b.InputMap(got, c, a, g, 5), host.Attribution{}.InputMap(want, c, aHost, gHost, 5)
+			}
+			if fmt.Sprint(one) != fmt.Sprint(other) {
+				t.Errorf("%s: %v; on the host: %v", c.Key(), one, other)
+			}
+		}
+	}
+}
+
+func TestHeatmapsOnTheDevice(t *testing.T) {
+	b := open(t, Options{})
+	all := map[string]cam.Choice{}
+	for _, c := range choices(t, func(cam.Choice) bool { return true }) {
+		all[c.Key()] = c
+	}
+	values := map[string]func(n int) []float32{
+		"random":      func(n int) []float32 { return random(n, 5) },
+		"negative":    func(n int) []float32 { return scaled(random(n, 5), -1, -9) },
+		"constant":    func(n int) []float32 { return scaled(random(n, 5), 0, 2) },
+		"almost":      func(n int) []float32 { return scaled(random(n, 5), 1e-8, 2) },
+		"faint":       func(n int) []float32 { return scaled(random(n, 5), 1e-10, 0) },
+		"one channel": func(n int) []float32 { x := make([]float32, n); x[n/2] = 1; return x },
+	}
+	for _, sizes := range [][2][3]int{
+		{{2, 3, 4}, {8, 12, 16}}, {{3, 4, 5}, {7, 9, 11}}, {{1, 1, 1}, {4, 4, 4}}, {{4, 5, 6}, {4, 5, 6}}, {{5, 6, 7}, {5, 12, 3}},
+		{{8, 4, 4}, {2, 16, 130}},
+	} {
+		for what, make := range values {
+			for _, key := range []string{"gradcam/original", "saliency/original"} {
+				for _, where := range attributionPlaces {
+					from, to := sizes[0], sizes[1]
+					signed, signedHost := put(t, b, make(from[0]*from[1]*from[2]), where)
+					got, want := empty(t, b, to[0]*to[1]*to[2], where)
+					if from == to {
+						got = signed
+					}
+					one, err := b.Heatmap(got, signed, all[key], from, to)
+					if err != nil {
+						t.Fatal(err)
+					}
+					other, err := host.Attribution{}.Heatmap(want, signedHost, all[key], from, to)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if one != other {
+						t.Errorf("%s of %v to %v, %s: finding %q, on the host %q", what, from, to, key, one, other)
+					}
+					alike(t, fmt.Sprint(what, sizes, key), got, want, 1e-6)
+				}
+			}
+		}
+	}
+}
+
+// scaled is a*x + b.
+func scaled(x []float32, a, b float32) []float32 {
+	for i := range x {
+		x[i] = a*x[i] + b
+	}
+	return x
+}

@@ -1,0 +1,263 @@
+// Package nvml asks NVIDIA's management library about a GPU from outside of CUDA: what its memory is used for, and by which processes. It
+// comes with the driver and is loaded at run time; the program works without it.
+package nvml
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"unsafe"
+
+	"github.com/voxcam/voxcam/internal/dl"
+)
+
+// Library is the loaded library.
+type Library struct {
+	path string
+	init, shutdown, driverVersion, byPCI, byUUID, name, memory, memory2, utilization, compute3, compute2, graphics3,
+	graphics2 uintptr
+}
+
+// Error is a call that the library refused.
+type Error struct {
+	Call string
+	Code int    // nvmlReturn_t
+	Text string // what it means
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%s: %s (NVML error %d)", e.Call, e.Text, e.Code) }
+
+// Codes that callers tell apart.
+const (
+	CodeNotSupported = 3
+	CodeNoPermission = 4
+	CodeNotFound     = 6
+	CodeTooSmall     = 7
+	CodeGPULost      = 15
+)
+
+var meanings = map[int]string{
+	1:                "the library is not started",
+	2:                "a parameter is wrong",
+	CodeNotSupported: "this GPU does not tell that",
+	CodeNoPermission: "this user may not ask that",
+	CodeNotFound:     "there is no such GPU",
+	CodeTooSmall:     "the answer is longer than the place for it",
+	8:                "the GPU lacks external power",
+	9:                "the driver is not loaded: see nvidia-smi",
+	10:               "the operating system blocks the GPU's interrupts",
+	12:               "the library that comes with the driver is missing: install the whole driver",
+	13:               "the driver is too old for this call",
+	14:               "the GPU's firmware is damaged",
+	CodeGPULost:      "the GPU has fallen off the bus: restart the machine",
+	16:               "the GPU needs a reset",
+	17:               "the operating system refused",
+	18:               "the driver's library and kernel module differ: restart the machine after the update",
+	19:               "the GPU is in use",
+	20:               "not enough memory",
+	999:              "the driver failed without a reason",
+}
+
+// places are folders where drivers lie that the loader does not always look into.
+var places = []string{
+	"/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/nvidia/lib64", "/usr/lib/wsl/lib",
+	"/run/opengl-driver/lib",
+}
+
+// Open loads and starts the library, at path or, if that is empty, from where the system has it.
+func Open(path string) (*Library, error) {
+	names, dirs := []string{"libnvidia-ml.so.1"}, places
+	if path != "" {
+		names, dirs = []string{path}, nil
+	}
+	lib, err := dl.Open(names, dirs)
+	if err != nil {
+		return nil, fmt.Errorf("no NVML, which comes with NVIDIA's driver: %w", err)
+	}
+	l := &Library{path: lib.Path()}
+	err = dl.Bind(lib, []dl.Symbol{
+		{Name: "nvmlInit_v2", To: &l.init},
+		{Name: "nvmlShutdown", To: &l.shutdown},
+		{Name: "nvmlSystemGetDriverVersion", To: &l.driverVersion},
+		{Name: "nvmlDeviceGetHandleByPciBusId_v2", To: &l.byPCI},
+		{Name: "nvmlDeviceGetHandleByUUID", To: &l.byUUID},
+		{Name: "nvmlDeviceGetName", To: &l.name},
+		{Name: "nvmlDeviceGetMemoryInfo", To: &l.memory},
+		{Name: "nvmlDeviceGetMemoryInfo_v2", To: &l.memory2, Optional: true},
+		{Name: "nvmlDeviceGetUtilizationRates", To: &l.utilization},
+		{Name: "nvmlDeviceGetComputeRunningProcesses_v3", To: &l.compute3, Optional: true},
+		{Name: "nvmlDeviceGetComputeRunningProcesses_v2", To: &l.compute2, Optional: true},
+		{Name: "nvmlDeviceGetGraphicsRunningProcesses_v3", To: &l.graphics3, Optional: true},
+		{Name: "nvmlDeviceGetGraphicsRunningProcesses_v2", To: &l.graphics2, Optional: true},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("no NVML, which comes with NVIDIA's driver: %w", err)
+	}
+	if err := check("nvmlInit_v2", dl.Call(l.init)); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+func check(call string, result uintptr) error {
+	code := int(uint32(result))
+	if code == 0 {
+		return nil
+	}
+	text, ok := meanings[code]
+	if !ok {
+		text = "an error that NVIDIA's documents list under nvmlReturn_t"
+	}
+	return &Error{call, code, text}
+}
+
+// Path is the library that was loaded.
+func (l *Library) Path() string { return l.path }
+
+// Close stops the library. Its devices are invalid afterwards.
+func (l *Library) Close() error { return check("nvmlShutdown", dl.Call(l.shutdown)) }
+
+// DriverVersion is the version of the driver, like 550.54.15.
+func (l *Library) DriverVersion() (string, error) {
+	text := make([]byte, 80)
+	err := check("nvmlSystemGetDriverVersion", dl.Call(l.driverVersion, uintptr(unsafe.Pointer(&text[0])), uintptr(len(text))))
+	return cString(text), err
+}
+
+// Device is a GPU, or a slice of one (MIG).
+type Device struct {
+	l      *Library
+	handle uintptr
+}
+
+// ByPCI finds the GPU at a place on the bus, like 0000:3b:00.0. It cannot tell slices of a GPU apart.
+func (l *Library) ByPCI(bus string) (*Device, error) {
+	d, text := &Device{l: l}, append([]byte(bus), 0)
+	err := check("nvmlDeviceGetHandleByPciBusId_v2", dl.Call(l.byPCI, uintptr(unsafe.Pointer(&text[0])), uintptr(unsafe.Pointer(&d.handle))))
+	if err != nil {
+		return nil, fmt.Errorf("GPU %s: %w", bus, err)
+	}
+	return d, nil
+}
+
+// ByUUID finds the GPU or the slice of that identity, like GPU-... or MIG-...
+func (l *Library) ByUUID(uuid string) (*Device, error) {
+	d, text := &Device{l: l}, append([]byte(uuid), 0)
+	err := check("nvmlDeviceGetHandleByUUID", dl.Call(l.byUUID, uintptr(unsafe.Pointer(&text[0])), uintptr(unsafe.Pointer(&d.handle))))
+	if err != nil {
+		return nil, fmt.Errorf("GPU %s: %w", uuid, err)
+	}
+	return d, nil
+}
+
+// Name is the name of the GPU, as sold.
+func (d *Device) Name() (string, error) {
+	text := make([]byte, 96)
+	err := check("nvmlDeviceGetName", dl.Call(d.l.name, d.handle, uintptr(unsafe.Pointer(&text[0])), uintptr(len(text))))
+	return cString(text), err
+}
+
+// Memory is the memory of a device in bytes.
+type Memory struct {
+	Total, Used, Free int
+	Reserved          int // by the driver and the firmware; within Used where the driver is too old to tell it
+}
+
+// Memory says how the memory is used, by all processes together.
+func (d *Device) Memory() (Memory, error) {
+	if d.l.memory2 != 0 {
+		var m struct {
+			version                     uint32
+			_                           uint32
+			total, reserved, free, used uint64
+		}
+		m.version = uint32(unsafe.Sizeof(m)) | 2<<24
+		err := check("nvmlDeviceGetMemoryInfo_v2", dl.Call(d.l.memory2, d.handle, uintptr(unsafe.Pointer(&m))))
+		if err == nil {
+			return Memory{int(m.total), int(m.used), int(m.free), int(m.reserved)}, nil
+		}
+	}
+	var m struct{ total, free, used uint64 }
+	err := check("nvmlDeviceGetMemoryInfo", dl.Call(d.l.memory, d.handle, uintptr(unsafe.Pointer(&m))))
+	return Memory{Total: int(m.total), Used: int(m.used), Free: int(m.free)}, err
+}
+
+// Utilization is the part of the last moments in which the GPU worked, and in which its memory did, from 0 to 1.
+func (d *Device) Utilization() (gpu, memory float64, err error) {
+	var u struct{ gpu, memory uint32 }
+	err = check("nvmlDeviceGetUtilizationRates", dl.Call(d.l.utilization, d.handle, uintptr(unsafe.Pointer(&u))))
+	return float64(u.gpu) / 100, float64(u.memory) / 100, err
+}
+
+// Process is what a process uses of a device.
+type Process struct {
+	PID   int // as the library sees it: in a container it can be another one than the process knows
+	Bytes int // of memory; -1 where the system does not tell
+}
+
+// Processes lists the processes that use the device, for computing or for graphics.
+func (d *Device) Processes() ([]Process, error) {
+	compute, err := d.processes("nvmlDeviceGetComputeRunningProcesses", d.l.compute3, d.l.compute2)
+	if err != nil {
+		return nil, err
+	}
+	graphics, err := d.processes("nvmlDeviceGetGraphicsRunningProcesses", d.l.graphics3, d.l.graphics2)
+	if err != nil {
+		if e, ok := errors.AsType[*Error](err); !ok || e.Code != CodeNotSupported { // slices have no graphics
+			return nil, err
+		}
+	}
+	all := compute
+	seen := map[int]bool{}
+	for _, p := range compute {
+		seen[p.PID] = true
+	}
+	for _, p := range graphics {
+		if !seen[p.PID] { // one that does both is in both lists with the same memory
+			all = append(all, p)
+		}
+	}
+	return all, nil
+}
+
+func (d *Device) processes(call string, v3, v2 uintptr) ([]Process, error) {
+	at := v3
+	if at == 0 {
+		at = v2 // it has the same layout
+	}
+	if at == 0 {
+		return nil, &Error{call, 13, meanings[13]}
+	}
+	const unknown = ^uint64(0)
+	type info struct {
+		pid               uint32
+		_                 uint32
+		bytes             uint64
+		instance, compute uint32
+	}
+	count := uint32(16)
+	for {
+		list := make([]info, count)
+		err := check(call, dl.Call(at, d.handle, uintptr(unsafe.Pointer(&count)), uintptr(unsafe.Pointer(&list[0]))))
+		if e, ok := errors.AsType[*Error](err); ok && e.Code == CodeTooSmall {
+			count = max(count, uint32(len(list))) + 16 // there may be more by the next call
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		processes := make([]Process, count)
+		for i := range processes {
+			processes[i] = Process{int(list[i].pid), -1}
+			if list[i].bytes != unknown {
+				processes[i].Bytes = int(list[i].bytes)
+			}
+		}
+		return processes, nil
+	}
+}
+
+func cString(text []byte) string {
+	text, _, _ = bytes.Cut(text, []byte{0})
+	return string(text)
+}

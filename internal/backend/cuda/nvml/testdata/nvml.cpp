@@ -1,0 +1,61 @@
+// A stand-in for the management library with one GPU, as an older driver has it (OLD) or a newer one.
+#include <stdio.h>
+#include <string.h>
+
+struct Info {
+    unsigned pid;
+    unsigned long long bytes;
+    unsigned instance, compute;
+};
+struct Memory {
+    unsigned long long total, free, used;
+};
+struct Memory2 {
+    unsigned version;
+    unsigned long long total, reserved, free, used;
+};
+
+static int device;
+
+static int list(unsigned* n, Info* to, unsigned count, unsigned first) {
+    unsigned room = *n;
+    *n = count;
+    if (room < count) return 7;
+    for (unsigned i = 0; i < count; i++) to[i] = {first + i, i ? 1000ull * i : ~0ull, 0, 0};
+    return 0;
+}
+
+extern "C" {
+int nvmlInit_v2() { return 0; }
+int nvmlShutdown() { return 0; }
+int nvmlSystemGetDriverVersion(char* to, unsigned n) { return snprintf(to, n, "550.54.15") < 0; }
+int nvmlDeviceGetHandleByPciBusId_v2(const char* bus, void** to) {
+    *to = &device;
+    return strcmp(bus, "0000:3b:00.0") ? 6 : 0;
+}
+int nvmlDeviceGetHandleByUUID(const char* uuid, void** to) {
+    *to = &device;
+    return strcmp(uuid, "GPU-1") ? 6 : 0;
+}
+int nvmlDeviceGetName(void*, char* to, unsigned n) { return snprintf(to, n, "Stand-in") < 0; }
+int nvmlDeviceGetUtilizationRates(void*, unsigned* to) {
+    to[0] = 75, to[1] = 50;
+    return 0;
+}
+int nvmlDeviceGetMemoryInfo(void*, Memory* to) {
+    *to = {100, 60, 40};
+    return 0;
+}
+#ifdef OLD
+int nvmlDeviceGetComputeRunningProcesses_v2(void*, unsigned* n, Info* to) { return list(n, to, 3, 7); }
+int nvmlDeviceGetGraphicsRunningProcesses_v2(void*, unsigned*, Info*) { return 3; }
+#else
+int nvmlDeviceGetMemoryInfo_v2(void*, Memory2* to) {
+    if (to->version != (sizeof(Memory2) | 2 << 24)) return 25;
+    *to = {to->version, 100, 10, 60, 30};
+    return 0;
+}
+int nvmlDeviceGetComputeRunningProcesses_v3(void*, unsigned* n, Info* to) { return list(n, to, 40, 7); }
+int nvmlDeviceGetGraphicsRunningProcesses_v3(void*, unsigned* n, Info* to) { return list(n, to, 2, 46); }
+#endif
+}

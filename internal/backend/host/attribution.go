@@ -1,0 +1,198 @@
+package host
+
+import (
+	"fmt"
+
+	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/internal/noise"
+)
+
+// Attribution is backend.Attribution on fields of this package.
+type Attribution struct{}
+
+var _ backend.Attribution = Attribution{}
+
+// of is a field of this package of the wanted length; any length will do for 0.
+func of(f backend.Field, n int) (*Field, error) {
+	own, ok := f.(*Field)
+	if !ok {
+		return nil, fmt.Errorf("a field of another backend (%T)", f)
+	}
+	if n == 0 {
+		n = own.n
+	}
+	return own, own.check(n)
+}
+
+// pair is two fields of one length.
+func pair(a, b backend.Field) (x, y *Field, err error) {
+	if x, err = of(a, 0); err != nil {
+		return nil, nil, err
+	}
+	y, err = of(b, x.n)
+	return x, y, err
+}
+
+// Upload implements backend.Attribution. A volume of one channel is used where it is.
+func (Attribution) Upload(dst backend.Field, volume []float32, channels int) error {
+	d, err := of(dst, len(volume))
+	if err != nil {
+		return err
+	}
+	if channels == 1 {
+		d.put(volume, true)
+		return nil
+	}
+	Interleave(d.Fresh(), volume, channels)
+	return nil
+}
+
+// Interleave writes a volume, [C, D, H, W], as [D, H, W, C].
+func Interleave(dst, volume []float32, channels int) {
+	n := len(volume) / channels
+	for c := range channels {
+		for i, x := range volume[c*n : (c+1)*n] {
+			dst[i*channels+c] = x
+		}
+	}
+}
+
+// Copy implements backend.Attribution.
+func (Attribution) Copy(dst, src backend.Field) error {
+	d, s, err := pair(dst, src)
+	if err != nil {
+		return err
+	}
+	copy(d.Fresh(), s.Values())
+	return nil
+}
+
+// AddNoise implements backend.Attribution.
+func (Attribution) AddNoise(dst, x backend.Field, channels int, z noise.Stream, sigma float32) error {
+	d, s, err := pair(dst, x)
+	if err != nil {
+		return err
+	}
+	from := s.Values()
+	z.AddToSlab(d.Fresh(), from, sigma, noise.Slab{Channels: channels, Voxels: s.n / channels})
+	return nil
+}
+
+// LayerMap implements backend.Attribution.
+func (Attribution) LayerMap(dst backend.Field, c cam.Choice, l backend.Layer) error {
+	d, err := of(dst, l.Layout.Voxels)
+	if err != nil {
+		return err
+	}
+	a, g, err := pair(l.Activation, l.Gradient)
+	if err != nil {
+		return err
+	}
+	m, err := c.LayerMap(cam.Layer{
+		Activation: channelsLast(a.Values(), &l.Layout), Gradient: channelsLast(g.Values(), &l.Layout), Channels: l.Layout.Channels, Score: l.Score,
+	})
+	if err == nil {
+		d.put(m, false)
+	}
+	return err
+}
+
+// channelsLast is x as [voxels, C].
+func channelsLast(x []float32, l *backend.Layout) []float32 {
+	if l.Skip == 0 && l.ChannelStride == 1 && packed(l) {
+		return x[:l.Voxels*l.Channels]
+	}
+	out := make([]float32, l.Voxels*l.Channels)
+	for v := range l.Voxels {
+		at := l.At(v)
+		for c := range l.Channels {
+			out[v*l.Channels+c] = x[at+c*l.ChannelStride]
+		}
+	}
+	return out
+}
+
+// packed reports whether voxels follow one another without gaps.
+func packed(l *backend.Layout) bool {
+	next := l.Channels
+	for k := len(l.Size) - 1; k >= 0; k-- {
+		if l.Size[k] > 1 && l.Stride[k] != next {
+			return false
+		}
+		next *= l.Size[k]
+	}
+	return true
+}
+
+// InputMap implements backend.Attribution.
+func (Attribution) InputMap(dst backend.Field, c cam.Choice, x, gradient backend.Field, channels int) error {
+	a, g, err := pair(x, gradient)
+	if err != nil {
+		return err
+	}
+	d, err := of(dst, g.n/channels)
+	if err != nil {
+		return err
+	}
+	m, err := c.InputMap(cam.InputPoint{Input: a.Values(), Gradient: g.Values(), Channels: channels})
+	if err == nil {
+		d.put(m, false)
+	}
+	return err
+}
+
+// Heatmap implements backend.Attribution.
+func (Attribution) Heatmap(dst, signed backend.Field, c cam.Choice, from, to [3]int) (cam.Finding, error) {
+	d, err := of(dst, to[0]*to[1]*to[2])
+	if err != nil {
+		return "", err
+	}
+	s, err := of(signed, 0)
+	if err != nil {
+		return "", err
+	}
+	heat, finding, err := c.Heatmap(s.Values(), from, to)
+	if err == nil {
+		d.put(heat, false)
+	}
+	return finding, err
+}
+
+// moments are cam.Moments.
+type moments struct{ m *cam.Moments }
+
+// NewMoments implements backend.Attribution.
+func (Attribution) NewMoments(values, channels int, _ backend.Place, choices ...cam.Choice) (backend.Moments, error) {
+	m, err := cam.NewMoments(values/channels, channels, choices...)
+	if err != nil {
+		return nil, err
+	}
+	return &moments{m}, nil
+}
+
+func (m *moments) Add(gradient backend.Field) error {
+	g, err := of(gradient, 0)
+	if err != nil {
+		return err
+	}
+	return m.m.Add(g.Values())
+}
+
+func (m *moments) Map(dst backend.Field, c cam.Choice) error {
+	d, err := of(dst, 0)
+	if err != nil {
+		return err
+	}
+	values, err := c.DrawMap(m.m)
+	if err != nil {
+		return err
+	}
+	if err := d.check(len(values)); err != nil {
+		return err
+	}
+	d.put(values, false)
+	return nil
+}
+
+func (m *moments) Close() error { return nil }

@@ -1,0 +1,116 @@
+// Package host has fields in the host's memory, and attribution there by package cam: all that the CPU backend needs, and what other
+// backends fall back on.
+package host
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/voxcam/voxcam/internal/backend"
+)
+
+// Field is a slice, taken when it is first written.
+type Field struct {
+	n      int
+	data   []float32
+	lent   bool // others hold the slice, too: it must not be written
+	fixed  bool // the field is always this slice
+	closed bool
+}
+
+var _ backend.Field = (*Field)(nil)
+
+// NewField is a field of n values, at first zeros.
+func NewField(n int) (*Field, error) {
+	if n < 1 {
+		return nil, fmt.Errorf("a field of %d values", n)
+	}
+	return &Field{n: n}, nil
+}
+
+// Wrap is a field that holds data, and does not write it.
+func Wrap(data []float32) *Field { return &Field{n: len(data), data: data, lent: true} }
+
+// View is a field that is always data.
+func View(data []float32) *Field { return &Field{n: len(data), data: data, fixed: true} }
+
+// Values are what the field holds, to be read.
+func (f *Field) Values() []float32 {
+	if f.data == nil {
+		f.data = make([]float32, f.n)
+	}
+	return f.data
+}
+
+// Fresh is the field's memory, to be written as a whole.
+func (f *Field) Fresh() []float32 {
+	if f.lent {
+		f.data, f.lent = nil, false
+	}
+	return f.Values()
+}
+
+// put makes data, which others may hold, what the field holds.
+func (f *Field) put(data []float32, lent bool) {
+	if f.fixed {
+		copy(f.data, data)
+		return
+	}
+	f.data, f.lent = data, lent
+}
+
+// Closed reports whether the field was closed.
+func (f *Field) Closed() bool { return f.closed }
+
+func (f *Field) check(n int) error {
+	switch {
+	case f.closed:
+		return errors.New("the field is closed")
+	case n != f.n:
+		return fmt.Errorf("%d values for a field of %d", n, f.n)
+	}
+	return nil
+}
+
+// Len implements backend.Field.
+func (f *Field) Len() int { return f.n }
+
+// Write implements backend.Field.
+func (f *Field) Write(src []float32) error {
+	if err := f.check(len(src)); err != nil {
+		return err
+	}
+	copy(f.Fresh(), src)
+	return nil
+}
+
+// Read implements backend.Field.
+func (f *Field) Read(dst []float32) error {
+	if err := f.check(len(dst)); err != nil {
+		return err
+	}
+	copy(dst, f.Values())
+	return nil
+}
+
+// Take implements backend.Field.
+func (f *Field) Take() ([]float32, error) {
+	if err := f.check(f.n); err != nil {
+		return nil, err
+	}
+	if f.fixed {
+		return slices.Clone(f.data), nil
+	}
+	f.lent = true
+	return f.Values(), nil
+}
+
+// Close implements backend.Field.
+func (f *Field) Close() error {
+	if err := f.check(f.n); err != nil {
+		return err
+	}
+	f.closed, f.data = true, nil
+	return nil
+}

@@ -1,0 +1,185 @@
+package explain
+
+import (
+	"errors"
+
+	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/cam"
+)
+
+// needs is what methods need of a network. That of a model only grows.
+type needs struct {
+	layer, input bool // gradients
+	draws        bool
+	moments      int // values
+}
+
+// needsOf is what choices need, for volumes of so many voxels.
+func needsOf(choices []cam.Choice, voxels, channels int) (n needs) {
+	var drawing []cam.Choice
+	for _, c := range choices {
+		switch kindOf(c) {
+		case atLayer:
+			n.layer = true
+		case atInput:
+			n.input = true
+		case byDraws:
+			n.input, n.draws = true, true
+			drawing = append(drawing, c)
+		}
+	}
+	n.moments = int(cam.MomentsBytes(voxels, channels, drawing...) / 4)
+	return n
+}
+
+// and is what both need.
+func (n needs) and(o needs) needs {
+	return needs{n.layer || o.layer, n.input || o.input, n.draws || o.draws, max(n.moments, o.moments)}
+}
+
+// places say where fields lie.
+type places struct {
+	volume   backend.Place // and the noisy volume
+	gradient backend.Place
+	moments  backend.Place
+	picture  backend.Place // map and heatmap
+}
+
+// onHost is nothing on the device.
+var onHost = places{backend.OnHost, backend.OnHost, backend.OnHost, backend.OnHost}
+
+// cheaper are places in the order in which room is made for the smallest plan: first goes what is read and written least often.
+var cheaper = []places{
+	{},
+	{picture: backend.OnHost},
+	{picture: backend.OnHost, moments: backend.OnHost},
+	{picture: backend.OnHost, moments: backend.OnHost, gradient: backend.OnHost},
+	onHost,
+}
+
+// fields outlive a volume: programs are bound to them.
+type fields struct {
+	volume, noisy backend.Field
+	gradient      backend.Field // taken with the first program that wants it outside the arena
+	signed        backend.Field // map of a layer
+	picture       backend.Field // map at the volume's size, and heatmap
+}
+
+func (f *fields) close() error {
+	return errors.Join(closeFields(&f.volume, &f.noisy, &f.gradient), f.closePictures())
+}
+
+func (f *fields) closePictures() error { return closeFields(&f.signed, &f.picture) }
+
+func closeFields(list ...*backend.Field) error {
+	var errs []error
+	for _, f := range list {
+		if *f != nil {
+			errs = append(errs, (*f).Close())
+			*f = nil
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (n *network) voxels() int { return n.shape[1] * n.shape[2] * n.shape[3] }
+
+// values is the number of values of a volume.
+func (n *network) values() int { return n.shape[0] * n.voxels() }
+
+// fieldBytes is what fields take of the budget.
+func (n *network) fieldBytes(needed needs, at places) int {
+	b := n.backend
+	if needed == (needs{}) {
+		return 0
+	}
+	total := b.FieldBytes(n.values(), at.volume) + b.FieldBytes(n.voxels(), at.picture)
+	if needed.layer && n.noLayer == nil {
+		g := n.target.Grid
+		total += b.FieldBytes(g[0]*g[1]*g[2], at.picture)
+	}
+	if needed.input {
+		total += b.FieldBytes(n.values(), at.gradient)
+	}
+	if needed.draws {
+		total += b.FieldBytes(n.values(), at.volume) + b.FieldBytes(needed.moments, at.moments)
+	}
+	return total
+}
+
+// place decides where fields lie: on the device, as far as that leaves room for the smallest plan.
+func (n *network) place() error {
+	n.places = places{}
+	switch {
+	case n.budget.Smallest:
+		n.places = onHost
+	case n.budget.Bytes > 0 && n.fieldBytes(n.needs, n.places) > 0:
+		least, err := n.leastBytes()
+		if err != nil {
+			return err
+		}
+		for _, n.places = range cheaper {
+			if n.fieldBytes(n.needs, n.places)+least <= n.budget.Bytes {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// leastBytes is the least that the passes that are needed take besides fields.
+func (n *network) leastBytes() (least int, err error) {
+	for _, input := range []bool{false, true} {
+		if input && !n.needs.input || !input && (!n.needs.layer || n.noLayer != nil) {
+			continue
+		}
+		p, err := n.draft(input)
+		if err != nil {
+			return 0, err
+		}
+		weights, err := n.weightBytes(p)
+		if err != nil {
+			return 0, err
+		}
+		besides, err := n.besides(p.search.Smallest())
+		if err != nil {
+			return 0, err
+		}
+		least = max(least, p.search.Smallest().Peak+weights+besides)
+	}
+	return least, nil
+}
+
+// takeFields takes the fields for the volume and its noisy copies.
+func (n *network) takeFields() error {
+	if err := n.take(&n.fields.volume, n.values(), n.places.volume); err != nil || !n.needs.draws {
+		return err
+	}
+	return n.take(&n.fields.noisy, n.values(), n.places.volume)
+}
+
+// takePictures takes the fields for maps and heatmaps.
+func (n *network) takePictures() error {
+	if g := n.target.Grid; n.needs.layer && n.noLayer == nil {
+		if err := n.take(&n.fields.signed, g[0]*g[1]*g[2], n.places.picture); err != nil {
+			return err
+		}
+	}
+	return n.take(&n.fields.picture, n.voxels(), n.places.picture)
+}
+
+// leavePictures gives the fields for maps and heatmaps back, unless the device has reserved memory for them.
+func (n *network) leavePictures() error {
+	if n.backend.FieldBytes(n.voxels(), n.places.picture) > 0 {
+		return nil
+	}
+	return n.fields.closePictures()
+}
+
+// take takes a field, once.
+func (n *network) take(f *backend.Field, values int, where backend.Place) (err error) {
+	if *f == nil {
+		*f, err = n.backend.NewField(values, where)
+	}
+	return err
+}
