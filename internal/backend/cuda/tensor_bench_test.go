@@ -236,18 +236,29 @@ func TestTensorLarge(t *testing.T) {
 // onlyTiles lets convolutions use one kernel of six, with boxes arranged in one way.
 func onlyTiles(t testing.TB, b *Backend, number int, swizzled bool) {
 	t.Helper()
+	onlyTensor(t, b, func(m *tensorMachine) {
+		if !m.hopper {
+			t.Skip("this GPU has no wgmma")
+		}
+		m.kernels, m.swizzled = m.kernels[number:number+1], swizzled
+	})
+}
+
+// onlyTensor sends convolutions to tensor cores before any other kernel is asked. Those that do not fit go the usual way.
+func onlyTensor(t testing.TB, b *Backend, change func(m *tensorMachine)) {
+	t.Helper()
 	with := func(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (action, error) {
 		m, err := c.tensorMachine()
 		if err != nil {
 			return nil, err
 		}
-		if m == nil || !m.hopper {
-			t.Skip("this GPU has no wgmma")
+		if m == nil {
+			t.Skip("this GPU has no tensor cores for TF32")
 		}
-		m.kernels, m.swizzled = m.kernels[number:number+1], swizzled
+		change(m)
 		run, ok, err := m.build(c, n, a, backward)
 		if !ok && err == nil {
-			t.Skip("it does not fit")
+			return c.conv(n, a, backward)
 		}
 		return run, err
 	}

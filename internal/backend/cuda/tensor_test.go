@@ -98,6 +98,7 @@ func checkCase(t *testing.T, b *Backend, c backendtest.Case, limit float64) {
 
 // checkLarge runs convolutions of several tiles with exact and with rounded products.
 func checkLarge(t *testing.T, b *Backend, rounded float64) {
+	onlyTensor(t, b, func(*tensorMachine) {})
 	for _, c := range tensorCases {
 		for _, k := range c.cases(t, smallIntegers) {
 			t.Run(k.Name, func(t *testing.T) { checkCase(t, b, k, 1e-7) })
@@ -193,5 +194,22 @@ func TestBoxGroups(t *testing.T) {
 		if len(seen) != c.tapCount() {
 			t.Errorf("%+v: %d of %d taps", c, len(seen), c.tapCount())
 		}
+	}
+}
+
+// TestTensorEpilogue runs a convolution that is fused with a sum and an activation.
+func TestTensorEpilogue(t *testing.T) {
+	b := openTensor(t, TF32)
+	add, _ := op.Named("Add")
+	for _, name := range []string{"Relu", "Silu"} {
+		activation, _ := op.Named(name)
+		c := backendtest.Case{Name: name, Op: op.Conv, Inputs: []backendtest.Input{
+			{Shape: tensor.Shape{1, 3, 6, 9, 12}, Fill: smallIntegers}, {Shape: tensor.Shape{1, 3, 6, 9, 10}, Fill: smallIntegers},
+			{Shape: tensor.Shape{10, 12, 1, 3, 3}, Fill: smallIntegers, Const: true}, {Shape: tensor.Shape{10}, Fill: smallIntegers, Const: true},
+		}, Build: func(b *ir.Builder, in []*ir.Value) *ir.Value {
+			y := b.Emit(op.Conv, op.ConvAttr{Stride: ones, Dilation: ones, Before: [3]int{0, 1, 1}, After: [3]int{0, 1, 1}, Groups: 1}, in[0], in[2], in[3])
+			return b.Emit(activation, op.UnaryAttr{}, b.Emit(add, nil, y, in[1]))
+		}}
+		t.Run(name, func(t *testing.T) { checkCase(t, b, c, 1e-6) })
 	}
 }

@@ -186,13 +186,12 @@ struct Pipeline {
     __device__ __forceinline__ uint32 slot(int slot) const { return box(p.stages) + slot * slotBytes; }
 };
 
-constexpr int loaders = 96, row_loaders = 8, load_rows = loaders / row_loaders;
+constexpr int block_threads = 384, loaders = 96, row_loaders = 8, load_rows = loaders / row_loaders;
 
-// load4 loads elements c to c+3 of a run that begins at element x of a row.
+// load4 loads elements x to x+3 of a row, c to c+3 of a run.
 __device__ __forceinline__ float4 load4(const TensorParams& p, const float* row, bool inside, int x, int c) {
     float4 v = make_float4(0, 0, 0, 0);
     if (!inside) return v;
-    x += c;
     if (p.vectors) {
         if ((unsigned)x < (unsigned)p.width && c < p.run) v = __ldg(reinterpret_cast<const float4*>(row + x));
         return v;
@@ -206,22 +205,23 @@ __device__ __forceinline__ float4 load4(const TensorParams& p, const float* row,
 
 // loadBox loads 128 bytes of channels, from chunk on, of the points of a box.
 template <bool half> __device__ __forceinline__ void loadBox(const TensorParams& p, const TensorGroup& g, const TensorTile& t, int z, int chunk, uint32 to) {
-    constexpr int batch = 8, loads = half ? 2 : 1;
+    constexpr int loads = half ? 2 : 1, batch = 12 / loads;
     int thread = threadIdx.x - 32, part = thread % row_loaders, first = thread / row_loaders;
     int points = g.pitch * g.lines, c = (chunk * row_loaders + part) * 4 * loads;
-    int y = 0, x = first;
+    int stepY = load_rows / g.pitch, stepX = load_rows - stepY * g.pitch, y = first / g.pitch, x = first - y * g.pitch;
+    int row0 = t.y * p.stepY + g.y, column0 = t.x * p.rowStep + g.x + c;
     const float* in = plane<float>(p.in, z);
     for (int i = first; i < points; i += load_rows * batch) {
         float4 v[batch][loads];
 #pragma unroll
         for (int b = 0; b < batch; b++) {
-            while (x >= g.pitch) x -= g.pitch, y++;
-            int row = (t.y + y) * p.stepY + g.y, column = (t.x + x) * p.rowStep + g.x;
+            int row = row0 + y * p.stepY, column = column0 + x * p.rowStep;
             bool inside = i + b * load_rows < points && (unsigned)row < (unsigned)p.height;
-            const float* at = in + (int64)row * p.width;
+            const float* at = in + row * p.width;
 #pragma unroll
-            for (int k = 0; k < loads; k++) v[b][k] = load4(p, at, inside, column, c + 4 * k);
-            x += load_rows;
+            for (int k = 0; k < loads; k++) v[b][k] = load4(p, at, inside, column + 4 * k, c + 4 * k);
+            x += stepX, y += stepY;
+            if (x >= g.pitch) x -= g.pitch, y++;
         }
 #pragma unroll
         for (int b = 0; b < batch; b++) {
@@ -253,8 +253,8 @@ template <int N, bool split, bool half> __device__ __forceinline__ void tensor90
         barrier_init_fence();
     }
     __syncthreads();
-    int group = threadIdx.x / 128;
-    if (group == 0) {
+    int group = (int)threadIdx.x / 128 - 1;
+    if (group < 0) {
         if (N == 256) registers_down<104>();
         if (threadIdx.x == 0) {
             Turn turn;
@@ -290,7 +290,6 @@ template <int N, bool split, bool half> __device__ __forceinline__ void tensor90
         }
     } else {
         if (N == 256) registers_up<200>();
-        group--;
         int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
         // Weights: rows of 128 bytes, swizzled, 8 of them 1024 bytes from the next 8. Points: the same, or planes of 16 bytes of all points.
         uint64 weights = (uint64)1 << 62 | (uint64)(1024 >> 4) << 32 | (uint64)1 << 16;
@@ -356,10 +355,10 @@ template <int N, bool split, bool half> __device__ __forceinline__ void tensor90
 }
 
 #define TENSOR90(n)                                                                             \
-    KERNEL(384, tensor90_tf32_##n, TensorParams) { tensor90<n, false, false>(p); }              \
-    KERNEL(384, tensor90_tf32_##n##_split, TensorParams) { tensor90<n, true, false>(p); }       \
-    KERNEL(384, tensor90_bf16_##n, TensorParams) { tensor90<n, false, true>(p); }               \
-    KERNEL(384, tensor90_bf16_##n##_split, TensorParams) { tensor90<n, true, true>(p); }
+    KERNEL(block_threads, tensor90_tf32_##n, TensorParams) { tensor90<n, false, false>(p); }              \
+    KERNEL(block_threads, tensor90_tf32_##n##_split, TensorParams) { tensor90<n, true, false>(p); }       \
+    KERNEL(block_threads, tensor90_bf16_##n, TensorParams) { tensor90<n, false, true>(p); }               \
+    KERNEL(block_threads, tensor90_bf16_##n##_split, TensorParams) { tensor90<n, true, true>(p); }
 TENSOR90(64)
 TENSOR90(128)
 TENSOR90(256)
