@@ -36,6 +36,14 @@ backend/cpu/kernel:
 backend/cpu:                    tensor ir op plan invariants backend backend/host backend/cpu/kernel
 backend/backendtest:            tensor ir op grad plan backend backend/reference
 
+# The same on a GPU, whose libraries are found when the program runs.
+dl, backend/cuda/kernel:
+backend/cuda/driver:            dl
+backend/cuda/nvml:              dl
+backend/cuda/cudnn:             dl backend/cuda/driver
+backend/cuda/simulator:         dl
+backend/cuda:                   tensor ir op plan invariants dl cam noise backend backend/host backend/cuda/driver backend/cuda/nvml backend/cuda/cudnn backend/cuda/kernel
+
 # Volumes and files: they know nothing of models.
 volume, volume/array, volume/tiff, durable:
 volume/npy, volume/mat, volume/nifti: volume volume/array
@@ -55,7 +63,7 @@ dataset:                        bytesize cam explain volume volume/format
 report:                         dataset durable explain
 session:                        cam dataset durable explain picture report volume volume/format volume/npy volume/mat volume/nifti
 demo:                           dataset durable phantom volume volume/npy volume/mat
-cli:                            backend backend/cpu bytesize cam dataset demo durable explain layer noise picture planview report session volume volume/format volume/npy volume/mat volume/nifti
+cli:                            backend backend/cpu backend/cuda backend/cuda/driver bytesize cam dataset demo durable explain layer noise picture planview report session volume volume/format volume/npy volume/mat volume/nifti
 cmd/voxcam:                     cli
 
 # The public door of the library.
@@ -64,6 +72,7 @@ cmd/voxcam:                     cli
 
 // outside is policy too: the modules of others, and the packages that may import them. The engine needs none but what reads ONNX.
 const outside = `
+github.com/ebitengine/purego:        dl
 google.golang.org/protobuf:          onnx
 github.com/edsrzf/mmap-go:           onnx
 golang.org/x/sys:                    backend/cpu backend/cpu/kernel durable session cli
@@ -72,14 +81,14 @@ golang.org/x/term:                   session cli
 golang.org/x/image:                  picture report
 gonum.org/v1/plot:                   report
 github.com/hhrutter/lzw:             volume/tiff
-github.com/google/renameio/v2:       durable
+github.com/google/renameio/v2:       durable backend/cuda/cudnn
 github.com/pelletier/go-toml/v2:     dataset
 github.com/agnivade/levenshtein:     cam dataset layer cli
 github.com/schollz/progressbar/v3:   session cli
 github.com/spf13/cobra:              cli
 github.com/spf13/pflag:              cli
 pgregory.net/rapid:                  backend/backendtest
-unsafe:                              tensor backend/cpu backend/cpu/kernel
+unsafe:                              tensor backend/cpu backend/cpu/kernel backend/cuda backend/cuda/driver backend/cuda/nvml backend/cuda/cudnn backend/cuda/simulator
 `
 
 func TestImportsPointDownwards(t *testing.T) {

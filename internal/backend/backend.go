@@ -29,10 +29,13 @@ type Backend interface {
 	// the program owns. The plan must not change afterwards. Weights that an earlier program of this backend prepared from the
 	// same constants are shared. Programs that share an arena destroy each other's values: write the inputs again before a run.
 	Load(ctx context.Context, p *plan.Plan, a Arena) (Program, error)
-	// WeightBytes is the memory that the weights of a graph take besides the constants themselves, once any plan of it is loaded
-	// and no other program has prepared them.
-	WeightBytes(g *ir.Graph) (int, error)
-	// ScratchBytes is the memory besides arena and weights that a program of the plan takes for what steps compute with.
+	// ArenaBytes is the size of an arena in which a program of the plan puts all that it can: no less than the plan's peak.
+	ArenaBytes(p *plan.Plan) (int, error)
+	// WeightBytes is the memory that the weights of graphs take besides the constants themselves, once plans of all of them are
+	// loaded and no other program has prepared them.
+	WeightBytes(graphs ...*ir.Graph) (int, error)
+	// ScratchBytes is the memory besides weights and an arena of ArenaBytes that a program of the plan takes for what steps compute
+	// with.
 	ScratchBytes(p *plan.Plan) (int, error)
 }
 

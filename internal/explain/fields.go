@@ -61,14 +61,22 @@ var cheaper = []places{
 type fields struct {
 	volume, noisy backend.Field
 	gradient      backend.Field // taken with the first program that wants it outside the arena
+	signed        backend.Field // map of a layer
+	picture       backend.Field // map at the volume's size, and heatmap
 }
 
 func (f *fields) close() error {
+	return errors.Join(closeFields(&f.volume, &f.noisy, &f.gradient), f.closePictures())
+}
+
+func (f *fields) closePictures() error { return closeFields(&f.signed, &f.picture) }
+
+func closeFields(list ...*backend.Field) error {
 	var errs []error
-	for _, field := range []*backend.Field{&f.volume, &f.noisy, &f.gradient} {
-		if *field != nil {
-			errs = append(errs, (*field).Close())
-			*field = nil
+	for _, f := range list {
+		if *f != nil {
+			errs = append(errs, (*f).Close())
+			*f = nil
 		}
 	}
 	return errors.Join(errs...)
@@ -133,24 +141,45 @@ func (n *network) leastBytes() (least int, err error) {
 		if err != nil {
 			return 0, err
 		}
-		scratch, err := n.backend.ScratchBytes(p.search.Smallest())
+		besides, err := n.besides(p.search.Smallest())
 		if err != nil {
 			return 0, err
 		}
-		least = max(least, p.search.Smallest().Peak+weights+scratch)
+		least = max(least, p.search.Smallest().Peak+weights+besides)
 	}
 	return least, nil
 }
 
 // takeFields takes the fields for the volume and its noisy copies.
-func (n *network) takeFields() (err error) {
-	if n.fields.volume == nil {
-		if n.fields.volume, err = n.backend.NewField(n.values(), n.places.volume); err != nil {
+func (n *network) takeFields() error {
+	if err := n.take(&n.fields.volume, n.values(), n.places.volume); err != nil || !n.needs.draws {
+		return err
+	}
+	return n.take(&n.fields.noisy, n.values(), n.places.volume)
+}
+
+// takePictures takes the fields for maps and heatmaps.
+func (n *network) takePictures() error {
+	if g := n.target.Grid; n.needs.layer && n.noLayer == nil {
+		if err := n.take(&n.fields.signed, g[0]*g[1]*g[2], n.places.picture); err != nil {
 			return err
 		}
 	}
-	if n.needs.draws && n.fields.noisy == nil {
-		n.fields.noisy, err = n.backend.NewField(n.values(), n.places.volume)
+	return n.take(&n.fields.picture, n.voxels(), n.places.picture)
+}
+
+// leavePictures gives the fields for maps and heatmaps back, unless the device has reserved memory for them.
+func (n *network) leavePictures() error {
+	if n.backend.FieldBytes(n.voxels(), n.places.picture) > 0 {
+		return nil
+	}
+	return n.fields.closePictures()
+}
+
+// take takes a field, once.
+func (n *network) take(f *backend.Field, values int, where backend.Place) (err error) {
+	if *f == nil {
+		*f, err = n.backend.NewField(values, where)
 	}
 	return err
 }

@@ -239,7 +239,11 @@ func (e *explanation) upload() error {
 
 // run explains the volume with every method. The methods that look at the layer share one pass, those that look at the input
 // another, and those that draw share the draws.
-func (e *explanation) run(ctx context.Context) error {
+func (e *explanation) run(ctx context.Context) (err error) {
+	if err := e.net.takePictures(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, e.net.leavePictures()) }()
 	start := time.Now()
 	if err := e.classify(ctx, len(e.byKind[atLayer]) > 0 && e.net.noLayer == nil); err != nil {
 		return err
@@ -356,7 +360,7 @@ func softmax(logits []float32) []float64 {
 }
 
 // layerMethods goes on from classify.
-func (e *explanation) layerMethods(ctx context.Context, which []int) (err error) {
+func (e *explanation) layerMethods(ctx context.Context, which []int) error {
 	p, err := e.net.gradientAt(ctx, false)
 	if err != nil {
 		return err
@@ -374,27 +378,23 @@ func (e *explanation) layerMethods(ctx context.Context, which []int) (err error)
 	if err != nil {
 		return err
 	}
-	signed, err := e.net.backend.NewField(voxels, e.net.places.picture)
-	if err != nil {
-		return err
+	f := &e.net.fields
+	for _, i := range which {
+		e.finish(i, f.signed, grid, e.net.backend.LayerMap(f.signed, e.choices[i], l))
 	}
-	defer func() { err = errors.Join(err, signed.Close()) }()
-	return e.pictures(which, func(picture backend.Field, i int) {
-		err := e.net.backend.LayerMap(signed, e.choices[i], l)
-		e.finish(picture, i, signed, grid, err)
-	})
+	return nil
 }
 
 func (e *explanation) inputMethods(ctx context.Context, which []int) error {
-	x := e.net.fields.volume
-	g, err := e.inputGradient(ctx, x)
+	f := &e.net.fields
+	g, err := e.inputGradient(ctx, f.volume)
 	if err != nil {
 		return err
 	}
-	return e.pictures(which, func(picture backend.Field, i int) {
-		err := e.net.backend.InputMap(picture, e.choices[i], x, g, e.volume.Channels)
-		e.finish(picture, i, picture, e.volume.Dims(), err)
-	})
+	for _, i := range which {
+		e.finish(i, f.picture, e.volume.Dims(), e.net.backend.InputMap(f.picture, e.choices[i], f.volume, g, e.volume.Channels))
+	}
+	return nil
 }
 
 // inputGradient is the gradient at x until the next run.
@@ -414,19 +414,6 @@ func (e *explanation) inputGradient(ctx context.Context, x backend.Field) (backe
 	}
 	e.pass()
 	return p.program.Field(p.gradient)
-}
-
-// pictures makes the map and heatmap of some methods, one after the other, in a field of the volume's size.
-func (e *explanation) pictures(which []int, do func(picture backend.Field, i int)) (err error) {
-	picture, err := e.net.backend.NewField(e.net.voxels(), e.net.places.picture)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, picture.Close()) }()
-	for _, i := range which {
-		do(picture, i)
-	}
-	return nil
 }
 
 // drawMethods shares the draws among the methods whose noise has the same standard deviation.
@@ -480,16 +467,16 @@ func (e *explanation) drawsAt(ctx context.Context, which []int, sigma float32) (
 			return err
 		}
 	}
-	return e.pictures(which, func(picture backend.Field, i int) {
+	for _, i := range which {
 		m := &e.result.Methods[i]
 		m.Parameters["n_samples"], m.Parameters["noise_level"] = n, e.req.NoiseLevel
 		m.Parameters["noise_sigma"] = float64(sigma)
 		if e.req.Noise == nil {
 			m.Parameters["seed"] = e.req.Seed
 		}
-		err := moments.Map(picture, e.choices[i])
-		e.finish(picture, i, picture, e.volume.Dims(), err)
-	})
+		e.finish(i, e.net.fields.picture, e.volume.Dims(), moments.Map(e.net.fields.picture, e.choices[i]))
+	}
+	return nil
 }
 
 // draw writes the volume with noise to noisy.
@@ -512,9 +499,9 @@ func (e *explanation) draw(draw int, noisy backend.Field, sigma float32) error {
 }
 
 // finish turns the map of method i, of size dims, into its result, unless there is none: the failure of a method is its status. The
-// heatmap is made in picture, where the map may be.
-func (e *explanation) finish(picture backend.Field, i int, signed backend.Field, dims [3]int, err error) {
-	r := &e.result.Methods[i]
+// map may be where the heatmap is made.
+func (e *explanation) finish(i int, signed backend.Field, dims [3]int, err error) {
+	r, picture := &e.result.Methods[i], e.net.fields.picture
 	var values, heat []float32
 	if err == nil && !e.stay {
 		values, err = signed.Take()

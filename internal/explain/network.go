@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/grad"
@@ -28,8 +27,8 @@ type network struct {
 	needs      needs
 	places     places
 	fields     fields
-	drafts     [2]*gradient  // at the layer, at the input
-	arena      backend.Arena // of all programs; made with the first
+	drafts     map[bool]*gradient // by whether they are at the input
+	arena      backend.Arena      // of all programs; made with the first
 	atLayer    *gradient
 	atInput    *gradient
 	classCount int
@@ -42,7 +41,7 @@ func newNetwork(file *onnx.Model, shape [4]int, opt Options, b backend.Backend) 
 		return nil, err
 	}
 	g := imported.Graph
-	n := &network{shape: shape, budget: opt.Budget, graph: g, backend: b}
+	n := &network{shape: shape, budget: opt.Budget, graph: g, backend: b, drafts: map[bool]*gradient{}}
 	if n.logits, err = scores(g); err != nil {
 		return nil, fmt.Errorf("%s: %w", file.Path, err)
 	}
@@ -93,8 +92,8 @@ type gradient struct {
 	graph    *ir.Graph
 	input    bool // at the input, not at a layer
 	backend  backend.Backend
-	program  backend.Program
-	search   *plan.Search // nil until it is needed, and when the program is there
+	program  backend.Program // nil while it is not loaded
+	search   *plan.Search    // nil until it is needed, and when the program is there
 	plan     *plan.Plan
 	volume   *ir.Value // input, [1, D, H, W, C]
 	logits   *ir.Value
@@ -109,26 +108,23 @@ type gradient struct {
 
 // gradientAt returns the program for the gradient at the target layer, or at the input.
 func (n *network) gradientAt(ctx context.Context, input bool) (*gradient, error) {
-	slot := &n.atLayer
+	slot := n.slot(input)
+	if *slot == nil || (*slot).program == nil {
+		if !input && n.noLayer != nil {
+			return nil, n.noLayer
+		}
+		if err := n.load(ctx, needs{layer: !input, input: input}); err != nil {
+			return nil, err
+		}
+	}
+	return *slot, nil
+}
+
+func (n *network) slot(input bool) **gradient {
 	if input {
-		slot = &n.atInput
+		return &n.atInput
 	}
-	if *slot != nil {
-		return *slot, nil
-	}
-	p, err := n.planned(input)
-	if err != nil {
-		return nil, err
-	}
-	p.split = slices.IndexFunc(p.plan.Steps, func(s plan.Step) bool { return slices.Contains(s.Node.Inputs, p.seed) })
-	if p.split < 0 {
-		p.split = len(p.plan.Steps)
-	}
-	if err := n.load(ctx, p); err != nil {
-		return nil, err
-	}
-	*slot = p
-	return p, nil
+	return &n.atLayer
 }
 
 // prepare loads the programs of the passes that are needed, and takes the fields that stay.
@@ -146,50 +142,71 @@ func (n *network) prepare(ctx context.Context, needed needs) error {
 	if err := n.takeFields(); err != nil {
 		return err
 	}
-	if needed.input {
-		if _, err := n.gradientAt(ctx, true); err != nil {
+	err := n.load(ctx, needed)
+	if tooSmall := (*BudgetError)(nil); errors.As(err, &tooSmall) { // the other pass may need more
+		least, leastErr := n.leastBytes()
+		if leastErr != nil {
+			return leastErr
+		}
+		tooSmall.Smallest = max(tooSmall.Smallest, least+n.fieldBytes(n.needs, n.places))
+	}
+	return err
+}
+
+// load puts the programs that are needed into the arena that they share, one after the other. An arena that is too small makes room
+// for a larger one.
+func (n *network) load(ctx context.Context, needed needs) (err error) {
+	bytes := 0
+	var load []*gradient
+	for _, input := range []bool{true, false} {
+		slot := n.slot(input)
+		if *slot == nil && (input && needed.input || !input && needed.layer && n.noLayer == nil) {
+			if *slot, err = n.planned(input); err != nil {
+				return err
+			}
+		}
+		if p := *slot; p != nil {
+			needs, err := n.backend.ArenaBytes(p.plan)
+			if err != nil {
+				return err
+			}
+			bytes = max(bytes, needs)
+			load = append(load, p)
+		}
+	}
+	if n.arena == nil || n.arena.Bytes() < bytes {
+		if err := n.unload(); err != nil {
+			return err
+		}
+		if n.arena, err = n.backend.NewArena(bytes); err != nil {
 			return err
 		}
 	}
-	if needed.layer && n.noLayer == nil {
-		if _, err := n.gradientAt(ctx, false); err != nil {
+	for _, p := range load {
+		if p.program != nil {
+			continue
+		}
+		if err := n.loadInto(ctx, p); err != nil {
 			return err
 		}
-	}
-	if needed.input { // the arena may have grown since
-		_, err := n.gradientAt(ctx, true)
-		return err
 	}
 	return nil
 }
 
-// load puts a program into the arena that all programs of the network share, one after the other. An arena that is too small
-// makes room for a larger one, and the programs in it are loaded again when they are needed.
-func (n *network) load(ctx context.Context, p *gradient) (err error) {
-	if n.arena == nil || n.arena.Bytes() < p.plan.Peak {
-		if err := n.unload(); err != nil {
-			return err
-		}
-		if n.arena, err = n.backend.NewArena(p.plan.Peak); err != nil {
-			return err
-		}
-	}
+// loadInto puts a program into the arena.
+func (n *network) loadInto(ctx context.Context, p *gradient) (err error) {
 	if p.program, err = n.backend.Load(ctx, p.plan, n.arena); err != nil {
 		return err
 	}
 	of := p.plan.BufferOf()
 	p.volumeOutside = p.plan.Buffers[of[p.volume]].External
-	if p.plan.Buffers[of[p.gradient]].External {
-		if n.fields.gradient == nil {
-			if n.fields.gradient, err = n.backend.NewField(p.gradient.Shape().Elements(), n.places.gradient); err != nil {
-				return errors.Join(err, p.program.Close())
-			}
-		}
-		if err := p.program.Bind(p.gradient, n.fields.gradient); err != nil {
-			return errors.Join(err, p.program.Close())
-		}
+	if !p.plan.Buffers[of[p.gradient]].External {
+		return nil
 	}
-	return nil
+	if err := n.take(&n.fields.gradient, n.values(), n.places.gradient); err != nil {
+		return err
+	}
+	return p.program.Bind(p.gradient, n.fields.gradient)
 }
 
 // differentiate builds the graph that computes the scores and the gradient, without a plan.
@@ -222,10 +239,10 @@ func (n *network) differentiate(input bool) (*gradient, error) {
 // unload closes the programs and their arena.
 func (n *network) unload() error {
 	var errs []error
-	for _, p := range []**gradient{&n.atLayer, &n.atInput} {
-		if *p != nil {
-			errs = append(errs, (*p).program.Close())
-			*p = nil
+	for _, p := range []*gradient{n.atLayer, n.atInput} {
+		if p != nil && p.program != nil {
+			errs = append(errs, p.program.Close())
+			p.program = nil
 		}
 	}
 	if n.arena != nil {
@@ -235,8 +252,12 @@ func (n *network) unload() error {
 	return errors.Join(errs...)
 }
 
-// close gives back all that was taken.
-func (n *network) close() error { return errors.Join(n.unload(), n.fields.close()) }
+// close gives back all that was taken, and forgets the plans.
+func (n *network) close() error {
+	err := errors.Join(n.unload(), n.fields.close())
+	n.atLayer, n.atInput = nil, nil
+	return err
+}
 
 // put brings a volume to where the program reads it.
 func (p *gradient) put(x backend.Field) error {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/cam"
@@ -26,37 +27,40 @@ func (b Budget) bounded() bool { return b.Smallest || b.Bytes > 0 || b.Arena > 0
 
 // draft is a gradient with the choices for its plan, kept until its program is there.
 func (n *network) draft(input bool) (*gradient, error) {
-	slot := &n.drafts[0]
-	if input {
-		slot = &n.drafts[1]
+	if p := n.drafts[input]; p != nil {
+		return p, nil
 	}
-	if *slot == nil {
-		p, err := n.differentiate(input)
-		if err != nil {
-			return nil, err
-		}
-		p.search = plan.NewSearch(p.graph, plan.Options{External: p.external(), Costs: n.backend.Costs()})
-		*slot = p
+	p, err := n.differentiate(input)
+	if err != nil {
+		return nil, err
 	}
-	return *slot, nil
+	p.search = plan.NewSearch(p.graph, plan.Options{External: p.external(), Costs: n.backend.Costs()})
+	n.drafts[input] = p
+	return p, nil
 }
 
 // planned is a gradient with its plan within the network's budget, of which fields, the backend's copies of the weights, and what
 // its steps compute with take a part.
 func (n *network) planned(input bool) (p *gradient, err error) {
-	if !n.budget.bounded() {
-		if p, err = n.differentiate(input); err == nil {
-			p.plan = plan.Make(p.graph)
+	if n.budget.bounded() {
+		if p, err = n.draft(input); err != nil {
+			return nil, err
 		}
-		return p, err
+		if p.plan, err = n.within(p); err != nil {
+			return nil, err
+		}
+		delete(n.drafts, input)
+		p.search = nil
+	} else {
+		if p, err = n.differentiate(input); err != nil {
+			return nil, err
+		}
+		p.plan = plan.Make(p.graph)
 	}
-	if p, err = n.draft(input); err != nil {
-		return nil, err
+	p.split = slices.IndexFunc(p.plan.Steps, func(s plan.Step) bool { return slices.Contains(s.Node.Inputs, p.seed) })
+	if p.split < 0 {
+		p.split = len(p.plan.Steps)
 	}
-	if p.plan, err = n.within(p); err != nil {
-		return nil, err
-	}
-	n.drafts, p.search = [2]*gradient{}, nil
 	return p, nil
 }
 
@@ -73,16 +77,17 @@ func (n *network) within(p *gradient) (*plan.Plan, error) {
 		return nil, err
 	}
 	fixed := weights + n.fieldBytes(n.needs, n.places)
-	for scratch := 0; ; {
-		made, err := p.search.Plan(max(1, n.budget.Bytes-fixed-scratch))
+	for besides := 0; ; {
+		made, err := p.search.Plan(max(1, n.budget.Bytes-fixed-besides))
 		if tooSmall := (*plan.TooSmallError)(nil); errors.As(err, &tooSmall) {
-			least, err := n.backend.ScratchBytes(p.search.Smallest())
+			smallest := p.search.Smallest()
+			least, err := n.besides(smallest)
 			if err != nil {
 				return nil, err
 			}
-			needs := tooSmall.Smallest + fixed + least
+			needs := smallest.Peak + fixed + least
 			if needs <= n.budget.Bytes {
-				return p.search.Smallest(), nil
+				return smallest, nil
 			}
 			return nil, &BudgetError{Budget: n.budget.Bytes, Smallest: needs, Weights: weights + least}
 		}
@@ -90,25 +95,35 @@ func (n *network) within(p *gradient) (*plan.Plan, error) {
 			return nil, err
 		}
 		// What the steps need depends on the plan.
-		needs, err := n.backend.ScratchBytes(made)
+		needs, err := n.besides(made)
 		if err != nil || made.Peak+fixed+needs <= n.budget.Bytes {
 			return made, err
 		}
-		scratch = max(scratch+1, needs)
+		besides = max(besides+1, needs)
 	}
 }
 
-// weightBytes is what the backend's copies of the weights take when p is loaded, and with it the other pass that the volume needs: the
-// gradient at the volume uses all that the gradient at a layer does.
+// besides is what a program of a plan takes besides weights and the plan's peak: what steps compute with.
+func (n *network) besides(p *plan.Plan) (int, error) {
+	arena, err := n.backend.ArenaBytes(p)
+	if err != nil {
+		return 0, err
+	}
+	scratch, err := n.backend.ScratchBytes(p)
+	return arena - p.Peak + scratch, err
+}
+
+// weightBytes is what the backend's copies of the weights take when p is loaded, and with it the other pass that the volume needs.
 func (n *network) weightBytes(p *gradient) (int, error) {
-	if !p.input && n.needs.input {
-		other, err := n.differentiate(true)
+	graphs := []*ir.Graph{p.graph}
+	if other := !p.input; n.needs.input && other || n.needs.layer && !other && n.noLayer == nil {
+		o, err := n.differentiate(other)
 		if err != nil {
 			return 0, err
 		}
-		p = other
+		graphs = append(graphs, o.graph)
 	}
-	return n.backend.WeightBytes(p.graph)
+	return n.backend.WeightBytes(graphs...)
 }
 
 // BudgetError says that not even the smallest plan fits.
@@ -199,11 +214,11 @@ func Plans(path string, b backend.Backend, opt Options, methods []string) (passe
 		if pass.Weights, err = n.weightBytes(p); err != nil {
 			return nil, err
 		}
-		scratch, err := b.ScratchBytes(p.search.Smallest())
+		besides, err := n.besides(p.search.Smallest())
 		if err != nil {
 			return nil, err
 		}
-		pass.Weights += scratch
+		pass.Weights += besides
 		pass.Fields = n.fieldBytes(n.needs, n.places)
 		var tooSmall *BudgetError
 		pass.Plan = plan.Make(p.graph)

@@ -36,23 +36,28 @@ func (b *Backend) ScratchBytes(p *plan.Plan) (int, error) {
 	return 8 * (b.pool.size()*((s.own+1)/2) + s.shared + s.gathered), nil
 }
 
+// ArenaBytes implements backend.Backend.
+func (b *Backend) ArenaBytes(p *plan.Plan) (int, error) { return p.Peak, nil }
+
 // WeightBytes implements backend.Backend. Constants that are read as they are stored count as if they were copied.
-func (b *Backend) WeightBytes(g *ir.Graph) (int, error) {
-	p := plan.Make(g)
-	c := &compiler{backend: b, plan: p, weights: map[weightKey]int{}}
-	_, instances, err := c.steps(context.Background())
-	if err != nil {
-		return 0, err
-	}
-	for _, inst := range instances {
-		for i, v := range inst.node.Inputs {
-			if v != nil && v.Const != nil && inst.places[i].bytes > 0 {
-				c.weights[weightKey{v.Const, "float32"}] = 4 * v.Const.Len()
+func (b *Backend) WeightBytes(graphs ...*ir.Graph) (int, error) {
+	weights := map[weightKey]int{}
+	for _, g := range graphs {
+		c := &compiler{backend: b, plan: plan.Make(g), weights: weights}
+		_, instances, err := c.steps(context.Background())
+		if err != nil {
+			return 0, err
+		}
+		for _, inst := range instances {
+			for i, v := range inst.node.Inputs {
+				if v != nil && v.Const != nil && inst.places[i].bytes > 0 {
+					weights[weightKey{v.Const, "float32"}] = 4 * v.Const.Len()
+				}
 			}
 		}
 	}
 	total := 0
-	for _, n := range c.weights {
+	for _, n := range weights {
 		total += n
 	}
 	return total, nil

@@ -159,13 +159,15 @@ func (k *kernels) function(name string) (*driver.Function, error) {
 	if f := k.functions[name]; f != nil {
 		return f, nil
 	}
+	err := fmt.Errorf("nothing was compiled for this GPU")
 	for _, m := range k.modules {
-		if f, err := m.Function(name); err == nil {
+		var f *driver.Function
+		if f, err = m.Function(name); err == nil {
 			k.functions[name] = f
 			return f, nil
 		}
 	}
-	return nil, fmt.Errorf("cuda: there is no kernel %s in what was compiled for this GPU", name)
+	return nil, fmt.Errorf("cuda: there is no kernel %s for this GPU: %w", name, err)
 }
 
 func (k *kernels) close() error {
@@ -190,27 +192,39 @@ func (b *Backend) compiled(p *plan.Plan) (w *pool, instances []*instance, err er
 	return w, instances, err
 }
 
-// WeightBytes implements backend.Backend.
-func (b *Backend) WeightBytes(g *ir.Graph) (int, error) {
+// WeightBytes implements backend.Backend. The weights that one program is the first to need are a block, whichever comes first.
+func (b *Backend) WeightBytes(graphs ...*ir.Graph) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	w, _, err := b.compiled(plan.Make(g))
-	if err != nil {
-		return 0, err
+	all := &pool{wanted: map[constantKey]*constant{}}
+	for _, g := range graphs {
+		w, _, err := b.compiled(plan.Make(g))
+		if err != nil {
+			return 0, err
+		}
+		for _, c := range w.fresh {
+			all.constant(c.key, c.bytes, c.fill)
+		}
 	}
-	return b.round(w.bytes()), nil
+	return b.round(all.bytes()) + (len(graphs)-1)*b.granularity, nil
 }
 
-// ScratchBytes implements backend.Backend.
-func (b *Backend) ScratchBytes(p *plan.Plan) (int, error) {
+// ArenaBytes implements backend.Backend. Programs that share an arena share what their steps compute with, too.
+func (b *Backend) ArenaBytes(p *plan.Plan) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	_, instances, err := b.compiled(p)
 	if err != nil {
 		return 0, err
 	}
-	return b.round(arrange(instances) + stagingBytes(p)), nil
+	return b.round(scratchAt(p) + arrange(instances) + stagingBytes(p)), nil
 }
+
+// ScratchBytes implements backend.Backend: it is in the arena.
+func (b *Backend) ScratchBytes(*plan.Plan) (int, error) { return 0, nil }
+
+// scratchAt is where in an arena that has room for it lies what steps compute with.
+func scratchAt(p *plan.Plan) int { return ceilDiv(p.Peak, constantAlign) * constantAlign }
 
 // FreeMemory is what the device has free, and what the backend holds of it already.
 func (b *Backend) FreeMemory() (bytes int, err error) {

@@ -107,7 +107,7 @@ func (c *compiler) rowPairs(f pairFunction, x, y, out *operand, sizes [3]int, by
 	if err != nil {
 		return nil, err
 	}
-	rows := rowsOf(sizes[1], sizes[0], takesPacks(x, out) && (byRow || takesPacks(y)))
+	rows := rowsOf(sizes[1], sizes[0], f.kernel != "Other" && takesPacks(x, out) && (byRow || takesPacks(y))) // Other takes no packs
 	return func(q *queue, z0, z1 int) error {
 		p := rowPairParams{X: q.planes(x), Y: q.planes(y), Out: q.planes(out), Rows: rows, Z0: int32(z0), Function: f.number, Map: flag(byRow)}
 		return launch(q, k, [3]uint32{uint32(rows.blocks()), uint32(z1 - z0), uint32(sizes[2])}, elementThreads, 0, &p)

@@ -37,7 +37,7 @@ func depthwiseWindow(kernelZ, kernel, strideZ, stride, rows, columns int) depthw
 
 func depthwiseGradient(kernelZ, kernel, strideZ, stride, rows, columns int) depthwiseKernel {
 	k := depthwiseWindow(kernelZ, kernel, strideZ, stride, rows, columns)
-	k.name += "_back"
+	k.name += "_back" // and the phase
 	k.backward, k.livePlanes, k.outputStride = true, 1, k.stride
 	return k
 }
@@ -69,7 +69,7 @@ func chooseDepthwise(kernel [3]int, a op.ConvAttr, backward bool) depthwiseKerne
 			}
 		}
 	}
-	k := depthwiseKernel{name: "depthwise_any", kernel: kernel, stride: a.Stride, backward: backward, anyWindow: true}
+	k := depthwiseKernel{name: "depthwise_any", kernel: kernel, stride: a.Stride, backward: backward, anyWindow: true, outputStride: ones}
 	if backward {
 		k.name += "_back"
 	}
@@ -82,8 +82,8 @@ type depthwiseParams struct {
 	Weights, Bias            driver.Ptr
 	In, Out, Before          [3]int32
 	Channels, Z0, Z1         int32
-	First                    [3]int32
-	Chunk                    int32
+	Origin, Shift            [3]int32
+	Phase, Chunk             int32
 	LaneShift, ColumnShift   int32
 	Blocks, Activation       int32
 	Kernel, Stride, Dilation [3]int32
@@ -111,7 +111,12 @@ func buildDepthwise(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (acti
 	kernel := [3]int(w[2:5])
 	taps := kernel[0] * kernel[1] * kernel[2]
 	k := chooseDepthwise(kernel, a, backward)
-	f, err := c.kernel(k.name)
+	name := k.name
+	if k.backward && !k.anyWindow {
+		_, _, phase := strideOrigins(k.outputStride, a.Before)
+		name += fmt.Sprint(phase[2])
+	}
+	f, err := c.kernel(name)
 	if err != nil {
 		return nil, true, err
 	}
@@ -139,9 +144,10 @@ func buildDepthwise(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (acti
 			p.Before[i] = int32(kernel[i] - 1 - a.Before[i])
 		}
 	}
-	shape := k.shape(a, y[2], y[3], channels)
+	origin, shift, phase := strideOrigins(k.outputStride, a.Before)
+	p.Origin, p.Shift, p.Phase = int32s3(origin), int32s3(shift), int32(phase[0])
+	shape := k.shape(y[2]+origin[1], y[3]+origin[2], channels)
 	p.LaneShift, p.ColumnShift, p.Blocks = int32(shape.laneShift), int32(shape.columnShift), int32(shape.across)
-	p.First = int32s3(shape.first)
 	places, samples := c.inst.places, c.inst.samples
 	sms := c.backend.device.Multiprocessors
 	return func(q *queue, z0, z1 int) error {
@@ -152,9 +158,7 @@ func buildDepthwise(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (acti
 		}
 		grid := [3]uint32{uint32(ceilDiv(int(p.Plane), depthwiseThreads)), uint32(z1 - z0), 1}
 		if !k.anyWindow {
-			first := floorDiv(z0+k.before(a, 0), k.outputStride[0])
-			points := floorDiv(z1-1+k.before(a, 0), k.outputStride[0]) - first + 1
-			p.First[0] = int32(first)
+			points := (z1-1)/k.outputStride[0] - z0/k.outputStride[0] + 1
 			chunk := depthwiseChunk(shape.groups*shape.across*shape.down, points, k.livePlanes, sms)
 			p.Chunk = int32(chunk)
 			grid = [3]uint32{uint32(shape.groups), uint32(shape.across * shape.down), uint32(ceilDiv(points, chunk))}
@@ -176,18 +180,28 @@ func buildDepthwise(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (acti
 type depthwiseShape struct {
 	laneShift, columnShift int
 	groups, across, down   int
-	first                  [3]int // coarse point, see before
 }
 
-// before is the padding as far as it moves the coarse points of a gradient; outputs are their own points without strides.
-func (k *depthwiseKernel) before(a op.ConvAttr, axis int) int {
-	if k.backward {
-		return a.Before[axis]
+// strideOrigins finds the coarse points of a gradient with strides: outputs S*m + r - origin, for residues r below the stride S, are point
+// m, and the convolution's padding is S*shift + phase + origin. Phases are the same along height and width, since kernels have one
+// compiled in; the origin is only for that.
+func strideOrigins(stride, before [3]int) (origin, shift, phase [3]int) {
+	for i := 2; i >= 0; i-- {
+		phase[i] = before[i] - stride[i]*floorDiv(before[i], stride[i])
+		if i == 1 && phase[1] != phase[2] {
+			origin[1] = phase[1] - phase[2]
+			if origin[1] < 0 {
+				origin[1] += stride[1]
+			}
+			phase[1] = phase[2]
+		}
+		shift[i] = floorDiv(before[i]-origin[i]-phase[i], stride[i])
 	}
-	return 0
+	return origin, shift, phase
 }
 
-func (k *depthwiseKernel) shape(a op.ConvAttr, height, width, channels int) (s depthwiseShape) {
+// shape covers a plane of outputs, or of a gradient's outputs from the origin on.
+func (k *depthwiseKernel) shape(height, width, channels int) (s depthwiseShape) {
 	if k.anyWindow {
 		return s
 	}
@@ -200,12 +214,7 @@ func (k *depthwiseKernel) shape(a op.ConvAttr, height, width, channels int) (s d
 		}
 	}
 	s.groups = ceilDiv(channels, 1<<s.laneShift)
-	points := [3]int{0, height, width}
-	for i := 1; i < 3; i++ {
-		s.first[i] = floorDiv(k.before(a, i), k.outputStride[i])
-		points[i] = floorDiv(points[i]-1+k.before(a, i), k.outputStride[i]) - s.first[i] + 1
-	}
-	rows, columns := ceilDiv(points[1], k.rows), ceilDiv(points[2], k.columns)
+	rows, columns := ceilDiv(height, k.rows*k.outputStride[1]), ceilDiv(width, k.columns*k.outputStride[2])
 	tiles := depthwiseThreads >> s.laneShift
 	best := math.MaxInt
 	for shift := 0; 1<<shift <= tiles; shift++ {

@@ -21,7 +21,8 @@ type convExample struct {
 	before, after [3]int
 	groups        int
 	bias          bool
-	activation    string
+	adds          bool   // a tensor, behind the convolution
+	activation    string // behind that
 }
 
 // cube is the same along all axes.
@@ -39,14 +40,18 @@ func checkExample(t *testing.T, b *Backend, e convExample) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run := func(name string, o *ir.Op, attr any, x tensor.Shape, channels int) {
+	run := func(name string, o *ir.Op, attr any, x, y tensor.Shape) {
 		t.Run(name, func(t *testing.T) {
 			c := backendtest.Case{Name: name, Op: o, Inputs: []backendtest.Input{{Shape: x}, w}}
 			if e.bias {
-				c.Inputs = append(c.Inputs, backendtest.Input{Shape: tensor.Shape{channels}, Const: true})
+				c.Inputs = append(c.Inputs, backendtest.Input{Shape: tensor.Shape{y[4]}, Const: true})
 			}
+			c.Inputs = append(c.Inputs, backendtest.Input{Shape: y})
 			c.Build = func(b *ir.Builder, in []*ir.Value) *ir.Value {
-				v := b.Emit(o, attr, in...)
+				v := b.Emit(o, attr, in[:len(in)-1]...)
+				if e.adds {
+					v = b.Emit(op.BinaryOp("Add"), nil, v, in[len(in)-1])
+				}
 				if e.activation != "" {
 					v = b.Emit(op.UnaryOp(e.activation), op.UnaryAttr{}, v)
 				}
@@ -61,19 +66,12 @@ func checkExample(t *testing.T, b *Backend, e convExample) {
 			}
 		})
 	}
-	run("forward", op.Conv, a, e.x, e.out)
-	run("backward", op.ConvBackwardData, op.ConvBackwardDataAttr{Conv: a, In: [3]int(e.x[1:4])}, y[0].Shape, e.x[4])
-}
-
-// openImprecise opens a backend that uses its kernels for the smallest convolutions, too.
-func openImprecise(t *testing.T) *Backend {
-	b := open(t, Options{})
-	b.precise = 0
-	return b
+	run("forward", op.Conv, a, e.x, y[0].Shape)
+	run("backward", op.ConvBackwardData, op.ConvBackwardDataAttr{Conv: a, In: [3]int(e.x[1:4])}, y[0].Shape, e.x)
 }
 
 func TestDepthwise(t *testing.T) {
-	b := openImprecise(t)
+	b := openFloat32(t)
 	windows := []struct {
 		kernel, stride, before, after [3]int
 	}{
@@ -92,6 +90,7 @@ func TestDepthwise(t *testing.T) {
 		{cube(3), cube(2), [3]int{-1, 2, -2}, [3]int{2, -1, 1}},
 		{cube(5), cube(2), cube(1), cube(2)},
 		{cube(5), cube(2), [3]int{2, 3, 1}, [3]int{2, 0, 3}},
+		{cube(5), cube(2), [3]int{1, 1, 2}, [3]int{2, 2, 1}},
 		{[3]int{3, 2, 4}, [3]int{3, 1, 2}, [3]int{0, 1, 2}, [3]int{1, 0, 1}},
 	}
 	for i, w := range windows {
@@ -101,7 +100,7 @@ func TestDepthwise(t *testing.T) {
 			}
 			t.Run(fmt.Sprintf("%d/%d", i, x[4]), func(t *testing.T) {
 				checkExample(t, b, convExample{x: x, out: x[4], kernel: w.kernel, stride: w.stride, before: w.before, after: w.after, groups: x[4],
-					bias: x[4] != 33, activation: []string{"", "Relu", "Silu"}[i%3]})
+					bias: x[4] != 33, adds: i%2 == 1, activation: []string{"", "Relu", "Silu"}[i%3]})
 			})
 		}
 	}
@@ -130,7 +129,7 @@ func TestDepthwiseOffersWork(t *testing.T) {
 	} {
 		a := op.ConvAttr{Stride: cube(c.stride), Dilation: cube(1), Groups: c.channels}
 		k := chooseDepthwise(cube(c.kernel), a, false)
-		s := k.shape(a, c.size, c.size, c.channels)
+		s := k.shape(c.size, c.size, c.channels)
 		chunk := depthwiseChunk(s.groups*s.across*s.down, c.size, k.livePlanes, multiprocessors)
 		blocks := s.groups * s.across * s.down * ceilDiv(c.size, chunk)
 		t.Logf("k%d s%d %d^3 %d channels: %d groups of %d, %d x %d blocks (columns %d), %d planes at a time: %d blocks", c.kernel, c.stride, c.size, c.channels,

@@ -28,7 +28,7 @@ type Program struct {
 	fused     []*fusion // that begin at each step
 	high      []int     // end of the highest byte of the arena that steps up to each one write
 	dies      [][]int
-	scratch   *memory // of steps, states of instances, and staging
+	scratch   *memory // of steps, states of instances, and staging, where the arena has no room for them
 	blocks    []*block
 	queue     queue
 	graphs    []recorded
@@ -78,15 +78,19 @@ func (p *Program) load(ctx context.Context, a backend.Arena) (err error) {
 		return err
 	}
 	own := arrange(p.instances)
-	if p.scratch, err = b.take(own+stagingBytes(p.plan), "what steps compute with"); err != nil {
-		return err
+	scratch := p.arena.memory.at + driver.Ptr(scratchAt(p.plan))
+	if needs := own + stagingBytes(p.plan); scratchAt(p.plan)+needs > p.arena.bytes {
+		if p.scratch, err = b.take(needs, "what steps compute with"); err != nil {
+			return err
+		}
+		scratch = p.scratch.at
 	}
 	for _, inst := range p.instances {
-		inst.stateAt += p.scratch.at
+		inst.stateAt += scratch
 	}
 	p.address = make([]driver.Ptr, len(p.plan.Buffers))
 	p.external = make([]*external, len(p.plan.Buffers))
-	at := p.scratch.at + driver.Ptr(own)
+	at := scratch + driver.Ptr(own)
 	for i, k := range p.plan.Buffers {
 		if !k.External {
 			p.address[i] = p.arena.memory.at + driver.Ptr(k.Offset)
@@ -95,7 +99,7 @@ func (p *Program) load(ctx context.Context, a backend.Arena) (err error) {
 		p.external[i] = newExternal(p.plan, i, at)
 		at += driver.Ptr(p.external[i].bytes())
 	}
-	p.queue = queue{stream: b.stream, program: p, scratch: p.scratch.at}
+	p.queue = queue{stream: b.stream, program: p, scratch: scratch}
 	p.measure()
 	if invariants.Enabled {
 		p.dies = make([][]int, len(p.steps))

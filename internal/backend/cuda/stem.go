@@ -31,16 +31,17 @@ type stemKernel struct{ channels, kernel, stride int }
 var stemKernels = []stemKernel{{1, 3, 1}, {1, 3, 2}, {1, 7, 2}, {3, 3, 1}, {3, 3, 2}, {3, 7, 2}}
 
 // stemGradientKernel is a kernel for the gradient.
-type stemGradientKernel struct{ channels, kernel, strideZ, stride, points int }
+type stemGradientKernel struct{ channels, kernel, strideZ, stride, phase, points int }
 
 func (k stemGradientKernel) name() string {
-	return fmt.Sprintf("stem_back_c%d_k%d_s%d%d", k.channels, k.kernel, k.strideZ, k.stride)
+	return fmt.Sprintf("stem_back_c%d_k%d_s%d%d_%d", k.channels, k.kernel, k.strideZ, k.stride, k.phase)
 }
 
-// stemGradientKernels is the table of kernels with channels, width of the window, strides, and coarse points of a thread.
+// stemGradientKernels is the table of kernels with channels, width of the window, strides, phase along the width (another makes a block
+// more), and coarse points of a thread.
 var stemGradientKernels = []stemGradientKernel{
-	{1, 3, 1, 1, 8}, {1, 3, 1, 2, 8}, {1, 3, 2, 2, 8}, {1, 7, 1, 2, 8}, {1, 7, 2, 2, 8},
-	{3, 3, 1, 1, 8}, {3, 3, 1, 2, 8}, {3, 3, 2, 2, 4}, {3, 7, 1, 2, 8}, {3, 7, 2, 2, 4},
+	{1, 3, 1, 1, 0, 8}, {1, 3, 1, 2, 0, 8}, {1, 3, 1, 2, 1, 8}, {1, 3, 2, 2, 0, 8}, {1, 3, 2, 2, 1, 8}, {1, 7, 1, 2, 1, 8}, {1, 7, 2, 2, 1, 8},
+	{3, 3, 1, 1, 0, 8}, {3, 3, 1, 2, 0, 8}, {3, 3, 1, 2, 1, 8}, {3, 3, 2, 2, 0, 4}, {3, 3, 2, 2, 1, 4}, {3, 7, 1, 2, 1, 8}, {3, 7, 2, 2, 1, 4},
 }
 
 // stemParams is StemParams of stem.cu.
@@ -51,9 +52,9 @@ type stemParams struct {
 	Kernel, Stride, Dilation    [3]int32
 	Before                      [3]int32
 	Cin, Cout, Padded, Z0, Z1   int32
-	First                       [3]int32
-	Rows, Pitch, Width          int32
-	Planes, Stages              int32
+	Origin, Shift, Phase        [3]int32
+	Rows, Pitch, Width, Wide    int32
+	Planes                      int32
 	Across, Vectors, Activation int32
 	ByWidth                     Divide
 }
@@ -85,34 +86,41 @@ type stemForm struct{ padded int }
 func buildStemForward(c *compiler, n *ir.Node, a op.ConvAttr, p stemParams) (action, bool, error) {
 	y, w := n.Out().Shape(), n.Inputs[1].Shape()
 	cout, cin, kd, kh, kw := w[0], w[1], w[2], w[3], w[4]
-	block := 64 // output channels of a block
-	if ceilDiv(cout, 32)%2 == 1 {
-		block = 32
-	}
 	name := "stem_any"
 	for _, k := range stemKernels {
 		if k == (stemKernel{cin, kw, a.Stride[2]}) && a.Dilation[2] == 1 {
 			name = fmt.Sprintf("stem_c%d_k%d_s%d", k.channels, k.kernel, k.stride)
 		}
 	}
-	name = fmt.Sprintf("%s_n%d", name, block)
 	rows := (stemRows-1)*a.Stride[1] + (kh-1)*a.Dilation[1] + 1
 	width := ((stemColumns-1)*a.Stride[2] + (kw-1)*a.Dilation[2] + 1) * cin
 	pitch := ceilDiv(width, 4) * 4
-	perPlane := 4 * (rows*pitch + kh*kw*cin*block)
-	planes := min(kd, max(1, stemStage/perPlane))
-	stages := min(2, ceilDiv(kd, planes))
-	shared := stages * planes * perPlane
-	if shared > c.backend.device.SharedPerBlock {
-		return nil, false, nil // the window is too large
+	// A block makes 64 output channels, or 32 where that wastes less or 64 need too much shared memory.
+	block, planes, shared := 64, 0, 0
+	if ceilDiv(cout, 32)%2 == 1 {
+		block = 32
 	}
-	f, err := c.sharedKernel(name, shared)
+	for ; ; block = 32 {
+		perPlane := 4 * (rows*pitch + kh*kw*cin*block)
+		planes = min(kd, max(1, stemStage/perPlane))
+		shared = min(2, ceilDiv(kd, planes)) * planes * perPlane // while a stage is computed the next one comes
+		if shared <= c.backend.device.SharedPerBlock {
+			break
+		}
+		if block == 32 {
+			return nil, false, nil // the window is too large
+		}
+	}
+	f, err := c.sharedKernel(fmt.Sprintf("%s_n%d", name, block), shared)
 	if err != nil {
 		return nil, true, err
 	}
 	groups := ceilDiv(cout, block)
+	if in := c.in(0); a.Before[2]*cin%4 == 0 && int(p.In[2])*cin%4 == 0 && in.stride%16 == 0 {
+		p.Wide, width = 1, pitch/4
+	}
 	p.Padded, p.Rows, p.Width, p.Pitch, p.ByWidth = int32(groups*block), int32(rows), int32(width), int32(pitch), divideBy(width)
-	p.Planes, p.Stages, p.Across = int32(planes), int32(stages), int32(ceilDiv(y[3], stemColumns))
+	p.Planes, p.Across = int32(planes), int32(ceilDiv(y[3], stemColumns))
 	if out := c.out(); cout%4 == 0 && out.stride%16 == 0 {
 		p.Vectors = 1
 	}
@@ -138,16 +146,27 @@ func buildStemGradient(c *compiler, n *ir.Node, a op.ConvAttr, p stemParams) (ac
 	x, y, w := n.Inputs[0].Shape(), n.Out().Shape(), n.Inputs[1].Shape()
 	cout, cin, kd, kh, kw := w[0], w[1], w[2], w[3], w[4]
 	var k stemGradientKernel
+	var origin, shift, phase [3]int
+	for i := range 3 {
+		shift[i] = floorDiv(a.Before[i], a.Stride[i])
+		phase[i] = a.Before[i] - a.Stride[i]*shift[i]
+	}
 	for _, row := range stemGradientKernels {
-		if row.channels == cin && row.kernel == kw && row.strideZ == a.Stride[0] && row.stride == a.Stride[1] && row.stride == a.Stride[2] {
+		if row.channels == cin && row.kernel == kw && row.strideZ == a.Stride[0] && row.stride == a.Stride[1] && row.stride == a.Stride[2] &&
+			(k.points == 0 || row.phase == phase[2]) {
 			k = row
 		}
 	}
 	if k.points == 0 || a.Dilation != [3]int{1, 1, 1} {
 		return nil, false, nil
 	}
-	width := 4*k.points + ceilDiv(kw, k.stride) - 1
-	rows := stemGradientRows + ceilDiv(kh, k.stride) - 1
+	if phase[2] != k.phase {
+		origin[2] = (phase[2] - k.phase + k.stride) % k.stride
+		shift[2] = floorDiv(a.Before[2]-origin[2]-k.phase, k.stride)
+	}
+	p.Origin, p.Shift, p.Phase = int32s3(origin), int32s3(shift), int32s3(phase)
+	width := 4*k.points + ceilDiv(kw+k.phase, k.stride) - 1
+	rows := stemGradientRows + ceilDiv(kh+phase[1], k.stride) - 1
 	// Columns lie apart as spot says, and rows so that two of them are in different banks.
 	pitch := (width-1)*stemGradientChunk + (width-1)/k.points*4 + stemGradientChunk
 	pitch = ceilDiv(pitch-16, 32)*32 + 16
@@ -165,14 +184,8 @@ func buildStemGradient(c *compiler, n *ir.Node, a op.ConvAttr, p stemParams) (ac
 	if in := c.in(0); x[4]%4 == 0 && in.stride%16 == 0 {
 		p.Vectors = 1
 	}
-	var first, points [3]int
-	for i := 1; i < 3; i++ {
-		first[i] = floorDiv(a.Before[i], a.Stride[i])
-		points[i] = floorDiv(y[1+i]-1+a.Before[i], a.Stride[i]) - first[i] + 1
-	}
-	p.First = int32s3(first)
-	p.Across = int32(ceilDiv(points[2], 4*k.points))
-	tiles := int(p.Across) * ceilDiv(points[1], stemGradientRows)
+	p.Across = int32(ceilDiv(y[3]+origin[2], 4*k.points*k.stride))
+	tiles := int(p.Across) * ceilDiv(y[2], stemGradientRows*k.stride)
 	taps := kd * kh * kw
 	c.packed(1)
 	weights := c.pack(n.Inputs[1], stemGradientForm{}, 4*kd*chunks*perPosition, func(dst []byte) {
@@ -184,10 +197,8 @@ func buildStemGradient(c *compiler, n *ir.Node, a op.ConvAttr, p stemParams) (ac
 		}
 	})
 	return p.action(c, weights, func(q *queue, p *stemParams) error {
-		first := floorDiv(int(p.Z0)+a.Before[0], a.Stride[0])
-		last := floorDiv(int(p.Z1)-1+a.Before[0], a.Stride[0])
-		p.First[0] = int32(first)
-		return launch(q, f, [3]uint32{uint32(tiles), uint32(last - first + 1), 1}, stemGradientThreads, shared, p)
+		points := (p.Z1-1)/p.Stride[0] - p.Z0/p.Stride[0] + 1
+		return launch(q, f, [3]uint32{uint32(tiles), uint32(points), 1}, stemGradientThreads, shared, p)
 	}), true, nil
 }
 

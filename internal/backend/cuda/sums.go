@@ -9,10 +9,10 @@ import (
 type matrices struct{ outer, size, channels int }
 
 const (
-	chunkElements = 1 << 14 // that a block sums
+	chunkElements = 1 << 14 // that a block sums, about
 	planeChunks   = 64      // that the rows of a matrix are cut into at most, where planes are many
 	wholeChunks   = 1024    // and where there is one
-	partialLimit  = 1 << 18 // float64 values that are found before they are joined
+	partialLimit  = 3 << 16 // float64 values that are found before they are joined
 )
 
 // columnParams is ColumnParams of sums.cuh, joinParams JoinParams.
@@ -56,18 +56,16 @@ func (c *compiler) columns(accumulator string, m matrices, values int, x, y, out
 		joins = accumulator
 	}
 	s := &columns{matrices: m, joins: joins, x: x, y: y, out: out, values: values, factor: factor}
+	s.rows = rowsOf(m.size, m.channels, takesPacks(x) && (y == nil || takesPacks(y)))
 	limit := planeChunks
 	if c.mode == plan.Whole {
 		limit = wholeChunks
 	}
 	limit = min(limit, m.size, max(1, partialLimit/(m.outer*m.channels*values)))
-	s.chunk = ceilDiv(m.size, min(limit, max(1, m.size*m.channels/chunkElements)))
+	tile := ceilDiv(m.channels, int(s.rows.Tiles.Divisor))
+	s.chunk = ceilDiv(m.size, min(limit, max(1, m.size*tile/chunkElements)))
 	s.chunks = ceilDiv(m.size, s.chunk)
-	fits := takesPacks(x)
-	if y != nil {
-		fits = takesPacks(x, y)
-	}
-	s.rows = rowsOf(s.chunk, m.channels, fits)
+	s.rows.Rows = int32(s.chunk)
 	var err error
 	s.find, err = c.kernel("columns_" + accumulator)
 	return s, err

@@ -346,23 +346,24 @@ struct HeatParams {
 // Range is the smallest and the largest of the values that a thread saw.
 struct Range {
     float low, high;
-    __device__ __forceinline__ void add(float v) { low = v < low ? v : low, high = v > high ? v : high; }
+    __device__ __forceinline__ void add(float v) { add(v, v); }
+    __device__ __forceinline__ void add(float l, float h) { low = l < low ? l : low, high = h > high ? h : high; }
 };
 
 // reduce_range brings the ranges of a block of 256 together and into two words of the statistics.
-__device__ __forceinline__ void reduce_range(Range r, uint32* low, uint32* high) {
+__device__ __forceinline__ void reduce_range(Range r, uint32* all_low, uint32* all_high) {
     __shared__ Range warps[8];
     for (int d = 16; d > 0; d /= 2) {
-        r.add(__shfl_xor_sync(0xffffffffu, r.low, d));
-        r.add(__shfl_xor_sync(0xffffffffu, r.high, d));
+        float low = __shfl_xor_sync(0xffffffffu, r.low, d), high = __shfl_xor_sync(0xffffffffu, r.high, d);
+        r.add(low, high);
     }
     if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = r;
     __syncthreads();
     if (threadIdx.x != 0) return;
-    for (int k = 1; k < 8; k++) r.add(warps[k].low), r.add(warps[k].high);
+    for (int k = 1; k < 8; k++) r.add(warps[k].low, warps[k].high);
     if (r.low > r.high) return; // no value
-    atomicMin(low, ordered(r.low));
-    atomicMax(high, ordered(r.high));
+    atomicMin(all_low, ordered(r.low));
+    atomicMax(all_high, ordered(r.high));
 }
 
 __device__ __forceinline__ float source(const HeatParams& p, int64 i) {

@@ -17,8 +17,8 @@ struct OtherF {
         case REVERSE_SUB: return y - x;
         case DIV: return x / y;
         case REVERSE_DIV: return y / x;
-        case POW: return powf(x, y);
-        case REVERSE_POW: return powf(y, x);
+        case POW:
+        case REVERSE_POW: return powf(function == POW ? x : y, function == POW ? y : x);
         case MAX: return x > y || x != x ? x : y; // a NaN stays one
         case MIN: return x < y || x != x ? x : y;
         case GREATER: return x > y;
@@ -89,7 +89,7 @@ struct RowPairParams {
 };
 
 // pairs_rows has matrices [rows, channels], one for each blockIdx.z, as first operand.
-template <class F> __device__ __forceinline__ void pairs_rows(const RowPairParams& p) {
+template <class F, bool packs> __device__ __forceinline__ void pairs_rows(const RowPairParams& p) {
     int z = p.z0 + blockIdx.y, function = p.function;
     int channels = p.rows.packs * (p.rows.aligned ? 4 : 1);
     int64 matrix = (int64)blockIdx.z * p.rows.rows;
@@ -97,7 +97,7 @@ template <class F> __device__ __forceinline__ void pairs_rows(const RowPairParam
     float* out = plane<float>(p.out, z) + matrix * channels;
     if (p.map) {
         y += matrix;
-        rows(out, p.rows, [=](int, auto width) {
+        rows<packs>(out, p.rows, [=](int, auto width) {
             return [=](int64 i, int row) {
                 auto v = load(x + i, width);
                 float c = y[row];
@@ -109,7 +109,7 @@ template <class F> __device__ __forceinline__ void pairs_rows(const RowPairParam
         return;
     }
     y += (int64)blockIdx.z * channels;
-    rows(out, p.rows, [=](int channel, auto width) {
+    rows<packs>(out, p.rows, [=](int channel, auto width) {
         auto w = load(y + channel, width);
         return [=](int64 i, int) {
             auto v = load(x + i, width);
@@ -120,6 +120,6 @@ template <class F> __device__ __forceinline__ void pairs_rows(const RowPairParam
     });
 }
 
-KERNEL(256, pairs_rows_Add, RowPairParams) { pairs_rows<AddF>(p); }
-KERNEL(256, pairs_rows_Mul, RowPairParams) { pairs_rows<MulF>(p); }
-KERNEL(256, pairs_rows_Other, RowPairParams) { pairs_rows<OtherF>(p); }
+KERNEL(256, pairs_rows_Add, RowPairParams) { pairs_rows<AddF, true>(p); }
+KERNEL(256, pairs_rows_Mul, RowPairParams) { pairs_rows<MulF, true>(p); }
+KERNEL(256, pairs_rows_Other, RowPairParams) { pairs_rows<OtherF, false>(p); }

@@ -12,7 +12,8 @@ struct DepthwiseParams {
     int before[3];        // padding
     int channels;
     int z0, z1;      // output planes
-    int first[3];    // of a gradient with strides: the first coarse point (see below)
+    int origin[3];   // of a gradient with strides (see below)
+    int shift[3], phase;
     int chunk;       // outputs along depth, or coarse points, of a block
     int laneShift;   // a block covers 1 << laneShift channels,
     int columnShift; // and 1 << columnShift tiles along the width
@@ -79,7 +80,10 @@ template <int taps> __device__ __forceinline__ Spot stage(const DepthwiseParams&
     Spot s;
     s.channel = (blockIdx.x << p.laneShift) + lane;
     bool there = s.channel < p.channels;
-    for (int tap = tile; tap < taps; tap += threads >> p.laneShift) weights[tap * lanes + lane] = there ? p.weights[tap * p.channels + s.channel] : 0.0f;
+    const float* from = p.weights + (there ? s.channel : 0);
+    for (int tap = tile; tap < taps; tap += threads >> p.laneShift) copy_async4(weights + tap * lanes + lane, from + tap * p.channels, there);
+    copy_async_commit();
+    copy_async_wait<0>();
     __syncthreads();
     int rows = threads >> p.laneShift >> p.columnShift;
     int by = blockIdx.y / p.blocks, bx = blockIdx.y - by * p.blocks;
@@ -166,21 +170,23 @@ template <int KZ, int K, int SZ, int S, int TH, int TW> __device__ __forceinline
     }
 }
 
-// spread is the gradient of windows with strides. The outputs S*m + r - before, for residues r below S, are coarse point m: they are sums
-// over inputs m - t with weights r + S*t. A thread makes TH x TW coarse points, all residues of them.
-template <int KZ, int K, int SZ, int S, int TH, int TW> __device__ __forceinline__ void spread(const DepthwiseParams& p) {
-    constexpr int TZ = (KZ + SZ - 1) / SZ, T = (K + S - 1) / S;
+// spread is the gradient of windows with strides. The outputs S*m + r - origin, for residues r below S, are coarse point m. Output and
+// padding together are S*(m + shift + carry) + k, where r + phase = S*carry + k: sums are over inputs m + shift + carry - t with
+// weights k + S*t. The phase is P in the plane, where a thread makes TH x TW coarse points with all residues, and origin makes up for it if
+// it is another; along depth it is p.phase, and there the origin is 0.
+template <int KZ, int K, int SZ, int S, int P, int TH, int TW> __device__ __forceinline__ void spread(const DepthwiseParams& p) {
+    constexpr int T = (K + P + S - 1) / S, LOW = (S - 1 + P) / S - T + 1; // inputs m + shift + LOW and T - 1 more
     __shared__ float weights[KZ * K * K * lanes];
     Spot s = stage<KZ * K * K>(p, weights);
-    int row = p.first[1] + s.row * TH, column = p.first[2] + s.column * TW;
-    int top = row * S - p.before[1], left = column * S - p.before[2];
+    int row = s.row * TH, column = s.column * TW;
+    int top = row * S - p.origin[1], left = column * S - p.origin[2];
     if (s.channel >= p.channels || top >= p.out[1] || left >= p.out[2]) return;
     const float* w = weights + (threadIdx.x & ((1 << p.laneShift) - 1));
     float bias = p.bias ? p.bias[s.channel] : 0.0f;
+    int high = (SZ - 1 + p.phase) / SZ, low = high + 1 - (KZ + p.phase + SZ - 1) / SZ;
 #pragma unroll 1
-    for (int m = p.first[0] + blockIdx.z * p.chunk, last = m + p.chunk; m < last; m++) {
-        int z = m * SZ - p.before[0];
-        if (z >= p.z1) return;
+    for (int m = p.z0 / SZ + blockIdx.z * p.chunk, last = m + p.chunk; m < last; m++) {
+        if (m * SZ >= p.z1) return;
         float sum[SZ][TH * S][TW * S];
 #pragma unroll
         for (int i = 0; i < SZ; i++)
@@ -188,32 +194,34 @@ template <int KZ, int K, int SZ, int S, int TH, int TW> __device__ __forceinline
             for (int r = 0; r < TH * S; r++)
 #pragma unroll
                 for (int c = 0; c < TW * S; c++) sum[i][r][c] = 0.0f;
-#pragma unroll
-        for (int tz = TZ - 1; tz >= 0; tz--) {
-            if (m - tz < 0 || m - tz >= p.in[0]) continue;
+#pragma unroll 1
+        for (int d = low; d <= high; d++) {
+            int z = m + p.shift[0] + d;
+            if (z < 0 || z >= p.in[0]) continue;
             float patch[TH + T - 1][TW + T - 1];
-            load(patch, plane<const float>(p.x, m - tz), row - (T - 1), column - (T - 1), s.channel, p.in[1], p.in[2], p.channels);
+            load(patch, plane<const float>(p.x, z), row + p.shift[1] + LOW, column + p.shift[2] + LOW, s.channel, p.in[1], p.in[2], p.channels);
 #pragma unroll
-            for (int i = 0; i < SZ; i++)
+            for (int i = 0; i < SZ; i++) {
+                int carry = (i + p.phase) / SZ, kz = i + p.phase - SZ * d; // = k + SZ*t with t = carry - d
+                if (carry < d || kz >= KZ) continue;
+                const float* taps = w + kz * (K * K * lanes);
 #pragma unroll
                 for (int ky = 0; ky < K; ky++)
 #pragma unroll
                     for (int kx = 0; kx < K; kx++) {
-                        int kz = i + tz * SZ;
-                        if (kz >= KZ) continue;
-                        float tap = w[((kz * K + ky) * K + kx) * lanes];
+                        float tap = taps[(ky * K + kx) * lanes];
+                        int ry = (ky % S - P + S) % S, rx = (kx % S - P + S) % S;
+                        int fromY = (ry + P) / S - ky / S - LOW, fromX = (rx + P) / S - kx / S - LOW;
 #pragma unroll
                         for (int r = 0; r < TH; r++)
 #pragma unroll
-                            for (int c = 0; c < TW; c++)
-                                sum[i][r * S + ky % S][c * S + kx % S] += tap * patch[r + T - 1 - ky / S][c + T - 1 - kx / S];
+                            for (int c = 0; c < TW; c++) sum[i][r * S + ry][c * S + rx] += tap * patch[r + fromY][c + fromX];
                     }
+            }
         }
 #pragma unroll
-        for (int i = 0; i < SZ; i++) {
-            if (z + i < p.z0 || z + i >= p.z1) continue;
-            store(p, sum[i], bias, z + i, top, left, s.channel);
-        }
+        for (int i = 0; i < SZ; i++)
+            if (m * SZ + i >= p.z0 && m * SZ + i < p.z1) store(p, sum[i], bias, m * SZ + i, top, left, s.channel);
     }
 }
 
@@ -257,7 +265,7 @@ template <bool backward> __device__ __forceinline__ void any(const DepthwisePara
     plane<float>(p.y, z)[i] = activate(p.activation, sum + (p.bias ? p.bias[channel] : 0.0f));
 }
 
-// Names give the window and its strides along depth and in the plane. depthwise.go has the same table.
+// Names give the window and its strides along depth and in the plane, and the phase of a gradient. depthwise.go has the same table.
 RESIDENT(4, depthwise_k33_s11) { window<3, 3, 1, 1, 4, 4>(p); }
 RESIDENT(4, depthwise_k55_s11) { window<5, 5, 1, 1, 2, 4>(p); }
 RESIDENT(4, depthwise_k13_s11) { window<1, 3, 1, 1, 4, 4>(p); }
@@ -268,8 +276,11 @@ RESIDENT(3, depthwise_k51_s11) { window<5, 1, 1, 1, 4, 4>(p); }
 RESIDENT(4, depthwise_k33_s22) { window<3, 3, 2, 2, 2, 4>(p); }
 RESIDENT(3, depthwise_k33_s12) { window<3, 3, 1, 2, 2, 4>(p); }
 KERNEL(128, depthwise_k55_s22, DepthwiseParams) { window<5, 5, 2, 2, 2, 4>(p); }
-RESIDENT(3, depthwise_k33_s22_back) { spread<3, 3, 2, 2, 2, 4>(p); }
-RESIDENT(4, depthwise_k33_s12_back) { spread<3, 3, 1, 2, 2, 4>(p); }
-KERNEL(128, depthwise_k55_s22_back, DepthwiseParams) { spread<5, 5, 2, 2, 2, 4>(p); }
+RESIDENT(3, depthwise_k33_s22_back0) { spread<3, 3, 2, 2, 0, 2, 4>(p); }
+RESIDENT(3, depthwise_k33_s22_back1) { spread<3, 3, 2, 2, 1, 2, 4>(p); }
+RESIDENT(3, depthwise_k33_s12_back0) { spread<3, 3, 1, 2, 0, 2, 4>(p); }
+RESIDENT(3, depthwise_k33_s12_back1) { spread<3, 3, 1, 2, 1, 2, 4>(p); }
+RESIDENT(3, depthwise_k55_s22_back0) { spread<5, 5, 2, 2, 0, 2, 4>(p); }
+RESIDENT(3, depthwise_k55_s22_back1) { spread<5, 5, 2, 2, 1, 2, 4>(p); }
 KERNEL(128, depthwise_any, DepthwiseParams) { any<false>(p); }
 KERNEL(128, depthwise_any_back, DepthwiseParams) { any<true>(p); }

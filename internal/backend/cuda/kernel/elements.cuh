@@ -62,7 +62,7 @@ struct Rows {
 enum { rowsAtOnce = 4 }; // of each lane
 
 // rows computes y = f(row) for the block's part. Prepare is given a channel and the width of the pack that begins there, and returns f,
-// which is given an offset into the matrix and the row.
+// which is given an offset into the matrix and the row. Where packs is false, r must not be aligned.
 template <int n, class Prepare> __device__ __forceinline__ void rows_of(float* y, const Rows& r, Prepare prepare) {
     uint32 tile, pack, block = r.tiles.split(blockIdx.x, tile), lane = r.tile.split(threadIdx.x, pack);
     pack += tile * r.tile.divisor;
@@ -78,9 +78,9 @@ template <int n, class Prepare> __device__ __forceinline__ void rows_of(float* y
     for (int k = 0; k < rowsAtOnce; k++)
         if (row + k * step < r.rows) store(y + at + k * stride, v[k]);
 }
-template <class Prepare> __device__ __forceinline__ void rows(float* y, const Rows& r, Prepare prepare) {
-    if (r.aligned) rows_of<4>(y, r, prepare);
-    else rows_of<1>(y, r, prepare);
+template <bool packs, class Prepare> __device__ __forceinline__ void rows(float* y, const Rows& r, Prepare prepare) {
+    if constexpr (packs) if (r.aligned) return rows_of<4>(y, r, prepare);
+    rows_of<1>(y, r, prepare);
 }
 
 // Broadcast finds the elements of tensors that broadcast to one shape: axes from the innermost on, strides in elements, 0 where a

@@ -58,6 +58,7 @@ KERNEL(256, matmul_columns, MatMulParams) {
 // brought to shared memory while the one before is worked on. A slice is depth*size = 1024 numbers of each factor.
 template <int size, bool transA, bool transB> __device__ __forceinline__ void matmul_tiles(const MatMulParams& p) {
     const int depth = 1024 / size, quads = size / 64, pitch = size + 4;
+    const int unroll = quads == 1 ? 4 : 1; // such that two blocks have enough registers
     __shared__ __align__(16) float tileA[2][depth * pitch];
     __shared__ __align__(16) float tileB[2][depth * pitch];
     Factors f = factors(p);
@@ -69,17 +70,20 @@ template <int size, bool transA, bool transB> __device__ __forceinline__ void ma
         if (alongSum) k = e % depth, outer = e / depth;
         else outer = e % size, k = e / size;
     };
+    const int stepAM = transA ? 1 : p.stepAM, stepAK = transA ? p.stepAK : 1, stepBN = transB ? p.stepBN : 1, stepBK = transB ? 1 : p.stepBK;
+    const float *a = f.a + (int64)row0 * stepAM, *b = f.b + (int64)column0 * stepBN;
+    int leftM = p.m - row0, leftN = p.n - column0;
     float nextA[4], nextB[4];
     auto fetch = [&](int from) {
+        int left = p.k - from;
+        const float *nowA = a + (int64)from * stepAK, *nowB = b + (int64)from * stepBK;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            int row, k, column;
+            int row, column, k;
             place(!transA, i, row, k);
-            row += row0, k += from;
-            nextA[i] = row < p.m && k < p.k ? f.a[(int64)row * (transA ? 1 : p.stepAM) + (int64)k * (transA ? p.stepAK : 1)] : 0.0f;
+            nextA[i] = row < leftM && k < left ? nowA[row * stepAM + k * stepAK] : 0.0f;
             place(transB, i, column, k);
-            column += column0, k += from;
-            nextB[i] = column < p.n && k < p.k ? f.b[(int64)column * (transB ? p.stepBN : 1) + (int64)k * (transB ? 1 : p.stepBK)] : 0.0f;
+            nextB[i] = column < leftN && k < left ? nowB[column * stepBN + k * stepBK] : 0.0f;
         }
     };
     auto keep = [&](int stage) {
@@ -100,7 +104,7 @@ template <int size, bool transA, bool transB> __device__ __forceinline__ void ma
     for (int from = 0, stage = 0; from < p.k; from += depth, stage ^= 1) {
         bool more = from + depth < p.k;
         if (more) fetch(from + depth);
-#pragma unroll
+#pragma unroll unroll
         for (int k = 0; k < depth; k++) {
             Pack<4> a[quads], b[quads];
 #pragma unroll

@@ -74,7 +74,7 @@ KERNEL(256, group_apply, ApplyParams) {
     int z = p.z0 + blockIdx.y;
     int64 sample = (int64)blockIdx.z * p.rows.rows * p.channels;
     const float *x = plane<float>(p.x, z) + sample, *moments = p.moments + (int64)blockIdx.z * p.groups * 3;
-    rows(plane<float>(p.y, z) + sample, p.rows, [&](int channel, auto width) {
+    rows<true>(plane<float>(p.y, z) + sample, p.rows, [&](int channel, auto width) {
         decltype(load(x, width)) mean, scale, shift;
         const int n = sizeof(mean) / 4;
 #pragma unroll
@@ -100,7 +100,7 @@ KERNEL(256, group_grad_apply, ApplyParams) {
     int64 sample = (int64)blockIdx.z * p.rows.rows * p.channels;
     const float *dy = plane<float>(p.dy, z) + sample, *x = plane<float>(p.x, z) + sample;
     const float *moments = p.moments + (int64)blockIdx.z * p.groups * 3, *means = p.means + (int64)blockIdx.z * p.groups * 2;
-    rows(plane<float>(p.y, z) + sample, p.rows, [&](int channel, auto width) {
+    rows<true>(plane<float>(p.y, z) + sample, p.rows, [&](int channel, auto width) {
         decltype(load(x, width)) mean, scale, slope, shift;
         const int n = sizeof(mean) / 4;
 #pragma unroll

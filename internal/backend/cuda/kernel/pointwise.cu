@@ -157,7 +157,7 @@ struct AffineParams {
 KERNEL(256, affine, AffineParams) {
     int z = p.z0 + blockIdx.y;
     const float *x = plane<float>(p.x, z), *scale = plane<float>(p.scale, z), *shift = plane<float>(p.shift, z);
-    rows(plane<float>(p.y, z), p.rows, [=](int channel, auto width) {
+    rows<true>(plane<float>(p.y, z), p.rows, [=](int channel, auto width) {
         auto factor = load(scale + channel, width), term = load(shift + channel, width);
         return [=](int64 i, int) {
             auto v = load(x + i, width);

@@ -3,24 +3,25 @@
 #include "conv.cuh"
 
 struct StemParams {
-    Planes x, y; // what is read and written: a gradient reads dy and writes dx
-    Planes residual; // added before the activation; data is null where there is none
+    Planes x, y;          // what is read and written: a gradient reads dy and writes dx
+    Planes residual;      // added before the activation; data is null where there is none
     const float* weights;
-    const float* bias; // null where there is none
-    int in[3], out[3]; // depth, height, width
+    const float* bias;    // null where there is none
+    int in[3], out[3];    // depth, height, width
     int kernel[3], stride[3], dilation[3];
-    int before[3]; // padding
-    int cin, cout; // channels that are read, and written
-    int padded;    // cout of packed weights
-    int z0, z1;    // output planes
-    int first[3];  // of a gradient: the first coarse point
-    int rows;      // rows of a plane in shared memory,
-    int pitch;     // floats from one to the next,
-    int width;     // and floats of a row that are filled (of a gradient: columns)
-    int planes;    // planes that a stage has
-    int stages;    // buffers of stages: 1 or 2
-    int across;    // blocks along the width
-    int vectors;   // outputs (of a gradient: inputs) can be accessed 16 bytes at a time
+    int before[3];        // padding
+    int cin, cout;        // channels that are read, and written
+    int padded;           // cout of packed weights
+    int z0, z1;           // output planes
+    int origin[3];        // of a gradient, as shift and phase (see below)
+    int shift[3], phase[3];
+    int rows;             // rows of a plane in shared memory,
+    int pitch;            // floats from one to the next,
+    int width;            // and copies that fill a row (of a gradient: its columns)
+    int wide;             // rows are copied 16 bytes at a time
+    int planes;           // planes of a stage
+    int across;           // blocks along the width
+    int vectors;          // outputs (of a gradient: inputs) can be accessed 16 bytes at a time
     int activation;
     Divide byWidth;
 };
@@ -38,22 +39,23 @@ static const int columns = 32, rows = 8, run = 8; // run: columns of a thread
 
 // fill copies stage positions [kz0, kz1) to shared memory in the background.
 template <int N> __device__ __forceinline__ void fill(const StemParams& p, float* input, float* weights, int kz0, int kz1, int z, int top, int left, int channel) {
-    int perPlane = p.rows * p.width, k = p.kernel[1] * p.kernel[2] * p.cin;
+    int perPlane = p.rows * p.width, step = p.wide ? 4 : 1, k = p.kernel[1] * p.kernel[2] * p.cin;
     for (int kz = kz0; kz < kz1; kz++) {
         int iz = z * p.stride[0] - p.before[0] + kz * p.dilation[0];
         if (iz < 0 || iz >= p.in[0]) continue;
         const float* x = plane<const float>(p.x, iz);
-        float* at = input + (kz - kz0) * p.rows * p.pitch;
+        float* to = input + (kz - kz0) * p.rows * p.pitch;
         for (int i = threadIdx.x; i < perPlane; i += 256) {
             uint32 column;
-            int row = p.byWidth.split(i, column);
-            bool full = (unsigned)(top + row) < (unsigned)p.in[1] && (unsigned)(left + (int)column) < (unsigned)(p.in[2] * p.cin);
-            const float* from = full ? x + ((top + row) * p.in[2] * p.cin + left + (int)column) : x;
-            copy_async4(at + row * p.pitch + column, from, full);
+            int row = p.byWidth.split(i, column), y = top + row, at = (int)column * step, c = left + at;
+            bool full = (unsigned)y < (unsigned)p.in[1] && (unsigned)c < (unsigned)(p.in[2] * p.cin);
+            const float* from = full ? x + (y * p.in[2] * p.cin + c) : x;
+            if (p.wide) copy_async16(to + row * p.pitch + at, from, full);
+            else copy_async4(to + row * p.pitch + at, from, full);
         }
         const float* w = p.weights + (int64)kz * k * p.padded + channel;
-        float* to = weights + (kz - kz0) * k * N;
-        for (int i = threadIdx.x; i < k * (N / 4); i += 256) copy_async16(to + i * 4, w + i / (N / 4) * p.padded + i % (N / 4) * 4, true);
+        float* tap = weights + (kz - kz0) * k * N;
+        for (int i = threadIdx.x; i < k * (N / 4); i += 256) copy_async16(tap + i * 4, w + i / (N / 4) * p.padded + i % (N / 4) * 4, true);
     }
     copy_async_commit();
 }
@@ -174,19 +176,29 @@ template <int CIN, int KW, int SX, int TC> __device__ __forceinline__ void convo
     }
 }
 
-// Gradient: the outputs S*m + r - before, for residues r below S, are coarse point m: they are sums over inputs m - t with weights r + S*t.
+// Gradient: the outputs S*m + r - origin, for residues r below the stride S, are coarse point m. Output and padding together are
+// S*(m + shift + carry) + k, where r + phase = S*carry + k: sums are over inputs m + shift + carry - t with weights k + S*t. The phase along
+// the width is P, and origin makes up for it if it is another; elsewhere the origin is 0.
 // A block makes 4 * TV columns x 32 rows of coarse points of one depth, all residues and channels of them. Its warps have 8 rows each,
-// and 4 threads of TV points in a row. A stage is a depth position t with 8 of the channels that are read.
+// and 4 threads of TV points in a row. A stage is one input plane with 8 of the channels that are read.
 static const int chunk = 8, tall = 32;
+
+// Reach is the inputs m + shift + low and on that a coarse point is made of along an axis.
+struct Reach {
+    int low, count;
+
+    __device__ __forceinline__ constexpr Reach(int kernel, int stride, int phase)
+        : low((stride - 1 + phase) / stride + 1 - (kernel + phase + stride - 1) / stride), count((kernel + phase + stride - 1) / stride) {}
+};
 
 // spot is where columns of a row are in shared memory: apart so that the threads of a warp read from different banks.
 template <int TV> __device__ __forceinline__ constexpr int spot(int column) { return column * chunk + column / TV * 4; }
 
 template <int CIN, int KW, int SZ, int S, int TV>
-__device__ __forceinline__ void fillGradient(const StemParams& p, float* input, float* weights, int stage, int m, int top, int left) {
-    int chunks = (p.cin + chunk - 1) / chunk, t = stage / chunks, c0 = (stage - t * chunks) * chunk;
-    if (m - t >= 0 && m - t < p.in[0]) {
-        const float* x = plane<const float>(p.x, m - t) + c0;
+__device__ __forceinline__ void fillGradient(const StemParams& p, float* input, float* weights, int d, int c0, int m, int top, int left) {
+    int z = m + p.shift[0] + d;
+    if (z >= 0 && z < p.in[0]) {
+        const float* x = plane<const float>(p.x, z) + c0;
         for (int i = threadIdx.x; i < p.rows * p.width * 2; i += 128) {
             uint32 column;
             int row = p.byWidth.split(i >> 1, column), half = (i & 1) * 4;
@@ -199,11 +211,11 @@ __device__ __forceinline__ void fillGradient(const StemParams& p, float* input, 
                 for (int k = 0; k < 4; k++) copy_async4(to + k, full && c0 + half + k < p.cin ? from + k : x, full && c0 + half + k < p.cin);
             }
         }
-        // Weights are [kz][channels / 4][ky][kx][CIN][4].
-        int size = p.kernel[1] * KW * CIN * chunk;
+        // Weights are [kz][channels / 8][2][ky][kx][CIN][4].
+        int size = p.kernel[1] * KW * CIN * chunk, chunks = (p.cin + chunk - 1) / chunk;
         for (int r = 0; r < SZ; r++) {
-            int kz = r + SZ * t;
-            if (kz >= p.kernel[0]) continue;
+            int kz = r + p.phase[0] - SZ * d;
+            if ((r + p.phase[0]) / SZ < d || kz >= p.kernel[0]) continue;
             const float* w = p.weights + (kz * chunks + c0 / chunk) * size;
             for (int i = threadIdx.x; i < size / 4; i += 128) copy_async16(weights + r * size + i * 4, w + i * 4, true);
         }
@@ -211,14 +223,14 @@ __device__ __forceinline__ void fillGradient(const StemParams& p, float* input, 
     copy_async_commit();
 }
 
-template <int CIN, int KW, int SZ, int S, int TV> __device__ __forceinline__ void gradient(const StemParams& p) {
-    constexpr int T = (KW + S - 1) / S;
+template <int CIN, int KW, int SZ, int S, int P, int TV> __device__ __forceinline__ void gradient(const StemParams& p) {
+    constexpr Reach across(KW, S, P);
     DYNAMIC_SHARED(float, shared);
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, part = lane % 4, line = warp * 8 + lane / 4;
     int by = blockIdx.x / p.across, bx = blockIdx.x - by * p.across;
-    int m = p.first[0] + blockIdx.y, row = p.first[1] + by * tall, column = p.first[2] + bx * 4 * TV;
-    int th = (p.kernel[1] + S - 1) / S, top = row - (th - 1), left = column - (T - 1);
-    int chunks = (p.cin + chunk - 1) / chunk, count = (p.kernel[0] + SZ - 1) / SZ * chunks;
+    int m = p.z0 / SZ + blockIdx.y, row = by * tall, column = bx * 4 * TV;
+    Reach deep(p.kernel[0], SZ, p.phase[0]), down(p.kernel[1], S, p.phase[1]);
+    int top = row + p.shift[1] + down.low, left = column + p.shift[2] + across.low;
     int inputs = p.rows * p.pitch, perKz = p.kernel[1] * KW * CIN * chunk, size = inputs + SZ * perKz;
 
     float sum[SZ][S][TV * S][CIN];
@@ -231,52 +243,58 @@ template <int CIN, int KW, int SZ, int S, int TV> __device__ __forceinline__ voi
 #pragma unroll
                 for (int c = 0; c < CIN; c++) sum[i][r][v][c] = 0.0f;
 
-    fillGradient<CIN, KW, SZ, S, TV>(p, shared, shared + inputs, 0, m, top, left);
-    for (int stage = 0; stage < count; stage++) {
+    fillGradient<CIN, KW, SZ, S, TV>(p, shared, shared + inputs, deep.low, 0, m, top, left);
+    int buffer = 0, d = deep.low, c0 = 0;
+    while (d < deep.low + deep.count) {
         copy_async_wait<0>();
         __syncthreads();
-        const float* input = shared + (stage & 1) * size;
+        const float* input = shared + buffer * size;
         const float* weights = input + inputs;
-        if (stage + 1 < count) {
-            float* next = shared + (stage + 1 & 1) * size;
-            fillGradient<CIN, KW, SZ, S, TV>(p, next, next + inputs, stage + 1, m, top, left);
+        int now = d;
+        if (c0 += chunk; c0 >= p.cin) c0 = 0, d++;
+        if (d < deep.low + deep.count) {
+            buffer ^= 1;
+            float* next = shared + buffer * size;
+            fillGradient<CIN, KW, SZ, S, TV>(p, next, next + inputs, d, c0, m, top, left);
         }
-        int tz = stage / chunks;
-        if (m - tz < 0 || m - tz >= p.in[0]) continue;
+        if (m + p.shift[0] + now < 0 || m + p.shift[0] + now >= p.in[0]) continue;
 #pragma unroll 1
-        for (int ty = 0; ty < th; ty++)
+        for (int iy = 0; iy < down.count; iy++)
 #pragma unroll 1
             for (int half = 0; half < 2; half++) {
-                const float* x = input + (line + th - 1 - ty) * p.pitch + spot<TV>(part * TV) + half * 4;
-                float4 window[TV + T - 1];
+                const float* x = input + (line + iy) * p.pitch + spot<TV>(part * TV) + half * 4;
+                float4 window[TV + across.count - 1];
 #pragma unroll
-                for (int v = 0; v < TV + T - 1; v++) window[v] = *reinterpret_cast<const float4*>(x + spot<TV>(v));
-                const float* w = weights + half * (perKz / 2) + ty * S * KW * CIN * 4;
+                for (int v = 0; v < TV + across.count - 1; v++) window[v] = *reinterpret_cast<const float4*>(x + spot<TV>(v));
 #pragma unroll
                 for (int i = 0; i < SZ; i++) {
-                    if (i + SZ * tz >= p.kernel[0]) continue;
+                    if ((i + p.phase[0]) / SZ < now || i + p.phase[0] - SZ * now >= p.kernel[0]) continue;
 #pragma unroll
                     for (int r = 0; r < S; r++) {
-                        if (r + S * ty >= p.kernel[1]) continue;
+                        int ky = r + p.phase[1] - S * (down.low + iy);
+                        if ((r + p.phase[1]) / S < down.low + iy || ky >= p.kernel[1]) continue;
+                        const float* w = weights + i * perKz + half * (perKz / 2) + ky * (KW * CIN * 4);
 #pragma unroll
-                        for (int kx = 0; kx < KW; kx++)
+                        for (int kx = 0; kx < KW; kx++) {
+                            int rx = (kx % S - P + S) % S, from = (rx + P) / S - kx / S - across.low;
 #pragma unroll
                             for (int c = 0; c < CIN; c++) {
-                                float4 tap = *reinterpret_cast<const float4*>(w + i * perKz + ((r * KW + kx) * CIN + c) * 4);
+                                float4 tap = *reinterpret_cast<const float4*>(w + (kx * CIN + c) * 4);
 #pragma unroll
                                 for (int v = 0; v < TV; v++) {
-                                    float4 a = window[v + T - 1 - kx / S];
-                                    float s = sum[i][r][v * S + kx % S][c];
+                                    float4 a = window[v + from];
+                                    float s = sum[i][r][v * S + rx][c];
                                     s += a.x * tap.x, s += a.y * tap.y, s += a.z * tap.z, s += a.w * tap.w;
-                                    sum[i][r][v * S + kx % S][c] = s;
+                                    sum[i][r][v * S + rx][c] = s;
                                 }
                             }
+                        }
                     }
                 }
             }
     }
 
-    int z = m * SZ - p.before[0], y = (row + line) * S - p.before[1], x = (column + part * TV) * S - p.before[2];
+    int z = m * SZ, y = (row + line) * S, x = (column + part * TV) * S - p.origin[2];
 #pragma unroll
     for (int i = 0; i < SZ; i++) {
         if (z + i < p.z0 || z + i >= p.z1) continue;
@@ -316,14 +334,18 @@ STEM(256, 1, stem_c3_k7_s2_n64) { convolve<3, 7, 2, 8>(p); }
 STEM(256, 2, stem_any_n32) { convolve<0, 0, 0, 4>(p); }
 STEM(256, 2, stem_any_n64) { convolve<0, 0, 0, 8>(p); }
 
-// Names of gradients give the channels that are written, the window's width, and the strides along depth and in the plane.
-STEM(128, 2, stem_back_c1_k3_s11) { gradient<1, 3, 1, 1, 8>(p); }
-STEM(128, 2, stem_back_c1_k3_s12) { gradient<1, 3, 1, 2, 8>(p); }
-STEM(128, 2, stem_back_c1_k3_s22) { gradient<1, 3, 2, 2, 8>(p); }
-STEM(128, 2, stem_back_c1_k7_s12) { gradient<1, 7, 1, 2, 8>(p); }
-STEM(128, 2, stem_back_c1_k7_s22) { gradient<1, 7, 2, 2, 8>(p); }
-STEM(128, 2, stem_back_c3_k3_s11) { gradient<3, 3, 1, 1, 8>(p); }
-STEM(128, 2, stem_back_c3_k3_s12) { gradient<3, 3, 1, 2, 8>(p); }
-STEM(128, 2, stem_back_c3_k3_s22) { gradient<3, 3, 2, 2, 4>(p); }
-STEM(128, 2, stem_back_c3_k7_s12) { gradient<3, 7, 1, 2, 8>(p); }
-STEM(128, 2, stem_back_c3_k7_s22) { gradient<3, 7, 2, 2, 4>(p); }
+// Names of gradients give the channels that are written, the window's width, the strides along depth and in the plane, and the phase.
+STEM(128, 2, stem_back_c1_k3_s11_0) { gradient<1, 3, 1, 1, 0, 8>(p); }
+STEM(128, 2, stem_back_c1_k3_s12_0) { gradient<1, 3, 1, 2, 0, 8>(p); }
+STEM(128, 2, stem_back_c1_k3_s12_1) { gradient<1, 3, 1, 2, 1, 8>(p); }
+STEM(128, 2, stem_back_c1_k3_s22_0) { gradient<1, 3, 2, 2, 0, 8>(p); }
+STEM(128, 2, stem_back_c1_k3_s22_1) { gradient<1, 3, 2, 2, 1, 8>(p); }
+STEM(128, 2, stem_back_c1_k7_s12_1) { gradient<1, 7, 1, 2, 1, 8>(p); }
+STEM(128, 2, stem_back_c1_k7_s22_1) { gradient<1, 7, 2, 2, 1, 8>(p); }
+STEM(128, 2, stem_back_c3_k3_s11_0) { gradient<3, 3, 1, 1, 0, 8>(p); }
+STEM(128, 2, stem_back_c3_k3_s12_0) { gradient<3, 3, 1, 2, 0, 8>(p); }
+STEM(128, 2, stem_back_c3_k3_s12_1) { gradient<3, 3, 1, 2, 1, 8>(p); }
+STEM(128, 2, stem_back_c3_k3_s22_0) { gradient<3, 3, 2, 2, 0, 4>(p); }
+STEM(128, 2, stem_back_c3_k3_s22_1) { gradient<3, 3, 2, 2, 1, 4>(p); }
+STEM(128, 2, stem_back_c3_k7_s12_1) { gradient<3, 7, 1, 2, 1, 8>(p); }
+STEM(128, 2, stem_back_c3_k7_s22_1) { gradient<3, 7, 2, 2, 1, 4>(p); }

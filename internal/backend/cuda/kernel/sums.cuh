@@ -146,6 +146,7 @@ template <class A> __device__ __forceinline__ double join_chunks(const JoinParam
     int width = p.width.divisor;
     const double* at = p.partial + ((int64)plane * (p.outputs / width) + outer) * p.chunks * width + column;
     double total = at[0];
+#pragma unroll 8
     for (int k = 1; k < p.chunks; k++) total = A::join(total, at[(int64)k * width]);
     return total;
 }

@@ -58,7 +58,7 @@ template <int lines, int points> __device__ __forceinline__ TensorTile tensorTil
     return t;
 }
 
-// tensorFirst finds the next group from g on whose plane is inside, and the plane.
+// tensorGroup finds the next group from g on whose plane is inside, and the plane.
 __device__ __forceinline__ int tensorGroup(const TensorParams& p, int g, int z0, int& z) {
     for (; g < p.groups; g++) {
         z = z0 * p.stepZ + p.group[g].z;
@@ -76,13 +76,18 @@ inline uint32 pack_bf16(float low, float high) {
 #else
 // round_tf32 rounds to 10 bits of mantissa.
 __device__ __forceinline__ float round_tf32(float v) {
+#if __CUDA_ARCH__ >= 800
     uint32 r;
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "f"(v));
-    return __uint_as_float(r);
+    v = __uint_as_float(r);
+#endif
+    return v;
 }
 __device__ __forceinline__ uint32 pack_bf16(float low, float high) {
-    uint32 r;
+    uint32 r = 0;
+#if __CUDA_ARCH__ >= 800
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+#endif
     return r;
 }
 #endif

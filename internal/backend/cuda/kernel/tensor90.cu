@@ -39,14 +39,12 @@ inline void copy_bulk(uint32 to, const void* from, int bytes, uint32 barrier) {
 inline void barrier_wait(uint32 at, uint32 phase) {
     for (int i = 0; barrier_at(at)->phase == phase; i++) {
         if (i > 100000) simulator::fail(719, "barrier %u never turns", at);
-        simulator::barrier();
+        __syncthreads_and(0);
     }
 }
-// leave waits for all threads of the block, so that none is missing where others wait.
-inline void leave(uint32 at) {
-    int* left = reinterpret_cast<int*>(shared_base() + at);
-    ++*left;
-    while (*left < (int)blockDim.x) simulator::barrier();
+// leave waits until all threads of the block leave, so that none is missing where others wait.
+inline void leave() {
+    while (!__syncthreads_and(1)) {}
 }
 inline void fence_async() {}
 inline void wgmma_fence() {}
@@ -55,21 +53,18 @@ template <int groups> inline void wgmma_wait() {}
 template <int registers> inline void registers_up() {}
 template <int registers> inline void registers_down() {}
 
-// matrix_at is where a matrix has 4 bytes, by its descriptor.
-inline const char* matrix_at(uint64 d, int row, int byte) {
-    uint32 start = (d & 0x3fff) << 4, lead = (d >> 16 & 0x3fff) << 4, stride = (d >> 32 & 0x3fff) << 4;
-    if (d >> 62 == 1) {
-        uint32 at = start + row / 8 * stride + row % 8 * 128 + byte;
-        return shared_base() + (at ^ (at >> 7 & 7) << 4);
-    }
-    return shared_base() + start + row / 8 * stride + row % 8 * 16 + byte / 16 * lead + byte % 16;
-}
+// matrix_row reads 32 bytes of a row of a matrix, which its descriptor gives.
 template <bool half> inline void matrix_row(float* to, uint64 d, int row) {
-    for (int byte = 0; byte < 32; byte += 4) {
-        uint32 v;
-        memcpy(&v, matrix_at(d, row, byte), 4);
-        if (half) *to++ = __uint_as_float(v << 16), *to++ = __uint_as_float(v & 0xffff0000u);
-        else *to++ = __uint_as_float(v & ~0x1fffu);
+    uint32 start = (d & 0x3fff) << 4, lead = (d >> 16 & 0x3fff) << 4, stride = (d >> 32 & 0x3fff) << 4, words[8];
+    for (int part = 0; part < 2; part++) {
+        uint32 at = start + row / 8 * stride;
+        if (d >> 62 == 1) at += row % 8 * 128 + part * 16, at ^= (at >> 7 & 7) << 4;
+        else at += row % 8 * 16 + part * lead;
+        memcpy(words + part * 4, shared_base() + at, 16);
+    }
+    for (int i = 0; i < 8; i++) {
+        if (half) to[2 * i] = __uint_as_float(words[i] << 16), to[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+        else to[i] = __uint_as_float(words[i] & ~0x1fffu);
     }
 }
 template <int N, bool half> inline void wgmma(float (&d)[N / 2], uint64 a, uint64 b) {
@@ -121,7 +116,7 @@ __device__ __forceinline__ void barrier_wait(uint32 at, uint32 phase) {
         "r"(phase)
         : "memory");
 }
-__device__ __forceinline__ void leave(uint32) {}
+__device__ __forceinline__ void leave() {}
 // fence_async shows what was stored to wgmma and to copies in the background.
 __device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -255,9 +250,6 @@ template <int N, bool split, bool half> __device__ __forceinline__ void tensor90
     if (threadIdx.x == 0) {
         for (int i = 0; i < p.stages; i++) barrier_init(s.full(i), loaders), barrier_init(s.empty(i), 8);
         for (int i = 0; i < p.slots; i++) barrier_init(s.slotFull(i), 1), barrier_init(s.slotEmpty(i), 8);
-#ifdef SIMULATOR
-        memset(shared_base() + s.base + 1016, 0, 8);
-#endif
         barrier_init_fence();
     }
     __syncthreads();
@@ -360,7 +352,7 @@ template <int N, bool split, bool half> __device__ __forceinline__ void tensor90
                 for (int e = 0; e < 2; e++) store(t.y + i, x + e, d[i * 4 + e], d[i * 4 + 2 + e]);
         }
     }
-    leave(s.base + 1016);
+    leave();
 }
 
 #define TENSOR90(n)                                                                             \
