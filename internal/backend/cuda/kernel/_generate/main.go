@@ -11,7 +11,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"log"
 	"maps"
 	"os"
@@ -39,7 +38,7 @@ func main() {
 	log.SetPrefix("generate: ")
 	nvrtc := flag.String("nvrtc", "", "folder that NVRTC is in; without it, the pinned Python package is downloaded to the user's cache")
 	out := flag.String("out", ".", "folder of the sources, to which the modules are written")
-	all := flag.Bool("all", false, "compile what is unchanged too")
+	all := flag.Bool("all", false, "compile also what the user's cache has")
 	flag.Parse()
 	if err := run(*nvrtc, *out, *all); err != nil {
 		log.Fatal(err)
@@ -62,18 +61,18 @@ func run(nvrtc, dir string, all bool) error {
 		return err
 	}
 	setup := fmt.Sprintf("%s %q", compiler.version, options)
-	before, stored := readSums(dir), map[string]map[string][]byte{}
-	if !all && before["setup"] == setup {
-		for _, target := range targets {
-			if stored[target], err = readArchive(filepath.Join(dir, archive(target))); err != nil {
-				stored = map[string]map[string][]byte{} // made anew
-				break
-			}
-		}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return err
+	}
+	cache = filepath.Join(cache, "voxcam", "modules")
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return err
 	}
 
 	type job struct {
 		source, target string
+		kept           string // path in the cache
 		module         []byte
 		err            error
 	}
@@ -94,15 +93,16 @@ func run(nvrtc, dir string, all bool) error {
 		if err := included(dir, string(source), read); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		unchanged := true
-		for file := range read {
-			unchanged = unchanged && before[file] == hashes[file]
-		}
 		for _, target := range wanted {
-			j := &job{source: name, target: target}
+			sum := sha256.New()
+			fmt.Fprintln(sum, setup, target, name)
+			for _, file := range slices.Sorted(maps.Keys(read)) {
+				fmt.Fprintln(sum, file, hashes[file])
+			}
+			j := &job{source: name, target: target, kept: filepath.Join(cache, hex.EncodeToString(sum.Sum(nil)))}
 			jobs = append(jobs, j)
-			if module, ok := stored[target][name]; ok && unchanged {
-				j.module = module
+			if !all {
+				j.module, _ = os.ReadFile(j.kept) // compiled if it is not there
 			}
 		}
 	}
@@ -116,7 +116,9 @@ func run(nvrtc, dir string, all bool) error {
 			slots <- struct{}{}
 			defer func() { <-slots }()
 			log.Printf("%s for %s", j.source, j.target)
-			j.module, j.err = compiler.compile(filepath.Join(dir, j.source), j.target)
+			if j.module, j.err = compiler.compile(filepath.Join(dir, j.source), j.target); j.err == nil {
+				j.err = keep(j.kept, j.module)
+			}
 		})
 	}
 	group.Wait()
@@ -203,22 +205,17 @@ func hashSources(dir string) (map[string]string, error) {
 	return hashes, nil
 }
 
-// readSums reads what an earlier run has written, "setup" being the compiler. What cannot be read is made anew.
-func readSums(dir string) map[string]string {
-	before := map[string]string{}
-	data, err := os.ReadFile(filepath.Join(dir, sums))
+// keep writes a file of the cache, complete or not at all.
+func keep(path string, data []byte) error {
+	file, err := os.CreateTemp(filepath.Dir(path), "new-")
 	if err != nil {
-		return before
+		return err
 	}
-	for line := range strings.Lines(string(data)) {
-		line = strings.TrimSuffix(line, "\n")
-		if _, setup, ok := strings.Cut(line, " with "); ok && line[0] == '#' {
-			before["setup"] = setup
-		} else if hash, name, ok := strings.Cut(line, "  "); ok {
-			before[name] = hash
-		}
+	_, err = file.Write(data)
+	if err := errors.Join(err, file.Close()); err != nil {
+		return err
 	}
-	return before
+	return os.Rename(file.Name(), path)
 }
 
 // included adds the headers that a source includes to those that were read, with what they include themselves. The header of the simulator
@@ -240,29 +237,4 @@ func included(dir, source string, read map[string]bool) error {
 		}
 	}
 	return nil
-}
-
-func readArchive(path string) (map[string][]byte, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	zip, err := gzip.NewReader(file)
-	if err != nil {
-		return nil, err
-	}
-	modules := map[string][]byte{}
-	for r := tar.NewReader(zip); ; {
-		h, err := r.Next()
-		if err == io.EOF {
-			return modules, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		if modules[h.Name], err = io.ReadAll(r); err != nil {
-			return nil, err
-		}
-	}
 }
