@@ -27,7 +27,7 @@ type Options struct {
 	Libraries string // a folder in which to look for cuDNN first; "" for the usual places
 	Precision Precision
 	Kernels   string // an archive of compiled kernels, instead of those in the program; "" for these
-	Cudnn     bool   // let cuDNN compute the convolutions that it is faster at
+	Cudnn     bool   // let cuDNN compute the convolutions on tensor cores that it is faster at
 }
 
 // Precision is how products of convolutions and matrices are computed. Sums are float32 in all of them.
@@ -48,8 +48,7 @@ type Backend struct {
 	stream      *driver.Stream
 	kernels     *kernels
 	builders    map[*ir.Op]builder
-	tuner       *tuner // nil without cuDNN
-	noCudnn     error  // why
+	tuner       *tuner // nil in strict float32
 	granularity int
 	precise     int // multiplications of a convolution or product up to which sums are float64
 
@@ -89,8 +88,8 @@ func New(o Options) (b *Backend, err error) {
 		if b.kernels, err = b.loadKernels(); err != nil {
 			return err
 		}
-		if o.Cudnn {
-			b.tuner, b.noCudnn = b.newTuner()
+		if o.Precision != Float32 && b.device.Major >= 8 {
+			b.tuner = b.newTuner()
 		}
 		return nil
 	})
@@ -126,7 +125,8 @@ func (b *Backend) Costs() plan.Costs {
 	if b.options.Precision != Float32 {
 		flops = 2e14
 	}
-	return plan.Costs{FlopsPerSecond: flops, BytesPerSecond: 3e12, StepSeconds: 4e-6}
+	return plan.Costs{FlopsPerSecond: flops, BytesPerSecond: 3e12, StepSeconds: 4e-6,
+		SlabBytes: []int{64 << 20, 16 << 20, 4 << 20, 1 << 20}}
 }
 
 // preciseLimit is the number of multiplications up to which sums are float64: layers behind a global mean decide much and cost

@@ -20,6 +20,14 @@ func openTensor(t testing.TB, p Precision) *Backend {
 	t.Helper()
 	b := open(t, Options{Precision: p})
 	b.precise = 0
+	b.builders[op.Conv] = func(c *compiler, n *ir.Node) (action, error) {
+		run, _, err := c.ownConv("tensor", n, n.Attr.(op.ConvAttr), false)
+		return run, err
+	}
+	b.builders[op.ConvBackwardData] = func(c *compiler, n *ir.Node) (action, error) {
+		run, _, err := c.ownConv("tensor", n, n.Attr.(op.ConvBackwardDataAttr).Conv, true)
+		return run, err
+	}
 	return b
 }
 
