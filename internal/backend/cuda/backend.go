@@ -63,17 +63,22 @@ var _ backend.Backend = (*Backend)(nil)
 func New(o Options) (b *Backend, err error) {
 	b = &Backend{options: o, precise: preciseLimit, builders: makeBuilders(), constants: map[constantKey]*constant{}}
 	if b.driver, err = driver.Open(o.Driver); err != nil {
-		return nil, fmt.Errorf("cuda: %w", err)
+		return nil, fmt.Errorf("cuda: %w", explained(err))
 	}
 	devices, err := b.driver.Devices()
 	if err != nil {
-		return nil, fmt.Errorf("cuda: %w", err)
+		return nil, fmt.Errorf("cuda: %w", explained(err))
 	}
 	if o.Device < 0 || o.Device >= len(devices) {
-		return nil, fmt.Errorf("cuda: there is no GPU %d: the driver shows %d (see CUDA_VISIBLE_DEVICES)", o.Device, len(devices))
+		return nil, fmt.Errorf("cuda: there is no GPU %d: the driver shows %d, counted from 0 (CUDA_VISIBLE_DEVICES chooses which)", o.Device, len(devices))
 	}
-	if b.device = devices[o.Device]; b.device.Major < 7 {
-		return nil, fmt.Errorf("cuda: %s has compute capability %d.%d: 7.0 is the least that works", b.device.Name, b.device.Major, b.device.Minor)
+	b.device = devices[o.Device]
+	version, err := b.driver.Version()
+	if err == nil {
+		err = supported(version, b.device)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cuda: %w", err)
 	}
 	if b.context, err = b.driver.Context(o.Device); err != nil {
 		return nil, fmt.Errorf("cuda: %s: %w", b.device.Name, err)
@@ -94,7 +99,7 @@ func New(o Options) (b *Backend, err error) {
 		return nil
 	})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("cuda: %s: %w", b.device.Name, err), b.Close())
+		return nil, errors.Join(fmt.Errorf("cuda: %s: %w", b.device.Name, explained(err)), b.Close())
 	}
 	return b, nil
 }
@@ -238,12 +243,4 @@ func (b *Backend) FreeMemory() (bytes int, err error) {
 		return err
 	})
 	return bytes, err
-}
-
-// Note is what the user should know of how the backend computes; "" if there is nothing.
-func (b *Backend) Note() string {
-	if b.options.Precision != Float32 && b.device.Major < 8 {
-		return fmt.Sprintf("%s has no tensor cores for --precision tf32 and bf16; it computes in fp32", b.device.Name)
-	}
-	return ""
 }
