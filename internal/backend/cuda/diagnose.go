@@ -77,6 +77,8 @@ type Library struct {
 	Path    string `json:"path,omitempty"`
 	Version string `json:"version,omitempty"`
 	Problem string `json:"problem,omitempty"` // why it cannot be used, and what to do
+	// Missing are libraries that some parts of it need.
+	Missing []string `json:"missing,omitempty"`
 }
 
 // GPU is a device that the driver shows.
@@ -101,24 +103,15 @@ type Diagnosis struct {
 	Dirs   []string `json:"searched"` // for libraries that the loader does not find
 }
 
-// Usable reports whether something can be computed on a GPU.
-func (d *Diagnosis) Usable() bool {
-	for _, g := range d.GPUs {
-		if g.Problem == "" {
-			return true
-		}
-	}
-	return false
-}
-
 // Diagnose looks for the driver, the GPUs and the libraries, and tries each GPU. It changes nothing.
 func Diagnose(o Options) *Diagnosis {
-	d := &Diagnosis{Dirs: dl.NVIDIADirs(o.Libraries)}
+	d := &Diagnosis{Dirs: dl.NVIDIADirs(o.Libraries), GPUs: []GPU{}}
 	if l, err := cudnn.Open(d.Dirs); err != nil {
 		d.Cudnn.Problem = err.Error()
 	} else {
 		d.Cudnn.Path = l.Path()
 		d.Cudnn.Version, _ = l.Version()
+		d.Cudnn.Missing = l.Missing()
 	}
 	if l, err := nvml.Open(""); err != nil {
 		d.NVML.Problem = err.Error()
