@@ -25,7 +25,7 @@ type MissingError struct {
 
 func (e *MissingError) Error() string {
 	if e.Found != "" {
-		return fmt.Sprintf("%s cannot be loaded: %v", e.Found, e.Cause)
+		return fmt.Sprintf("%s cannot be loaded: %s", e.Found, strings.TrimPrefix(e.Cause.Error(), e.Found+": "))
 	}
 	text := strings.Join(e.Names, " or ") + " was not found"
 	if len(e.Names) > 1 || !filepath.IsAbs(e.Names[0]) {
