@@ -138,7 +138,7 @@ func (n *network) shares(k int, u *unit, o *outline, last []int, at int) int {
 
 // plan turns an outline into steps and buffers with offsets.
 func (n *network) plan(o *outline) *Plan {
-	p := &Plan{Graph: n.g, Seconds: o.seconds}
+	p := &Plan{Graph: n.g, Seconds: o.seconds, Granularity: n.costs.Granularity}
 	for _, s := range o.buffers {
 		b := Buffer{Bytes: s.bytes, First: 1 << 60, Last: -2, External: s.external}
 		for _, v := range s.values {
@@ -168,7 +168,9 @@ func (n *network) plan(o *outline) *Plan {
 			case r == nil:
 			case r.root == k:
 				rings[k] = len(p.Buffers)
-				p.Buffers = append(p.Buffers, Buffer{Planes: r.planes, Bytes: align(r.planes * n.values[k].plane), First: 1 << 60, Last: -2})
+				b := Buffer{First: 1 << 60, Last: -2}
+				b.Planes, b.Bytes, b.Doubled = n.ring(r.planes, n.values[k].plane, n.values[k].depth)
+				p.Buffers = append(p.Buffers, b)
 			default:
 				rings[k] = rings[r.root]
 			}

@@ -235,7 +235,8 @@ func (n *network) simulate(u *unit, kept []bool, chunk int, record bool) *timeta
 	for k, r := range t.rings {
 		if r != nil && r.root == k {
 			r.planes = min(r.planes, n.values[k].depth)
-			t.bytes += align(r.planes * n.values[k].plane)
+			_, bytes, _ := n.ring(r.planes, n.values[k].plane, n.values[k].depth)
+			t.bytes += bytes
 		}
 	}
 	if !record {
