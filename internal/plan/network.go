@@ -30,6 +30,8 @@ type nodeInfo struct {
 	inputs []int     // value of each input, -1 for constants and absent ones
 	lo, hi [][]int32 // planes of each input with depth that an output plane needs; for gathers nothing
 	cost   float64   // seconds
+	depth  int       // planes that steps go along: of the value, or of what is gathered
+	plane  int       // bytes of a plane of the largest tensor that a step reads or writes, for one of those planes
 }
 
 type valueInfo struct {
@@ -116,6 +118,18 @@ func newNetwork(g *ir.Graph, external []*ir.Value, costs Costs) *network {
 			info.lo, info.hi = append(info.lo, lo), append(info.hi, hi)
 		}
 		n.nodes = append(n.nodes, info)
+	}
+	for i := range n.nodes {
+		info := &n.nodes[i]
+		if info.depth = n.values[i].depth; info.kind == gathers {
+			info.depth = n.gatheredDepth(i)
+		}
+		info.plane = n.values[i].plane
+		for _, in := range info.inputs {
+			if in >= 0 && n.values[in].depth > 0 && info.depth > 0 {
+				info.plane = max(info.plane, n.values[in].plane*n.values[in].depth/info.depth)
+			}
+		}
 	}
 	for i := range n.nodes {
 		v := &n.values[i]

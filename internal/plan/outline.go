@@ -9,8 +9,9 @@ type outline struct {
 	buffers []span       // of kept values and those without depth
 	home    []int        // buffer of each value that has one, -1
 	seconds float64
-	peak    int // sum of the bytes alive in the fullest unit: what offsets cannot go below
-	at      int // that unit
+	steps   float64 // of seconds: what slabs cost beyond whole steps
+	peak    int     // sum of the bytes alive in the fullest unit: what offsets cannot go below
+	at      int     // that unit
 }
 
 // span is a buffer's life in units; -1 is before the first, len(units) behind the last.
@@ -61,6 +62,7 @@ func (n *network) outline(kept []bool, chunk int, cache map[string]*timetable) *
 			made = []int{u.whole}
 		} else {
 			t = n.timetable(u, kept, chunk, cache)
+			o.steps += n.overhead(u, t)
 			o.seconds += n.overhead(u, t)
 		}
 		o.tables = append(o.tables, t)
