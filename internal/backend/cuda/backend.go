@@ -131,7 +131,7 @@ func (b *Backend) Costs() plan.Costs {
 		flops = 2e14
 	}
 	return plan.Costs{FlopsPerSecond: flops, BytesPerSecond: 3e12, StepSeconds: 4e-6,
-		SlabBytes: []int{64 << 20, 16 << 20, 4 << 20, 1 << 20}}
+		SlabBytes: []int{64 << 20, 32 << 20, 16 << 20, 4 << 20, 1 << 20}, Granularity: b.granularity}
 }
 
 // preciseLimit is the number of multiplications up to which sums are float64: layers behind a global mean decide much and cost

@@ -30,7 +30,7 @@ type cudnnForm struct{ half bool }
 // cudnnStep is a stretch of planes as a problem of cuDNN.
 type cudnnStep struct {
 	z0, z1 int // output planes
-	lo, hi int // input planes
+	lo, hi int // input planes; those that are not there are zero
 	plan   *cudnn.Plan
 }
 
@@ -61,7 +61,7 @@ func (c *compiler) tunedConv(n *ir.Node, a op.ConvAttr, backward bool) (action, 
 	planes := min(v.out[0], max(1, tunedBytes/c.out().stride))
 	middle := cudnnStep{z0: (v.out[0] - planes) / 2}
 	middle.z1 = middle.z0 + planes
-	problem, ok := slabProblem(base, n, plan.Slab, v, &middle)
+	problem, ok := slabProblem(base, plan.Slab, v, &middle)
 	if !ok {
 		return c.ownConv("tensor", n, a, backward)
 	}
@@ -75,7 +75,7 @@ func (c *compiler) tunedConv(n *ir.Node, a op.ConvAttr, backward bool) (action, 
 	}
 	e := c.epilogue
 	switch { // what engines do not do as an epilogue, or only with kernels that take seconds to make
-	case backward || !v.bias, e.activation != "" && e.activation != "Relu", e.residual != nil && e.residual.places < v.out[0]:
+	case backward || !v.bias, e.activation != "" && e.activation != "Relu", e.residual != nil && e.residual.wraps(c.plan, v.out[0]):
 		e = epilogue{}
 	}
 	if e != (epilogue{}) {
@@ -83,7 +83,7 @@ func (c *compiler) tunedConv(n *ir.Node, a op.ConvAttr, backward bool) (action, 
 		if fused.Residual = e.residual != nil; e.activation != "" {
 			fused.Activation = "relu"
 		}
-		if problem, ok = slabProblem(fused, n, plan.Slab, v, &middle); !ok {
+		if problem, ok = slabProblem(fused, plan.Slab, v, &middle); !ok {
 			return nil, false, nil
 		}
 		other, err := t.choose(problem, mostWorkspace, n, engines)
@@ -98,7 +98,7 @@ func (c *compiler) tunedConv(n *ir.Node, a op.ConvAttr, backward bool) (action, 
 	}
 	steps := c.ranges()
 	for i := range steps {
-		p, ok := slabProblem(base, n, c.mode, v, &steps[i])
+		p, ok := slabProblem(base, c.mode, v, &steps[i])
 		if ok {
 			steps[i].plan = t.plan(p, name)
 		}
@@ -123,13 +123,13 @@ func (c *compiler) ownConv(name string, n *ir.Node, a op.ConvAttr, backward bool
 // cudnnConv compiles a convolution for engines of cuDNN, one for each stretch of planes.
 func (c *compiler) cudnnConv(n *ir.Node, v *convolution, steps []cudnnStep, e epilogue, half bool) (action, bool, error) {
 	w, backward := n.Inputs[1].Shape(), v.backward
-	// Windows that wrap round in a ring are brought together first.
+	// Windows that wrap round in a ring, or reach beyond the first or the last plane, are brought together first.
 	window, made, workspace := 0, 0, 0
 	for _, s := range steps {
-		if c.in(0).places < v.in[0] {
+		if s.lo < 0 || s.hi > v.in[0] || c.in(0).wraps(c.plan, v.in[0]) {
 			window = max(window, (s.hi-s.lo)*c.in(0).stride)
 		}
-		if c.out().places < v.out[0] {
+		if c.out().wraps(c.plan, v.out[0]) {
 			made = max(made, (s.z1-s.z0)*c.out().stride)
 		}
 		workspace = max(workspace, s.plan.Workspace)
@@ -164,7 +164,7 @@ func (c *compiler) cudnnConv(n *ir.Node, v *convolution, steps []cudnnStep, e ep
 		s := &steps[k]
 		in, out := &q.inst.places[0], &q.inst.places[len(q.inst.places)-1]
 		at := cudnn.Addresses{W: weights.at, Workspace: q.scratch + driver.Ptr(window+made)}
-		x, err := q.together(in, s.lo, s.hi, q.scratch)
+		x, err := q.together(in, s.lo, s.hi, v.in[0], q.scratch)
 		if err != nil {
 			return err
 		}
@@ -209,15 +209,18 @@ func (c *compiler) ranges() []cudnnStep {
 	return list
 }
 
-// slabProblem is what makes output planes [z0, z1) of a convolution from the input planes that they need, as a convolution of its own: the
-// padding along depth is what is left of it there. It is false where that is none.
-func slabProblem(p cudnn.Convolution, n *ir.Node, mode plan.Mode, v *convolution, s *cudnnStep) (cudnn.Convolution, bool) {
+// slabProblem is what makes output planes [z0, z1) of a convolution, as a convolution of its own. On slabs the planes that are read are
+// those of the full windows, with the padding along depth among them: so all slabs are alike, and engines that only take the same
+// padding on both sides will do. It is false where there is no such convolution.
+func slabProblem(p cudnn.Convolution, mode plan.Mode, v *convolution, s *cudnnStep) (cudnn.Convolution, bool) {
+	stride, reach := p.Stride[0], p.Dilation[0]*(p.Kernel[0]-1)+1
 	s.lo, s.hi = 0, v.in[0]
-	if mode == plan.Slab {
-		s.lo, s.hi, _ = n.Op.Slab(n, 0, s.z0, s.z1)
+	if mode == plan.Slab && p.Backward {
+		s.lo, s.hi = ceilDivSigned(s.z0+p.Before[0]-reach+1, stride), floorDiv(s.z1-1+p.Before[0], stride)+1
+	} else if mode == plan.Slab {
+		s.lo, s.hi = s.z0*stride-p.Before[0], (s.z1-1)*stride-p.Before[0]+reach
 	}
 	read, made := [3]int{s.hi - s.lo, v.in[1], v.in[2]}, [3]int{s.z1 - s.z0, v.out[1], v.out[2]}
-	stride, reach := p.Stride[0], p.Dilation[0]*(p.Kernel[0]-1)+1
 	if p.Backward {
 		p.In, p.Out = made, read
 		p.Before[0] += s.z0 - s.lo*stride
@@ -227,7 +230,7 @@ func slabProblem(p cudnn.Convolution, n *ir.Node, mode plan.Mode, v *convolution
 	}
 	p.After[0] = (p.Out[0]-1)*stride + reach - p.In[0] - p.Before[0]
 	for i := range 3 {
-		if p.Before[i] < 0 || p.After[i] < 0 && i == 0 && -p.After[0] >= stride || p.After[i] < 0 && i > 0 {
+		if p.Before[i] < 0 || p.After[i] <= -p.Stride[i] {
 			return p, false
 		}
 		p.After[i] = max(p.After[i], 0) // rows that no window reaches
