@@ -46,6 +46,7 @@ type Backend struct {
 	device      driver.DeviceInfo
 	context     *driver.Context
 	stream      *driver.Stream
+	up, down    ferry
 	kernels     *kernels
 	builders    map[*ir.Op]builder
 	tuner       *tuner // nil in strict float32
@@ -62,6 +63,7 @@ var _ backend.Backend = (*Backend)(nil)
 // New opens a GPU. Where there is no driver the error wraps *driver.NoDriverError.
 func New(o Options) (b *Backend, err error) {
 	b = &Backend{options: o, precise: preciseLimit, builders: makeBuilders(), constants: map[constantKey]*constant{}}
+	b.up.backend, b.down.backend = b, b
 	if b.driver, err = driver.Open(o.Driver); err != nil {
 		return nil, fmt.Errorf("cuda: %w", explained(err))
 	}
@@ -112,7 +114,7 @@ func (b *Backend) Close() error {
 	var errs []error
 	errs = append(errs, b.context.Do(func() error {
 		var errs []error
-		errs = append(errs, b.tuner.close())
+		errs = append(errs, b.tuner.close(), b.up.close(), b.down.close())
 		if b.kernels != nil {
 			errs = append(errs, b.kernels.close())
 		}
