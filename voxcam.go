@@ -64,7 +64,7 @@ type Options struct {
 	// Device is where it is computed: auto, cpu, cuda, or cuda:N for GPU N; "" is auto: the first GPU, or the processor where there is
 	// none or it does not work (Model.Notes says so).
 	Device string
-	// Precision of the factors in products on a GPU: fp32, or faster and less exact tf32 (10 bits of mantissa) and bf16 (7 bits); "" is
+	// Precision of products on a GPU: fp32, faster and less exact tf32 (10 bits of mantissa) and bf16 (7 bits), or fp64 (sums); "" is
 	// fp32. The processor computes in fp32 only.
 	Precision string
 }

@@ -82,7 +82,7 @@ golang.org/x/sync:                   backend/cpu phantom/phantomset session
 golang.org/x/term:                   session cli
 golang.org/x/image:                  picture report
 gonum.org/v1/plot:                   report
-github.com/hhrutter/lzw:             volume/tiff
+github.com/klauspost/compress:       volume/nifti
 github.com/google/renameio/v2:       durable backend/cuda/cudnn
 github.com/pelletier/go-toml/v2:     dataset
 github.com/agnivade/levenshtein:     cam dataset layer cli

@@ -46,7 +46,7 @@ func (d *Device) FreeMemory() (int, error) { return d.free() }
 var precisions = []struct {
 	name  string
 	value cuda.Precision
-}{{"fp32", cuda.Float32}, {"tf32", cuda.TF32}, {"bf16", cuda.BFloat16}}
+}{{"fp32", cuda.Float32}, {"tf32", cuda.TF32}, {"bf16", cuda.BFloat16}, {"fp64", cuda.Float64}}
 
 // kinds of devices.
 var kinds = []struct {
@@ -59,7 +59,7 @@ var kinds = []struct {
 }
 
 // Open opens a device by its name: auto (a GPU if there is one, else the processor), cpu, cuda, or cuda:N for GPU N. Products of
-// convolutions and matrices are computed in a precision: fp32, or on a GPU tf32 or bf16. Empty names are auto and fp32.
+// convolutions and matrices are computed in a precision: fp32, or on a GPU tf32, bf16 or fp64. Empty names are auto and fp32.
 func Open(name, precision string) (*Device, error) {
 	if precision == "" {
 		precision = precisions[0].name

@@ -18,6 +18,23 @@ type Explainer interface {
 	Info() Info
 }
 
+// Overlapping is an Explainer that works on several volumes at a time, each at another stage: while one is explained, the next one
+// is brought to the device, and the maps of the last one come back.
+type Overlapping interface {
+	Explainer
+	// Begin checks a volume and brings it to the device, when the one before has left that place. The caller ends the work by
+	// Result, after Compute, or by Drop.
+	Begin(ctx context.Context, v *volume.Volume, req Request) (Work, error)
+}
+
+// Work is the work on one volume. Compute explains it, one volume at a time in the order in which they were begun; Result waits for
+// what comes back, and may be called while another volume is explained. Errors are those of Explain.
+type Work interface {
+	Compute(ctx context.Context) error
+	Result() (*Result, error)
+	Drop() // what was begun and is not to be computed; nothing afterwards
+}
+
 // Info is what is known of a model before a volume is seen.
 type Info struct {
 	Path        string // the model's file

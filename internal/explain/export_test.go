@@ -23,6 +23,7 @@ func (m *Model) Stay(ctx context.Context, v *volume.Volume, req Request) (*Stayi
 		return nil, err
 	}
 	e := &explanation{net: m.net, req: req, volume: v, result: &Result{}, stay: true}
+	e.low, e.high = extent(v.Data)
 	if err := e.prepare(ctx, choices); err != nil {
 		return nil, err
 	}

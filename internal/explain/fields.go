@@ -2,9 +2,11 @@ package explain
 
 import (
 	"errors"
+	"sync"
 
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/internal/plan"
 )
 
 // needs is what methods need of a network. That of a model only grows.
@@ -43,17 +45,18 @@ type places struct {
 	gradient backend.Place
 	moments  backend.Place
 	picture  backend.Place // map and heatmap
+	ahead    backend.Place // the next volume, and a second picture
 }
 
 // onHost is nothing on the device.
-var onHost = places{backend.OnHost, backend.OnHost, backend.OnHost, backend.OnHost}
+var onHost = places{backend.OnHost, backend.OnHost, backend.OnHost, backend.OnHost, backend.OnHost}
 
 // cheaper are places in the order in which room is made for the smallest plan: first goes what is read and written least often.
 var cheaper = []places{
-	{},
-	{picture: backend.OnHost},
-	{picture: backend.OnHost, moments: backend.OnHost},
-	{picture: backend.OnHost, moments: backend.OnHost, gradient: backend.OnHost},
+	{ahead: backend.OnHost},
+	{ahead: backend.OnHost, picture: backend.OnHost},
+	{ahead: backend.OnHost, picture: backend.OnHost, moments: backend.OnHost},
+	{ahead: backend.OnHost, picture: backend.OnHost, moments: backend.OnHost, gradient: backend.OnHost},
 	onHost,
 }
 
@@ -61,15 +64,49 @@ var cheaper = []places{
 type fields struct {
 	volume, noisy backend.Field
 	gradient      backend.Field // taken with the first program that wants it outside the arena
-	signed        backend.Field // map of a layer
-	picture       backend.Field // map at the volume's size, and heatmap
+	ahead         backend.Field // the next volume; nil where it waits with the caller
+	signed        slide         // map of a layer
+	pictures      [2]slide      // map at the volume's size, and heatmap; the second one may have no field
+	latest        int           // of pictures
+}
+
+// slide is a field for maps and heatmaps, from which they are brought to the host.
+type slide struct {
+	field  backend.Field
+	leaves sync.WaitGroup // what is being brought
+	later  bool           // it may be brought while the device goes on
+}
+
+// free is the field when it may be written.
+func (s *slide) free() backend.Field {
+	s.leaves.Wait()
+	return s.field
+}
+
+// slide is where to make a map at the volume's size, or the heatmap of signed: another one than that if there are two.
+func (f *fields) slide(signed *slide) *slide {
+	if f.pictures[1].field == nil {
+		return &f.pictures[0]
+	}
+	f.latest = 1 - f.latest
+	if &f.pictures[f.latest] == signed {
+		f.latest = 1 - f.latest
+	}
+	return &f.pictures[f.latest]
 }
 
 func (f *fields) close() error {
-	return errors.Join(closeFields(&f.volume, &f.noisy, &f.gradient), f.closePictures())
+	return errors.Join(closeFields(&f.volume, &f.noisy, &f.gradient, &f.ahead), f.closePictures())
 }
 
-func (f *fields) closePictures() error { return closeFields(&f.signed, &f.picture) }
+func (f *fields) closePictures() error {
+	var errs []error
+	for _, s := range []*slide{&f.signed, &f.pictures[0], &f.pictures[1]} {
+		s.leaves.Wait()
+		errs = append(errs, closeFields(&s.field))
+	}
+	return errors.Join(errs...)
+}
 
 func closeFields(list ...*backend.Field) error {
 	var errs []error
@@ -104,7 +141,20 @@ func (n *network) fieldBytes(needed needs, at places) int {
 	if needed.draws {
 		total += b.FieldBytes(n.values(), at.volume) + b.FieldBytes(needed.moments, at.moments)
 	}
+	if n.overlaps(at) {
+		total += b.FieldBytes(n.values(), at.ahead) + b.FieldBytes(n.voxels(), at.ahead)
+	}
 	return total
+}
+
+// overlaps reports whether there is memory on the device for what overlaps with computing.
+func (n *network) overlaps(at places) bool {
+	return n.waits(at) && at.ahead == backend.OnDevice && at.picture == backend.OnDevice
+}
+
+// waits reports whether the next volume waits in a field of its own.
+func (n *network) waits(at places) bool {
+	return n.ahead && at.volume == backend.OnDevice && n.backend.FieldBytes(n.values(), at.volume) > 0
 }
 
 // place decides where fields lie: on the device, as far as that leaves room for the smallest plan.
@@ -123,12 +173,26 @@ func (n *network) place() error {
 				break
 			}
 		}
+		if generous := (places{}); n.overlaps(generous) {
+			whole, err := n.passBytes(func(p *gradient) *plan.Plan { return plan.Make(p.graph) })
+			if err != nil {
+				return err
+			}
+			if n.fieldBytes(n.needs, generous)+whole <= n.budget.Bytes {
+				n.places = generous
+			}
+		}
 	}
 	return nil
 }
 
 // leastBytes is the least that the passes that are needed take besides fields.
-func (n *network) leastBytes() (least int, err error) {
+func (n *network) leastBytes() (int, error) {
+	return n.passBytes(func(p *gradient) *plan.Plan { return p.search.Smallest() })
+}
+
+// passBytes is what the passes that are needed take besides fields with the plans that choose makes.
+func (n *network) passBytes(choose func(*gradient) *plan.Plan) (most int, err error) {
 	for _, input := range []bool{false, true} {
 		if input && !n.needs.input || !input && (!n.needs.layer || n.noLayer != nil) {
 			continue
@@ -141,19 +205,28 @@ func (n *network) leastBytes() (least int, err error) {
 		if err != nil {
 			return 0, err
 		}
-		besides, err := n.besides(p.search.Smallest())
+		made := choose(p)
+		besides, err := n.besides(made)
 		if err != nil {
 			return 0, err
 		}
-		least = max(least, p.search.Smallest().Peak+weights+besides)
+		most = max(most, made.Peak+weights+besides)
 	}
-	return least, nil
+	return most, nil
 }
 
-// takeFields takes the fields for the volume and its noisy copies.
+// takeFields takes the fields for the volume, its noisy copies, and the next volume.
 func (n *network) takeFields() error {
-	if err := n.take(&n.fields.volume, n.values(), n.places.volume); err != nil || !n.needs.draws {
+	if err := n.take(&n.fields.volume, n.values(), n.places.volume); err != nil {
 		return err
+	}
+	if n.waits(n.places) {
+		if err := n.take(&n.fields.ahead, n.values(), n.places.ahead); err != nil {
+			return err
+		}
+	}
+	if !n.needs.draws {
+		return nil
 	}
 	return n.take(&n.fields.noisy, n.values(), n.places.volume)
 }
@@ -161,11 +234,18 @@ func (n *network) takeFields() error {
 // takePictures takes the fields for maps and heatmaps.
 func (n *network) takePictures() error {
 	if g := n.target.Grid; n.needs.layer && n.noLayer == nil {
-		if err := n.take(&n.fields.signed, g[0]*g[1]*g[2], n.places.picture); err != nil {
+		if err := n.take(&n.fields.signed.field, g[0]*g[1]*g[2], n.places.picture); err != nil {
 			return err
 		}
 	}
-	return n.take(&n.fields.picture, n.voxels(), n.places.picture)
+	pictures, later := &n.fields.pictures, n.overlaps(n.places)
+	n.fields.signed.later, pictures[0].later, pictures[1].later = later, later, later
+	if later {
+		if err := n.take(&pictures[1].field, n.voxels(), n.places.picture); err != nil {
+			return err
+		}
+	}
+	return n.take(&pictures[0].field, n.voxels(), n.places.picture)
 }
 
 // leavePictures gives the fields for maps and heatmaps back, unless the device has reserved memory for them.

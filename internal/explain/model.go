@@ -29,6 +29,9 @@ type Options struct {
 	Shape [4]int
 	// Budget bounds the memory that computing takes.
 	Budget Budget
+	// Ahead takes memory on a device for a volume besides the one that is explained, and for maps that are on their way back, as far
+	// as plans do not suffer: for callers of Begin.
+	Ahead bool
 }
 
 // Model is an opened model on a backend. It implements Explainer. Its methods may be called by many goroutines, one at a time
@@ -40,11 +43,14 @@ type Model struct {
 
 	digest func() string // of the file; computed once
 
-	mu  sync.Mutex
-	net *network
+	// Who brings a volume to where it waits for its turn, or finds it there, holds begun (an element in the channel); who computes
+	// holds mu. Who holds one may use net, who holds both may change it. Begun is taken first.
+	begun chan struct{}
+	mu    sync.Mutex
+	net   *network
 }
 
-var _ Explainer = (*Model)(nil)
+var _ Overlapping = (*Model)(nil)
 
 // Open opens an ONNX file. When the shape of the volumes is known from the options or the file, the model is bound to it at
 // once, and a target layer that does not exist is an error now.
@@ -53,7 +59,7 @@ func Open(path string, b backend.Backend, opt Options) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Model{file: file, opt: opt, backend: b, digest: sync.OnceValue(file.SHA256)}
+	m := &Model{file: file, opt: opt, backend: b, digest: sync.OnceValue(file.SHA256), begun: make(chan struct{}, 1)}
 	shape := m.boundShape()
 	for _, d := range shape {
 		if d <= 0 {
@@ -103,10 +109,19 @@ func declaredShape(file *onnx.Model) [4]int {
 	return shape
 }
 
+// alone waits until nobody else uses the model, and returns what lets others in again.
+func (m *Model) alone() (leave func()) {
+	m.begun <- struct{}{}
+	m.mu.Lock()
+	return func() {
+		m.mu.Unlock()
+		<-m.begun
+	}
+}
+
 // Bind prepares the model for volumes of a shape, [C, D, H, W], as the first volume of that shape would.
 func (m *Model) Bind(shape [4]int) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.alone()()
 	return m.bind(shape)
 }
 
@@ -131,10 +146,9 @@ func (m *Model) bind(shape [4]int) error {
 	return nil
 }
 
-// Close gives the model's memory back.
+// Close gives the model's memory back. Work must have been ended.
 func (m *Model) Close() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.alone()()
 	var err error
 	if m.net != nil {
 		err = m.net.close()
@@ -159,8 +173,7 @@ func (m *Model) Info() Info {
 // Prepare makes the plans that methods need ready for the shape that the model is bound to, so that a budget that is too small, a
 // *BudgetError, is known before the work. It does nothing for a model that is not bound yet.
 func (m *Model) Prepare(ctx context.Context, methods []string) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.alone()()
 	choices, err := cam.Choose(methods, nil)
 	if err != nil || m.net == nil {
 		return err
@@ -170,32 +183,14 @@ func (m *Model) Prepare(ctx context.Context, methods []string) error {
 
 // Explain implements Explainer.
 func (m *Model) Explain(ctx context.Context, v *volume.Volume, req Request) (*Result, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	choices, err := cam.Choose(req.Methods, req.Convention)
+	w, err := m.Begin(ctx, v, req)
 	if err != nil {
 		return nil, err
 	}
-	if err := v.CheckFinite(); err != nil {
+	if err := w.Compute(ctx); err != nil {
 		return nil, err
 	}
-	if err := m.bind([4]int{v.Channels, v.Depth, v.Height, v.Width}); err != nil {
-		return nil, err
-	}
-	if req.Class.Kind != ClassPredicted && (req.Class.Index < 0 || req.Class.Index >= m.net.classCount) {
-		return nil, fmt.Errorf("class %d is out of range: %s has classes 0 to %d", req.Class.Index, m.file.Path, m.net.classCount-1)
-	}
-	e := &explanation{net: m.net, req: req, volume: v, result: &Result{TargetLayer: m.net.target.Label}}
-	if err := e.prepare(ctx, choices); err != nil {
-		return nil, err
-	}
-	if err := e.upload(); err != nil {
-		return nil, err
-	}
-	if err := e.run(ctx); err != nil {
-		return nil, err
-	}
-	return e.result, nil
+	return w.Result()
 }
 
 // explanation is the work on one volume.
@@ -210,6 +205,10 @@ type explanation struct {
 	total   int
 	ready   *gradient // the program that has gone forward on the volume, and no further
 	stay    bool      // maps and heatmaps are left where they are made
+
+	low, high float32 // of the volume
+	entered   func()  // called when nothing reads the place any more where the volume waited; nil for nothing
+	back      returns
 }
 
 // prepare checks the methods, and makes the programs and fields that they need.
@@ -324,6 +323,9 @@ func (e *explanation) classify(ctx context.Context, layer bool) error {
 		return err
 	}
 	e.ready = p
+	if e.entered != nil {
+		e.entered()
+	}
 	e.pass()
 	r := e.result
 	r.Logits = logits
@@ -378,9 +380,9 @@ func (e *explanation) layerMethods(ctx context.Context, which []int) error {
 	if err != nil {
 		return err
 	}
-	f := &e.net.fields
+	signed := &e.net.fields.signed
 	for _, i := range which {
-		e.finish(i, f.signed, grid, e.net.backend.LayerMap(f.signed, e.choices[i], l))
+		e.finish(i, signed, grid, e.net.backend.LayerMap(signed.free(), e.choices[i], l))
 	}
 	return nil
 }
@@ -392,7 +394,8 @@ func (e *explanation) inputMethods(ctx context.Context, which []int) error {
 		return err
 	}
 	for _, i := range which {
-		e.finish(i, f.picture, e.volume.Dims(), e.net.backend.InputMap(f.picture, e.choices[i], f.volume, g, e.volume.Channels))
+		s := f.slide(nil)
+		e.finish(i, s, e.volume.Dims(), e.net.backend.InputMap(s.free(), e.choices[i], f.volume, g, e.volume.Channels))
 	}
 	return nil
 }
@@ -418,14 +421,10 @@ func (e *explanation) inputGradient(ctx context.Context, x backend.Field) (backe
 
 // drawMethods shares the draws among the methods whose noise has the same standard deviation.
 func (e *explanation) drawMethods(ctx context.Context, which []int) error {
-	low, high := e.volume.Data[0], e.volume.Data[0]
-	for _, v := range e.volume.Data {
-		low, high = min(low, v), max(high, v)
-	}
 	var sigmas []float64
 	sharing := map[float64][]int{}
 	for _, i := range which {
-		s := e.choices[i].Convention.Sigma(e.req.NoiseLevel, low, high)
+		s := e.choices[i].Convention.Sigma(e.req.NoiseLevel, e.low, e.high)
 		if sharing[s] == nil {
 			sigmas = append(sigmas, s)
 		}
@@ -474,7 +473,8 @@ func (e *explanation) drawsAt(ctx context.Context, which []int, sigma float32) (
 		if e.req.Noise == nil {
 			m.Parameters["seed"] = e.req.Seed
 		}
-		e.finish(i, e.net.fields.picture, e.volume.Dims(), moments.Map(e.net.fields.picture, e.choices[i]))
+		s := e.net.fields.slide(nil)
+		e.finish(i, s, e.volume.Dims(), moments.Map(s.free(), e.choices[i]))
 	}
 	return nil
 }
@@ -500,24 +500,23 @@ func (e *explanation) draw(draw int, noisy backend.Field, sigma float32) error {
 
 // finish turns the map of method i, of size dims, into its result, unless there is none: the failure of a method is its status. The
 // map may be where the heatmap is made.
-func (e *explanation) finish(i int, signed backend.Field, dims [3]int, err error) {
-	r, picture := &e.result.Methods[i], e.net.fields.picture
-	var values, heat []float32
-	if err == nil && !e.stay {
-		values, err = signed.Take()
+func (e *explanation) finish(i int, signed *slide, dims [3]int, err error) {
+	r, picture := &e.result.Methods[i], e.net.fields.slide(signed)
+	if err == nil {
+		err = e.take(i, signed, &r.Map)
 	}
 	var finding cam.Finding
 	if err == nil {
-		finding, err = e.net.backend.Heatmap(picture, signed, e.choices[i], dims, e.volume.Dims())
+		finding, err = e.net.backend.Heatmap(picture.free(), signed.field, e.choices[i], dims, e.volume.Dims())
 	}
-	if err == nil && !e.stay {
-		heat, err = picture.Take()
+	if err == nil {
+		err = e.take(i, picture, &r.Heatmap)
 	}
 	if err != nil {
 		e.fail(err, i)
 		return
 	}
-	r.Map, r.Dims, r.Heatmap, r.Status = values, dims, heat, StatusOK
+	r.Dims, r.Status = dims, StatusOK
 	if finding != "" {
 		r.Status, r.Reason = StatusDegraded, string(finding)
 	}

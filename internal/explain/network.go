@@ -18,6 +18,7 @@ import (
 type network struct {
 	shape   [4]int // [C, D, H, W]
 	budget  Budget
+	ahead   bool // volumes may overlap
 	graph   *ir.Graph
 	logits  *ir.Value
 	target  layer.Target // of the graph before the passes
@@ -41,7 +42,7 @@ func newNetwork(file *onnx.Model, shape [4]int, opt Options, b backend.Backend) 
 		return nil, err
 	}
 	g := imported.Graph
-	n := &network{shape: shape, budget: opt.Budget, graph: g, backend: b, drafts: map[bool]*gradient{}}
+	n := &network{shape: shape, budget: opt.Budget, ahead: opt.Ahead, graph: g, backend: b, drafts: map[bool]*gradient{}}
 	if n.logits, err = scores(g); err != nil {
 		return nil, fmt.Errorf("%s: %w", file.Path, err)
 	}

@@ -42,11 +42,14 @@ func table(channels ...[]point) (t [levels][3]uint8) {
 }
 
 // Jet is the colour of x in 0 to 1; values outside take the nearest end, NaN the lower one.
-func Jet(x float32) [3]uint8 {
+func Jet(x float32) [3]uint8 { return jet[level(x)] }
+
+// level is the number of the colour of x.
+func level(x float32) int {
 	if !(x > 0) {
-		return jet[0]
+		return 0
 	}
-	return jet[min(int(x*levels), levels-1)]
+	return min(int(x*levels), levels-1)
 }
 
 // Window maps intensities to grey: Low is black, High is white.
@@ -133,11 +136,19 @@ func (v *View) overlay(dst []byte, d int) {
 	}
 	heat := v.Heat[d*n : (d+1)*n]
 	alpha := float32(v.Alpha)
-	for i, x := range grey {
-		g := (1-alpha)*float32(v.Window.Grey(x)) + 0.5 // rounds
-		for c, colour := range Jet(heat[i]) {
-			dst[3*i+c] = uint8(g + alpha*float32(colour))
+	var base [256]float32       // the share of each grey
+	var tint [levels][3]float32 // of each colour
+	for i := range base {
+		base[i] = (1-alpha)*float32(i) + 0.5 // rounds
+	}
+	for i, colour := range jet {
+		for c, x := range colour {
+			tint[i][c] = alpha * float32(x)
 		}
+	}
+	for i, x := range grey {
+		g, t, to := base[v.Window.Grey(x)], &tint[level(heat[i])], dst[3*i:3*i+3]
+		to[0], to[1], to[2] = uint8(g+t[0]), uint8(g+t[1]), uint8(g+t[2])
 	}
 }
 
@@ -149,8 +160,8 @@ func (v *View) WriteHeatmap(w io.Writer) error {
 	n := v.Dims[1] * v.Dims[2]
 	return v.stack(w, func(dst []byte, d int) {
 		for i, x := range v.Heat[d*n : (d+1)*n] {
-			colour := Jet(x)
-			copy(dst[3*i:], colour[:])
+			colour, to := &jet[level(x)], dst[3*i:3*i+3]
+			to[0], to[1], to[2] = colour[0], colour[1], colour[2]
 		}
 	})
 }

@@ -2,7 +2,6 @@ package report
 
 import (
 	"math"
-	"slices"
 	"time"
 
 	"github.com/voxcam/voxcam/internal/explain"
@@ -165,41 +164,48 @@ func meanStd(x []float64) (mean, std float64) {
 func Measure(m, heat []float32, dims [3]int) Statistics {
 	var s Statistics
 	if len(m) > 0 {
-		s.Min, s.Max = float64(slices.Min(m)), float64(slices.Max(m))
-		s.Mean, s.Std = meanStd32(m)
-		s.PositiveShare = shareAbove(m, 0)
+		low, high, positive := m[0], m[0], 0
+		for _, x := range m {
+			s.Mean += float64(x)
+			if x < low {
+				low = x
+			}
+			if x > high {
+				high = x
+			}
+			if x > 0 {
+				positive++
+			}
+		}
+		s.Min, s.Max = float64(low), float64(high)
+		s.Mean /= float64(len(m))
+		s.Std = deviation(m, s.Mean)
+		s.PositiveShare = float64(positive) / float64(len(m))
 	}
 	if len(heat) > 0 {
-		s.HeatmapMean, s.HeatmapStd = meanStd32(heat)
-		s.HotShare = shareAbove(heat, 0.5)
-		peak := 0
+		peak, hot := 0, 0
 		for i, x := range heat {
+			s.HeatmapMean += float64(x)
 			if x > heat[peak] {
 				peak = i
 			}
+			if x > 0.5 {
+				hot++
+			}
 		}
+		s.HeatmapMean /= float64(len(heat))
+		s.HeatmapStd = deviation(heat, s.HeatmapMean)
+		s.HotShare = float64(hot) / float64(len(heat))
 		s.Peak = [3]int{peak / dims[2] / dims[1], peak / dims[2] % dims[1], peak % dims[2]}
 	}
 	return s
 }
 
-func meanStd32(x []float32) (mean, std float64) {
+// deviation is the standard deviation around the mean.
+func deviation(x []float32, mean float64) float64 {
+	sum := 0.0
 	for _, v := range x {
-		mean += float64(v)
+		sum += (float64(v) - mean) * (float64(v) - mean)
 	}
-	mean /= float64(len(x))
-	for _, v := range x {
-		std += (float64(v) - mean) * (float64(v) - mean)
-	}
-	return mean, math.Sqrt(std / float64(len(x)))
-}
-
-func shareAbove(x []float32, limit float32) float64 {
-	n := 0
-	for _, v := range x {
-		if v > limit {
-			n++
-		}
-	}
-	return float64(n) / float64(len(x))
+	return math.Sqrt(sum / float64(len(x)))
 }

@@ -132,15 +132,21 @@ func (b *Backend) lookup(name string) (*driver.Function, error) {
 
 // start enqueues a kernel of attribution.cu with enough blocks for n threads.
 func start[P any](b *Backend, name string, n int, params *P) error {
-	return startBlocks(b, name, [3]uint32{uint32(ceilDiv(n, attributionThreads)), 1, 1}, params)
+	return startBlocks(b, name, blocksFor(n), params)
 }
 
+func blocksFor(n int) [3]uint32 { return [3]uint32{uint32(ceilDiv(n, attributionThreads)), 1, 1} }
+
 func startBlocks[P any](b *Backend, name string, grid [3]uint32, params *P) error {
+	return startOn(b, b.stream, name, grid, params)
+}
+
+func startOn[P any](b *Backend, s *driver.Stream, name string, grid [3]uint32, params *P) error {
 	f, err := b.lookup(name)
 	if err != nil {
 		return err
 	}
-	if err := b.stream.Launch(f, grid, [3]uint32{attributionThreads, 1, 1}, 0, unsafe.Pointer(params), int(unsafe.Sizeof(*params))); err != nil {
+	if err := s.Launch(f, grid, [3]uint32{attributionThreads, 1, 1}, 0, unsafe.Pointer(params), int(unsafe.Sizeof(*params))); err != nil {
 		return fmt.Errorf("cuda: %s: %w", name, err)
 	}
 	return nil
@@ -209,40 +215,46 @@ func (b *Backend) Upload(dst backend.Field, volume []float32, channels int) erro
 		return err
 	}
 	work, bytes := d.work()
-	voxels, most := len(volume)/channels, bytes/4/channels
-	if most == 0 {
+	if channels > bytes/4 {
 		return fmt.Errorf("cuda: a volume of %d channels", channels)
 	}
-	return b.context.Do(func() error {
-		for v := 0; v < voxels; v += most {
-			n := min(most, voxels-v)
-			for c := range channels {
-				part := volume[c*voxels+v:][:n]
-				if err := b.stream.CopyToDevice(work+driver.Ptr(4*n*c), unsafe.Pointer(unsafe.SliceData(part)), 4*n); err != nil {
-					return err
-				}
-			}
-			p := interleaveParams{Src: work, Dst: d.memory.at + driver.Ptr(4*v*channels), Voxels: int32(n), Channels: divideBy(channels)}
-			if err := start(b, "interleave", n*channels, &p); err != nil {
-				return err
-			}
-		}
-		return b.stream.Synchronize()
-	})
+	return b.up.interleave(d.memory.at, volume, channels, work, bytes, d.used)
 }
 
 // Copy implements backend.Attribution.
 func (b *Backend) Copy(dst, src backend.Field) error {
 	own, ok := b.onDevice(dst, src)
 	if !ok {
-		return b.onHost(dst, []backend.Field{src}, func(dst *host.Field, with []*host.Field) error {
-			return host.Attribution{}.Copy(dst, with[0])
-		})
+		return b.copyWithHost(dst, src)
 	}
 	if err := own[0].check(src.Len()); err != nil {
 		return err
 	}
-	return b.context.Do(func() error { return b.stream.Copy(own[0].memory.at, own[1].memory.at, 4*src.Len()) })
+	return b.context.Do(func() error {
+		return errors.Join(b.stream.Copy(own[0].memory.at, own[1].memory.at, 4*src.Len()), b.use(own...))
+	})
+}
+
+// copyWithHost copies to or from a field in pinned memory in one go, and waits.
+func (b *Backend) copyWithHost(dst, src backend.Field) error {
+	to, ok := dst.(*field)
+	from, also := src.(*field)
+	if !ok || !also || to.memory == nil && from.memory == nil {
+		return b.onHost(dst, []backend.Field{src}, func(dst *host.Field, with []*host.Field) error {
+			return host.Attribution{}.Copy(dst, with[0])
+		})
+	}
+	if err := errors.Join(to.check(from.n), from.check(from.n)); err != nil {
+		return err
+	}
+	return b.context.Do(func() (err error) {
+		if to.memory != nil {
+			err = b.stream.CopyToDevice(to.memory.at, from.host.Pointer(), 4*from.n)
+		} else {
+			err = b.stream.CopyToHost(to.host.Pointer(), from.memory.at, 4*from.n)
+		}
+		return errors.Join(err, b.stream.Synchronize())
+	})
 }
 
 type noiseParams struct {
@@ -272,7 +284,9 @@ func (b *Backend) AddNoise(dst, x backend.Field, channels int, z noise.Stream, s
 		Dst: own[0].memory.at, X: own[1].memory.at, Voxels: int64(x.Len() / channels), Channels: int32(channels), Sigma: sigma,
 		Key: key, Draw: counter[1], Sample: [2]uint32{counter[2], counter[3]},
 	}
-	return b.context.Do(func() error { return start(b, "noise_add", ceilDiv(x.Len()/channels, 4), &p) })
+	return b.context.Do(func() error {
+		return errors.Join(start(b, "noise_add", ceilDiv(x.Len()/channels, 4), &p), b.use(own...))
+	})
 }
 
 // moments are running moments on the device, one array after the other in a field.
@@ -335,7 +349,9 @@ func (m *moments) Add(gradient backend.Field) error {
 	}
 	m.draws++
 	p := momentsParams{G: own[0].memory.at, Arrays: m.arrays, N: int64(m.n), Step: 1 / float64(m.draws)}
-	return m.backend.context.Do(func() error { return start(m.backend, "moments_add", ceilDiv(m.n, 4), &p) })
+	return m.backend.context.Do(func() error {
+		return errors.Join(start(m.backend, "moments_add", ceilDiv(m.n, 4), &p), m.backend.use(own...))
+	})
 }
 
 func (m *moments) Map(dst backend.Field, c cam.Choice) error {

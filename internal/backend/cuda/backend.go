@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 
@@ -30,13 +31,14 @@ type Options struct {
 	Cudnn     bool   // let cuDNN compute the convolutions on tensor cores that it is faster at
 }
 
-// Precision is how products of convolutions and matrices are computed. Sums are float32 in all of them.
+// Precision is how products of convolutions and matrices are computed. Values in memory are float32 in all of them.
 type Precision uint8
 
 const (
 	Float32  Precision = iota // strict float32
 	TF32                      // factors with 10 bits of mantissa, on tensor cores
 	BFloat16                  // factors with 7 bits of mantissa, on tensor cores
+	Float64                   // sums in float64, of float32 values: for networks that rounding decides in, several times slower
 )
 
 // Backend is a GPU. It may be used by many goroutines; their steps take turns.
@@ -46,6 +48,7 @@ type Backend struct {
 	device      driver.DeviceInfo
 	context     *driver.Context
 	stream      *driver.Stream
+	up, down    ferry
 	kernels     *kernels
 	builders    map[*ir.Op]builder
 	tuner       *tuner // nil in strict float32
@@ -62,6 +65,10 @@ var _ backend.Backend = (*Backend)(nil)
 // New opens a GPU. Where there is no driver the error wraps *driver.NoDriverError.
 func New(o Options) (b *Backend, err error) {
 	b = &Backend{options: o, precise: preciseLimit, builders: makeBuilders(), constants: map[constantKey]*constant{}}
+	b.up.backend, b.down.backend = b, b
+	if o.Precision == Float64 {
+		b.precise = math.MaxInt
+	}
 	if b.driver, err = driver.Open(o.Driver); err != nil {
 		return nil, fmt.Errorf("cuda: %w", explained(err))
 	}
@@ -93,7 +100,7 @@ func New(o Options) (b *Backend, err error) {
 		if b.kernels, err = b.loadKernels(); err != nil {
 			return err
 		}
-		if o.Precision != Float32 && b.device.Major >= 8 {
+		if b.onTensorCores() && b.device.Major >= 8 {
 			b.tuner = b.newTuner()
 		}
 		return nil
@@ -112,7 +119,7 @@ func (b *Backend) Close() error {
 	var errs []error
 	errs = append(errs, b.context.Do(func() error {
 		var errs []error
-		errs = append(errs, b.tuner.close())
+		errs = append(errs, b.tuner.close(), b.up.close(), b.down.close())
 		if b.kernels != nil {
 			errs = append(errs, b.kernels.close())
 		}
@@ -124,12 +131,14 @@ func (b *Backend) Close() error {
 	return errors.Join(append(errs, b.context.Close())...)
 }
 
+// onTensorCores reports whether the precision is one of those that tensor cores compute in.
+func (b *Backend) onTensorCores() bool {
+	return b.options.Precision == TF32 || b.options.Precision == BFloat16
+}
+
 // Costs implements backend.Backend.
 func (b *Backend) Costs() plan.Costs {
-	flops := 4e13
-	if b.options.Precision != Float32 {
-		flops = 2e14
-	}
+	flops := map[Precision]float64{Float32: 4e13, TF32: 2e14, BFloat16: 2e14, Float64: 3e12}[b.options.Precision]
 	return plan.Costs{FlopsPerSecond: flops, BytesPerSecond: 3e12, StepSeconds: 4e-6,
 		SlabBytes: []int{64 << 20, 32 << 20, 16 << 20, 4 << 20, 1 << 20}, Granularity: b.granularity}
 }

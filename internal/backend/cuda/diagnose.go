@@ -63,7 +63,7 @@ func explained(err error) error {
 // Note is what the user should know of how the backend computes; "" if there is nothing.
 func (b *Backend) Note() string {
 	switch {
-	case b.options.Precision == Float32:
+	case !b.onTensorCores():
 	case b.device.Major < 8:
 		return fmt.Sprintf("%s has no tensor cores for tf32 and bf16: it computes in fp32", b.device.Name)
 	case b.tuner != nil && b.tuner.missing != nil && b.options.Cudnn:

@@ -3,7 +3,6 @@ package cuda
 import (
 	"errors"
 	"fmt"
-	"unsafe"
 
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
@@ -11,11 +10,16 @@ import (
 
 // field is float32 memory on the device, or pinned memory of the host. Behind those that are taken on the device is memory for what
 // attribution computes with, workBytes from workAt on.
+//
+// What steps, noise and attribution do with a field is in the order of the backend's stream; Write, Read and Take, which have streams
+// of their own, come after what was enqueued for the field before, and are done when they return. So they may be called while programs
+// run that do not use the field.
 type field struct {
 	backend *Backend
 	n       int
 	memory  *memory            // on the device
 	host    *driver.HostMemory // or on the host
+	used    *driver.Event      // behind the latest work with it that nobody has waited for; nil in an arena
 	stats   stats              // of a map that was made in it
 }
 
@@ -32,7 +36,16 @@ func (b *Backend) NewField(n int, where backend.Place) (backend.Field, error) {
 	f := &field{backend: b, n: n}
 	var err error
 	if where == backend.OnDevice {
-		f.memory, err = b.take(workAt(n)+workBytes, "a field")
+		if f.memory, err = b.take(workAt(n)+workBytes, "a field"); err != nil {
+			return nil, err
+		}
+		err = b.context.Do(func() (err error) {
+			f.used, err = b.context.NewEvent(false)
+			return err
+		})
+		if err != nil {
+			err = errors.Join(err, f.memory.close())
+		}
 	} else {
 		err = b.context.Do(func() (err error) {
 			f.host, err = b.context.AllocHost(4 * n)
@@ -77,7 +90,10 @@ func (f *field) Write(src []float32) error {
 		copy(f.values(), src)
 		return nil
 	}
-	return f.backend.copyToDevice(f.memory.at, src)
+	if f.used == nil {
+		return f.backend.copyToDevice(f.memory.at, src)
+	}
+	return f.backend.up.toDevice(f.memory.at, src, f.used)
 }
 
 // Read implements backend.Field.
@@ -89,7 +105,22 @@ func (f *field) Read(dst []float32) error {
 		copy(dst, f.values())
 		return nil
 	}
-	return f.backend.copyToHost(dst, f.memory.at)
+	if f.used == nil {
+		return f.backend.copyToHost(dst, f.memory.at)
+	}
+	return f.backend.down.toHost(dst, f.memory.at, f.used)
+}
+
+// use marks that work with the fields was enqueued.
+func (b *Backend) use(fields ...*field) error {
+	for _, f := range fields {
+		if f.used != nil {
+			if err := f.used.Record(b.stream); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Take implements backend.Field.
@@ -108,32 +139,10 @@ func (f *field) Close() error {
 		f.host = nil
 		return f.backend.context.Do(host.Free)
 	}
-	m := f.memory
-	f.memory = nil
+	m, used := f.memory, f.used
+	f.memory, f.used = nil, nil
+	if used != nil {
+		return errors.Join(f.backend.context.Do(used.Close), m.close())
+	}
 	return m.close()
-}
-
-// copyToDevice copies and waits. The driver takes pageable memory through pinned memory of its own.
-func (b *Backend) copyToDevice(dst driver.Ptr, src []float32) error {
-	if len(src) == 0 {
-		return nil
-	}
-	return b.context.Do(func() error {
-		if err := b.stream.CopyToDevice(dst, unsafe.Pointer(unsafe.SliceData(src)), 4*len(src)); err != nil {
-			return err
-		}
-		return b.stream.Synchronize()
-	})
-}
-
-func (b *Backend) copyToHost(dst []float32, src driver.Ptr) error {
-	if len(dst) == 0 {
-		return nil
-	}
-	return b.context.Do(func() error {
-		if err := b.stream.CopyToHost(unsafe.Pointer(unsafe.SliceData(dst)), src, 4*len(dst)); err != nil {
-			return err
-		}
-		return b.stream.Synchronize()
-	})
 }

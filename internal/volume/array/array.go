@@ -7,9 +7,11 @@
 package array
 
 import (
+	"encoding/binary"
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -209,9 +211,11 @@ func ColumnMajorBlocks[T any](data []T, shape []int, yield func([]T) error) erro
 
 // AppendFloat32 appends the little-endian bytes of values.
 func AppendFloat32(b []byte, values []float32) []byte {
-	for _, x := range values {
-		u := math.Float32bits(x)
-		b = append(b, byte(u), byte(u>>8), byte(u>>16), byte(u>>24))
+	at := len(b)
+	b = slices.Grow(b, 4*len(values))[:at+4*len(values)]
+	to := b[at:]
+	for i, x := range values {
+		binary.LittleEndian.PutUint32(to[4*i:], math.Float32bits(x))
 	}
 	return b
 }

@@ -7,7 +7,6 @@
 package tiff
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,8 +14,6 @@ import (
 	"math"
 	"strconv"
 	"strings"
-
-	"github.com/hhrutter/lzw"
 )
 
 // Options describe a stack.
@@ -35,9 +32,11 @@ type Encoder struct {
 	big    bool
 	offset int64 // bytes written
 	page   int   // pages written
-	strip  bytes.Buffer
-	row    []byte // one row of differences
-	err    error  // the first one; no page is written after it
+	err    error // the first one; no page is written after it
+
+	differences []byte // of a page
+	strip       []byte // of a page
+	coder       coder
 }
 
 // NewEncoder writes the file's header. The caller writes exactly opt.Pages pages and calls Close.
@@ -59,7 +58,7 @@ func newEncoder(w io.Writer, opt Options, big bool) (*Encoder, error) {
 	if opt.Width > mostPixels/opt.Height {
 		return nil, fmt.Errorf("tiff: a page of %dx%d pixels is too large", opt.Width, opt.Height)
 	}
-	e := &Encoder{w: w, opt: opt, big: big}
+	e := &Encoder{w: w, opt: opt, big: big, differences: make([]byte, 3*opt.Width*opt.Height)}
 	le := binary.LittleEndian
 	head := le.AppendUint32([]byte("II\x2a\x00"), 8)
 	if big {
@@ -89,36 +88,27 @@ func (e *Encoder) WritePage(rgb []byte) error {
 	if e.page == e.opt.Pages {
 		return fmt.Errorf("tiff: more than the %d pages announced", e.opt.Pages)
 	}
-	e.strip.Reset()
-	if e.err = e.compress(rgb); e.err != nil {
-		return e.err
-	}
-	if e.strip.Len()%2 == 1 {
-		e.strip.WriteByte(0) // directories begin at even offsets
+	e.strip = e.compress(rgb)
+	if len(e.strip)%2 == 1 {
+		e.strip = append(e.strip, 0) // directories begin at even offsets
 	}
 	e.write(e.directory())
-	e.write(e.strip.Bytes())
+	e.write(e.strip)
 	e.page++
 	return e.err
 }
 
-// compress fills e.strip with the rows, each pixel as the difference to its left neighbour (predictor 2), LZW-coded.
-func (e *Encoder) compress(rgb []byte) error {
-	z := lzw.NewWriter(&e.strip, true)
+// compress codes a page, each pixel as the difference to its left neighbour (predictor 2), with LZW.
+func (e *Encoder) compress(rgb []byte) []byte {
 	width := 3 * e.opt.Width
-	if e.row == nil {
-		e.row = make([]byte, width)
-	}
 	for at := 0; at < len(rgb); at += width {
-		copy(e.row, rgb[at:at+3])
-		for i := 3; i < width; i++ {
-			e.row[i] = rgb[at+i] - rgb[at+i-3]
-		}
-		if _, err := z.Write(e.row); err != nil {
-			return err
+		from, to := rgb[at:at+width], e.differences[at:at+width]
+		copy(to, from[:3])
+		for i := 3; i < len(to) && i < len(from); i++ {
+			to[i] = from[i] - from[i-3]
 		}
 	}
-	return z.Close()
+	return e.coder.strip(e.differences)
 }
 
 // Close reports whether all pages were written. It does not close the writer.
@@ -177,7 +167,7 @@ func (e *Encoder) directory() []byte {
 	if e.page == 0 {
 		fields = append(fields, text(270, e.description()))
 	}
-	fields = append(fields, offset(0), shorts(277, 3), longs(278, e.opt.Height), longs(279, e.strip.Len()))
+	fields = append(fields, offset(0), shorts(277, 3), longs(278, e.opt.Height), longs(279, len(e.strip)))
 	if y, x := e.opt.Spacing[1], e.opt.Spacing[2]; y > 0 && x > 0 {
 		fields = append(fields, field{282, rational, 1, perMM(x)}, field{283, rational, 1, perMM(y)})
 	}
@@ -225,7 +215,7 @@ func (e *Encoder) directory() []byte {
 	}
 	next := int64(0)
 	if e.page+1 < e.opt.Pages {
-		next = e.offset + int64(total+e.strip.Len())
+		next = e.offset + int64(total+len(e.strip))
 	}
 	return append(number(entries, next), behind...)
 }

@@ -141,6 +141,39 @@ func TestBig(t *testing.T) {
 	}
 }
 
+// TestCoder reads strips of all lengths around the places where codes grow and where the table is full.
+func TestCoder(t *testing.T) {
+	var c coder
+	noise := stack(Options{Width: 100, Height: 100, Pages: 2})[1]
+	check := func(data []byte) {
+		t.Helper()
+		got, err := io.ReadAll(lzw.NewReader(bytes.NewReader(c.strip(data)), true))
+		if err != nil || !bytes.Equal(got, data) {
+			t.Fatalf("%d bytes: %d came back, %v", len(data), len(got), err)
+		}
+	}
+	for n := 1; n < 9000; n++ {
+		if n < 300 || n%251 == 0 || n > 3800 && n < 3900 || n%512 < 4 || n%512 > 508 || n > 1740 && n < 1800 {
+			check(noise[:n])
+		}
+	}
+	check(make([]byte, 1<<20))
+	check(bytes.Repeat([]byte{1, 2, 1, 2, 3}, 1<<16))
+}
+
+func BenchmarkCoder(b *testing.B) {
+	pages := stack(Options{Width: 512, Height: 512, Pages: 2})
+	for i, name := range []string{"smooth", "noise"} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(pages[i])))
+			var c coder
+			for b.Loop() {
+				c.strip(pages[i])
+			}
+		})
+	}
+}
+
 func TestChoiceOfBig(t *testing.T) {
 	for _, test := range []struct {
 		opt Options
