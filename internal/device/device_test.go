@@ -121,7 +121,7 @@ func TestPrecisions(t *testing.T) {
 		major     int
 		precision string
 		says      string
-	}{{9, "fp32", ""}, {9, "tf32", "without cuDNN"}, {8, "bf16", "without cuDNN"}, {7, "tf32", "no tensor cores"}, {7, "fp32", ""}} {
+	}{{9, "fp32", ""}, {9, "tf32", "without cuDNN"}, {8, "bf16", "without cuDNN"}, {7, "tf32", "no tensor cores"}, {7, "fp32", ""}, {9, "fp64", ""}} {
 		s.SetDevice(c.major, 0, 8)
 		d, err := device.Open("cuda", c.precision)
 		if err != nil {
