@@ -3,15 +3,21 @@
 TOOL := go tool -modfile=.ci/go.mod
 FUZZTIME := 20s
 
-.PHONY: all build test race fuzz bench fmt lint generate ci demo
+.PHONY: all build test test-long test-gpu race fuzz bench fmt lint generate ci demo
 
 all: build test
 
-build: ## the program, a static binary, in bin/
+build: ## the program, in bin/
 	CGO_ENABLED=0 go build -trimpath -o bin/voxcam ./cmd/voxcam
 
 test:
 	go test ./...
+
+test-long: ## also the largest combinations on a simulated GPU
+	VOXCAM_LONG=1 go test ./...
+
+test-gpu: ## the CUDA backend on the GPU of this machine
+	VOXCAM_GPU=1 go test ./internal/backend/cuda/... ./internal/explain
 
 race: ## needs a C compiler, because the race detector does
 	CGO_ENABLED=1 go test -race ./...
@@ -33,7 +39,7 @@ lint:
 	go vet ./...
 	$(TOOL) staticcheck ./...
 
-generate: ## assembly and the reference of the commands; what comes out is committed
+generate: ## assembly, kernels and the reference of the commands; what comes out is committed
 	go generate ./...
 
 ci: ## what a change must pass

@@ -8,6 +8,9 @@
 //	...
 //	result, err := m.Explain(ctx, v, voxcam.Request{Methods: []string{"gradcam"}})
 //
+// It computes on an NVIDIA GPU if there is one, else on the processor; Options.Device chooses. All devices give the same answers to
+// rounding.
+//
 // Volumes are [C, D, H, W], row-major float32, and are given to the network as they are: scale them as in training. A result
 // says for each method whether its map is ok, degraded (and how) or failed (and why).
 package voxcam
@@ -15,9 +18,10 @@ package voxcam
 import (
 	"context"
 	"errors"
+	"slices"
 
-	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/format"
@@ -29,8 +33,8 @@ type (
 	Volume = volume.Volume
 	// ReadOptions say what to read from a file and how to understand its axes.
 	ReadOptions = format.Options
-	// Options choose the target layer of a model.
-	Options = explain.Options
+	// Budget bounds the memory that computing takes.
+	Budget = explain.Budget
 	// Request is one question about one volume. Zero values: the predicted class, the default conventions.
 	Request = explain.Request
 	// Class says which class score is explained.
@@ -44,6 +48,26 @@ type (
 	// Status is ok, degraded or failed.
 	Status = explain.Status
 )
+
+// Options say how a model is opened. The zero value explains the last layer with spatial extent, on a GPU if there is one.
+type Options struct {
+	// TargetLayer is a PyTorch module path, or the name of a node or value in the file; "" is the last layer with spatial extent.
+	TargetLayer string
+	// TokenGrid places the tokens of a layer in space: depth, height, width; zero infers it.
+	TokenGrid [3]int
+	// LayerLayout names the axes of the target layer: auto, channels-first or channels-last, or letters such as "NDHWC"; "" is auto.
+	LayerLayout string
+	// Shape is [C, D, H, W] of the volumes to come, where it is known; zero sizes are taken from the model's file.
+	Shape [4]int
+	// Budget bounds the memory that computing takes: on a GPU, all that the model has in its memory. The zero value is no bound.
+	Budget Budget
+	// Device is where it is computed: auto, cpu, cuda, or cuda:N for GPU N; "" is auto: the first GPU, or the processor where there is
+	// none or it does not work (Model.Notes says so).
+	Device string
+	// Precision of products on a GPU: fp32, faster and less exact tf32 (10 bits of mantissa) and bf16 (7 bits), or fp64 (sums); "" is
+	// fp32. The processor computes in fp32 only.
+	Precision string
+}
 
 // Ways of choosing a class, and the states of a result.
 const (
@@ -67,23 +91,31 @@ func NewVolume(channels, depth, height, width int) *Volume {
 
 // Model is an opened classifier. It may be used by many goroutines; one at a time computes.
 type Model struct {
-	model   *explain.Model
-	backend *cpu.Backend
+	model  *explain.Model
+	device *device.Device
 }
 
 // Open opens an ONNX file. If the file fixes the size of the volume, or opt.Shape gives it, a target layer that does not exist
 // is an error now; otherwise with the first volume.
 func Open(path string, opt Options) (*Model, error) {
-	b, err := cpu.New(cpu.Options{})
+	d, err := device.Open(opt.Device, opt.Precision)
 	if err != nil {
 		return nil, err
 	}
-	m, err := explain.Open(path, b, opt)
+	m, err := explain.Open(path, d, explain.Options{
+		TargetLayer: opt.TargetLayer, TokenGrid: opt.TokenGrid, LayerLayout: opt.LayerLayout, Shape: opt.Shape, Budget: opt.Budget,
+	})
 	if err != nil {
-		return nil, errors.Join(err, b.Close())
+		return nil, errors.Join(err, d.Close())
 	}
-	return &Model{m, b}, nil
+	return &Model{m, d}, nil
 }
+
+// Device names what the model is computed on, such as "cuda/NVIDIA H200" or "cpu/avx512".
+func (m *Model) Device() string { return m.device.Name() }
+
+// Notes are what is worth knowing of the device: why a GPU that is there is not used, or what would make it faster.
+func (m *Model) Notes() []string { return slices.Concat(m.device.Warnings, m.device.Notes) }
 
 // Info describes the model. What depends on the volume's size is unknown until the first volume, unless the file fixes it.
 func (m *Model) Info() Info { return m.model.Info() }
@@ -94,4 +126,4 @@ func (m *Model) Explain(ctx context.Context, v *Volume, req Request) (*Result, e
 }
 
 // Close gives the model's memory and threads back.
-func (m *Model) Close() error { return errors.Join(m.model.Close(), m.backend.Close()) }
+func (m *Model) Close() error { return errors.Join(m.model.Close(), m.device.Close()) }

@@ -1,6 +1,6 @@
 """Full-size 3D classifiers for benchmarks, with random weights and fitted BatchNorm statistics.
 
-    python3 bench/gpu_models.py OUT_DIR [name ...]      exports OUT_DIR/<name>.onnx
+    python3 bench/gpu_models.py OUT_DIR [name ...] [--size D,H,W]      exports OUT_DIR/<name>.onnx
 
 Needs torch, torchvision and onnx. Every model takes one volume [1, C, D, H, W] of float32 and returns logits [1, classes].
 
@@ -9,6 +9,7 @@ Needs torch, torchvision and onnx. Every model takes one volume [1, C, D, H, W] 
     r3d_18        torchvision's video ResNet, input [1, 3, 256, 256, 256] (192 MiB), target layer layer4
     resnet50_3d   bottleneck ResNet-50 with 3x3x3 convolutions, input [1, 1, 256, 256, 256], target layer layer4
 """
+import argparse
 import math
 import os
 import sys
@@ -152,8 +153,10 @@ def build(name, device="cpu", seed=0):
     return model.eval(), shape, layer
 
 
-def export(name, folder, device="cpu"):
+def export(name, folder, device="cpu", size=None):
     model, shape, _ = build(name, device)
+    if size:
+        shape = shape[:2] + size
     path = os.path.join(folder, name + ".onnx")
     # PRESERVE keeps BatchNorm apart from the convolution before it, so that the target layer's output exists in the file.
     torch.onnx.export(model, (torch.rand(shape, device=device),), path, input_names=["volume"], output_names=["logits"],
@@ -162,7 +165,11 @@ def export(name, folder, device="cpu"):
 
 
 if __name__ == "__main__":
-    where = sys.argv[1]
-    os.makedirs(where, exist_ok=True)
-    for n in sys.argv[2:] or MODELS:
-        print(export(n, where, "cuda" if torch.cuda.is_available() else "cpu"))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out")
+    parser.add_argument("models", nargs="*", default=list(MODELS))
+    parser.add_argument("--size", help="depth,height,width of the volume, instead of 256,256,256")
+    args = parser.parse_args()
+    os.makedirs(args.out, exist_ok=True)
+    for n in args.models:
+        print(export(n, args.out, "cuda" if torch.cuda.is_available() else "cpu", args.size and tuple(map(int, args.size.split(",")))))

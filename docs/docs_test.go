@@ -16,6 +16,7 @@ import (
 	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/cli"
 	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/session"
 )
 
@@ -79,6 +80,14 @@ func pages(t *testing.T) []string {
 		t.Fatalf("only %d pages: %v", len(all), all)
 	}
 	return all
+}
+
+// TestMain runs the program on the processor, so that it prints the same on machines with a GPU.
+func TestMain(m *testing.M) {
+	if err := os.Setenv(device.Driver, "/absent/libcuda.so.1"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
 }
 
 // run runs the program and returns what it prints.

@@ -56,18 +56,20 @@ phantom/phantomset:             phantom
 # The engine that ties model, methods and volume together. It writes no files and knows no data set.
 explain:                        tensor ir grad pass onnx layer plan backend cam noise volume
 
-# What people run. Only the command line chooses a backend.
 bytesize:
+
+# What people run. Only here a backend is chosen.
+device:                         backend backend/cpu backend/cuda backend/cuda/driver bytesize
 planview:                       tensor ir op plan bytesize
 dataset:                        bytesize cam explain volume volume/format
 report:                         dataset durable explain
 session:                        cam dataset durable explain picture report volume volume/format volume/npy volume/mat volume/nifti
 demo:                           dataset durable phantom volume volume/npy volume/mat
-cli:                            backend backend/cpu backend/cuda backend/cuda/driver bytesize cam dataset demo durable explain layer noise picture planview report session volume volume/format volume/npy volume/mat volume/nifti
+cli:                            backend/cpu backend/cuda bytesize cam dataset demo device durable explain layer noise picture planview report session volume volume/format volume/npy volume/mat volume/nifti
 cmd/voxcam:                     cli
 
 # The public door of the library.
-.:                              backend/cpu cam explain volume volume/format
+.:                              cam device explain volume volume/format
 `
 
 // outside is policy too: the modules of others, and the packages that may import them. The engine needs none but what reads ONNX.

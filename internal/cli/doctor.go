@@ -5,8 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"runtime"
+	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -14,6 +15,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/backend/cuda"
 	"github.com/voxcam/voxcam/internal/bytesize"
+	"github.com/voxcam/voxcam/internal/device"
 )
 
 func newDoctor() *cobra.Command {
@@ -21,20 +23,21 @@ func newDoctor() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Say what there is to compute with, and what is missing",
-		Long: `Doctor looks for what voxcam can compute with: the processor, NVIDIA's driver and its GPUs, and cuDNN, which is optional. It says
-what was found where, and what to install where something is missing. Libraries are looked for on the loader's path, in the folders of
-` + librariesVariable + ` (separated as in PATH), in CUDA installs, and in the packages of conda, of virtual environments and of each Python on the PATH.
+		Long: `Doctor looks for what voxcam can compute with: the processor, NVIDIA's driver and its GPUs, and cuDNN, which is optional. It
+says what was found where, what is missing, and how to install it. Each GPU is tried: its context is made and the kernels are loaded.
 
-The exit code is 0 if there is something to compute with as asked for by --device in other commands: with auto, always.`,
+Libraries are looked for on the loader's path, in the folders of ` + device.Libraries + ` (separated as in PATH), in CUDA installs,
+and in the packages of conda, of virtual environments and of each Python on the PATH. ` + device.Driver + ` is the file of the driver,
+where it is not the system's.`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return doctor(cmd.OutOrStdout(), asJSON) },
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, with the folders that were searched")
 	return cmd
 }
 
 func doctor(w io.Writer, asJSON bool) (err error) {
-	d := cuda.Diagnose(cuda.Options{Libraries: os.Getenv(librariesVariable)})
+	d := cuda.Diagnose(device.CUDA())
 	b, err := cpu.New(cpu.Options{})
 	if err != nil {
 		return err
@@ -47,8 +50,9 @@ func doctor(w io.Writer, asJSON bool) (err error) {
 			Version string          `json:"version"`
 			CPU     string          `json:"cpu"`
 			Threads int             `json:"threads"`
+			Auto    string          `json:"auto"` // what --device auto is
 			CUDA    *cuda.Diagnosis `json:"cuda"`
-		}{version(), b.Name(), b.Threads(), d})
+		}{version(), b.Name(), b.Threads(), auto(d), d})
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	row := func(what, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", what, fmt.Sprintf(format, args...)) }
@@ -57,16 +61,19 @@ func doctor(w io.Writer, asJSON bool) (err error) {
 	library := func(what string, l cuda.Library) {
 		switch {
 		case l.Problem != "":
-			row(what, "not usable: %s", l.Problem)
+			row(what, "%s", l.Problem)
 		default:
 			row(what, "%s (%s)", l.Version, l.Path)
+		}
+		if len(l.Missing) > 0 {
+			row("", "without %s, which some of its engines need", strings.Join(l.Missing, ", "))
 		}
 	}
 	library("driver", d.Driver)
 	for _, g := range d.GPUs {
 		what := fmt.Sprintf("cuda:%d", g.Number)
 		if g.Problem != "" {
-			row(what, "%s, not usable: %s", g.Name, g.Problem)
+			row(what, "not usable: %s", g.Problem)
 			continue
 		}
 		slice := ""
@@ -75,15 +82,28 @@ func doctor(w io.Writer, asJSON bool) (err error) {
 		}
 		row(what, "%s%s, compute capability %s, %s free of %s", g.Name, slice, g.Capability, bytesize.Format(g.FreeBytes), bytesize.Format(g.TotalBytes))
 		if g.OverheadBytes > 0 {
-			row("", "a process takes %s besides its budget (context and kernels)", bytesize.Format(g.OverheadBytes))
+			row("", "a process takes %s besides its budget: context and kernels", bytesize.Format(g.OverheadBytes))
 		}
 	}
-	library("NVML", d.NVML)
-	library("cuDNN", d.Cudnn)
-	if d.Usable() {
-		row("--device auto", "cuda:0")
-	} else {
-		row("--device auto", "cpu")
+	if len(d.GPUs) > 0 { // else what comes with the driver is not missing yet
+		library("NVML", d.NVML)
 	}
+	library("cuDNN", d.Cudnn)
+	if d.Cudnn.Problem != "" {
+		row("", "it is optional: --precision tf32 and bf16 can be faster with it, fp32 does not use it")
+	}
+	row("--device auto", "%s", auto(d))
 	return t.Flush()
+}
+
+// auto is what --device auto chooses: the first GPU if it works.
+func auto(d *cuda.Diagnosis) string {
+	usable := func(g cuda.GPU) bool { return g.Problem == "" }
+	switch i := slices.IndexFunc(d.GPUs, usable); {
+	case i == 0:
+		return "cuda:0"
+	case i > 0:
+		return fmt.Sprintf("cpu, because cuda:0 does not work; --device cuda:%d does", d.GPUs[i].Number)
+	}
+	return "cpu"
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/durable"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/picture"
@@ -45,25 +46,33 @@ func (f *modelFlags) add(cmd *cobra.Command) {
 	fl.Var(&f.budget, "memory-budget", "most memory for computing: a size (512MiB), a share of what is free (50%), auto, or min; the answer stays the same")
 }
 
+// model is an opened model and the device that it is on.
+type model struct {
+	*explain.Model
+	device *device.Device
+}
+
+func (m *model) Close() error { return errors.Join(m.Model.Close(), m.device.Close()) }
+
 // open opens the model for volumes of a shape, [C, D, H, W], zero where it is not known.
-func (f *modelFlags) open(shape [4]int, stderr io.Writer) (*explain.Model, error) {
+func (f *modelFlags) open(shape [4]int, stderr io.Writer) (*model, error) {
 	if f.model == "" {
 		return nil, usage(errors.New("--model is missing: the ONNX file of the classifier"))
 	}
 	lean()
-	device, err := f.deviceFlags.open(stderr)
+	d, err := f.deviceFlags.open(stderr)
 	if err != nil {
 		return nil, err
 	}
-	if device.note != "" {
-		fmt.Fprintln(stderr, "voxcam: note:", device.note)
-	}
-	opt, err := f.options(shape, device.free)
+	opt, err := f.options(shape, d.FreeMemory)
 	if err != nil {
-		return nil, errors.Join(err, device.close())
+		return nil, errors.Join(err, d.Close())
 	}
-	m, err := explain.Open(f.model, device.Backend, opt)
-	return m, usage(err)
+	m, err := explain.Open(f.model, d, opt)
+	if err != nil {
+		return nil, usage(errors.Join(err, d.Close()))
+	}
+	return &model{m, d}, nil
 }
 
 // memory is the budget in bytes, of which a device has so many free.

@@ -32,8 +32,8 @@ func newPlan() *cobra.Command {
 		Short: "Show what methods need of memory and time, without running them",
 		Long: `Plan makes the plans that explain and run would follow, for each pass through the network that the methods need, and prints
 peak, smallest feasible budget and estimated time, what is kept, streamed or computed again in each unit of work and why,
-and what other budgets would cost. A budget pays for the arena and for the copies of the weights that computing makes; the
-volume and the gradient with respect to it are counted apart.`,
+and what other budgets would cost. A budget pays for the arena and for the copies of the weights that computing makes. The
+volume and the gradient with respect to it are counted apart; on a GPU, all of them that lies in its memory is counted too.`,
 		Args: exactArgs("MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args[0]) },
 	}
@@ -58,7 +58,7 @@ func takeFlags(cmd *cobra.Command, add func(*cobra.Command), names ...string) {
 	})
 }
 
-func (f *planFlags) run(cmd *cobra.Command, path string) error {
+func (f *planFlags) run(cmd *cobra.Command, path string) (err error) {
 	if len(f.shape) != 0 && (len(f.shape) != 4 || slices.Min(f.shape) < 1) {
 		return usage(fmt.Errorf("--volume-shape %v: four sizes expected, channels,depth,height,width", f.shape))
 	}
@@ -68,15 +68,16 @@ func (f *planFlags) run(cmd *cobra.Command, path string) error {
 	if err != nil {
 		return usage(err)
 	}
-	device, err := f.deviceFlags.open(cmd.ErrOrStderr())
+	d, err := f.deviceFlags.open(cmd.ErrOrStderr())
 	if err != nil {
 		return err
 	}
-	opt, err := f.options(shape, device.free)
+	defer func() { err = errors.Join(err, d.Close()) }()
+	opt, err := f.options(shape, d.FreeMemory)
 	if err != nil {
-		return errors.Join(err, device.close())
+		return err
 	}
-	planned, err := explain.Plans(path, device.Backend, opt, methods)
+	planned, err := explain.Plans(path, d, opt, methods)
 	if err != nil {
 		return usage(err)
 	}
@@ -134,7 +135,7 @@ func drawable(planned []explain.PlannedPass, budget explain.Budget) (passes []pl
 		fitting = append(fitting, p.Methods...)
 		passes = append(passes, planview.Pass{
 			Name: p.Name, Methods: p.Methods, Plan: p.Plan, Curve: p.Curve, Budget: budget.Bytes,
-			Smallest: p.Smallest + p.Weights, Whole: p.Whole, Weights: p.Weights, Volume: p.Volume,
+			Smallest: p.Smallest + p.Weights, Whole: p.Whole, Weights: p.Weights, Fields: p.Fields, Volume: p.Volume,
 		})
 	}
 	if len(refusals) > 0 && len(fitting) > 0 {

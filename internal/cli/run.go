@@ -15,7 +15,6 @@ import (
 
 	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
-	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/session"
 	"github.com/voxcam/voxcam/internal/volume/npy"
 )
@@ -148,7 +147,7 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 		}
 	}
 	opt := session.Options{Config: c, Methods: methods, Version: version(), VerifyFiles: f.verify}
-	if p := c.Explain.Precision; p != precisions[0].name {
+	if p := c.Explain.Precision; p != "fp32" { // sessions that were made before there was a choice go on
 		opt.Settings = map[string]string{"explain.precision": p}
 	}
 	if f.noise != "" {
@@ -165,9 +164,9 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 			return refuse(err)
 		}
 	}
-	model := modelFlags{model: c.Model.File, layer: c.Model.TargetLayer, layout: c.Model.LayerLayout, grid: c.Model.TokenGrid,
+	flags := modelFlags{model: c.Model.File, layer: c.Model.TargetLayer, layout: c.Model.LayerLayout, grid: c.Model.TokenGrid,
 		deviceFlags: deviceFlags{c.Explain.Device, c.Explain.Precision}, budget: c.Explain.Memory}
-	m, err := model.openFor(ctx, c, stderr)
+	m, err := flags.openFor(ctx, c, stderr)
 	if err != nil && ctx.Err() != nil {
 		return s, err
 	}
@@ -197,7 +196,7 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 
 // openFor opens the model for a data set. Where the file and the configuration leave the volume's size open, it is that of the
 // first volume that goes through the network: one bad volume must not stop the others.
-func (f *modelFlags) openFor(ctx context.Context, c *dataset.Config, stderr io.Writer) (m *explain.Model, err error) {
+func (f *modelFlags) openFor(ctx context.Context, c *dataset.Config, stderr io.Writer) (m *model, err error) {
 	set, err := dataset.Open(c)
 	if err != nil {
 		return nil, err

@@ -24,7 +24,7 @@ var (
 	splits   = []string{"auto", "column", "shuffle"}
 	layouts  = []string{"auto", "channels-first", "channels-last"}
 
-	precisions = []string{"fp32", "tf32", "bf16"}
+	precisions = []string{"fp32", "tf32", "bf16", "fp64"}
 )
 
 // keys is in the order of the documentation. A key whose name ends in .* takes any last part.
@@ -76,7 +76,7 @@ var keys = []key{
 	{"explain.seed", "seed of the noise", natural(func(c *Config) *uint64 { return &c.Explain.Seed }), nil},
 	{"explain.device", "where it is computed: auto (a GPU if there is one), cpu, cuda, or cuda:N for GPU N",
 		text(func(c *Config) *string { return &c.Explain.Device }), nil},
-	{"explain.precision", "factors of products on a GPU: fp32, or faster and less exact tf32, bf16",
+	{"explain.precision", "how products are computed on a GPU: fp32, tf32 and bf16 (faster, less exact), or fp64 (sums in float64, slow)",
 		text(func(c *Config) *string { return &c.Explain.Precision }), oneOf(func(c *Config) string { return c.Explain.Precision }, precisions)},
 	{"explain.memory_budget", "most memory for computing: a size such as 512MiB, a share of what is free such as 50%, auto, or min; results stay the same",
 		setMemory, nil},

@@ -19,11 +19,18 @@ type Library struct {
 type MissingError struct {
 	Names []string // the file names, in the order of preference
 	Dirs  []string // the folders searched after the loader's own path
-	Cause error    // what the loader said: for a file that is there but cannot be loaded, why
+	Found string   // a file of that name that is there but cannot be loaded
+	Cause error    // what the loader said of that file, or why it cannot load any; nil where there simply is none
 }
 
 func (e *MissingError) Error() string {
-	text := strings.Join(e.Names, " or ") + " was not found on the loader's path"
+	if e.Found != "" {
+		return fmt.Sprintf("%s cannot be loaded: %s", e.Found, strings.TrimPrefix(e.Cause.Error(), e.Found+": "))
+	}
+	text := strings.Join(e.Names, " or ") + " was not found"
+	if len(e.Names) > 1 || !filepath.IsAbs(e.Names[0]) {
+		text += " on the loader's path"
+	}
 	if len(e.Dirs) > 0 {
 		text += " nor in " + strings.Join(e.Dirs, ", ")
 	}
@@ -39,20 +46,21 @@ func (e *MissingError) Unwrap() error { return e.Cause }
 // that is a path is loaded as it is. The symbols become visible to libraries that are loaded later (RTLD_GLOBAL), so what a library
 // needs can be opened before it by its full path.
 func Open(names, dirs []string) (*Library, error) {
-	var broken error // a file that is there and does not load says more than one that is not there
-	var cause error
+	missing := &MissingError{Names: names, Dirs: dirs}
+	broken := func(path string, err error) { // says more than that there is none
+		if missing.Found == "" {
+			missing.Found, missing.Cause = path, err
+		}
+	}
 	for _, name := range names {
 		handle, err := open(name)
 		if err == nil {
 			return &Library{handle, locate(handle, name)}, nil
 		}
-		if cause == nil {
-			cause = err
-		}
-		if filepath.IsAbs(name) {
-			if _, stat := os.Stat(name); stat == nil && broken == nil {
-				broken = err
-			}
+		if _, stat := os.Stat(name); filepath.IsAbs(name) && stat == nil {
+			broken(name, err)
+		} else if missing.Cause == nil && !absent(err, name) {
+			missing.Cause = err
 		}
 	}
 	for _, dir := range dirs {
@@ -68,15 +76,15 @@ func Open(names, dirs []string) (*Library, error) {
 			if err == nil {
 				return &Library{handle, path}, nil
 			}
-			if broken == nil {
-				broken = err
-			}
+			broken(path, err)
 		}
 	}
-	if broken != nil {
-		cause = broken
-	}
-	return nil, &MissingError{names, dirs, cause}
+	return nil, missing
+}
+
+// absent reports whether the loader says of a library just that there is none, as glibc words it.
+func absent(err error, name string) bool {
+	return strings.HasPrefix(err.Error(), name+": cannot open shared object file: No such file")
 }
 
 // Path is the file that was loaded, or the name by which the loader found it.

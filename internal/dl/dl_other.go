@@ -1,11 +1,11 @@
-//go:build !linux || !(amd64 || arm64)
+//go:build !linux || !(amd64 || arm64) || nogpu
 
 package dl
 
 import "errors"
 
 // errUnsupported is why every library is missing.
-var errUnsupported = errors.New("this build cannot load shared libraries; it can on Linux with amd64 or arm64")
+var errUnsupported = errors.New("this build cannot load shared libraries; it can on Linux with amd64 or arm64, without the tag nogpu")
 
 func open(string) (uintptr, error) { return 0, errUnsupported }
 

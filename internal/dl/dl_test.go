@@ -75,7 +75,7 @@ func TestBroken(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := dl.Open([]string{"libnone.so.9"}, []string{dir})
-	if err == nil || !strings.Contains(err.Error(), filepath.Join(dir, "libnone.so.9")+":") {
+	if err == nil || !strings.Contains(err.Error(), filepath.Join(dir, "libnone.so.9")+" cannot be loaded: ") {
 		t.Error(err)
 	}
 }

@@ -118,6 +118,15 @@ func (p *Plan) assign() {
 	}
 }
 
+// aligned is the lowest place for a buffer from both offsets on.
+func (p *Plan) aligned(b *Buffer, from, at int) int {
+	at = max(at, from)
+	if b.Doubled {
+		at = (at + p.Granularity - 1) / p.Granularity * p.Granularity
+	}
+	return at
+}
+
 // fullest is the sum of what is alive in the fullest step, which no placement goes below.
 func (p *Plan) fullest() int {
 	change := make([]int, len(p.Steps)+3)
@@ -158,7 +167,7 @@ func (p *Plan) place(compare func(a, b *Buffer) int) (offsets []int, peak int) {
 			if offsets[j] >= at+b.Bytes {
 				break
 			}
-			at = max(at, offsets[j]+other.Bytes)
+			at = p.aligned(b, offsets[j]+other.Bytes, at)
 		}
 		offsets[i] = at
 		peak = max(peak, at+b.Bytes)

@@ -30,6 +30,8 @@ type nodeInfo struct {
 	inputs []int     // value of each input, -1 for constants and absent ones
 	lo, hi [][]int32 // planes of each input with depth that an output plane needs; for gathers nothing
 	cost   float64   // seconds
+	depth  int       // planes that steps go along: of the value, or of what is gathered
+	plane  int       // bytes of a plane of the largest tensor that a step reads or writes, for one of those planes
 }
 
 type valueInfo struct {
@@ -52,6 +54,9 @@ type Costs struct {
 	StepSeconds    float64 // overhead of a step
 	// SlabBytes are the sizes of slabs that are worth trying, the most comfortable one first. Slabs of one plane are always tried.
 	SlabBytes []int
+	// Granularity is not 0 on a device that can show memory at two addresses, in pieces of so many bytes. A ring of at least a piece is
+	// then made of whole pieces where that costs little, so that a backend can make its planes follow one another without an end.
+	Granularity int
 }
 
 func (c Costs) orDefault() Costs {
@@ -113,6 +118,18 @@ func newNetwork(g *ir.Graph, external []*ir.Value, costs Costs) *network {
 			info.lo, info.hi = append(info.lo, lo), append(info.hi, hi)
 		}
 		n.nodes = append(n.nodes, info)
+	}
+	for i := range n.nodes {
+		info := &n.nodes[i]
+		if info.depth = n.values[i].depth; info.kind == gathers {
+			info.depth = n.gatheredDepth(i)
+		}
+		info.plane = n.values[i].plane
+		for _, in := range info.inputs {
+			if in >= 0 && n.values[in].depth > 0 && info.depth > 0 {
+				info.plane = max(info.plane, n.values[in].plane*n.values[in].depth/info.depth)
+			}
+		}
 	}
 	for i := range n.nodes {
 		v := &n.values[i]
@@ -180,6 +197,26 @@ func cost(n *ir.Node, c Costs) float64 {
 		return c.StepSeconds
 	}
 	return flops/c.FlopsPerSecond + moved/c.BytesPerSecond + c.StepSeconds
+}
+
+// ring is the number of places and the bytes of a ring that needs so many for planes of a size, out of depth planes, and whether it is of
+// whole pieces of the device's granularity.
+func (n *network) ring(need, plane, depth int) (places, bytes int, doubled bool) {
+	g := n.costs.Granularity
+	if g > 0 && need < depth && need*plane >= g {
+		step := g / gcd(g, plane)
+		if places := (need + step - 1) / step * step; places < depth && places-need <= need/4 {
+			return places, places * plane, true
+		}
+	}
+	return need, align(need * plane), false
+}
+
+func gcd(a, b int) int {
+	for b > 0 {
+		a, b = b, a%b
+	}
+	return a
 }
 
 func align(n int) int { return (n + Align - 1) / Align * Align }

@@ -9,8 +9,9 @@ type outline struct {
 	buffers []span       // of kept values and those without depth
 	home    []int        // buffer of each value that has one, -1
 	seconds float64
-	peak    int // sum of the bytes alive in the fullest unit: what offsets cannot go below
-	at      int // that unit
+	steps   float64 // of seconds: what slabs cost beyond whole steps
+	peak    int     // sum of the bytes alive in the fullest unit: what offsets cannot go below
+	at      int     // that unit
 }
 
 // span is a buffer's life in units; -1 is before the first, len(units) behind the last.
@@ -61,6 +62,7 @@ func (n *network) outline(kept []bool, chunk int, cache map[string]*timetable) *
 			made = []int{u.whole}
 		} else {
 			t = n.timetable(u, kept, chunk, cache)
+			o.steps += n.overhead(u, t)
 			o.seconds += n.overhead(u, t)
 		}
 		o.tables = append(o.tables, t)
@@ -138,7 +140,7 @@ func (n *network) shares(k int, u *unit, o *outline, last []int, at int) int {
 
 // plan turns an outline into steps and buffers with offsets.
 func (n *network) plan(o *outline) *Plan {
-	p := &Plan{Graph: n.g, Seconds: o.seconds}
+	p := &Plan{Graph: n.g, Seconds: o.seconds, Granularity: n.costs.Granularity}
 	for _, s := range o.buffers {
 		b := Buffer{Bytes: s.bytes, First: 1 << 60, Last: -2, External: s.external}
 		for _, v := range s.values {
@@ -168,7 +170,9 @@ func (n *network) plan(o *outline) *Plan {
 			case r == nil:
 			case r.root == k:
 				rings[k] = len(p.Buffers)
-				p.Buffers = append(p.Buffers, Buffer{Planes: r.planes, Bytes: align(r.planes * n.values[k].plane), First: 1 << 60, Last: -2})
+				b := Buffer{First: 1 << 60, Last: -2}
+				b.Planes, b.Bytes, b.Doubled = n.ring(r.planes, n.values[k].plane, n.values[k].depth)
+				p.Buffers = append(p.Buffers, b)
 			default:
 				rings[k] = rings[r.root]
 			}

@@ -34,6 +34,8 @@ type Plan struct {
 	Peak    int     // bytes of the arena
 	Seconds float64 // estimate; 0 if it was not asked for
 	Units   []Unit  // what the schedule consists of; nil for a plan of whole steps
+	// Granularity is that of the device; see Costs.
+	Granularity int
 }
 
 // Unit is a stretch of the schedule: a node as a whole, or a sweep along depth.
@@ -79,6 +81,8 @@ type Buffer struct {
 	Bytes       int
 	First, Last int // steps; -1 is before the first, len(Steps) behind the last
 	External    bool
+	// Doubled says that offset and bytes are multiples of the plan's granularity: the backend may map the ring twice, one behind the other.
+	Doubled bool
 }
 
 // PlaneBytes is the storage of one plane of a value with depth in a buffer of planes. Planes of bits begin at whole words.

@@ -62,10 +62,11 @@ func Stream(g *ir.Graph, opt Options) (*Plan, error) {
 
 // Plan returns the plan with the least estimated time that takes at most budget bytes, or a *TooSmallError.
 func (s *Search) Plan(budget int) (*Plan, error) {
-	slices.SortStableFunc(s.points, func(a, b Point) int { return cmp.Or(cmp.Compare(a.Seconds, b.Seconds), cmp.Compare(a.Bytes, b.Bytes)) })
+	fitting := s.fit(budget)
+	slices.SortStableFunc(fitting, func(a, b Point) int { return cmp.Or(cmp.Compare(a.Seconds, b.Seconds), cmp.Compare(a.Bytes, b.Bytes)) })
 	var best *Plan
 	tried, misfits := 0, 0
-	for _, pt := range s.points {
+	for _, pt := range fitting {
 		if pt.Bytes > budget || best != nil && tried == hastened {
 			continue
 		}
@@ -97,6 +98,57 @@ func (s *Search) Plan(budget int) (*Plan, error) {
 		return nil, &TooSmallError{Budget: budget, Smallest: p.Peak}
 	}
 	return p, nil
+}
+
+// fit is the points within a budget, and those that become so with slabs of the right height: for the choices with the least work, the
+// highest slabs that there is room for.
+func (s *Search) fit(budget int) []Point {
+	var fitting, low []Point
+	for _, pt := range s.points {
+		if pt.Bytes > budget {
+			continue
+		}
+		if fitting = append(fitting, pt); pt.outline.chunk == 0 {
+			low = append(low, pt)
+		}
+	}
+	work := func(pt Point) float64 { return pt.Seconds - pt.outline.steps }
+	slices.SortStableFunc(low, func(a, b Point) int { return cmp.Or(cmp.Compare(work(a), work(b)), cmp.Compare(a.Bytes, b.Bytes)) })
+	heights := s.n.heights()
+	tried := map[string]bool{}
+	for _, pt := range low {
+		if len(tried) == 2*wide {
+			break
+		}
+		key := fmt.Sprint(pt.outline.kept)
+		if tried[key] {
+			continue
+		}
+		tried[key] = true
+		// The lowest index of heights, which descend, that fits.
+		var best *outline
+		lo, hi := 0, len(heights)
+		for lo < hi {
+			middle := (lo + hi) / 2
+			if o := s.n.outline(pt.outline.kept, heights[middle], s.cache); o.peak <= budget {
+				best, hi = o, middle
+			} else {
+				lo = middle + 1
+			}
+		}
+		if best != nil {
+			fitting = append(fitting, newPoint(best))
+		}
+	}
+	return fitting
+}
+
+// heights are the bytes of slabs that are tried to fill a budget, from large to small.
+func (n *network) heights() (list []int) {
+	for b := n.costs.SlabBytes[0]; b >= 1<<12; b -= b / 4 {
+		list = append(list, b)
+	}
+	return list
 }
 
 // Smallest returns the plan with the least peak, or one that is faster and hardly larger.

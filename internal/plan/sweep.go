@@ -97,13 +97,11 @@ func (n *network) layoutUnits(kept []bool) []*unit {
 	return units
 }
 
-// pace is how many planes a step of node k computes, or takes if it gathers: as many as make chunk bytes, at least one.
+// pace is how many planes a step of node k computes, or takes if it gathers: as many as make it read or write chunk bytes of a tensor, at
+// least one.
 func (n *network) pace(k, chunk int) int {
-	v := k
-	if n.nodes[k].kind == gathers {
-		v = n.nodes[k].inputs[0]
-	}
-	return min(max(1, chunk/max(1, n.values[v].plane)), n.values[v].depth)
+	info := &n.nodes[k]
+	return min(max(1, chunk/max(1, info.plane)), info.depth)
 }
 
 // ring is the buffer of a value that is not kept, in a sweep.
@@ -235,7 +233,8 @@ func (n *network) simulate(u *unit, kept []bool, chunk int, record bool) *timeta
 	for k, r := range t.rings {
 		if r != nil && r.root == k {
 			r.planes = min(r.planes, n.values[k].depth)
-			t.bytes += align(r.planes * n.values[k].plane)
+			_, bytes, _ := n.ring(r.planes, n.values[k].plane, n.values[k].depth)
+			t.bytes += bytes
 		}
 	}
 	if !record {

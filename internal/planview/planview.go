@@ -27,6 +27,7 @@ type Pass struct {
 	Smallest int          // peak of the smallest plan; 0: unknown
 	Whole    int          // peak with whole tensors; 0: unknown
 	Weights  int          // counted apart from the arena, as the volume is
+	Fields   int          // of volumes, gradients, moments and maps in the memory of a device, which the budget pays for
 	Volume   int
 }
 

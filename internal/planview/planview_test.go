@@ -161,7 +161,7 @@ func TestReasons(t *testing.T) {
 
 // Pictures are XML that any viewer takes, whatever modules are called, and stay below a megabyte.
 func TestPicturesAreSmallAndWellFormed(t *testing.T) {
-	g := network(t, 30, 128)
+	g := network(t, 12, 320)
 	large, err := plan.Stream(g, plan.Options{Budget: 1 << 40})
 	if err != nil {
 		t.Fatal(err)

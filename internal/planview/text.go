@@ -29,7 +29,10 @@ func (p Pass) facts() []fact {
 	}
 	add("smallest feasible budget", p.Smallest, fmt.Sprintf(" (%d bytes)", p.Smallest))
 	add("whole tensors would need", p.Whole, fmt.Sprintf(", %.3g times the peak", float64(p.Whole)/float64(max(1, p.Plan.Peak))))
-	add("counted apart: volume", p.Volume, "")
+	if p.Fields == 0 {
+		add("counted apart: volume", p.Volume, "")
+	}
+	add("volumes on the device", p.Fields, ", gradients, moments and maps included, which the budget pays for too")
 	add("copies of weights", p.Weights, ", which the budget pays for too")
 	if p.Plan.Seconds > 0 {
 		text := "about " + seconds(p.Plan.Seconds)
@@ -176,6 +179,7 @@ type passJSON struct {
 	Smallest int          `json:"smallest_feasible_bytes,omitempty"`
 	Whole    int          `json:"whole_tensor_bytes,omitempty"`
 	Weights  int          `json:"weights_bytes"`
+	Fields   int          `json:"device_volume_bytes,omitempty"`
 	Volume   int          `json:"volume_bytes"`
 	Seconds  float64      `json:"estimated_seconds"`
 	Units    []Row        `json:"units"`
@@ -214,7 +218,7 @@ func WriteJSON(w io.Writer, passes []Pass) error {
 	for _, p := range passes {
 		j := passJSON{
 			Name: p.Name, Methods: p.Methods, Peak: p.Plan.Peak, Budget: p.Budget, Smallest: p.Smallest, Whole: p.Whole,
-			Weights: p.Weights, Volume: p.Volume, Seconds: p.Plan.Seconds, Units: Rows(p.Plan), Choices: p.Choices(len(p.Curve)),
+			Weights: p.Weights, Fields: p.Fields, Volume: p.Volume, Seconds: p.Plan.Seconds, Units: Rows(p.Plan), Choices: p.Choices(len(p.Curve)),
 			Buffers: []bufferJSON{}, Steps: []stepJSON{},
 		}
 		for _, b := range p.Plan.Buffers {

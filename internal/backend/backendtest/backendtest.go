@@ -2,7 +2,7 @@
 // each operation of the table, with the sizes that kernels get wrong (odd, empty windows, broadcasting both ways, groups), and
 // random graphs with joins. A backend's own test is
 //
-//	func TestConformance(t *testing.T) { backendtest.Run(t, cpu.New(...)) }
+//	func TestConformance(t *testing.T) { backendtest.Run(t, cpu.New(...), AllNetworks) }
 //
 // The package's own tests hold the gradient rules against finite differences on the same cases.
 package backendtest

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"os"
 	"slices"
 	"testing"
 
@@ -44,9 +45,16 @@ const (
 	gradientFloor = 0.1
 )
 
-// Run executes every case and some random networks on a backend and compares with the reference: results, gradients, in place
+// Long reports whether tests run all that they can, which takes minutes on a simulated GPU: VOXCAM_LONG=1, or VOXCAM_GPU=1, whose GPU is
+// fast. Without, every operation still runs in every mode.
+func Long() bool { return os.Getenv("VOXCAM_LONG") != "" || os.Getenv("VOXCAM_GPU") != "" }
+
+// AllNetworks is how many random networks Run has.
+const AllNetworks = 60
+
+// Run executes every case and so many random networks on a backend and compares with the reference: results, gradients, in place
 // and with everything kept, and again with other data.
-func Run(t *testing.T, b backend.Backend) {
+func Run(t *testing.T, b backend.Backend, networks int) {
 	t.Helper()
 	ctx := context.Background()
 	for _, c := range Cases() {
@@ -82,10 +90,10 @@ func Run(t *testing.T, b backend.Backend) {
 			}
 		})
 	}
-	networks := Networks()
-	for seed := range 60 {
+	examples := Networks()
+	for seed := range networks {
 		t.Run(fmt.Sprintf("network/%d", seed), func(t *testing.T) {
-			s := networks.Example(seed)
+			s := examples.Example(seed)
 			if seed%3 == 0 {
 				s.keep()
 			}
@@ -126,11 +134,15 @@ func (s *Sample) differentiate() error {
 const alike = 1e-5
 
 // Check runs a sample on a backend, by every plan and twice with different data, and compares all float32 outputs with the
-// reference: they may be off by limit times the largest absolute value, which counts as at least floor.
-func Check(ctx context.Context, b backend.Backend, s *Sample, limit, floor float64) error {
+// reference: they may be off by limit times the largest absolute value, which counts as at least floor. Names choose among the plans;
+// without any, all are run.
+func Check(ctx context.Context, b backend.Backend, s *Sample, limit, floor float64, chosen ...string) error {
 	plans, err := Plans(s.Graph)
 	if err != nil {
 		return err
+	}
+	if len(chosen) > 0 {
+		maps.DeleteFunc(plans, func(name string, _ *plan.Plan) bool { return !slices.Contains(chosen, name) })
 	}
 	var rounds []round
 	for i := range 2 {

@@ -36,14 +36,14 @@ func newBackend(t testing.TB, o Options) *Backend {
 func TestConformance(t *testing.T) {
 	t.Run("precise", func(t *testing.T) {
 		t.Parallel()
-		backendtest.Run(t, newBackend(t, Options{Threads: 3}))
+		backendtest.Run(t, newBackend(t, Options{Threads: 3}), backendtest.AllNetworks)
 	})
 	for _, set := range kernel.Sets() {
 		t.Run(set.Name(), func(t *testing.T) {
 			t.Parallel()
 			b := newBackend(t, Options{Threads: 3, Kernels: set.Name()})
 			b.precise = 0 // the suite's tensors are so small that the kernels would hardly be used
-			backendtest.Run(t, b)
+			backendtest.Run(t, b, backendtest.AllNetworks)
 		})
 	}
 }

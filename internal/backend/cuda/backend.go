@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 
@@ -27,16 +28,17 @@ type Options struct {
 	Libraries string // a folder in which to look for cuDNN first; "" for the usual places
 	Precision Precision
 	Kernels   string // an archive of compiled kernels, instead of those in the program; "" for these
-	Cudnn     bool   // let cuDNN compute the convolutions that it is faster at
+	Cudnn     bool   // let cuDNN compute the convolutions on tensor cores that it is faster at
 }
 
-// Precision is how products of convolutions and matrices are computed. Sums are float32 in all of them.
+// Precision is how products of convolutions and matrices are computed. Values in memory are float32 in all of them.
 type Precision uint8
 
 const (
 	Float32  Precision = iota // strict float32
 	TF32                      // factors with 10 bits of mantissa, on tensor cores
 	BFloat16                  // factors with 7 bits of mantissa, on tensor cores
+	Float64                   // sums in float64, of float32 values: for networks that rounding decides in, several times slower
 )
 
 // Backend is a GPU. It may be used by many goroutines; their steps take turns.
@@ -49,8 +51,7 @@ type Backend struct {
 	up, down    ferry
 	kernels     *kernels
 	builders    map[*ir.Op]builder
-	tuner       *tuner // nil without cuDNN
-	noCudnn     error  // why
+	tuner       *tuner // nil in strict float32
 	granularity int
 	precise     int // multiplications of a convolution or product up to which sums are float64
 
@@ -65,18 +66,26 @@ var _ backend.Backend = (*Backend)(nil)
 func New(o Options) (b *Backend, err error) {
 	b = &Backend{options: o, precise: preciseLimit, builders: makeBuilders(), constants: map[constantKey]*constant{}}
 	b.up.backend, b.down.backend = b, b
+	if o.Precision == Float64 {
+		b.precise = math.MaxInt
+	}
 	if b.driver, err = driver.Open(o.Driver); err != nil {
-		return nil, fmt.Errorf("cuda: %w", err)
+		return nil, fmt.Errorf("cuda: %w", explained(err))
 	}
 	devices, err := b.driver.Devices()
 	if err != nil {
-		return nil, fmt.Errorf("cuda: %w", err)
+		return nil, fmt.Errorf("cuda: %w", explained(err))
 	}
 	if o.Device < 0 || o.Device >= len(devices) {
-		return nil, fmt.Errorf("cuda: there is no GPU %d: the driver shows %d (see CUDA_VISIBLE_DEVICES)", o.Device, len(devices))
+		return nil, fmt.Errorf("cuda: there is no GPU %d: the driver shows %d, counted from 0 (CUDA_VISIBLE_DEVICES chooses which)", o.Device, len(devices))
 	}
-	if b.device = devices[o.Device]; b.device.Major < 7 {
-		return nil, fmt.Errorf("cuda: %s has compute capability %d.%d: 7.0 is the least that works", b.device.Name, b.device.Major, b.device.Minor)
+	b.device = devices[o.Device]
+	version, err := b.driver.Version()
+	if err == nil {
+		err = supported(version, b.device)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cuda: %w", err)
 	}
 	if b.context, err = b.driver.Context(o.Device); err != nil {
 		return nil, fmt.Errorf("cuda: %s: %w", b.device.Name, err)
@@ -91,13 +100,13 @@ func New(o Options) (b *Backend, err error) {
 		if b.kernels, err = b.loadKernels(); err != nil {
 			return err
 		}
-		if o.Cudnn {
-			b.tuner, b.noCudnn = b.newTuner()
+		if b.onTensorCores() && b.device.Major >= 8 {
+			b.tuner = b.newTuner()
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("cuda: %s: %w", b.device.Name, err), b.Close())
+		return nil, errors.Join(fmt.Errorf("cuda: %s: %w", b.device.Name, explained(err)), b.Close())
 	}
 	return b, nil
 }
@@ -122,13 +131,16 @@ func (b *Backend) Close() error {
 	return errors.Join(append(errs, b.context.Close())...)
 }
 
+// onTensorCores reports whether the precision is one of those that tensor cores compute in.
+func (b *Backend) onTensorCores() bool {
+	return b.options.Precision == TF32 || b.options.Precision == BFloat16
+}
+
 // Costs implements backend.Backend.
 func (b *Backend) Costs() plan.Costs {
-	flops := 4e13
-	if b.options.Precision != Float32 {
-		flops = 2e14
-	}
-	return plan.Costs{FlopsPerSecond: flops, BytesPerSecond: 3e12, StepSeconds: 4e-6}
+	flops := map[Precision]float64{Float32: 4e13, TF32: 2e14, BFloat16: 2e14, Float64: 3e12}[b.options.Precision]
+	return plan.Costs{FlopsPerSecond: flops, BytesPerSecond: 3e12, StepSeconds: 4e-6,
+		SlabBytes: []int{64 << 20, 32 << 20, 16 << 20, 4 << 20, 1 << 20}, Granularity: b.granularity}
 }
 
 // preciseLimit is the number of multiplications up to which sums are float64: layers behind a global mean decide much and cost
@@ -240,12 +252,4 @@ func (b *Backend) FreeMemory() (bytes int, err error) {
 		return err
 	})
 	return bytes, err
-}
-
-// Note is what the user should know of how the backend computes; "" if there is nothing.
-func (b *Backend) Note() string {
-	if b.options.Precision != Float32 && b.device.Major < 8 {
-		return fmt.Sprintf("%s has no tensor cores for --precision tf32 and bf16; it computes in fp32", b.device.Name)
-	}
-	return ""
 }

@@ -344,6 +344,11 @@ func checkPacked(v *ir.Value, both bool) error {
 	return nil
 }
 
+// wraps reports whether planes that follow one another in a value of so many can be in two pieces.
+func (at *operand) wraps(p *plan.Plan, depth int) bool {
+	return at.buffer >= 0 && at.places < depth && !p.Buffers[at.buffer].Doubled
+}
+
 // in is the place of input i, out that of the output.
 func (c *compiler) in(i int) *operand { return &c.inst.places[i] }
 func (c *compiler) out() *operand     { return &c.inst.places[len(c.inst.places)-1] }

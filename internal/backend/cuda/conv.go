@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -18,23 +19,45 @@ func buildConvBackwardData(c *compiler, n *ir.Node) (action, error) {
 	return c.conv(n, n.Attr.(op.ConvBackwardDataAttr).Conv, true)
 }
 
-// convBuilders are the special cases, in the order in which they are asked; the last takes everything.
-func (c *compiler) convBuilders() []func(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (action, bool, error) {
-	b := []func(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (action, bool, error){buildPreciseConv, buildDepthwise, buildStem}
-	if c.backend.options.Precision != Float32 {
-		b = append(b, buildTensor)
-	}
-	return append(b, buildCudnn, buildLattice)
+// convKernel is a way to compute convolutions, or their gradients with respect to the input. Build says false for those that it does not take.
+type convKernel struct {
+	name  string
+	build func(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (action, bool, error)
+	tuned bool // in the precisions of tensor cores it is one of those that are timed
 }
+
+// convKernels are asked in this order; the last takes everything.
+var convKernels = []convKernel{
+	{"precise", buildPreciseConv, false},
+	{"depthwise", buildDepthwise, false},
+	{"stem", buildStem, true},
+	{"tensor", buildTensor, true},
+	{"float32", buildLattice, true},
+}
+
+// errNotTaken says that a kernel does not compute a convolution.
+var errNotTaken = errors.New("cuda: the kernel does not take this convolution")
 
 // conv compiles a convolution, or the gradient of one with respect to its input.
 func (c *compiler) conv(n *ir.Node, a op.ConvAttr, backward bool) (action, error) {
-	for _, build := range c.convBuilders() {
-		if run, ok, err := build(c, n, a, backward); ok || err != nil {
+	forced := ""
+	if t := c.backend.tuner; t != nil {
+		forced = t.forced
+	}
+	for _, k := range convKernels {
+		if forced != "" && k.name != forced || k.name == "tensor" && forced == "" {
+			continue
+		}
+		if k.tuned && forced == "" {
+			if run, ok, err := c.tunedConv(n, a, backward); ok || err != nil {
+				return run, err
+			}
+		}
+		if run, ok, err := k.build(c, n, a, backward); ok || err != nil {
 			return run, err
 		}
 	}
-	return nil, fmt.Errorf("no kernel for the convolution %+v", a)
+	return nil, errNotTaken
 }
 
 // convParams is ConvParams of conv.cuh.

@@ -37,5 +37,9 @@ func open(t testing.TB, o Options) *Backend {
 }
 
 func TestConformance(t *testing.T) {
-	backendtest.Run(t, open(t, Options{}))
+	networks := backendtest.AllNetworks
+	if !backendtest.Long() {
+		networks /= 4
+	}
+	backendtest.Run(t, open(t, Options{}), networks)
 }

@@ -1,7 +1,9 @@
 package cuda
 
 import (
+	"math"
 	"slices"
+	"strings"
 
 	"github.com/voxcam/voxcam/internal/backend/cuda/cudnn"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
@@ -10,27 +12,32 @@ import (
 	"github.com/voxcam/voxcam/internal/plan"
 )
 
-// leastCudnn is the number of multiplications from which on it is asked whether cuDNN is faster: below, launching counts, and trying
-// engines takes longer than it can ever save.
-const leastCudnn = 1 << 30
+// Convolutions with fewer multiplications are not timed: with fewer than leastTuned launching is all that counts, and with fewer than
+// leastEngines trying cuDNN's engines takes longer than it saves.
+const (
+	leastTuned   = 1 << 25
+	leastEngines = 1 << 31
+	// tunedBytes is about the size of the output that is timed.
+	tunedBytes = 32 << 20
+)
 
 // mostWorkspace is what an engine may take of the memory that steps compute with.
 const mostWorkspace = 64 << 20
 
 // cudnnForm is the form of weights for cuDNN: [Cout, kd, kh, kw, Cin].
-type cudnnForm struct{}
+type cudnnForm struct{ half bool }
 
 // cudnnStep is a stretch of planes as a problem of cuDNN.
 type cudnnStep struct {
 	z0, z1 int // output planes
-	lo, hi int // input planes
+	lo, hi int // input planes; those that are not there are zero
 	plan   *cudnn.Plan
 }
 
-// buildCudnn compiles a convolution, or the gradient of one, for cuDNN; false where it is not there or is slower than our kernels.
-func buildCudnn(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (action, bool, error) {
+// tunedConv compiles a convolution for tensor cores with what is the fastest; false where nothing is to be chosen.
+func (c *compiler) tunedConv(n *ir.Node, a op.ConvAttr, backward bool) (action, bool, error) {
 	t := c.backend.tuner
-	if t == nil || t.busy || a.Groups != 1 || c.inst.samples != 1 || n.Inputs[1].Const == nil {
+	if t == nil || a.Groups != 1 || c.inst.samples != 1 || n.Inputs[1].Const == nil {
 		return nil, false, nil
 	}
 	v, err := newConvolution(n, a, backward)
@@ -38,42 +45,91 @@ func buildCudnn(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (action, 
 		return nil, false, err
 	}
 	w := n.Inputs[1].Shape()
-	if v.out[0]*v.out[1]*v.out[2]*v.out[3] < leastCudnn/v.macs() {
+	products := v.out[0] * v.out[1] * v.out[2] * v.out[3] * v.macs()
+	if products < leastTuned {
 		return nil, false, nil
 	}
-	e := c.epilogue
-	switch { // what its engines do not do as an epilogue, or only with kernels that take seconds to make
-	case backward || !v.bias, e.activation != "" && e.activation != "Relu", e.residual != nil && e.residual.places < v.out[0]:
-		e = epilogue{}
-	}
-	steps := c.ranges()
 	base := cudnn.Convolution{Backward: backward, Cin: w[1], Cout: w[0], Groups: 1, Kernel: v.kernel, Stride: a.Stride, Dilation: a.Dilation,
-		Before: a.Before, After: a.After, Precision: cudnn.Precision(c.backend.options.Precision), Align: 16,
-		Bias: v.bias, Residual: e.residual != nil}
-	if e.activation != "" {
-		base.Activation = "relu"
+		Before: a.Before, After: a.After, Precision: cudnn.TF32, Align: 16, Bias: v.bias}
+	if c.backend.options.Precision == BFloat16 && !backward { // its gradients cannot read float32: they are computed with more bits
+		base.Precision = cudnn.BFloat16
 	}
 	if c.in(0).stride%16 != 0 || c.out().stride%16 != 0 {
 		base.Align = 4
 	}
-	limit := min(mostWorkspace, max(c.plan.Peak/4, 1<<20))
-	for i := range steps {
-		s := &steps[i]
-		p, ok := slabProblem(base, n, c.mode, v, s)
-		if !ok {
+	// What is the fastest is asked for some planes in the middle, whatever the plan: all plans compute a layer alike, and share its weights.
+	planes := min(v.out[0], max(1, tunedBytes/c.out().stride))
+	middle := cudnnStep{z0: (v.out[0] - planes) / 2}
+	middle.z1 = middle.z0 + planes
+	problem, ok := slabProblem(base, plan.Slab, v, &middle)
+	if !ok {
+		return c.ownConv("tensor", n, a, backward)
+	}
+	engines := products >= leastEngines
+	name, err := t.choose(problem, mostWorkspace, n, engines)
+	if err != nil {
+		return nil, false, err
+	}
+	if own, ok := strings.CutPrefix(name, cudnn.Own); ok {
+		return c.ownConv(own, n, a, backward)
+	}
+	e := c.epilogue
+	switch { // what engines do not do as an epilogue, or only with kernels that take seconds to make
+	case backward || !v.bias, e.activation != "" && e.activation != "Relu", e.residual != nil && e.residual.wraps(c.plan, v.out[0]):
+		e = epilogue{}
+	}
+	if e != (epilogue{}) {
+		fused := base
+		if fused.Residual = e.residual != nil; e.activation != "" {
+			fused.Activation = "relu"
+		}
+		if problem, ok = slabProblem(fused, plan.Slab, v, &middle); !ok {
 			return nil, false, nil
 		}
-		if s.plan, err = t.plan(p, limit, n); s.plan == nil || err != nil {
+		other, err := t.choose(problem, mostWorkspace, n, engines)
+		if err != nil {
 			return nil, false, err
 		}
+		if strings.HasPrefix(other, cudnn.Own) {
+			e = epilogue{}
+		} else {
+			base, name = fused, other
+		}
 	}
-	// Windows that wrap round in a ring are brought together first.
+	steps := c.ranges()
+	for i := range steps {
+		p, ok := slabProblem(base, c.mode, v, &steps[i])
+		if ok {
+			steps[i].plan = t.plan(p, name)
+		}
+		if steps[i].plan == nil { // the engine does not take what is left at a border
+			return c.ownConv("tensor", n, a, backward)
+		}
+	}
+	return c.cudnnConv(n, v, steps, e, base.Precision == cudnn.BFloat16)
+}
+
+// ownConv compiles a convolution with the kernel of that name, or with those behind it in the table.
+func (c *compiler) ownConv(name string, n *ir.Node, a op.ConvAttr, backward bool) (action, bool, error) {
+	first := slices.IndexFunc(convKernels, func(k convKernel) bool { return k.name == name })
+	for _, k := range convKernels[max(first, 0):] {
+		if run, ok, err := k.build(c, n, a, backward); ok || err != nil {
+			return run, ok, err
+		}
+	}
+	return nil, false, nil
+}
+
+// cudnnConv compiles a convolution for engines of cuDNN, one for each stretch of planes.
+func (c *compiler) cudnnConv(n *ir.Node, v *convolution, steps []cudnnStep, e epilogue, half bool) (action, bool, error) {
+	w, backward := n.Inputs[1].Shape(), v.backward
+	// Windows that wrap round in a ring, or reach beyond the first or the last plane, are brought together first.
 	window, made, workspace := 0, 0, 0
 	for _, s := range steps {
-		if c.in(0).places < v.in[0] {
+		if s.lo < 0 || s.hi > v.in[0] || c.in(0).wraps(c.plan, v.in[0]) {
 			window = max(window, (s.hi-s.lo)*c.in(0).stride)
 		}
-		if c.out().places < v.out[0] {
+		if c.out().wraps(c.plan, v.out[0]) {
 			made = max(made, (s.z1-s.z0)*c.out().stride)
 		}
 		workspace = max(workspace, s.plan.Workspace)
@@ -81,13 +137,21 @@ func buildCudnn(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (action, 
 	window, made = ceilDiv(window, constantAlign)*constantAlign, ceilDiv(made, constantAlign)*constantAlign
 	c.scratch(window + made + workspace)
 	c.packed(1)
-	weights := c.pack(n.Inputs[1], cudnnForm{}, 4*w.Elements(), func(dst []byte) {
+	bytes := 4
+	if half {
+		bytes = 2
+	}
+	weights := c.pack(n.Inputs[1], cudnnForm{half}, bytes*w.Elements(), func(dst []byte) {
 		taps, x := w[2]*w[3]*w[4], n.Inputs[1].Const.Float32s()
-		y := as[float32](dst)
 		for co := range w[0] {
 			for ci := range w[1] {
 				for k := range taps {
-					y[(co*taps+k)*w[1]+ci] = x[(co*w[1]+ci)*taps+k]
+					at, value := (co*taps+k)*w[1]+ci, x[(co*w[1]+ci)*taps+k]
+					if half {
+						as[uint16](dst)[at] = bfloat16(value)
+					} else {
+						as[float32](dst)[at] = value
+					}
 				}
 			}
 		}
@@ -100,7 +164,7 @@ func buildCudnn(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (action, 
 		s := &steps[k]
 		in, out := &q.inst.places[0], &q.inst.places[len(q.inst.places)-1]
 		at := cudnn.Addresses{W: weights.at, Workspace: q.scratch + driver.Ptr(window+made)}
-		x, err := q.together(in, s.lo, s.hi, q.scratch)
+		x, err := q.together(in, s.lo, s.hi, v.in[0], q.scratch)
 		if err != nil {
 			return err
 		}
@@ -145,15 +209,18 @@ func (c *compiler) ranges() []cudnnStep {
 	return list
 }
 
-// slabProblem is what makes output planes [z0, z1) of a convolution from the input planes that they need, as a convolution of its own: the
-// padding along depth is what is left of it there. It is false where that is none.
-func slabProblem(p cudnn.Convolution, n *ir.Node, mode plan.Mode, v *convolution, s *cudnnStep) (cudnn.Convolution, bool) {
+// slabProblem is what makes output planes [z0, z1) of a convolution, as a convolution of its own. On slabs the planes that are read are
+// those of the full windows, with the padding along depth among them: so all slabs are alike, and engines that only take the same
+// padding on both sides will do. It is false where there is no such convolution.
+func slabProblem(p cudnn.Convolution, mode plan.Mode, v *convolution, s *cudnnStep) (cudnn.Convolution, bool) {
+	stride, reach := p.Stride[0], p.Dilation[0]*(p.Kernel[0]-1)+1
 	s.lo, s.hi = 0, v.in[0]
-	if mode == plan.Slab {
-		s.lo, s.hi, _ = n.Op.Slab(n, 0, s.z0, s.z1)
+	if mode == plan.Slab && p.Backward {
+		s.lo, s.hi = ceilDivSigned(s.z0+p.Before[0]-reach+1, stride), floorDiv(s.z1-1+p.Before[0], stride)+1
+	} else if mode == plan.Slab {
+		s.lo, s.hi = s.z0*stride-p.Before[0], (s.z1-1)*stride-p.Before[0]+reach
 	}
 	read, made := [3]int{s.hi - s.lo, v.in[1], v.in[2]}, [3]int{s.z1 - s.z0, v.out[1], v.out[2]}
-	stride, reach := p.Stride[0], p.Dilation[0]*(p.Kernel[0]-1)+1
 	if p.Backward {
 		p.In, p.Out = made, read
 		p.Before[0] += s.z0 - s.lo*stride
@@ -163,10 +230,16 @@ func slabProblem(p cudnn.Convolution, n *ir.Node, mode plan.Mode, v *convolution
 	}
 	p.After[0] = (p.Out[0]-1)*stride + reach - p.In[0] - p.Before[0]
 	for i := range 3 {
-		if p.Before[i] < 0 || p.After[i] < 0 && i == 0 && -p.After[0] >= stride || p.After[i] < 0 && i > 0 {
+		if p.Before[i] < 0 || p.After[i] <= -p.Stride[i] {
 			return p, false
 		}
 		p.After[i] = max(p.After[i], 0) // rows that no window reaches
 	}
 	return p, read[0] > 0
+}
+
+// bfloat16 rounds to the nearest, ties to even.
+func bfloat16(x float32) uint16 {
+	bits := math.Float32bits(x)
+	return uint16((bits + 0x7fff + bits>>16&1) >> 16)
 }

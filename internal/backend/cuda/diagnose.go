@@ -7,15 +7,78 @@ import (
 
 	"github.com/voxcam/voxcam/internal/backend/cuda/cudnn"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
+	"github.com/voxcam/voxcam/internal/backend/cuda/kernel"
 	"github.com/voxcam/voxcam/internal/backend/cuda/nvml"
 	"github.com/voxcam/voxcam/internal/dl"
 )
+
+// Versions of CUDA that a driver must support: machine code of one major version runs on all drivers of that version, while PTX needs
+// the minor version that it was compiled for (package kernel).
+const (
+	leastVersion    = 12000
+	leastVersionPTX = 12040
+)
+
+// driverNeeded says the same in the numbers that drivers go by.
+const driverNeeded = "NVIDIA's driver 525 or newer is needed, and 550 for GPUs newer than compute capability 9.0"
+
+// supported says why a GPU cannot be used under a driver.
+func supported(version int, d driver.DeviceInfo) error {
+	text := fmt.Sprintf("%s (compute capability %d.%d)", d.Name, d.Major, d.Minor)
+	switch {
+	case d.Major < kernel.MinMajor:
+		return fmt.Errorf("%s is too old: compute capability %d.0 (Volta) is the least that works", text, kernel.MinMajor)
+	case version < leastVersion, version < leastVersionPTX && (d.Major > 9 || d.Major == 9 && d.Minor > 0):
+		return fmt.Errorf("%s has a driver that knows CUDA %s and older: update it; %s", text, versionText(version), driverNeeded)
+	}
+	return nil
+}
+
+func versionText(v int) string { return fmt.Sprintf("%d.%d", v/1000, v%1000/10) }
+
+// explained adds to an error of the driver what this program knows of its reason.
+func explained(err error) error {
+	var none *driver.NoDriverError
+	if errors.As(err, &none) {
+		if none.Found != "" {
+			return fmt.Errorf("%w; %s", err, driverNeeded)
+		}
+		return fmt.Errorf("%w; install it, version 525 or newer, or make it visible in a container (docker run --gpus all)", err)
+	}
+	var refused *driver.Error
+	if !errors.As(err, &refused) {
+		return err
+	}
+	switch refused.Code {
+	case driver.CodeNoDevice:
+		if visible, set := os.LookupEnv("CUDA_VISIBLE_DEVICES"); set {
+			return fmt.Errorf("CUDA_VISIBLE_DEVICES is set to %q, which leaves no GPU; unset it, or name one of nvidia-smi -L (%w)", visible, err)
+		}
+	case driver.CodeInsufficientDriver, driver.CodeNoBinary, driver.CodeInvalidPTX, driver.CodeUnsupportedPTX:
+		return fmt.Errorf("%w; %s", err, driverNeeded)
+	}
+	return err
+}
+
+// Note is what the user should know of how the backend computes; "" if there is nothing.
+func (b *Backend) Note() string {
+	switch {
+	case !b.onTensorCores():
+	case b.device.Major < 8:
+		return fmt.Sprintf("%s has no tensor cores for tf32 and bf16: it computes in fp32", b.device.Name)
+	case b.tuner != nil && b.tuner.missing != nil && b.options.Cudnn:
+		return "convolutions on tensor cores run with this program's own kernels, without cuDNN, which can be faster (voxcam doctor says how to install it)"
+	}
+	return ""
+}
 
 // Library is what became of a library of NVIDIA's.
 type Library struct {
 	Path    string `json:"path,omitempty"`
 	Version string `json:"version,omitempty"`
 	Problem string `json:"problem,omitempty"` // why it cannot be used, and what to do
+	// Missing are libraries that some parts of it need.
+	Missing []string `json:"missing,omitempty"`
 }
 
 // GPU is a device that the driver shows.
@@ -40,24 +103,15 @@ type Diagnosis struct {
 	Dirs   []string `json:"searched"` // for libraries that the loader does not find
 }
 
-// Usable reports whether something can be computed on a GPU.
-func (d *Diagnosis) Usable() bool {
-	for _, g := range d.GPUs {
-		if g.Problem == "" {
-			return true
-		}
-	}
-	return false
-}
-
 // Diagnose looks for the driver, the GPUs and the libraries, and tries each GPU. It changes nothing.
 func Diagnose(o Options) *Diagnosis {
-	d := &Diagnosis{Dirs: dl.NVIDIADirs(o.Libraries)}
+	d := &Diagnosis{Dirs: dl.NVIDIADirs(o.Libraries), GPUs: []GPU{}}
 	if l, err := cudnn.Open(d.Dirs); err != nil {
 		d.Cudnn.Problem = err.Error()
 	} else {
 		d.Cudnn.Path = l.Path()
 		d.Cudnn.Version, _ = l.Version()
+		d.Cudnn.Missing = l.Missing()
 	}
 	if l, err := nvml.Open(""); err != nil {
 		d.NVML.Problem = err.Error()
@@ -72,16 +126,16 @@ func Diagnose(o Options) *Diagnosis {
 	}
 	lib, err := driver.Open(o.Driver)
 	if err != nil {
-		d.Driver.Problem = err.Error()
+		d.Driver.Problem = explained(err).Error()
 		return d
 	}
 	d.Driver.Path = lib.Path()
 	if v, err := lib.Version(); err == nil {
-		d.Driver.Version = fmt.Sprintf("for CUDA %d.%d and older", v/1000, v%1000/10)
+		d.Driver.Version = fmt.Sprintf("for CUDA %s and older", versionText(v))
 	}
 	devices, err := lib.Devices()
 	if err != nil {
-		d.Driver.Problem = err.Error()
+		d.Driver.Problem = explained(err).Error()
 		return d
 	}
 	for _, info := range devices {

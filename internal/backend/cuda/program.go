@@ -23,6 +23,7 @@ type Program struct {
 	buffer    map[*ir.Value]int // of the values that a caller may touch
 	address   []driver.Ptr      // of each buffer; 0 for an external one that is not bound
 	external  []*external       // of each buffer, nil for those in the arena
+	aliases   map[int]*alias    // of buffers that are rings and are mapped twice
 	instances []*instance
 	steps     []step
 	fused     []*fusion // that begin at each step
@@ -90,10 +91,16 @@ func (p *Program) load(ctx context.Context, a backend.Arena) (err error) {
 	}
 	p.address = make([]driver.Ptr, len(p.plan.Buffers))
 	p.external = make([]*external, len(p.plan.Buffers))
+	p.aliases = map[int]*alias{}
 	at := scratch + driver.Ptr(own)
 	for i, k := range p.plan.Buffers {
 		if !k.External {
-			p.address[i] = p.arena.memory.at + driver.Ptr(k.Offset)
+			if p.address[i] = p.arena.memory.at + driver.Ptr(k.Offset); k.Doubled {
+				if p.aliases[i], err = p.arena.memory.double(k.Offset, k.Bytes); err != nil {
+					return fmt.Errorf("cuda: mapping a ring twice: %w", err)
+				}
+				p.address[i] = p.aliases[i].at
+			}
 			continue
 		}
 		p.external[i] = newExternal(p.plan, i, at)
@@ -127,6 +134,9 @@ func arrange(instances []*instance) int {
 	return at
 }
 
+// doubled reports whether a buffer is a ring whose planes follow one another without an end.
+func (p *Program) doubled(buffer int) bool { return p.aliases[buffer] != nil }
+
 // check refuses buffers that do not lie in the arena, or are too small for what they hold.
 func (p *Program) check() error {
 	for i, b := range p.plan.Buffers {
@@ -140,6 +150,9 @@ func (p *Program) check() error {
 					return fmt.Errorf("cuda: buffer %d of the plan has planes, %v has none", i, v)
 				}
 				n = b.Planes * plan.PlaneBytes(v)
+			}
+			if b.Doubled && (p.plan.Granularity != p.backend.granularity || b.Offset%p.plan.Granularity != 0 || b.Bytes%p.plan.Granularity != 0) {
+				return fmt.Errorf("cuda: buffer %d of the plan (%d bytes at %d) cannot be mapped twice on a device with a granularity of %d", i, b.Bytes, b.Offset, p.backend.granularity)
 			}
 			if n > b.Bytes && !b.External {
 				return fmt.Errorf("cuda: buffer %d of the plan has %d bytes, %v needs %d", i, b.Bytes, v, n)
@@ -338,6 +351,13 @@ func (p *Program) free() error {
 	p.closed = true
 	var errs []error
 	errs = append(errs, p.dropGraphs(), p.scratch.close(), p.backend.release(p.blocks))
+	errs = append(errs, p.backend.context.Do(func() error {
+		var errs []error
+		for _, a := range p.aliases {
+			errs = append(errs, a.close())
+		}
+		return errors.Join(errs...)
+	}))
 	if p.owned && !p.arena.closed {
 		errs = append(errs, p.arena.Close())
 	}

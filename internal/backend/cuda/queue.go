@@ -77,17 +77,27 @@ func as[T any](b []byte) []T {
 func (q *queue) stretch(at *operand, z0, z1 int) (begin driver.Ptr, wraps bool) {
 	p := q.planes(at)
 	first := z0 % int(p.Places)
-	return p.Data + driver.Ptr(first*at.stride), first+z1-z0 > int(p.Places)
+	return p.Data + driver.Ptr(first*at.stride), first+z1-z0 > int(p.Places) && !q.program.doubled(at.buffer)
 }
 
-// together is where planes [z0, z1) of an operand are in one piece: where they are, or else a copy in scratch.
-func (q *queue) together(at *operand, z0, z1 int, scratch driver.Ptr) (driver.Ptr, error) {
-	begin, wraps := q.stretch(at, z0, z1)
-	if !wraps {
-		return begin, nil
+// together is where planes [z0, z1) of an operand with so many are in one piece: where they are, or else a copy in scratch. Planes that are
+// not there are zero.
+func (q *queue) together(at *operand, z0, z1, depth int, scratch driver.Ptr) (driver.Ptr, error) {
+	first, last := max(z0, 0), min(z1, depth)
+	if first == z0 && last == z1 {
+		if begin, wraps := q.stretch(at, z0, z1); !wraps {
+			return begin, nil
+		}
 	}
-	return scratch, q.pieces(at, z0, z1, func(ring driver.Ptr, offset, bytes int) error {
-		return q.stream.Copy(scratch+driver.Ptr(offset), ring, bytes)
+	for _, none := range [2][2]int{{z0, first}, {last, z1}} {
+		if none[0] < none[1] {
+			if err := q.stream.Fill8(scratch+driver.Ptr((none[0]-z0)*at.stride), 0, (none[1]-none[0])*at.stride); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return scratch, q.pieces(at, first, last, func(ring driver.Ptr, offset, bytes int) error {
+		return q.stream.Copy(scratch+driver.Ptr((first-z0)*at.stride+offset), ring, bytes)
 	})
 }
 

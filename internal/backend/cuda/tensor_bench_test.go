@@ -17,12 +17,12 @@ import (
 
 // benchConv is a convolution of the size that networks for volumes of 256 cubed have.
 type benchConv struct {
-	name             string
-	depth, size      int // of the input; height and width are alike
-	in, out          int
-	kernel           [3]int
-	stride, dilation [3]int
-	backward         bool
+	name        string
+	depth, size int // of the input; height and width are alike
+	in, out     int
+	kernel      [3]int
+	stride      [3]int
+	backward    bool
 }
 
 var benchConvs = []benchConv{

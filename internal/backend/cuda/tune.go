@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/voxcam/voxcam/internal/backend/cuda/cudnn"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
@@ -15,148 +16,207 @@ import (
 	"github.com/voxcam/voxcam/internal/plan"
 )
 
-// tuner chooses between cuDNN's engines and our own kernels for a convolution, by timing them once. What was the fastest is remembered
-// on disk.
+// tuner chooses between our own kernels and cuDNN's engines for convolutions on tensor cores, by timing them once. What was the fastest is
+// remembered on disk. In strict float32 there is nothing to choose: our kernels are as fast, and take no workspace.
 type tuner struct {
 	backend *Backend
-	library *cudnn.Library
+	library *cudnn.Library // nil without cuDNN
 	handle  *cudnn.Handle
+	missing error // why there is no cuDNN
 	cache   *cudnn.Cache
-	plans   map[cudnn.Convolution]*cudnn.Plan // nil where our kernels are faster
-	busy    bool                              // timing our own kernels
-	err     error                             // why there is no cuDNN
+	plans   map[cudnn.Convolution]*cudnn.Plan
+	choices map[cudnn.Convolution]string // names of engines, or of our kernels with the prefix cudnn.Own
+	forced  string                       // while one of our kernels is timed, its name
 }
 
-// newTuner opens cuDNN. It must run where the context is current.
-func (b *Backend) newTuner() (t *tuner, err error) {
-	t = &tuner{backend: b, cache: cudnn.OpenCache(cudnn.CacheDir()), plans: map[cudnn.Convolution]*cudnn.Plan{}}
-	if t.library, err = cudnn.Open(dl.NVIDIADirs(b.options.Libraries)); err != nil {
-		return nil, err
+// newTuner opens cuDNN, if it is there. It must run where the context is current.
+func (b *Backend) newTuner() *tuner {
+	t := &tuner{backend: b, cache: cudnn.OpenCache(cudnn.CacheDir()), plans: map[cudnn.Convolution]*cudnn.Plan{}, choices: map[cudnn.Convolution]string{}}
+	if !b.options.Cudnn {
+		t.missing = errors.New("cuDNN is not used")
+		return t
 	}
-	if t.handle, err = t.library.NewHandle(); err != nil {
-		return nil, err
+	if t.library, t.missing = cudnn.Open(dl.NVIDIADirs(b.options.Libraries)); t.missing != nil {
+		return t
 	}
-	return t, t.handle.SetStream(b.stream.Handle())
+	if t.handle, t.missing = t.library.NewHandle(); t.missing != nil {
+		return t
+	}
+	if t.missing = t.handle.SetStream(b.stream.Handle()); t.missing != nil {
+		t.missing = errors.Join(t.missing, t.handle.Close())
+		t.handle = nil
+	}
+	return t
 }
 
 func (t *tuner) close() error {
 	if t == nil {
 		return nil
 	}
-	var errs []error
 	for _, p := range t.plans {
-		if p != nil {
-			p.Close()
-		}
+		p.Close()
 	}
-	return errors.Join(append(errs, t.handle.Close(), t.cache.Save())...)
+	var err error
+	if t.handle != nil {
+		err = t.handle.Close()
+	}
+	return errors.Join(err, t.cache.Save())
 }
 
-// plan is the engine for a problem, or nil where our kernels are faster. N is the node that the problem comes from.
-func (t *tuner) plan(c cudnn.Convolution, limit int, n *ir.Node) (*cudnn.Plan, error) {
-	if p, known := t.plans[c]; known {
-		return p, nil
+// key is what a choice for a problem is remembered by.
+func (t *tuner) key(c cudnn.Convolution, limit int) cudnn.Key {
+	k := cudnn.Key{Device: fmt.Sprintf("%s %d.%d", t.backend.device.Name, t.backend.device.Major, t.backend.device.Minor), Problem: c, Limit: limit}
+	k.Driver, _ = t.backend.driver.Version() // 0 is a version like any other here
+	if t.library != nil {
+		_, k.Library = t.library.Version()
 	}
-	version, _ := t.backend.driver.Version()
-	_, library := t.library.Version()
-	device := t.backend.device
-	key := cudnn.Key{Device: fmt.Sprintf("%s %d.%d", device.Name, device.Major, device.Minor), Library: library, Driver: version, Problem: c, Limit: limit}
-	if choice, ok := t.cache.Lookup(key); ok {
-		if choice.Engine == cudnn.NoEngine {
-			t.plans[c] = nil
-			return nil, nil
-		}
-		if p, err := t.handle.Rebuild(c, choice.Engine); err == nil {
-			t.plans[c] = p
-			return p, nil
-		}
-		t.cache.Forget(key)
+	return k
+}
+
+// choose names what is the fastest for a problem that comes from node n: an engine of cuDNN with at most limit bytes of workspace, or one of
+// our kernels. Engines are tried if it is large enough for that to pay.
+func (t *tuner) choose(c cudnn.Convolution, limit int, n *ir.Node, engines bool) (string, error) {
+	if name, known := t.choices[c]; known {
+		return name, nil
 	}
-	p, seconds, err := t.fastest(c, limit, n)
+	if choice, ok := t.cache.Lookup(t.key(c, limit)); ok {
+		if strings.HasPrefix(choice.Engine, cudnn.Own) || t.plan(c, choice.Engine) != nil {
+			t.choices[c] = choice.Engine
+			return choice.Engine, nil
+		}
+		t.cache.Forget(t.key(c, limit))
+	}
+	best, err := t.fastest(c, limit, n, engines)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	t.plans[c] = p
-	choice := cudnn.Choice{Engine: cudnn.NoEngine, Seconds: seconds}
-	if p != nil {
-		choice = cudnn.Choice{Engine: p.Engine, Workspace: p.Workspace, Seconds: seconds}
-	}
-	t.cache.Store(key, choice)
-	return p, nil
+	t.choices[c] = best.Engine
+	t.cache.Store(t.key(c, limit), best)
+	return best.Engine, nil
 }
 
-// fastest times our kernels and the engines of cuDNN. A problem that cuDNN does not take is left to ours.
-func (t *tuner) fastest(c cudnn.Convolution, limit int, n *ir.Node) (best *cudnn.Plan, seconds float64, err error) {
-	b := t.backend
-	t.busy = true
-	defer func() { t.busy = false }()
+// plan sets an engine up for a problem; nil if that does not work.
+func (t *tuner) plan(c cudnn.Convolution, engine string) *cudnn.Plan {
+	p := t.plans[c]
+	if p != nil && p.Engine == engine {
+		return p
+	}
+	if t.handle == nil {
+		return nil
+	}
+	made, err := t.handle.Rebuild(c, engine)
+	if err != nil {
+		return nil
+	}
+	if p != nil {
+		p.Close()
+	}
+	t.plans[c] = made
+	return made
+}
+
+// fastest times our kernels and the engines of cuDNN.
+func (t *tuner) fastest(c cudnn.Convolution, limit int, n *ir.Node, engines bool) (best cudnn.Choice, err error) {
 	g, x, w, y, err := alone(c, n)
 	if err != nil {
-		return nil, 0, err
+		return best, err
 	}
-	p := &Program{backend: b, plan: plan.Make(g)}
-	p.buffer = p.plan.BufferOf()
-	defer func() { err = errors.Join(err, p.free()) }()
-	if err := p.load(context.Background(), nil); err != nil {
-		if driver.IsOutOfMemory(err) {
-			return nil, math.Inf(1), nil // cuDNN would need as much
+	best.Seconds = math.Inf(1)
+	whole := plan.Make(g)
+	for _, k := range convKernels {
+		if !k.tuned {
+			continue
 		}
-		return nil, 0, err
+		s, err := t.timeOwn(k.name, whole)
+		switch {
+		case errors.Is(err, errNotTaken):
+		case driver.IsOutOfMemory(err) && best.Engine != "": // what was timed already is good enough
+		case err != nil:
+			return best, err
+		case s < best.Seconds:
+			best = cudnn.Choice{Engine: cudnn.Own + k.name, Seconds: s}
+		}
 	}
-	if seconds, err = b.time(func() error { return p.enqueueSteps(context.Background(), 0, len(p.steps)) }); err != nil {
-		return nil, 0, err
+	if !engines || t.handle == nil {
+		return best, nil
 	}
 	plans, err := t.handle.Candidates(c, limit)
 	if err != nil {
-		return nil, seconds, nil
+		return best, nil // it has none
 	}
-	extra := 4 * w.Shape().Elements()
-	workspace := 0
-	for _, k := range plans {
-		workspace = max(workspace, k.Workspace)
+	fastest, err := t.timeEngines(c, plans, x, w, y, best)
+	if fastest != nil {
+		t.plans[c] = fastest
 	}
-	residual := 0
+	for _, p := range plans {
+		if p != fastest {
+			p.Close()
+		}
+	}
+	if driver.IsOutOfMemory(err) {
+		err = nil
+	}
+	if fastest == nil || err != nil {
+		return best, err
+	}
+	return cudnn.Choice{Engine: fastest.Engine, Workspace: fastest.Workspace, Seconds: best.Seconds}, nil
+}
+
+// timeOwn times one of our kernels on a plan of nothing but a convolution.
+func (t *tuner) timeOwn(name string, whole *plan.Plan) (seconds float64, err error) {
+	t.forced = name
+	defer func() { t.forced = "" }()
+	p := &Program{backend: t.backend, plan: whole, buffer: whole.BufferOf()}
+	defer func() { err = errors.Join(err, p.free()) }()
+	if err := p.load(context.Background(), nil); err != nil {
+		return 0, err
+	}
+	return t.backend.time(func() error { return p.enqueueSteps(context.Background(), 0, len(p.steps)) })
+}
+
+// timeEngines finds an engine that is faster than the best so far.
+func (t *tuner) timeEngines(c cudnn.Convolution, plans []*cudnn.Plan, x, w, y *ir.Value, best cudnn.Choice) (fastest *cudnn.Plan, err error) {
+	var at cudnn.Addresses
+	bytes, workspace := 0, 0
+	place := func(to *driver.Ptr, n int) {
+		*to = driver.Ptr(bytes)
+		bytes += ceilDiv(n, constantAlign) * constantAlign
+	}
+	for _, p := range plans {
+		workspace = max(workspace, p.Workspace)
+	}
+	place(&at.X, 4*x.Shape().Elements())
+	place(&at.Y, 4*y.Shape().Elements())
+	place(&at.W, 4*w.Shape().Elements())
+	place(&at.Bias, 4*max(c.Cin, c.Cout))
 	if c.Residual {
-		residual = 4 * y.Shape().Elements()
+		place(&at.Residual, 4*y.Shape().Elements())
 	}
-	round := func(n int) int { return ceilDiv(n, constantAlign) * constantAlign }
-	memory, err := b.take(round(extra)+round(4*max(c.Cin, c.Cout))+round(residual)+workspace, "timing cuDNN's engines")
+	place(&at.Workspace, workspace)
+	memory, err := t.backend.take(bytes, "timing cuDNN's engines")
 	if err != nil {
-		for _, k := range plans {
-			k.Close()
-		}
-		if driver.IsOutOfMemory(err) {
-			err = nil
-		}
-		return nil, seconds, err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, memory.close()) }()
-	at := cudnn.Addresses{X: p.address[p.buffer[x]], Y: p.address[p.buffer[y]], W: memory.at}
 	if c.Backward {
 		at.X, at.Y = at.Y, at.X
 	}
-	next := memory.at + driver.Ptr(round(extra))
-	if c.Bias {
-		at.Bias = next
+	for _, a := range []*driver.Ptr{&at.X, &at.Y, &at.W, &at.Bias, &at.Residual, &at.Workspace} {
+		*a += memory.at
 	}
-	next += driver.Ptr(round(4 * max(c.Cin, c.Cout)))
-	if c.Residual {
-		at.Residual = next
+	if !c.Bias {
+		at.Bias = 0
 	}
-	at.Workspace = next + driver.Ptr(round(residual))
-	for _, k := range plans {
-		s, failed := b.time(func() error { return k.Run(at) })
-		if failed == nil && s < seconds {
-			seconds = s
-			if best != nil {
-				best.Close()
-			}
-			best = k
-			continue
+	if !c.Residual {
+		at.Residual = 0
+	}
+	for _, p := range plans {
+		// One that does not run is not the fastest.
+		if s, err := t.backend.time(func() error { return p.Run(at) }); err == nil && s < best.Seconds {
+			fastest, best.Seconds = p, s
 		}
-		k.Close()
 	}
-	return best, seconds, err
+	return fastest, nil
 }
 
 // time runs something once to warm up and takes the least time of three runs more.

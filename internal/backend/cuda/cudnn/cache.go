@@ -30,8 +30,8 @@ type Choice struct {
 	Seconds   float64
 }
 
-// NoEngine is the choice where the caller has something faster than all engines.
-const NoEngine = "none"
+// Own is the prefix of choices that are not engines of cuDNN but something of the caller's that is faster.
+const Own = "own:"
 
 // Cache remembers choices on disk, so that engines are timed once on a machine. It is a help only: a folder that cannot be read or written
 // makes it empty, or forgetful, and is never an error of the caller. It may be used by several goroutines and several processes; what two
@@ -97,7 +97,7 @@ func readCache(path string) []entry {
 		if json.Unmarshal([]byte(line), &e) != nil || e.Problem == "" || e.Workspace < 0 || e.Seconds < 0 {
 			continue
 		}
-		if _, err := parseEngine(e.Engine); err == nil || e.Engine == NoEngine {
+		if _, err := parseEngine(e.Engine); err == nil || strings.HasPrefix(e.Engine, Own) {
 			all = append(all, e)
 		}
 	}

@@ -36,10 +36,14 @@ type DeviceInfo struct {
 // NoDriverError says that this system has no NVIDIA driver, or none that could be loaded.
 type NoDriverError struct {
 	Tried []string // names and paths
+	Found string   // a library that is there, but broken or too old; "" where there is none
 	Cause error
 }
 
 func (e *NoDriverError) Error() string {
+	if e.Found != "" {
+		return fmt.Sprintf("the NVIDIA driver cannot be used: %v", e.Cause)
+	}
 	return fmt.Sprintf("no NVIDIA driver: %v", e.Cause)
 }
 
@@ -64,11 +68,15 @@ func Open(path string) (*Driver, error) {
 		for _, dir := range dirs {
 			tried = append(tried, dir+"/"+names[0])
 		}
-		return nil, &NoDriverError{tried, err}
+		none := &NoDriverError{Tried: tried, Cause: err}
+		if missing, ok := errors.AsType[*dl.MissingError](err); ok {
+			none.Found = missing.Found
+		}
+		return nil, none
 	}
 	d := &Driver{path: lib.Path()}
 	if err := d.bind(lib); err != nil {
-		return nil, &NoDriverError{[]string{lib.Path()}, err}
+		return nil, &NoDriverError{[]string{lib.Path()}, lib.Path(), err}
 	}
 	if err := d.init.call(0); err != nil {
 		return nil, err

@@ -7,11 +7,15 @@ import (
 
 // Codes that callers tell apart.
 const (
-	CodeOutOfMemory  = 2
-	CodeNoDevice     = 100
-	CodeInvalidImage = 200
-	CodeNotFound     = 500
-	CodeNotReady     = 600
+	CodeOutOfMemory        = 2
+	CodeInsufficientDriver = 35
+	CodeNoDevice           = 100
+	CodeInvalidImage       = 200
+	CodeNoBinary           = 209
+	CodeInvalidPTX         = 218
+	CodeUnsupportedPTX     = 222
+	CodeNotFound           = 500
+	CodeNotReady           = 600
 )
 
 // Error is a call that the driver refused, or the failure of earlier work that the call was the first to hear of.

@@ -41,8 +41,8 @@ var checks = []string{"-fsanitize=alignment,bounds"}
 
 // Simulator is the library, loaded in this process. What it is told holds for all tests of the process until Reset.
 type Simulator struct {
-	Path                                                                         string
-	reset, setCapacity, setDevice, setCount, failCall, loseDevice, setLazy, used uintptr
+	Path                                                                                                string
+	reset, setCapacity, setDevice, setVersion, setSlices, setCount, failCall, loseDevice, setLazy, used uintptr
 }
 
 // Load builds and loads the library; it is reset when the test ends. Extra are more files with kernels.
@@ -56,6 +56,7 @@ func Load(t testing.TB, extra ...string) *Simulator {
 	err = dl.Bind(lib, []dl.Symbol{
 		{Name: "simulator_reset", To: &s.reset}, {Name: "simulator_set_capacity", To: &s.setCapacity},
 		{Name: "simulator_set_device", To: &s.setDevice}, {Name: "simulator_set_count", To: &s.setCount}, {Name: "simulator_fail_call", To: &s.failCall},
+		{Name: "simulator_set_version", To: &s.setVersion}, {Name: "simulator_set_slices", To: &s.setSlices},
 		{Name: "simulator_lose_device", To: &s.loseDevice}, {Name: "simulator_set_lazy", To: &s.setLazy},
 		{Name: "simulator_used", To: &s.used},
 	})
@@ -77,6 +78,12 @@ func (s *Simulator) SetCapacity(bytes int) { dl.Call(s.setCapacity, uintptr(byte
 func (s *Simulator) SetDevice(major, minor, multiprocessors int) {
 	dl.Call(s.setDevice, uintptr(major), uintptr(minor), uintptr(multiprocessors))
 }
+
+// SetVersion sets the newest version of CUDA that the driver supports, 12040 for 12.4.
+func (s *Simulator) SetVersion(version int) { dl.Call(s.setVersion, uintptr(version)) }
+
+// SetSlices makes the devices slices of a GPU (MIG).
+func (s *Simulator) SetSlices() { dl.Call(s.setSlices, 1) }
 
 // SetCount sets how many devices there are, up to 4. The driver looks at it when it is opened.
 func (s *Simulator) SetCount(n int) { dl.Call(s.setCount, uintptr(n)) }
@@ -141,6 +148,11 @@ func build(t testing.TB, compiler string, extra []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	unlock, err := lock(filepath.Join(cache, "lock")) // the tests of other packages, which need the same
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
 	version, err := exec.Command(compiler, append(slices.Clone(flags), "-E", "-dM", "-x", "c++", "/dev/null")...).Output()
 	if err != nil {
 		return "", err
@@ -263,6 +275,9 @@ func cacheFolder(t testing.TB) (string, error) {
 		return "", err
 	}
 	for _, e := range entries {
+		if e.Name() == "lock" {
+			continue
+		}
 		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > 7*24*time.Hour {
 			_ = os.RemoveAll(filepath.Join(dir, e.Name())) // another process may have been faster
 		}

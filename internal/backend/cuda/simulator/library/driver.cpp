@@ -112,7 +112,8 @@ struct Driver {
     bool started = false, lazy = lazy_by_default();
     int lost = 0; // the error that all calls give
     // Of each device. All are alike.
-    int count = 1, major = 9, minor = 0, multiprocessors = 8;
+    int count = 1, major = 9, minor = 0, multiprocessors = 8, version = 12040;
+    bool slices = false; // they are slices of a GPU (MIG)
     size_t capacity = (size_t)8 << 30;
     Context contexts[most_devices];
     pthread_key_t current;
@@ -267,7 +268,7 @@ API cuInit(unsigned flags) {
 
 API cuDriverGetVersion(int* version) {
     ENTER(nothing);
-    *version = 12040;
+    *version = d.version;
     return success;
 }
 
@@ -302,7 +303,12 @@ API cuDeviceGetUuid(char* to, int device) {
     return success;
 }
 
-API cuDeviceGetUuid_v2(char* to, int device) { return cuDeviceGetUuid(to, device); }
+API cuDeviceGetUuid_v2(char* to, int device) {
+    ENTER(started);
+    if (int code = cuDeviceGetUuid(to, device)) return code;
+    if (d.slices) memcpy(to, "slice", 5);
+    return success;
+}
 
 API cuDeviceTotalMem_v2(size_t* bytes, int device) {
     ENTER(started);
@@ -904,6 +910,12 @@ CONTROL(void) simulator_set_device(int major, int minor, int multiprocessors) {
     d->major = major, d->minor = minor, d->multiprocessors = multiprocessors;
 }
 
+// simulator_set_version sets the newest version of CUDA that the driver supports, 12040 for 12.4.
+CONTROL(void) simulator_set_version(int version) { Locked()->version = version; }
+
+// simulator_set_slices makes the devices slices of a GPU (1) or whole ones (0).
+CONTROL(void) simulator_set_slices(int slices) { Locked()->slices = slices; }
+
 // simulator_set_count sets how many devices there are, up to 4.
 CONTROL(void) simulator_set_count(int count) { Locked()->count = std::min(std::max(count, 0), most_devices); }
 
@@ -933,7 +945,8 @@ CONTROL(void) simulator_reset() {
     drain_all();
     d->count = 1;
     d->capacity = (size_t)8 << 30;
-    d->major = 9, d->minor = 0, d->multiprocessors = 8;
+    d->major = 9, d->minor = 0, d->multiprocessors = 8, d->version = 12040;
+    d->slices = false;
     d->faults.clear();
     d->lost = 0;
     d->lazy = lazy_by_default();

@@ -1,0 +1,168 @@
+// Package device opens what there is to compute with, by the names that users give: the processor, or a GPU.
+package device
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/backend/cpu"
+	"github.com/voxcam/voxcam/internal/backend/cuda"
+	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
+	"github.com/voxcam/voxcam/internal/bytesize"
+)
+
+// Variables of the environment. They are for machines whose libraries lie where nobody looks, and for tests and those who change kernels.
+const (
+	Libraries = "VOXCAM_CUDA_LIBRARIES" // folders with NVIDIA's libraries, separated as in PATH, before the usual places
+	Driver    = "VOXCAM_CUDA_DRIVER"    // the file of the driver, libcuda.so.1, instead of the system's
+	Kernels   = "VOXCAM_CUDA_KERNELS"   // an archive of compiled kernels, instead of those in the program
+)
+
+// CUDA is what the environment says of GPUs.
+func CUDA() cuda.Options {
+	return cuda.Options{Driver: os.Getenv(Driver), Libraries: os.Getenv(Libraries), Kernels: os.Getenv(Kernels), Cudnn: true}
+}
+
+// Device is a backend that its user closes.
+type Device struct {
+	backend.Backend
+	Warnings, Notes []string // for the user
+
+	close func() error
+	free  func() (int, error)
+}
+
+// Close gives the device back. Models on it must have been closed.
+func (d *Device) Close() error { return d.close() }
+
+// FreeMemory is what a budget can share, in bytes.
+func (d *Device) FreeMemory() (int, error) { return d.free() }
+
+// precisions by name. The first is what a processor computes in.
+var precisions = []struct {
+	name  string
+	value cuda.Precision
+}{{"fp32", cuda.Float32}, {"tf32", cuda.TF32}, {"bf16", cuda.BFloat16}, {"fp64", cuda.Float64}}
+
+// kinds of devices.
+var kinds = []struct {
+	name string
+	open func(number int, precision string) (*Device, error)
+}{
+	{"auto", openAuto},
+	{"cpu", openCPU},
+	{"cuda", openCUDA},
+}
+
+// Open opens a device by its name: auto (a GPU if there is one, else the processor), cpu, cuda, or cuda:N for GPU N. Products of
+// convolutions and matrices are computed in a precision: fp32, or on a GPU tf32, bf16 or fp64. Empty names are auto and fp32.
+func Open(name, precision string) (*Device, error) {
+	if precision == "" {
+		precision = precisions[0].name
+	}
+	if _, err := parsePrecision(precision); err != nil {
+		return nil, err
+	}
+	kind, number, err := split(name)
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range kinds {
+		if k.name == kind {
+			return k.open(number, precision)
+		}
+	}
+	return nil, fmt.Errorf("device %q is not known: choose from auto, cpu, cuda, cuda:N", name)
+}
+
+func parsePrecision(name string) (cuda.Precision, error) {
+	var names []string
+	for _, p := range precisions {
+		if p.name == name {
+			return p.value, nil
+		}
+		names = append(names, p.name)
+	}
+	return 0, fmt.Errorf("precision %q is not known: choose from %s", name, strings.Join(names, ", "))
+}
+
+// split takes "cuda:1" apart.
+func split(name string) (kind string, number int, err error) {
+	kind, text, numbered := strings.Cut(name, ":")
+	if kind == "" && !numbered {
+		kind = "auto"
+	}
+	if !numbered {
+		return kind, 0, nil
+	}
+	if number, err = strconv.Atoi(text); err != nil || number < 0 || kind != "cuda" {
+		return "", 0, fmt.Errorf("device %q is not known: a number stands behind cuda: only, as in cuda:0", name)
+	}
+	return kind, number, nil
+}
+
+func openCPU(_ int, precision string) (*Device, error) {
+	if precision != precisions[0].name {
+		return nil, fmt.Errorf("precision %s needs a GPU: the processor computes in %s", precision, precisions[0].name)
+	}
+	b, err := cpu.New(cpu.Options{})
+	if err != nil {
+		return nil, err
+	}
+	return &Device{Backend: b, close: b.Close, free: bytesize.FreeMemory}, nil
+}
+
+// openCUDA opens a GPU that was asked for.
+func openCUDA(number int, precision string) (*Device, error) {
+	d, err := tryCUDA(number, precision)
+	if err != nil {
+		return nil, fmt.Errorf("%w; device cpu computes without a GPU, and voxcam doctor says what was found", err)
+	}
+	return d, nil
+}
+
+// openAuto opens the first GPU, or the processor. That there is no GPU is nothing to tell; that it does not work is.
+func openAuto(_ int, precision string) (*Device, error) {
+	d, gpu := tryCUDA(0, precision)
+	if gpu == nil {
+		return d, nil
+	}
+	d, err := openCPU(0, precision)
+	if absent(gpu) {
+		return d, err
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w; the GPU is not used: %w", err, gpu)
+	}
+	d.Warnings = append(d.Warnings, fmt.Sprintf("the GPU is not used: %v", gpu))
+	return d, nil
+}
+
+func tryCUDA(number int, precision string) (*Device, error) {
+	o := CUDA()
+	o.Device = number
+	var err error
+	if o.Precision, err = parsePrecision(precision); err != nil {
+		return nil, err
+	}
+	b, err := cuda.New(o)
+	if err != nil {
+		return nil, err
+	}
+	d := &Device{Backend: b, close: b.Close, free: b.FreeMemory}
+	if note := b.Note(); note != "" {
+		d.Notes = append(d.Notes, note)
+	}
+	return d, nil
+}
+
+// absent reports whether an error says that there is no GPU, or no driver for one.
+func absent(err error) bool {
+	var none *driver.NoDriverError
+	var refused *driver.Error
+	return errors.As(err, &none) && none.Found == "" || errors.As(err, &refused) && refused.Code == driver.CodeNoDevice
+}
