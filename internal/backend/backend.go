@@ -48,6 +48,7 @@ const (
 )
 
 // Field is float32 memory outside of arenas that programs can be bound to: a volume, [D, H, W, C], or the gradient with respect to it.
+// On a device, Write, Read, Take and Attribution.Upload may be called while others use the backend without the field.
 type Field interface {
 	Len() int
 	// Write copies Len values into the field, Read out of it.

@@ -33,6 +33,7 @@ type modelFlags struct {
 	grid                 []int
 	deviceFlags
 	budget bytesize.Budget
+	ahead  bool // volumes come one after the other
 }
 
 func (f *modelFlags) add(cmd *cobra.Command) {

@@ -107,7 +107,7 @@ func (f *modelFlags) options(shape [4]int, free func() (int, error)) (opt explai
 	if layouts := []string{"", "auto", "channels-first", "channels-last"}; !slices.Contains(layouts, f.layout) {
 		return opt, usage(fmt.Errorf("--layer-layout %s: choose from %s", f.layout, strings.Join(layouts[1:], ", ")))
 	}
-	opt = explain.Options{TargetLayer: f.layer, LayerLayout: f.layout, Shape: shape}
+	opt = explain.Options{TargetLayer: f.layer, LayerLayout: f.layout, Shape: shape, Ahead: f.ahead}
 	if len(f.grid) != 0 {
 		if len(f.grid) != 3 || slices.Min(f.grid) < 1 {
 			return opt, usage(fmt.Errorf("--token-grid %v: three sizes of at least 1 expected, depth,height,width", f.grid))

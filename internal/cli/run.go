@@ -207,6 +207,7 @@ func (f *modelFlags) openFor(ctx context.Context, c *dataset.Config, stderr io.W
 	}
 	var shape [4]int
 	copy(shape[1:], c.Data.ImageShape)
+	f.ahead = true
 	if m, err = f.open(shape, stderr); err != nil || m.Info().Classes > 0 {
 		return m, err
 	}

@@ -6,13 +6,16 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"runtime"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/report"
 )
 
 // job is a sample on its way through the pipeline.
@@ -26,50 +29,48 @@ type job struct {
 // in memory together.
 type part struct {
 	job     *job
-	result  *explain.Result
-	err     error // why there is no result; then it is the sample's last part
+	work    explain.Work // nil if err says why there is no result; then it is the sample's last part
+	err     error
+	target  int
 	last    bool
 	seconds float64 // of explaining
 }
 
-// pipeline reads, explains and writes the samples, each stage in its own goroutine. The channels hold nothing: a stage that
-// has finished its work keeps it until the next one takes it, which bounds what is in memory to one volume or result for each
-// stage. After an interruption a sample that is already explained is still written.
+// readers is how many samples are read at a time: decompression is the work of one processor for each.
+const readers = 2
+
+// writersOf is how many samples are written at a time. The files of one are encoded side by side, too; the second one is for the time
+// in which the first has few files left.
+func writersOf(processors int) int { return min(max(processors/4, 1), 4) }
+
+// pipeline reads, explains and writes the samples, each stage in goroutines of its own. The channels hold nothing: a stage that
+// has finished its work keeps it until the next one takes it, which bounds what is in memory: a volume for each reader, one that
+// is on its way to the device, one that is explained, and one with maps for each writer. After an interruption a sample that is
+// already explained is still written.
 func (r *run) pipeline(ctx context.Context, ex explain.Explainer, todo []dataset.Sample, s *Summary) error {
 	group, ctx := errgroup.WithContext(ctx)
-	read, explained := make(chan *job), make(chan part)
-	written := make(chan struct{}) // closed when the writer is gone
+	read, begun, explained := make(chan *job), make(chan part), make(chan (<-chan part))
+	broken := make(chan struct{}) // closed when a writer gives up
+	processors := runtime.GOMAXPROCS(0)
+	r.encoders = make(chan struct{}, processors)
+
+	r.read(ctx, group, todo, read)
 
 	group.Go(func() error {
-		defer close(read)
-		for _, sample := range todo {
-			j := &job{sample: sample}
-			if j.err = r.checkLabel(sample); j.err == nil {
-				j.err = guard(func() (err error) { j.prepared, err = r.set.Prepare(ctx, sample); return err })
-			}
-			select {
-			case read <- j:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-		return nil
-	})
-
-	group.Go(func() error {
-		defer close(explained)
+		defer close(begun)
 		for j := range read {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
 			for i := range r.targets {
-				p := r.explain(ctx, ex, j, i)
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				p := r.begin(ctx, ex, j, i)
 				if ctx.Err() != nil && p.err != nil {
 					return ctx.Err() // the sample did not fail, it was stopped
 				}
 				select {
-				case explained <- p:
-				case <-written:
+				case begun <- p:
+				case <-ctx.Done():
+					p.drop()
 					return ctx.Err()
 				}
 				if p.last {
@@ -81,38 +82,138 @@ func (r *run) pipeline(ctx context.Context, ex explain.Explainer, todo []dataset
 	})
 
 	group.Go(func() error {
-		defer close(written)
-		started, done := time.Now(), 0
-		var w *writer
-		defer func() { w.abort() }() // of a sample that was stopped between two targets
-		for p := range explained {
-			if w == nil {
-				w = &writer{run: r, job: p.job}
+		defer close(explained)
+		var parts chan part // of the sample that is being explained
+		defer func() {
+			if parts != nil {
+				close(parts)
 			}
-			if err := w.add(p); err != nil {
-				return err
+		}()
+		var failed *job
+		for p := range begun {
+			if ctx.Err() != nil {
+				p.drop()
+				return ctx.Err()
 			}
-			if !p.last {
+			if p.job == failed { // another target of it had been begun
+				p.drop()
 				continue
 			}
-			record, err := w.finish()
-			if err != nil {
-				return err
+			r.compute(ctx, &p)
+			if ctx.Err() != nil && p.err != nil {
+				return ctx.Err()
 			}
-			w = nil
-			s.count(record)
-			done++
-			e := Event{Kind: EventSample, Sample: record.ID, Split: record.Split, Done: done, Total: len(todo),
-				Status: record.Status, Reason: record.Reason, Seconds: record.Seconds,
-				Left: time.Since(started).Seconds() / float64(done) * float64(len(todo)-done)}
-			if record.PredictedClassName != nil {
-				e.Predicted, e.Confidence = *record.PredictedClassName, *record.Confidence
+			if parts == nil {
+				parts = make(chan part)
+				select {
+				case explained <- parts:
+				case <-broken:
+					return ctx.Err()
+				}
 			}
-			r.observe.Event(e)
+			select {
+			case parts <- p:
+			case <-broken:
+				return ctx.Err()
+			}
+			if p.last {
+				close(parts)
+				parts = nil
+			}
+			if p.err != nil {
+				failed = p.job
+			}
 		}
 		return nil
 	})
+
+	started := time.Now()
+	var mu sync.Mutex
+	done := 0
+	tell := func(record *report.Sample) {
+		mu.Lock()
+		defer mu.Unlock()
+		s.count(record)
+		done++
+		e := Event{Kind: EventSample, Sample: record.ID, Split: record.Split, Done: done, Total: len(todo),
+			Status: record.Status, Reason: record.Reason, Seconds: record.Seconds,
+			Left: time.Since(started).Seconds() / float64(done) * float64(len(todo)-done)}
+		if record.PredictedClassName != nil {
+			e.Predicted, e.Confidence = *record.PredictedClassName, *record.Confidence
+		}
+		r.observe.Event(e)
+	}
+	var once sync.Once
+	for range writersOf(processors) {
+		group.Go(func() error {
+			for parts := range explained {
+				record, err := r.write(parts)
+				if err != nil {
+					once.Do(func() { close(broken) })
+					return err
+				}
+				if record != nil {
+					tell(record)
+				}
+			}
+			return nil
+		})
+	}
 	return group.Wait()
+}
+
+// read prepares samples, some at a time, and hands them on in their order.
+func (r *run) read(ctx context.Context, group *errgroup.Group, todo []dataset.Sample, read chan<- *job) {
+	turns := make(chan chan *job, readers-1) // of the samples that are being read
+	group.Go(func() error {
+		defer close(turns)
+		for _, sample := range todo {
+			turn := make(chan *job, 1)
+			select {
+			case turns <- turn:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			group.Go(func() error {
+				j := &job{sample: sample}
+				if j.err = r.checkLabel(sample); j.err == nil {
+					j.err = guard(func() (err error) { j.prepared, err = r.set.Prepare(ctx, sample); return err })
+				}
+				turn <- j
+				return nil
+			})
+		}
+		return nil
+	})
+	group.Go(func() error {
+		defer close(read)
+		for turn := range turns {
+			select {
+			case read <- <-turn:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		return nil
+	})
+}
+
+// write stores the parts of a sample; nothing, if it was stopped between two targets.
+func (r *run) write(parts <-chan part) (*report.Sample, error) {
+	var w *writer
+	defer func() { w.abort() }()
+	for p := range parts {
+		if w == nil {
+			w = &writer{run: r, job: p.job}
+		}
+		if err := w.add(p); err != nil {
+			return nil, err
+		}
+		if p.last {
+			return w.finish()
+		}
+	}
+	return nil, nil
 }
 
 func (r *run) checkLabel(s dataset.Sample) error {
@@ -125,19 +226,16 @@ func (r *run) checkLabel(s dataset.Sample) error {
 	return nil
 }
 
-// explain asks for target i of a sample.
-func (r *run) explain(ctx context.Context, ex explain.Explainer, j *job, i int) part {
-	if j.err != nil {
-		return part{job: j, err: j.err, last: true}
-	}
-	if i == 0 {
-		r.observe.Event(Event{Kind: EventBegin, Sample: j.sample.ID, Split: string(j.sample.Split)})
+// begin begins target i of a sample.
+func (r *run) begin(ctx context.Context, ex explain.Explainer, j *job, i int) part {
+	p := part{job: j, err: j.err, target: i, last: j.err != nil || i == len(r.targets)-1}
+	if p.err != nil {
+		return p
 	}
 	target := r.targets[i]
 	if target.Kind == explain.ClassTrue {
 		target.Index = j.sample.Label
 	}
-	started := time.Now()
 	request := explain.Request{
 		Methods: r.methods, Class: target,
 		NSamples: r.config.Explain.NSamples, NoiseLevel: r.config.Explain.NoiseLevel,
@@ -148,16 +246,64 @@ func (r *run) explain(ctx context.Context, ex explain.Explainer, j *job, i int) 
 				Passes: i*total + done, PassesTotal: len(r.targets) * total})
 		},
 	}
-	var result *explain.Result
-	err := guard(func() (err error) { result, err = ex.Explain(ctx, j.prepared.Volume, request); return err })
-	if err == nil {
-		err = r.check(result, j.prepared.Volume.Dims())
+	if o, ok := ex.(explain.Overlapping); ok {
+		p.err = guard(func() (err error) { p.work, err = o.Begin(ctx, j.prepared.Volume, request); return err })
+		p.last = p.last || p.err != nil
+		return p
 	}
-	if err != nil {
-		result = nil
-	}
-	return part{job: j, result: result, err: err, last: err != nil || i == len(r.targets)-1, seconds: time.Since(started).Seconds()}
+	p.work = &plain{Explainer: ex, job: j, request: request}
+	return p
 }
+
+// drop gives up what was begun.
+func (p *part) drop() {
+	if p.work != nil {
+		p.work.Drop()
+	}
+}
+
+// compute explains what was begun.
+func (r *run) compute(ctx context.Context, p *part) {
+	if p.err != nil {
+		return
+	}
+	if p.target == 0 {
+		r.observe.Event(Event{Kind: EventBegin, Sample: p.job.sample.ID, Split: string(p.job.sample.Split)})
+	}
+	started := time.Now()
+	p.err = guard(func() error { return p.work.Compute(ctx) })
+	p.seconds = time.Since(started).Seconds()
+	p.last = p.last || p.err != nil
+}
+
+// result waits for what a part has, and checks it.
+func (r *run) result(p *part) (result *explain.Result, err error) {
+	if p.err != nil {
+		return nil, p.err
+	}
+	err = guard(func() (err error) { result, err = p.work.Result(); return err })
+	if err == nil {
+		err = r.check(result, p.job.prepared.Volume.Dims())
+	}
+	return result, err
+}
+
+// plain is the work of an Explainer that does one volume at a time.
+type plain struct {
+	explain.Explainer
+	job     *job
+	request explain.Request
+	result  *explain.Result
+}
+
+func (w *plain) Compute(ctx context.Context) (err error) {
+	w.result, err = w.Explain(ctx, w.job.prepared.Volume, w.request)
+	return err
+}
+
+func (w *plain) Result() (*explain.Result, error) { return w.result, nil }
+
+func (w *plain) Drop() {}
 
 // guard makes a panic, which is a fault of the program, the failure of one sample instead of the end of the run.
 func guard(do func() error) (err error) {

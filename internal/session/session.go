@@ -15,8 +15,9 @@
 //
 // KEY is volume for a single method, METHOD_volume for several, with class_I before volume if all classes are explained.
 //
-// Reading, explaining and writing overlap: while one sample is explained, one is read ahead and one is written behind, so
-// that at most three volumes are in memory, each with the maps of one target class.
+// Reading, explaining and writing overlap. In memory are at most two volumes that were read ahead, one on its way to the device,
+// one that is explained, and for every four processors, up to 16, one that is written (at least one); the last two kinds with the maps
+// of one target class.
 package session
 
 import (
@@ -168,6 +169,8 @@ type run struct {
 	folder  *durable.Folder
 	stale   map[string][]string // ID to folders of records that lie elsewhere than the sample's place
 	observe Observer
+
+	encoders chan struct{} // an element for each file that is being encoded
 }
 
 // Run explains the selected samples of the configured data set. What a sample meets is in its record and in the summary;

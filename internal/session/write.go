@@ -22,9 +22,6 @@ import (
 	"github.com/voxcam/voxcam/internal/volume/npy"
 )
 
-// writers is how many files of a sample are encoded at a time; more would take the processor from the network.
-const writers = 2
-
 // writer stores one sample, target by target.
 type writer struct {
 	run    *run
@@ -50,13 +47,14 @@ func (w *writer) add(p part) error {
 		w.record = w.run.describe(w.job)
 	}
 	w.record.Seconds += p.seconds
+	result, err := w.run.result(&p)
 	if w.failed == nil {
-		w.failed = p.err
+		w.failed = err
 	}
 	if w.failed != nil {
 		return nil
 	}
-	err := guard(func() error { return w.store(p.result) })
+	err = guard(func() error { return w.store(result) })
 	var output *durable.Error
 	if err != nil && !errors.As(err, &output) {
 		w.failed, err = fmt.Errorf("the result cannot be written: %w", err), nil // no format can hold it
@@ -76,7 +74,7 @@ func (w *writer) store(result *explain.Result) error {
 		r.describePrediction(w.record, result)
 		w.sheet.Title = title(w.record)
 	}
-	var outputs []output
+	var tasks []func() error
 	for _, m := range result.Methods {
 		rm := r.describeMethod(m, result.TargetClass)
 		label := rm.Method
@@ -91,30 +89,42 @@ func (w *writer) store(result *explain.Result) error {
 			w.sheet.Rows = append(w.sheet.Rows, picture.Row{Label: label, Note: "no map"})
 			continue
 		}
-		w.record.Statistics[rm.Key] = report.Measure(m.Map, m.Heatmap, m.HeatDims)
+		tasks = append(tasks, func() error {
+			statistics := report.Measure(m.Map, m.Heatmap, m.HeatDims)
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.record.Statistics[rm.Key] = statistics
+			return nil
+		})
 		view, err := picture.NewView(v, w.window, m.Heatmap, r.config.Output.OverlayAlpha)
 		if err != nil {
 			return err
 		}
 		w.sheet.Rows = append(w.sheet.Rows, picture.Row{Label: label, View: view.Thin(picture.SheetSlices)})
 		stem := w.job.sample.Name + "_" + rm.Key
-		outputs = append(outputs, r.arrays(stem, w.record, m, v)...)
+		outputs := r.arrays(stem, w.record, m, v)
 		if r.formats["tiff"] {
 			outputs = append(outputs, output{stem + "_heatmap.tiff", view.WriteHeatmap}, output{stem + "_overlay.tiff", view.WriteOverlay})
 			if w.cover == "" {
 				w.cover = stem + "_overlay.tiff"
 			}
 		}
+		for _, o := range outputs {
+			tasks = append(tasks, func() error {
+				info, err := w.stage.Write(o.name, func(f *durable.File) error { return guard(func() error { return o.write(f) }) })
+				if err == nil {
+					w.list(path.Join(r.place(w.job.sample), o.name), info)
+				}
+				return err
+			})
+		}
 	}
 	var group errgroup.Group
-	group.SetLimit(writers)
-	for _, o := range outputs {
+	for _, task := range tasks {
+		r.encoders <- struct{}{}
 		group.Go(func() error {
-			info, err := w.stage.Write(o.name, func(f *durable.File) error { return guard(func() error { return o.write(f) }) })
-			if err == nil {
-				w.list(path.Join(r.place(w.job.sample), o.name), info)
-			}
-			return err
+			defer func() { <-r.encoders }()
+			return guard(task)
 		})
 	}
 	return group.Wait()
