@@ -21,8 +21,8 @@ const (
 	tunedBytes = 32 << 20
 )
 
-// mostWorkspace is what an engine may take of the memory that steps compute with.
-const mostWorkspace = 64 << 20
+// mostWorkspace is what an engine may take of the memory that steps compute with. The fast ones on tensor cores need less.
+const mostWorkspace = 16 << 20
 
 // cudnnForm is the form of weights for cuDNN: [Cout, kd, kh, kw, Cin].
 type cudnnForm struct{ half bool }
@@ -214,7 +214,9 @@ func (c *compiler) ranges() []cudnnStep {
 // padding on both sides will do. It is false where there is no such convolution.
 func slabProblem(p cudnn.Convolution, mode plan.Mode, v *convolution, s *cudnnStep) (cudnn.Convolution, bool) {
 	stride, reach := p.Stride[0], p.Dilation[0]*(p.Kernel[0]-1)+1
-	s.lo, s.hi = 0, v.in[0]
+	if s.lo, s.hi = 0, v.in[0]; s.z0 == 0 && s.z1 == v.out[0] {
+		mode = plan.Whole
+	}
 	if mode == plan.Slab && p.Backward {
 		s.lo, s.hi = ceilDivSigned(s.z0+p.Before[0]-reach+1, stride), floorDiv(s.z1-1+p.Before[0], stride)+1
 	} else if mode == plan.Slab {
