@@ -139,7 +139,7 @@ func (b *Backend) onTensorCores() bool {
 // Costs implements backend.Backend.
 func (b *Backend) Costs() plan.Costs {
 	flops := map[Precision]float64{Float32: 4e13, TF32: 2e14, BFloat16: 2e14, Float64: 3e12}[b.options.Precision]
-	return plan.Costs{FlopsPerSecond: flops, BytesPerSecond: 3e12, StepSeconds: 4e-6,
+	return plan.Costs{FlopsPerSecond: flops, BytesPerSecond: 3e12, StepSeconds: 1e-5,
 		SlabBytes: []int{64 << 20, 32 << 20, 16 << 20, 4 << 20, 1 << 20}, Granularity: b.granularity}
 }
 
