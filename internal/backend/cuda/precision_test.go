@@ -3,11 +3,11 @@ package cuda
 import (
 	"context"
 	"math"
-	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/backend/backendtest"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/volume/format"
@@ -16,7 +16,7 @@ import (
 // What the precisions of tensor cores cost on whole networks, against float32 on the processor: the figures of docs/gpu.md come from
 // the log of this test. All dense convolutions run on tensor cores here, however small they are.
 func TestPrecisionsOnNetworks(t *testing.T) {
-	if os.Getenv("VOXCAM_LONG") == "" && os.Getenv("VOXCAM_GPU") == "" {
+	if !backendtest.Long() {
 		t.Skip("PRECISIONS NOT COMPARED ON NETWORKS: set VOXCAM_LONG=1; it takes a minute")
 	}
 	for _, name := range []string{"plain3d", "resnet3d", "effnet3d", "densenet3d"} {
