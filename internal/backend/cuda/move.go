@@ -40,11 +40,6 @@ func checkPlane(n int) error {
 	return nil
 }
 
-// aligned reports whether the planes of all operands begin at vectors of four.
-func aligned(operands ...*operand) bool {
-	return !slices.ContainsFunc(operands, func(at *operand) bool { return at.places > 1 && at.stride%16 != 0 })
-}
-
 // A kernel of elements, or of vectors of four elements.
 func (c *compiler) movers(name string, vectors bool) (f *driver.Function, width int, err error) {
 	if width = 1; vectors {
@@ -83,7 +78,7 @@ func buildReshape(c *compiler, n *ir.Node) (action, error) {
 		return func(*queue, int, int) error { return nil }, nil
 	}
 	elements := n.Out().Shape().Elements()
-	f, width, err := c.movers("move_copy", elements%4 == 0 && aligned(x, y))
+	f, width, err := c.movers("move_copy", elements%4 == 0 && takesPacks(x, y))
 	if err != nil {
 		return nil, err
 	}
@@ -115,11 +110,11 @@ func buildConcat(c *compiler, n *ir.Node) (action, error) {
 	rows := s.Elements() / rowWidth
 	var x []*operand
 	var widths []int
-	vectors := aligned(y)
+	vectors := takesPacks(y)
 	for i, v := range n.Inputs {
 		w := v.Shape()[axis:].Elements()
 		x, widths = append(x, c.in(i)), append(widths, w)
-		vectors = vectors && w%4 == 0 && aligned(c.in(i))
+		vectors = vectors && w%4 == 0 && takesPacks(c.in(i))
 	}
 	f, width, err := c.movers("move_concat", vectors)
 	if err != nil {
@@ -210,7 +205,7 @@ func buildTranspose(c *compiler, n *ir.Node) (action, error) {
 	var blocks int
 	elements := n.Out().Shape().Elements()
 	if w.steps[last] == 1 { // rows stay rows
-		vectors := aligned(x, y) && w.dims[last]%4 == 0 && !slices.ContainsFunc(w.steps[:last], func(step int) bool { return step%4 != 0 })
+		vectors := takesPacks(x, y) && w.dims[last]%4 == 0 && !slices.ContainsFunc(w.steps[:last], func(step int) bool { return step%4 != 0 })
 		kernel, width, err := c.movers("move_rows", vectors)
 		if err != nil {
 			return nil, err
@@ -424,7 +419,7 @@ func (m *separable) planes(q *queue, x, y *operand) (px, py Planes) {
 }
 
 // vectors reports whether elements can be moved four at a time.
-func (m *separable) vectors(x, y *operand) bool { return m.inner%4 == 0 && aligned(x, y) }
+func (m *separable) vectors(x, y *operand) bool { return m.inner%4 == 0 && takesPacks(x, y) }
 
 // span are the planes of y that a step makes: those it is given, or all where it runs whole.
 func (m *separable) span(z0, z1 int) (int, int) {
