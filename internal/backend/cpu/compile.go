@@ -35,14 +35,6 @@ type builder func(c *compiler, n *ir.Node) error
 // builders has one entry for each operation of op.All.
 var builders = makeBuilders()
 
-// acrossPlanes are the operations whose builders find planes in rings themselves.
-var acrossPlanes = map[*ir.Op]bool{
-	op.Conv: true, op.ConvBackwardData: true,
-	op.MaxPool: true, op.MaxPoolIndex: true, op.MaxPoolBackward: true, op.AvgPool: true, op.AvgPoolBackward: true,
-	op.Expand: true, op.Slice: true, op.SliceBackward: true, op.Pad: true, op.PadBackward: true, op.Gather: true, op.GatherBackward: true,
-	op.Resize: true, op.ResizeBackward: true,
-}
-
 func makeBuilders() map[*ir.Op]builder {
 	m := map[*ir.Op]builder{
 		op.UnaryBackward:      buildUnaryBackward,
@@ -176,18 +168,18 @@ func (c *compiler) compile(s *plan.Step) (*instance, error) {
 	switch {
 	case s.Mode == plan.Whole && alwaysGathered[n.Op]:
 		c.inst.gather = &gather{}
-		n = onePlane(n, n.Inputs[0].Shape()[1])
+		n = plan.OnePlane(n, n.Inputs[0].Shape()[1])
 	case s.Mode == plan.Accumulate:
 		if !n.Inputs[0].HasDepth() || n.Op.Accumulates == nil || !n.Op.Accumulates(n) {
 			return nil, fmt.Errorf("it cannot be gathered plane by plane: %w", backend.ErrUnsupported)
 		}
 		c.inst.gather = &gather{}
-		n = onePlane(n, n.Inputs[0].Shape()[1])
+		n = plan.OnePlane(n, n.Inputs[0].Shape()[1])
 	case c.slab && (!n.Out().HasDepth() || n.Op.Slab == nil):
 		return nil, fmt.Errorf("it cannot run on slabs: %w", backend.ErrUnsupported)
-	case c.slab && !acrossPlanes[n.Op]:
+	case c.slab && !plan.AcrossPlanes(n.Op):
 		c.inst.byPlane, c.slab = true, false
-		n = onePlane(n, n.Out().Shape()[1])
+		n = plan.OnePlane(n, n.Out().Shape()[1])
 	}
 	if err := build(c, n); err != nil {
 		return nil, err
@@ -196,38 +188,6 @@ func (c *compiler) compile(s *plan.Step) (*instance, error) {
 		c.constants()
 	}
 	return c.inst, nil
-}
-
-// onePlane is a node like n, with one of depth planes of those values that have them.
-func onePlane(n *ir.Node, depth int) *ir.Node {
-	cut := func(values []*ir.Value) (out []*ir.Value) {
-		for _, v := range values {
-			if axis := depthAxis(v, depth); axis >= 0 {
-				plane := *v
-				plane.Type.Shape = v.Shape().Clone()
-				plane.Type.Shape[axis] = 1
-				v = &plane
-			}
-			out = append(out, v)
-		}
-		return out
-	}
-	plane := *n
-	plane.Inputs, plane.Outputs = cut(n.Inputs), cut(n.Outputs)
-	return &plane
-}
-
-// depthAxis is the axis of a value that is the depth of an image of so many planes that it is combined with; -1 if it has none.
-// Axes are aligned at the innermost one.
-func depthAxis(v *ir.Value, depth int) int {
-	if v == nil {
-		return -1
-	}
-	axis := len(v.Shape()) - 4
-	if axis < 0 || axis > 1 || v.Shape()[axis] != depth || axis == 1 && v.Shape()[0] != 1 {
-		return -1
-	}
-	return axis
 }
 
 // locate finds the places of the operands.
@@ -263,14 +223,14 @@ func (c *compiler) locate(s *plan.Step) error {
 			continue
 		}
 		switch {
-		case acrossPlanes[n.Op]:
+		case plan.AcrossPlanes(n.Op):
 			if !v.HasDepth() && !(ring > 0 && len(v.Shape()) == 5) {
 				axis = -1
 			}
 		case s.Mode != plan.Slab:
-			axis = depthAxis(v, n.Inputs[0].Shape()[1])
+			axis = plan.DepthAxis(v, n.Inputs[0].Shape()[1])
 		default:
-			axis = depthAxis(v, n.Out().Shape()[1])
+			axis = plan.DepthAxis(v, n.Out().Shape()[1])
 		}
 		if n.Op == op.Reshape && axis < 0 { // the same bytes, whatever the axes
 			at.planes = n.Out().Shape()[1]

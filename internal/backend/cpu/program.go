@@ -104,8 +104,8 @@ func (b *Backend) Load(ctx context.Context, p *plan.Plan, a backend.Arena) (back
 }
 
 func (p *Program) load(ctx context.Context, a backend.Arena) (err error) {
-	if err := p.check(); err != nil {
-		return err
+	if err := p.plan.Check(); err != nil {
+		return fmt.Errorf("cpu: %w", err)
 	}
 	c := &compiler{backend: p.backend, program: p, plan: p.plan}
 	if p.steps, p.instances, err = c.steps(ctx); err != nil {
@@ -171,28 +171,6 @@ func poison(b []byte) {
 	for i := range b {
 		b[i] = 0xff
 	}
-}
-
-// check refuses buffers that do not lie in the arena, or are too small for what they hold.
-func (p *Program) check() error {
-	for i, b := range p.plan.Buffers {
-		if !b.External && (b.Offset < 0 || b.Offset%plan.Align != 0 || b.Bytes < 0 || b.Offset+b.Bytes > p.plan.Peak) {
-			return fmt.Errorf("cpu: buffer %d of the plan (%d bytes at %d) does not lie in an arena of %d bytes", i, b.Bytes, b.Offset, p.plan.Peak)
-		}
-		for _, v := range b.Values {
-			n := v.Type.Elem.Bytes(v.Shape().Elements())
-			if b.Planes > 0 {
-				if len(v.Shape()) != 5 {
-					return fmt.Errorf("cpu: buffer %d of the plan has planes, %v has none", i, v)
-				}
-				n = b.Planes * plan.PlaneBytes(v)
-			}
-			if n > b.Bytes && !b.External {
-				return fmt.Errorf("cpu: buffer %d of the plan has %d bytes, %v needs %d", i, b.Bytes, v, n)
-			}
-		}
-	}
-	return nil
 }
 
 // locate finds the memory of an instance's operands.

@@ -67,14 +67,6 @@ type operand struct {
 	depth    bool      // the operand is cut along depth
 }
 
-// acrossPlanes are the operations whose builders see the whole node.
-var acrossPlanes = map[*ir.Op]bool{
-	op.Conv: true, op.ConvBackwardData: true,
-	op.MaxPool: true, op.MaxPoolIndex: true, op.MaxPoolBackward: true, op.AvgPool: true, op.AvgPoolBackward: true,
-	op.Expand: true, op.Slice: true, op.SliceBackward: true, op.Pad: true, op.PadBackward: true, op.Gather: true, op.GatherBackward: true,
-	op.Resize: true, op.ResizeBackward: true,
-}
-
 // makeBuilders makes the table of builders, with one entry for each operation of op.All.
 func makeBuilders() map[*ir.Op]builder {
 	m := map[*ir.Op]builder{
@@ -176,7 +168,7 @@ func (t *step) prepare(s *plan.Step) error {
 		depth = n.Out().Shape()[1]
 	case s.Mode == plan.Accumulate || gathersWhole(n):
 		depth = n.Inputs[0].Shape()[1]
-	case acrossPlanes[n.Op] && len(n.Out().Shape()) == 5:
+	case plan.AcrossPlanes(n.Op) && len(n.Out().Shape()) == 5:
 		depth = n.Out().Shape()[1]
 	}
 	if s.Mode == plan.Whole {
@@ -211,17 +203,17 @@ func (c *compiler) compile(s *plan.Step) (*instance, error) {
 			return nil, fmt.Errorf("it cannot be gathered plane by plane: %w", backend.ErrUnsupported)
 		}
 		c.depth = n.Inputs[0].Shape()[1]
-		n = onePlane(n, c.depth)
+		n = plan.OnePlane(n, c.depth)
 	case plan.Slab:
 		if !n.Out().HasDepth() || n.Op.Slab == nil {
 			return nil, fmt.Errorf("it cannot run on slabs: %w", backend.ErrUnsupported)
 		}
 		c.depth = n.Out().Shape()[1]
-		if !acrossPlanes[n.Op] {
-			n = onePlane(n, c.depth)
+		if !plan.AcrossPlanes(n.Op) {
+			n = plan.OnePlane(n, c.depth)
 		}
 	default:
-		if acrossPlanes[n.Op] && len(n.Out().Shape()) == 5 {
+		if plan.AcrossPlanes(n.Op) && len(n.Out().Shape()) == 5 {
 			c.depth, c.inst.samples = n.Out().Shape()[1], n.Out().Shape()[0]
 		}
 	}
@@ -238,38 +230,6 @@ func (c *compiler) compile(s *plan.Step) (*instance, error) {
 		}
 	}
 	return c.inst, nil
-}
-
-// onePlane is a node like n, with one of depth planes of those values that have them.
-func onePlane(n *ir.Node, depth int) *ir.Node {
-	cut := func(values []*ir.Value) (out []*ir.Value) {
-		for _, v := range values {
-			if axis := depthAxis(v, depth); axis >= 0 {
-				plane := *v
-				plane.Type.Shape = v.Shape().Clone()
-				plane.Type.Shape[axis] = 1
-				v = &plane
-			}
-			out = append(out, v)
-		}
-		return out
-	}
-	plane := *n
-	plane.Inputs, plane.Outputs = cut(n.Inputs), cut(n.Outputs)
-	return &plane
-}
-
-// depthAxis is the axis of a value that is the depth of an image of so many planes that it is combined with; -1 if it has none.
-// Axes are aligned at the innermost one.
-func depthAxis(v *ir.Value, depth int) int {
-	if v == nil {
-		return -1
-	}
-	axis := len(v.Shape()) - 4
-	if axis < 0 || axis > 1 || v.Shape()[axis] != depth || axis == 1 && v.Shape()[0] != 1 {
-		return -1
-	}
-	return axis
 }
 
 // locate finds the places of the operands.
@@ -297,12 +257,12 @@ func (c *compiler) locate(s *plan.Step) error {
 		}
 		axis := -1
 		switch {
-		case acrossPlanes[n.Op]:
+		case plan.AcrossPlanes(n.Op):
 			if len(v.Shape()) == 5 { // the samples of a batch follow one another
 				axis = 1
 			}
 		case c.mode != plan.Whole:
-			axis = depthAxis(v, c.depth)
+			axis = plan.DepthAxis(v, c.depth)
 		}
 		if c.mode == plan.Whole {
 			if ring > 0 && ring != v.Shape()[1] {

@@ -44,11 +44,13 @@ func (c *compiler) conv(n *ir.Node, a op.ConvAttr, backward bool) (action, error
 	if t := c.backend.tuner; t != nil {
 		forced = t.forced
 	}
+	asked := false // what is the fastest
 	for _, k := range convKernels {
 		if forced != "" && k.name != forced || k.name == "tensor" && forced == "" {
 			continue
 		}
-		if k.tuned && forced == "" {
+		if k.tuned && forced == "" && !asked {
+			asked = true
 			if run, ok, err := c.tunedConv(n, a, backward); ok || err != nil {
 				return run, err
 			}

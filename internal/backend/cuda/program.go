@@ -137,26 +137,14 @@ func arrange(instances []*instance) int {
 // doubled reports whether a buffer is a ring whose planes follow one another without an end.
 func (p *Program) doubled(buffer int) bool { return p.aliases[buffer] != nil }
 
-// check refuses buffers that do not lie in the arena, or are too small for what they hold.
+// check refuses plans whose buffers are not sound, or that were made for a device with another granularity.
 func (p *Program) check() error {
+	if err := p.plan.Check(); err != nil {
+		return fmt.Errorf("cuda: %w", err)
+	}
 	for i, b := range p.plan.Buffers {
-		if !b.External && (b.Offset < 0 || b.Offset%plan.Align != 0 || b.Bytes < 0 || b.Offset+b.Bytes > p.plan.Peak) {
-			return fmt.Errorf("cuda: buffer %d of the plan (%d bytes at %d) does not lie in an arena of %d bytes", i, b.Bytes, b.Offset, p.plan.Peak)
-		}
-		for _, v := range b.Values {
-			n := v.Type.Elem.Bytes(v.Shape().Elements())
-			if b.Planes > 0 {
-				if len(v.Shape()) != 5 {
-					return fmt.Errorf("cuda: buffer %d of the plan has planes, %v has none", i, v)
-				}
-				n = b.Planes * plan.PlaneBytes(v)
-			}
-			if b.Doubled && (p.plan.Granularity != p.backend.granularity || b.Offset%p.plan.Granularity != 0 || b.Bytes%p.plan.Granularity != 0) {
-				return fmt.Errorf("cuda: buffer %d of the plan (%d bytes at %d) cannot be mapped twice on a device with a granularity of %d", i, b.Bytes, b.Offset, p.backend.granularity)
-			}
-			if n > b.Bytes && !b.External {
-				return fmt.Errorf("cuda: buffer %d of the plan has %d bytes, %v needs %d", i, b.Bytes, v, n)
-			}
+		if b.Doubled && (p.plan.Granularity != p.backend.granularity || b.Offset%p.plan.Granularity != 0 || b.Bytes%p.plan.Granularity != 0) {
+			return fmt.Errorf("cuda: buffer %d of the plan (%d bytes at %d) cannot be mapped twice on a device with a granularity of %d", i, b.Bytes, b.Offset, p.backend.granularity)
 		}
 	}
 	return nil

@@ -1,0 +1,76 @@
+package plan
+
+import (
+	"fmt"
+
+	"github.com/voxcam/voxcam/internal/ir"
+	"github.com/voxcam/voxcam/internal/op"
+)
+
+// What every executor of plans asks: which nodes it can see as nodes of a single plane, and whether buffers are sound.
+
+// acrossPlanes are the operations that make a plane of other planes of their inputs than the one in the same place.
+var acrossPlanes = map[*ir.Op]bool{
+	op.Conv: true, op.ConvBackwardData: true,
+	op.MaxPool: true, op.MaxPoolIndex: true, op.MaxPoolBackward: true, op.AvgPool: true, op.AvgPoolBackward: true,
+	op.Expand: true, op.Slice: true, op.SliceBackward: true, op.Pad: true, op.PadBackward: true, op.Gather: true, op.GatherBackward: true,
+	op.Resize: true, op.ResizeBackward: true,
+}
+
+// AcrossPlanes reports whether an operation finds its inputs' planes itself (windows, moves along depth). The others make an output
+// plane of the same plane of the inputs, so that a node is as many nodes of a single plane; see OnePlane.
+func AcrossPlanes(o *ir.Op) bool { return acrossPlanes[o] }
+
+// OnePlane is a node like n, with one of depth planes of those values that have them.
+func OnePlane(n *ir.Node, depth int) *ir.Node {
+	cut := func(values []*ir.Value) (out []*ir.Value) {
+		for _, v := range values {
+			if axis := DepthAxis(v, depth); axis >= 0 {
+				plane := *v
+				plane.Type.Shape = v.Shape().Clone()
+				plane.Type.Shape[axis] = 1
+				v = &plane
+			}
+			out = append(out, v)
+		}
+		return out
+	}
+	plane := *n
+	plane.Inputs, plane.Outputs = cut(n.Inputs), cut(n.Outputs)
+	return &plane
+}
+
+// DepthAxis is the axis of a value that is the depth of an image of so many planes that it is combined with; -1 if it has none.
+// Axes are aligned at the innermost one.
+func DepthAxis(v *ir.Value, depth int) int {
+	if v == nil {
+		return -1
+	}
+	axis := len(v.Shape()) - 4
+	if axis < 0 || axis > 1 || v.Shape()[axis] != depth || axis == 1 && v.Shape()[0] != 1 {
+		return -1
+	}
+	return axis
+}
+
+// Check refuses buffers that do not lie in the arena, or are too small for what they hold.
+func (p *Plan) Check() error {
+	for i, b := range p.Buffers {
+		if !b.External && (b.Offset < 0 || b.Offset%Align != 0 || b.Bytes < 0 || b.Offset+b.Bytes > p.Peak) {
+			return fmt.Errorf("buffer %d of the plan (%d bytes at %d) does not lie in an arena of %d bytes", i, b.Bytes, b.Offset, p.Peak)
+		}
+		for _, v := range b.Values {
+			n := v.Type.Elem.Bytes(v.Shape().Elements())
+			if b.Planes > 0 {
+				if len(v.Shape()) != 5 {
+					return fmt.Errorf("buffer %d of the plan has planes, %v has none", i, v)
+				}
+				n = b.Planes * PlaneBytes(v)
+			}
+			if n > b.Bytes && !b.External {
+				return fmt.Errorf("buffer %d of the plan has %d bytes, %v needs %d", i, b.Bytes, v, n)
+			}
+		}
+	}
+	return nil
+}
