@@ -58,14 +58,20 @@ explain:                        tensor ir grad pass onnx layer plan backend cam 
 
 bytesize:
 
+# A device's memory: who holds it, what may be taken, what can be got back.
+memory:                         backend backend/cuda/driver backend/cuda/nvml bytesize
+
 # What people run. Only here a backend is chosen.
 device:                         backend backend/cpu backend/cuda backend/cuda/driver bytesize
+engine:                         backend bytesize cam device explain memory volume
+worker:                         backend bytesize cam engine explain memory noise volume volume/npy
+control:                        backend explain memory
 planview:                       tensor ir op plan bytesize
 dataset:                        bytesize cam explain volume volume/format
 report:                         dataset durable explain
-session:                        cam dataset durable explain picture report volume volume/format volume/npy volume/mat volume/nifti
+session:                        cam dataset durable explain memory picture report volume volume/format volume/npy volume/mat volume/nifti
 demo:                           dataset durable phantom volume volume/npy volume/mat
-cli:                            backend/cpu backend/cuda bytesize cam dataset demo device durable explain layer noise picture planview report session volume volume/format volume/npy volume/mat volume/nifti
+cli:                            backend backend/cpu backend/cuda bytesize cam control dataset demo device durable engine explain layer memory noise picture planview report session volume volume/format volume/npy volume/mat volume/nifti worker
 cmd/voxcam:                     cli
 
 # The public door of the library.
@@ -77,8 +83,8 @@ const outside = `
 github.com/ebitengine/purego:        dl
 google.golang.org/protobuf:          onnx
 github.com/edsrzf/mmap-go:           onnx
-golang.org/x/sys:                    backend/cpu backend/cpu/kernel durable session cli
-golang.org/x/sync:                   backend/cpu phantom/phantomset session
+golang.org/x/sys:                    backend/cpu backend/cpu/kernel control durable memory session worker cli
+golang.org/x/sync:                   backend/cpu phantom/phantomset session worker
 golang.org/x/term:                   session cli
 golang.org/x/image:                  picture report
 gonum.org/v1/plot:                   report
@@ -90,7 +96,7 @@ github.com/schollz/progressbar/v3:   session cli
 github.com/spf13/cobra:              cli
 github.com/spf13/pflag:              cli
 pgregory.net/rapid:                  backend/backendtest
-unsafe:                              tensor backend/cpu backend/cpu/kernel backend/cuda backend/cuda/driver backend/cuda/nvml backend/cuda/cudnn backend/cuda/simulator
+unsafe:                              worker tensor backend/cpu backend/cpu/kernel backend/cuda backend/cuda/driver backend/cuda/nvml backend/cuda/cudnn backend/cuda/simulator
 `
 
 func TestImportsPointDownwards(t *testing.T) {

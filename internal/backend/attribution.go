@@ -35,6 +35,13 @@ type Moments interface {
 	Add(gradient Field) error
 	// Map writes the map of a method that the moments were made for.
 	Map(dst Field, c cam.Choice) error
+	// Draws is how many gradients were added.
+	Draws() int
+	// Len is the number of values of the state. Save copies it out; Load makes it that of so many draws, as moments of the same choices
+	// saved it, also those of another backend: they go on from there as if nothing had been.
+	Len() int
+	Save(dst []float32) error
+	Load(src []float32, draws int) error
 	Close() error
 }
 

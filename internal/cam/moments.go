@@ -114,6 +114,50 @@ func (m *Moments) has(k keep) bool {
 // Draws is the number of complete draws.
 func (m *Moments) Draws() int { return m.n }
 
+// StateLen is the number of values of the state.
+func (m *Moments) StateLen() int {
+	total := 0
+	for _, a := range m.kept() {
+		total += len(a)
+	}
+	return total
+}
+
+func (m *Moments) kept() (list [][]float32) {
+	for _, a := range [][]float32{m.mean, m.m2, m.abs, m.square} {
+		if a != nil {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+// Save copies the state out, Load makes it that of so many complete draws. Parts of a draw that is not complete are lost.
+func (m *Moments) Save(dst []float32) error {
+	if len(dst) != m.StateLen() {
+		return fmt.Errorf("cam: %d values for a state of %d", len(dst), m.StateLen())
+	}
+	if len(m.partial) > 0 {
+		return fmt.Errorf("cam: draw %d is not complete", m.n)
+	}
+	for _, a := range m.kept() {
+		dst = dst[copy(dst, a):]
+	}
+	return nil
+}
+
+// Load is the opposite of Save.
+func (m *Moments) Load(src []float32, draws int) error {
+	if len(src) != m.StateLen() || draws < 0 {
+		return fmt.Errorf("cam: %d values of %d draws for a state of %d", len(src), draws, m.StateLen())
+	}
+	for _, a := range m.kept() {
+		src = src[copy(a, src):]
+	}
+	m.n, m.partial = draws, m.partial[:0]
+	return nil
+}
+
 // Add takes in the gradient of one draw. On an error the moments are as before.
 func (m *Moments) Add(gradient []float32) error {
 	if len(gradient) != m.size {

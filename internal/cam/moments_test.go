@@ -234,3 +234,36 @@ func BenchmarkMoments(b *testing.B) {
 		}
 	}
 }
+
+// Moments that were saved and loaded go on as if nothing had been.
+func TestMomentsGoOnFromASavedState(t *testing.T) {
+	const channels, voxels, n = 2, 30, 9
+	draws := randomDraws(3, n, channels*voxels)
+	choices := allDrawChoices()
+	want := momentsOf(t, draws, channels, choices...)
+	half := momentsOf(t, draws[:4], channels, choices...)
+	state := make([]float32, half.StateLen())
+	if err := half.Save(state); err != nil {
+		t.Fatal(err)
+	}
+	got := momentsOf(t, draws[5:], channels, choices...) // of something else
+	if err := got.Load(state, 4); err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range draws[4:] {
+		if err := got.Add(g); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, a := range got.kept() {
+		if !slices.Equal(a, want.kept()[i]) {
+			t.Errorf("array %d differs", i)
+		}
+	}
+	if got.Draws() != n {
+		t.Errorf("%d draws", got.Draws())
+	}
+	if err := got.Load(state[1:], 4); err == nil {
+		t.Error("a state of another size is taken")
+	}
+}

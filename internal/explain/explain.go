@@ -4,6 +4,7 @@ package explain
 
 import (
 	"context"
+	"time"
 
 	"github.com/voxcam/voxcam/internal/volume"
 )
@@ -72,6 +73,17 @@ type Request struct {
 	Noise      NoiseDraw // injected draws; nil for the generator
 	Convention map[string]string
 	Progress   func(done, total int) // passes through the network; may be nil
+	Incident   func(Incident)        // hears at once what lands in Result.Execution; may be nil
+	Checkpoint Checkpoint            // where unfinished draws are kept; nil: nowhere
+}
+
+// Checkpoint keeps the state of unfinished draws of one volume outside of what can fail: another explanation of the same volume for the
+// same request goes on from there.
+type Checkpoint interface {
+	// Latest is the state that was kept last under a key, and of how many draws it is; nil if there is none.
+	Latest(key string) (state []float32, draws int)
+	// Keep keeps a state. What was kept before stays until the new one is complete.
+	Keep(key string, state []float32, draws int) error
 }
 
 // NoiseDraw fills dst ([C, D, H, W], standard normal) with the draw of that number.
@@ -85,8 +97,54 @@ type Status string
 
 const (
 	StatusOK       Status = "ok"
-	StatusDegraded Status = "degraded" // Reason says how
-	StatusFailed   Status = "failed"   // Reason says why
+	StatusDegraded Status = "degraded"           // Reason says how
+	StatusFailed   Status = "failed"             // Reason says why
+	StatusSkipped  Status = "skipped_low_memory" // of a sample: there was not enough memory for any plan that the policy allows
+)
+
+// Level says how a volume was explained, from the most memory to the least. All give the same result but for rounding.
+type Level string
+
+const (
+	LevelWhole    Level = "whole"    // whole tensors
+	LevelStreamed Level = "streamed" // plans within a budget
+	LevelSmallest Level = "smallest" // the smallest plans
+	LevelHost     Level = "host"     // the smallest plans on a device, with volumes, gradients and maps in the host's memory
+	LevelCPU      Level = "cpu"      // on the processor, because the device could not
+)
+
+// Execution says how a volume was explained, and what happened meanwhile.
+type Execution struct {
+	Device    string     `json:"device"`
+	Level     Level      `json:"level"`
+	Budget    int        `json:"budget_bytes"` // of the last plans; 0: none
+	Arena     int        `json:"arena_bytes"`
+	Incidents []Incident `json:"incidents,omitempty"`
+}
+
+// Incident is something that happened to memory or device while a volume was explained, and what was done about it.
+type Incident struct {
+	Time time.Time    `json:"time"`
+	Kind IncidentKind `json:"kind"`
+	Text string       `json:"text"` // for people
+}
+
+// IncidentKind tells programs what an incident was.
+type IncidentKind string
+
+const (
+	IncidentRefused  IncidentKind = "refused"       // memory was refused
+	IncidentFailed   IncidentKind = "failed"        // a call failed, or the context was lost
+	IncidentSmaller  IncidentKind = "smaller"       // went on with less memory
+	IncidentLarger   IncidentKind = "larger"        // took memory back that others had left
+	IncidentWaited   IncidentKind = "waited"        // for others to leave memory
+	IncidentReleased IncidentKind = "released"      // gave memory back because it was asked to
+	IncidentReloaded IncidentKind = "reloaded"      // gave everything back and took it again
+	IncidentRestart  IncidentKind = "restarted"     // the context or the worker process
+	IncidentResumed  IncidentKind = "resumed"       // went on from draws that were kept
+	IncidentCPU      IncidentKind = "cpu"           // went on on the processor
+	IncidentFewer    IncidentKind = "fewer_samples" // the policy took fewer draws
+	IncidentSkipped  IncidentKind = "skipped"       // the policy gave the sample up
 )
 
 // Result is the answer for one volume.
@@ -98,6 +156,7 @@ type Result struct {
 	TargetLayer   string
 	CellSize      [3]float64 // voxels of the volume per cell of the target layer, along depth, height, width
 	Methods       []MethodResult
+	Execution     Execution
 }
 
 // MethodResult is the map of one method.

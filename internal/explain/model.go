@@ -29,10 +29,24 @@ type Options struct {
 	Shape [4]int
 	// Budget bounds the memory that computing takes.
 	Budget Budget
+	// Allow is what computing may take now, given how the memory of the device is used. It is asked before each volume and each pass
+	// through the network; on a backend that is not backend.Resident, of an empty Usage. Nil: Budget, always.
+	Allow func(backend.Usage) Budget
+	// Shuttle says when the device's memory is given back between volumes, by backend.Resident.Vacate.
+	Shuttle Shuttle
 	// Ahead takes memory on a device for a volume besides the one that is explained, and for maps that are on their way back, as far
 	// as plans do not suffer: for callers of Begin.
 	Ahead bool
 }
+
+// Shuttle says when a model gives the memory of the device back, and brings the weights to the host, while no volume is explained.
+type Shuttle uint8
+
+const (
+	ShuttleNever  Shuttle = iota
+	ShuttleIdle           // when no volume has been begun for a while
+	ShuttleAlways         // after each volume
+)
 
 // Model is an opened model on a backend. It implements Explainer. Its methods may be called by many goroutines, one at a time
 // computes.

@@ -391,6 +391,53 @@ func (m *moments) onHost(dst backend.Field, c cam.Choice) error {
 	return dst.Write(made)
 }
 
+func (m *moments) Draws() int { return m.draws }
+
+func (m *moments) Len() int { return m.kept() * m.n }
+
+func (m *moments) kept() (arrays int) {
+	for _, at := range m.arrays {
+		if at != 0 {
+			arrays++
+		}
+	}
+	return arrays
+}
+
+// move copies the arrays, which are apart on the device, one behind the other in values, or back.
+func (m *moments) move(values []float32, copyOne func(at driver.Ptr, values []float32) error) error {
+	if len(values) != m.Len() {
+		return fmt.Errorf("cuda: %d values for moments of %d", len(values), m.Len())
+	}
+	for _, at := range m.arrays {
+		if at == 0 {
+			continue
+		}
+		if err := copyOne(at, values[:m.n]); err != nil {
+			return err
+		}
+		values = values[m.n:]
+	}
+	return nil
+}
+
+func (m *moments) Save(dst []float32) error {
+	used := m.field.(*field).used
+	if err := m.backend.context.Do(func() error { return m.backend.use(m.field.(*field)) }); err != nil {
+		return err
+	}
+	return m.move(dst, func(at driver.Ptr, values []float32) error { return m.backend.down.toHost(values, at, used) })
+}
+
+func (m *moments) Load(src []float32, draws int) error {
+	used := m.field.(*field).used
+	err := m.move(src, func(at driver.Ptr, values []float32) error { return m.backend.up.toDevice(at, values, used) })
+	if err == nil {
+		m.draws = draws
+	}
+	return err
+}
+
 func (m *moments) Close() error { return m.field.Close() }
 
 // hostMoments are moments on the host of gradients that may be on the device.

@@ -195,4 +195,12 @@ func (m *moments) Map(dst backend.Field, c cam.Choice) error {
 	return nil
 }
 
+func (m *moments) Draws() int { return m.m.Draws() }
+
+func (m *moments) Len() int { return m.m.StateLen() }
+
+func (m *moments) Save(dst []float32) error { return m.m.Save(dst) }
+
+func (m *moments) Load(src []float32, draws int) error { return m.m.Load(src, draws) }
+
 func (m *moments) Close() error { return nil }

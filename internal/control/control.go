@@ -1,0 +1,62 @@
+// Package control is how other programs of the same user reach a session that runs: a socket in the user's runtime folder that speaks
+// HTTP and JSON. A session serves it; voxcam check, monitor and recover are its clients.
+package control
+
+import (
+	"context"
+	"time"
+
+	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/memory"
+)
+
+// Session is what answers on a socket.
+type Session interface {
+	Status(ctx context.Context) (Status, error)
+	// Order returns when the operation is done, which may take as long as a pass through the network.
+	Order(ctx context.Context, o memory.Order) (memory.Outcome, error)
+}
+
+// Status is what a session says of itself.
+type Status struct {
+	PID     int       `json:"pid"`
+	Worker  int       `json:"worker_pid,omitempty"` // the process that has the device; 0: the session itself
+	Session string    `json:"session"`
+	Dir     string    `json:"dir"`
+	Model   string    `json:"model"`
+	Started time.Time `json:"started"`
+
+	Device string        `json:"device"`         // as in --device, with the name
+	UUID   string        `json:"uuid,omitempty"` // of the GPU
+	Usage  backend.Usage `json:"usage"`
+	Budget int           `json:"budget_bytes"` // now; 0: the least that works
+	Level  explain.Level `json:"level"`
+	Arena  int           `json:"arena_bytes"`
+	Plans  []Plan        `json:"plans"`
+	Held   bool          `json:"held"`            // it was asked to release memory, and has not resumed
+	Until  time.Time     `json:"until,omitzero"`  // when it resumes
+	State  string        `json:"state,omitempty"` // what the device does: starting, computing, idle, waiting, restarting
+
+	Sample      string  `json:"sample,omitempty"`
+	Split       string  `json:"split,omitempty"`
+	Passes      int     `json:"passes"`
+	PassesTotal int     `json:"passes_total"`
+	Done        int     `json:"done"`
+	Total       int     `json:"total"`
+	OK          int     `json:"ok"`
+	Degraded    int     `json:"degraded"`
+	Failed      int     `json:"failed"`
+	Skipped     int     `json:"skipped"`
+	LeftSeconds float64 `json:"left_seconds"`
+
+	Incidents []explain.Incident `json:"incidents,omitempty"` // the latest, oldest first
+}
+
+// Plan is a plan that the session follows.
+type Plan struct {
+	Pass    string  `json:"pass"`
+	Bytes   int     `json:"bytes"`   // of the arena
+	Whole   int     `json:"whole"`   // with whole tensors
+	Seconds float64 `json:"seconds"` // as the planner estimates
+}

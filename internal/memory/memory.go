@@ -1,0 +1,41 @@
+// Package memory knows what becomes of a device's memory: how much there is and who holds it, whether that is healthy, how much computing
+// may take of it, and what can be done to get some back. It runs nothing on a device.
+package memory
+
+import (
+	"time"
+
+	"github.com/voxcam/voxcam/internal/backend"
+)
+
+// Operation is what a session can be asked to do with the memory that it holds.
+type Operation string
+
+const (
+	Release    Operation = "release"    // give all back at the next pass through the network, go on with the least that works until Resume
+	Resume     Operation = "resume"     // take what the budget allows again
+	Trim       Operation = "trim"       // give back what nothing is in
+	Defragment Operation = "defragment" // make one block of all that is unused
+	Restart    Operation = "restart"    // make the session's context anew, at the next pass
+)
+
+// Order is an operation with what it needs to know.
+type Order struct {
+	Operation Operation     `json:"operation"`
+	Keep      int           `json:"keep_bytes,omitempty"` // of Trim
+	For       time.Duration `json:"for_ns,omitempty"`     // of Release: after that time it resumes by itself; 0: it does not
+}
+
+// Outcome is what an operation really did, by the driver's figures before and after.
+type Outcome struct {
+	Operation Operation     `json:"operation"`
+	Before    backend.Usage `json:"before"`
+	After     backend.Usage `json:"after"`
+	Seconds   float64       `json:"seconds"`
+	Note      string        `json:"note,omitempty"` // what else is to be said
+}
+
+// Freed is how many bytes the session gave back to the driver; negative if it took some.
+func (o Outcome) Freed() int {
+	return o.Before.Reserved + o.Before.Overhead - o.After.Reserved - o.After.Overhead
+}
