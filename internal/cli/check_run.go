@@ -9,6 +9,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/device"
@@ -130,6 +131,10 @@ func (q *runQuestion) plan(ctx context.Context, name, precision string, stderr i
 	if a.Free == 0 {
 		a.Free, _ = d.FreeMemory() // a budget that is a size does not ask
 	}
+	if onGPU(d) { // as the governor of a run does it
+		bytes, least := memory.NewGovernor(flags.budget, nil).Allow(backend.Usage{Total: max(1, a.Free), Free: a.Free})
+		opt.Budget = explain.Budget{Bytes: bytes, Smallest: least}
+	}
 	a.Budget = opt.Budget.Bytes
 	passes, err := explain.Plans(flags.model, d, opt, q.methods)
 	if err != nil {
@@ -168,6 +173,13 @@ func (q *runQuestion) plan(ctx context.Context, name, precision string, stderr i
 		}
 		is.Arena, is.Seconds = p.Plan.Peak, p.Plan.Seconds
 		is.Needs = is.Arena + is.Weights + is.Fields
+		if takes := is.Needs + apart(p); a.Free > 0 && takes > a.Free {
+			a.Fits = false
+			refusals = append(refusals, fmt.Sprintf("%s (%s): it takes %s, with what the budget does not count, and %s are free",
+				p.Name, strings.Join(p.Methods, ", "), bytesize.Format(takes), bytesize.Format(a.Free)))
+			a.Passes = append(a.Passes, is)
+			continue
+		}
 		is.Level = levelOf(p, onGPU(d))
 		a.Level = lower(a.Level, is.Level)
 		a.Seconds += is.Seconds * float64(is.Runs)
@@ -181,6 +193,14 @@ func (q *runQuestion) plan(ctx context.Context, name, precision string, stderr i
 		a.Level, a.Seconds = "", 0
 	}
 	return a, nil
+}
+
+// apart is what a pass takes of the memory that it is planned in besides what its budget counts.
+func apart(p explain.PlannedPass) int {
+	if p.Fields > 0 {
+		return 0
+	}
+	return p.Volume
 }
 
 func drawing(c cam.Choice) bool { return c.Convention.Needs.Has(cam.Draws) }

@@ -224,8 +224,13 @@ func (s *Surveyor) list(v *Survey) {
 	if err != nil {
 		v.note("NVML does not count the GPUs: %v", err)
 	}
+	forbidden := 0
 	for i := range n {
 		d, err := s.nvml.ByIndex(i)
+		if refused, ok := errors.AsType[*nvml.Error](err); ok && refused.Code == nvml.CodeNoPermission {
+			forbidden++
+			continue
+		}
 		if err != nil {
 			v.note("NVML: %v", err)
 			continue
@@ -243,6 +248,9 @@ func (s *Surveyor) list(v *Survey) {
 			continue
 		}
 		v.GPUs[at].Index = i
+	}
+	if forbidden > 0 {
+		v.note("the machine has more GPUs, which this process may not ask: %d", forbidden)
 	}
 }
 

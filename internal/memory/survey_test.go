@@ -97,7 +97,7 @@ func TestSurvey(t *testing.T) {
 	if pid1.PID != 1 || pid1.Ours || gone.PID != 4194305 || gone.Bytes != -1 || gone.Name != "" {
 		t.Errorf("%+v\n%+v", pid1, gone)
 	}
-	for _, text := range []string{"one does not answer", `nvidia-smi calls 0: CUDA_VISIBLE_DEVICES is "0,1"`, "no process in its list", "how much some processes hold"} {
+	for _, text := range []string{"one does not answer", `nvidia-smi calls 0: CUDA_VISIBLE_DEVICES is "0,1"`, "no process in its list", "which this process may not ask: 1", "how much some processes hold"} {
 		if !says(v, text) {
 			t.Errorf("the notes do not say %q: %q", text, v.Notes)
 		}

@@ -1,5 +1,5 @@
-// A stand-in for the management library with three GPUs: in the order of the bus, one that CUDA does not show, and the simulator's second
-// and first. HOLDER is a process that holds memory of the last.
+// A stand-in for the management library with four GPUs, of which it may not tell the last: in the order of the bus, one that CUDA does not show, and the simulator's second
+// and first. HOLDER is a process that holds memory of the third.
 #include <stdio.h>
 #include <string.h>
 
@@ -27,10 +27,10 @@ int nvmlInit_v2() { return 0; }
 int nvmlShutdown() { return 0; }
 int nvmlSystemGetDriverVersion(char* to, unsigned n) { return snprintf(to, n, "550.54.15") < 0; }
 int nvmlDeviceGetCount_v2(unsigned* to) {
-    *to = 3;
+    *to = 4;
     return 0;
 }
-int nvmlDeviceGetHandleByIndex_v2(unsigned index, void** to) { return index < 3 ? find(to, index) : 2; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void** to) { return index < 3 ? find(to, index) : 4; }
 int nvmlDeviceGetHandleByPciBusId_v2(const char*, void**) { return 6; }
 int nvmlDeviceGetHandleByUUID(const char* uuid, void** to) {
     for (int i = 0; i < 3; i++)
