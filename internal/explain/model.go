@@ -168,6 +168,10 @@ func (m *Model) Close() error {
 		err = m.net.close()
 		m.net = nil
 	}
+	if r, ok := m.backend.(backend.Resident); ok {
+		_, trim := r.Trim(0)
+		err = errors.Join(err, trim)
+	}
 	return errors.Join(err, m.file.Close())
 }
 
