@@ -19,6 +19,7 @@ const (
 	EventIncident Kind = "incident" // Incident happened to memory or device while Sample was explained
 	EventMemory   Kind = "memory"   // Figures of memory, for each line of the timeline
 
+	EventNote    Kind = "note"    // Reason
 	EventWarning Kind = "warning" // Reason
 	EventEnd     Kind = "end"     // Counts, Seconds
 )

@@ -90,6 +90,8 @@ func line(e Event) string {
 		return b.String()
 	case EventIncident:
 		return fmt.Sprintf("%s/%s: %s: %s", e.Split, e.Sample, e.Incident.Kind, e.Incident.Text)
+	case EventNote:
+		return "note: " + e.Reason
 	case EventWarning:
 		return "warning: " + e.Reason
 	}
@@ -129,7 +131,7 @@ func (b *bar) Event(e Event) {
 		if b.bar != nil {
 			b.bar.Add(1) //nolint:errcheck // a terminal that is gone is no reason to stop
 		}
-	case EventIncident, EventWarning:
+	case EventIncident, EventNote, EventWarning:
 		b.say(line(e))
 	}
 }
@@ -187,6 +189,8 @@ func (j *jsonLog) Event(e Event) {
 			"at", e.Incident.Time, "text", e.Incident.Text)
 	case EventMemory:
 		j.log.Info("memory", "sample", e.Sample, "figures", e.Figures)
+	case EventNote:
+		j.log.Info("note", "reason", e.Reason)
 	case EventWarning:
 		j.log.Warn("warning", "reason", e.Reason)
 	case EventEnd:
