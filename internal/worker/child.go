@@ -285,6 +285,15 @@ func (c *child) bury() {
 	c.tasks.Wait()
 }
 
+func (c *child) isGone() bool {
+	select {
+	case <-c.gone:
+		return true
+	default:
+		return false
+	}
+}
+
 // killed reports whether the process was killed by somebody else. It has ended.
 func (c *child) killed() bool {
 	s, known := c.status()

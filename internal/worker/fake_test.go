@@ -191,7 +191,7 @@ func (e *fake) Order(ctx context.Context, o memory.Order) (memory.Outcome, error
 		return memory.Outcome{}, err
 	}
 	e.mu.Lock()
-	e.state.Held = o.Operation == memory.Release
+	e.state.Held = o.Operation == memory.Release || o.Operation == memory.Trim && e.state.Held
 	e.mu.Unlock()
 	return memory.Outcome{Operation: o.Operation, Note: "done"}, nil
 }

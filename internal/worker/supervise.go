@@ -48,13 +48,14 @@ func (w *Worker) supervise(c *child) {
 func (w *Worker) attend(c *child) {
 	var tasks sync.WaitGroup
 	tasks.Go(func() {
-		for k := w.pick(c, w.toBegin); k != nil; k = w.pick(c, w.toBegin) {
-			w.settle(k, stageBegun, w.run(c, k, &w.beginning, c.begin))
-		}
-	})
-	tasks.Go(func() {
+		w.examine(c)
+		tasks.Go(func() {
+			for k := w.pick(c, w.toBegin); k != nil; k = w.pick(c, w.toBegin) {
+				w.settle(k, stageBegun, w.run(c, k, c.begin))
+			}
+		})
 		for k := w.pick(c, w.toCompute); k != nil; k = w.pick(c, w.toCompute) {
-			w.settle(k, stageComputed, w.run(c, k, &w.computing, w.compute(c)))
+			w.settle(k, stageComputed, w.run(c, k, w.compute(c)))
 		}
 	})
 	select {
@@ -63,6 +64,31 @@ func (w *Worker) attend(c *child) {
 		w.end = errors.Join(w.end, c.close(), c.out.Close())
 	}
 	tasks.Wait()
+}
+
+// examine has a child do the works that earlier ones may have ended over, one after the other and nothing else, so that the next time it
+// is clear over which. It stops at one that is not to be computed yet.
+func (w *Worker) examine(c *child) {
+	for {
+		var k *work
+		wanted := false
+		w.mu.Lock()
+		for _, other := range w.works {
+			if other.stage == stageQueued && other.suspect {
+				k, wanted = other, other.wanted
+				break
+			}
+		}
+		w.mu.Unlock()
+		switch {
+		case k == nil || w.ctx.Err() != nil || c.isGone():
+			return
+		case !wanted:
+			w.settle(k, stageBegun, w.run(c, k, c.begin))
+			return
+		}
+		w.settle(k, stageFetched, w.once(c, k))
+	}
 }
 
 // pick waits for a work that choose, called with the mutex held, has for a child; nil when there will be none.
@@ -74,23 +100,17 @@ func (w *Worker) pick(c *child, choose func() *work) (k *work) {
 	if w.ctx.Err() != nil {
 		return nil
 	}
-	select {
-	case <-c.gone:
+	if c.isGone() {
 		return nil
-	default:
-		return k
 	}
+	return k
 }
 
-// toBegin is the first work that no child has. Where a child has ended over a work, that one is alone until it is done, so that the next
-// time it is clear over which.
+// toBegin is the first work that no child has.
 func (w *Worker) toBegin() *work {
 	for _, k := range w.works {
-		switch {
-		case k.stage == stageQueued:
+		if k.stage == stageQueued {
 			return k
-		case k.stage == stageBegun && k.deaths > 0:
-			return nil
 		}
 	}
 	return nil
@@ -109,8 +129,8 @@ func (w *Worker) toCompute() *work {
 	return nil
 }
 
-// run has a child do something for a work, which is in doing meanwhile, and stays there if the child ends.
-func (w *Worker) run(c *child, k *work, doing **work, do func(context.Context, *work) error) error {
+// run has a child do something for a work, which is doing it until it is done; if the child ends over it, mourn sees that.
+func (w *Worker) run(c *child, k *work, do func(context.Context, *work) error) error {
 	ctx, cancel := context.WithCancelCause(w.ctx)
 	defer cancel(nil)
 	var err error
@@ -118,7 +138,7 @@ func (w *Worker) run(c *child, k *work, doing **work, do func(context.Context, *
 		if k.stage >= stageFailed {
 			err = errEnded
 		} else {
-			k.child, k.cancel, *doing = c, cancel, k
+			k.child, k.cancel, k.doing = c, cancel, true
 		}
 	})
 	if err != nil {
@@ -128,10 +148,8 @@ func (w *Worker) run(c *child, k *work, doing **work, do func(context.Context, *
 	ended := false
 	w.change(func() {
 		k.cancel = nil
+		k.doing = errors.Is(err, errDied)
 		ended = k.stage == stageEnded
-		if !errors.Is(err, errDied) {
-			*doing = nil
-		}
 	})
 	if ended {
 		c.say(sayEnd, 0, k.id)
@@ -236,30 +254,32 @@ func (w *Worker) mourn(c *child) {
 	w.change(func() {
 		w.child = nil
 		w.deaths++
-		computing, beginning := w.computing, w.beginning
-		w.computing, w.beginning = nil, nil
-		blamed := computing
-		if blamed == nil {
-			blamed = beginning
+		suspects := 0
+		for _, k := range w.works {
+			if k.child == c && k.doing {
+				suspects++
+			}
 		}
 		for _, k := range w.works {
 			if k.child != c || k.stage >= stageFetched {
 				continue
 			}
-			if k == blamed {
-				k.blame(story)
-			}
-			if k == computing || k == beginning || k.stage == stageComputed {
+			if k.doing || k.stage == stageComputed {
 				k.tell(explain.IncidentRestart, "the worker process was started again: %s%s", story, less)
 			}
-			k.stage, k.child, k.before = stageQueued, nil, len(k.incidents)
+			if k.doing {
+				k.suspect = true
+				k.blame(story, suspects == 1)
+			}
+			k.stage, k.child, k.doing, k.before = stageQueued, nil, false, len(k.incidents)
 		}
 	})
 	c.out.Close() // nothing can be done about it
 }
 
-// blame counts a child that ended over a work. Draws that were kept since the last time show that it gets on.
-func (k *work) blame(story string) {
+// blame notes that a child ended over a work, and counts it if it was over no other one. Draws that were kept since the last time show that
+// it gets on.
+func (k *work) blame(story string, alone bool) {
 	draws := 0
 	for _, s := range k.kept {
 		draws += s.draws
@@ -267,7 +287,9 @@ func (k *work) blame(story string) {
 	if draws > k.draws {
 		k.deaths = 0
 	}
-	k.deaths++
+	if alone {
+		k.deaths++
+	}
 	k.draws, k.story = draws, story
 }
 
@@ -416,7 +438,9 @@ func (w *Worker) launch(ctx context.Context, options engineOptions) (*child, err
 		}
 	}
 	if err != nil {
-		c.kill("it is not needed")
+		if !errors.Is(err, errDied) {
+			c.kill("it could not go on")
+		}
 		c.bury()
 		if errors.Is(err, errDied) {
 			err = fmt.Errorf("%w while it opened the model: %s", errDied, c.story())
@@ -474,12 +498,11 @@ func (w *Worker) alone(k *work) {
 			w.fail(k, "%d worker processes ended over this volume, the last one: %s; and on the processor: %w", k.deaths, k.story, err)
 			return
 		}
-		r, err := w.once(c, k)
-		if !errors.Is(err, errDied) {
+		if err = w.once(c, k); !errors.Is(err, errDied) {
 			w.change(func() {
-				k.child, w.child, w.computing, w.beginning = nil, nil, nil, nil
-				if r != nil {
-					k.result = r
+				w.child = nil
+				if k.result != nil {
+					k.result.Execution.Level = explain.LevelCPU
 				}
 			})
 			c.close() // an error is nothing to the volume
@@ -505,18 +528,13 @@ func (w *Worker) alone(k *work) {
 }
 
 // once brings a work from its beginning to its result on a child.
-func (w *Worker) once(c *child, k *work) (*explain.Result, error) {
-	if err := w.run(c, k, &w.beginning, c.begin); err != nil {
-		return nil, err
+func (w *Worker) once(c *child, k *work) error {
+	for _, do := range []func(context.Context, *work) error{c.begin, w.compute(c), c.fetch} {
+		if err := w.run(c, k, do); err != nil {
+			return err
+		}
 	}
-	if err := w.run(c, k, &w.computing, w.compute(c)); err != nil {
-		return nil, err
-	}
-	r, err := c.fetch(w.ctx, k.id)
-	if err == nil {
-		r.Execution.Level = explain.LevelCPU
-	}
-	return r, err
+	return nil
 }
 
 func (w *Worker) fail(k *work, format string, args ...any) {

@@ -33,6 +33,7 @@ type work struct {
 	stage  stage
 	child  *child                  // that has it, or is being given it
 	cancel context.CancelCauseFunc // of what the child does for it now; nil for nothing
+	doing  bool                    // the child does something for it, or ended over that
 	wanted bool                    // it is to be computed
 	result *explain.Result
 	err    error
@@ -41,7 +42,8 @@ type work struct {
 	kept      map[string]kept // states of draws: in the worker's memory or, if ours, in the child's
 	incidents []explain.Incident
 	before    int    // of incidents: those before the child that has it
-	deaths    int    // of children over it in a row, without a draw more
+	suspect   bool   // a child ended over it, or over another one at the same time
+	deaths    int    // of children over it alone in a row, without a draw more
 	draws     int    // that were kept when the last one ended
 	story     string // of the last one
 }
@@ -144,19 +146,18 @@ func (k *work) Result() (*explain.Result, error) {
 		c, r := k.child, k.result
 		before := slices.Clone(k.incidents[:k.before])
 		w.mu.Unlock()
-		if r == nil {
-			var err error
-			if r, err = c.fetch(w.ctx, k.id); errors.Is(err, errDied) {
-				w.await(func() bool { return k.child != c || k.stage >= stageFetched }, nil, nil)
-				continue
-			} else if err != nil {
-				k.finish()
-				return nil, err
-			}
+		if r != nil {
+			r.Execution.Incidents = append(before, r.Execution.Incidents...)
+			k.finish()
+			return r, nil
 		}
-		r.Execution.Incidents = append(before, r.Execution.Incidents...)
-		k.finish()
-		return r, nil
+		switch err := w.run(c, k, c.fetch); {
+		case errors.Is(err, errDied):
+			w.await(func() bool { return k.child != c || k.stage >= stageFetched }, nil, nil)
+		case err != nil:
+			k.finish()
+			return nil, err
+		}
 	}
 }
 
@@ -193,10 +194,10 @@ func (c *child) begin(ctx context.Context, k *work) error {
 }
 
 // fetch brings the result of a work here.
-func (c *child) fetch(ctx context.Context, id uint64) (*explain.Result, error) {
+func (c *child) fetch(ctx context.Context, k *work) error {
 	r := &explain.Result{}
-	if err := c.call(ctx, callResult, id, r); err != nil {
-		return nil, err
+	if err := c.call(ctx, callResult, k.id, r); err != nil {
+		return err
 	}
 	for i := range r.Methods {
 		m := &r.Methods[i]
@@ -204,8 +205,8 @@ func (c *child) fetch(ctx context.Context, id uint64) (*explain.Result, error) {
 			continue
 		}
 		var at maps
-		if err := c.call(ctx, callMaps, wanted{id, i}, &at); err != nil {
-			return nil, err
+		if err := c.call(ctx, callMaps, wanted{k.id, i}, &at); err != nil {
+			return err
 		}
 		for _, part := range []struct {
 			to     *[]float32
@@ -218,10 +219,11 @@ func (c *child) fetch(ctx context.Context, id uint64) (*explain.Result, error) {
 			values, err := get(c.out, part.region, part.count)
 			if err != nil {
 				c.kill("its memory cannot be read: " + err.Error())
-				return nil, errDied
+				return errDied
 			}
 			*part.to = values
 		}
 	}
-	return r, nil
+	k.worker.change(func() { k.result = r })
+	return nil
 }

@@ -65,13 +65,11 @@ type Worker struct {
 	child     *child  // that calls go to; nil while there is none
 	refusal   error   // why there is none, after some tries
 	works     []*work // that have not ended, as they were begun
-	beginning *work   // what the child does
-	computing *work
-	last      uint64 // number of a work
-	deaths    int    // of children, since a volume was last explained
-	processor bool   // children compute on the processor
-	budget    string // of those that do
-	lessened  bool   // it is half of what was asked for, or less
+	last      uint64  // number of a work
+	deaths    int     // of children, since a volume was last explained
+	processor bool    // children compute on the processor
+	budget    string  // of those that do
+	lessened  bool    // it is half of what was asked for, or less
 	info      explain.Info
 	told      telling
 	bound     *[4]int

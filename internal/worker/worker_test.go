@@ -210,9 +210,12 @@ func checkAll(t *testing.T, results []*explain.Result, errs []error, draws int) 
 	}
 }
 
+// kindsOf are the kinds of incidents, but for that draws were taken up.
 func kindsOf(incidents []explain.Incident) (out []explain.IncidentKind) {
 	for _, i := range incidents {
-		out = append(out, i.Kind)
+		if i.Kind != explain.IncidentResumed {
+			out = append(out, i.Kind)
+		}
 	}
 	return out
 }
@@ -407,9 +410,8 @@ func TestPoison(t *testing.T) {
 					t.Errorf("error %v", errs[1])
 				}
 				results[1], errs[1] = truth(t, 1, 2), nil
-			} else if e := results[1].Execution; e.Level != explain.LevelCPU || e.Device != "cpu/fake" ||
-				!reflect.DeepEqual(kindsOf(e.Incidents), []explain.IncidentKind{"restarted", "restarted", "restarted", "restarted", "cpu"}) &&
-					c.name != "result" {
+			} else if e := results[1].Execution; e.Level != explain.LevelCPU || e.Device != "cpu/fake" || len(e.Incidents) < 5 ||
+				!slices.Equal(slices.Compact(kindsOf(e.Incidents)), []explain.IncidentKind{"restarted", "cpu"}) {
 				t.Errorf("execution %+v", e)
 			}
 			checkAll(t, results, errs, 2)
@@ -419,11 +421,11 @@ func TestPoison(t *testing.T) {
 					opened++
 				}
 			}
-			if opened != c.children {
+			if opened < c.children || opened > c.children+1 { // one more if it is not clear at once over which volume they end
 				t.Errorf("%d children instead of %d", opened, c.children)
 			}
 			for n, r := range results {
-				if n != 1 && len(r.Execution.Incidents) > 0 && c.name != "result" && !(n == 0 && r.Execution.Incidents[0].Kind == "restarted") {
+				if n != 1 && len(kindsOf(r.Execution.Incidents)) > 1 {
 					t.Errorf("volume %d: %v", n, r.Execution.Incidents)
 				}
 			}
@@ -497,7 +499,7 @@ func TestCancelled(t *testing.T) {
 	done := make(chan error)
 	go func() { done <- k.Compute(ctx) }()
 	w.await(func() bool {
-		return w.last == 3 && w.beginning != nil && w.beginning.id == 3 && w.beginning.cancel != nil
+		return slices.ContainsFunc(w.works, func(k *work) bool { return k.id == 3 && k.cancel != nil })
 	}, nil, t.Context().Done())
 	stop()
 	if err := <-next; !errors.Is(err, context.Canceled) {
@@ -568,7 +570,9 @@ func TestStartFails(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "while it opened the model: exit code 2; it said: panic: in the driver") || len(notes(t, dir)) != 3 {
 		t.Errorf("ended three times: %v", err)
 	}
-	start(t, script{Dir: t.TempDir(), Harm: []harm{{At: "open", How: "kill", Times: 2}}}, Options{})
+	t.Run("ended twice", func(t *testing.T) {
+		start(t, script{Dir: t.TempDir(), Harm: []harm{{At: "open", How: "kill", Times: 2}}}, Options{})
+	})
 	if _, err := tryStart(t, script{}, Options{Command: []string{filepath.Join(t.TempDir(), "none")}}); err == nil {
 		t.Error("a program that is not there was started")
 	}
