@@ -84,7 +84,7 @@ type SkippedError struct {
 }
 
 func (e *SkippedError) Error() string {
-	return fmt.Sprintf("skipped, for there is not enough memory: %v", e.Err)
+	return fmt.Sprintf("skipped: %v", e.Err)
 }
 func (e *SkippedError) Unwrap() error { return e.Err }
 
@@ -371,14 +371,7 @@ func (e *Engine) take(ctx context.Context) error {
 
 // leave gives the turn to the next, and lets volumes be brought ahead again.
 func (e *Engine) leave() {
-	e.setLeast(false)
 	e.openGate()
 	e.enter(StateIdle)
 	<-e.turn
-}
-
-func (e *Engine) setLeast(least bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.least = least
 }

@@ -144,16 +144,12 @@ func (e *Engine) recover(ctx context.Context, s *seat, t *task, err error) error
 		if short == nil {
 			short = &explain.MemoryError{Needs: small.Smallest, Free: small.Budget, Err: small}
 		}
-		if host && !e.isSpare(s) {
-			return err
-		}
 		if host {
 			return e.giveUp(t, err)
 		}
 		e.short, e.tried = short, time.Now()
 		again, failed := e.wait(ctx, s, t, short)
 		if again || failed != nil {
-			e.setLeast(false) // there may be more now
 			return failed
 		}
 		return e.toProcessor(t, err)
@@ -163,10 +159,10 @@ func (e *Engine) recover(ctx context.Context, s *seat, t *task, err error) error
 	return err
 }
 
-// lowers reports whether the least that works is tried instead of a budget that turned out too small, and sets it: auto and shares are no
-// reason to do without a device, or a host, that has enough.
+// lowers reports whether another try takes the least that works, because the budget turned out too small: auto and shares are no reason to
+// do without a device, or a host, that has enough.
 func (e *Engine) lowers(s *seat, small *explain.BudgetError) bool {
-	if e.size > 0 || e.isLeast() {
+	if e.refuses(small) {
 		return false
 	}
 	if s.resident == nil {
@@ -174,19 +170,16 @@ func (e *Engine) lowers(s *seat, small *explain.BudgetError) bool {
 			return false
 		}
 	}
-	e.setLeast(true)
-	return true
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	known := s.least >= small.Smallest
+	s.least = max(s.least, small.Smallest)
+	return !known
 }
 
 // refuses reports whether the budget is a size in which nothing can be done, however much is free.
 func (e *Engine) refuses(small *explain.BudgetError) bool {
 	return e.size > 0 && e.size < small.Smallest
-}
-
-func (e *Engine) isLeast() bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.least
 }
 
 func (e *Engine) isSpare(s *seat) bool {
@@ -277,8 +270,7 @@ func (e *Engine) toProcessor(t *task, err error) error {
 		return e.giveUp(t, err)
 	}
 	t.processor = true
-	e.setLeast(false)
-	t.tell(explain.IncidentCPU, "the processor takes the device's place: %v", err)
+	t.tell(explain.IncidentCPU, "the processor takes the device's place: %s", brief(err))
 	if e.options.Policy.Fewer && t.draws > 0 {
 		// By the steps of the original system; all draws are too many here, however much is free.
 		free := 0
@@ -299,13 +291,21 @@ func (e *Engine) seatNow() *seat {
 	return e.seat
 }
 
+// brief is an error without advice.
+func brief(err error) string {
+	if short := (*explain.MemoryError)(nil); errors.As(err, &short) && short.Needs > 0 {
+		return fmt.Sprintf("the least that works is %s, and there are %s", bytesize.FormatUp(short.Needs), bytesize.Format(short.Free))
+	}
+	return err.Error()
+}
+
 // giveUp ends a task that nothing can hold.
 func (e *Engine) giveUp(t *task, err error) error {
 	e.settle(t)
 	if !e.options.Policy.Skip {
 		return err
 	}
-	t.tell(explain.IncidentSkipped, "%v", err)
+	t.tell(explain.IncidentSkipped, "%s", brief(err))
 	return &SkippedError{Err: err}
 }
 

@@ -19,6 +19,7 @@ type seat struct {
 	model    model
 	resident backend.Resident // nil on the processor
 	budget   explain.Budget   // on the processor; fixed when it is opened
+	least    int              // bytes that are known to be the least that works; changed while mu is held
 	users    sync.WaitGroup   // who asks something of it without the turn; added to while mu is held
 }
 
@@ -137,22 +138,19 @@ func (e *Engine) share(free func() (int, error)) (explain.Budget, error) {
 	return explain.Budget{Bytes: n}, err
 }
 
-// allow is what computing may take on a seat now.
+// allow is what computing may take on a seat now. Where a share is less than the least that works, it is that.
 func (e *Engine) allow(s *seat, u backend.Usage) explain.Budget {
-	e.mu.Lock()
-	least := e.least
-	e.mu.Unlock()
-	if least {
-		return explain.Budget{Smallest: true}
-	}
+	b := s.budget
 	bytes, least := e.governor.Allow(u)
-	switch {
-	case least:
-		return explain.Budget{Smallest: true}
-	case s.resident == nil:
-		return s.budget
+	if s.resident != nil {
+		b = explain.Budget{Bytes: bytes}
 	}
-	return explain.Budget{Bytes: bytes}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if least || b.Bytes > 0 && b.Bytes < s.least && (e.size == 0 || e.size >= s.least) {
+		return explain.Budget{Smallest: true}
+	}
+	return b
 }
 
 // openDevice opens the device that was asked for, and the model on it. The turn is held.
