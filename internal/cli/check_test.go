@@ -207,7 +207,7 @@ func TestCheckRun(t *testing.T) {
 // The command takes the flags that its help names, and refuses what is wrong.
 func TestCheckCommand(t *testing.T) {
 	t.Setenv("VOXCAM_CUDA_DRIVER", "/absent/libcuda.so.1")
-	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	noSessions(t)
 	out, _ := runCommand(t, 0, "check", "--device", "cpu", "--thresholds", "2B,1B,0B", "--model", demoModel, "--method", "gradcam,vargrad", "--n_samples", "3",
 		"--volume-shape", "1,32,64,64", "--memory-budget", "9MiB", "--policy", "exact")
 	for _, text := range []string{"memory of cpu: healthy", "fits on cpu", "3 x "} {
@@ -232,6 +232,18 @@ func TestCheckCommand(t *testing.T) {
 	}
 }
 
+// noSessions makes the folders of sessions' sockets empty ones. Sockets have short paths: t.TempDir has the test's name in it.
+func noSessions(t *testing.T) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "vc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Setenv("XDG_RUNTIME_DIR", dir)
+	t.Setenv("TMPDIR", dir)
+}
+
 // answering is a session that says of itself what it is made of.
 type answering control.Status
 
@@ -241,7 +253,7 @@ func (a answering) Order(context.Context, memory.Order) (memory.Outcome, error) 
 }
 
 func TestCheckAsksSessions(t *testing.T) {
-	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	noSessions(t)
 	if sessions, err := reachSessions(t.Context()); err != nil || len(sessions) != 0 {
 		t.Errorf("%v, %v", sessions, err)
 	}
