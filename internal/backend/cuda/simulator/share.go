@@ -1,6 +1,8 @@
 package simulator
 
 import (
+	"errors"
+	"fmt"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -21,22 +23,29 @@ type Shared struct {
 func Share(t testing.TB, extra ...string) *Shared {
 	t.Helper()
 	s := &Shared{Load(t, extra...), filepath.Join(t.TempDir(), "devices")}
-	s.enter(s.File)
-	t.Cleanup(func() { s.enter("") })
+	if err := s.enter(s.File); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.enter(""); err != nil {
+			t.Error(err)
+		}
+	})
 	t.Setenv("SIMULATOR_DEVICE", s.File)
 	t.Setenv("VOXCAM_CUDA_DRIVER", s.Path)
 	t.Setenv("VOXCAM_NVML", s.Path)
 	return s
 }
 
-// enter joins devices.
-func (s *Shared) enter(file string) {
-	s.t.Helper()
-	code := syscall.Errno(int32(dl.Call(s.join, uintptr(unsafe.Pointer(cString(file))))))
-	if code == syscall.EBUSY {
-		s.t.Error("this process has a context or memory of the simulator that was not given back")
-	} else if code != 0 {
-		s.t.Errorf("the devices %s cannot be shared: %v", file, code)
+// enter makes the devices of a file those of this process, or its own ones if there is no file.
+func (s *Shared) enter(file string) error {
+	switch code := syscall.Errno(int32(dl.Call(s.join, uintptr(unsafe.Pointer(cString(file)))))); code {
+	case 0:
+		return nil
+	case syscall.EBUSY:
+		return errors.New("the simulator cannot change its devices: this process has a context or memory that was not given back")
+	default:
+		return fmt.Errorf("the simulator's devices %s: %w", file, code)
 	}
 }
 
