@@ -201,10 +201,11 @@ type kernels struct {
 }
 
 func (b *Backend) loadKernels() (*kernels, error) {
-	_, images, err := kernel.Images(b.device.Major, b.device.Minor)
-	if b.options.Kernels != "" {
-		_, images, err = kernel.Open(b.options.Kernels)
+	open := func() ([]string, [][]byte, error) { return kernel.Images(b.device.Major, b.device.Minor) }
+	if path := b.options.Kernels; path != "" {
+		open = func() ([]string, [][]byte, error) { return kernel.Open(path) }
 	}
+	_, images, err := open()
 	if err != nil {
 		return nil, err
 	}
