@@ -54,7 +54,10 @@ func newLive(model, device string, next session.Observer) *live {
 }
 
 // openSurvey looks at GPUs from outside: it makes no context.
-func openSurvey() *memory.Surveyor { return memory.Open(memory.Options{Driver: device.CUDA().Driver}) }
+func openSurvey() *memory.Surveyor {
+	libraries := device.CUDA()
+	return memory.Open(memory.Options{Driver: libraries.Driver, NVML: libraries.NVML})
+}
 
 func (l *live) close() error { return l.survey.Close() }
 
