@@ -31,7 +31,6 @@ type checkOptions struct {
 	bands          memory.Bands
 	context, probe bool // as in memory.Options
 	asJSON         bool
-	nvml           string                                          // the file of NVML; "" looks for it
 	sessions       func(context.Context) ([]memory.Session, error) // nil: those whose control sockets answer
 	run            *runQuestion                                    // nil: nothing is asked about a run
 }
@@ -124,7 +123,8 @@ func check(ctx context.Context, o checkOptions, stdout, stderr io.Writer) error 
 	if o.sessions == nil {
 		o.sessions = reachSessions
 	}
-	opt := memory.Options{Driver: device.CUDA().Driver, NVML: o.nvml, Bands: o.bands, Sessions: o.sessions, Context: o.context || o.probe, Probe: o.probe}
+	libraries := device.CUDA()
+	opt := memory.Options{Driver: libraries.Driver, NVML: libraries.NVML, Bands: o.bands, Sessions: o.sessions, Context: o.context || o.probe, Probe: o.probe}
 	if number != allGPUs {
 		opt.Only = []int{number}
 	}

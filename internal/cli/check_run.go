@@ -180,7 +180,7 @@ func (q *runQuestion) plan(ctx context.Context, name, precision string, stderr i
 			a.Passes = append(a.Passes, is)
 			continue
 		}
-		is.Level = levelOf(p, onGPU(d))
+		is.Level = p.Level
 		a.Level = lower(a.Level, is.Level)
 		a.Seconds += is.Seconds * float64(is.Runs)
 		a.Passes = append(a.Passes, is)
@@ -224,18 +224,6 @@ var levels = []explain.Level{explain.LevelWhole, explain.LevelStreamed, explain.
 
 func lower(a, b explain.Level) explain.Level {
 	return levels[max(0, slices.Index(levels, a), slices.Index(levels, b))]
-}
-
-func levelOf(p explain.PlannedPass, gpu bool) explain.Level {
-	switch {
-	case gpu && p.Fields == 0:
-		return explain.LevelHost
-	case p.Plan.Peak >= p.Whole:
-		return explain.LevelWhole
-	case p.Plan.Peak <= p.Smallest:
-		return explain.LevelSmallest
-	}
-	return explain.LevelStreamed
 }
 
 // levelTexts say what a level means.

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/control"
+	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/memory"
 	"github.com/voxcam/voxcam/internal/session"
 )
@@ -32,8 +34,6 @@ func simulatedNVML(t *testing.T) string {
 	}
 	return path
 }
-
-const absentNVML = "/absent/libnvidia-ml.so.1"
 
 // runCheck checks and returns the exit code.
 func runCheck(t *testing.T, o checkOptions) (code int, results, messages string) {
@@ -82,16 +82,17 @@ func TestCheck(t *testing.T) {
 		"processor": {checkOptions{device: "cpu"}, -1, []string{`memory of cpu: `}, nil},
 		"none":      {checkOptions{device: "cuda:2"}, session.ExitRefused, nil, []string{`no such GPU`}},
 		"wrong":     {checkOptions{device: "gpu"}, session.ExitRefused, nil, []string{`choose from all, auto`}},
-		"no NVML": {checkOptions{nvml: absentNVML}, session.ExitError, []string{`cuda:0 +Simulator +8 GiB +\? +\? .* unknown`, `: unknown`},
+		"no NVML": {checkOptions{}, session.ExitError, []string{`cuda:0 +Simulator +8 GiB +\? +\? .* unknown`, `: unknown`},
 			[]string{`no NVML.*only known from a context`, `memory is unknown`}},
-		"driver": {checkOptions{nvml: absentNVML, context: true, device: "cuda:1"}, session.ExitOK,
+		"driver": {checkOptions{context: true, device: "cuda:1"}, session.ExitOK,
 			[]string{`cuda:0 .* unknown`, `cuda:1 +Simulator +8 GiB +0 B +8 GiB .* healthy`, `the driver says of cuda:1: 8 GiB free`}, nil},
-		"probe": {checkOptions{nvml: absentNVML, probe: true}, session.ExitOK, []string{`as one block it gave 7.94 GiB`}, nil},
+		"probe": {checkOptions{probe: true}, session.ExitOK, []string{`as one block it gave 7.94 GiB`}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s.SetCount(2)
-			if c.o.nvml == "" {
-				c.o.nvml = nvml
+			t.Setenv(device.NVML, nvml)
+			if slices.Contains([]string{"no NVML", "driver", "probe"}, name) {
+				t.Setenv(device.NVML, "/absent/libnvidia-ml.so.1")
 			}
 			code, results, messages := runCheck(t, c.o)
 			if code != c.code && c.code >= 0 {
@@ -113,7 +114,8 @@ func TestCheck(t *testing.T) {
 
 func TestCheckAsJSON(t *testing.T) {
 	simulated(t).SetCount(1)
-	_, text, _ := runCheck(t, checkOptions{nvml: simulatedNVML(t), device: "cuda", asJSON: true,
+	t.Setenv(device.NVML, simulatedNVML(t))
+	_, text, _ := runCheck(t, checkOptions{device: "cuda", asJSON: true,
 		run: &runQuestion{model: modelFlags{model: demoModel, deviceFlags: deviceFlags{precision: "fp32"}}, methods: []string{"gradcam", "smoothgrad"}, samples: 7, policy: memory.DefaultPolicy()}})
 	var doc struct {
 		GPUs []struct {
@@ -186,9 +188,10 @@ func TestCheckRun(t *testing.T) {
 			if c.set != nil {
 				c.set(s)
 			}
+			t.Setenv(device.NVML, simulatedNVML(t))
 			bands := memory.DefaultBands()
 			bands.Free = [3]int{} // all is healthy: the run alone decides
-			code, results, messages := runCheck(t, checkOptions{device: c.device, nvml: simulatedNVML(t), bands: bands, run: q})
+			code, results, messages := runCheck(t, checkOptions{device: c.device, bands: bands, run: q})
 			if code != c.code {
 				t.Errorf("exit code %d instead of %d: %s", code, c.code, messages)
 			}
@@ -207,7 +210,7 @@ func TestCheckRun(t *testing.T) {
 // The command takes the flags that its help names, and refuses what is wrong.
 func TestCheckCommand(t *testing.T) {
 	t.Setenv("VOXCAM_CUDA_DRIVER", "/absent/libcuda.so.1")
-	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	noSessions(t)
 	out, _ := runCommand(t, 0, "check", "--device", "cpu", "--thresholds", "2B,1B,0B", "--model", demoModel, "--method", "gradcam,vargrad", "--n_samples", "3",
 		"--volume-shape", "1,32,64,64", "--memory-budget", "9MiB", "--policy", "exact")
 	for _, text := range []string{"memory of cpu: healthy", "fits on cpu", "3 x "} {
@@ -232,6 +235,18 @@ func TestCheckCommand(t *testing.T) {
 	}
 }
 
+// noSessions makes the folders of sessions' sockets empty ones. Sockets have short paths: t.TempDir has the test's name in it.
+func noSessions(t *testing.T) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "vc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Setenv("XDG_RUNTIME_DIR", dir)
+	t.Setenv("TMPDIR", dir)
+}
+
 // answering is a session that says of itself what it is made of.
 type answering control.Status
 
@@ -241,7 +256,7 @@ func (a answering) Order(context.Context, memory.Order) (memory.Outcome, error) 
 }
 
 func TestCheckAsksSessions(t *testing.T) {
-	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	noSessions(t)
 	if sessions, err := reachSessions(t.Context()); err != nil || len(sessions) != 0 {
 		t.Errorf("%v, %v", sessions, err)
 	}

@@ -246,6 +246,7 @@ type PlannedPass struct {
 	Methods  []string
 	Graph    *ir.Graph
 	Plan     *plan.Plan // nil when Err says why
+	Level    Level      // of Plan
 	Err      error      // *BudgetError
 	Curve    []plan.Point
 	Smallest int // bytes of the arena of the smallest plan
@@ -317,7 +318,7 @@ func Plans(path string, b backend.Backend, opt Options, methods []string) (passe
 		case err != nil:
 			return nil, err
 		default:
-			pass.Plan = p.plan
+			pass.Plan, pass.Level = p.plan, n.passLevel(p)
 		}
 		passes = append(passes, pass)
 	}

@@ -92,25 +92,29 @@ func (p *gradient) whole() int {
 }
 
 // level is that of the plans; "" without any.
-func (n *network) level() Level {
-	passes := n.passes()
-	switch {
-	case len(passes) == 0:
-		return ""
-	case n.places.volume == backend.OnHost && n.fieldBytes(n.needs, places{}) > 0:
-		return LevelHost
-	}
-	level := LevelWhole
-	for _, p := range passes {
-		switch {
-		case keepsAll(p.plan) || p.plan.Peak >= p.whole():
-		case p.plan.Peak <= p.drafts.leastPeak:
-			return LevelSmallest
-		default:
-			level = LevelStreamed
+func (n *network) level() (level Level) {
+	for _, p := range n.passes() {
+		switch l := n.passLevel(p); {
+		case l == LevelSmallest || l == LevelHost:
+			return l
+		case level != LevelStreamed:
+			level = l
 		}
 	}
 	return level
+}
+
+// passLevel is the level of a plan.
+func (n *network) passLevel(p *gradient) Level {
+	switch {
+	case n.places.volume == backend.OnHost && n.fieldBytes(n.needs, places{}) > 0:
+		return LevelHost
+	case keepsAll(p.plan) || p.plan.Peak >= p.whole():
+		return LevelWhole
+	case p.plan.Peak <= p.drafts.leastPeak:
+		return LevelSmallest
+	}
+	return LevelStreamed
 }
 
 // keepsAll reports whether a plan streams nothing and computes nothing twice.

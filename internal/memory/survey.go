@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/voxcam/voxcam/internal/backend"
@@ -282,7 +283,11 @@ func (s *Surveyor) attribute(g *GPU, sessions []Session) {
 	g.Unattributed = g.Used
 	for _, p := range list {
 		is := s.processes.holder(p.PID)
-		is.Bytes = p.Bytes
+		if is.Bytes = p.Bytes; is.Name == "" {
+			if file, err := s.nvml.ProcessName(p.PID); err == nil { // the driver knows some that are hidden here
+				is.Name = file[strings.LastIndexAny(file, `/\\`)+1:]
+			}
+		}
 		for _, session := range sessions {
 			if slices.Contains(session.PIDs, p.PID) {
 				is.Ours, is.Program, is.Session = true, true, session.Name

@@ -195,3 +195,59 @@ func TestSurveyWithoutGPU(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 }
+
+// What other processes do with a GPU shows, and what this one does for the survey does not.
+func TestSurveyOfASharedGPU(t *testing.T) {
+	s := simulator.Share(t)
+	const context = 300 * mib
+	s.SetContext(context)
+	s.SetReserved(512 * mib)
+	other := exec.CommandContext(t.Context(), "sleep", "600")
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := false
+	end := func() {
+		if !ended {
+			ended = true
+			_ = other.Process.Kill()
+			_ = other.Wait() // that it was killed
+		}
+	}
+	defer end()
+	s.TakeAs(other.Process.Pid, "train", 0, gib)
+	s.Take(2 * gib)
+	o := Options{Driver: s.Path, NVML: s.Path, Context: true, Probe: true}
+	surveyor := Open(o)
+	defer func() {
+		if err := surveyor.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	survey := func() GPU {
+		t.Helper()
+		v, err := surveyor.Survey(t.Context())
+		if err != nil || len(v.GPUs) != 1 {
+			t.Fatalf("%v, %+v", err, v)
+		}
+		return v.GPUs[0]
+	}
+	g := survey()
+	if g.Total != 8*gib+512*mib || g.System != 512*mib || g.Used != 3*gib || g.TrulyFree != 5*gib || g.Unattributed != 2*gib || g.Reserved != 0 {
+		t.Errorf("%+v", g.Figures)
+	}
+	if len(g.Processes) != 1 || g.Processes[0].PID != other.Process.Pid || g.Processes[0].Bytes != gib || g.Processes[0].Name != "sleep" || g.Processes[0].Program {
+		t.Errorf("%+v", g.Processes)
+	}
+	if c := g.Context; c == nil || c.Bytes != context || c.Free != 5*gib-context || c.Asked != c.Free-reserve || c.Got != c.Asked {
+		t.Errorf("%+v", c)
+	}
+	end()
+	if g = survey(); g.TrulyFree != 6*gib || len(g.Processes) != 0 || g.Health != Healthy {
+		t.Errorf("%+v", g)
+	}
+	s.Take(8*gib - context/2)
+	if g = survey(); !strings.Contains(g.Problem, "no room for a context") || g.TrulyFree != context/2 || g.Health != Critical {
+		t.Errorf("%+v", g)
+	}
+}
