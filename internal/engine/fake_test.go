@@ -223,6 +223,7 @@ type fakeWork struct {
 	model  *fakeModel
 	req    explain.Request
 	leave  sync.Once
+	ctx    context.Context // which Result would go on with
 	result *explain.Result
 }
 
@@ -251,6 +252,7 @@ func (f *fakeWork) Drop() { f.left() }
 func (f *fakeWork) Compute(ctx context.Context) error {
 	m, w := f.model, f.model.world
 	defer f.left()
+	f.ctx = ctx
 	level, err := m.fit()
 	if err != nil {
 		return err
@@ -304,6 +306,9 @@ func (f *fakeWork) Compute(ctx context.Context) error {
 }
 
 func (f *fakeWork) Result() (*explain.Result, error) {
+	if err := f.ctx.Err(); err != nil {
+		return nil, err
+	}
 	if f.model.world.result != nil {
 		if err := f.model.world.result(f.req.SampleID); err != nil {
 			return nil, err

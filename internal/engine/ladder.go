@@ -68,13 +68,15 @@ func (e *Engine) attempt(ctx context.Context, s *seat, w *work) (err error) {
 		}
 	}
 	w.tried, w.triedOn = inner, s
-	if err := e.during(ctx, inner.Compute); err != nil {
+	inside, stop := context.WithCancelCause(ctx) // lives until the result is there
+	if err := e.during(ctx, inside, stop, inner.Compute); err != nil {
+		stop(nil)
 		return err
 	}
 	w.tried, w.triedOn = nil, nil
 	w.doneOn, w.spare = s, spare
 	w.taking.Lock()
-	w.done = inner
+	w.done, w.stop = inner, stop
 	w.taking.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -82,10 +84,8 @@ func (e *Engine) attempt(ctx context.Context, s *seat, w *work) (err error) {
 	return nil
 }
 
-// during runs f with a context that an order ends which wants the turn; then the error is errOrdered.
-func (e *Engine) during(ctx context.Context, f func(context.Context) error) error {
-	inside, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
+// during runs f with the context inside, which is one in ctx and which an order stops that wants the turn; then the error is errOrdered.
+func (e *Engine) during(ctx, inside context.Context, stop context.CancelCauseFunc, f func(context.Context) error) error {
 	e.mu.Lock()
 	e.stop = stop
 	if len(e.orders) > 0 {
@@ -198,7 +198,9 @@ func (e *Engine) wait(ctx context.Context, s *seat, t *task, short *explain.Memo
 	for limit := e.options.Policy.Wait; t.waited < limit; {
 		t.pause = min(max(2*t.pause, shortestPause), longestPause)
 		began := time.Now()
-		err := e.during(ctx, func(ctx context.Context) error { return sleep(ctx, min(t.pause, limit-t.waited)) })
+		inside, stop := context.WithCancelCause(ctx)
+		err := e.during(ctx, inside, stop, func(ctx context.Context) error { return sleep(ctx, min(t.pause, limit-t.waited)) })
+		stop(nil)
 		t.waited += time.Since(began)
 		if err == errOrdered {
 			return true, nil

@@ -8,9 +8,11 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/voxcam/voxcam/internal/backend/cuda"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
 	"github.com/voxcam/voxcam/internal/device"
@@ -215,6 +217,55 @@ func TestSimulatedOrders(t *testing.T) {
 		}
 		if o == memory.Release && got.Execution.Level == explain.LevelWhole {
 			t.Errorf("after %s: %+v", o, got.Execution)
+		}
+	}
+}
+
+// Any call of the driver may fail: a volume is explained all the same, and nothing is left on the device.
+func TestSimulatedFailures(t *testing.T) {
+	r := newRig(t)
+	r.request.Methods, r.request.NSamples = []string{"gradcam", "smoothgrad"}, 3
+	r.options.Policy.Wait = time.Minute // which nothing must take
+	var calls atomic.Int64
+	fails, code := 0, 0
+	p := standard
+	p.device = func(o device.Options) (*machine, error) {
+		if o.Name == "cpu" {
+			return standard.device(o)
+		}
+		b, err := cuda.New(cuda.Options{Driver: r.Path, Intercept: func(string) int {
+			if int(calls.Add(1)) == fails {
+				return code
+			}
+			return 0
+		}})
+		if err != nil {
+			return nil, err
+		}
+		return &machine{Backend: b, free: b.FreeMemory, close: b.Close}, nil
+	}
+	run := func() (*explain.Result, int) {
+		calls.Store(0)
+		e, err := open(t.Context(), r.options, p)
+		if err != nil {
+			t.Fatalf("with the error %d at call %d: %v", code, fails, err)
+		}
+		res := r.explain(e, r.request)
+		_ = e.Close() // says so if the call was one of these
+		if used := r.Used(); used != 0 {
+			t.Errorf("%d bytes of the device are still taken", used)
+		}
+		return res, int(calls.Load())
+	}
+	want, total := run()
+	for _, code = range []int{driver.CodeOutOfMemory, 999, 719} {
+		for fails = 1; fails <= total; fails += 1 + total/8 {
+			began := time.Now()
+			res, _ := run()
+			same(t, res, want, 1e-5)
+			if t.Failed() || time.Since(began) > 30*time.Second {
+				t.Fatalf("that was with the error %d at call %d of %d, in %v: %v", code, fails, total, time.Since(began), res.Execution)
+			}
 		}
 	}
 }

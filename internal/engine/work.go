@@ -85,6 +85,7 @@ type work struct {
 	spare   bool // by the processor in the device's place
 	taking  sync.Mutex
 	done    explain.Work // until its result is there
+	stop    context.CancelCauseFunc
 	result  *explain.Result
 	failed  error // instead
 }
@@ -130,6 +131,7 @@ func (w *work) take() (*explain.Result, error) {
 	defer w.taking.Unlock()
 	if w.done != nil {
 		w.result, w.failed = w.done.Result()
+		w.stop(nil)
 		w.tried, w.triedOn, w.done = w.done, w.doneOn, nil // if it failed, it goes on from there
 	}
 	e := w.engine
