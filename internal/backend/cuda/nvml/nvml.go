@@ -14,7 +14,7 @@ import (
 // Library is the loaded library.
 type Library struct {
 	path string
-	init, shutdown, driverVersion, byPCI, byUUID, name, memory, memory2, utilization, compute3, compute2, graphics3,
+	init, shutdown, driverVersion, count, byIndex, byPCI, byUUID, name, uuid, memory, memory2, utilization, compute3, compute2, graphics3,
 	graphics2 uintptr
 }
 
@@ -79,6 +79,9 @@ func Open(path string) (*Library, error) {
 		{Name: "nvmlInit_v2", To: &l.init},
 		{Name: "nvmlShutdown", To: &l.shutdown},
 		{Name: "nvmlSystemGetDriverVersion", To: &l.driverVersion},
+		{Name: "nvmlDeviceGetCount_v2", To: &l.count, Optional: true}, // they are old, but not all that call here need them
+		{Name: "nvmlDeviceGetHandleByIndex_v2", To: &l.byIndex, Optional: true},
+		{Name: "nvmlDeviceGetUUID", To: &l.uuid, Optional: true},
 		{Name: "nvmlDeviceGetHandleByPciBusId_v2", To: &l.byPCI},
 		{Name: "nvmlDeviceGetHandleByUUID", To: &l.byUUID},
 		{Name: "nvmlDeviceGetName", To: &l.name},
@@ -130,6 +133,32 @@ type Device struct {
 	handle uintptr
 }
 
+// missing is the error of a call that the library lacks.
+func missing(call string) error { return &Error{call, 13, meanings[13]} }
+
+// Count is how many GPUs the system has. Slices are not counted, and CUDA_VISIBLE_DEVICES hides none.
+func (l *Library) Count() (int, error) {
+	if l.count == 0 {
+		return 0, missing("nvmlDeviceGetCount_v2")
+	}
+	var n uint32
+	err := check("nvmlDeviceGetCount_v2", dl.Call(l.count, uintptr(unsafe.Pointer(&n))))
+	return int(n), err
+}
+
+// ByIndex is a GPU by its number, from 0, in the order of places on the bus, which nvidia-smi has too and CUDA need not have.
+func (l *Library) ByIndex(i int) (*Device, error) {
+	if l.byIndex == 0 {
+		return nil, missing("nvmlDeviceGetHandleByIndex_v2")
+	}
+	d := &Device{l: l}
+	err := check("nvmlDeviceGetHandleByIndex_v2", dl.Call(l.byIndex, uintptr(i), uintptr(unsafe.Pointer(&d.handle))))
+	if err != nil {
+		return nil, fmt.Errorf("GPU %d: %w", i, err)
+	}
+	return d, nil
+}
+
 // ByPCI finds the GPU at a place on the bus, like 0000:3b:00.0. It cannot tell slices of a GPU apart.
 func (l *Library) ByPCI(bus string) (*Device, error) {
 	d, text := &Device{l: l}, append([]byte(bus), 0)
@@ -154,6 +183,16 @@ func (l *Library) ByUUID(uuid string) (*Device, error) {
 func (d *Device) Name() (string, error) {
 	text := make([]byte, 96)
 	err := check("nvmlDeviceGetName", dl.Call(d.l.name, d.handle, uintptr(unsafe.Pointer(&text[0])), uintptr(len(text))))
+	return cString(text), err
+}
+
+// UUID is the identity of the GPU, like GPU-...
+func (d *Device) UUID() (string, error) {
+	if d.l.uuid == 0 {
+		return "", missing("nvmlDeviceGetUUID")
+	}
+	text := make([]byte, 96)
+	err := check("nvmlDeviceGetUUID", dl.Call(d.l.uuid, d.handle, uintptr(unsafe.Pointer(&text[0])), uintptr(len(text))))
 	return cString(text), err
 }
 
@@ -226,7 +265,7 @@ func (d *Device) processes(call string, v3, v2 uintptr) ([]Process, error) {
 		at = v2 // it has the same layout
 	}
 	if at == 0 {
-		return nil, &Error{call, 13, meanings[13]}
+		return nil, missing(call)
 	}
 	const unknown = ^uint64(0)
 	type info struct {

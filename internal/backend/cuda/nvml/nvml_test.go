@@ -41,6 +41,19 @@ func TestNewDriver(t *testing.T) {
 	if v, err := l.DriverVersion(); err != nil || v != "550.54.15" {
 		t.Error(v, err)
 	}
+	if n, err := l.Count(); err != nil || n != 1 {
+		t.Error(n, err)
+	}
+	first, err := l.ByIndex(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if uuid, err := first.UUID(); err != nil || uuid != "GPU-1" {
+		t.Error(uuid, err)
+	}
+	if _, err := l.ByIndex(1); err == nil || !strings.Contains(err.Error(), "GPU 1") {
+		t.Error(err)
+	}
 	d, err := l.ByPCI("0000:3b:00.0")
 	if err != nil {
 		t.Fatal(err)
