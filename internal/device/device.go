@@ -79,15 +79,22 @@ func Open(name, precision string) (*Device, error) {
 	return nil, fmt.Errorf("device %q is not known: choose from auto, cpu, cuda, cuda:N", name)
 }
 
-func parsePrecision(name string) (cuda.Precision, error) {
+// Precisions are the names of precisions that Open knows.
+func Precisions() []string {
 	var names []string
+	for _, p := range precisions {
+		names = append(names, p.name)
+	}
+	return names
+}
+
+func parsePrecision(name string) (cuda.Precision, error) {
 	for _, p := range precisions {
 		if p.name == name {
 			return p.value, nil
 		}
-		names = append(names, p.name)
 	}
-	return 0, fmt.Errorf("precision %q is not known: choose from %s", name, strings.Join(names, ", "))
+	return 0, fmt.Errorf("precision %q is not known: choose from %s", name, strings.Join(Precisions(), ", "))
 }
 
 // split takes "cuda:1" apart.

@@ -38,20 +38,18 @@ func isWorker(arguments []string) bool { return len(arguments) > 0 && arguments[
 type processes struct {
 	proc string // the folder of proc(5)
 	self string // the file of this program
-	host bool   // PIDs here are those of the host
-	// libraries are parts of the names of files that each process on a GPU has mapped.
-	libraries []string
+	host bool   // PIDs that NVML gives are those of this system
 }
 
-// newProcesses reads below /proc. Driver is the file of the driver, "" for the system's.
+// libraries are parts of the names of files that each process on a GPU has mapped.
+var libraries = []string{"/libcuda.", "/libnvidia-", "/dev/nvidia", "/dev/dxg"}
+
+// newProcesses reads below /proc. Driver is the file of the driver, "" for the system's: another one is a simulated one, of this system.
 func newProcesses(driver string) *processes {
-	p := &processes{proc: "/proc", libraries: []string{"/libcuda.", "/libnvidia-", "/dev/nvidia", "/dev/dxg"}}
-	if driver != "" {
-		p.libraries = append(p.libraries, driver)
-	}
+	p := &processes{proc: "/proc"}
 	p.self, _ = os.Readlink("/proc/self/exe") // without it, only the name of the file counts
 	namespace, err := os.Readlink("/proc/self/ns/pid")
-	p.host = err == nil && namespace == initialNamespace
+	p.host = driver != "" || err == nil && namespace == initialNamespace
 	return p
 }
 
@@ -130,7 +128,7 @@ func (p *processes) holder(pid int) Process {
 	if err != nil || len(maps) == 0 {
 		return is
 	}
-	for _, library := range p.libraries {
+	for _, library := range libraries {
 		if bytes.Contains(maps, []byte(library)) {
 			return is
 		}

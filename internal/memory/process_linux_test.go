@@ -53,7 +53,7 @@ func TestIdentify(t *testing.T) {
 	p.add(35, 20, "/tmp/self", cuda, "self", "worker")
 	p.add(36, 1, "/usr/bin/python3.11", cuda, "voxcam", "worker") // pretends
 	p.add(37, 1, "", cuda, "voxcam", "worker")                    // another user's
-	q := &processes{proc: p.dir, self: "/tmp/self", host: true, libraries: []string{"/libcuda."}}
+	q := &processes{proc: p.dir, self: "/tmp/self", host: true}
 	for pid, want := range map[int]struct{ program, orphan bool }{
 		20: {}, 30: {program: true}, 31: {program: true}, 32: {true, true}, 33: {true, true}, 34: {program: true}, 35: {true, true}, 36: {}, 37: {},
 	} {

@@ -39,6 +39,10 @@ int nvmlDeviceGetHandleByUUID(const char* uuid, void** to) {
 }
 int nvmlDeviceGetUUID(int* d, char* to, unsigned n) { return snprintf(to, n, "%s", uuids[d - devices]) < 0; }
 int nvmlDeviceGetName(int*, char* to, unsigned n) { return snprintf(to, n, "Stand-in") < 0; }
+int nvmlSystemGetProcessName(unsigned, char*, unsigned) { return 6; }
+int nvmlDeviceGetPciInfo_v3(int*, void*) { return 3; }
+int nvmlDeviceGetTemperature(int*, int, unsigned*) { return 3; }
+int nvmlDeviceGetPowerUsage(int*, unsigned*) { return 3; }
 int nvmlDeviceGetUtilizationRates(int* d, unsigned* to) {
     if (d == devices) return 3;
     to[0] = 75, to[1] = 50;
