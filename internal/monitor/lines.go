@@ -30,7 +30,7 @@ func Lines(l Look) []string {
 	}
 	for _, s := range l.Sessions {
 		if s.Problem != "" {
-			out = append(out, fmt.Sprintf("%ssession of process %d: %s", at, s.PID, printable(s.Problem)))
+			out = append(out, at+"session: "+printable(s.Problem))
 			continue
 		}
 		var counts []string

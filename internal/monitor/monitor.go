@@ -21,10 +21,10 @@ type Look struct {
 	Notes    []string     `json:"notes,omitempty"`
 }
 
-// Session is what a session said of itself, or why it did not.
+// Session is what a session said of itself, or, with its PID, why it did not.
 type Session struct {
 	control.Status
-	Problem string `json:"problem,omitempty"`
+	Problem string `json:"problem,omitempty"` // a sentence that names the process
 }
 
 // label names a GPU in few letters: cuda:N as for --device, or nvml:N where CUDA does not show it to this process.

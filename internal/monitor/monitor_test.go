@@ -56,7 +56,7 @@ func sight() Look {
 					{Time: noon.Add(-time.Minute), Kind: explain.IncidentRefused, Text: "the driver refused 4 GiB"},
 					{Time: noon.Add(-time.Second), Kind: explain.IncidentSmaller, Text: "went on with 12 GiB"}}}},
 			{Status: control.Status{PID: 500, Session: "tiny", Device: "cpu", State: "idle", Held: true, Until: noon.Add(time.Minute), Total: 1}},
-			{Status: control.Status{PID: 501}, Problem: "it does not answer"},
+			{Status: control.Status{PID: 501}, Problem: "process 501 does not answer"},
 		},
 		Notes: []string{"process numbers with a question mark are those of another container or of the host"},
 	}

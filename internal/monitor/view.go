@@ -214,7 +214,7 @@ func curve(name string, h *History, uuid string, now time.Time, columns, rows in
 
 func session(s Session, d detail, now time.Time) (out []line) {
 	if s.Problem != "" {
-		return []line{{{"session", bold}, {fmt.Sprintf(" of process %d: ", s.PID), plain}, {s.Problem, yellow}}}
+		return []line{{{"session", bold}, {" " + s.Problem, yellow}}}
 	}
 	head := line{{"session " + s.Session, bold}}
 	who := fmt.Sprintf("  process %d", s.PID)
