@@ -98,7 +98,14 @@ func (o monitorOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr
 		keys, _ := terminal(stdin)
 		return live(ctx, o, title, keys, screen, last.refresh)
 	}
-	show := func(l monitor.Look) error { return printAll(stdout, monitor.Lines(l)) }
+	noted := false
+	show := func(l monitor.Look) error {
+		for i := 0; i < len(l.Notes) && !noted; i++ {
+			fmt.Fprintln(stderr, "voxcam: note:", l.Notes[i])
+		}
+		noted = true
+		return printAll(stdout, monitor.Lines(l))
+	}
 	switch {
 	case o.asJSON:
 		e := json.NewEncoder(stdout)

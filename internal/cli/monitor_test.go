@@ -86,7 +86,7 @@ func TestMonitorServesMetrics(t *testing.T) {
 	}
 	text, err := io.ReadAll(answer.Body)
 	answer.Body.Close()
-	if err != nil || !strings.Contains(string(text), `voxcam_gpu_memory_free_bytes{gpu="cuda:0",uuid="GPU-1",name="Card"} 7.516192768e+09`) {
+	if err != nil || !strings.Contains(string(text), `voxcam_gpu_memory_free_bytes{gpu="cuda:0",uuid="GPU-1",name="Card"} 7516192768`) {
 		t.Errorf("%v: %s", err, text)
 	}
 	second := o

@@ -135,7 +135,8 @@ func (o *recoverOptions) operations() (list []memory.Operation) {
 // recovered is what recover prints as JSON. Keys are stable.
 type recovered struct {
 	*rescue.Report
-	Health   memory.Health `json:"health"` // afterwards, the worst of the GPUs
+	Counted  []string      `json:"counted"` // whose health counts: the GPUs or, where there is none, the processor
+	Health   memory.Health `json:"health"`  // the worst of them, afterwards
 	ExitCode int           `json:"exit_code"`
 }
 
@@ -188,7 +189,7 @@ func (o recoverOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr
 	if last != nil {
 		all := &checked{Survey: last, Device: "all"}
 		if jerr := all.judge(allGPUs); jerr == nil {
-			r.Health = all.Health
+			r.Counted, r.Health = all.Counted, all.Health
 		}
 	}
 	r.ExitCode = o.exitCode(r)
@@ -255,7 +256,11 @@ func (o *recoverOptions) print(w io.Writer, r *recovered, now *memory.Survey) er
 	if len(r.Steps) > 0 {
 		printBeforeAfter(w, r)
 	}
-	_, err := fmt.Fprintf(w, "memory is %s; %s\n", r.Health, result(r))
+	health := "what is free is not known"
+	if len(r.Counted) > 0 {
+		health = fmt.Sprintf("memory of %s is %s", strings.Join(r.Counted, ", "), r.Health)
+	}
+	_, err := fmt.Fprintf(w, "%s; %s\n", health, result(r))
 	return err
 }
 

@@ -116,8 +116,8 @@ var sequence = regexp.MustCompile("\x1b\\[[0-9;]*m")
 func TestFrameFits(t *testing.T) {
 	l := sight()
 	h := remembered(l)
-	for width := 1; width < 140; width += 3 {
-		for height := 1; height < 70; height += 4 {
+	for width := 1; width < 140; width += 7 {
+		for height := 1; height < 70; height += 6 {
 			frame := View{Width: width, Height: height, Color: true, Title: "t"}.Frame(l, h)
 			if len(frame) > height {
 				t.Fatalf("%d lines in a terminal of %d x %d", len(frame), width, height)

@@ -39,7 +39,7 @@ func (m *metrics) gauge(name, help string) func(value float64, labels ...string)
 		if len(labels) > 0 {
 			m.WriteByte('}')
 		}
-		m.WriteString(" " + strconv.FormatFloat(value, 'g', -1, 64) + "\n")
+		m.WriteString(" " + strconv.FormatFloat(value, 'f', -1, 64) + "\n")
 	}
 }
 

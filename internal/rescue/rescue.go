@@ -302,6 +302,10 @@ func (r *run) endProcesses(ctx context.Context) error {
 	for i := range r.report.Processes {
 		c := &r.report.Processes[i]
 		if c.Ruling == Ask && !r.DryRun {
+			if err := rules.same(*c); err != nil { // with its session, perhaps
+				c.Ruling, c.Why = Leave, "it has ended meanwhile"
+				continue
+			}
 			yes, err := r.Consent.Ask(*c)
 			if err != nil {
 				return fmt.Errorf("asking about process %d: %w", c.PID, err)
@@ -351,10 +355,14 @@ func (r *run) endOne(ctx context.Context, rules *rules, c Candidate, named bool)
 		step.Text = "failed: " + step.Error
 		return ctx.Err()
 	}
-	step.Done = how == EndedTerm || how == EndedKill
+	if how == EndedBefore {
+		step.Text = how
+		return nil
+	}
+	step.Done = true
 	gone, after := r.vanished(ctx, c.lists)
 	step.Device, step.Measured = freed(before, after)
-	if gone && step.Done {
+	if gone {
 		step.Freed = max(0, step.Device)
 		if c.Bytes >= 0 {
 			step.Freed = min(step.Freed, c.Bytes) // the rest was others'
@@ -367,7 +375,7 @@ func (r *run) endOne(ctx context.Context, rules *rules, c Candidate, named bool)
 	if !gone {
 		step.Text += "; the driver still lists it"
 	}
-	if owner := r.owner(c.PID); owner != nil && step.Done {
+	if owner := r.owner(c.PID); owner != nil {
 		step.Text += fmt.Sprintf("; it was the worker of %v, which starts another one: --pid %d ends the session", *owner, owner.PID)
 	}
 	return nil

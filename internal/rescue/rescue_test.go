@@ -218,6 +218,25 @@ func TestProcessesEnd(t *testing.T) {
 	}
 }
 
+// Nobody is asked about a worker that has ended with its session.
+func TestWorkerEndsWithItsSession(t *testing.T) {
+	c := &card{total: 1000, holds: map[int]int{301: 300}}
+	m := machine1000()
+	m.onSignal = func(pid int, _ syscall.Signal) {
+		delete(m.processes, 300)
+		delete(m.processes, 301)
+		delete(c.holds, 301)
+	}
+	o := options(c, m, Session{300, &session{card: c, worker: 301}})
+	o.End = true
+	asked := 0
+	o.Consent.Ask = func(Candidate) (bool, error) { asked++; return true, nil }
+	r, err := Run(t.Context(), o)
+	if err != nil || asked != 1 || len(r.Steps) != 1 || find(t, r, "end", 300).Freed != 300 || r.Processes[1].Why != "it has ended meanwhile" {
+		t.Errorf("%+v, asked %d times, %v", r, asked, err)
+	}
+}
+
 // A worker that was named comes again, which is said.
 func TestNamedWorkerComesAgain(t *testing.T) {
 	c := &card{total: 1000, holds: map[int]int{301: 300}}
