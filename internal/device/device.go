@@ -19,12 +19,13 @@ import (
 const (
 	Libraries = "VOXCAM_CUDA_LIBRARIES" // folders with NVIDIA's libraries, separated as in PATH, before the usual places
 	Driver    = "VOXCAM_CUDA_DRIVER"    // the file of the driver, libcuda.so.1, instead of the system's
+	NVML      = "VOXCAM_NVML"           // the file of the management library, libnvidia-ml.so.1, instead of the system's
 	Kernels   = "VOXCAM_CUDA_KERNELS"   // an archive of compiled kernels, instead of those in the program
 )
 
 // CUDA is what the environment says of GPUs.
 func CUDA() cuda.Options {
-	return cuda.Options{Driver: os.Getenv(Driver), Libraries: os.Getenv(Libraries), Kernels: os.Getenv(Kernels), Cudnn: true}
+	return cuda.Options{Driver: os.Getenv(Driver), NVML: os.Getenv(NVML), Libraries: os.Getenv(Libraries), Kernels: os.Getenv(Kernels), Cudnn: true}
 }
 
 // Device is a backend that its user closes.

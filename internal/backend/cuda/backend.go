@@ -25,6 +25,7 @@ import (
 type Options struct {
 	Device    int    // ordinal among the GPUs that CUDA_VISIBLE_DEVICES leaves
 	Driver    string // path of libcuda.so.1; "" looks for it
+	NVML      string // path of libnvidia-ml.so.1; "" looks for it
 	Libraries string // a folder in which to look for cuDNN first; "" for the usual places
 	Precision Precision
 	Kernels   string // an archive of compiled kernels, instead of those in the program; "" for these
