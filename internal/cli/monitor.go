@@ -271,7 +271,7 @@ type watcher struct {
 // newWatcher returns one that gives each session so much time to answer.
 func newWatcher(bands memory.Bands, patience time.Duration) *watcher {
 	w := &watcher{}
-	w.surveyor = memory.Open(memory.Options{Driver: device.CUDA().Driver, NVML: os.Getenv(nvmlVariable), Bands: bands,
+	w.surveyor = memory.Open(memory.Options{Driver: device.CUDA().Driver, NVML: device.CUDA().NVML, Bands: bands,
 		Sessions: func(ctx context.Context) (found []memory.Session, err error) {
 			w.sessions, err = askSessions(ctx, patience)
 			for _, s := range w.sessions {
@@ -330,6 +330,3 @@ func sessionMemory(s control.Status) memory.Session {
 	}
 	return m
 }
-
-// nvmlVariable names the management library's file, where it is not the system's.
-const nvmlVariable = "VOXCAM_NVML"

@@ -7,11 +7,14 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/memory"
@@ -118,4 +121,48 @@ func TestMonitorFlags(t *testing.T) {
 			t.Errorf("%s: %s", args, messages)
 		}
 	}
+}
+
+// The whole way: NVML of a shared GPU, and a session that answers on its socket.
+func TestMonitorAndRecoverThisMachine(t *testing.T) {
+	s := simulator.Share(t)
+	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	s.SetCapacity(8 * bytesize.GiB)
+	s.TakeAs(os.Getpid(), "voxcam", 0, 3*bytesize.GiB)
+	b := &resident{s: s}
+	server, err := control.Serve(t.Context(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	text, _ := runCommand(t, session.ExitOK, "monitor", "--once")
+	for _, pattern := range []string{`cuda:0 Simulator: 3 GiB used of 8 GiB, 5 GiB truly free, ours 3 GiB, 1 processes`, `session night: computing`} {
+		if !regexp.MustCompile(pattern).MatchString(text) {
+			t.Errorf("monitor does not say %s:\n%s", pattern, text)
+		}
+	}
+	text, _ = runCommand(t, session.ExitOK, "recover", "--for", "30s")
+	for _, pattern := range []string{`release +session night \(process \d+\) +2 GiB freed; it holds little for 30s`, `trim .* 0 B: nothing was unused`,
+		`truly free on cuda:0 +5 GiB +7 GiB +\+2 GiB`, `memory of cuda:0 is healthy; 2 GiB came back`} {
+		if !regexp.MustCompile(pattern).MatchString(text) {
+			t.Errorf("recover does not say %s:\n%s", pattern, text)
+		}
+	}
+}
+
+// resident is a session of this process, which has 3 GiB and can do with 1.
+type resident struct{ s *simulator.Shared }
+
+func (r *resident) Status(context.Context) (control.Status, error) {
+	return control.Status{PID: os.Getpid(), Session: "night", State: "computing", Usage: r.usage()}, nil
+}
+
+func (r *resident) usage() backend.Usage { return backend.Usage{Reserved: r.s.Used(os.Getpid())} }
+
+func (r *resident) Order(_ context.Context, o memory.Order) (memory.Outcome, error) {
+	before := r.usage()
+	if o.Operation == memory.Release {
+		r.s.TakeAs(os.Getpid(), "voxcam", 0, bytesize.GiB)
+	}
+	return memory.Outcome{Operation: o.Operation, Before: before, After: r.usage()}, nil
 }

@@ -59,6 +59,9 @@ func play(role string) error {
 		_, err = io.Copy(io.Discard, os.Stdin)
 		return err
 	}
+	if err := takeMemory(); err != nil {
+		return err
+	}
 	fmt.Println(os.Getpid())
 	select {}
 }
