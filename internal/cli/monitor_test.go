@@ -128,6 +128,7 @@ func TestMonitorAndRecoverThisMachine(t *testing.T) {
 	s := simulator.Share(t)
 	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
 	s.SetCapacity(8 * bytesize.GiB)
+	s.SetContext(100 * bytesize.MiB) // which would show
 	s.TakeAs(os.Getpid(), "voxcam", 0, 3*bytesize.GiB)
 	b := &resident{s: s}
 	server, err := control.Serve(t.Context(), b)
