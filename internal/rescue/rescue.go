@@ -47,7 +47,7 @@ type Step struct {
 	Target   string  `json:"target"` // the session or process
 	PID      int     `json:"pid"`
 	Done     bool    `json:"done"`
-	Freed    int     `json:"freed_bytes"`     // by the session's own figures, or what the driver's list said of the process
+	Freed    int     `json:"freed_bytes"`     // by the session's figures where the driver's list agrees, or what a process had that ended
 	Device   int     `json:"gpu_freed_bytes"` // by which what is free on all GPUs grew meanwhile, by whomever
 	Measured bool    `json:"measured"`        // Device is known
 	Seconds  float64 `json:"seconds"`
@@ -109,6 +109,9 @@ func (n named) String() string {
 	return fmt.Sprintf("session %s (process %d)", n.status.Session, n.PID)
 }
 
+// pids are the numbers of its processes.
+func (n named) pids() []int { return []int{n.PID, n.status.Worker} }
+
 // patience is how long a session may take to say what it does.
 const patience = 5 * time.Second
 
@@ -135,11 +138,11 @@ func (r *run) run(ctx context.Context) (err error) {
 		}
 	}
 	for _, operation := range r.Operations {
-		for _, s := range r.sessions {
+		for i := range r.sessions {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			r.order(ctx, s, operation)
+			r.order(ctx, &r.sessions[i], operation)
 		}
 	}
 	return r.verify(ctx)
@@ -186,7 +189,7 @@ var operations = map[memory.Operation]struct{ would, nothing string }{
 }
 
 // order has a session do something, and writes down what it really did.
-func (r *run) order(ctx context.Context, s named, operation memory.Operation) {
+func (r *run) order(ctx context.Context, s *named, operation memory.Operation) {
 	words := operations[operation]
 	step := Step{Step: string(operation), Target: s.String(), PID: s.PID}
 	defer func() { r.report.Steps = append(r.report.Steps, step) }()
@@ -215,8 +218,21 @@ func (r *run) order(ctx context.Context, s named, operation memory.Operation) {
 		return
 	}
 	step.Done, step.Freed = true, outcome.Freed()
-	step.Device, step.Measured = r.freedSince(ctx, before)
-	step.Text = amount(step.Freed, words.nothing)
+	after, held := r.free(ctx), s.pids()
+	step.Device, step.Measured = freed(before, after)
+	if status, err := ask(ctx, s.Session); err == nil { // it may have another worker now
+		s.status = status
+	}
+	// What a session says it gave back must have left the driver's list, where the driver tells what each process has.
+	doubt, nothing := "", words.nothing
+	had, listed := holding(before, held)
+	if has, _ := holding(after, append(held, s.pids()...)); listed && step.Freed > 0 && had-has < step.Freed {
+		doubt = fmt.Sprintf("; it says %s, but the driver's list does not", bytesize.Format(step.Freed))
+		step.Freed, nothing = max(0, had-has), "nothing came back"
+	} else if step.Measured && step.Freed > 0 && step.Device < step.Freed/2 {
+		doubt = fmt.Sprintf("; the GPU shows only %s more: others took the rest", bytesize.Format(max(0, step.Device)))
+	}
+	step.Text = amount(step.Freed, nothing) + doubt
 	if was, is := outcome.Before.Fragmentation(), outcome.After.Fragmentation(); operation == memory.Defragment || was != is {
 		step.Text += fmt.Sprintf("; fragmentation %.3g %%, before %.3g %%", 100*is, 100*was)
 	}
@@ -225,10 +241,6 @@ func (r *run) order(ctx context.Context, s named, operation memory.Operation) {
 	}
 	if outcome.Note != "" {
 		step.Text += "; " + outcome.Note
-	}
-	// What a session says it gave back must show on the GPU, if nobody else takes it at once.
-	if step.Measured && step.Freed > 0 && step.Device < step.Freed/2 {
-		step.Text += fmt.Sprintf("; the GPU shows only %s more: others took the rest, or it is not back", bytesize.Format(max(0, step.Device)))
 	}
 }
 
@@ -259,8 +271,17 @@ func (r *run) free(ctx context.Context) []memory.GPU {
 	return gpus
 }
 
-func (r *run) freedSince(ctx context.Context, before []memory.GPU) (n int, known bool) {
-	return freed(before, r.free(ctx))
+// holding is what the driver lists of processes, and whether it lists one of them with its memory.
+func holding(gpus []memory.GPU, pids []int) (bytes int, listed bool) {
+	for _, g := range gpus {
+		for _, p := range g.Processes {
+			if p.Bytes >= 0 && slices.Contains(pids, p.PID) {
+				bytes += p.Bytes
+				listed = true
+			}
+		}
+	}
+	return bytes, listed
 }
 
 // freed is by how much more is free on those GPUs that both lists have.
