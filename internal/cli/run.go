@@ -208,7 +208,7 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 	if err != nil {
 		return refuse(err)
 	}
-	seen := newLive(c.Model.File, c.Explain.Device, progress)
+	seen := newRunning(c.Model.File, c.Explain.Device, progress)
 	defer func() { err = errors.Join(err, seen.close()) }()
 	defer seen.listen(ctx)()
 	if server, err := control.Serve(ctx, seen); err != nil {

@@ -32,8 +32,8 @@ type computing interface {
 	Close() error
 }
 
-// live is a session that runs, as others see it: it joins what the session tells with what its device says of itself.
-type live struct {
+// running is a session that runs, as others see it: it joins what the session tells with what its device says of itself.
+type running struct {
 	survey *memory.Surveyor
 	next   session.Observer
 
@@ -45,11 +45,11 @@ type live struct {
 // mostIncidents is how many of the latest incidents a session tells of.
 const mostIncidents = 100
 
-var _ control.Session = (*live)(nil)
+var _ control.Session = (*running)(nil)
 
-// newLive makes the live session of a model, which tells next what it hears. It is to be closed.
-func newLive(model, device string, next session.Observer) *live {
-	return &live{survey: openSurvey(), next: next, told: control.Status{PID: os.Getpid(), Model: model, Started: time.Now(),
+// newRunning makes the running session of a model, which tells next what it hears. It is to be closed.
+func newRunning(model, device string, next session.Observer) *running {
+	return &running{survey: openSurvey(), next: next, told: control.Status{PID: os.Getpid(), Model: model, Started: time.Now(),
 		Device: device, State: engine.StateStarting, Plans: []control.Plan{}}}
 }
 
@@ -59,22 +59,22 @@ func openSurvey() *memory.Surveyor {
 	return memory.Open(memory.Options{Driver: libraries.Driver, NVML: libraries.NVML})
 }
 
-func (l *live) close() error { return l.survey.Close() }
+func (l *running) close() error { return l.survey.Close() }
 
 // computes says what the session computes with from now on; nil: nothing.
-func (l *live) computes(c computing) {
+func (l *running) computes(c computing) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.device = c
 }
 
 // Event implements session.Observer.
-func (l *live) Event(e session.Event) {
+func (l *running) Event(e session.Event) {
 	l.hear(e)
 	l.next.Event(e)
 }
 
-func (l *live) hear(e session.Event) {
+func (l *running) hear(e session.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := &l.told
@@ -102,14 +102,14 @@ func (l *live) hear(e session.Event) {
 }
 
 // now is what the session told last, and what it computes with.
-func (l *live) now() (control.Status, computing) {
+func (l *running) now() (control.Status, computing) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.told, l.device
 }
 
 // Status implements control.Session.
-func (l *live) Status(context.Context) (control.Status, error) {
+func (l *running) Status(context.Context) (control.Status, error) {
 	s, device := l.now()
 	if device == nil {
 		return s, nil
@@ -136,7 +136,7 @@ func workerPID(device computing) int {
 }
 
 // Order implements control.Session.
-func (l *live) Order(ctx context.Context, o memory.Order) (memory.Outcome, error) {
+func (l *running) Order(ctx context.Context, o memory.Order) (memory.Outcome, error) {
 	_, device := l.now()
 	if device == nil {
 		return memory.Outcome{Operation: o.Operation}, errors.New("the session has no device now: it is being opened, or was closed; try again in a moment")
@@ -145,7 +145,7 @@ func (l *live) Order(ctx context.Context, o memory.Order) (memory.Outcome, error
 }
 
 // figures are those of the session's timeline.
-func (l *live) figures(ctx context.Context) (f report.Figures, err error) {
+func (l *running) figures(ctx context.Context) (f report.Figures, err error) {
 	_, device := l.now()
 	if device == nil {
 		return f, errors.New("there is no device")
@@ -153,9 +153,9 @@ func (l *live) figures(ctx context.Context) (f report.Figures, err error) {
 	state := device.State()
 	f = report.Figures{Budget: state.Budget, Level: state.Level, State: state.State}
 	worker := workerPID(device)
-	f.Resident = resident(os.Getpid())
+	f.Resident = residentBytes(os.Getpid())
 	if worker != 0 {
-		f.Worker = resident(worker)
+		f.Worker = residentBytes(worker)
 	}
 	v, err := l.survey.Survey(ctx)
 	if err != nil {
@@ -187,8 +187,8 @@ func (l *live) figures(ctx context.Context) (f report.Figures, err error) {
 	return f, nil
 }
 
-// resident is how many bytes of the machine's memory a process has; 0 where that is not known.
-func resident(pid int) int {
+// residentBytes is how many bytes of the machine's memory a process has; 0 where that is not known.
+func residentBytes(pid int) int {
 	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "statm"))
 	if err != nil {
 		return 0
@@ -204,7 +204,7 @@ func resident(pid int) int {
 const yieldFor = time.Minute
 
 // obey carries out one order that came by a signal, and tells of it.
-func (l *live) obey(ctx context.Context, o memory.Order, signal os.Signal) {
+func (l *running) obey(ctx context.Context, o memory.Order, signal os.Signal) {
 	outcome, err := l.Order(ctx, o)
 	switch {
 	case err != nil && ctx.Err() != nil:

@@ -49,17 +49,17 @@ func (e *events) Event(event session.Event) {
 	e.more <- struct{}{}
 }
 
-func newTestLive(t *testing.T) (*live, *events) {
+func newTestRunning(t *testing.T) (*running, *events) {
 	t.Helper()
 	heard := &events{more: make(chan struct{}, 1000)}
-	l := newLive("net.onnx", "auto", heard)
+	l := newRunning("net.onnx", "auto", heard)
 	t.Cleanup(func() { l.close() })
 	return l, heard
 }
 
 // What the session tells and what its device says of itself make one status.
 func TestStatusOfSession(t *testing.T) {
-	l, heard := newTestLive(t)
+	l, heard := newTestRunning(t)
 	s, err := l.Status(t.Context())
 	if err != nil || s.PID != os.Getpid() || s.Model != "net.onnx" || s.State != engine.StateStarting || s.Worker != 0 || s.Plans == nil {
 		t.Errorf("%+v, %v", s, err)
@@ -113,7 +113,7 @@ func TestStatusOfSession(t *testing.T) {
 
 // Figures have the host's memory always, and a GPU's where there is one.
 func TestFiguresOfSession(t *testing.T) {
-	l, _ := newTestLive(t)
+	l, _ := newTestRunning(t)
 	if _, err := l.figures(t.Context()); err == nil {
 		t.Error("figures without a device")
 	}
@@ -132,7 +132,7 @@ func TestFiguresOfSession(t *testing.T) {
 
 // Signals are orders, and what came of them is told.
 func TestSignalsAreOrders(t *testing.T) {
-	l, heard := newTestLive(t)
+	l, heard := newTestRunning(t)
 	device := &fakeDevice{orders: make(chan memory.Order, 1)}
 	l.computes(device)
 	stop := l.listen(t.Context())

@@ -5,4 +5,4 @@ package cli
 import "context"
 
 // listen does nothing where there are no such signals.
-func (l *live) listen(context.Context) (stop func()) { return func() {} }
+func (l *running) listen(context.Context) (stop func()) { return func() {} }

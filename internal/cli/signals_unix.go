@@ -19,7 +19,7 @@ var orders = map[os.Signal]memory.Order{
 }
 
 // listen carries out what signals ask of the session, one after the other, until the function that it returns is called.
-func (l *live) listen(ctx context.Context) (stop func()) {
+func (l *running) listen(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	asked := make(chan os.Signal, 8)
 	for s := range orders {
