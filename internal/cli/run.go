@@ -23,6 +23,7 @@ import (
 	"github.com/voxcam/voxcam/internal/session"
 	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/npy"
+	"github.com/voxcam/voxcam/internal/worker"
 )
 
 // runFlags override the configuration; only those that were given count.
@@ -261,14 +262,21 @@ func modelOf(c *dataset.Config) modelFlags {
 }
 
 // start opens the device and the model on it, in a worker if the configuration and the system have one.
-func start(ctx context.Context, c *dataset.Config, o engine.Options, noise string) (computing, error) {
+func start(ctx context.Context, c *dataset.Config, o engine.Options, noise string) (worker.Engine, error) {
 	lean()
-	return engine.Open(ctx, o)
+	if c.Memory.Worker && worker.Supported {
+		w, err := worker.Start(ctx, o, worker.Options{PassTimeout: c.Memory.PassTimeout, NoisePath: noise})
+		if err != nil {
+			return nil, err
+		}
+		return w, nil
+	}
+	return worker.OpenEngine(ctx, o)
 }
 
 // openFor opens the model for a data set. Where the file and the configuration leave the volume's size open, it is that of the
 // first volume that goes through the network: one bad volume must not stop the others.
-func openFor(ctx context.Context, c *dataset.Config, policy memory.Policy, noise string, stderr io.Writer) (m computing, err error) {
+func openFor(ctx context.Context, c *dataset.Config, policy memory.Policy, noise string, stderr io.Writer) (m worker.Engine, err error) {
 	set, err := dataset.Open(c)
 	if err != nil {
 		return nil, err

@@ -15,22 +15,11 @@ import (
 	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/engine"
-	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/memory"
 	"github.com/voxcam/voxcam/internal/report"
 	"github.com/voxcam/voxcam/internal/session"
+	"github.com/voxcam/voxcam/internal/worker"
 )
-
-// computing is what a run computes with: an engine in this process, or one in a worker.
-type computing interface {
-	explain.Overlapping
-	Bind(shape [4]int) error
-	Prepare(ctx context.Context, methods []string) error
-	Order(ctx context.Context, o memory.Order) (memory.Outcome, error)
-	State() engine.State
-	Notes() (warnings, notes []string)
-	Close() error
-}
 
 // running is a session that runs, as others see it: it joins what the session tells with what its device says of itself.
 type running struct {
@@ -38,7 +27,7 @@ type running struct {
 	next   session.Observer
 
 	mu     sync.Mutex
-	device computing // nil until it is open
+	device worker.Engine // nil until it is open
 	told   control.Status
 }
 
@@ -62,10 +51,10 @@ func openSurvey() *memory.Surveyor {
 func (l *running) close() error { return l.survey.Close() }
 
 // computes says what the session computes with from now on; nil: nothing.
-func (l *running) computes(c computing) {
+func (l *running) computes(e worker.Engine) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.device = c
+	l.device = e
 }
 
 // Event implements session.Observer.
@@ -102,7 +91,7 @@ func (l *running) hear(e session.Event) {
 }
 
 // now is what the session told last, and what it computes with.
-func (l *running) now() (control.Status, computing) {
+func (l *running) now() (control.Status, worker.Engine) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.told, l.device
@@ -128,7 +117,7 @@ func (l *running) Status(context.Context) (control.Status, error) {
 }
 
 // workerPID is the process that has the device, 0 if that is this one, or there is none now.
-func workerPID(device computing) int {
+func workerPID(device worker.Engine) int {
 	if w, ok := device.(interface{ PID() int }); ok {
 		return w.PID()
 	}

@@ -18,11 +18,12 @@ import (
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/memory"
 	"github.com/voxcam/voxcam/internal/session"
+	"github.com/voxcam/voxcam/internal/worker"
 )
 
 // fakeDevice says a state, and hears orders.
 type fakeDevice struct {
-	computing
+	worker.Engine
 	state  engine.State
 	orders chan memory.Order
 	err    error

@@ -14,11 +14,13 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/voxcam/voxcam/internal/engine"
 )
 
 // child is a process that runs an engine, as its parent sees it.
 type child struct {
-	options   engineOptions // that it was started with
+	options   engine.Options // that it was started with
 	cmd       *exec.Cmd
 	conn      *os.File
 	pipe      *pipe
@@ -50,7 +52,7 @@ const (
 )
 
 // spawn starts a process that has not opened anything yet. in is the memory that this process manages.
-func spawn(options engineOptions, set *Options, in *os.File, hear func(*child, frame)) (*child, error) {
+func spawn(options engine.Options, set *Options, in *os.File, hear func(*child, frame)) (*child, error) {
 	ours, theirs, err := newPair()
 	if err != nil {
 		return nil, err
@@ -147,10 +149,20 @@ func (c *child) watch(limit time.Duration) {
 	}
 }
 
-// kill ends the process, for a reason that is told. Only the first one counts.
+// kill ends the process, for a reason that is told. Only the first one counts. What it has said is heard; of one that the system cannot
+// end, because a driver does not return, nothing more is.
 func (c *child) kill(reason string) {
-	c.reason.CompareAndSwap(nil, reason)
+	first := c.reason.CompareAndSwap(nil, reason)
 	c.cmd.Process.Kill() // an error says that it has ended
+	if first {
+		c.tasks.Go(func() {
+			select {
+			case <-c.gone:
+			case <-time.After(killGrace):
+				c.conn.Close()
+			}
+		})
+	}
 }
 
 // call asks the child, and waits for the answer, which is *out unless that is nil. When ctx ends, the child is told, and has a while
@@ -215,8 +227,8 @@ func (c *child) understand(ctx context.Context, f frame, out any) error {
 		}
 		err = text.error()
 		switch {
-		case errors.Is(err, errLost):
-			c.kill(err.Error())
+		case text.Kind == faultLost || text.Kind == faultTransient:
+			c.kill(text.Text)
 			return errDied
 		case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -279,7 +291,7 @@ func (c *child) bury() {
 		c.kill("it closed the connection")
 		select {
 		case <-c.ended:
-		case <-time.After(killGrace):
+		case <-time.After(time.Second):
 		}
 	}
 	c.tasks.Wait()

@@ -2,41 +2,33 @@ package worker
 
 import (
 	"context"
-	"time"
 
+	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/memory"
 )
 
-// Engine is what the child runs.
+// Engine is what the child runs: an engine.Engine, or a stand-in in tests.
 type Engine interface {
 	explain.Overlapping
 	Bind(shape [4]int) error
 	Prepare(ctx context.Context, methods []string) error
 	Order(ctx context.Context, o memory.Order) (memory.Outcome, error)
-	State() engineState
+	State() engine.State
 	Notes() (warnings, notes []string)
 	Close() error
 }
 
+var _ Engine = (*Worker)(nil) // both can be used alike
+
 // Open makes the child's engine.
-type Open func(ctx context.Context, o engineOptions) (Engine, error)
+type Open func(ctx context.Context, o engine.Options) (Engine, error)
 
-// TODO(merge): engine.Options, engine.State.
-type engineOptions struct {
-	Model, Device, Precision, Budget string
-	Policy                           memory.Policy
+// OpenEngine is the Open of the program.
+func OpenEngine(ctx context.Context, o engine.Options) (Engine, error) {
+	e, err := engine.Open(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
 }
-
-type engineState struct {
-	Device string    `json:"device"`
-	Name   string    `json:"name"`
-	Held   bool      `json:"held"`
-	Until  time.Time `json:"until,omitzero"`
-	State  string    `json:"state"`
-}
-
-const (
-	stateComputing  = "computing"
-	stateRestarting = "restarting"
-)

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/memory"
 	"github.com/voxcam/voxcam/internal/volume"
@@ -60,22 +61,22 @@ type harm struct {
 // fake explains by arithmetic. Draws add up in a state that is kept.
 type fake struct {
 	script  script
-	options engineOptions
+	options engine.Options
 	spot    chan struct{} // for a volume that waits
 	turn    chan struct{}
 	hung    sync.Mutex
 
 	mu    sync.Mutex
-	state engineState
+	state engine.State
 	shape [4]int
 }
 
-func openFake(ctx context.Context, o engineOptions) (Engine, error) {
+func openFake(ctx context.Context, o engine.Options) (Engine, error) {
 	e := &fake{options: o, spot: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
 	if err := json.Unmarshal([]byte(o.Model), &e.script); err != nil {
 		return nil, err
 	}
-	e.state = engineState{Device: o.Device, Name: "cpu/fake", State: "idle"}
+	e.state = engine.State{Device: o.Device, Name: "cpu/fake", State: "idle"}
 	if e.script.OnDevice && o.Device != "cpu" {
 		e.state.Name = "cuda/fake"
 	}
@@ -140,7 +141,7 @@ func (e *fake) harm(ctx context.Context, at, sample string, pass int) error {
 			go panic("in the driver")
 			select {}
 		case "lost":
-			return fmt.Errorf("at %s: %w", at, errLost)
+			return fmt.Errorf("at %s: %w", at, explain.ErrLost)
 		case "hang": // as in a driver: nothing gets it back
 			if e.script.NoPulse {
 				e.hung.Lock()
@@ -196,7 +197,7 @@ func (e *fake) Order(ctx context.Context, o memory.Order) (memory.Outcome, error
 	return memory.Outcome{Operation: o.Operation, Note: "done"}, nil
 }
 
-func (e *fake) State() engineState {
+func (e *fake) State() engine.State {
 	e.hung.Lock()
 	defer e.hung.Unlock()
 	e.mu.Lock()
@@ -264,7 +265,7 @@ func (w *fakeWork) Compute(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	defer w.leave()
-	state := stateComputing
+	state := engine.StateComputing
 	if e.script.StateAt != "" {
 		state = e.script.StateAt
 	}

@@ -11,6 +11,7 @@ import (
 	"io"
 	"sync"
 
+	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/volume"
 )
@@ -229,20 +230,61 @@ func value(kind string, is error) knownError {
 		func([]byte) (error, error) { return is, nil }}
 }
 
-var knownErrors = []knownError{
-	typed[explain.BudgetError]("budget"),
-	typed[volume.NonFiniteError]("non-finite"),
-	value("cancelled", context.Canceled),
-	value("deadline", context.DeadlineExceeded),
-	value("lost", errLost),
+// nested is an error of type P, made of some figures and of another error.
+func nested[P error](kind string, take func(P) ([2]int, error), put func([2]int, error) error) knownError {
+	type packed struct {
+		Figures [2]int
+		Err     fault
+	}
+	return knownError{kind,
+		func(err error) ([]byte, bool) {
+			var found P
+			if !errors.As(err, &found) {
+				return nil, false
+			}
+			figures, inner := take(found)
+			if inner == nil {
+				return nil, false
+			}
+			var b bytes.Buffer
+			encodeErr := gob.NewEncoder(&b).Encode(packed{figures, faultOf(inner)})
+			return b.Bytes(), encodeErr == nil
+		},
+		func(data []byte) (error, error) {
+			v, err := unpack[packed](data)
+			if err != nil {
+				return nil, err
+			}
+			return put(v.Figures, v.Err.error()), nil
+		}}
 }
 
-// errLost says that an engine cannot go on, and another process could.
-var errLost = errors.New("the device is lost")
+// Kinds of errors that say that the engine cannot go on, and another process could.
+const (
+	faultLost      = "lost"
+	faultTransient = "transient"
+)
+
+// knownErrors are all of them; of several in one error, the first counts.
+func knownErrors() []knownError {
+	return []knownError{
+		nested("skipped", func(e *engine.SkippedError) ([2]int, error) { return [2]int{}, e.Err },
+			func(_ [2]int, err error) error { return &engine.SkippedError{Err: err} }),
+		value(faultLost, explain.ErrLost),
+		nested(faultTransient, func(e *explain.TransientError) ([2]int, error) { return [2]int{e.Tries}, e.Err },
+			func(f [2]int, err error) error { return &explain.TransientError{Tries: f[0], Err: err} }),
+		nested("memory", func(e *explain.MemoryError) ([2]int, error) { return [2]int{e.Needs, e.Free}, e.Err },
+			func(f [2]int, err error) error { return &explain.MemoryError{Needs: f[0], Free: f[1], Err: err} }),
+		typed[explain.BudgetError]("budget"),
+		typed[volume.NonFiniteError]("non-finite"),
+		value("cancelled", context.Canceled),
+		value("deadline", context.DeadlineExceeded),
+	}
+}
 
 func faultOf(err error) fault {
 	f := fault{Text: err.Error()}
-	for _, k := range knownErrors {
+	for _, k := range knownErrors() {
 		if data, ok := k.pack(err); ok {
 			f.Kind, f.Data = k.kind, data
 			break
@@ -254,7 +296,7 @@ func faultOf(err error) fault {
 // error is the error that f was made of.
 func (f fault) error() error {
 	e := &remoteError{text: f.Text}
-	for _, k := range knownErrors {
+	for _, k := range knownErrors() {
 		if k.kind == f.Kind {
 			if cause, err := k.unpack(f.Data); err == nil {
 				e.cause = cause

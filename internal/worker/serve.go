@@ -8,10 +8,12 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/memory"
 	"github.com/voxcam/voxcam/internal/volume"
@@ -182,7 +184,7 @@ func (s *server) opened() (Engine, error) {
 }
 
 func (s *server) answerOpen(ctx context.Context, o opening) (any, error) {
-	var options engineOptions
+	var options engine.Options
 	if err := json.Unmarshal(o.Options, &options); err != nil {
 		return nil, err
 	}
@@ -193,82 +195,82 @@ func (s *server) answerOpen(ctx context.Context, o opening) (any, error) {
 		}
 		s.noise = draws
 	}
-	engine, err := s.open(ctx, options)
+	e, err := s.open(ctx, options)
 	if err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
-	s.engine = engine
+	s.engine = e
 	s.mu.Unlock()
-	answer := opened{Info: engine.Info()}
-	if answer.Told, err = s.look(engine); err != nil {
+	answer := opened{Info: e.Info()}
+	if answer.Told, err = s.look(e); err != nil {
 		return nil, err
 	}
-	go s.pulse(engine, time.Duration(o.Pulse))
+	go s.pulse(e, time.Duration(o.Pulse))
 	return answer, nil
 }
 
-// look asks the engine what it does.
-func (s *server) look(engine Engine) (t telling, err error) {
-	state := engine.State()
+// look asks the engine what it does. What is computed on the processor hangs in no driver.
+func (s *server) look(e Engine) (t telling, err error) {
+	state := e.State()
 	t.State, err = json.Marshal(state)
-	t.Warnings, t.Notes = engine.Notes()
-	t.Pulse = state.State != stateComputing
+	t.Warnings, t.Notes = e.Notes()
+	t.Pulse = state.State != engine.StateComputing || strings.HasPrefix(state.Name, onProcessor)
 	return t, err
 }
 
 // pulse tells the parent what the engine does, as long as the process lives. An engine that hangs does not answer, and has no pulse.
-func (s *server) pulse(engine Engine, every time.Duration) {
+func (s *server) pulse(e Engine, every time.Duration) {
 	for range time.Tick(every) {
-		s.tell(engine)
+		s.tell(e)
 	}
 }
 
-func (s *server) tell(engine Engine) {
-	if t, err := s.look(engine); err == nil {
+func (s *server) tell(e Engine) {
+	if t, err := s.look(e); err == nil {
 		s.send(tellState, 0, t)
 	}
 }
 
 func (s *server) answerBind(_ context.Context, shape [4]int) (any, error) {
-	engine, err := s.opened()
+	e, err := s.opened()
 	if err != nil {
 		return nil, err
 	}
-	if err := engine.Bind(shape); err != nil {
+	if err := e.Bind(shape); err != nil {
 		return nil, err
 	}
-	return engine.Info(), nil
+	return e.Info(), nil
 }
 
 func (s *server) answerPrepare(ctx context.Context, methods []string) (any, error) {
-	engine, err := s.opened()
+	e, err := s.opened()
 	if err != nil {
 		return nil, err
 	}
-	return nil, engine.Prepare(ctx, methods)
+	return nil, e.Prepare(ctx, methods)
 }
 
 func (s *server) answerOrder(ctx context.Context, o memory.Order) (any, error) {
-	engine, err := s.opened()
+	e, err := s.opened()
 	if err != nil {
 		return nil, err
 	}
-	outcome, err := engine.Order(ctx, o)
-	s.tell(engine)
+	outcome, err := e.Order(ctx, o)
+	s.tell(e)
 	return outcome, err
 }
 
 func (s *server) answerClose() (any, error) {
-	engine, err := s.opened()
+	e, err := s.opened()
 	if err != nil {
 		return nil, nil
 	}
-	return nil, engine.Close()
+	return nil, e.Close()
 }
 
 func (s *server) answerBegin(ctx context.Context, b beginning) (any, error) {
-	engine, err := s.opened()
+	e, err := s.opened()
 	if err != nil {
 		return nil, err
 	}
@@ -288,7 +290,7 @@ func (s *server) answerBegin(ctx context.Context, b beginning) (any, error) {
 	if b.Noise {
 		req.Noise = s.noise
 	}
-	if w.work, err = engine.Begin(ctx, v, req); err != nil {
+	if w.work, err = e.Begin(ctx, v, req); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
@@ -320,12 +322,12 @@ func (s *server) answerCompute(ctx context.Context, id uint64) (any, error) {
 		return nil, err // states of draws stay until the parent has ended the work: it may have another use for them
 	}
 	w.used(stageComputed)
-	engine, err := s.opened()
+	e, err := s.opened()
 	if err != nil {
 		return nil, err
 	}
-	s.tell(engine)
-	return engine.Info(), nil
+	s.tell(e)
+	return e.Info(), nil
 }
 
 func (s *server) answerResult(_ context.Context, id uint64) (any, error) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/voxcam/voxcam/internal/bytesize"
+	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
 )
 
@@ -66,22 +67,24 @@ func (w *Worker) attend(c *child) {
 	tasks.Wait()
 }
 
-// examine has a child do the works that earlier ones may have ended over, one after the other and nothing else, so that the next time it
-// is clear over which. It stops at one that is not to be computed yet.
+// examine has a child do the works that earlier ones may have ended over, and those before them, one after the other and nothing else, so
+// that the next time it is clear over which. It stops at one that is not to be computed yet.
 func (w *Worker) examine(c *child) {
 	for {
 		var k *work
-		wanted := false
+		wanted, suspects := false, false
 		w.mu.Lock()
 		for _, other := range w.works {
-			if other.stage == stageQueued && other.suspect {
-				k, wanted = other, other.wanted
-				break
+			if other.stage == stageQueued {
+				if k == nil {
+					k, wanted = other, other.wanted
+				}
+				suspects = suspects || other.suspect
 			}
 		}
 		w.mu.Unlock()
 		switch {
-		case k == nil || w.ctx.Err() != nil || c.isGone():
+		case !suspects || w.ctx.Err() != nil || c.isGone():
 			return
 		case !wanted:
 			w.settle(k, stageBegun, w.run(c, k, c.begin))
@@ -144,7 +147,9 @@ func (w *Worker) run(c *child, k *work, do func(context.Context, *work) error) e
 	if err != nil {
 		return err
 	}
-	err = do(ctx, k)
+	if err = do(ctx, k); errors.Is(err, errDied) {
+		<-c.gone
+	}
 	ended := false
 	w.change(func() {
 		k.cancel = nil
@@ -406,7 +411,7 @@ func (w *Worker) exhausted() *work {
 }
 
 // launch starts a child and brings it to where the last one was. The error wraps errDied if it ended, and else is what the engine says.
-func (w *Worker) launch(ctx context.Context, options engineOptions) (*child, error) {
+func (w *Worker) launch(ctx context.Context, options engine.Options) (*child, error) {
 	w.mu.Lock()
 	if w.processor || options.Device == onProcessor {
 		options.Budget = w.budget
@@ -447,7 +452,7 @@ func (w *Worker) launch(ctx context.Context, options engineOptions) (*child, err
 		}
 		return nil, errors.Join(err, c.out.Close())
 	}
-	var s engineState
+	var s engine.State
 	if err := json.Unmarshal(o.Told.State, &s); err != nil {
 		c.kill("it sent " + err.Error())
 	}

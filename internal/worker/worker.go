@@ -25,6 +25,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/memory"
 	"github.com/voxcam/voxcam/internal/volume"
@@ -57,7 +58,7 @@ type Worker struct {
 	done  chan struct{} // closed when nothing runs any more
 	end   error         // of closing; once done is closed
 
-	options engineOptions // of children, but for the budget of those on the processor
+	options engine.Options // of children, but for the budget of those on the processor
 
 	mu        sync.Mutex
 	changed   chan struct{} // closed, and another one made, whenever something below changes
@@ -83,7 +84,8 @@ var _ explain.Overlapping = (*Worker)(nil)
 var errClosed = errors.New("the worker is closed")
 
 // Start starts a child, and has it open an engine. An error of opening is what the engine says. ctx is of the start alone.
-func Start(ctx context.Context, options engineOptions, set Options) (*Worker, error) {
+func Start(ctx context.Context, options engine.Options, set Options) (*Worker, error) {
+	options.Supervised = true
 	if set.Restarts == 0 {
 		set.Restarts = 3
 	}
@@ -166,11 +168,11 @@ func (w *Worker) PID() int {
 }
 
 // State is what the engine said last, a second ago at most unless it is busy. While there is no child it is restarting.
-func (w *Worker) State() (s engineState) {
+func (w *Worker) State() (s engine.State) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if json.Unmarshal(w.told.State, &s) != nil || w.child == nil { // what is left of a child is none of its figures
-		s = engineState{Device: w.options.Device, State: stateRestarting}
+		s = engine.State{Device: w.options.Device, State: engine.StateRestarting}
 		s.Held, s.Until = w.held != nil, w.until
 	}
 	return s

@@ -20,22 +20,23 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/memory"
 	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/npy"
 )
 
-func (s script) options() engineOptions {
+func (s script) options() engine.Options {
 	text, err := json.Marshal(s)
 	if err != nil {
 		panic(err)
 	}
-	return engineOptions{Model: string(text), Device: "auto", Policy: memory.DefaultPolicy()}
+	return engine.Options{Model: string(text), Device: "auto", Policy: memory.DefaultPolicy()}
 }
 
 // start starts a worker with a fake, and checks in the end that nothing is left of it.
-func start(t *testing.T, s script, set Options, changes ...func(*engineOptions)) *Worker {
+func start(t *testing.T, s script, set Options, changes ...func(*engine.Options)) *Worker {
 	t.Helper()
 	w, err := tryStart(t, s, set, changes...)
 	if err != nil {
@@ -44,7 +45,7 @@ func start(t *testing.T, s script, set Options, changes ...func(*engineOptions))
 	return w
 }
 
-func tryStart(t *testing.T, s script, set Options, changes ...func(*engineOptions)) (*Worker, error) {
+func tryStart(t *testing.T, s script, set Options, changes ...func(*engine.Options)) (*Worker, error) {
 	t.Helper()
 	files, routines := openFiles(t), runtime.NumGoroutine()
 	if set.pulse == 0 {
@@ -398,7 +399,7 @@ func TestPoison(t *testing.T) {
 				c.harm[i].Sample = "s1"
 			}
 			s := script{Dir: dir, Harm: c.harm, OnDevice: c.device == ""}
-			w := start(t, s, Options{oomKills: func() int { return 0 }}, func(o *engineOptions) {
+			w := start(t, s, Options{oomKills: func() int { return 0 }}, func(o *engine.Options) {
 				if o.Policy.CPU = !c.forbidden; c.device != "" {
 					o.Device = c.device
 				}
@@ -450,6 +451,7 @@ func TestWatchdog(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			c.s.Dir, c.s.Harm = t.TempDir(), c.harm
+			c.s.OnDevice = true
 			o := c.s.options()
 			w, err := Start(t.Context(), o, Options{PassTimeout: limit, pulse: limit / 10})
 			if err != nil {
@@ -544,6 +546,15 @@ func TestErrors(t *testing.T) {
 	req.Noise = noNoise{}
 	if _, err := w.Explain(t.Context(), newVolume(1), req); err == nil || !strings.Contains(err.Error(), "in a file") {
 		t.Errorf("draws that are nowhere: %v", err)
+	}
+	var skipped *engine.SkippedError
+	var short *explain.MemoryError
+	err = faultOf(fmt.Errorf("s1: %w", &engine.SkippedError{Err: &explain.MemoryError{Needs: 5, Free: 3, Err: errors.New("refused")}})).error()
+	if !errors.As(err, &skipped) || !errors.As(err, &short) || short.Needs != 5 || short.Free != 3 || !strings.HasPrefix(err.Error(), "s1: skipped") {
+		t.Errorf("a volume that was skipped: %v", err)
+	}
+	if f := faultOf(fmt.Errorf("s1: %w", &explain.TransientError{Tries: 3, Err: errors.New("refused")})); f.Kind != faultTransient {
+		t.Errorf("a device that fails: %+v", f)
 	}
 	for _, err := range []error{context.Canceled, fmt.Errorf("so: %w", context.DeadlineExceeded), errors.New("plain")} {
 		back := faultOf(err).error()
@@ -668,7 +679,7 @@ func TestLessMemory(t *testing.T) {
 	dir := t.TempDir()
 	killed := 0
 	w := start(t, script{Dir: dir, Harm: []harm{{At: "pass", Pass: 1, How: "kill", Times: 2, CPU: true}}},
-		Options{oomKills: func() int { killed++; return killed }}, func(o *engineOptions) { o.Budget = "6MiB" })
+		Options{oomKills: func() int { killed++; return killed }}, func(o *engine.Options) { o.Budget = "6MiB" })
 	r, err := w.Explain(t.Context(), newVolume(1), request(1, 0))
 	if err != nil {
 		t.Fatal(err)
