@@ -34,10 +34,10 @@ func Serve(open Open) error { return serve(open, func() {}) }
 // serve is Serve that calls a function before each message that it reads or sends.
 func serve(open Open, before func()) error {
 	conn, in, out := os.NewFile(descriptorConn, "parent"), os.NewFile(descriptorIn, "in"), os.NewFile(descriptorOut, "out")
+	if info, err := conn.Stat(); err != nil || info.Mode()&os.ModeSocket == 0 {
+		return errors.New("this command is for voxcam run, which starts it with a connection to itself")
+	}
 	for _, f := range []*os.File{conn, in, out} {
-		if _, err := f.Stat(); err != nil {
-			return fmt.Errorf("this command is for voxcam itself: %w", err)
-		}
 		syscall.CloseOnExec(int(f.Fd()))
 	}
 	// The parent hears of an interruption, too, and says what is to be done; to be terminated is nothing to talk about.
@@ -75,7 +75,6 @@ type server struct {
 	noise  explain.NoiseDraw
 	calls  map[uint64]context.CancelFunc
 	works  map[uint64]*served
-	told   []byte // the state that was told last
 }
 
 // served is a volume that has been begun.
