@@ -281,6 +281,7 @@ func (s *server) answerBegin(ctx context.Context, b beginning) (any, error) {
 	if v.Data, err = get(s.in, b.Voxels, int(b.Voxels.Length/4)); err != nil {
 		return nil, err
 	}
+	s.send(tellTaken, 0, w.id)
 	req := explain.Request{Methods: b.Methods, Class: b.Class, NSamples: b.NSamples, NoiseLevel: b.NoiseLevel, Seed: b.Seed,
 		SampleID: b.SampleID, Convention: b.Convention, Checkpoint: w,
 		Progress: func(done, total int) { s.send(tellProgress, 0, progress{w.id, done, total}) },

@@ -474,6 +474,54 @@ func TestWatchdog(t *testing.T) {
 	}
 }
 
+// A worker is closed whatever its child does, and whoever waits.
+func TestClosedAtWork(t *testing.T) {
+	for _, h := range []harm{{At: "pass", Pass: 2, How: "hang"}, {At: "pass", Pass: 2, How: "wait"}, {At: "result", How: "hang"},
+		{At: "begin", How: "hang"}, {At: "prepare", How: "hang"}} {
+		w := start(t, script{Harm: []harm{h}}, Options{grace: 50 * time.Millisecond})
+		done := make(chan error)
+		go func() {
+			err := w.Prepare(t.Context(), []string{"gradcam"})
+			if err == nil {
+				_, err = w.Explain(t.Context(), newVolume(1), request(1, 3))
+			}
+			done <- err
+		}()
+		for busy := false; !busy; time.Sleep(time.Millisecond) {
+			w.mu.Lock()
+			c := w.child
+			w.mu.Unlock()
+			c.mu.Lock()
+			busy = len(c.calls) > 0
+			c.mu.Unlock()
+		}
+		w.Close()
+		if err := <-done; !errors.Is(err, errClosed) {
+			t.Errorf("%+v: who waited got %v", h, err)
+		}
+	}
+}
+
+// A call that children end over fails in the end; what happens is told at once.
+func TestCalls(t *testing.T) {
+	w := start(t, script{Dir: t.TempDir(), Harm: []harm{{At: "order", How: "exit"}, {At: "pass", Pass: 2, How: "exit", Times: 2}}}, Options{})
+	_, err := w.Order(t.Context(), memory.Order{Operation: memory.Trim})
+	if err == nil || !strings.Contains(err.Error(), "4 worker processes ended over this, the last one: exit code 7; it said: the driver gives up") {
+		t.Errorf("order: %v", err)
+	}
+	var told []explain.Incident
+	req := request(1, 2)
+	req.Incident = func(i explain.Incident) { told = append(told, i) }
+	r, err := w.Explain(t.Context(), newVolume(1), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, r, truth(t, 1, 2))
+	if got := r.Execution.Incidents; len(got) != 2 || !reflect.DeepEqual(got, told) {
+		t.Errorf("told %v of %v", told, got)
+	}
+}
+
 // Cancelling ends the work, not the child.
 func TestCancelled(t *testing.T) {
 	w := start(t, script{Pass: time.Millisecond, Harm: []harm{{At: "pass", Pass: 2, How: "wait", Sample: "s1"}}}, Options{})
