@@ -40,9 +40,8 @@ func serve(open Open, before func()) error {
 	for _, f := range []*os.File{conn, in, out} {
 		syscall.CloseOnExec(int(f.Fd()))
 	}
-	// The parent hears of an interruption, too, and says what is to be done; to be terminated is nothing to talk about.
-	signal.Ignore(syscall.SIGINT)
-	signal.Reset(syscall.SIGTERM)
+	// A terminal, a batch system or pkill tell the parent, too, which says what is to be done: results may have to be fetched first.
+	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
 	debug.SetGCPercent(10) // what a budget does not count should stay small
 	offerToKiller()
 	s := &server{open: open, before: before, pipe: newPipe(conn), in: in, out: &arena{file: out},

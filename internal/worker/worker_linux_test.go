@@ -223,6 +223,7 @@ func kindsOf(incidents []explain.Incident) (out []explain.IncidentKind) {
 
 func TestUndisturbed(t *testing.T) {
 	w := start(t, script{Binds: true}, Options{})
+	pid := w.PID()
 	if w.Info().Classes != 0 || w.PID() == os.Getpid() || w.PID() == 0 {
 		t.Errorf("info %+v, process %d", w.Info(), w.PID())
 	}
@@ -248,6 +249,11 @@ func TestUndisturbed(t *testing.T) {
 	if out, err := w.Order(t.Context(), memory.Order{Operation: memory.Trim}); err != nil || out.Note != "done" {
 		t.Errorf("order %v, %v", out, err)
 	}
+	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2} {
+		if err := syscall.Kill(w.PID(), signal); err != nil { // they are for the parent
+			t.Error(err)
+		}
+	}
 	if s := w.State(); s.State != "idle" || s.Device != "auto" {
 		t.Errorf("state %+v", s)
 	}
@@ -258,6 +264,9 @@ func TestUndisturbed(t *testing.T) {
 	k.Drop()
 	if _, err := w.Explain(t.Context(), newVolume(1), request(1, 1)); err != nil {
 		t.Errorf("after one that was dropped: %v", err)
+	}
+	if w.PID() != pid {
+		t.Error("the child ended meanwhile")
 	}
 	if err := w.Close(); err != nil {
 		t.Error(err)
