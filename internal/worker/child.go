@@ -46,7 +46,6 @@ var errDied = errors.New("the worker process has ended")
 
 // Limits of time.
 const (
-	endGrace    = 5 * time.Second  // for a child that was asked to end
 	killGrace   = 10 * time.Second // for the system to end a process that was killed
 	cancelGrace = 10 * time.Second // for a call to return whose context has ended
 )
@@ -258,8 +257,8 @@ func (c *child) open(ctx context.Context, set *Options) (o opened, err error) {
 }
 
 // close asks the child to end, and makes it.
-func (c *child) close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), endGrace)
+func (c *child) close(grace time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	answered := make(chan error, 1)
 	c.tasks.Go(func() { answered <- c.call(context.WithoutCancel(ctx), callClose, nil, nil) })

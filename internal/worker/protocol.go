@@ -39,6 +39,7 @@ const (
 	kindFault // fault
 
 	// What the child says besides.
+	tellTaken      // uint64, the work: its voxels are read
 	tellProgress   // progress
 	tellIncident   // happened
 	tellCheckpoint // checkpoint: complete when the frame is
@@ -145,7 +146,7 @@ type (
 	beginning struct {
 		Work       uint64
 		Shape      [4]int
-		Voxels     region // of the parent's memory; may be reused after the call
+		Voxels     region // of the parent's memory, until they are read
 		Geometry   volume.Geometry
 		Methods    []string
 		Class      explain.Class

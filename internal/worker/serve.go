@@ -34,15 +34,14 @@ func Serve(open Open) error { return serve(open, func() {}) }
 // serve is Serve that calls a function before each message that it reads or sends.
 func serve(open Open, before func()) error {
 	conn, in, out := os.NewFile(descriptorConn, "parent"), os.NewFile(descriptorIn, "in"), os.NewFile(descriptorOut, "out")
+	if info, err := conn.Stat(); err != nil || info.Mode()&os.ModeSocket == 0 {
+		return errors.New("this command is for voxcam run, which starts it with a connection to itself")
+	}
 	for _, f := range []*os.File{conn, in, out} {
-		if _, err := f.Stat(); err != nil {
-			return fmt.Errorf("this command is for voxcam itself: %w", err)
-		}
 		syscall.CloseOnExec(int(f.Fd()))
 	}
-	// The parent hears of an interruption, too, and says what is to be done; to be terminated is nothing to talk about.
-	signal.Ignore(syscall.SIGINT)
-	signal.Reset(syscall.SIGTERM)
+	// A terminal, a batch system or pkill tell the parent, too, which says what is to be done: results may have to be fetched first.
+	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
 	debug.SetGCPercent(10) // what a budget does not count should stay small
 	offerToKiller()
 	s := &server{open: open, before: before, pipe: newPipe(conn), in: in, out: &arena{file: out},
@@ -75,7 +74,6 @@ type server struct {
 	noise  explain.NoiseDraw
 	calls  map[uint64]context.CancelFunc
 	works  map[uint64]*served
-	told   []byte // the state that was told last
 }
 
 // served is a volume that has been begun.
@@ -282,6 +280,7 @@ func (s *server) answerBegin(ctx context.Context, b beginning) (any, error) {
 	if v.Data, err = get(s.in, b.Voxels, int(b.Voxels.Length/4)); err != nil {
 		return nil, err
 	}
+	s.send(tellTaken, 0, w.id)
 	req := explain.Request{Methods: b.Methods, Class: b.Class, NSamples: b.NSamples, NoiseLevel: b.NoiseLevel, Seed: b.Seed,
 		SampleID: b.SampleID, Convention: b.Convention, Checkpoint: w,
 		Progress: func(done, total int) { s.send(tellProgress, 0, progress{w.id, done, total}) },

@@ -62,7 +62,7 @@ func (w *Worker) attend(c *child) {
 	select {
 	case <-c.gone:
 	case <-w.ctx.Done():
-		w.end = errors.Join(w.end, c.close(), c.out.Close())
+		w.end = errors.Join(w.end, c.close(w.set.grace), c.out.Close())
 	}
 	tasks.Wait()
 }
@@ -205,6 +205,8 @@ func (w *Worker) hear(c *child, f frame) {
 				}
 			})
 		})
+	case tellTaken:
+		err = heard(f, func(id uint64) { w.about(c, id, (*work).taken) })
 	case tellProgress:
 		err = heard(f, func(p progress) {
 			w.about(c, p.Work, func(k *work) { k.events = append(k.events, event{done: p.Done, total: p.Total}) })
@@ -430,6 +432,7 @@ func (w *Worker) launch(ctx context.Context, options engine.Options) (*child, er
 	if err != nil {
 		return nil, err
 	}
+	defer context.AfterFunc(ctx, func() { c.kill("it is not wanted any more") })()
 	o, err := c.open(ctx, &w.set)
 	if err == nil && held != nil {
 		err = c.replay(ctx, callOrder, *held)
@@ -447,7 +450,9 @@ func (w *Worker) launch(ctx context.Context, options engine.Options) (*child, er
 			c.kill("it could not go on")
 		}
 		c.bury()
-		if errors.Is(err, errDied) {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		} else if errors.Is(err, errDied) {
 			err = fmt.Errorf("%w while it opened the model: %s", errDied, c.story())
 		}
 		return nil, errors.Join(err, c.out.Close())
@@ -510,7 +515,7 @@ func (w *Worker) alone(k *work) {
 					k.result.Execution.Level = explain.LevelCPU
 				}
 			})
-			c.close() // an error is nothing to the volume
+			c.close(w.set.grace) // an error is nothing to the volume
 			c.out.Close()
 			if err != nil {
 				err = fmt.Errorf("on the processor, after %d worker processes ended over this volume: %w", k.deaths, err)

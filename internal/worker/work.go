@@ -35,6 +35,7 @@ type work struct {
 	cancel context.CancelCauseFunc // of what the child does for it now; nil for nothing
 	doing  bool                    // the child does something for it, or ended over that
 	wanted bool                    // it is to be computed
+	voxels *region                 // that the child is reading; nil for none
 	result *explain.Result
 	err    error
 	events []event // that nobody has been told of
@@ -181,7 +182,8 @@ func (c *child) begin(ctx context.Context, k *work) error {
 	if err != nil {
 		return err
 	}
-	defer in.release(voxels)
+	k.worker.change(func() { k.voxels = &voxels })
+	defer k.worker.change(k.taken)
 	b := beginning{Work: k.id, Shape: [4]int{v.Channels, v.Depth, v.Height, v.Width}, Voxels: voxels, Geometry: v.Geometry,
 		Methods: k.req.Methods, Class: k.req.Class, NSamples: k.req.NSamples, NoiseLevel: k.req.NoiseLevel, Seed: k.req.Seed,
 		SampleID: k.req.SampleID, Noise: k.req.Noise != nil, Convention: k.req.Convention}
@@ -191,6 +193,14 @@ func (c *child) begin(ctx context.Context, k *work) error {
 	}
 	k.worker.mu.Unlock()
 	return c.call(ctx, callBegin, b, nil)
+}
+
+// taken takes back the memory that the voxels were in. The mutex is held.
+func (k *work) taken() {
+	if k.voxels != nil {
+		k.worker.in.release(*k.voxels)
+		k.voxels = nil
+	}
 }
 
 // fetch brings the result of a work here.

@@ -44,6 +44,7 @@ type Options struct {
 	// Command is run instead of this program with the argument "worker"; it calls Serve.
 	Command []string
 
+	grace    time.Duration                  // for a child that was asked to end; 0: 5 s
 	pulse    time.Duration                  // from one state to the next; 0: a second
 	backOff  func(deaths int) time.Duration // before another child after so many in a row; nil: backOff
 	oomKills func() int                     // instead of outOfMemoryKills
@@ -88,6 +89,9 @@ func Start(ctx context.Context, options engine.Options, set Options) (*Worker, e
 	options.Supervised = true
 	if set.Restarts == 0 {
 		set.Restarts = 3
+	}
+	if set.grace == 0 {
+		set.grace = 5 * time.Second
 	}
 	if set.pulse == 0 {
 		set.pulse = time.Second

@@ -223,6 +223,7 @@ func kindsOf(incidents []explain.Incident) (out []explain.IncidentKind) {
 
 func TestUndisturbed(t *testing.T) {
 	w := start(t, script{Binds: true}, Options{})
+	pid := w.PID()
 	if w.Info().Classes != 0 || w.PID() == os.Getpid() || w.PID() == 0 {
 		t.Errorf("info %+v, process %d", w.Info(), w.PID())
 	}
@@ -248,6 +249,11 @@ func TestUndisturbed(t *testing.T) {
 	if out, err := w.Order(t.Context(), memory.Order{Operation: memory.Trim}); err != nil || out.Note != "done" {
 		t.Errorf("order %v, %v", out, err)
 	}
+	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2} {
+		if err := syscall.Kill(w.PID(), signal); err != nil { // they are for the parent
+			t.Error(err)
+		}
+	}
 	if s := w.State(); s.State != "idle" || s.Device != "auto" {
 		t.Errorf("state %+v", s)
 	}
@@ -258,6 +264,9 @@ func TestUndisturbed(t *testing.T) {
 	k.Drop()
 	if _, err := w.Explain(t.Context(), newVolume(1), request(1, 1)); err != nil {
 		t.Errorf("after one that was dropped: %v", err)
+	}
+	if w.PID() != pid {
+		t.Error("the child ended meanwhile")
 	}
 	if err := w.Close(); err != nil {
 		t.Error(err)
@@ -384,6 +393,7 @@ func TestPoison(t *testing.T) {
 		{name: "device", harm: []harm{{At: "pass", Pass: 2, How: "exit"}}, children: 6},
 		{name: "begin", harm: []harm{{At: "begin", How: "kill"}}, children: 6},
 		{name: "result", harm: []harm{{At: "result", How: "kill"}}, children: 6},
+		{name: "killed on both", harm: []harm{{At: "pass", Pass: 2, How: "kill"}, {At: "pass", Pass: 2, How: "kill", CPU: true, Times: 2}}, children: 8},
 		{name: "both", harm: []harm{{At: "pass", Pass: 2, How: "exit", CPU: true}}, children: 6,
 			want: "5 worker processes ended over this volume, the last one on the processor: exit code 7; it said: the driver gives up"},
 		{name: "refused", harm: []harm{{At: "pass", Pass: 2, How: "exit"}, {At: "pass", Pass: 2, How: "error", CPU: true}}, children: 6,
@@ -412,7 +422,7 @@ func TestPoison(t *testing.T) {
 				}
 				results[1], errs[1] = truth(t, 1, 2), nil
 			} else if e := results[1].Execution; e.Level != explain.LevelCPU || e.Device != "cpu/fake" || len(e.Incidents) < 5 ||
-				!slices.Equal(slices.Compact(kindsOf(e.Incidents)), []explain.IncidentKind{"restarted", "cpu"}) {
+				!slices.Equal(slices.Compact(kindsOf(e.Incidents))[:2], []explain.IncidentKind{"restarted", "cpu"}) {
 				t.Errorf("execution %+v", e)
 			}
 			checkAll(t, results, errs, 2)
@@ -436,7 +446,7 @@ func TestPoison(t *testing.T) {
 
 // A child that does not get on is ended; one that only waits is not.
 func TestWatchdog(t *testing.T) {
-	const limit = 200 * time.Millisecond
+	const limit = 600 * time.Millisecond
 	for _, c := range []struct {
 		name string
 		harm []harm
@@ -467,10 +477,58 @@ func TestWatchdog(t *testing.T) {
 			}
 			same(t, r, truth(t, 1, 1))
 			incidents := r.Execution.Incidents
-			if restarted := len(incidents) > 0 && strings.Contains(incidents[0].Text, "no progress for 200ms"); restarted != (c.name == "pass" || c.name == "begin") {
+			if restarted := len(incidents) > 0 && strings.Contains(incidents[0].Text, "no progress for 600ms"); restarted != (c.name == "pass" || c.name == "begin") {
 				t.Errorf("incidents %v", incidents)
 			}
 		})
+	}
+}
+
+// A worker is closed whatever its child does, and whoever waits.
+func TestClosedAtWork(t *testing.T) {
+	for _, h := range []harm{{At: "pass", Pass: 2, How: "hang"}, {At: "pass", Pass: 2, How: "wait"}, {At: "result", How: "hang"},
+		{At: "begin", How: "hang"}, {At: "prepare", How: "hang"}} {
+		w := start(t, script{Harm: []harm{h}}, Options{grace: 50 * time.Millisecond})
+		done := make(chan error)
+		go func() {
+			err := w.Prepare(t.Context(), []string{"gradcam"})
+			if err == nil {
+				_, err = w.Explain(t.Context(), newVolume(1), request(1, 3))
+			}
+			done <- err
+		}()
+		for busy := false; !busy; time.Sleep(time.Millisecond) {
+			w.mu.Lock()
+			c := w.child
+			w.mu.Unlock()
+			c.mu.Lock()
+			busy = len(c.calls) > 0
+			c.mu.Unlock()
+		}
+		w.Close()
+		if err := <-done; !errors.Is(err, errClosed) {
+			t.Errorf("%+v: who waited got %v", h, err)
+		}
+	}
+}
+
+// A call that children end over fails in the end; what happens is told at once.
+func TestCalls(t *testing.T) {
+	w := start(t, script{Dir: t.TempDir(), Harm: []harm{{At: "order", How: "exit"}, {At: "pass", Pass: 2, How: "exit", Times: 2}}}, Options{})
+	_, err := w.Order(t.Context(), memory.Order{Operation: memory.Trim})
+	if err == nil || !strings.Contains(err.Error(), "4 worker processes ended over this, the last one: exit code 7; it said: the driver gives up") {
+		t.Errorf("order: %v", err)
+	}
+	var told []explain.Incident
+	req := request(1, 2)
+	req.Incident = func(i explain.Incident) { told = append(told, i) }
+	r, err := w.Explain(t.Context(), newVolume(1), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, r, truth(t, 1, 2))
+	if got := r.Execution.Incidents; len(got) != 2 || !reflect.DeepEqual(got, told) {
+		t.Errorf("told %v of %v", told, got)
 	}
 }
 

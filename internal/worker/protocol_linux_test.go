@@ -36,6 +36,7 @@ var bodies = map[kind]any{
 	callOrder:      memory.Order{Operation: memory.Release, For: time.Second},
 	kindReply:      explain.Result{Methods: []explain.MethodResult{{Parameters: map[string]any{"seed": uint64(1) << 63, "n_samples": 5, "noise_level": 1.0, "convention": "c"}}}},
 	kindFault:      faultOf(&explain.BudgetError{Budget: 1, Smallest: 2}),
+	tellTaken:      uint64(7),
 	tellProgress:   progress{7, 1, 2},
 	tellIncident:   happened{7, explain.Incident{Time: time.Unix(1, 2).UTC(), Kind: explain.IncidentSmaller, Text: "less"}},
 	tellCheckpoint: checkpoint{7, "k", 3, region{0, 8}},
