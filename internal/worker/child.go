@@ -50,8 +50,15 @@ const (
 	cancelGrace = 10 * time.Second // for a call to return whose context has ended
 )
 
+// inside is the variable of the environment that workers have. A program that does not know the argument worker, such as the binary of
+// some tests, would otherwise begin what it always does, and start workers itself, without end.
+const inside = "VOXCAM_WORKER"
+
 // spawn starts a process that has not opened anything yet. in is the memory that this process manages.
 func spawn(options engine.Options, set *Options, in *os.File, hear func(*child, frame)) (*child, error) {
+	if os.Getenv(inside) != "" {
+		return nil, errors.New("internal error, please report it: a worker would start a worker")
+	}
 	ours, theirs, err := newPair()
 	if err != nil {
 		return nil, err
@@ -73,6 +80,7 @@ func spawn(options engine.Options, set *Options, in *os.File, hear func(*child, 
 	}
 	c.cmd = exec.Command(command[0], command[1:]...)
 	c.cmd.Args[0] = os.Args[0]
+	c.cmd.Env = append(os.Environ(), inside+"=1")
 	c.cmd.ExtraFiles = []*os.File{theirs, in, out}
 	c.cmd.Stderr = c.stderr
 	if os.Getenv("VOXCAM_DEBUG") != "" {

@@ -809,3 +809,11 @@ func TestParentGone(t *testing.T) {
 		t.Errorf("the child lives: %d, %v", n, err)
 	}
 }
+
+// A child that does not know what it is must not start children of its own.
+func TestWorkersStartNoWorkers(t *testing.T) {
+	t.Setenv(inside, "1")
+	if w, err := Start(t.Context(), engine.Options{}, Options{Command: []string{"/absent"}}); err == nil || !strings.Contains(err.Error(), "a worker would start a worker") {
+		t.Errorf("%v, %v", w, err)
+	}
+}
