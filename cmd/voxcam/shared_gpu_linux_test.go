@@ -156,7 +156,7 @@ func TestTimelineOfSharedGPU(t *testing.T) {
 		t.Fatal(err)
 	}
 	last := moments[len(moments)-2]
-	if f := last.Figures; f == nil || f.GPUTotal == 0 || f.GPUFree == 0 || f.Reserved == 0 || f.Overhead != 300<<20 || f.Resident == 0 || f.GPUUsed != f.Reserved+f.Overhead {
+	if f := last.Figures; f == nil || f.GPUTotal == 0 || f.GPUFree == 0 || f.Reserved == 0 || f.Overhead != 300<<20 || f.Resident == 0 || f.Worker == 0 || f.GPUUsed != f.Reserved+f.Overhead {
 		text, _ := json.Marshal(last)
 		t.Errorf("%s", text)
 	}
@@ -177,7 +177,7 @@ func TestSignalYieldsMemory(t *testing.T) {
 	if held.Until.IsZero() || held.Until.After(time.Now().Add(time.Minute)) {
 		t.Errorf("%+v", held)
 	}
-	r.until("a smaller reserve", func(s control.Status) bool { return s.Usage.Reserved < before.Usage.Reserved && isComputing(s) })
+	r.until("the least that works", func(s control.Status) bool { return s.Level == explain.LevelHost && isComputing(s) })
 	if _, err := client.Order(t.Context(), memory.Order{Operation: memory.Resume}); err != nil {
 		t.Error(err)
 	}
@@ -188,4 +188,47 @@ func TestSignalYieldsMemory(t *testing.T) {
 	if out := r.end(130); !strings.Contains(out, "note: signal user defined signal 1: release: gave back ") {
 		t.Error(out)
 	}
+}
+
+// A run whose worker is killed goes on with another one, from the draws that were done, to the same results; its records tell of it.
+func TestKilledWorker(t *testing.T) {
+	r := share(t, 2)
+	r.start("whole", "--n-samples", "60")
+	r.end(0)
+	r.start("killed", "--n-samples", "60")
+	_, s := r.until("a pass", func(s control.Status) bool { return isComputing(s) && s.Passes > 3 && s.Worker != 0 })
+	if err := syscall.Kill(s.Worker, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if out := r.end(0); !strings.Contains(out, ": restarted: ") {
+		t.Error(out)
+	}
+	if a, b := r.maps("whole"), r.maps("killed"); a != b || a == "" {
+		t.Errorf("the results differ:\n%s\n%s", a, b)
+	}
+	restarts := 0
+	for _, s := range r.records("killed") {
+		for _, i := range s.Execution.Incidents {
+			if i.Kind == explain.IncidentRestart {
+				restarts++
+			}
+		}
+	}
+	if restarts == 0 {
+		t.Error("no record tells of it")
+	}
+}
+
+// maps are the digests of a session's arrays.
+func (r *gpuRun) maps(name string) string {
+	r.t.Helper()
+	var b strings.Builder
+	for _, s := range r.records(name) {
+		for _, f := range s.Files {
+			if strings.HasSuffix(f.Path, ".npy") {
+				fmt.Fprintln(&b, f.Path, f.SHA256)
+			}
+		}
+	}
+	return b.String()
 }

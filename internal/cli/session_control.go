@@ -29,6 +29,7 @@ type running struct {
 	mu     sync.Mutex
 	device worker.Engine // nil until it is open
 	told   control.Status
+	uuid   string // of the GPU that the device was on last
 }
 
 // mostIncidents is how many of the latest incidents a session tells of.
@@ -133,6 +134,16 @@ func (l *running) Order(ctx context.Context, o memory.Order) (memory.Outcome, er
 	return device.Order(ctx, o)
 }
 
+// gpu is the GPU of the session, also while its device is being opened again and says none.
+func (l *running) gpu(said string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if said != "" {
+		l.uuid = said
+	}
+	return l.uuid
+}
+
 // figures are those of the session's timeline.
 func (l *running) figures(ctx context.Context) (f report.Figures, err error) {
 	_, device := l.now()
@@ -151,13 +162,15 @@ func (l *running) figures(ctx context.Context) (f report.Figures, err error) {
 		return f, err
 	}
 	f.HostAvailable = max(v.Host.Free, 0)
-	if state.UUID == "" {
+	uuid := l.gpu(state.UUID)
+	if uuid == "" {
 		return f, nil
 	}
-	u := state.Usage
-	f.Reserved, f.Allocated, f.Overhead = u.Reserved, u.Allocated, u.Overhead
-	f.GPUTotal, f.GPUFree, f.GPUUsed = u.Total, u.Free, u.Total-u.Free
-	i := slices.IndexFunc(v.GPUs, func(g memory.GPU) bool { return g.UUID == state.UUID })
+	if u := state.Usage; state.UUID != "" {
+		f.Reserved, f.Allocated, f.Overhead = u.Reserved, u.Allocated, u.Overhead
+		f.GPUTotal, f.GPUFree, f.GPUUsed = u.Total, u.Free, u.Total-u.Free
+	}
+	i := slices.IndexFunc(v.GPUs, func(g memory.GPU) bool { return g.UUID == uuid })
 	if i < 0 || v.GPUs[i].TrulyFree < 0 {
 		return f, nil
 	}

@@ -166,18 +166,14 @@ type curve struct {
 // panels of the picture. One whose curves have no value anywhere is left out.
 var panels = []struct {
 	title  string
+	known  func(*Figures) bool
 	curves []curve
 }{
-	{"Memory of the GPU", []curve{
+	{"Memory of the GPU", func(f *Figures) bool { return f.GPUTotal > 0 }, []curve{
 		{"free", func(f *Figures) int { return f.GPUFree }},
 		{"this session", (*Figures).ours},
-		{"others", func(f *Figures) int {
-			if f.GPUTotal == 0 {
-				return 0
-			}
-			return f.others()
-		}}}},
-	{"Memory of the host", []curve{
+		{"others", (*Figures).others}}},
+	{"Memory of the host", func(*Figures) bool { return true }, []curve{
 		{"available", func(f *Figures) int { return f.HostAvailable }},
 		{"this process", func(f *Figures) int { return f.Resident }},
 		{"the device's process", func(f *Figures) int { return f.Worker }}}},
@@ -189,7 +185,7 @@ func WriteTimelinePlot(w io.Writer, moments []Moment, dpi int) error {
 	axis := newAxis(runs(moments))
 	var grid [][]*plot.Plot
 	for _, p := range panels {
-		drawn, err := axis.panel(p.title, p.curves)
+		drawn, err := axis.panel(p.title, p.known, p.curves)
 		if err != nil {
 			return err
 		}
@@ -259,8 +255,8 @@ func (a *axis) at(run int, t time.Time) float64 {
 	return a.starts[run] + max(t.Sub(a.runs[run][0].Time).Seconds(), 0)*a.second
 }
 
-// panel draws curves; nil if there is nothing to draw.
-func (a *axis) panel(title string, curves []curve) (*plot.Plot, error) {
+// panel draws curves over the times whose figures are known; nil if there is nothing to draw.
+func (a *axis) panel(title string, known func(*Figures) bool, curves []curve) (*plot.Plot, error) {
 	p := plot.New()
 	p.Title.Text, p.Y.Label.Text, p.X.Label.Text = title, "GiB", a.unit+" of running"
 	p.Add(plotter.NewGrid())
@@ -269,16 +265,16 @@ func (a *axis) panel(title string, curves []curve) (*plot.Plot, error) {
 		named := false
 		for r, run := range a.runs {
 			var points plotter.XYs
-			known := false
+			some := false
 			for _, m := range run {
-				if m.Figures != nil {
+				if m.Figures != nil && known(m.Figures) {
 					value := c.value(m.Figures)
-					known = known || value != 0
+					some = some || value != 0
 					points = append(points, plotter.XY{X: a.at(r, m.Time), Y: gib(value)})
 					top = max(top, gib(value))
 				}
 			}
-			if !known {
+			if !some {
 				continue
 			}
 			line, err := plotter.NewLine(points)
