@@ -226,7 +226,7 @@ func TestSimulatedOrders(t *testing.T) {
 // Volumes that follow one another, each brought to the device while the one before is explained, beside a program that takes and gives
 // memory all the time, and now and then a lost context, all get their maps.
 func TestSimulatedCompetition(t *testing.T) {
-	const volumes = 12
+	const volumes = 8
 	r := newRig(t)
 	e := r.open()
 	want := r.explain(e, r.request)
@@ -319,7 +319,7 @@ func TestSimulatedFailures(t *testing.T) {
 	}
 	want, total := run()
 	for _, code = range []int{driver.CodeOutOfMemory, 999, 719} {
-		for fails = 1; fails <= total; fails += 1 + total/8 {
+		for fails = 1; fails <= total; fails += 1 + total/6 {
 			began := time.Now()
 			res, _ := run()
 			same(t, res, want, 1e-5)
