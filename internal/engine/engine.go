@@ -152,9 +152,10 @@ type Engine struct {
 	governor *memory.Governor
 
 	// Who explains a volume, or changes the seats, holds an element of turn.
-	turn  chan struct{}
-	tried time.Time            // when the device was last tried in vain; with the turn
-	short *explain.MemoryError // what the device lacked then, if it is known; with the turn
+	turn   chan struct{}
+	opened bool                 // Open has succeeded
+	tried  time.Time            // when the device was last tried in vain; with the turn
+	short  *explain.MemoryError // what the device lacked then, if it is known; with the turn
 
 	mu              sync.Mutex
 	seat            *seat          // on the device that was asked for; nil while there is none
@@ -199,7 +200,7 @@ func open(ctx context.Context, o Options, p parts) (*Engine, error) {
 	for _, i := range w.incidents {
 		e.warnings = append(e.warnings, i.Text)
 	}
-	e.info = s.model.Info()
+	e.info, e.opened = s.model.Info(), true
 	e.openGate()
 	e.enter(StateIdle)
 	return e, nil
@@ -247,6 +248,12 @@ func (e *Engine) Notes() (warnings, notes []string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return slices.Clone(e.warnings), slices.Clone(e.notes)
+}
+
+func (e *Engine) warn(format string, args ...any) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.warnings = append(e.warnings, fmt.Sprintf(format, args...))
 }
 
 // Bind prepares the model for volumes of a shape, [C, D, H, W].

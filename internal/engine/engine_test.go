@@ -453,6 +453,10 @@ func TestReturnsToTheDevice(t *testing.T) {
 		w.set(0)
 		ask(explain.LevelCPU, 0)
 		time.Sleep(retry)
+		w.broken = func(name string) error { return errors.New("the driver is being updated") }
+		ask(explain.LevelCPU, 0)
+		time.Sleep(retry)
+		w.broken = nil
 		ask(explain.LevelStreamed, 0)
 	})
 }

@@ -35,7 +35,8 @@ func (e *Engine) climb(ctx context.Context, w *work) error {
 		}
 		if err == nil {
 			e.settle(&w.task)
-			return e.succeeded(s)
+			e.succeeded(s)
+			return nil
 		}
 		if err := e.recover(ctx, s, &w.task, err); err != nil {
 			w.Drop()
@@ -103,17 +104,19 @@ func (e *Engine) during(ctx, inside context.Context, stop context.CancelCauseFun
 }
 
 // succeeded is called when a seat has explained a volume.
-func (e *Engine) succeeded(s *seat) error {
+func (e *Engine) succeeded(s *seat) {
 	e.learn(s)
 	e.mu.Lock()
 	back := s == e.seat && e.spare != nil
 	e.mu.Unlock()
 	if !back {
-		return nil
+		return
 	}
 	e.short, e.tried = nil, time.Time{}
 	e.shut()
-	return e.unseat(&e.spare)
+	if err := e.unseat(&e.spare); err != nil {
+		e.warn("the processor's memory is not given back: %v", err)
+	}
 }
 
 // recover settles how a task goes on after an error, or returns the error with which it ends. S is where the error came from; nil if there

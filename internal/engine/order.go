@@ -135,13 +135,13 @@ func (e *Engine) defragment(ctx context.Context, o memory.Order, out *memory.Out
 // order is a restart that wants the turn.
 type order struct {
 	context context.Context
-	outcome *memory.Outcome
+	outcome memory.Outcome
 	err     error
 	done    chan struct{}
 }
 
 func (e *Engine) restart(ctx context.Context, _ memory.Order, out *memory.Outcome) error {
-	o := &order{context: ctx, outcome: out, done: make(chan struct{})}
+	o := &order{context: ctx, outcome: *out, done: make(chan struct{})}
 	e.mu.Lock()
 	e.orders = append(e.orders, o)
 	if e.stop != nil {
@@ -152,9 +152,12 @@ func (e *Engine) restart(ctx context.Context, _ memory.Order, out *memory.Outcom
 	case e.turn <- struct{}{}:
 		e.serve()
 		e.leave()
+		<-o.done // who had the turn before may have begun it
 	case <-o.done:
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
-	<-o.done
+	*out = o.outcome
 	return o.err
 }
 
@@ -166,7 +169,7 @@ func (e *Engine) serve() {
 	e.mu.Unlock()
 	for _, o := range orders {
 		if o.err = o.context.Err(); o.err == nil {
-			o.err = e.makeAnew(o.outcome)
+			o.err = e.makeAnew(&o.outcome)
 		}
 		close(o.done)
 	}

@@ -122,8 +122,19 @@ func TestRestart(t *testing.T) {
 		if _, err := e.Order(t.Context(), memory.Order{Operation: memory.Trim}); err == nil {
 			t.Error("there is nothing to trim, and no error")
 		}
+		w.broken = func(name string) error {
+			if name == "cuda" {
+				return errors.New("the driver is gone")
+			}
+			return nil
+		}
+		r, err = e.Explain(t.Context(), volume.New(1, 2, 2, 2), request("x", draws))
+		if err != nil || r.Execution.Level != explain.LevelCPU {
+			t.Fatalf("without a driver: %+v, %v", r, err)
+		}
 		w.broken = nil
 		w.set(0)
+		time.Sleep(retry)
 		r, err = e.Explain(t.Context(), volume.New(1, 2, 2, 2), request("x", draws))
 		if err != nil {
 			t.Fatal(err)

@@ -251,10 +251,16 @@ func (e *Engine) place(t *task) (*seat, error) {
 	s, err := e.openDevice()
 	if err != nil {
 		e.tried = time.Now()
-		if t.lost != nil && !passing(err) {
+		switch {
+		case passing(err) || !e.opened:
+			return nil, err
+		case spare == nil: // it worked before
 			return nil, fmt.Errorf("%w: %w", explain.ErrLost, err)
 		}
-		return nil, err
+		if err := e.toProcessor(t, err); err != nil {
+			return nil, err
+		}
+		return spare, nil
 	}
 	e.mu.Lock()
 	e.seat = s

@@ -143,9 +143,11 @@ func TestSimulatedDevice(t *testing.T) {
 	}{
 		"less than whole tensors": {set: func() { r.SetCapacity(needs * 3 / 4) }, levels: []explain.Level{explain.LevelStreamed, explain.LevelSmallest, explain.LevelHost}, tolerance: 1e-5},
 		"next to nothing":         {set: func() { r.SetCapacity(2 << 20) }, levels: []explain.Level{explain.LevelCPU}, tolerance: 1e-4, has: cpu},
-		"no context":              {set: func() { r.FailCall("cuDevicePrimaryCtxRetain", 1, driver.CodeOutOfMemory) }, levels: []explain.Level{explain.LevelCPU}, tolerance: 1e-4, has: cpu},
-		"lost at a draw":          {progress: once(5, r.LoseDevice), levels: []explain.Level{explain.LevelWhole}, has: restarted},
-		"lost at first":           {progress: once(1, r.LoseDevice), levels: []explain.Level{explain.LevelWhole}, has: restarted},
+		"no context":              {set: func() { r.SetContext(large); r.SetCapacity(large / 2) }, levels: []explain.Level{explain.LevelCPU}, tolerance: 1e-4, has: cpu},
+		"competition": {set: func() { r.CompeteEach(50, 1, 0, 2*needs) }, tolerance: 1e-4,
+			levels: []explain.Level{explain.LevelWhole, explain.LevelStreamed, explain.LevelSmallest, explain.LevelHost, explain.LevelCPU}},
+		"lost at a draw": {progress: once(5, r.LoseDevice), levels: []explain.Level{explain.LevelWhole}, has: restarted},
+		"lost at first":  {progress: once(1, r.LoseDevice), levels: []explain.Level{explain.LevelWhole}, has: restarted},
 		"taken away in the midst": {progress: func(done int) {
 			if done == 4 {
 				r.SetCapacity(2 << 20)
@@ -221,6 +223,64 @@ func TestSimulatedOrders(t *testing.T) {
 	}
 }
 
+// Volumes that follow one another, each brought to the device while the one before is explained, beside a program that takes and gives
+// memory all the time, and now and then a lost context, all get their maps.
+func TestSimulatedCompetition(t *testing.T) {
+	const volumes = 8
+	r := newRig(t)
+	e := r.open()
+	want := r.explain(e, r.request)
+	needs := e.State().Usage.Reserved
+	r.close(e)
+	r.Reset()
+	r.SetContext(1 << 20)
+	r.CompeteEach(60, 7, 0, needs+1<<20)
+	e = r.open()
+	begun := make(chan explain.Work)
+	go func() {
+		defer close(begun)
+		for range volumes {
+			w, err := e.Begin(t.Context(), r.volume, r.request)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			begun <- w
+		}
+	}()
+	var results sync.WaitGroup
+	levels, happened := map[explain.Level]int{}, map[explain.IncidentKind]int{}
+	n := 0
+	for w := range begun {
+		if n++; n == volumes/2 {
+			r.LoseAfter(300)
+		}
+		if err := w.Compute(t.Context()); err != nil {
+			t.Error(err)
+			continue
+		}
+		results.Wait()
+		results.Go(func() {
+			got, err := w.Result()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			same(t, got, want, 1e-4)
+			levels[got.Execution.Level]++
+			for _, k := range kinds(got.Execution.Incidents) {
+				happened[k]++
+			}
+		})
+	}
+	results.Wait()
+	t.Log(levels, happened)
+	if happened[explain.IncidentRefused] == 0 || happened[explain.IncidentFailed]+happened[cpu] == 0 {
+		t.Errorf("the competition is too weak: %v, %v", levels, happened)
+	}
+	r.close(e)
+}
+
 // Any call of the driver may fail: a volume is explained all the same, and nothing is left on the device.
 func TestSimulatedFailures(t *testing.T) {
 	r := newRig(t)
@@ -259,7 +319,7 @@ func TestSimulatedFailures(t *testing.T) {
 	}
 	want, total := run()
 	for _, code = range []int{driver.CodeOutOfMemory, 999, 719} {
-		for fails = 1; fails <= total; fails += 1 + total/8 {
+		for fails = 1; fails <= total; fails += 1 + total/6 {
 			began := time.Now()
 			res, _ := run()
 			same(t, res, want, 1e-5)
