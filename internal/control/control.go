@@ -1,5 +1,7 @@
 // Package control is how other programs of the same user reach a session that runs: a socket in the user's runtime folder that speaks
-// HTTP and JSON. A session serves it; voxcam check, monitor and recover are its clients.
+// HTTP and JSON: GET /status, POST /order, and what else the session answers. A session serves it; voxcam check, monitor and recover are
+// its clients. The socket is PID.sock in $XDG_RUNTIME_DIR/voxcam or, without that variable, in voxcam-UID in the folder for temporary
+// files, which nobody else can enter.
 package control
 
 import (

@@ -19,12 +19,15 @@ import (
 const (
 	Libraries = "VOXCAM_CUDA_LIBRARIES" // folders with NVIDIA's libraries, separated as in PATH, before the usual places
 	Driver    = "VOXCAM_CUDA_DRIVER"    // the file of the driver, libcuda.so.1, instead of the system's
+	NVML      = "VOXCAM_NVML"           // the file of the management library, libnvidia-ml.so.1, instead of the system's
 	Kernels   = "VOXCAM_CUDA_KERNELS"   // an archive of compiled kernels, instead of those in the program
+	Fault     = "VOXCAM_CUDA_FAULT"     // calls of the driver that are to fail, for tests (cuda.ParseFault)
 )
 
 // CUDA is what the environment says of GPUs.
 func CUDA() cuda.Options {
-	return cuda.Options{Driver: os.Getenv(Driver), Libraries: os.Getenv(Libraries), Kernels: os.Getenv(Kernels), Cudnn: true}
+	return cuda.Options{Driver: os.Getenv(Driver), NVML: os.Getenv(NVML), Libraries: os.Getenv(Libraries), Kernels: os.Getenv(Kernels), Cudnn: true,
+		Fault: os.Getenv(Fault)}
 }
 
 // Device is a backend that its user closes.
@@ -79,15 +82,22 @@ func Open(name, precision string) (*Device, error) {
 	return nil, fmt.Errorf("device %q is not known: choose from auto, cpu, cuda, cuda:N", name)
 }
 
-func parsePrecision(name string) (cuda.Precision, error) {
+// Precisions are the names of precisions that Open knows.
+func Precisions() []string {
 	var names []string
+	for _, p := range precisions {
+		names = append(names, p.name)
+	}
+	return names
+}
+
+func parsePrecision(name string) (cuda.Precision, error) {
 	for _, p := range precisions {
 		if p.name == name {
 			return p.value, nil
 		}
-		names = append(names, p.name)
 	}
-	return 0, fmt.Errorf("precision %q is not known: choose from %s", name, strings.Join(names, ", "))
+	return 0, fmt.Errorf("precision %q is not known: choose from %s", name, strings.Join(Precisions(), ", "))
 }
 
 // split takes "cuda:1" apart.

@@ -138,3 +138,22 @@ func TestPrecisions(t *testing.T) {
 		}
 	}
 }
+
+// Processes that share a simulated device find it as a user's would find a GPU, and NVML tells what they take of it.
+func TestSharedDevice(t *testing.T) {
+	s := simulator.Share(t)
+	s.SetContext(12 << 20)
+	if o := device.CUDA(); o.Driver != s.Path || o.NVML != s.Path {
+		t.Fatalf("the libraries are %s and %s, not %s", o.Driver, o.NVML, s.Path)
+	}
+	d := cuda.Diagnose(device.CUDA())
+	if d.NVML.Path != s.Path || d.NVML.Problem != "" || len(d.GPUs) != 1 {
+		t.Fatalf("%+v", d)
+	}
+	if g := d.GPUs[0]; g.Problem != "" || g.OverheadBytes != 12<<20 || g.FreeBytes > 8<<30-12<<20 {
+		t.Errorf("%+v", g)
+	}
+	if used := s.Used(os.Getpid()); used != 0 {
+		t.Errorf("%d bytes of the device are still taken", used)
+	}
+}

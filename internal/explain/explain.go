@@ -80,9 +80,9 @@ type Request struct {
 // Checkpoint keeps the state of unfinished draws of one volume outside of what can fail: another explanation of the same volume for the
 // same request goes on from there.
 type Checkpoint interface {
-	// Latest is the state that was kept last under a key, and of how many draws it is; nil if there is none.
+	// Latest is the state that was kept last under a key, to be read, and of how many draws it is; nil if there is none.
 	Latest(key string) (state []float32, draws int)
-	// Keep keeps a state. What was kept before stays until the new one is complete.
+	// Keep keeps a state, which is the caller's again when it returns. What was kept before stays until the new one is complete.
 	Keep(key string, state []float32, draws int) error
 }
 
@@ -115,10 +115,14 @@ const (
 
 // Execution says how a volume was explained, and what happened meanwhile.
 type Execution struct {
-	Device    string     `json:"device"`
-	Level     Level      `json:"level"`
-	Budget    int        `json:"budget_bytes"` // of the last plans; 0: none
-	Arena     int        `json:"arena_bytes"`
+	Device string `json:"device"`
+	Level  Level  `json:"level"`
+	Budget int    `json:"budget_bytes"` // of the last plans; 0: none
+	Arena  int    `json:"arena_bytes"`
+	// What it took to leave the device and to come back to it between volumes; see Options.Shuttle.
+	ShuttleOut float64 `json:"shuttle_out_seconds,omitempty"`
+	ShuttleIn  float64 `json:"shuttle_in_seconds,omitempty"`
+
 	Incidents []Incident `json:"incidents,omitempty"`
 }
 

@@ -13,8 +13,7 @@ type Staying struct{ e *explanation }
 
 // Stay uploads a volume for a request.
 func (m *Model) Stay(ctx context.Context, v *volume.Volume, req Request) (*Staying, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.alone()()
 	choices, err := cam.Choose(req.Methods, req.Convention)
 	if err != nil {
 		return nil, err
@@ -22,16 +21,18 @@ func (m *Model) Stay(ctx context.Context, v *volume.Volume, req Request) (*Stayi
 	if err := m.bind([4]int{v.Channels, v.Depth, v.Height, v.Width}); err != nil {
 		return nil, err
 	}
-	e := &explanation{net: m.net, req: req, volume: v, result: &Result{}, stay: true}
+	e := &explanation{model: m, net: m.net, req: req, volume: v, result: &Result{}, stay: true, adjust: true}
 	e.low, e.high = extent(v.Data)
-	if err := e.prepare(ctx, choices); err != nil {
+	e.begin(choices)
+	if err := m.ready(ctx, e, e.needs); err != nil {
 		return nil, err
 	}
-	return &Staying{e}, e.upload()
+	return &Staying{e}, e.bring()
 }
 
 // Explain makes all heatmaps.
 func (s *Staying) Explain(ctx context.Context) error {
+	s.e.result.Logits = nil
 	if err := s.e.run(ctx); err != nil {
 		return err
 	}
@@ -47,6 +48,7 @@ func (s *Staying) Explain(ctx context.Context) error {
 
 // Gradient makes the scores and the gradient at the volume.
 func (s *Staying) Gradient(ctx context.Context) error {
+	s.e.ready = nil
 	if err := s.e.classify(ctx, false); err != nil {
 		return err
 	}

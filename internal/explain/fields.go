@@ -95,6 +95,13 @@ func (f *fields) slide(signed *slide) *slide {
 	return &f.pictures[f.latest]
 }
 
+// settle waits for what is being brought from all slides.
+func (f *fields) settle() {
+	for _, s := range []*slide{&f.signed, &f.pictures[0], &f.pictures[1]} {
+		s.leaves.Wait()
+	}
+}
+
 func (f *fields) close() error {
 	return errors.Join(closeFields(&f.volume, &f.noisy, &f.gradient, &f.ahead), f.closePictures())
 }
@@ -158,41 +165,60 @@ func (n *network) waits(at places) bool {
 }
 
 // place decides where fields lie: on the device, as far as that leaves room for the smallest plan.
-func (n *network) place() error {
-	n.places = places{}
+func (n *network) place() (at places, err error) {
 	switch {
 	case n.budget.Smallest:
-		n.places = onHost
-	case n.budget.Bytes > 0 && n.fieldBytes(n.needs, n.places) > 0:
+		at = onHost
+	case n.budget.Bytes > 0 && n.fieldBytes(n.needs, places{}) > 0:
 		least, err := n.leastBytes()
 		if err != nil {
-			return err
+			return at, err
 		}
-		for _, n.places = range cheaper {
-			if n.fieldBytes(n.needs, n.places)+least <= n.budget.Bytes {
+		for _, at = range cheaper {
+			if n.fieldBytes(n.needs, at)+least <= n.budget.Bytes {
 				break
 			}
 		}
 		if generous := (places{}); n.overlaps(generous) {
-			whole, err := n.passBytes(func(p *gradient) *plan.Plan { return plan.Make(p.graph) })
+			whole, err := n.passBytes(func(p *gradient) (sized, error) { return n.size(plan.Make(p.graph)) })
 			if err != nil {
-				return err
+				return at, err
 			}
 			if n.fieldBytes(n.needs, generous)+whole <= n.budget.Bytes {
-				n.places = generous
+				at = generous
 			}
 		}
 	}
-	return nil
+	return at, nil
+}
+
+// move gives back the fields that are not to lie where they do, and makes new ones lie there.
+func (n *network) move(to places) (err error) {
+	f, from := &n.fields, n.places
+	var errs []error
+	if from.volume != to.volume {
+		errs = append(errs, closeFields(&f.volume, &f.noisy))
+	}
+	if from.gradient != to.gradient {
+		errs = append(errs, closeFields(&f.gradient))
+	}
+	if from.ahead != to.ahead || !n.waits(to) {
+		errs = append(errs, closeFields(&f.ahead))
+	}
+	if from.picture != to.picture || n.overlaps(from) != n.overlaps(to) {
+		errs = append(errs, f.closePictures())
+	}
+	n.places = to
+	return errors.Join(errs...)
 }
 
 // leastBytes is the least that the passes that are needed take besides fields.
 func (n *network) leastBytes() (int, error) {
-	return n.passBytes(func(p *gradient) *plan.Plan { return p.search.Smallest() })
+	return n.passBytes(n.smallest)
 }
 
 // passBytes is what the passes that are needed take besides fields with the plans that choose makes.
-func (n *network) passBytes(choose func(*gradient) *plan.Plan) (most int, err error) {
+func (n *network) passBytes(choose func(*gradient) (sized, error)) (most int, err error) {
 	for _, input := range []bool{false, true} {
 		if input && !n.needs.input || !input && (!n.needs.layer || n.noLayer != nil) {
 			continue
@@ -205,12 +231,11 @@ func (n *network) passBytes(choose func(*gradient) *plan.Plan) (most int, err er
 		if err != nil {
 			return 0, err
 		}
-		made := choose(p)
-		besides, err := n.besides(made)
+		made, err := choose(p)
 		if err != nil {
 			return 0, err
 		}
-		most = max(most, made.Peak+weights+besides)
+		most = max(most, weights+made.bytes)
 	}
 	return most, nil
 }

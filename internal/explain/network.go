@@ -16,23 +16,28 @@ import (
 
 // network is the model bound to one volume shape: a graph that passes have prepared, and programs made from it on demand.
 type network struct {
-	shape   [4]int // [C, D, H, W]
-	budget  Budget
-	ahead   bool // volumes may overlap
-	graph   *ir.Graph
-	logits  *ir.Value
-	target  layer.Target // of the graph before the passes
-	noLayer error        // why there is no target layer; nil if there is one
-
-	backend    backend.Backend
-	needs      needs
-	places     places
-	fields     fields
-	drafts     map[bool]*gradient // by whether they are at the input
-	arena      backend.Arena      // of all programs; made with the first
-	atLayer    *gradient
-	atInput    *gradient
+	shape      [4]int // [C, D, H, W]
+	ahead      bool   // volumes may overlap
+	follows    bool   // plans may be made anew for other budgets: what that takes is kept
+	graph      *ir.Graph
+	logits     *ir.Value
+	target     layer.Target // of the graph before the passes
+	noLayer    error        // why there is no target layer; nil if there is one
 	classCount int
+
+	backend backend.Backend
+	weights map[[2]bool]int // bytes, by whether the passes at the layer and at the input are needed
+
+	budget  Budget // of the plans
+	forced  bool   // the device refused more
+	needs   needs
+	placed  bool // places are those of needs and budget
+	places  places
+	taken   int // bytes of the memory that a budget bounds which plans and fields take; 0: there are no plans, or nobody needs to know
+	fields  fields
+	arena   backend.Arena // of all programs; made with the first
+	atLayer *gradient
+	atInput *gradient
 }
 
 // newNetwork binds the model to a volume shape and resolves the target layer.
@@ -42,7 +47,9 @@ func newNetwork(file *onnx.Model, shape [4]int, opt Options, b backend.Backend) 
 		return nil, err
 	}
 	g := imported.Graph
-	n := &network{shape: shape, budget: opt.Budget, ahead: opt.Ahead, graph: g, backend: b, drafts: map[bool]*gradient{}}
+	n := &network{shape: shape, budget: opt.Budget, ahead: opt.Ahead, graph: g, backend: b, weights: map[[2]bool]int{}}
+	_, resident := b.(backend.Resident)
+	n.follows = resident || opt.Allow != nil
 	if n.logits, err = scores(g); err != nil {
 		return nil, fmt.Errorf("%s: %w", file.Path, err)
 	}
@@ -88,37 +95,44 @@ func scores(g *ir.Graph) (*ir.Value, error) {
 	return nil, fmt.Errorf("no output is a vector of class scores [1, classes]: the outputs are %s", shapes)
 }
 
-// gradient is a program that computes the class scores and the gradient of one of them.
+// gradient is a pass through the network: a program that computes the class scores and the gradient of one of them.
 type gradient struct {
 	graph    *ir.Graph
 	input    bool // at the input, not at a layer
 	backend  backend.Backend
-	program  backend.Program // nil while it is not loaded
-	search   *plan.Search    // nil until it is needed, and when the program is there
-	plan     *plan.Plan
 	volume   *ir.Value // input, [1, D, H, W, C]
 	logits   *ir.Value
 	seed     *ir.Value // input, one-hot over the logits
 	at       *ir.Value // what the gradient is with respect to
 	gradient *ir.Value
 	axes     string // of at
-	split    int    // the first step that needs the seed
+
+	drafts  drafts
+	plan    *plan.Plan      // nil without one
+	arena   int             // bytes of an arena for the plan
+	bytes   int             // of an arena, and what the plan's steps compute with besides
+	split   int             // the first step of the plan that needs the seed
+	program backend.Program // nil while it is not loaded
 	// Whether the volume lies outside the arena.
 	volumeOutside bool
 }
 
 // gradientAt returns the program for the gradient at the target layer, or at the input.
 func (n *network) gradientAt(ctx context.Context, input bool) (*gradient, error) {
-	slot := n.slot(input)
-	if *slot == nil || (*slot).program == nil {
-		if !input && n.noLayer != nil {
-			return nil, n.noLayer
-		}
-		if err := n.load(ctx, needs{layer: !input, input: input}); err != nil {
-			return nil, err
-		}
+	if p := *n.slot(input); p != nil && p.program != nil {
+		return p, nil
 	}
-	return *slot, nil
+	needed := needs{layer: !input, input: input}
+	if !input && n.noLayer != nil {
+		return nil, n.noLayer
+	}
+	if err := n.plan(needed); err != nil {
+		return nil, err
+	}
+	if err := n.load(ctx); err != nil {
+		return nil, err
+	}
+	return *n.slot(input), nil
 }
 
 func (n *network) slot(input bool) **gradient {
@@ -128,22 +142,46 @@ func (n *network) slot(input bool) **gradient {
 	return &n.atLayer
 }
 
-// prepare loads the programs of the passes that are needed, and takes the fields that stay.
-func (n *network) prepare(ctx context.Context, needed needs) error {
+// pass is the gradient at the layer, or at the input, without a plan if nobody has made one.
+func (n *network) pass(input bool) (p *gradient, err error) {
+	slot := n.slot(input)
+	if *slot == nil {
+		*slot, err = n.differentiate(input)
+	}
+	return *slot, err
+}
+
+// passes are those that have plans.
+func (n *network) passes() (list []*gradient) {
+	for _, p := range []*gradient{n.atLayer, n.atInput} {
+		if p != nil && p.plan != nil {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// require makes places and plans for what is needed besides what was needed before. It takes no memory of a device, and gives some back
+// where plans and fields are in the way.
+func (n *network) require(needed needs) error {
 	more := n.needs.and(needed)
 	grown := more.input && !n.needs.input || n.fieldBytes(more, n.places) > n.fieldBytes(n.needs, n.places)
 	if n.needs = more; grown { // plans did not reckon with weights and fields that are needed now
-		if err := n.close(); err != nil {
-			return err
-		}
-		if err := n.place(); err != nil {
+		if err := n.replan(n.budget); err != nil {
 			return err
 		}
 	}
-	if err := n.takeFields(); err != nil {
-		return err
+	if !n.placed {
+		to, err := n.place()
+		if err != nil {
+			return err
+		}
+		if err := n.move(to); err != nil {
+			return err
+		}
+		n.placed = true
 	}
-	err := n.load(ctx, needed)
+	err := n.plan(needed)
 	if tooSmall := (*BudgetError)(nil); errors.As(err, &tooSmall) { // the other pass may need more
 		least, leastErr := n.leastBytes()
 		if leastErr != nil {
@@ -154,26 +192,51 @@ func (n *network) prepare(ctx context.Context, needed needs) error {
 	return err
 }
 
-// load puts the programs that are needed into the arena that they share, one after the other. An arena that is too small makes room
-// for a larger one.
-func (n *network) load(ctx context.Context, needed needs) (err error) {
-	bytes := 0
-	var load []*gradient
+// replan forgets plans and programs, for others within a budget.
+func (n *network) replan(b Budget) error {
+	n.budget, n.placed, n.taken = b, false, 0
+	err := n.unload()
+	for _, p := range n.passes() {
+		p.plan = nil
+	}
+	return err
+}
+
+// plan makes the plans that are needed and not there.
+func (n *network) plan(needed needs) error {
 	for _, input := range []bool{true, false} {
-		slot := n.slot(input)
-		if *slot == nil && (input && needed.input || !input && needed.layer && n.noLayer == nil) {
-			if *slot, err = n.planned(input); err != nil {
-				return err
-			}
+		if !(input && needed.input || !input && needed.layer && n.noLayer == nil) {
+			continue
 		}
-		if p := *slot; p != nil {
-			needs, err := n.backend.ArenaBytes(p.plan)
-			if err != nil {
-				return err
-			}
-			bytes = max(bytes, needs)
-			load = append(load, p)
+		p, err := n.pass(input)
+		if err == nil && p.plan == nil {
+			err = n.planPass(p)
 		}
+		if err != nil {
+			return err
+		}
+	}
+	if !n.follows {
+		return nil
+	}
+	weights, err := n.weightBytes(nil)
+	if err != nil {
+		return err
+	}
+	most := 0
+	for _, p := range n.passes() {
+		most = max(most, p.bytes)
+	}
+	n.taken = most + weights + n.fieldBytes(n.needs, n.places)
+	return nil
+}
+
+// load puts the programs of all plans into the arena that they share, one after the other. An arena that
+// is too small makes room for a larger one.
+func (n *network) load(ctx context.Context) (err error) {
+	bytes := 0
+	for _, p := range n.passes() {
+		bytes = max(bytes, p.arena)
 	}
 	if n.arena == nil || n.arena.Bytes() < bytes {
 		if err := n.unload(); err != nil {
@@ -183,7 +246,7 @@ func (n *network) load(ctx context.Context, needed needs) (err error) {
 			return err
 		}
 	}
-	for _, p := range load {
+	for _, p := range n.passes() {
 		if p.program != nil {
 			continue
 		}
@@ -196,9 +259,11 @@ func (n *network) load(ctx context.Context, needed needs) (err error) {
 
 // loadInto puts a program into the arena.
 func (n *network) loadInto(ctx context.Context, p *gradient) (err error) {
-	if p.program, err = n.backend.Load(ctx, p.plan, n.arena); err != nil {
+	program, err := n.backend.Load(ctx, p.plan, n.arena)
+	if err != nil {
 		return err
 	}
+	p.program = program
 	of := p.plan.BufferOf()
 	p.volumeOutside = p.plan.Buffers[of[p.volume]].External
 	if !p.plan.Buffers[of[p.gradient]].External {
@@ -254,11 +319,7 @@ func (n *network) unload() error {
 }
 
 // close gives back all that was taken, and forgets the plans.
-func (n *network) close() error {
-	err := errors.Join(n.unload(), n.fields.close())
-	n.atLayer, n.atInput = nil, nil
-	return err
-}
+func (n *network) close() error { return errors.Join(n.replan(n.budget), n.fields.close()) }
 
 // put brings a volume to where the program reads it.
 func (p *gradient) put(x backend.Field) error {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/bits"
 	"slices"
 
 	"github.com/voxcam/voxcam/internal/backend"
@@ -25,105 +26,193 @@ type Budget struct {
 // bounded reports whether plans must stream.
 func (b Budget) bounded() bool { return b.Smallest || b.Bytes > 0 || b.Arena > 0 }
 
-// draft is a gradient with the choices for its plan, kept until its program is there.
-func (n *network) draft(input bool) (*gradient, error) {
-	if p := n.drafts[input]; p != nil {
-		return p, nil
-	}
-	p, err := n.differentiate(input)
-	if err != nil {
-		return nil, err
-	}
-	p.search = plan.NewSearch(p.graph, plan.Options{External: p.external(), Costs: n.backend.Costs()})
-	n.drafts[input] = p
-	return p, nil
+// drafts are the choices for the plan of a pass, and what is known of its plans. Where plans follow a budget that moves they are kept with
+// the network, besides a few plans: choices take some 70 KB of the host's memory for each node of the graph, and a tenth of a second or two
+// to find again.
+type drafts struct {
+	search    *plan.Search
+	made      map[int]sized // by budget
+	least     sized         // the smallest
+	leastPeak int           // of it; 0 while nobody has asked
+	whole     int           // bytes of an arena with whole tensors; 0 while nobody has asked
 }
 
-// planned is a gradient with its plan within the network's budget, of which fields, the backend's copies of the weights, and what
-// its steps compute with take a part.
-func (n *network) planned(input bool) (p *gradient, err error) {
-	if n.budget.bounded() {
-		if p, err = n.draft(input); err != nil {
-			return nil, err
+// sized is a plan with the bytes of its arena, and with those that its steps take besides.
+type sized struct {
+	plan         *plan.Plan
+	arena, bytes int
+}
+
+// keptPlans is how many plans of a pass are kept. A budget that goes up and down comes back to the same ones.
+const keptPlans = 8
+
+// draft is a pass with the choices for its plan.
+func (n *network) draft(input bool) (*gradient, error) {
+	p, err := n.pass(input)
+	if err == nil && p.drafts.search == nil {
+		p.drafts = drafts{
+			search: plan.NewSearch(p.graph, plan.Options{External: p.external(), Costs: n.backend.Costs()}),
+			made:   map[int]sized{}, leastPeak: p.drafts.leastPeak, whole: p.drafts.whole,
 		}
-		if p.plan, err = n.within(p); err != nil {
-			return nil, err
-		}
-		delete(n.drafts, input)
-		p.search = nil
-	} else {
-		if p, err = n.differentiate(input); err != nil {
-			return nil, err
-		}
-		p.plan = plan.Make(p.graph)
 	}
+	return p, err
+}
+
+// planPass gives a pass its plan within the network's budget, of which fields, the backend's copies of the weights, and what its steps
+// compute with take a part.
+func (n *network) planPass(p *gradient) (err error) {
+	var made sized
+	if n.budget.bounded() {
+		if _, err := n.draft(p.input); err != nil {
+			return err
+		}
+		if made, err = n.within(p); err != nil {
+			return err
+		}
+		if !keepsAll(made.plan) && p.drafts.leastPeak == 0 { // which tells levels apart
+			if _, err := n.smallest(p); err != nil {
+				return err
+			}
+		}
+	} else {
+		if made, err = n.size(plan.Make(p.graph)); err != nil {
+			return err
+		}
+		p.drafts.whole = made.plan.Peak
+	}
+	p.plan, p.arena, p.bytes = made.plan, made.arena, made.bytes
 	p.split = slices.IndexFunc(p.plan.Steps, func(s plan.Step) bool { return slices.Contains(s.Node.Inputs, p.seed) })
 	if p.split < 0 {
 		p.split = len(p.plan.Steps)
 	}
-	return p, nil
+	if !n.follows {
+		p.drafts.search, p.drafts.made, p.drafts.least.plan = nil, nil, nil
+	}
+	return nil
 }
 
 // within plans a draft.
-func (n *network) within(p *gradient) (*plan.Plan, error) {
+func (n *network) within(p *gradient) (sized, error) {
 	switch {
 	case n.budget.Smallest:
-		return p.search.Smallest(), nil
+		return n.smallest(p)
 	case n.budget.Arena > 0:
-		return p.search.Plan(n.budget.Arena)
+		made, err := p.drafts.search.Plan(n.budget.Arena)
+		if err != nil {
+			return sized{}, err
+		}
+		return n.size(made)
 	}
 	weights, err := n.weightBytes(p)
 	if err != nil {
-		return nil, err
+		return sized{}, err
 	}
 	fixed := weights + n.fieldBytes(n.needs, n.places)
 	for besides := 0; ; {
-		made, err := p.search.Plan(max(1, n.budget.Bytes-fixed-besides))
+		made, err := n.upTo(p, max(1, n.budget.Bytes-fixed-besides))
 		if tooSmall := (*plan.TooSmallError)(nil); errors.As(err, &tooSmall) {
-			smallest := p.search.Smallest()
-			least, err := n.besides(smallest)
+			smallest, err := n.smallest(p)
 			if err != nil {
-				return nil, err
+				return sized{}, err
 			}
-			needs := smallest.Peak + fixed + least
+			needs := smallest.bytes + fixed
 			if needs <= n.budget.Bytes {
 				return smallest, nil
 			}
-			return nil, &BudgetError{Budget: n.budget.Bytes, Smallest: needs, Weights: weights + least}
-		}
-		if err != nil {
-			return nil, err
+			return sized{}, &BudgetError{Budget: n.budget.Bytes, Smallest: needs, Weights: needs - smallest.plan.Peak - (fixed - weights)}
 		}
 		// What the steps need depends on the plan.
-		needs, err := n.besides(made)
-		if err != nil || made.Peak+fixed+needs <= n.budget.Bytes {
+		if err != nil || made.bytes+fixed <= n.budget.Bytes {
 			return made, err
 		}
-		besides = max(besides+1, needs)
+		besides = max(besides+1, made.bytes-made.plan.Peak)
 	}
 }
 
-// besides is what a program of a plan takes besides weights and the plan's peak: what steps compute with.
-func (n *network) besides(p *plan.Plan) (int, error) {
-	arena, err := n.backend.ArenaBytes(p)
+// upTo is the fastest plan of a draft that takes at most so many bytes, or a few percent less where budgets move: so that those that are
+// close have the same plan.
+func (n *network) upTo(p *gradient, budget int) (sized, error) {
+	if n.follows {
+		least, err := n.smallest(p)
+		if err != nil {
+			return sized{}, err
+		}
+		if coarse := coarsely(budget); coarse >= least.plan.Peak {
+			budget = coarse
+		}
+	}
+	if made, ok := p.drafts.made[budget]; ok {
+		return made, nil
+	}
+	best, err := p.drafts.search.Plan(budget)
 	if err != nil {
-		return 0, err
+		return sized{}, err
+	}
+	made, err := n.size(best)
+	if err == nil {
+		if len(p.drafts.made) >= keptPlans {
+			clear(p.drafts.made)
+		}
+		p.drafts.made[budget] = made
+	}
+	return made, err
+}
+
+// coarsely rounds a number down to one of six binary digits.
+func coarsely(x int) int {
+	low := max(0, bits.Len(uint(x))-6)
+	return x >> low << low
+}
+
+// smallest is the smallest plan of a draft.
+func (n *network) smallest(p *gradient) (least sized, err error) {
+	if p.drafts.least.plan == nil {
+		if p.drafts.least, err = n.size(p.drafts.search.Smallest()); err != nil {
+			p.drafts.least = sized{}
+			return sized{}, err
+		}
+		p.drafts.leastPeak = p.drafts.least.plan.Peak
+	}
+	return p.drafts.least, err
+}
+
+// size asks the backend what a plan takes.
+func (n *network) size(p *plan.Plan) (s sized, err error) {
+	s.plan = p
+	if s.arena, err = n.backend.ArenaBytes(p); err != nil {
+		return s, err
 	}
 	scratch, err := n.backend.ScratchBytes(p)
-	return arena - p.Peak + scratch, err
+	s.bytes = s.arena + scratch
+	return s, err
 }
 
-// weightBytes is what the backend's copies of the weights take when p is loaded, and with it the other pass that the volume needs.
+// weightBytes is what the backend's copies of the weights take when p, if there is one, the passes that volumes need, and those that
+// have plans are loaded.
 func (n *network) weightBytes(p *gradient) (int, error) {
-	graphs := []*ir.Graph{p.graph}
-	if other := !p.input; n.needs.input && other || n.needs.layer && !other && n.noLayer == nil {
-		o, err := n.differentiate(other)
+	var which [2]bool
+	var graphs []*ir.Graph
+	for i, input := range []bool{false, true} {
+		slot := *n.slot(input)
+		needed := input && n.needs.input || !input && n.needs.layer && n.noLayer == nil
+		if which[i] = needed || slot != nil && (slot == p || slot.plan != nil); !which[i] {
+			continue
+		}
+		pass, err := n.pass(input)
 		if err != nil {
 			return 0, err
 		}
-		graphs = append(graphs, o.graph)
+		graphs = append(graphs, pass.graph)
 	}
-	return n.backend.WeightBytes(graphs...)
+	bytes, known := n.weights[which]
+	if known || len(graphs) == 0 {
+		return bytes, nil
+	}
+	bytes, err := n.backend.WeightBytes(graphs...)
+	if err == nil {
+		n.weights[which] = bytes
+	}
+	return bytes, err
 }
 
 // BudgetError says that not even the smallest plan fits.
@@ -157,6 +246,7 @@ type PlannedPass struct {
 	Methods  []string
 	Graph    *ir.Graph
 	Plan     *plan.Plan // nil when Err says why
+	Level    Level      // of Plan
 	Err      error      // *BudgetError
 	Curve    []plan.Point
 	Smallest int // bytes of the arena of the smallest plan
@@ -185,8 +275,9 @@ func Plans(path string, b backend.Backend, opt Options, methods []string) (passe
 	if err != nil {
 		return nil, err
 	}
+	n.follows = true // nothing is forgotten
 	n.needs = needsOf(choices, n.voxels(), n.shape[0])
-	if err := n.place(); err != nil {
+	if n.places, err = n.place(); err != nil {
 		return nil, err
 	}
 	for _, input := range []bool{false, true} {
@@ -210,25 +301,24 @@ func Plans(path string, b backend.Backend, opt Options, methods []string) (passe
 		for _, v := range p.external() {
 			pass.Volume += 4 * v.Shape().Elements()
 		}
-		pass.Curve, pass.Smallest, pass.Whole = p.search.Curve(), p.search.Smallest().Peak, plan.Make(p.graph).Peak
-		if pass.Weights, err = n.weightBytes(p); err != nil {
-			return nil, err
-		}
-		besides, err := n.besides(p.search.Smallest())
+		least, err := n.smallest(p)
 		if err != nil {
 			return nil, err
 		}
-		pass.Weights += besides
+		pass.Curve, pass.Smallest, pass.Whole = p.drafts.search.Curve(), least.plan.Peak, p.whole()
+		if pass.Weights, err = n.weightBytes(p); err != nil {
+			return nil, err
+		}
+		pass.Weights += least.bytes - least.plan.Peak
 		pass.Fields = n.fieldBytes(n.needs, n.places)
 		var tooSmall *BudgetError
-		pass.Plan = plan.Make(p.graph)
-		if n.budget.bounded() {
-			pass.Plan, err = n.within(p)
-		}
-		if errors.As(err, &tooSmall) {
+		switch err := n.planPass(p); {
+		case errors.As(err, &tooSmall):
 			pass.Err = err
-		} else if err != nil {
+		case err != nil:
 			return nil, err
+		default:
+			pass.Plan, pass.Level = p.plan, n.passLevel(p)
 		}
 		passes = append(passes, pass)
 	}

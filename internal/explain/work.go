@@ -6,17 +6,17 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/volume"
 )
 
 // work implements Work.
 type work struct {
-	model   *Model
-	e       explanation
-	choices []cam.Choice
-	waits   *network  // in whose field ahead the volume waits; nil while the caller has it
-	leave   sync.Once // the place where it waits
+	model *Model
+	e     explanation
+	place sync.Once       // where it waits, to be left
+	ctx   context.Context // of the latest Compute, which Result goes on with where maps did not come back
 }
 
 // Begin implements Overlapping. On a backend without memory for it, the volume waits where the caller has it.
@@ -28,22 +28,47 @@ func (m *Model) Begin(ctx context.Context, v *volume.Volume, req Request) (Work,
 	if err := v.CheckFinite(); err != nil {
 		return nil, err
 	}
-	w := &work{model: m, choices: choices}
-	w.e = explanation{req: req, volume: v, result: &Result{}, entered: w.left}
+	w := &work{model: m}
+	w.e = explanation{model: m, req: req, volume: v, result: &Result{}, entered: w.left}
 	w.e.low, w.e.high = extent(v.Data)
+	w.e.begin(choices)
 	select {
 	case m.begun <- struct{}{}:
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	if n := m.net; n != nil && n.shape == shapeOf(v) && n.fields.ahead != nil {
-		if err := n.backend.Upload(n.fields.ahead, v.Data, v.Channels); err != nil {
-			w.left()
-			return nil, err
-		}
-		w.waits = n
+	if err := w.wait(); err != nil {
+		w.left()
+		return nil, err
 	}
+	m.rest()
 	return w, nil
+}
+
+// wait brings the volume to where it waits, if there is such a place on the device.
+func (w *work) wait() error {
+	m, v := w.model, w.e.volume
+	m.place.Lock()
+	defer m.place.Unlock()
+	if err := m.seen.lost(); err != nil {
+		return err
+	}
+	n := m.net
+	if n == nil || n.shape != shapeOf(v) || n.fields.ahead == nil || m.shuttle.out {
+		return nil
+	}
+	err := n.backend.Upload(n.fields.ahead, v.Data, v.Channels)
+	switch m.trouble(err) {
+	case backend.NoMemory, backend.Transient: // it is brought when its turn comes
+		w.e.tell(IncidentFailed, "the volume could not wait on the device: %v", err)
+		return nil
+	case backend.Lost:
+		return m.seen.lose(err)
+	}
+	if err == nil {
+		m.waits, w.e.waits = w, n.fields.ahead
+	}
+	return err
 }
 
 func shapeOf(v *volume.Volume) [4]int { return [4]int{v.Channels, v.Depth, v.Height, v.Width} }
@@ -62,53 +87,70 @@ func extent(x []float32) (low, high float32) {
 }
 
 // left lets the next volume wait.
-func (w *work) left() { w.leave.Do(func() { <-w.model.begun }) }
+func (w *work) left() {
+	w.place.Do(func() {
+		m := w.model
+		m.place.Lock()
+		if m.waits == w {
+			m.waits = nil
+		}
+		m.place.Unlock()
+		<-m.begun
+	})
+}
 
 // Drop implements Work.
 func (w *work) Drop() { w.left() }
 
-// Compute implements Work.
-func (w *work) Compute(ctx context.Context) (err error) {
+// Compute implements Work. After a *MemoryError or a *TransientError it may be called again, and goes on.
+func (w *work) Compute(ctx context.Context) error {
 	m, e := w.model, &w.e
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	defer w.left()
-	defer func() {
-		if err != nil {
-			e.back.Wait()
-		}
-	}()
+	if err := m.enter(ctx); err != nil {
+		return err
+	}
+	defer m.leave()
+	defer m.rest()
+	w.ctx, e.adjust = ctx, true
+	m.retell(e)
+	if err := m.recovering(ctx, e, func() error { return w.attempt(ctx) }); err != nil {
+		return err
+	}
+	if m.opt.Shuttle == ShuttleAlways {
+		m.vacate()
+		e.result.Execution.ShuttleOut, m.shuttle.seconds = e.result.Execution.ShuttleOut+m.shuttle.seconds, 0
+	}
+	return nil
+}
+
+// attempt is an attempt with the model bound to the volume's shape.
+func (w *work) attempt(ctx context.Context) error {
+	m, e := w.model, &w.e
 	if err := m.bind(shapeOf(e.volume)); err != nil {
 		return err
 	}
 	if c := e.req.Class; c.Kind != ClassPredicted && (c.Index < 0 || c.Index >= m.net.classCount) {
 		return fmt.Errorf("class %d is out of range: %s has classes 0 to %d", c.Index, m.file.Path, m.net.classCount-1)
 	}
+	if e.net != m.net { // what lies on the device is that of another network
+		e.there = nil
+	}
 	e.net, e.result.TargetLayer = m.net, m.net.target.Label
-	waited := m.net.fields.ahead
-	if err := e.prepare(ctx, w.choices); err != nil {
-		return err
+	return e.attempt(ctx)
+}
+
+// retell tells what happened before a volume was computed.
+func (m *Model) retell(e *explanation) {
+	for _, i := range m.untold {
+		e.hear(i)
 	}
-	f := &m.net.fields
-	if w.waits == m.net && waited != nil && f.ahead == waited {
-		err = m.net.backend.Copy(f.volume, waited)
-	} else {
-		err = e.upload()
-	}
-	if err != nil {
-		return err
-	}
-	return e.run(ctx)
+	m.untold = nil
 }
 
 // Result implements Work.
 func (w *work) Result() (*Result, error) {
-	w.e.back.Wait()
-	for i, err := range w.e.back.failed {
-		if err != nil {
-			m := &w.e.result.Methods[i]
-			m.Status, m.Reason = StatusFailed, err.Error()
-		}
+	if err := w.complete(); err != nil {
+		return nil, err
 	}
 	for i := range w.e.result.Methods {
 		if m := &w.e.result.Methods[i]; m.Status == StatusFailed {
@@ -116,6 +158,25 @@ func (w *work) Result() (*Result, error) {
 		}
 	}
 	return w.e.result, nil
+}
+
+// complete waits for what comes back, and computes again what could not.
+func (w *work) complete() error {
+	m, e := w.model, &w.e
+	late := e.collect()
+	if late == nil {
+		return nil
+	}
+	if err := m.enter(w.ctx); err != nil {
+		return err
+	}
+	defer m.leave()
+	defer m.rest()
+	e.atOnce, e.there, e.waits = true, nil, nil
+	if err := m.recover(w.ctx, e, late); err != nil {
+		return err
+	}
+	return m.recovering(w.ctx, e, func() error { return w.attempt(w.ctx) })
 }
 
 // returns is what comes back to the host while the device goes on.
@@ -130,7 +191,7 @@ func (e *explanation) take(i int, s *slide, to *[]float32) (err error) {
 	if e.stay {
 		return nil
 	}
-	if !s.later {
+	if !s.later || e.atOnce {
 		*to, err = s.field.Take()
 		return err
 	}
@@ -139,6 +200,9 @@ func (e *explanation) take(i int, s *slide, to *[]float32) (err error) {
 	e.back.Go(func() {
 		defer s.leaves.Done()
 		values, err := field.Take()
+		if t := e.model.trouble(err); err != nil && (t == backend.NoMemory || t == backend.Transient) {
+			values, err = field.Take() // the slide still holds it
+		}
 		if err == nil {
 			*to = values
 			return
@@ -151,4 +215,22 @@ func (e *explanation) take(i int, s *slide, to *[]float32) (err error) {
 		e.back.failed[i] = errors.Join(e.back.failed[i], err)
 	})
 	return nil
+}
+
+// collect waits for what comes back. A fault becomes the status of its method; after anything else the method has none any more, and the
+// error says what to recover from.
+func (e *explanation) collect() error {
+	e.back.Wait()
+	var late []error
+	for i, err := range e.back.failed {
+		m := &e.result.Methods[i]
+		if e.model.trouble(err) == backend.Fault {
+			m.Status, m.Reason = StatusFailed, err.Error()
+			continue
+		}
+		m.Status, m.Reason, m.Map, m.Heatmap = "", "", nil, nil
+		late = append(late, err)
+	}
+	e.back.failed = nil
+	return errors.Join(late...)
 }

@@ -1,6 +1,12 @@
 package memory
 
-import "time"
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/voxcam/voxcam/internal/bytesize"
+)
 
 // Policy says what may be given up, and in which order, when memory is short. Smaller plans and volumes on the host are never asked
 // about: they change no result.
@@ -17,5 +23,91 @@ type Policy struct {
 	Skip bool `json:"skip"`
 }
 
+// wait is the Wait of all named policies.
+const wait = 10 * time.Second
+
 // DefaultPolicy never changes a result: it waits a while, goes on on the processor, and skips what nothing can hold.
-func DefaultPolicy() Policy { return Policy{Wait: 10 * time.Second, CPU: true, Skip: true} }
+func DefaultPolicy() Policy { return Policy{Wait: wait, CPU: true, Skip: true} }
+
+// policies by name.
+var policies = []struct {
+	name   string
+	policy Policy
+}{
+	{"exact", DefaultPolicy()},
+	// The original system knows no processor.
+	{"original", Policy{Original: true, Wait: wait, Fewer: true, Skip: true}},
+}
+
+// ParsePolicy reads a policy's name: exact, which is DefaultPolicy, or original, which draws less, and skips, by the original system's
+// thresholds.
+func ParsePolicy(name string) (Policy, error) {
+	var names []string
+	for _, p := range policies {
+		if strings.EqualFold(strings.TrimSpace(name), p.name) {
+			return p.policy, nil
+		}
+		names = append(names, p.name)
+	}
+	return Policy{}, fmt.Errorf("the policy %q is not known: choose from %s", name, strings.Join(names, ", "))
+}
+
+// String is the name of the policy, or that of the nearest: original if draws go by thresholds, else exact.
+func (p Policy) String() string {
+	if p.Original {
+		return "original"
+	}
+	return "exact"
+}
+
+// Set implements flag.Value. A Wait that was set before stays, so that flags may come in any order.
+func (p *Policy) Set(name string) error {
+	q, err := ParsePolicy(name)
+	if err != nil {
+		return err
+	}
+	if *p != (Policy{}) {
+		q.Wait = p.Wait
+	}
+	*p = q
+	return nil
+}
+
+// Type names the kind of value in help texts.
+func (p *Policy) Type() string { return "policy" }
+
+// LeastDraws is the fewest draws that any policy takes where more were asked for.
+const LeastDraws = 5
+
+// original are the thresholds of the original system for draws. Its GB are 2^30 bytes.
+var original = []struct {
+	above int // bytes that are free
+	draws func(n int) int
+}{
+	{5 * bytesize.GiB, func(n int) int { return n }},
+	{2 * bytesize.GiB, func(n int) int { return max(20, n/2) }},
+	{1 * bytesize.GiB, func(n int) int { return max(10, n/4) }},
+	{-1, func(int) int { return LeastDraws }},
+}
+
+// skipsBelow is what must be free for the original system to begin, in bytes.
+const skipsBelow = bytesize.GiB / 2
+
+// Samples is how many of n draws are taken when so many bytes are free for a volume (Usage.Available): all, but for the policy original.
+// Its thresholds are those of the original system for several methods: n above 5 GB, max(20, n/2) above 2, max(10, n/4) above 1, else 5. There
+// they raise small numbers (8 become 20 with 3 GB free); here never more are taken than were asked for.
+func (p Policy) Samples(n, free int) int {
+	if !p.Original {
+		return n
+	}
+	for _, o := range original {
+		if free > o.above {
+			return min(n, o.draws(n))
+		}
+	}
+	return min(n, LeastDraws)
+}
+
+// Skips reports whether a volume is not begun when so many bytes are free for it (Usage.Available), as the original system decides: below
+// 0.5 GB. Other policies try.
+func (p Policy) Skips(free int) bool { return p.Original && p.Skip && free < skipsBelow }

@@ -158,10 +158,11 @@ func (s *Search) Smallest() *Plan {
 	}
 	// Offsets can need more than the sum of what is alive, so the first few choices are tried.
 	const tries = 24
-	slices.SortStableFunc(s.points, func(a, b Point) int { return cmp.Or(cmp.Compare(a.Bytes, b.Bytes), cmp.Compare(a.Seconds, b.Seconds)) })
+	points := slices.Clone(s.points) // whose order decides between equals in other plans
+	slices.SortStableFunc(points, func(a, b Point) int { return cmp.Or(cmp.Compare(a.Bytes, b.Bytes), cmp.Compare(a.Seconds, b.Seconds)) })
 	var tried []*Plan
 	least := 0
-	for _, pt := range s.points[:min(len(s.points), tries)] {
+	for _, pt := range points[:min(len(points), tries)] {
 		if least > 0 && pt.Bytes > least+least/50 {
 			break
 		}

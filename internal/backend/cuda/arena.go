@@ -29,7 +29,7 @@ func (b *Backend) newArena(bytes int) (*arena, error) {
 	if bytes < 0 {
 		return nil, fmt.Errorf("cuda: an arena of %d bytes", bytes)
 	}
-	m, err := b.takePieces(bytes, b.granularity, "an arena")
+	m, err := b.take(bytes, "an arena")
 	if err != nil {
 		return nil, err
 	}

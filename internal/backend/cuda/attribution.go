@@ -149,6 +149,11 @@ func startOn[P any](b *Backend, s *driver.Stream, name string, grid [3]uint32, p
 	if err := s.Launch(f, grid, [3]uint32{attributionThreads, 1, 1}, 0, unsafe.Pointer(params), int(unsafe.Sizeof(*params))); err != nil {
 		return fmt.Errorf("cuda: %s: %w", name, err)
 	}
+	if b.options.LaunchBlocking {
+		if err := s.Synchronize(); err != nil {
+			return fmt.Errorf("cuda: %s: %w", name, err)
+		}
+	}
 	return nil
 }
 
@@ -230,7 +235,7 @@ func (b *Backend) Copy(dst, src backend.Field) error {
 	if err := own[0].check(src.Len()); err != nil {
 		return err
 	}
-	return b.context.Do(func() error {
+	return b.do(func() error {
 		return errors.Join(b.stream.Copy(own[0].memory.at, own[1].memory.at, 4*src.Len()), b.use(own...))
 	})
 }
@@ -247,7 +252,7 @@ func (b *Backend) copyWithHost(dst, src backend.Field) error {
 	if err := errors.Join(to.check(from.n), from.check(from.n)); err != nil {
 		return err
 	}
-	return b.context.Do(func() (err error) {
+	return b.do(func() (err error) {
 		if to.memory != nil {
 			err = b.stream.CopyToDevice(to.memory.at, from.host.Pointer(), 4*from.n)
 		} else {
@@ -284,7 +289,7 @@ func (b *Backend) AddNoise(dst, x backend.Field, channels int, z noise.Stream, s
 		Dst: own[0].memory.at, X: own[1].memory.at, Voxels: int64(x.Len() / channels), Channels: int32(channels), Sigma: sigma,
 		Key: key, Draw: counter[1], Sample: [2]uint32{counter[2], counter[3]},
 	}
-	return b.context.Do(func() error {
+	return b.do(func() error {
 		return errors.Join(start(b, "noise_add", ceilDiv(x.Len()/channels, 4), &p), b.use(own...))
 	})
 }
@@ -328,7 +333,7 @@ func (b *Backend) NewMoments(values, channels int, where backend.Place, choices 
 			at += driver.Ptr(4 * length)
 		}
 	}
-	err = b.context.Do(func() error { return b.stream.Fill32(m.field.(*field).memory.at, 0, arrays*length) })
+	err = b.do(func() error { return b.stream.Fill32(m.field.(*field).memory.at, 0, arrays*length) })
 	if err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
@@ -347,14 +352,31 @@ func (m *moments) Add(gradient backend.Field) error {
 	if !ok || gradient.Len() != m.n {
 		return fmt.Errorf("cuda: moments on the device of gradients of %d values cannot take in %d values of a %T", m.n, gradient.Len(), gradient)
 	}
-	m.draws++
-	p := momentsParams{G: own[0].memory.at, Arrays: m.arrays, N: int64(m.n), Step: 1 / float64(m.draws)}
-	return m.backend.context.Do(func() error {
-		return errors.Join(start(m.backend, "moments_add", ceilDiv(m.n, 4), &p), m.backend.use(own...))
+	p := momentsParams{G: own[0].memory.at, Arrays: m.arrays, N: int64(m.n), Step: 1 / float64(m.draws+1)}
+	return m.backend.do(func() error {
+		if err := m.check(); err != nil {
+			return err
+		}
+		if err := start(m.backend, "moments_add", ceilDiv(m.n, 4), &p); err != nil {
+			return err
+		}
+		m.draws++
+		return m.backend.use(own...)
 	})
 }
 
+// check refuses what was lost; the memory is there.
+func (m *moments) check() error {
+	if m.field.(*field).memory.lost {
+		return errors.New("cuda: the moments were lost when the memory was vacated; Load makes them anew")
+	}
+	return nil
+}
+
 func (m *moments) Map(dst backend.Field, c cam.Choice) error {
+	if err := m.backend.do(m.check); err != nil {
+		return err
+	}
 	own, ok := m.backend.onDevice(dst)
 	if !ok {
 		return m.onHost(dst, c)
@@ -423,7 +445,13 @@ func (m *moments) move(values []float32, copyOne func(at driver.Ptr, values []fl
 
 func (m *moments) Save(dst []float32) error {
 	used := m.field.(*field).used
-	if err := m.backend.context.Do(func() error { return m.backend.use(m.field.(*field)) }); err != nil {
+	err := m.backend.do(func() error {
+		if err := m.check(); err != nil {
+			return err
+		}
+		return m.backend.use(m.field.(*field))
+	})
+	if err != nil {
 		return err
 	}
 	return m.move(dst, func(at driver.Ptr, values []float32) error { return m.backend.down.toHost(values, at, used) })
@@ -432,10 +460,14 @@ func (m *moments) Save(dst []float32) error {
 func (m *moments) Load(src []float32, draws int) error {
 	used := m.field.(*field).used
 	err := m.move(src, func(at driver.Ptr, values []float32) error { return m.backend.up.toDevice(at, values, used) })
-	if err == nil {
-		m.draws = draws
+	if err != nil {
+		return err
 	}
-	return err
+	m.draws = draws
+	return m.backend.do(func() error {
+		m.field.(*field).memory.lost = false
+		return nil
+	})
 }
 
 func (m *moments) Close() error { return m.field.Close() }
@@ -487,7 +519,7 @@ func (f *field) voxelMap(c cam.Choice, p *voxelParams) (made bool, err error) {
 		return false, nil
 	}
 	p.Out, p.Stats, p.Voxels = f.memory.at, f.statsAt(), int64(f.n)
-	err = f.backend.context.Do(func() error {
+	err = f.backend.do(func() error {
 		if err := f.clearStats(); err != nil {
 			return err
 		}
@@ -573,7 +605,7 @@ func (f *field) layerMap(c cam.Choice, activation, gradient *field, l *backend.L
 	sums := [2]driver.Ptr{work, work + driver.Ptr(8*at.Channels)}
 	p.Partial = work + driver.Ptr(16*at.Channels)
 	voxels := [3]uint32{uint32(ceilDiv(at.Voxels, attributionThreads/32)), 1, 1}
-	err = f.backend.context.Do(func() error {
+	err = f.backend.do(func() error {
 		if err := f.clearStats(); err != nil {
 			return err
 		}
@@ -655,7 +687,7 @@ func (f *field) heatmap(signed *field, c cam.Choice, from, to [3]int) error {
 		p.Same = 1
 	}
 	quads := to[0] * to[1] * ceilDiv(to[2], 4)
-	return f.backend.context.Do(func() error {
+	return f.backend.do(func() error {
 		if err := f.clearStats(); err != nil {
 			return err
 		}

@@ -11,8 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
-	"sync/atomic"
 
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
@@ -25,10 +25,17 @@ import (
 type Options struct {
 	Device    int    // ordinal among the GPUs that CUDA_VISIBLE_DEVICES leaves
 	Driver    string // path of libcuda.so.1; "" looks for it
+	NVML      string // path of libnvidia-ml.so.1; "" looks for it
 	Libraries string // a folder in which to look for cuDNN first; "" for the usual places
 	Precision Precision
 	Kernels   string // an archive of compiled kernels, instead of those in the program; "" for these
 	Cudnn     bool   // let cuDNN compute the convolutions on tensor cores that it is faster at
+
+	// LaunchBlocking waits for each step, so that an error names the one that failed. It takes longer, and uses no graphs.
+	LaunchBlocking bool
+	// Fault makes calls of the driver fail, as a test wants it; see ParseFault. Intercept is asked after it.
+	Fault     string
+	Intercept driver.Intercept
 }
 
 // Precision is how products of convolutions and matrices are computed. Values in memory are float32 in all of them.
@@ -55,9 +62,12 @@ type Backend struct {
 	granularity int
 	precise     int // multiplications of a convolution or product up to which sums are float64
 
-	held      atomic.Int64
+	gate      gate
+	store     store
+	recording sync.Mutex // a graph, during which nobody waits for the stream
 	mu        sync.Mutex // loading and closing programs
 	constants map[constantKey]*constant
+	closed    bool
 }
 
 var _ backend.Backend = (*Backend)(nil)
@@ -66,10 +76,15 @@ var _ backend.Backend = (*Backend)(nil)
 func New(o Options) (b *Backend, err error) {
 	b = &Backend{options: o, precise: preciseLimit, builders: makeBuilders(), constants: map[constantKey]*constant{}}
 	b.up.backend, b.down.backend = b, b
+	b.gate.out = sync.NewCond(&b.gate.mu)
 	if o.Precision == Float64 {
 		b.precise = math.MaxInt
 	}
-	if b.driver, err = driver.Open(o.Driver); err != nil {
+	intercept, err := o.intercept()
+	if err != nil {
+		return nil, fmt.Errorf("cuda: %w", err)
+	}
+	if b.driver, err = driver.OpenIntercepted(o.Driver, intercept); err != nil {
 		return nil, fmt.Errorf("cuda: %w", explained(err))
 	}
 	devices, err := b.driver.Devices()
@@ -114,21 +129,50 @@ func New(o Options) (b *Backend, err error) {
 // Name implements backend.Backend.
 func (b *Backend) Name() string { return "cuda/" + b.device.Name }
 
-// Close gives the GPU back. Programs, arenas and fields must have been closed.
+// Close gives the GPU back. Programs, arenas and fields should have been closed, and must not be used any more. It tries again what the
+// driver refuses, also where the context was lost; another backend can be opened after it. A second call does nothing.
 func (b *Backend) Close() error {
-	var errs []error
-	errs = append(errs, b.context.Do(func() error {
-		var errs []error
-		errs = append(errs, b.tuner.close(), b.up.close(), b.down.close())
-		if b.kernels != nil {
-			errs = append(errs, b.kernels.close())
-		}
-		if b.stream != nil {
-			errs = append(errs, b.stream.Close())
-		}
-		return errors.Join(errs...)
-	}))
-	return errors.Join(append(errs, b.context.Close())...)
+	s := &b.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b.closed {
+		return nil
+	}
+	b.closed = true
+	tuned := b.context.Do(b.tuner.close)
+	if tuned != nil {
+		tuned = b.context.Do(b.tuner.close)
+	}
+	_ = b.end(slices.Concat(b.up.ends(), b.down.ends(), b.kernels.ends())...) // remembered, and tried again now
+	err := b.empty()
+	if b.stream != nil {
+		_ = b.end(b.stream.Close)
+		b.stream = nil
+		err = b.empty()
+	}
+	closed := b.context.Close()
+	if closed != nil {
+		closed = b.context.Close()
+	}
+	if err != nil {
+		err = b.emptyAnew(err)
+	}
+	return errors.Join(tuned, err, closed)
+}
+
+// emptyAnew gives physical memory and addresses back in a new context, where the old one was lost; the rest is gone with that.
+func (b *Backend) emptyAnew(cause error) error {
+	s := &b.store
+	s.left = slices.DeleteFunc(s.left, func(e ending) bool { return !e.outlives })
+	if len(s.left) == 0 && b.Held() == 0 {
+		return nil
+	}
+	c, err := b.driver.Context(b.options.Device)
+	if err != nil {
+		return errors.Join(cause, err)
+	}
+	b.context = c
+	return errors.Join(b.empty(), c.Close())
 }
 
 // onTensorCores reports whether the precision is one of those that tensor cores compute in.
@@ -165,7 +209,7 @@ func (b *Backend) loadKernels() (*kernels, error) {
 	for _, image := range images {
 		m, err := b.context.LoadModule(image)
 		if err != nil {
-			return nil, errors.Join(err, k.close())
+			return nil, errors.Join(err, b.end(k.ends()...))
 		}
 		k.modules = append(k.modules, m)
 	}
@@ -188,12 +232,15 @@ func (k *kernels) function(name string) (*driver.Function, error) {
 	return nil, fmt.Errorf("cuda: there is no kernel %s for this GPU: %w", name, err)
 }
 
-func (k *kernels) close() error {
-	var errs []error
-	for _, m := range k.modules {
-		errs = append(errs, m.Unload())
+// ends are the calls that give them back.
+func (k *kernels) ends() (calls []func() error) {
+	if k == nil {
+		return nil
 	}
-	return errors.Join(errs...)
+	for _, m := range k.modules {
+		calls = append(calls, m.Unload)
+	}
+	return calls
 }
 
 // compiled compiles a plan without loading it.

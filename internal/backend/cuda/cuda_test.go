@@ -26,11 +26,14 @@ func open(t testing.TB, o Options) *Backend {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if held := b.Held(); held != 0 {
-			t.Errorf("%d bytes of device memory were not given back", held)
+		if allocated := b.Allocated(); allocated != 0 {
+			t.Errorf("%d bytes of device memory were not given back", allocated)
 		}
 		if err := b.Close(); err != nil {
 			t.Error(err)
+		}
+		if held := b.Held(); held != 0 {
+			t.Errorf("%d bytes of device memory were not given back to the driver", held)
 		}
 	})
 	return b

@@ -113,7 +113,7 @@ func Diagnose(o Options) *Diagnosis {
 		d.Cudnn.Version, _ = l.Version()
 		d.Cudnn.Missing = l.Missing()
 	}
-	if l, err := nvml.Open(""); err != nil {
+	if l, err := nvml.Open(o.NVML); err != nil {
 		d.NVML.Problem = err.Error()
 	} else {
 		d.NVML.Path = l.Path()
@@ -176,7 +176,7 @@ func (b *Backend) Overhead() (int, error) {
 
 // ProcessMemory is all device memory of this process, as NVML measures it. Other contexts of the process count too.
 func (b *Backend) ProcessMemory() (bytes int, err error) {
-	l, err := nvml.Open("")
+	l, err := nvml.Open(b.options.NVML)
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", errNoNVML, err)
 	}

@@ -49,7 +49,7 @@ func (f *ferry) prepare() (err error) {
 				return err
 			}
 			if p.event, err = c.NewEvent(false); err != nil {
-				return errors.Join(err, p.memory.Free())
+				return errors.Join(err, f.backend.end(p.memory.Free))
 			}
 			f.pieces = append(f.pieces, p)
 		}
@@ -61,22 +61,25 @@ func (f *ferry) prepare() (err error) {
 	})
 }
 
-// close must run where the context is current, after all transfers.
-func (f *ferry) close() error {
-	var errs []error
+// ends are the calls that give stream and pieces back, after all transfers.
+func (f *ferry) ends() (calls []func() error) {
 	for _, p := range f.pieces {
-		errs = append(errs, p.event.Close(), p.memory.Free())
+		calls = append(calls, p.event.Close, p.memory.Free)
 	}
 	if f.stream != nil {
-		errs = append(errs, f.stream.Close())
+		calls = append(calls, f.stream.Close)
 	}
 	f.pieces, f.free, f.stream = nil, nil, nil
-	return errors.Join(errs...)
+	return calls
 }
 
 // each calls move for n values in parts of at most so many, one piece for each, several at a time and with the context current. It
 // waits for all. What the stream does comes after the event, unless that is nil.
 func (f *ferry) each(n, most int, after *driver.Event, move func(p *piece, from, to int) error) error {
+	if err := f.backend.gate.enter(); err != nil {
+		return err
+	}
+	defer f.backend.gate.leave()
 	if err := f.prepare(); err != nil {
 		return err
 	}
@@ -111,7 +114,13 @@ func (f *ferry) enqueue(what func(s *driver.Stream) error) error {
 // pass enqueues work with a piece, and waits for it.
 func (f *ferry) pass(p *piece, what func(s *driver.Stream) error) error {
 	err := f.enqueue(func(s *driver.Stream) error { return errors.Join(what(s), p.event.Record(s)) })
-	return errors.Join(err, p.event.Synchronize())
+	if err == nil {
+		err = p.event.Synchronize()
+	}
+	if err != nil { // what was enqueued before is not to find the piece in use again
+		return errors.Join(err, f.enqueue((*driver.Stream).Synchronize))
+	}
+	return nil
 }
 
 func (p *piece) values() []float32 { return as[float32](p.memory.Bytes()) }
@@ -161,7 +170,7 @@ func (b *Backend) copyToDevice(dst driver.Ptr, src []float32) error {
 	if len(src) == 0 {
 		return nil
 	}
-	return b.context.Do(func() error {
+	return b.do(func() error {
 		if err := b.stream.CopyToDevice(dst, unsafe.Pointer(unsafe.SliceData(src)), 4*len(src)); err != nil {
 			return err
 		}
@@ -173,7 +182,7 @@ func (b *Backend) copyToHost(dst []float32, src driver.Ptr) error {
 	if len(dst) == 0 {
 		return nil
 	}
-	return b.context.Do(func() error {
+	return b.do(func() error {
 		if err := b.stream.CopyToHost(unsafe.Pointer(unsafe.SliceData(dst)), src, 4*len(dst)); err != nil {
 			return err
 		}

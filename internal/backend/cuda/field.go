@@ -44,13 +44,16 @@ func (b *Backend) NewField(n int, where backend.Place) (backend.Field, error) {
 			return err
 		})
 		if err != nil {
-			err = errors.Join(err, f.memory.close())
+			err = errors.Join(fmt.Errorf("cuda: a field: %w", err), f.memory.close())
 		}
 	} else {
 		err = b.context.Do(func() (err error) {
 			f.host, err = b.context.AllocHost(4 * n)
 			return err
 		})
+		if err != nil {
+			err = fmt.Errorf("cuda: pinned memory of %d bytes for a field: %w", 4*n, err)
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -111,13 +114,12 @@ func (f *field) Read(dst []float32) error {
 	return f.backend.down.toHost(dst, f.memory.at, f.used)
 }
 
-// use marks that work with the fields was enqueued.
+// use marks that work with the fields was enqueued. Where the driver refuses that, it waits for the work instead: what was done is not to
+// be done again.
 func (b *Backend) use(fields ...*field) error {
 	for _, f := range fields {
-		if f.used != nil {
-			if err := f.used.Record(b.stream); err != nil {
-				return err
-			}
+		if f.used != nil && f.used.Record(b.stream) != nil {
+			return b.settle()
 		}
 	}
 	return nil
@@ -137,12 +139,17 @@ func (f *field) Close() error {
 	if f.host != nil {
 		host := f.host
 		f.host = nil
-		return f.backend.context.Do(host.Free)
+		return f.backend.end(func() error {
+			if err := f.backend.settle(); err != nil {
+				return err
+			}
+			return host.Free()
+		})
 	}
 	m, used := f.memory, f.used
 	f.memory, f.used = nil, nil
 	if used != nil {
-		return errors.Join(f.backend.context.Do(used.Close), m.close())
+		return errors.Join(m.close(), f.backend.end(used.Close))
 	}
 	return m.close()
 }

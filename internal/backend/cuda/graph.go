@@ -3,6 +3,7 @@ package cuda
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
@@ -25,7 +26,7 @@ func (p *Program) enqueue(ctx context.Context, from, to int) error {
 	if from == to {
 		return nil
 	}
-	if invariants.Enabled {
+	if invariants.Enabled || p.backend.options.LaunchBlocking {
 		return p.enqueueSteps(ctx, from, to)
 	}
 	var fields []*field
@@ -38,9 +39,7 @@ func (p *Program) enqueue(ctx context.Context, from, to int) error {
 	if k < 0 {
 		if len(p.graphs) == keepGraphs {
 			if x := p.graphs[0].executable; x != nil {
-				if err := x.Close(); err != nil {
-					return err
-				}
+				_ = p.backend.end(x.Close) // what the driver refuses is tried again
 			}
 			p.graphs = slices.Delete(p.graphs, 0, 1)
 		}
@@ -60,24 +59,51 @@ func (p *Program) enqueue(ctx context.Context, from, to int) error {
 }
 
 func (p *Program) record(ctx context.Context, r *recorded) error {
-	s := p.backend.stream
-	if err := s.BeginCapture(); err != nil {
-		return err
+	b := p.backend
+	b.recording.Lock()
+	defer b.recording.Unlock()
+	if err := b.stream.BeginCapture(); err != nil {
+		return fmt.Errorf("cuda: recording steps %d to %d: %w", r.from, r.to, err)
 	}
 	err := p.enqueueSteps(ctx, r.from, r.to)
-	g, ended := s.EndCapture()
-	if err := errors.Join(err, ended); err != nil {
-		return err
+	g, ended := b.endCapture()
+	if g != nil {
+		defer func() { _ = b.end(g.Close) }() // what the driver refuses is tried again
 	}
-	r.executable, err = g.Instantiate()
-	return errors.Join(err, g.Close())
+	if err != nil || ended != nil {
+		return errors.Join(err, ended)
+	}
+	if r.executable, err = g.Instantiate(); err != nil {
+		return fmt.Errorf("cuda: a graph of steps %d to %d: %w", r.from, r.to, err)
+	}
+	return nil
+}
+
+// endCapture gives what was recorded. The stream is of no use before the capture has ended, so that a refusal is tried again; the graph is
+// nil after an error.
+func (b *Backend) endCapture() (*driver.Graph, error) {
+	g, err := b.stream.EndCapture()
+	if err == nil {
+		return g, nil
+	}
+	_ = b.end(func() error {
+		late, again := b.stream.EndCapture()
+		if again == nil {
+			return b.end(late.Close)
+		}
+		if refused, ok := errors.AsType[*driver.Error](again); ok && (refused.Code == driver.CodeCaptureInvalidated || refused.Code == driver.CodeIllegalState) {
+			return nil // it had ended with the error
+		}
+		return again
+	})
+	return nil, fmt.Errorf("cuda: recording: %w", err)
 }
 
 func (p *Program) dropGraphs() error {
 	var errs []error
 	for _, r := range p.graphs {
 		if r.executable != nil {
-			errs = append(errs, p.backend.context.Do(r.executable.Close))
+			errs = append(errs, p.backend.end(r.executable.Close))
 		}
 	}
 	p.graphs = nil

@@ -3,115 +3,252 @@ package cuda
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 )
 
-// memory is a range of device addresses with physical memory behind it. Everything that the backend takes on the device is one of
-// these, so that what it holds is known to the byte.
+// memory is a range of device addresses with pieces of physical memory behind it, side by side. Everything that the backend takes on the
+// device is one of these, so that what it holds is known to the byte. The addresses stay until it is closed; the pieces are others after
+// Vacate and Return. The store's mutex guards it.
 type memory struct {
-	backend  *Backend
-	at       driver.Ptr
-	bytes    int // a multiple of the granularity
-	piece    int // bytes of each of physical
-	physical []driver.Physical
+	backend *Backend
+	at      driver.Ptr
+	used    int // bytes that were asked for
+	bytes   int // the same rounded up to pieces; 0 for none and once it is closed
+	pieces  []driver.Physical
+	mapped  int  // bytes from the first on that pieces are mapped at
+	ready   bool // to be used
+	aliases []*alias
+
+	constant bool    // what is in it stays the same
+	saved    *buffer // a copy of it, for Vacate; nil until one is needed
+	stale    bool    // it must be written again from there
+	lost     bool    // a Vacate took what was in it; whoever fills it anew takes that back
 }
 
-// take maps so many bytes, rounded up to the granularity; none for 0.
+// take maps so many bytes, rounded up to pieces; none for 0. Spare pieces are used first, so that the driver is asked only for what was
+// never had or was trimmed.
 func (b *Backend) take(bytes int, what string) (m *memory, err error) {
-	return b.takePieces(bytes, b.round(bytes), what)
-}
-
-// takePieces maps so many bytes, rounded up to the granularity, in pieces of a size, each of which can be mapped again elsewhere. Large
-// pieces take less time.
-func (b *Backend) takePieces(bytes, piece int, what string) (m *memory, err error) {
-	m = &memory{backend: b, bytes: b.round(bytes), piece: piece}
+	m = &memory{backend: b, used: bytes, bytes: b.round(bytes)}
 	if bytes == 0 {
 		return m, nil
+	}
+	s := &b.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b.Vacated() {
+		return nil, fmt.Errorf("cuda: taking %d bytes for %s: %w", m.bytes, what, errVacated)
 	}
 	err = b.context.Do(func() error {
 		if m.at, err = b.context.ReserveAddress(m.bytes, 0); err != nil {
 			return err
 		}
-		for at := 0; at < m.bytes; at += piece {
-			h, err := b.context.CreatePhysical(piece)
-			if err == nil {
-				if err = b.context.Map(m.at+driver.Ptr(at), piece, h); err != nil {
-					err = errors.Join(err, b.context.Release(h))
-				}
-			}
-			if err != nil {
-				return errors.Join(err, m.unmap(), b.context.FreeAddress(m.at, m.bytes))
-			}
-			m.physical = append(m.physical, h)
-		}
-		return nil
+		return m.open()
 	})
 	if err != nil {
-		return nil, fmt.Errorf("cuda: taking %d bytes for %s: %w", m.bytes, what, err)
+		return nil, errors.Join(fmt.Errorf("cuda: taking %d bytes for %s: %w", m.bytes, what, err), b.endMemory(m.dissolve))
 	}
-	b.held.Add(int64(m.bytes))
+	s.live = append(s.live, m)
 	return m, nil
 }
 
 // round is what a request for so many bytes takes.
 func (b *Backend) round(bytes int) int { return ceilDiv(bytes, b.granularity) * b.granularity }
 
-// unmap gives the physical memory back.
-func (m *memory) unmap() error {
-	var errs []error
-	for i, h := range m.physical {
-		errs = append(errs, m.backend.context.Unmap(m.at+driver.Ptr(i*m.piece), m.piece), m.backend.context.Release(h))
+// open puts pieces behind the addresses, unless they are there. After an error some may be, and open or clear go on from there. It must
+// run where the context is current.
+func (m *memory) open() error {
+	if m.ready {
+		return nil
 	}
-	m.physical = nil
-	return errors.Join(errs...)
-}
-
-// alias is a range of addresses at which a part of some memory is seen twice, one behind the other.
-type alias struct {
-	of     *memory
-	at     driver.Ptr
-	bytes  int // of the part
-	mapped int // bytes at the addresses
-}
-
-// double maps bytes [from, from+bytes) of memory in pieces of the granularity a second and a third time. It must run where the context is current.
-func (m *memory) double(from, bytes int) (a *alias, err error) {
-	c := m.backend.context
-	a = &alias{of: m, bytes: bytes}
-	if a.at, err = c.ReserveAddress(2*bytes, 0); err != nil {
-		return nil, err
+	b := m.backend
+	if err := m.unmap(); err != nil {
+		return err
 	}
-	for ; a.mapped < 2*bytes; a.mapped += m.piece {
-		if err := c.Map(a.at+driver.Ptr(a.mapped), m.piece, m.physical[(from+a.mapped%bytes)/m.piece]); err != nil {
-			return nil, errors.Join(err, a.close())
+	if m.pieces == nil {
+		var err error
+		if m.pieces, err = b.pieces(m.bytes / b.granularity); err != nil {
+			return err
 		}
 	}
-	return a, nil
+	if err := b.mapAt(m.at, &m.mapped, m.pieces); err != nil {
+		return err
+	}
+	m.ready = true
+	b.store.allocated.Add(int64(m.bytes))
+	return nil
 }
 
-func (a *alias) close() error {
-	c := a.of.backend.context
-	var errs []error
-	for at := 0; at < a.mapped; at += a.of.piece {
-		errs = append(errs, c.Unmap(a.at+driver.Ptr(at), a.of.piece))
+// mapAt maps pieces side by side behind those that are mapped from an address on, and makes all usable.
+func (b *Backend) mapAt(at driver.Ptr, mapped *int, pieces []driver.Physical) error {
+	for _, h := range pieces {
+		if err := b.context.Map(at+driver.Ptr(*mapped), b.granularity, h); err != nil {
+			return err
+		}
+		*mapped += b.granularity
 	}
-	return errors.Join(append(errs, c.FreeAddress(a.at, 2*a.bytes))...)
+	return b.context.Allow(at, *mapped)
+}
+
+// unmap takes the pieces away from the addresses, once nothing uses them.
+func (m *memory) unmap() error {
+	if m.mapped == 0 {
+		return nil
+	}
+	if err := m.backend.settle(); err != nil {
+		return err
+	}
+	if err := m.backend.context.Unmap(m.at, m.mapped); err != nil {
+		return err
+	}
+	m.mapped = 0
+	if m.ready {
+		m.ready = false
+		m.backend.store.allocated.Add(-int64(m.bytes))
+	}
+	return nil
+}
+
+// clear makes the pieces spare ones. After an error it is to be called again. It must run where the context is current.
+func (m *memory) clear() error {
+	for _, a := range m.aliases {
+		if err := a.unmap(); err != nil {
+			return err
+		}
+	}
+	if err := m.unmap(); err != nil {
+		return err
+	}
+	s := &m.backend.store
+	s.spare = append(s.spare, m.pieces...)
+	m.pieces = nil
+	return nil
+}
+
+// dissolve ends it altogether. After an error it is to be called again.
+func (m *memory) dissolve() error {
+	for _, a := range m.aliases { // of programs that must not run any more
+		if err := a.dissolve(); err != nil {
+			return err
+		}
+	}
+	if err := m.clear(); err != nil {
+		return err
+	}
+	if m.at == 0 {
+		return nil
+	}
+	if err := m.backend.context.FreeAddress(m.at, m.bytes); err != nil {
+		return err
+	}
+	m.at, m.bytes = 0, 0
+	return nil
 }
 
 func (m *memory) close() error {
 	if m == nil || m.bytes == 0 {
 		return nil
 	}
-	bytes := m.bytes
-	m.bytes = 0
-	err := m.backend.context.Do(func() error {
-		return errors.Join(m.unmap(), m.backend.context.FreeAddress(m.at, bytes))
-	})
-	m.backend.held.Add(-int64(bytes))
-	return err
+	b, s := m.backend, &m.backend.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.Index(s.live, m)
+	if i < 0 { // it was closed, and the driver refused
+		return nil
+	}
+	s.live = slices.Delete(s.live, i, i+1)
+	if m.ready { // and from now on is not, whatever the driver says
+		s.allocated.Add(-int64(m.bytes))
+		m.ready = false
+	}
+	err := b.endMemory(m.dissolve)
+	return errors.Join(err, b.freeBuffer(m.saved))
 }
 
-// Held is the device memory that the backend has taken: arenas, weights, scratch and fields. The context, the kernels and the
-// libraries come on top; see Overhead.
-func (b *Backend) Held() int { return int(b.held.Load()) }
+// alias is a range of addresses at which a part of some memory is seen twice, one behind the other.
+type alias struct {
+	of          *memory
+	at          driver.Ptr
+	from, bytes int // the part
+	mapped      int // bytes at the addresses
+}
+
+// double maps bytes [from, from+bytes) of memory, whole pieces, a second and a third time.
+func (m *memory) double(from, bytes int) (a *alias, err error) {
+	b := m.backend
+	b.store.mu.Lock()
+	defer b.store.mu.Unlock()
+	a = &alias{of: m, from: from, bytes: bytes}
+	err = b.context.Do(func() error {
+		if a.at, err = b.context.ReserveAddress(2*bytes, 0); err != nil {
+			return err
+		}
+		return a.open()
+	})
+	if err != nil {
+		return nil, errors.Join(err, b.endMemory(a.dissolve))
+	}
+	m.aliases = append(m.aliases, a)
+	return a, nil
+}
+
+func (a *alias) open() error {
+	if a.mapped == 2*a.bytes {
+		return nil
+	}
+	if err := a.unmap(); err != nil {
+		return err
+	}
+	b := a.of.backend
+	part := a.of.pieces[a.from/b.granularity : (a.from+a.bytes)/b.granularity]
+	return b.mapAt(a.at, &a.mapped, slices.Concat(part, part))
+}
+
+func (a *alias) unmap() error {
+	if a.mapped == 0 {
+		return nil
+	}
+	b := a.of.backend
+	if err := b.settle(); err != nil {
+		return err
+	}
+	if err := b.context.Unmap(a.at, a.mapped); err != nil {
+		return err
+	}
+	a.mapped = 0
+	return nil
+}
+
+func (a *alias) dissolve() error {
+	if err := a.unmap(); err != nil {
+		return err
+	}
+	if a.at == 0 {
+		return nil
+	}
+	if err := a.of.backend.context.FreeAddress(a.at, 2*a.bytes); err != nil {
+		return err
+	}
+	a.at = 0
+	return nil
+}
+
+func (a *alias) close() error {
+	b := a.of.backend
+	b.store.mu.Lock()
+	defer b.store.mu.Unlock()
+	a.of.aliases = slices.DeleteFunc(a.of.aliases, func(other *alias) bool { return other == a })
+	return b.endMemory(a.dissolve)
+}
+
+// settle waits until the device has done what was enqueued: memory is not taken away while something uses it. It must run where the
+// context is current.
+func (b *Backend) settle() error {
+	if b.stream == nil {
+		return nil
+	}
+	b.recording.Lock() // while a graph is recorded nobody may wait for the stream
+	defer b.recording.Unlock()
+	return b.stream.Synchronize()
+}

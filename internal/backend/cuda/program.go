@@ -43,7 +43,7 @@ func (b *Backend) Load(ctx context.Context, p *plan.Plan, a backend.Arena) (back
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	prog := &Program{backend: b, plan: p, buffer: p.BufferOf()}
-	if err := b.context.Do(func() error { return prog.load(ctx, a) }); err != nil {
+	if err := b.do(func() error { return prog.load(ctx, a) }); err != nil {
 		return nil, errors.Join(err, prog.free())
 	}
 	return prog, nil
@@ -186,7 +186,7 @@ func (p *Program) Run(ctx context.Context, from, to int) error {
 			return fmt.Errorf("cuda: the external storage of %v (%q) is not bound", b.Values[0], b.Values[0].Name)
 		}
 	}
-	return p.backend.context.Do(func() error {
+	return p.backend.do(func() error {
 		if err := p.enqueue(ctx, from, to); err != nil {
 			return err
 		}
@@ -230,6 +230,11 @@ func (p *Program) step(inst *instance, i, next int) error {
 	p.queue.inst = inst
 	if err := inst.run(&p.queue, p.steps[i].z0, p.steps[i].z1); err != nil {
 		return err
+	}
+	if p.backend.options.LaunchBlocking {
+		if err := p.backend.stream.Synchronize(); err != nil {
+			return err
+		}
 	}
 	if err := p.unstage(i); err != nil {
 		return err
@@ -338,14 +343,13 @@ func (p *Program) Close() error {
 func (p *Program) free() error {
 	p.closed = true
 	var errs []error
-	errs = append(errs, p.dropGraphs(), p.scratch.close(), p.backend.release(p.blocks))
-	errs = append(errs, p.backend.context.Do(func() error {
-		var errs []error
-		for _, a := range p.aliases {
+	errs = append(errs, p.dropGraphs())
+	for _, a := range p.aliases {
+		if a != nil {
 			errs = append(errs, a.close())
 		}
-		return errors.Join(errs...)
-	}))
+	}
+	errs = append(errs, p.scratch.close(), p.backend.release(p.blocks))
 	if p.owned && !p.arena.closed {
 		errs = append(errs, p.arena.Close())
 	}

@@ -57,8 +57,10 @@ func (t *tuner) close() error {
 		p.Close()
 	}
 	var err error
+	t.plans = nil
 	if t.handle != nil {
 		err = t.handle.Close()
+		t.handle = nil
 	}
 	return errors.Join(err, t.cache.Save())
 }
@@ -226,7 +228,7 @@ func (b *Backend) time(run func() error) (seconds float64, err error) {
 		if events[i], err = b.context.NewEvent(true); err != nil {
 			return 0, err
 		}
-		defer func() { err = errors.Join(err, events[i].Close()) }()
+		defer func() { _ = b.end(events[i].Close) }() // what the driver refuses is tried again
 	}
 	for i := range events {
 		if err := run(); err != nil {

@@ -82,6 +82,7 @@ func (p *pool) upload() (blocks []*block, err error) {
 		if err := b.copyConstants(p.fresh); err != nil {
 			return nil, errors.Join(fmt.Errorf("cuda: uploading weights: %w", err), made.memory.close())
 		}
+		made.memory.constant = true
 		for _, c := range p.fresh {
 			b.constants[c.key] = c
 			c.fill = nil
@@ -99,23 +100,25 @@ func (p *pool) upload() (blocks []*block, err error) {
 	return blocks, nil
 }
 
-// copyConstants fills and uploads constants by way of pinned memory.
+// copyConstants fills and uploads constants by way of pinned memory, if there is some.
 func (b *Backend) copyConstants(constants []*constant) error {
 	most := 0
 	for _, c := range constants {
 		most = max(most, c.bytes)
 	}
 	return b.context.Do(func() (err error) {
-		staging, err := b.context.AllocHost(max(most, 1))
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, staging.Free()) }()
+		staging := b.newBuffer(most)
+		defer func() {
+			if err != nil {
+				_ = b.stream.Synchronize() // a copy may be on its way out of it
+			}
+			_ = b.freeBuffer(staging) // what the driver refuses is tried again
+		}()
 		for _, c := range constants {
 			if c.bytes == 0 {
 				continue
 			}
-			bytes := staging.Bytes()[:c.bytes]
+			bytes := staging.bytes[:c.bytes]
 			clear(bytes)
 			c.fill(bytes)
 			if err := b.stream.CopyToDevice(c.at, unsafe.Pointer(unsafe.SliceData(bytes)), c.bytes); err != nil {

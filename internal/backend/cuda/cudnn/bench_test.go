@@ -81,7 +81,7 @@ func (d *device) alloc(t testing.TB, bytes int) driver.Ptr {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Map(p, bytes, memory); err != nil {
+	if err := firstError(d.Map(p, bytes, memory), d.Allow(p, bytes)); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.stream.Fill8(p, 0, bytes); err != nil {

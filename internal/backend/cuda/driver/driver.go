@@ -57,7 +57,10 @@ var places = []string{
 
 // Open loads the driver's library, at path or, if that is empty, from where the system has it, and starts it. It gives a *NoDriverError
 // where there is none, and an *Error with CodeNoDevice where there is a driver but no device that this process may see.
-func Open(path string) (*Driver, error) {
+func Open(path string) (*Driver, error) { return OpenIntercepted(path, nil) }
+
+// OpenIntercepted is Open for tests that make calls fail; a nil interceptor lets all through.
+func OpenIntercepted(path string, intercept Intercept) (*Driver, error) {
 	names, dirs := []string{"libcuda.so.1"}, places
 	if path != "" {
 		names, dirs = []string{path}, nil
@@ -75,7 +78,7 @@ func Open(path string) (*Driver, error) {
 		return nil, none
 	}
 	d := &Driver{path: lib.Path()}
-	if err := d.bind(lib); err != nil {
+	if err := d.bind(lib, intercept); err != nil {
 		return nil, &NoDriverError{[]string{lib.Path()}, lib.Path(), err}
 	}
 	if err := d.init.call(0); err != nil {

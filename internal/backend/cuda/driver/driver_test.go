@@ -46,7 +46,7 @@ func on(t *testing.T, f func(b *bench)) {
 		b.bytes = get(b.Granularity())(b)
 		b.at = get(b.ReserveAddress(b.bytes, 0))(b)
 		h := get(b.CreatePhysical(b.bytes))(b)
-		b.must(b.Map(b.at, b.bytes, h))
+		b.must(b.open(b.at, b.bytes, h))
 		b.must(b.Release(h)) // it stays while it is mapped
 		defer func() {
 			b.sim.Reset() // a device that was lost on purpose too gives its memory back
@@ -62,6 +62,14 @@ func on(t *testing.T, f func(b *bench)) {
 	if used := b.sim.Used(); used != 0 {
 		t.Errorf("%d bytes of the device are still taken", used)
 	}
+}
+
+// open maps memory for use.
+func (b *bench) open(at driver.Ptr, bytes int, h driver.Physical) error {
+	if err := b.Map(at, bytes, h); err != nil {
+		return err
+	}
+	return b.Allow(at, bytes)
 }
 
 func (b *bench) must(err error) {
@@ -198,11 +206,11 @@ func TestOneMemoryAtTwoAddresses(t *testing.T) {
 		n := b.bytes
 		at := get(b.ReserveAddress(2*n, 0))(b)
 		h := get(b.CreatePhysical(n))(b)
-		b.must(b.Map(at, n, h))
+		b.must(b.open(at, n, h))
 		if err := b.Map(at, n, h); !refused(err, 1) {
 			t.Errorf("mapping twice at one address: %v", err)
 		}
-		b.must(b.Map(at+driver.Ptr(n), n, h))
+		b.must(b.open(at+driver.Ptr(n), n, h))
 		put(b, at+256, []float32{1, 2, 3})
 		if got := take[float32](b, at+driver.Ptr(n)+256, 3); !slices.Equal(got, []float32{1, 2, 3}) {
 			t.Error(got)
@@ -487,10 +495,11 @@ func TestFailures(t *testing.T) {
 
 		b.sim.FailCall("cuMemSetAccess", 1, 1)
 		at, h := get(b.ReserveAddress(b.bytes, 0))(b), get(b.CreatePhysical(b.bytes))(b)
-		if err := b.Map(at, b.bytes, h); !refused(err, 1) {
+		if err := b.open(at, b.bytes, h); !refused(err, 1) {
 			t.Errorf("mapping: %v", err)
 		}
-		b.must(b.FreeAddress(at, b.bytes)) // nothing is left there
+		b.must(b.Unmap(at, b.bytes))
+		b.must(b.FreeAddress(at, b.bytes))
 		b.must(b.Release(h))
 
 		if _, err := b.LoadModule(nil); !refused(err, driver.CodeInvalidImage) {
@@ -507,6 +516,30 @@ func TestFailures(t *testing.T) {
 			t.Errorf("a device that is lost: %v", err)
 		}
 	})
+}
+
+// An interceptor hears of each call by its name, and what it refuses does not reach the library.
+func TestIntercept(t *testing.T) {
+	s := simulator.Load(t)
+	var calls []string
+	refuse := ""
+	d, err := driver.OpenIntercepted(s.Path, func(call string) int {
+		calls = append(calls, call)
+		if call == refuse {
+			return driver.CodeOutOfMemory
+		}
+		return 0
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Version(); err != nil || !slices.Equal(calls, []string{"cuInit", "cuDriverGetVersion"}) {
+		t.Error(calls, err)
+	}
+	refuse = "cuDevicePrimaryCtxRetain"
+	if _, err := d.Context(0); !driver.IsOutOfMemory(err) || !strings.Contains(err.Error(), refuse) {
+		t.Error(err)
+	}
 }
 
 func TestDo(t *testing.T) {

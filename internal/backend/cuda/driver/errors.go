@@ -8,14 +8,19 @@ import (
 // Codes that callers tell apart.
 const (
 	CodeOutOfMemory        = 2
+	CodeDeinitialized      = 4
 	CodeInsufficientDriver = 35
+	CodeDeviceUnavailable  = 46
 	CodeNoDevice           = 100
 	CodeInvalidImage       = 200
+	CodeInvalidContext     = 201
 	CodeNoBinary           = 209
 	CodeInvalidPTX         = 218
 	CodeUnsupportedPTX     = 222
+	CodeIllegalState       = 401
 	CodeNotFound           = 500
 	CodeNotReady           = 600
+	CodeCaptureInvalidated = 901
 )
 
 // Error is a call that the driver refused, or the failure of earlier work that the call was the first to hear of.
@@ -37,7 +42,17 @@ func (e *Error) Error() string {
 // Sticky says that the context is lost: every later call in this process fails too.
 func (e *Error) Sticky() bool {
 	switch e.Code {
-	case 214, 700, 702, 708, 709, 710, 714, 715, 716, 717, 718, 719, 721:
+	case 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721:
+		return true
+	}
+	return false
+}
+
+// Gone says that there is nothing to call any more, though no work failed: the context, the driver or the service between was closed, or
+// the device is not to be had. Another context or process may find it again.
+func (e *Error) Gone() bool {
+	switch e.Code {
+	case CodeDeinitialized, CodeDeviceUnavailable, CodeInvalidContext, 805, 806, 810:
 		return true
 	}
 	return false
@@ -77,8 +92,10 @@ var meanings = map[int]struct{ name, text string }{
 	211: {"CUDA_ERROR_NOT_MAPPED", "the addresses are not mapped"},
 	214: {"CUDA_ERROR_ECC_UNCORRECTABLE", "the GPU's memory has an uncorrectable error: see nvidia-smi -q -d ECC"},
 	218: {"CUDA_ERROR_INVALID_PTX", "the driver cannot compile the kernels: update it"},
+	220: {"CUDA_ERROR_NVLINK_UNCORRECTABLE", "a link between GPUs has an uncorrectable error: the process must start again"},
 	221: {"CUDA_ERROR_JIT_COMPILER_NOT_FOUND", "the driver's compiler (libnvidia-ptxjitcompiler) is missing: install the whole driver"},
 	222: {"CUDA_ERROR_UNSUPPORTED_PTX_VERSION", "the driver is older than the kernels: update it"},
+	226: {"CUDA_ERROR_CONTAINED", "the GPU's memory had an error that was kept to this process, which must start again"},
 	304: {"CUDA_ERROR_OPERATING_SYSTEM", "the operating system refused: in a container, see whether the GPU's device files are there"},
 	400: {"CUDA_ERROR_INVALID_HANDLE", "the object is closed or was never made"},
 	401: {"CUDA_ERROR_ILLEGAL_STATE", "the object is not in a state for this call"},
@@ -87,7 +104,6 @@ var meanings = map[int]struct{ name, text string }{
 	700: {"CUDA_ERROR_ILLEGAL_ADDRESS", "a kernel used memory that is not mapped: a bug; the process must start again"},
 	701: {"CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES", "the kernel needs more registers or shared memory than the GPU has"},
 	702: {"CUDA_ERROR_LAUNCH_TIMEOUT", "a kernel ran longer than the system allows on a GPU with a display: use another GPU"},
-	708: {"CUDA_ERROR_CONTEXT_IS_DESTROYED", "the context is closed"},
 	709: {"CUDA_ERROR_CONTEXT_IS_DESTROYED", "the context is closed"},
 	710: {"CUDA_ERROR_ASSERT", "a kernel found an error: a bug; the process must start again"},
 	714: {"CUDA_ERROR_HARDWARE_STACK_ERROR", "the GPU reports a damaged stack: the process must start again"},
@@ -102,6 +118,9 @@ var meanings = map[int]struct{ name, text string }{
 	802: {"CUDA_ERROR_SYSTEM_NOT_READY", "the system is not ready: see whether nvidia-fabricmanager runs"},
 	803: {"CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "the driver's library and kernel module differ: restart the machine after the update"},
 	804: {"CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE", "the compatibility library does not support this GPU: take it off the library path"},
+	805: {"CUDA_ERROR_MPS_CONNECTION_FAILED", "the multi-process service (MPS) does not answer"},
+	806: {"CUDA_ERROR_MPS_RPC_FAILURE", "the multi-process service (MPS) was lost: the process must start again"},
+	810: {"CUDA_ERROR_MPS_CLIENT_TERMINATED", "the multi-process service (MPS) ended this process's part: the process must start again"},
 	900: {"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "the call is not allowed while a stream is captured"},
 	901: {"CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", "an earlier error spoilt the capture"},
 	906: {"CUDA_ERROR_STREAM_CAPTURE_IMPLICIT", "the call would wait for a stream that is captured"},

@@ -64,21 +64,21 @@ func (c *Context) CreatePhysical(bytes int) (Physical, error) {
 	return h, err
 }
 
-// Map puts a whole piece of memory at an address within a reserved range, for reading and writing. Kernels that use the same memory
-// through two addresses see each other's writes in the order of the stream, but not within one kernel.
+// Map puts a whole piece of memory at an address within a reserved range. It can be used after Allow.
 func (c *Context) Map(at Ptr, bytes int, h Physical) error {
-	if err := c.d.memMap.call(uintptr(at), uintptr(bytes), 0, uintptr(h), 0); err != nil {
-		return err
-	}
-	a := &access{place{placeDevice, c.device}, accessReadWrite}
-	if err := c.d.memSetAccess.call(uintptr(at), uintptr(bytes), uintptr(unsafe.Pointer(a)), 1); err != nil {
-		_ = c.d.memUnmap.call(uintptr(at), uintptr(bytes)) // the first error is the one to tell
-		return err
-	}
-	return nil
+	return c.d.memMap.call(uintptr(at), uintptr(bytes), 0, uintptr(h), 0)
 }
 
-// Unmap takes memory away from addresses: a range that was mapped by whole calls of Map. Nothing may be using it any more.
+// Allow makes a range for reading and writing in which pieces are mapped without a gap: one call for all of them, as it takes longer than
+// the calls of Map. Kernels that use the same memory through two addresses see each other's writes in the order of the stream, but not
+// within one kernel.
+func (c *Context) Allow(at Ptr, bytes int) error {
+	a := &access{place{placeDevice, c.device}, accessReadWrite}
+	return c.d.memSetAccess.call(uintptr(at), uintptr(bytes), uintptr(unsafe.Pointer(a)), 1)
+}
+
+// Unmap takes memory away from addresses: a range that was mapped without a gap by whole calls of Map. Nothing may be using it any more,
+// and the call does not wait for what is.
 func (c *Context) Unmap(at Ptr, bytes int) error {
 	return c.d.memUnmap.call(uintptr(at), uintptr(bytes))
 }
@@ -108,12 +108,14 @@ func (m *HostMemory) Bytes() []byte { return unsafe.Slice((*byte)(m.at), m.bytes
 // Pointer is its address.
 func (m *HostMemory) Pointer() unsafe.Pointer { return m.at }
 
-// Free gives the memory back. A second call does nothing.
+// Free gives the memory back. A call after one that succeeded does nothing.
 func (m *HostMemory) Free() error {
 	if m.at == nil {
 		return nil
 	}
-	err := m.d.memFreeHost.call(uintptr(m.at))
+	if err := m.d.memFreeHost.call(uintptr(m.at)); err != nil {
+		return err
+	}
 	m.at, m.bytes = nil, 0
-	return err
+	return nil
 }

@@ -122,6 +122,11 @@ func (s *Stream) Launch(f *Function, grid, block [3]uint32, shared int, params u
 		return fmt.Errorf("kernel %s takes %d bytes of parameters and was given %d: program and kernels are of different versions", f.name,
 			f.paramBytes, size)
 	}
+	if p := &s.d.launchKernel; p.intercept != nil {
+		if err := p.intercepted(); err != nil {
+			return fmt.Errorf("kernel %s in %v blocks of %v threads: %w", f.name, grid, block, err)
+		}
+	}
 	s.params = params
 	s.args = [...]uintptr{f.handle, uintptr(grid[0]), uintptr(grid[1]), uintptr(grid[2]), uintptr(block[0]), uintptr(block[1]),
 		uintptr(block[2]), uintptr(shared), s.handle, uintptr(unsafe.Pointer(&s.params)), 0}

@@ -2,10 +2,15 @@ package driver
 
 import "github.com/voxcam/voxcam/internal/dl"
 
+// Intercept is asked before each call of a function of the library, by its name. Where the code that it gives is not 0, the call is not
+// made, and fails with that code. It must be safe for concurrent use.
+type Intercept func(call string) (code int)
+
 // proc is a function of the library.
 type proc struct {
-	name string
-	at   uintptr // 0 where an optional one is missing
+	name      string
+	at        uintptr // 0 where an optional one is missing
+	intercept Intercept
 }
 
 // call calls it with integers and pointers. Pointers into Go's memory are converted in the argument list.
@@ -15,8 +20,16 @@ func (p *proc) call(args ...uintptr) error {
 	if p.at == 0 {
 		return &Error{p.name, CodeNotFound, "", "the driver is too old for this call: update it"}
 	}
+	if p.intercept != nil {
+		if err := p.intercepted(); err != nil {
+			return err
+		}
+	}
 	return p.check(dl.Call(p.at, args...))
 }
+
+// intercepted is the failure that the interceptor wants.
+func (p *proc) intercepted() error { return p.check(uintptr(p.intercept(p.name))) }
 
 func (p *proc) check(result uintptr) error {
 	if code := uint32(result); code != 0 { // the upper half of the register is undefined
@@ -151,10 +164,10 @@ type procEntry struct {
 	optional bool
 }
 
-func (p *procs) bind(lib *dl.Library) error {
+func (p *procs) bind(lib *dl.Library, intercept Intercept) error {
 	var symbols []dl.Symbol
 	for _, e := range p.table() {
-		e.to.name = e.name
+		e.to.name, e.to.intercept = e.name, intercept
 		symbols = append(symbols, dl.Symbol{Name: e.name, To: &e.to.at, Optional: e.optional})
 	}
 	return dl.Bind(lib, symbols)

@@ -14,8 +14,9 @@ import (
 // Library is the loaded library.
 type Library struct {
 	path string
-	init, shutdown, driverVersion, byPCI, byUUID, name, memory, memory2, utilization, compute3, compute2, graphics3,
-	graphics2 uintptr
+
+	init, shutdown, driverVersion, processName, count, byIndex, byPCI, byUUID, name, uuid, pci, memory, memory2, utilization, temperature,
+	power, compute3, compute2, graphics3, graphics2 uintptr
 }
 
 // Error is a call that the library refused.
@@ -79,12 +80,19 @@ func Open(path string) (*Library, error) {
 		{Name: "nvmlInit_v2", To: &l.init},
 		{Name: "nvmlShutdown", To: &l.shutdown},
 		{Name: "nvmlSystemGetDriverVersion", To: &l.driverVersion},
+		{Name: "nvmlSystemGetProcessName", To: &l.processName},
+		{Name: "nvmlDeviceGetCount_v2", To: &l.count},
+		{Name: "nvmlDeviceGetHandleByIndex_v2", To: &l.byIndex},
 		{Name: "nvmlDeviceGetHandleByPciBusId_v2", To: &l.byPCI},
 		{Name: "nvmlDeviceGetHandleByUUID", To: &l.byUUID},
 		{Name: "nvmlDeviceGetName", To: &l.name},
+		{Name: "nvmlDeviceGetUUID", To: &l.uuid},
+		{Name: "nvmlDeviceGetPciInfo_v3", To: &l.pci},
 		{Name: "nvmlDeviceGetMemoryInfo", To: &l.memory},
 		{Name: "nvmlDeviceGetMemoryInfo_v2", To: &l.memory2, Optional: true},
 		{Name: "nvmlDeviceGetUtilizationRates", To: &l.utilization},
+		{Name: "nvmlDeviceGetTemperature", To: &l.temperature},
+		{Name: "nvmlDeviceGetPowerUsage", To: &l.power},
 		{Name: "nvmlDeviceGetComputeRunningProcesses_v3", To: &l.compute3, Optional: true},
 		{Name: "nvmlDeviceGetComputeRunningProcesses_v2", To: &l.compute2, Optional: true},
 		{Name: "nvmlDeviceGetGraphicsRunningProcesses_v3", To: &l.graphics3, Optional: true},
@@ -124,10 +132,38 @@ func (l *Library) DriverVersion() (string, error) {
 	return cString(text), err
 }
 
+// ProcessName is the command of a process that uses a GPU. The operating system may know more of it.
+func (l *Library) ProcessName(pid int) (string, error) {
+	text := make([]byte, 4096)
+	err := check("nvmlSystemGetProcessName", dl.Call(l.processName, uintptr(pid), uintptr(unsafe.Pointer(&text[0])), uintptr(len(text))))
+	if err != nil {
+		return "", fmt.Errorf("process %d: %w", pid, err)
+	}
+	return cString(text), nil
+}
+
 // Device is a GPU, or a slice of one (MIG).
 type Device struct {
 	l      *Library
 	handle uintptr
+}
+
+// Count is how many GPUs there are, with those that this user may not use. Slices do not count, nor does CUDA_VISIBLE_DEVICES.
+func (l *Library) Count() (int, error) {
+	var n uint32
+	err := check("nvmlDeviceGetCount_v2", dl.Call(l.count, uintptr(unsafe.Pointer(&n))))
+	return int(n), err
+}
+
+// ByIndex finds a GPU by its number, from 0 to Count-1, in the order of the bus: CUDA can have another one. The error has CodeNoPermission
+// for one that this user may not use.
+func (l *Library) ByIndex(i int) (*Device, error) {
+	d := &Device{l: l}
+	err := check("nvmlDeviceGetHandleByIndex_v2", dl.Call(l.byIndex, uintptr(i), uintptr(unsafe.Pointer(&d.handle))))
+	if err != nil {
+		return nil, fmt.Errorf("GPU %d: %w", i, err)
+	}
+	return d, nil
 }
 
 // ByPCI finds the GPU at a place on the bus, like 0000:3b:00.0. It cannot tell slices of a GPU apart.
@@ -155,6 +191,42 @@ func (d *Device) Name() (string, error) {
 	text := make([]byte, 96)
 	err := check("nvmlDeviceGetName", dl.Call(d.l.name, d.handle, uintptr(unsafe.Pointer(&text[0])), uintptr(len(text))))
 	return cString(text), err
+}
+
+// UUID is the identity of the GPU or the slice, like GPU-... or MIG-..., as CUDA has it too.
+func (d *Device) UUID() (string, error) {
+	text := make([]byte, 96)
+	err := check("nvmlDeviceGetUUID", dl.Call(d.l.uuid, d.handle, uintptr(unsafe.Pointer(&text[0])), uintptr(len(text))))
+	return cString(text), err
+}
+
+// PCIBusID is the GPU's place on the bus, like 0000:3b:00.0, as ByPCI takes it.
+func (d *Device) PCIBusID() (string, error) {
+	var p struct {
+		_                                  [16]byte // the place as text, as it once was
+		domain, bus, device, id, subsystem uint32
+		_                                  [32]byte // the place as text
+	}
+	err := check("nvmlDeviceGetPciInfo_v3", dl.Call(d.l.pci, d.handle, uintptr(unsafe.Pointer(&p))))
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%04x:%02x:%02x.0", p.domain, p.bus, p.device), nil
+}
+
+// Temperature is that of the GPU's chip in degrees Celsius.
+func (d *Device) Temperature() (int, error) {
+	const chip = 0 // NVML_TEMPERATURE_GPU
+	var celsius uint32
+	err := check("nvmlDeviceGetTemperature", dl.Call(d.l.temperature, d.handle, chip, uintptr(unsafe.Pointer(&celsius))))
+	return int(celsius), err
+}
+
+// Power is what the GPU's board draws, in watts.
+func (d *Device) Power() (float64, error) {
+	var milliwatts uint32
+	err := check("nvmlDeviceGetPowerUsage", dl.Call(d.l.power, d.handle, uintptr(unsafe.Pointer(&milliwatts))))
+	return float64(milliwatts) / 1000, err
 }
 
 // Memory is the memory of a device in bytes.

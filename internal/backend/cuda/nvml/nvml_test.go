@@ -61,6 +61,46 @@ func TestNewDriver(t *testing.T) {
 	}
 }
 
+func TestSurvey(t *testing.T) {
+	l := standIn(t)
+	if n, err := l.Count(); err != nil || n != 2 {
+		t.Error(n, err)
+	}
+	d, err := l.ByIndex(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if uuid, err := d.UUID(); err != nil || uuid != "GPU-1" {
+		t.Error(uuid, err)
+	}
+	if bus, err := d.PCIBusID(); err != nil || bus != "0000:3b:00.0" {
+		t.Error(bus, err)
+	}
+	if celsius, err := d.Temperature(); err != nil || celsius != 45 {
+		t.Error(celsius, err)
+	}
+	if watts, err := d.Power(); err != nil || watts != 123.5 {
+		t.Error(watts, err)
+	}
+	if name, err := l.ProcessName(7); err != nil || name != "/usr/bin/other" {
+		t.Error(name, err)
+	}
+	if _, err := l.ProcessName(8); code(err) != CodeNotFound || !strings.Contains(err.Error(), "process 8") {
+		t.Error(err)
+	}
+	if _, err := l.ByIndex(1); code(err) != CodeNoPermission || !strings.Contains(err.Error(), "GPU 1") {
+		t.Error(err)
+	}
+}
+
+// code is the library's number of an error; 0 if it is not of the library.
+func code(err error) int {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Code
+	}
+	return 0
+}
+
 func TestOldDriver(t *testing.T) {
 	l := standIn(t, "-DOLD")
 	d, err := l.ByUUID("GPU-1")
@@ -80,8 +120,7 @@ func TestErrors(t *testing.T) {
 		t.Error(err)
 	}
 	l := standIn(t)
-	_, err := l.ByPCI("0000:00:00.0")
-	if e, ok := errors.AsType[*Error](err); !ok || e.Code != CodeNotFound || !strings.Contains(err.Error(), "0000:00:00.0") {
+	if _, err := l.ByPCI("0000:00:00.0"); code(err) != CodeNotFound || !strings.Contains(err.Error(), "0000:00:00.0") {
 		t.Error(err)
 	}
 }

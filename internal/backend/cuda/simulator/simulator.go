@@ -3,7 +3,26 @@
 // what a GPU leaves to chance: shared memory that was not written, barriers that not all threads reach, misaligned and unmapped addresses,
 // memory that was not set, and, in lazy mode, work that does not wait for other streams. It says nothing about speed.
 //
-// SIMULATOR_LAZY=1 makes lazy mode the default, SIMULATOR_THREADS=n sets how many threads run blocks.
+// The same library has the functions of NVML, for the same devices.
+//
+// A process has the devices for itself (Load), or shares them with others through a file (Share): then memory is refused when it does not
+// fit beside what all of them have, and what a process had is free when it has ended, however it ended. Others, who only take memory, can
+// be made up: Take and TakeAs set what they have, Compete lets it change at random, in steps that are counted in driver calls.
+//
+// Calls can be made to fail, or not to return, and devices to be lost, in this process by methods, in others by the environment. Only the
+// process that it happens to is affected.
+//
+// Variables of the environment, which are read when a process first uses the library:
+//
+//	SIMULATOR_DEVICE=file   the devices that processes share; the first makes the file
+//	SIMULATOR_CONTEXT=n     bytes that a context takes beside what is asked for; without it 0. Who makes the devices says it for all
+//	SIMULATOR_FAULTS=list   what is to fail in this process: faults with commas between them
+//	    cuMemCreate:3:2     the third call of that function gives error 2; any:3:2 is the third call of any function
+//	    every:1000:999      each 1000th call gives error 999
+//	    lose:500            at the 500th call the device is lost, with error 719; lose:500:700 is with error 700
+//	    hang:cuMemMap:2     the second call of that function, or of any, does not return
+//	SIMULATOR_LAZY=1        lazy mode is the default
+//	SIMULATOR_THREADS=n     how many threads run blocks
 package simulator
 
 import (
@@ -41,24 +60,37 @@ var checks = []string{"-fsanitize=alignment,bounds"}
 
 // Simulator is the library, loaded in this process. What it is told holds for all tests of the process until Reset.
 type Simulator struct {
-	Path                                                                                                string
-	reset, setCapacity, setDevice, setVersion, setSlices, setCount, failCall, loseDevice, setLazy, used uintptr
+	Path string
+	t    testing.TB
+	controls
+}
+
+// controls are the functions of the library that are not NVIDIA's.
+type controls struct {
+	reset, setLazy, loseDevice, fault, calls, host, handles, join uintptr
+
+	setCapacity, setReserved, setContext, setDevice, setVersion, setSlices, setCount uintptr
+	take, compete, moves, usedBy, free, refusals                                     uintptr
 }
 
 // Load builds and loads the library; it is reset when the test ends. Extra are more files with kernels.
 func Load(t testing.TB, extra ...string) *Simulator {
 	t.Helper()
-	s := &Simulator{Path: Build(t, extra...)}
+	s := &Simulator{Path: Build(t, extra...), t: t}
 	lib, err := dl.Open([]string{s.Path}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	err = dl.Bind(lib, []dl.Symbol{
-		{Name: "simulator_reset", To: &s.reset}, {Name: "simulator_set_capacity", To: &s.setCapacity},
-		{Name: "simulator_set_device", To: &s.setDevice}, {Name: "simulator_set_count", To: &s.setCount}, {Name: "simulator_fail_call", To: &s.failCall},
-		{Name: "simulator_set_version", To: &s.setVersion}, {Name: "simulator_set_slices", To: &s.setSlices},
-		{Name: "simulator_lose_device", To: &s.loseDevice}, {Name: "simulator_set_lazy", To: &s.setLazy},
-		{Name: "simulator_used", To: &s.used},
+		{Name: "simulator_reset", To: &s.reset}, {Name: "simulator_set_lazy", To: &s.setLazy},
+		{Name: "simulator_lose_device", To: &s.loseDevice}, {Name: "simulator_fault", To: &s.fault},
+		{Name: "simulator_calls", To: &s.calls}, {Name: "simulator_host", To: &s.host}, {Name: "simulator_handles", To: &s.handles},
+		{Name: "simulator_join", To: &s.join}, {Name: "simulator_set_capacity", To: &s.setCapacity},
+		{Name: "simulator_set_reserved", To: &s.setReserved}, {Name: "simulator_set_context", To: &s.setContext},
+		{Name: "simulator_set_device", To: &s.setDevice}, {Name: "simulator_set_version", To: &s.setVersion},
+		{Name: "simulator_set_slices", To: &s.setSlices}, {Name: "simulator_set_count", To: &s.setCount},
+		{Name: "simulator_take", To: &s.take}, {Name: "simulator_compete", To: &s.compete}, {Name: "simulator_moves", To: &s.moves},
+		{Name: "simulator_used_by", To: &s.usedBy}, {Name: "simulator_free", To: &s.free}, {Name: "simulator_refusals", To: &s.refusals},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -68,34 +100,8 @@ func Load(t testing.TB, extra ...string) *Simulator {
 	return s
 }
 
-// Reset takes back what the other methods set.
+// Reset takes back what the other methods set, and begins to count anew. Devices that are shared stay as they are.
 func (s *Simulator) Reset() { dl.Call(s.reset) }
-
-// SetCapacity sets the memory of each device in bytes.
-func (s *Simulator) SetCapacity(bytes int) { dl.Call(s.setCapacity, uintptr(bytes)) }
-
-// SetDevice sets the compute capability and the number of multiprocessors.
-func (s *Simulator) SetDevice(major, minor, multiprocessors int) {
-	dl.Call(s.setDevice, uintptr(major), uintptr(minor), uintptr(multiprocessors))
-}
-
-// SetVersion sets the newest version of CUDA that the driver supports, 12040 for 12.4.
-func (s *Simulator) SetVersion(version int) { dl.Call(s.setVersion, uintptr(version)) }
-
-// SetSlices makes the devices slices of a GPU (MIG).
-func (s *Simulator) SetSlices() { dl.Call(s.setSlices, 1) }
-
-// SetCount sets how many devices there are, up to 4. The driver looks at it when it is opened.
-func (s *Simulator) SetCount(n int) { dl.Call(s.setCount, uintptr(n)) }
-
-// FailCall makes the n-th call of a driver function from now, counted from 1, give that error.
-func (s *Simulator) FailCall(name string, n, code int) {
-	text := append([]byte(name), 0)
-	dl.Call(s.failCall, uintptr(unsafe.Pointer(&text[0])), uintptr(n), uintptr(code))
-}
-
-// LoseDevice makes all calls fail until the context is closed by all its users.
-func (s *Simulator) LoseDevice() { dl.Call(s.loseDevice) }
 
 // SetLazy makes streams run as late as the program's waiting allows.
 func (s *Simulator) SetLazy(lazy bool) {
@@ -106,8 +112,51 @@ func (s *Simulator) SetLazy(lazy bool) {
 	dl.Call(s.setLazy, v)
 }
 
-// Used is how much memory is taken on all devices, in bytes.
-func (s *Simulator) Used() int { return int(dl.Call(s.used)) }
+// Used is how much memory this process has on all devices, in bytes, with its contexts.
+func (s *Simulator) Used() int { return int(dl.Call(s.usedBy, 0)) }
+
+// Host is how much pinned memory this process has, in bytes.
+func (s *Simulator) Host() int { return int(dl.Call(s.host)) }
+
+// Handles is how many streams, events, modules, graphs and executable graphs this process has not given back.
+func (s *Simulator) Handles() int { return int(dl.Call(s.handles)) }
+
+// Count is how many driver calls this process has made since Reset.
+func (s *Simulator) Count() int { return s.Calls("") }
+
+// Calls is how many calls of one function of the driver there were.
+func (s *Simulator) Calls(name string) int {
+	return int(dl.Call(s.calls, uintptr(unsafe.Pointer(cString(name)))))
+}
+
+// FailCall makes the n-th call of a driver function from now, counted from 1, give that error. An n of 0 takes it back, here and below.
+func (s *Simulator) FailCall(name string, n, code int) { s.faults("%s:%d:%d", name, n, code) }
+
+// FailAny makes the n-th call of any function from now give that error.
+func (s *Simulator) FailAny(n, code int) { s.faults("any:%d:%d", n, code) }
+
+// FailEvery makes each n-th call give that error.
+func (s *Simulator) FailEvery(n, code int) { s.faults("every:%d:%d", n, code) }
+
+// Hang makes the n-th call of a driver function from now, or of any, not return.
+func (s *Simulator) Hang(name string, n int) { s.faults("hang:%s:%d", name, n) }
+
+// LoseAfter makes the n-th call from now find the device lost.
+func (s *Simulator) LoseAfter(n int) { s.faults("lose:%d", n) }
+
+// LoseDevice makes all calls fail until the context is closed by all its users. What it had is gone then.
+func (s *Simulator) LoseDevice() { dl.Call(s.loseDevice) }
+
+func (s *Simulator) faults(format string, args ...any) {
+	s.t.Helper()
+	text := fmt.Sprintf(format, args...)
+	if int32(dl.Call(s.fault, uintptr(unsafe.Pointer(cString(text))))) != 0 {
+		s.t.Fatalf("%s is no fault", text)
+	}
+}
+
+// cString is a text as C has it.
+func cString(text string) *byte { return &append([]byte(text), 0)[0] }
 
 var (
 	mutex sync.Mutex // one build at a time
@@ -179,13 +228,22 @@ func build(t testing.TB, compiler string, extra []string) (string, error) {
 			return "", err
 		}
 	}
+	// The other headers are not for kernels.
+	rest := sha256.New()
+	for _, name := range []string{"faults.h", "shared.h"} {
+		if err := hashFile(rest, filepath.Join(own, name)); err != nil {
+			return "", err
+		}
+	}
 	files, err := filepath.Glob(filepath.Join(kernels, "*.cu"))
 	if err != nil {
 		return "", err
 	}
 	files = append(files, extra...)
 	slices.Sort(files)
-	files = append(files, filepath.Join(own, "driver.cpp"), filepath.Join(own, "fiber.cpp"))
+	for _, name := range []string{"driver.cpp", "fiber.cpp", "nvml.cpp", "shared.cpp"} {
+		files = append(files, filepath.Join(own, name))
+	}
 
 	objects := make([]string, len(files))
 	failed := make([]error, len(files))
@@ -194,6 +252,9 @@ func build(t testing.TB, compiler string, extra []string) (string, error) {
 	for i, path := range files {
 		sum := sha256.New()
 		sum.Write(common.Sum(nil))
+		if filepath.Dir(path) == own {
+			sum.Write(rest.Sum(nil))
+		}
 		if err := hashFile(sum, path); err != nil {
 			return "", err
 		}

@@ -15,6 +15,12 @@ struct Memory2 {
     unsigned long long total, reserved, free, used;
 };
 
+struct Pci {
+    char legacy[16];
+    unsigned domain, bus, device, id, subsystem;
+    char text[32];
+};
+
 static int device;
 
 static int list(unsigned* n, Info* to, unsigned count, unsigned first) {
@@ -29,6 +35,18 @@ extern "C" {
 int nvmlInit_v2() { return 0; }
 int nvmlShutdown() { return 0; }
 int nvmlSystemGetDriverVersion(char* to, unsigned n) { return snprintf(to, n, "550.54.15") < 0; }
+int nvmlSystemGetProcessName(unsigned pid, char* to, unsigned n) {
+    if (pid != 7) return 6;
+    return snprintf(to, n, "/usr/bin/other") < 0;
+}
+int nvmlDeviceGetCount_v2(unsigned* n) {
+    *n = 2;
+    return 0;
+}
+int nvmlDeviceGetHandleByIndex_v2(unsigned i, void** to) {
+    *to = &device;
+    return i ? 4 : 0; // the second is another user's
+}
 int nvmlDeviceGetHandleByPciBusId_v2(const char* bus, void** to) {
     *to = &device;
     return strcmp(bus, "0000:3b:00.0") ? 6 : 0;
@@ -38,6 +56,19 @@ int nvmlDeviceGetHandleByUUID(const char* uuid, void** to) {
     return strcmp(uuid, "GPU-1") ? 6 : 0;
 }
 int nvmlDeviceGetName(void*, char* to, unsigned n) { return snprintf(to, n, "Stand-in") < 0; }
+int nvmlDeviceGetUUID(void*, char* to, unsigned n) { return snprintf(to, n, "GPU-1") < 0; }
+int nvmlDeviceGetPciInfo_v3(void*, Pci* to) {
+    *to = {"0000:3B:00.0", 0, 0x3b, 0, 1, 2, "00000000:3B:00.0"};
+    return 0;
+}
+int nvmlDeviceGetTemperature(void*, int sensor, unsigned* to) {
+    *to = 45;
+    return sensor;
+}
+int nvmlDeviceGetPowerUsage(void*, unsigned* to) {
+    *to = 123500;
+    return 0;
+}
 int nvmlDeviceGetUtilizationRates(void*, unsigned* to) {
     to[0] = 75, to[1] = 50;
     return 0;

@@ -1,7 +1,8 @@
 // The functions of libcuda that the program calls, without a GPU: kernels run on the processor (fiber.cpp), and the device's memory is
 // memory of files, so that one piece can have several addresses and what is not mapped faults. Wrong use is an error as the driver's
 // manual has it, or stricter. Streams run at once or, when simulator_set_lazy asks for it, as late as the program's waiting allows and
-// one stream far behind another: what then gives another result lacks a wait.
+// one stream far behind another: what then gives another result lacks a wait. How much memory there is and who has it is in shared.cpp.
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,11 +19,15 @@
 
 #include <pthread.h>
 
+#include "faults.h"
 #include "fiber.h"
+#include "shared.h"
 
 namespace {
 
 using Address = unsigned long long;
+using simulator::devices;
+using simulator::most_devices;
 
 enum Code {
     success = 0,
@@ -63,10 +68,24 @@ struct Mapping {
 struct Event;
 struct Stream;
 
+// Context is a device as a process has it.
+struct Context {
+    int users = 0;
+    int lost = 0;        // the error that all calls give
+    size_t overhead = 0; // memory that it takes by itself
+};
+
+// Range is memory of a context.
+struct Range {
+    size_t bytes;
+    Context* owner;
+};
+
 using Work = std::function<int()>;
 
 struct Graph {
     std::vector<Work> work;
+    Context* owner = nullptr;
 };
 
 struct Event {
@@ -75,12 +94,14 @@ struct Event {
     double at = 0;
     Stream* stream = nullptr;
     Graph* graph = nullptr; // the capture in which the last mark lies
+    Context* owner = nullptr;
 };
 
 struct Stream {
     std::deque<Work> work;
     std::shared_ptr<Graph> capture;
     bool origin = false; // the capture was begun in this stream
+    Context* owner = nullptr;
 };
 
 struct Function {
@@ -90,47 +111,43 @@ struct Function {
 
 struct Module {
     std::map<std::string, std::unique_ptr<Function>> functions;
+    Context* owner = nullptr;
 };
-
-// Context is a device as a process has it.
-struct Context {
-    int users = 0;
-    size_t used = 0; // memory
-};
-
-struct Fault {
-    int left, code;
-};
-
-const int most_devices = 4;
 
 bool lazy_by_default() { return getenv("SIMULATOR_LAZY") != nullptr; }
 
-// Driver is all that the library knows.
+// Driver is all that the library knows of this process.
 struct Driver {
     std::recursive_mutex mutex;
     bool started = false, lazy = lazy_by_default();
-    int lost = 0; // the error that all calls give
-    // Of each device. All are alike.
-    int count = 1, major = 9, minor = 0, multiprocessors = 8, version = 12040;
-    bool slices = false; // they are slices of a GPU (MIG)
-    size_t capacity = (size_t)8 << 30;
     Context contexts[most_devices];
     pthread_key_t current;
-    std::map<Address, size_t> reserved;
+    std::map<Address, Range> reserved;
     std::map<Address, Mapping> mapped;
     std::map<Address, Physical> physical;
     Address next_handle = 1;
-    std::map<Address, size_t> host;
+    std::map<Address, Range> host;
     std::map<Stream*, std::unique_ptr<Stream>> streams;
     std::map<Event*, std::shared_ptr<Event>> events;
     std::map<Module*, std::unique_ptr<Module>> modules;
     std::map<Function*, Function*> functions; // of all modules
     std::map<Graph*, std::shared_ptr<Graph>> graphs;
     std::map<Graph*, std::shared_ptr<Graph>> executables;
-    std::map<std::string, Fault> faults;
+    simulator::Faults faults;
 
-    Driver() { pthread_key_create(&current, nullptr); }
+    Driver() {
+        pthread_key_create(&current, nullptr);
+        faults_by_default();
+    }
+
+    // faults_by_default sets those that the environment asks for.
+    void faults_by_default() {
+        faults.clear();
+        const char* text = getenv("SIMULATOR_FAULTS");
+        if (!text || faults.add(text)) return;
+        fprintf(stderr, "simulator: SIMULATOR_FAULTS is no list of faults: %s\n", text);
+        abort();
+    }
 };
 
 Driver& dev() {
@@ -140,25 +157,30 @@ Driver& dev() {
 
 enum Needs { nothing, started, context };
 
-int enter(const char* name, Needs needs) {
+// enter counts a call, and says what becomes of it.
+int enter(const char* name, Needs needs, std::unique_lock<std::recursive_mutex>& lock) {
     Driver& d = dev();
-    auto f = d.faults.find(name);
-    if (f != d.faults.end() && --f->second.left == 0) {
-        int code = f->second.code;
-        d.faults.erase(f);
-        return code;
+    simulator::tick();
+    simulator::Fault f = d.faults.next(name);
+    if (f.kind == simulator::Fault::fail) return f.code;
+    if (f.kind == simulator::Fault::hang) {
+        lock.unlock(); // other threads may go on
+        for (;;) pause();
+    }
+    if (f.kind == simulator::Fault::lose) {
+        for (Context& c : d.contexts) c.lost = f.code;
     }
     if (needs == nothing) return success;
     if (!d.started) return not_initialized;
     if (needs == started) return success;
-    if (d.lost) return d.lost;
-    return pthread_getspecific(d.current) ? success : invalid_context;
+    auto* c = static_cast<Context*>(pthread_getspecific(d.current));
+    return c ? c->lost : invalid_context;
 }
 
-#define ENTER(needs)                                        \
-    Driver& d = dev();                                      \
-    std::lock_guard<std::recursive_mutex> lock(d.mutex);    \
-    if (int code = enter(__func__, needs)) return code
+#define ENTER(needs)                                      \
+    Driver& d = dev();                                    \
+    std::unique_lock<std::recursive_mutex> lock(d.mutex); \
+    if (int code = enter(__func__, needs, lock)) return code
 
 #define API extern "C" __attribute__((visibility("default"))) int
 
@@ -169,7 +191,7 @@ template <class Map, class Key> auto* find(Map& m, Key k) {
 
 Context& here() { return *static_cast<Context*>(pthread_getspecific(dev().current)); }
 
-bool there(int device) { return device >= 0 && device < dev().count; }
+bool there(int device) { return device >= 0 && device < devices().count; }
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -195,26 +217,24 @@ bool pinned(const void* p, size_t bytes) {
     Driver& d = dev();
     Address at = (Address)p;
     auto i = d.host.upper_bound(at);
-    return i != d.host.begin() && (--i, at + bytes <= i->first + i->second);
+    return i != d.host.begin() && (--i, at + bytes <= i->first + i->second.bytes);
 }
 
 // step runs the oldest work of a stream. An error of it makes the device unusable, as on a GPU.
 void step(Stream& s) {
-    Driver& d = dev();
     Work w = std::move(s.work.front());
     s.work.pop_front();
-    int code = d.lost ? d.lost : w();
-    if (code) d.lost = code;
+    int code = s.owner->lost ? s.owner->lost : w();
+    if (code) s.owner->lost = code;
 }
 
 int drain(Stream& s) {
     while (!s.work.empty()) step(s);
-    return dev().lost;
+    return s.owner->lost;
 }
 
-int drain_all() {
+void drain_all() {
     for (auto& s : dev().streams) drain(*s.second);
-    return dev().lost;
 }
 
 int put(Stream& s, Work w) {
@@ -240,8 +260,57 @@ void release(Address handle) {
     Physical& p = d.physical[handle];
     if (p.maps || !p.released) return;
     close(p.file);
-    d.contexts[p.device].used -= p.bytes;
+    simulator::give(p.device, p.bytes);
     d.physical.erase(handle);
+}
+
+// forget takes from a map what belongs to a context.
+template <class Map> void forget(Map& m, Context* owner) {
+    for (auto i = m.begin(); i != m.end();) i = i->second->owner == owner ? m.erase(i) : std::next(i);
+}
+
+// destroy ends what a context that was lost still has: its program could not give it back.
+void destroy(Context* c) {
+    Driver& d = dev();
+    for (auto m = d.mapped.begin(); m != d.mapped.end();) {
+        Physical& p = d.physical[m->second.handle];
+        if (p.device != c - d.contexts) {
+            ++m;
+            continue;
+        }
+        mmap((void*)m->first, m->second.bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+        p.maps--;
+        m = d.mapped.erase(m);
+    }
+    for (auto p = d.physical.begin(); p != d.physical.end();) {
+        Address handle = p->first;
+        bool own = p->second.device == c - d.contexts;
+        if (own) p->second.released = true;
+        ++p;
+        if (own) release(handle);
+    }
+    for (auto r = d.reserved.begin(); r != d.reserved.end();) {
+        bool own = r->second.owner == c;
+        if (own) munmap((void*)r->first, r->second.bytes + granularity);
+        r = own ? d.reserved.erase(r) : std::next(r);
+    }
+    for (auto h = d.host.begin(); h != d.host.end();) {
+        bool own = h->second.owner == c;
+        if (own) munmap((void*)h->first, h->second.bytes);
+        h = own ? d.host.erase(h) : std::next(h);
+    }
+    for (auto& e : d.events) {
+        if (e.second->stream && e.second->stream->owner == c) e.second->stream = nullptr;
+    }
+    for (auto& m : d.modules) {
+        if (m.second->owner != c) continue;
+        for (auto& f : m.second->functions) d.functions.erase(f.second.get());
+    }
+    forget(d.streams, c);
+    forget(d.events, c);
+    forget(d.modules, c);
+    forget(d.graphs, c);
+    forget(d.executables, c);
 }
 
 int text_to(char* to, int bytes, const char* text) {
@@ -257,7 +326,7 @@ int text_to(char* to, int bytes, const char* text) {
 API cuInit(unsigned flags) {
     ENTER(nothing);
     if (flags) return invalid_value;
-    if (d.count == 0) return no_device;
+    if (devices().count == 0) return no_device;
     if (const char* visible = getenv("CUDA_VISIBLE_DEVICES")) {
         if (*visible < '0' || *visible > '9') return no_device; // other choices are not simulated
     }
@@ -268,13 +337,13 @@ API cuInit(unsigned flags) {
 
 API cuDriverGetVersion(int* version) {
     ENTER(nothing);
-    *version = d.version;
+    *version = devices().cuda;
     return success;
 }
 
 API cuDeviceGetCount(int* n) {
     ENTER(started);
-    *n = d.count;
+    *n = devices().count;
     return success;
 }
 
@@ -298,22 +367,21 @@ API cuDeviceGetPCIBusId(char* to, int bytes, int device) {
 API cuDeviceGetUuid(char* to, int device) {
     ENTER(started);
     if (!there(device)) return invalid_device;
-    memcpy(to, "simulated device", 16);
-    to[15] += device;
+    simulator::uuid((unsigned char*)to, device, false);
     return success;
 }
 
 API cuDeviceGetUuid_v2(char* to, int device) {
     ENTER(started);
-    if (int code = cuDeviceGetUuid(to, device)) return code;
-    if (d.slices) memcpy(to, "slice", 5);
+    if (!there(device)) return invalid_device;
+    simulator::uuid((unsigned char*)to, device, devices().slices);
     return success;
 }
 
 API cuDeviceTotalMem_v2(size_t* bytes, int device) {
     ENTER(started);
     if (!there(device)) return invalid_device;
-    *bytes = d.capacity;
+    *bytes = devices().capacity;
     return success;
 }
 
@@ -325,11 +393,11 @@ API cuDeviceGetAttribute(int* value, int attribute, int device) {
     case 8: *value = shared_free; break; // shared memory of a block
     case 10: *value = 32; break;         // threads of a warp
     case 12: *value = 65536; break;      // registers of a block
-    case 16: *value = d.multiprocessors; break;
+    case 16: *value = devices().multiprocessors; break;
     case 38: *value = 50 << 20; break;   // L2 cache
     case 39: *value = 2048; break;       // threads of a multiprocessor
-    case 75: *value = d.major; break;
-    case 76: *value = d.minor; break;
+    case 75: *value = devices().major; break;
+    case 76: *value = devices().minor; break;
     case 81: *value = shared_all; break;    // shared memory of a multiprocessor
     case 97: *value = shared_opt_in; break; // shared memory of a block that asks for it
     case 102: *value = 1; break;            // virtual memory management
@@ -344,15 +412,24 @@ API cuDevicePrimaryCtxRetain(Context** c, int device) {
     ENTER(started);
     if (!there(device)) return invalid_device;
     *c = &d.contexts[device];
-    if ((*c)->users++ == 0) d.lost = 0;
+    if ((*c)->users == 0) {
+        size_t overhead = devices().context;
+        if (!simulator::take(device, overhead, true)) return out_of_memory;
+        **c = {0, 0, overhead};
+    }
+    (*c)->users++;
     return success;
 }
 
 API cuDevicePrimaryCtxRelease_v2(int device) {
     ENTER(started);
     if (!there(device)) return invalid_device;
-    if (d.contexts[device].users == 0) return invalid_context;
-    if (--d.contexts[device].users == 0) drain_all();
+    Context& c = d.contexts[device];
+    if (c.users == 0) return invalid_context;
+    if (--c.users) return success;
+    drain_all();
+    if (c.lost) destroy(&c);
+    simulator::give(device, c.overhead, true);
     return success;
 }
 
@@ -364,7 +441,7 @@ API cuCtxGetCurrent(Context** c) {
 
 API cuCtxSetCurrent(Context* c) {
     ENTER(started);
-    if (c && (c < d.contexts || c >= d.contexts + d.count || c->users == 0)) return invalid_context;
+    if (c && (c < d.contexts || c >= d.contexts + devices().count || c->users == 0)) return invalid_context;
     pthread_setspecific(d.current, c);
     return success;
 }
@@ -372,16 +449,18 @@ API cuCtxSetCurrent(Context* c) {
 API cuCtxSynchronize() {
     ENTER(context);
     if (capturing()) return capture_unsupported;
-    return drain_all();
+    drain_all();
+    return here().lost;
 }
 
 // Memory.
 
 API cuMemGetInfo_v2(size_t* free, size_t* total) {
     ENTER(context);
-    size_t used = here().used;
-    *free = d.capacity > used ? d.capacity - used : 0;
-    *total = d.capacity;
+    simulator::Locked shared;
+    shared->bury();
+    *free = shared->free(&here() - d.contexts);
+    *total = shared->capacity;
     return success;
 }
 
@@ -395,6 +474,20 @@ struct Allocation {
 struct Access {
     int place, device, flags;
 };
+
+// physical makes a file of memory, and gives -1 if the host has none.
+int physical(size_t bytes) {
+    int file = memfd_create("device", MFD_CLOEXEC);
+    bool made = file >= 0 && ftruncate(file, bytes) == 0;
+    // A GPU's memory begins with what an earlier program left. Very large pieces are left out to save the host's memory.
+    static const std::string rubbish(granularity, '\xff');
+    for (size_t at = 0; made && at < bytes && bytes <= (256 << 20); at += granularity) {
+        made = pwrite(file, rubbish.data(), granularity, at) == (ssize_t)granularity;
+    }
+    if (made || file < 0) return file;
+    close(file);
+    return -1;
+}
 } // namespace
 
 API cuMemGetAllocationGranularity(size_t* bytes, const Allocation* a, int option) {
@@ -415,15 +508,15 @@ API cuMemAddressReserve(Address* at, size_t bytes, size_t align, Address hint, u
     if (start > (Address)p) munmap(p, start - (Address)p);
     Address end = start + bytes + granularity; // the piece behind is given back with the range
     if (end < (Address)p + all) munmap((void*)end, (Address)p + all - end);
-    d.reserved[start] = bytes;
+    d.reserved[start] = {bytes, &here()};
     *at = start;
     return success;
 }
 
 API cuMemAddressFree(Address at, size_t bytes) {
     ENTER(context);
-    size_t* r = find(d.reserved, at);
-    if (!r || *r != bytes) return invalid_value;
+    Range* r = find(d.reserved, at);
+    if (!r || r->bytes != bytes) return invalid_value;
     auto m = d.mapped.lower_bound(at);
     if (m != d.mapped.end() && m->first < at + bytes) return invalid_value;
     munmap((void*)at, bytes + granularity);
@@ -434,22 +527,15 @@ API cuMemAddressFree(Address at, size_t bytes) {
 API cuMemCreate(Address* handle, size_t bytes, const Allocation* a, unsigned long long flags) {
     ENTER(context);
     if (bytes == 0 || !multiple(bytes) || a->kind != 1 || a->place != 1 || !there(a->device) || flags) return invalid_value;
-    size_t& used = d.contexts[a->device].used;
-    if (bytes > d.capacity || used > d.capacity - bytes) return out_of_memory;
-    int file = memfd_create("device", MFD_CLOEXEC);
-    if (file < 0 || ftruncate(file, bytes)) {
-        if (file >= 0) close(file);
+    if (!simulator::take(a->device, bytes)) {
+        devices().refusals++;
         return out_of_memory;
     }
-    // A GPU's memory begins with what an earlier program left. Very large pieces are left out to save the host's memory.
-    static const std::string rubbish(granularity, '\xff');
-    for (size_t at = 0; at < bytes && bytes <= (256 << 20); at += granularity) {
-        if (pwrite(file, rubbish.data(), granularity, at) != (ssize_t)granularity) {
-            close(file);
-            return out_of_memory;
-        }
+    int file = physical(bytes);
+    if (file < 0) {
+        simulator::give(a->device, bytes);
+        return out_of_memory;
     }
-    used += bytes;
     *handle = d.next_handle++;
     d.physical[*handle] = {file, a->device, bytes, 0, false};
     return success;
@@ -469,7 +555,7 @@ API cuMemMap(Address at, size_t bytes, size_t offset, Address handle, unsigned l
     Physical* p = find(d.physical, handle);
     if (!p || p->released || offset || flags || bytes != p->bytes || !multiple(at)) return invalid_value;
     auto r = d.reserved.upper_bound(at);
-    if (r == d.reserved.begin() || (--r, at + bytes > r->first + r->second)) return invalid_value;
+    if (r == d.reserved.begin() || (--r, at + bytes > r->first + r->second.bytes)) return invalid_value;
     auto m = d.mapped.lower_bound(at + bytes);
     if (m != d.mapped.begin() && (--m, m->first + m->second.bytes > at)) return invalid_value; // something is there
     if (mmap((void*)at, bytes, PROT_NONE, MAP_SHARED | MAP_FIXED, p->file, 0) == MAP_FAILED) return out_of_memory;
@@ -516,17 +602,17 @@ API cuMemHostAlloc(void** p, size_t bytes, unsigned flags) {
     if (bytes == 0 || flags > 7) return invalid_value;
     void* m = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (m == MAP_FAILED) return out_of_memory;
-    d.host[(Address)m] = bytes;
+    d.host[(Address)m] = {bytes, &here()};
     *p = m;
     return success;
 }
 
 API cuMemFreeHost(void* p) {
     ENTER(context);
-    size_t* bytes = find(d.host, (Address)p);
-    if (!bytes) return invalid_value;
+    Range* r = find(d.host, (Address)p);
+    if (!r) return invalid_value;
     drain_all();
-    munmap(p, *bytes);
+    munmap(p, r->bytes);
     d.host.erase((Address)p);
     return success;
 }
@@ -537,6 +623,7 @@ API cuStreamCreate(Stream** s, unsigned flags) {
     ENTER(context);
     if (flags > 1) return invalid_value;
     auto made = std::make_unique<Stream>();
+    made->owner = &here();
     *s = made.get();
     d.streams[*s] = std::move(made);
     return success;
@@ -564,6 +651,7 @@ API cuEventCreate(Event** e, unsigned flags) {
     ENTER(context);
     if (flags & ~3u) return invalid_value;
     auto made = std::make_shared<Event>();
+    made->owner = &here();
     made->timing = !(flags & 2);
     *e = made.get();
     d.events[*e] = made;
@@ -617,7 +705,7 @@ API cuEventSynchronize(Event* e) {
     if (!find(d.events, e)) return invalid_handle;
     if (e->graph) return capture_unsupported;
     while (e->passed < e->recorded && e->stream && !e->stream->work.empty()) step(*e->stream);
-    return d.lost;
+    return here().lost;
 }
 
 API cuEventQuery(Event* e) {
@@ -736,6 +824,7 @@ API cuModuleLoadDataEx(Module** m, const void* image, unsigned n, int* options, 
     }
     if (kernels().empty()) return invalid_image;
     auto made = std::make_unique<Module>();
+    made->owner = &here();
     *m = made.get();
     d.modules[*m] = std::move(made);
     return success;
@@ -774,7 +863,7 @@ API cuFuncGetAttribute(int* value, int attribute, Function* f) {
     switch (attribute) {
     case 0: *value = f->kernel->threads; break;
     case 4: *value = 32; break; // registers
-    case 5: case 6: *value = 10 * d.major + d.minor; break;
+    case 5: case 6: *value = 10 * devices().major + devices().minor; break;
     case 8: *value = f->shared; break;
     default: *value = 0;
     }
@@ -820,11 +909,13 @@ API cuLaunchKernel(Function* f, unsigned gx, unsigned gy, unsigned gz, unsigned 
     if (bx * by * bz > f->kernel->threads) return out_of_resources;
     std::string copy(static_cast<const char*>(params[0]), f->kernel->bytes);
     simulator::Kernel* k = f->kernel;
+    int device = &here() - d.contexts;
     return put(*s, [=] {
         // Parameters are aligned as the widest of the device's types.
         alignas(16) char aligned[4096];
         if (copy.size() > sizeof aligned) return (int)invalid_value;
         memcpy(aligned, copy.data(), copy.size());
+        devices().launches[device].fetch_add(1, std::memory_order_relaxed);
         return simulator::launch(*k, dim3(gx, gy, gz), dim3(bx, by, bz), shared, aligned);
     });
 }
@@ -836,6 +927,7 @@ API cuStreamBeginCapture_v2(Stream* s, int mode) {
     if (!find(d.streams, s)) return invalid_handle;
     if (mode < 0 || mode > 2 || s->capture) return invalid_value;
     s->capture = std::make_shared<Graph>();
+    s->capture->owner = &here();
     s->origin = true;
     return success;
 }
@@ -889,7 +981,7 @@ API cuGraphExecDestroy(Graph* x) {
     return d.executables.erase(x) ? success : invalid_handle;
 }
 
-// What tests set. simulator_reset takes all of it back.
+// What tests set of this process, and ask. simulator_reset takes all of it back, and what they have set of devices that are its own.
 
 #define CONTROL(type) extern "C" __attribute__((visibility("default"))) type
 
@@ -901,29 +993,27 @@ struct Locked {
 };
 } // namespace
 
-// simulator_set_capacity sets the memory of the device.
-CONTROL(void) simulator_set_capacity(size_t bytes) { Locked()->capacity = bytes; }
-
-// simulator_set_device sets the compute capability and the number of multiprocessors.
-CONTROL(void) simulator_set_device(int major, int minor, int multiprocessors) {
+// simulator_join makes the devices of a file those of this process, which must not use any; an empty path is its own ones. It gives 0 or
+// an error of the system.
+CONTROL(int) simulator_join(const char* path) {
     Locked d;
-    d->major = major, d->minor = minor, d->multiprocessors = multiprocessors;
+    for (const Context& c : d->contexts) {
+        if (c.users) return EBUSY;
+    }
+    return d->physical.empty() ? simulator::join(path) : EBUSY;
 }
 
-// simulator_set_version sets the newest version of CUDA that the driver supports, 12040 for 12.4.
-CONTROL(void) simulator_set_version(int version) { Locked()->version = version; }
+// simulator_fault adds faults (faults.h). It gives 1 for a text of another form.
+CONTROL(int) simulator_fault(const char* text) { return !Locked()->faults.add(text); }
 
-// simulator_set_slices makes the devices slices of a GPU (1) or whole ones (0).
-CONTROL(void) simulator_set_slices(int slices) { Locked()->slices = slices; }
-
-// simulator_set_count sets how many devices there are, up to 4.
-CONTROL(void) simulator_set_count(int count) { Locked()->count = std::min(std::max(count, 0), most_devices); }
-
-// simulator_fail_call makes the n-th call of a function from now, counted from 1, give that error.
-CONTROL(void) simulator_fail_call(const char* name, int n, int code) { Locked()->faults[name] = {n, code}; }
+// simulator_calls counts the calls of a function, or, for an empty name, of all.
+CONTROL(size_t) simulator_calls(const char* name) { return Locked()->faults.count(name); }
 
 // simulator_lose_device makes all calls fail until the context is given back by all its users.
-CONTROL(void) simulator_lose_device() { Locked()->lost = launch_failed; }
+CONTROL(void) simulator_lose_device() {
+    Locked d;
+    for (Context& c : d->contexts) c.lost = launch_failed;
+}
 
 // simulator_set_lazy makes streams wait as long as they may (1) or run at once (0).
 CONTROL(void) simulator_set_lazy(int lazy) {
@@ -932,22 +1022,27 @@ CONTROL(void) simulator_set_lazy(int lazy) {
     d->lazy = lazy;
 }
 
-// simulator_used is the memory that is taken on all devices.
-CONTROL(size_t) simulator_used() {
+// simulator_host is the pinned memory of the process.
+CONTROL(size_t) simulator_host() {
     Locked d;
     size_t sum = 0;
-    for (const Context& c : d->contexts) sum += c.used;
+    for (auto& h : d->host) sum += h.second.bytes;
     return sum;
+}
+
+// simulator_handles counts the streams, events, modules and graphs that were not destroyed.
+CONTROL(size_t) simulator_handles() {
+    Locked d;
+    return d->streams.size() + d->events.size() + d->modules.size() + d->graphs.size() + d->executables.size();
 }
 
 CONTROL(void) simulator_reset() {
     Locked d;
     drain_all();
-    d->count = 1;
-    d->capacity = (size_t)8 << 30;
-    d->major = 9, d->minor = 0, d->multiprocessors = 8, d->version = 12040;
-    d->slices = false;
-    d->faults.clear();
-    d->lost = 0;
+    d->faults_by_default();
+    for (Context& c : d->contexts) c.lost = 0;
     d->lazy = lazy_by_default();
+    if (simulator::joined()) return; // other processes use them
+    simulator::Locked shared;
+    shared->settle();
 }

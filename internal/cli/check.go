@@ -1,0 +1,434 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"text/tabwriter"
+	"time"
+	"unicode"
+
+	"github.com/spf13/cobra"
+
+	"github.com/voxcam/voxcam/internal/bytesize"
+	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/internal/control"
+	"github.com/voxcam/voxcam/internal/device"
+	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/session"
+)
+
+// checkOptions say what check looks at and how it is told.
+type checkOptions struct {
+	device         string // whose health counts: all, auto, cpu, cuda or cuda:N
+	bands          memory.Bands
+	context, probe bool // as in memory.Options
+	asJSON         bool
+	sessions       func(context.Context) ([]memory.Session, error) // nil: those whose control sockets answer
+	run            *runQuestion                                    // nil: nothing is asked about a run
+}
+
+func newCheck() *cobra.Command {
+	o, q := checkOptions{bands: memory.DefaultBands()}, runQuestion{policy: memory.DefaultPolicy()}
+	var methods methodFlags
+	var shape []int
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Say how the memory of the GPUs is, who holds it, and whether a run would fit",
+		Long: `Check says for each GPU how much memory it has, how much of that the driver would give to anybody now, how much this program's
+sessions hold, how fragmented it is, and which processes hold it; and how much the host has. It asks NVML, and takes no memory of
+a GPU unless --driver, --probe or --model say so. --device says whose health counts.
+
+Health is the worse of two: healthy (more than 5 GB free, and less than 10% fragmented), caution (1 to 5, 10 to 25%), warning (0.5
+to 1, 25 to 50%), critical. GB are 2^30 bytes here, and so they are in the keys of --json that end in _gb.
+Fragmentation is the part of what is free, or kept by sessions with nothing in it, that no process could get as one block. Slack is
+the part of what sessions have for computing with nothing in it, which the original system calls fragmentation.
+
+With --model it opens the device as a run would, plans, and says whether the run would fit, in which way, and how long a volume
+would take.
+
+Exit codes: 0 healthy, or caution (which is noted); 3 warning, or a run that only the processor could do; 4 critical, or a run that
+would not fit; 1 if it cannot be told what is free; 2 for wrong usage.`,
+		Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if q.model.model != "" {
+				if q.shape, err = volumeShape(shape); err != nil {
+					return err
+				}
+				if q.methods, err = cam.Expand(methods.methods); err != nil {
+					return usage(err)
+				}
+				q.samples = methods.samples
+				o.run = &q
+			} else if cmd.Flags().Changed("volume-shape") {
+				return usage(errors.New("--volume-shape needs --model: the ONNX file of the classifier"))
+			}
+			return check(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&o.device, "device", "all", "whose health counts, and where a run is planned: all (the worst of them; planned is on auto), auto, cpu, cuda, or cuda:N")
+	takeFlags(cmd, q.model.add, "model", "target-layer", "layer-layout", "token-grid", "memory-budget", "precision")
+	takeFlags(cmd, methods.add, "method", "n-samples")
+	fl.IntSliceVar(&shape, "volume-shape", nil, "channels,depth,height,width where the model leaves them open")
+	fl.Var(&q.policy, "policy", "what a run may give up: exact (the processor goes on where a GPU cannot), or original (fewer draws by the original's thresholds)")
+	fl.Var(&o.bands, "thresholds", "bounds of healthy, caution and warning: three sizes that are free, and three shares of fragmentation")
+	fl.BoolVar(&o.context, "driver", false, "ask the driver too, through a context that takes some hundred MiB of each GPU meanwhile")
+	fl.BoolVar(&o.probe, "probe", false, "take what is free of each GPU for a moment to see whether it is one block; others who ask then are refused")
+	fl.BoolVar(&o.asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// volumeShape reads --volume-shape; zeros where it was not given.
+func volumeShape(sizes []int) (shape [4]int, err error) {
+	if len(sizes) != 0 && (len(sizes) != 4 || slices.Min(sizes) < 1) {
+		return shape, usage(fmt.Errorf("--volume-shape %v: four sizes expected, channels,depth,height,width", sizes))
+	}
+	copy(shape[:], sizes)
+	return shape, nil
+}
+
+// checkCodes are the exit codes of states of health.
+var checkCodes = map[memory.Health]int{
+	memory.Unknown: session.ExitError, memory.Healthy: session.ExitOK, memory.Caution: session.ExitOK,
+	memory.Warning: session.ExitDegraded, memory.Critical: session.ExitFailed,
+}
+
+// checked is what check found. Keys are stable: programs read them.
+type checked struct {
+	Version string `json:"version"`
+	*memory.Survey
+	Device     string        `json:"device"` // as it was asked for
+	Counted    []string      `json:"counted"`
+	Health     memory.Health `json:"health"` // the worst of Counted
+	Thresholds memory.Bands  `json:"thresholds"`
+	Run        *runAnswer    `json:"run,omitempty"`
+	ExitCode   int           `json:"exit_code"`
+}
+
+// check surveys the machine, prints what it found, and returns an error that has the exit code, nil for 0. It is what run --check-only does
+// too.
+func check(ctx context.Context, o checkOptions, stdout, stderr io.Writer) error {
+	number, err := chosenGPU(o.device)
+	if err != nil {
+		return usage(err)
+	}
+	if o.sessions == nil {
+		o.sessions = reachSessions
+	}
+	libraries := device.CUDA()
+	opt := memory.Options{Driver: libraries.Driver, NVML: libraries.NVML, Bands: o.bands, Sessions: o.sessions, Context: o.context || o.probe, Probe: o.probe}
+	if number != allGPUs {
+		opt.Only = []int{number}
+	}
+	survey, err := memory.Look(ctx, opt)
+	if err != nil {
+		return err
+	}
+	c := &checked{Version: version(), Survey: survey, Device: o.device, Thresholds: o.bands}
+	if err := c.judge(number); err != nil {
+		return usage(err)
+	}
+	c.ExitCode = checkCodes[c.Health]
+	if o.run != nil {
+		if c.Run, err = o.run.answer(ctx, c.runDevice(), stderr); err != nil {
+			return err
+		}
+		c.ExitCode = max(c.ExitCode, c.Run.code()) // the larger the worse
+	}
+	if o.asJSON {
+		e := json.NewEncoder(stdout)
+		e.SetIndent("", "  ")
+		err = e.Encode(c)
+	} else {
+		err = c.print(stdout)
+	}
+	if err != nil {
+		return err
+	}
+	for _, note := range c.notes() {
+		fmt.Fprintln(stderr, "voxcam: note:", note)
+	}
+	if c.ExitCode != session.ExitOK {
+		return &exitError{code: c.ExitCode, quiet: true, err: fmt.Errorf("memory is %s", c.Health)}
+	}
+	return nil
+}
+
+// Instead of a GPU's number.
+const (
+	allGPUs = -1
+	noGPU   = -2
+)
+
+// chosenGPU is the number of the GPU that a device's name means; auto is the first.
+func chosenGPU(name string) (int, error) {
+	switch kind, number, numbered := strings.Cut(name, ":"); {
+	case name == "all" || name == "":
+		return allGPUs, nil
+	case name == "cpu":
+		return noGPU, nil
+	case name == "auto" || name == "cuda":
+		return 0, nil
+	case numbered && kind == "cuda":
+		if n, err := strconv.Atoi(number); err == nil && n >= 0 {
+			return n, nil
+		}
+	}
+	return 0, fmt.Errorf("--device %s: choose from all, auto, cpu, cuda, cuda:N", name)
+}
+
+// runDevice is where a run would compute. Auto becomes the first GPU if there is one, so that it is told why that cannot be used.
+func (c *checked) runDevice() string {
+	if n, err := chosenGPU(c.Device); err != nil || n == noGPU {
+		return c.Device
+	}
+	if n := c.Counted[0]; n != "cpu" {
+		return n
+	}
+	return "auto"
+}
+
+// judge settles whose health counts: of all GPUs those that this process can use, and where there is none, the host.
+func (c *checked) judge(number int) error {
+	for _, g := range c.GPUs {
+		if g.Hidden() || number != allGPUs && number != g.Number {
+			continue
+		}
+		if worse := checkCodes[g.Health] - checkCodes[c.Health]; len(c.Counted) == 0 || worse > 0 || worse == 0 && g.Health > c.Health {
+			c.Health = g.Health
+		}
+		c.Counted = append(c.Counted, gpuName(g))
+	}
+	if len(c.Counted) > 0 {
+		return nil
+	}
+	if strings.HasPrefix(c.Device, "cuda") {
+		return fmt.Errorf("--device %s: there is no such GPU; %s", c.Device, strings.Join(append(c.Notes, "voxcam doctor says what was found"), "; "))
+	}
+	c.Counted, c.Health = []string{"cpu"}, c.Host.Health
+	return nil
+}
+
+func (c *checked) notes() []string {
+	notes := slices.Clone(c.Notes)
+	for _, g := range c.GPUs {
+		if g.Problem != "" {
+			notes = append(notes, gpuName(g)+": "+g.Problem)
+		}
+	}
+	if c.Host.Problem != "" {
+		notes = append(notes, c.Host.Problem)
+	}
+	if c.Health == memory.Caution {
+		notes = append(notes, "the memory of "+strings.Join(c.Counted, ", ")+" calls for caution: large volumes will be computed by smaller plans, which take longer")
+	}
+	return notes
+}
+
+// gpuName is the GPU as --device names it or, if CUDA does not show it, by NVML's number.
+func gpuName(g memory.GPU) string {
+	if g.Hidden() {
+		return fmt.Sprintf("NVML %d", g.Index)
+	}
+	return fmt.Sprintf("cuda:%d", g.Number)
+}
+
+// checkColumns are the columns of the table.
+var checkColumns = []struct {
+	head string
+	cell func(memory.GPU) string
+}{
+	{"device", gpuName},
+	{"name", func(g memory.GPU) string { return printable(g.Name, 40) }},
+	{"total", func(g memory.GPU) string { return bytesize.Format(g.Total) }},
+	{"used", known(func(g memory.GPU) string { return bytesize.Format(g.Used) })},
+	{"truly free", known(func(g memory.GPU) string { return bytesize.Format(g.TrulyFree) })},
+	{"ours", func(g memory.GPU) string { return bytesize.Format(g.Reserved) }},
+	{"fragmentation", known(func(g memory.GPU) string { return percent(g.Fragmentation) })},
+	{"slack", func(g memory.GPU) string { return percent(g.Slack) }},
+	{"works", func(g memory.GPU) string {
+		if g.Utilization < 0 {
+			return "?"
+		}
+		return percent(g.Utilization)
+	}},
+	{"health", func(g memory.GPU) string { return g.Health.String() }},
+}
+
+// known leaves a cell open where nobody says what is free.
+func known(cell func(memory.GPU) string) func(memory.GPU) string {
+	return func(g memory.GPU) string {
+		if g.TrulyFree < 0 {
+			return "?"
+		}
+		return cell(g)
+	}
+}
+
+func percent(x float64) string { return fmt.Sprintf("%.0f%%", 100*x) }
+
+func (c *checked) print(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	if len(c.GPUs) > 0 {
+		for _, column := range checkColumns {
+			fmt.Fprintf(t, "%s\t", column.head)
+		}
+		fmt.Fprintln(t)
+	}
+	for _, g := range c.GPUs {
+		for _, column := range checkColumns {
+			fmt.Fprintf(t, "%s\t", column.cell(g))
+		}
+		fmt.Fprintln(t)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, g := range c.GPUs {
+		printHolders(w, g)
+	}
+	for _, s := range c.Sessions {
+		printSession(w, s)
+	}
+	if len(c.GPUs)+len(c.Sessions) > 0 {
+		fmt.Fprintln(w)
+	}
+	if c.Host.Free >= 0 {
+		fmt.Fprintf(w, "host: %s free for this process, of %s: %s\n", bytesize.Format(c.Host.Free), bytesize.Format(c.Host.Total), c.Host.Health)
+	}
+	fmt.Fprintf(w, "memory of %s: %s\n", strings.Join(c.Counted, ", "), c.Health)
+	if c.Run == nil {
+		return nil
+	}
+	fmt.Fprintln(w)
+	return c.Run.print(w)
+}
+
+// printHolders says who holds a GPU's memory.
+func printHolders(w io.Writer, g memory.GPU) {
+	var rows [][4]string
+	for _, p := range g.Processes {
+		size := "?"
+		if p.Bytes >= 0 {
+			size = bytesize.Format(p.Bytes)
+		}
+		what := printable(p.Command, 80)
+		if what == "" {
+			what = printable(p.Name, 80)
+		}
+		pid := fmt.Sprint(p.PID)
+		switch {
+		case p.Elsewhere:
+			pid += "?"
+		case p.Ours:
+			what = fmt.Sprintf("session %s: %s", printable(p.Session, 40), what)
+		case p.Orphan:
+			what = "orphan of a session that is gone: " + what
+		case what == "":
+			what = "(gone)"
+		}
+		rows = append(rows, [4]string{pid, printable(p.User, 20), size, what})
+	}
+	if g.Unattributed >= bytesize.MiB {
+		rows = append(rows, [4]string{"", "", bytesize.Format(g.Unattributed), "not attributed"})
+	}
+	if g.System > 0 {
+		rows = append(rows, [4]string{"", "", bytesize.Format(g.System), "driver and firmware, besides what is used"})
+	}
+	if len(rows) > 0 {
+		fmt.Fprintf(w, "\n%s is held by\n", gpuName(g))
+		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		for _, r := range rows {
+			fmt.Fprintf(t, "  %s\t%s\t%s\t%s\n", r[0], r[1], r[2], r[3])
+		}
+		_ = t.Flush() // w keeps its error for the next who writes
+	}
+	if c := g.Context; c != nil {
+		fmt.Fprintf(w, "the driver says of %s: %s free besides this program's context", gpuName(g), bytesize.Format(c.Free))
+		if c.Bytes >= 0 {
+			fmt.Fprintf(w, ", which took %s meanwhile", bytesize.Format(c.Bytes))
+		}
+		if fmt.Fprintln(w); c.Asked > 0 {
+			fmt.Fprintf(w, "of %s that were asked for as one block it gave %s\n", bytesize.Format(c.Asked), bytesize.Format(c.Got))
+		}
+	}
+}
+
+func printSession(w io.Writer, s memory.Session) {
+	state := ""
+	if s.Held {
+		state = "; it was asked to release memory"
+	}
+	fmt.Fprintf(w, "\nsession %s (processes %s): ", printable(s.Name, 60), strings.Trim(fmt.Sprint(s.PIDs), "[]"))
+	if s.UUID == "" {
+		fmt.Fprintf(w, "on no GPU%s\n", state)
+		return
+	}
+	u := s.Usage
+	fmt.Fprintf(w, "%s allocated of %s that it has, %s besides, fragmentation %s%s\n",
+		bytesize.Format(u.Allocated), bytesize.Format(u.Reserved), bytesize.Format(u.Overhead), percent(s.Fragmentation()), state)
+}
+
+// printable is a text of somebody else without what a terminal would take as a command, and at most so long.
+func printable(text string, most int) string {
+	letters := []rune(strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, text))
+	if len(letters) > most {
+		return string(letters[:most-1]) + "…"
+	}
+	return string(letters)
+}
+
+// patience is how long a session may take to say how it is: it answers between two steps.
+const patience = 3 * time.Second
+
+// reachSessions asks the sessions of this user that run.
+func reachSessions(ctx context.Context) ([]memory.Session, error) {
+	clients, err := control.Sessions(ctx)
+	found := make([]*memory.Session, len(clients))
+	errs := make([]error, len(clients))
+	var all sync.WaitGroup
+	for i, c := range clients {
+		all.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, patience)
+			defer cancel()
+			s, err := c.Status(ctx)
+			if err != nil {
+				errs[i] = fmt.Errorf("process %d: %w", c.PID, err)
+				return
+			}
+			found[i] = &memory.Session{Name: s.Session, PIDs: []int{s.PID}, UUID: s.UUID, Usage: s.Usage, Held: s.Held}
+			if s.Worker != 0 {
+				found[i].PIDs = append(found[i].PIDs, s.Worker)
+			}
+		})
+	}
+	all.Wait()
+	var sessions []memory.Session
+	for _, s := range found {
+		if s != nil {
+			sessions = append(sessions, *s)
+		}
+	}
+	return sessions, errors.Join(append(errs, err)...)
+}
+
+// seconds is a time for people, to two digits.
+func seconds(s float64) string {
+	if s >= 100 {
+		return (time.Duration(math.Round(s)) * time.Second).String()
+	}
+	return fmt.Sprintf("%.2g s", s)
+}

@@ -1,0 +1,171 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/voxcam/voxcam/internal/memory"
+)
+
+// operations that may be asked for.
+var operations = []memory.Operation{memory.Release, memory.Resume, memory.Trim, memory.Defragment, memory.Restart}
+
+// Server answers for a session.
+type Server struct {
+	Path string // of the socket
+
+	http    *http.Server
+	routes  *http.ServeMux
+	stop    context.CancelFunc
+	stopped chan struct{} // closed when nothing listens any more
+	err     error         // why, if not because of Close
+}
+
+// Serve answers for a session on a socket of this process, until Close. Requests see ctx end.
+func Serve(ctx context.Context, session Session) (*Server, error) {
+	dir, err := makeFolder()
+	if err != nil {
+		return nil, fmt.Errorf("there is no place for the socket of this session: %w", err)
+	}
+	sweep(ctx, dir)
+	path := filepath.Join(dir, socketName(os.Getpid()))
+	listener, err := listen(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	s := &Server{Path: path, routes: http.NewServeMux(), stop: stop, stopped: make(chan struct{})}
+	s.routes.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
+		status, err := session.Status(r.Context())
+		reply(w, status, err)
+	})
+	s.routes.HandleFunc("POST /order", func(w http.ResponseWriter, r *http.Request) {
+		order, err := readOrder(w, r)
+		if err != nil {
+			refuse(w, http.StatusBadRequest, err)
+			return
+		}
+		outcome, err := session.Order(r.Context(), order)
+		reply(w, outcome, err)
+	})
+	s.http = &http.Server{
+		Handler:     http.HandlerFunc(s.handle),
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, stranger{}, checkPeer(c))
+		},
+		ReadHeaderTimeout: 5 * time.Second,
+		ErrorLog:          log.New(quiet{}, "", 0),
+	}
+	go func() {
+		defer close(s.stopped)
+		if err := s.http.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			s.err = err
+		}
+	}()
+	return s, nil
+}
+
+// Handle lets a handler answer what package control does not know of, such as GET /metrics: a pattern of http.ServeMux.
+func (s *Server) Handle(pattern string, h http.Handler) { s.routes.Handle(pattern, h) }
+
+// Close ends requests, waits for their answers a little, and removes the socket.
+func (s *Server) Close() error {
+	s.stop()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := s.http.Shutdown(ctx); err != nil {
+		s.http.Close()
+	}
+	<-s.stopped
+	return s.err
+}
+
+// listen makes the socket. What an earlier process of that number left there is removed.
+func listen(ctx context.Context, path string) (net.Listener, error) {
+	var c net.ListenConfig
+	listener, err := c.Listen(ctx, "unix", path)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		if reachable(ctx, path) {
+			return nil, fmt.Errorf("%s is in use by a process of the same number, in another container perhaps", path)
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		listener, err = c.Listen(ctx, "unix", path)
+	}
+	if errors.Is(err, syscall.EINVAL) {
+		err = fmt.Errorf("%w: the path is too long for a socket, set XDG_RUNTIME_DIR to a shorter one", err)
+	}
+	return listener, err
+}
+
+// stranger is the context's key of why who asks may not.
+type stranger struct{}
+
+func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
+	if err, _ := r.Context().Value(stranger{}).(error); err != nil {
+		refuse(w, http.StatusForbidden, err)
+		return
+	}
+	s.routes.ServeHTTP(w, r)
+}
+
+func readOrder(w http.ResponseWriter, r *http.Request) (memory.Order, error) {
+	var o memory.Order
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16))
+	d.DisallowUnknownFields() // what is not understood is not done by half
+	if err := d.Decode(&o); err != nil {
+		return o, fmt.Errorf("the order is not understood: %w", err)
+	}
+	switch {
+	case !slices.Contains(operations, o.Operation):
+		return o, fmt.Errorf("operation %q is not known: choose from %q", o.Operation, operations)
+	case o.Keep < 0:
+		return o, fmt.Errorf("%d bytes cannot be kept", o.Keep)
+	case o.For < 0:
+		return o, fmt.Errorf("memory cannot be released for %v", o.For)
+	}
+	return o, nil
+}
+
+// failure is the body of an answer that is none.
+type failure struct {
+	Error string `json:"error"`
+}
+
+func reply(w http.ResponseWriter, value any, err error) {
+	if err != nil {
+		refuse(w, http.StatusInternalServerError, err)
+		return
+	}
+	text, err := json.Marshal(value)
+	if err != nil {
+		refuse(w, http.StatusInternalServerError, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Write(text) // who is gone misses nothing
+}
+
+func refuse(w http.ResponseWriter, code int, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	json.NewEncoder(w).Encode(failure{err.Error()})
+}
+
+// quiet drops what the HTTP server says of clients that left.
+type quiet struct{}
+
+func (quiet) Write(p []byte) (int, error) { return len(p), nil }

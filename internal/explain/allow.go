@@ -1,0 +1,230 @@
+package explain
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/voxcam/voxcam/internal/backend"
+)
+
+// askEvery is how old what is known of the device's memory may be: asking takes a call of the driver, a pass as little as a millisecond.
+const askEvery = 20 * time.Millisecond
+
+// growth is what must be allowed, in parts of what plans were made for, before larger ones are made: making and loading them takes time.
+const growth = 1.25
+
+// allowance is what computing may take, by what is known of the device.
+type allowance struct {
+	every  time.Duration
+	mu     sync.Mutex
+	asked  time.Time // zero: what is known has changed
+	usage  backend.Usage
+	latest Budget
+}
+
+// stale says that what is known has changed.
+func (a *allowance) stale() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.asked = time.Time{}
+}
+
+// allow asks what computing may take now. Fresh says that the device was asked, too.
+func (m *Model) allow() (b Budget, fresh bool, err error) {
+	a := &m.allowance
+	if m.opt.Allow == nil {
+		a.latest = m.opt.Budget
+		return a.latest, false, nil
+	}
+	a.mu.Lock()
+	fresh = m.resident != nil && (a.asked.IsZero() || time.Since(a.asked) >= a.every)
+	a.mu.Unlock()
+	if fresh {
+		if err := m.ask(); err != nil {
+			return b, false, err
+		}
+	}
+	a.latest = m.opt.Allow(a.usage)
+	return a.latest, fresh, nil
+}
+
+// ask looks at the device's memory.
+func (m *Model) ask() error {
+	u, err := m.resident.Usage()
+	if err != nil {
+		return err
+	}
+	m.allowance.mu.Lock()
+	defer m.allowance.mu.Unlock()
+	m.allowance.usage, m.allowance.asked = u, time.Now()
+	return nil
+}
+
+// allows reports whether the latest allowance is at least so many bytes.
+func (m *Model) allows(bytes int) bool {
+	b := m.allowance.latest
+	return b.Bytes == 0 || b.Bytes >= bytes
+}
+
+// adjust makes the budget what is allowed now, when nothing is under way: larger plans only where they are worth the time. It must not be
+// called while a volume has fields that it needs.
+func (m *Model) adjust() error {
+	n := m.net
+	allowed, fresh, err := m.allow()
+	if err != nil {
+		return err
+	}
+	if n.forced { // as much as the device has now
+		if !fresh {
+			if err := m.ask(); err != nil {
+				return err
+			}
+		}
+		least := tighter(allowed, Budget{Bytes: max(1, m.allowance.usage.Available())})
+		allowed, n.forced = least, least != allowed
+	}
+	switch {
+	case len(n.passes()) == 0:
+		n.budget, n.placed = allowed, false
+	case n.exceeds(allowed), n.outgrown(allowed):
+		return m.replan(allowed)
+	}
+	return nil
+}
+
+// tighter is the smaller of two budgets.
+func tighter(a, b Budget) Budget {
+	if !a.bounded() || !a.Smallest && (b.Smallest || b.Bytes > 0 && b.Bytes < a.Bytes) {
+		return b
+	}
+	return a
+}
+
+// exceeds reports whether plans take more than is allowed.
+func (n *network) exceeds(allowed Budget) bool {
+	if n.taken == 0 || n.budget.Smallest {
+		return allowed.Bytes > 0 && n.taken > allowed.Bytes
+	}
+	return allowed.Smallest || allowed.Bytes > 0 && n.taken > allowed.Bytes
+}
+
+// outgrown reports whether so much more is allowed than plans were made for that others are worth it.
+func (n *network) outgrown(allowed Budget) bool {
+	made := n.taken
+	if n.budget.Bytes > 0 {
+		made = n.budget.Bytes
+	}
+	switch {
+	case n.taken == 0 || !n.budget.bounded() || allowed.Smallest || allowed.Arena > 0 || n.level() == LevelWhole:
+		return false
+	case !allowed.bounded():
+		return true
+	}
+	return float64(allowed.Bytes) >= growth*float64(made)
+}
+
+// change is that of plans.
+type change struct {
+	level Level // before; "" for none
+	taken int
+}
+
+// replan gives back what smaller or larger plans have no use for. Place must be held.
+func (m *Model) replan(to Budget) error {
+	m.change = &change{m.net.level(), m.net.taken}
+	m.allowance.stale()
+	return m.net.replan(to)
+}
+
+// tellChange tells how plans have changed, once.
+func (m *Model) tellChange(e *explanation) {
+	n, was := m.net, m.change
+	if was == nil || was.level == "" || n.taken == was.taken {
+		return
+	}
+	kind := IncidentSmaller
+	if n.taken > was.taken {
+		kind = IncidentLarger
+	}
+	e.tell(kind, "from %s, %s, to %s, %s", was.level, mib(was.taken), n.level(), mib(n.taken))
+	was.level = "" // which is told
+}
+
+// settle gives back what plans do not need any more after a change, and notes what there is now.
+func (m *Model) settle(e *explanation) error {
+	if m.change != nil && m.resident != nil {
+		if err := m.ask(); err != nil {
+			return err
+		}
+		keep := max(0, m.net.taken-m.allowance.usage.Allocated) // for what is taken later: moments, pictures
+		m.allowance.stale()
+		if _, err := m.resident.Trim(keep); err != nil {
+			return err
+		}
+	}
+	m.change = nil
+	s := m.look()
+	x := &e.result.Execution
+	x.Device, x.Level, x.Budget, x.Arena = m.backend.Name(), s.Level, s.Budget, s.Arena
+	return nil
+}
+
+// between is called before each pass through the network: where memory is given back that others ask for, or that computing may not take
+// any more. Then it returns errAgain.
+func (e *explanation) between(ctx context.Context) error {
+	m := e.model
+	select {
+	case r := <-m.releases:
+		return m.release(e, r)
+	default:
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if m.opt.Allow == nil {
+		return nil
+	}
+	allowed, fresh, err := m.allow()
+	if err != nil {
+		return err
+	}
+	if m.net.exceeds(allowed) {
+		if err := m.shrink(e, allowed, false); err != nil {
+			return err
+		}
+		return errAgain
+	}
+	if u := m.allowance.usage; fresh && allowed.Bytes > 0 && u.Reserved > max(allowed.Bytes, u.Allocated) {
+		m.allowance.stale()
+		_, err = m.resident.Trim(max(0, allowed.Bytes-u.Allocated))
+	}
+	return err
+}
+
+// ready brings plans, programs and fields to what is needed and allowed.
+func (m *Model) ready(ctx context.Context, e *explanation, needed needs) error {
+	m.place.Lock()
+	defer m.place.Unlock()
+	n := m.net
+	if e.adjust {
+		if err := m.adjust(); err != nil {
+			return err
+		}
+		e.adjust = false
+	}
+	if err := n.require(needed); err != nil {
+		return err
+	}
+	m.tellChange(e)
+	if err := m.arrive(e); err != nil {
+		return err
+	}
+	if err := n.takeFields(); err != nil {
+		return err
+	}
+	if err := n.load(ctx); err != nil {
+		return err
+	}
+	return m.settle(e)
+}

@@ -1,0 +1,332 @@
+package explain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/internal/volume"
+)
+
+// explanation is the work on one volume. It is computed in attempts, each of which does what the ones before have left.
+type explanation struct {
+	model   *Model
+	net     *network
+	req     Request
+	volume  *volume.Volume
+	choices []cam.Choice
+	byKind  map[kind][]int // indices of choices
+	needs   needs
+	result  *Result
+	done    int // passes through the network
+	total   int
+	draws   []*draws  // of methods that draw; nil until they are begun
+	ready   *gradient // the program that has gone forward on the volume, and no further
+	stay    bool      // maps and heatmaps are left where they are made
+	atOnce  bool      // maps and heatmaps are brought before anything else is done
+
+	low, high float32       // of the volume
+	waits     backend.Field // where the volume waits; nil for with the caller
+	there     backend.Field // where the network reads it, if it is there
+	entered   func()        // called when nothing reads the place any more where the volume waited; nil for nothing
+	back      returns
+
+	adjust bool // the next attempt may use more memory than the one before
+	tries  tries
+	quiet  bool // incidents are those of the next volume
+	told   sync.Mutex
+}
+
+// begin settles what does not depend on the device: which methods there are, and whether they can be asked for.
+func (e *explanation) begin(choices []cam.Choice) {
+	e.choices, e.byKind = choices, map[kind][]int{}
+	e.result.Methods = make([]MethodResult, len(choices))
+	var able []cam.Choice
+	for i, c := range choices {
+		e.result.Methods[i] = MethodResult{
+			Method: c.Name, HeatDims: e.volume.Dims(), Parameters: map[string]any{"convention": c.Convention.Name},
+		}
+		if err := c.Check(cam.Parameters{Draws: e.req.NSamples, NoiseLevel: e.req.NoiseLevel}); err != nil {
+			e.fail(err, i)
+			continue
+		}
+		e.byKind[kindOf(c)] = append(e.byKind[kindOf(c)], i)
+		able = append(able, c)
+	}
+	e.needs = needsOf(able, e.volume.Voxels(), e.volume.Channels)
+	e.draws = e.shareDraws(e.byKind[byDraws])
+	e.total = 1 + min(len(e.byKind[atInput]), 1) + len(e.draws)*e.req.NSamples
+}
+
+// attempt does what is left to do.
+func (e *explanation) attempt(ctx context.Context) error {
+	if err := e.model.ready(ctx, e, e.needs); err != nil {
+		return err
+	}
+	if err := e.bring(); err != nil {
+		return err
+	}
+	return e.run(ctx)
+}
+
+// bring brings the volume to where the network reads it.
+func (e *explanation) bring() (err error) {
+	f := &e.net.fields
+	if e.there != nil && e.there == f.volume {
+		return nil
+	}
+	if e.waits != nil && e.waits == f.ahead {
+		err = e.net.backend.Copy(f.volume, f.ahead)
+	} else {
+		err = e.net.backend.Upload(f.volume, e.volume.Data, e.volume.Channels)
+	}
+	if err == nil {
+		e.there = f.volume
+	}
+	return err
+}
+
+// run explains the volume with every method that is left. The methods that look at the layer share one pass, those that look at the input
+// another, and those that draw share the draws. An error is one of the volume, or one to recover from; that of a method is its status.
+func (e *explanation) run(ctx context.Context) (err error) {
+	e.ready = nil
+	if err := e.net.takePictures(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, e.net.leavePictures()) }()
+	start := time.Now()
+	if e.result.Logits == nil {
+		which := e.left(atLayer)
+		if err := e.classify(ctx, len(which) > 0 && e.net.noLayer == nil); err != nil {
+			return err
+		}
+		e.spend(time.Since(start), which) // they go on from there
+	}
+	for _, k := range []struct {
+		kind kind
+		run  func(context.Context, []int) error
+	}{{atLayer, e.layerMethods}, {atInput, e.inputMethods}, {byDraws, e.drawMethods}} {
+		which := e.left(k.kind)
+		if len(which) == 0 {
+			continue
+		}
+		start = time.Now()
+		err := k.run(ctx, which)
+		e.spend(time.Since(start), which)
+		if err := e.settle(ctx, err, which...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// left are the methods of a kind that have no status yet.
+func (e *explanation) left(k kind) (which []int) {
+	for _, i := range e.byKind[k] {
+		if e.result.Methods[i].Status == "" {
+			which = append(which, i)
+		}
+	}
+	return which
+}
+
+// settle makes a fault the status of methods, and gives back what is the volume's, or to be recovered from.
+func (e *explanation) settle(ctx context.Context, err error, which ...int) error {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil || e.model.recoverable(err):
+		return err
+	}
+	e.fail(err, which...)
+	return nil
+}
+
+// kind says which pass through the network a method takes part in.
+type kind int
+
+const (
+	atLayer kind = iota
+	atInput
+	byDraws
+)
+
+func kindOf(c cam.Choice) kind {
+	switch needs := c.Convention.Needs; {
+	case needs.Has(cam.Draws):
+		return byDraws
+	case needs.Has(cam.LayerGradient):
+		return atLayer
+	}
+	return atInput
+}
+
+func (e *explanation) fail(err error, which ...int) {
+	for _, i := range which {
+		if m := &e.result.Methods[i]; m.Status == "" {
+			m.Status, m.Reason = StatusFailed, err.Error()
+		}
+	}
+}
+
+// spend shares time among the methods that used it.
+func (e *explanation) spend(t time.Duration, which []int) {
+	for _, i := range which {
+		e.result.Methods[i].Seconds += t.Seconds() / float64(len(which))
+	}
+}
+
+func (e *explanation) pass() {
+	e.done++
+	if e.req.Progress != nil {
+		e.req.Progress(e.done, e.total)
+	}
+}
+
+// classify runs the network on the volume, and settles the class that is explained. It uses the program that goes on from there.
+func (e *explanation) classify(ctx context.Context, layer bool) error {
+	if err := e.between(ctx); err != nil {
+		return err
+	}
+	p, err := e.net.gradientAt(ctx, !layer)
+	if err != nil {
+		return err
+	}
+	e.ready = nil
+	logits, err := p.forward(ctx, e.net.fields.volume)
+	if err != nil {
+		return err
+	}
+	e.ready = p
+	if e.entered != nil {
+		e.entered()
+	}
+	e.pass()
+	r := e.result
+	for i, l := range logits {
+		if math.IsNaN(float64(l)) || math.IsInf(float64(l), 0) {
+			return fmt.Errorf("the score of class %d is %v: the model does not stand this volume (is it scaled as in training?)", i, l)
+		}
+		if l > logits[r.Predicted] {
+			r.Predicted = i
+		}
+	}
+	r.Logits, r.Probabilities = logits, softmax(logits)
+	r.TargetClass = r.Predicted
+	if e.req.Class.Kind != ClassPredicted {
+		r.TargetClass = e.req.Class.Index
+	}
+	return nil
+}
+
+func softmax(logits []float32) []float64 {
+	top := logits[0]
+	for _, l := range logits {
+		top = max(top, l)
+	}
+	p, sum := make([]float64, len(logits)), 0.0
+	for i, l := range logits {
+		p[i] = math.Exp(float64(l - top))
+		sum += p[i]
+	}
+	for i := range p {
+		p[i] /= sum
+	}
+	return p
+}
+
+// layerMethods goes on from classify, if nothing came between.
+func (e *explanation) layerMethods(ctx context.Context, which []int) error {
+	p, err := e.gradient(ctx, false, e.net.fields.volume)
+	if err != nil {
+		return err
+	}
+	grid := e.net.target.Grid
+	for i, n := range e.volume.Dims() {
+		e.result.CellSize[i] = float64(n) / float64(grid[i])
+	}
+	voxels := grid[0] * grid[1] * grid[2]
+	l, err := p.layer(voxels, float64(e.result.Logits[e.result.TargetClass]))
+	if err != nil {
+		return err
+	}
+	signed := &e.net.fields.signed
+	for _, i := range which {
+		if err := e.finish(ctx, i, signed, grid, e.net.backend.LayerMap(signed.free(), e.choices[i], l)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *explanation) inputMethods(ctx context.Context, which []int) error {
+	f := &e.net.fields
+	g, err := e.inputGradient(ctx, f.volume)
+	if err != nil {
+		return err
+	}
+	for _, i := range which {
+		s := f.slide(nil)
+		made := e.net.backend.InputMap(s.free(), e.choices[i], f.volume, g, e.volume.Channels)
+		if err := e.finish(ctx, i, s, e.volume.Dims(), made); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// inputGradient is the gradient at x until the next run.
+func (e *explanation) inputGradient(ctx context.Context, x backend.Field) (backend.Field, error) {
+	p, err := e.gradient(ctx, true, x)
+	if err != nil {
+		return nil, err
+	}
+	e.pass()
+	return p.program.Field(p.gradient)
+}
+
+// gradient runs a pass at x: at the volume, on from classify if nothing came between.
+func (e *explanation) gradient(ctx context.Context, input bool, x backend.Field) (*gradient, error) {
+	if p := e.ready; p != nil && p.input == input && x == e.net.fields.volume {
+		e.ready = nil
+		return p, p.backward(ctx, e.result.TargetClass)
+	}
+	if err := e.between(ctx); err != nil {
+		return nil, err
+	}
+	p, err := e.net.gradientAt(ctx, input)
+	if err != nil {
+		return nil, err
+	}
+	e.ready = nil
+	return p, p.both(ctx, x, e.result.TargetClass)
+}
+
+// finish turns the map of method i, of size dims, into its result, unless there is none: the failure of a method is its status. The
+// map may be where the heatmap is made. An error is one to recover from.
+func (e *explanation) finish(ctx context.Context, i int, signed *slide, dims [3]int, err error) error {
+	r, picture := &e.result.Methods[i], e.net.fields.slide(signed)
+	if err == nil {
+		err = e.take(i, signed, &r.Map)
+	}
+	var finding cam.Finding
+	if err == nil {
+		finding, err = e.net.backend.Heatmap(picture.free(), signed.field, e.choices[i], dims, e.volume.Dims())
+	}
+	if err == nil {
+		err = e.take(i, picture, &r.Heatmap)
+	}
+	if err != nil {
+		return e.settle(ctx, err, i)
+	}
+	r.Dims, r.Status = dims, StatusOK
+	if finding != "" {
+		r.Status, r.Reason = StatusDegraded, string(finding)
+	}
+	return nil
+}

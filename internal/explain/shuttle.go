@@ -1,0 +1,109 @@
+package explain
+
+import (
+	"sync"
+	"time"
+
+	"github.com/voxcam/voxcam/internal/backend"
+)
+
+// idleFor is how long nothing must have been begun or computed before the device is left.
+const idleFor = 2 * time.Second
+
+// shuttle brings what lies on the device to the host between volumes, and back.
+type shuttle struct {
+	out     bool    // all is on the host; who computes knows
+	seconds float64 // that going out took since the latest volume
+
+	mu     sync.Mutex
+	timer  *time.Timer
+	runs   sync.WaitGroup
+	closed bool
+}
+
+// vacate leaves the device, with what waits there for its turn. A failure is no failure of a volume: all is given back instead.
+func (m *Model) vacate() {
+	if m.resident == nil || m.net == nil || m.shuttle.out || m.seen.lost() != nil || len(m.net.passes()) == 0 {
+		return
+	}
+	m.place.Lock()
+	start := time.Now()
+	m.net.fields.settle()
+	var keep []backend.Field
+	if m.waits != nil && m.net.fields.ahead != nil {
+		keep = append(keep, m.net.fields.ahead)
+	}
+	_, err := m.resident.Vacate(keep...)
+	m.allowance.stale()
+	m.shuttle.out = m.resident.Vacated()
+	m.shuttle.seconds += time.Since(start).Seconds()
+	m.look()
+	m.place.Unlock()
+	if err == nil {
+		return
+	}
+	if err := m.evacuate(m.nobody()); err == nil {
+		m.nobody().tell(IncidentFailed, "the device could not be left for a while: %v", err)
+	}
+}
+
+// arrive comes back to the device. Place must be held.
+func (m *Model) arrive(e *explanation) error {
+	x := &e.result.Execution
+	x.ShuttleOut, m.shuttle.seconds = x.ShuttleOut+m.shuttle.seconds, 0
+	if m.resident == nil || !m.resident.Vacated() {
+		m.shuttle.out = false
+		return nil
+	}
+	start := time.Now()
+	m.allowance.stale()
+	err := m.resident.Return()
+	x.ShuttleIn += time.Since(start).Seconds()
+	m.shuttle.out = err != nil
+	return err
+}
+
+// rest is called when a volume has been computed or begun: it is time to leave the device when nothing happens for a while.
+func (m *Model) rest() {
+	if m.opt.Shuttle != ShuttleIdle || m.resident == nil {
+		return
+	}
+	s := &m.shuttle
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.stop()
+	after := m.opt.ShuttleAfter
+	if after <= 0 {
+		after = idleFor
+	}
+	s.runs.Add(1)
+	s.timer = time.AfterFunc(after, func() {
+		defer s.runs.Done()
+		select {
+		case m.turn <- struct{}{}:
+			defer m.leave()
+			m.vacate()
+		default: // which calls rest when it is done
+		}
+	})
+}
+
+// stop takes back what has not begun. Mu must be held.
+func (s *shuttle) stop() {
+	if s.timer != nil && s.timer.Stop() {
+		s.runs.Done()
+	}
+	s.timer = nil
+}
+
+// close ends waiting, and waits for what has begun.
+func (s *shuttle) close() {
+	s.mu.Lock()
+	s.closed = true
+	s.stop()
+	s.mu.Unlock()
+	s.runs.Wait()
+}

@@ -1,0 +1,137 @@
+package memory
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// initialNamespace is the inode of the host's PID namespace (PROC_PID_INIT_INO in the kernel's proc_ns.h).
+const initialNamespace = "pid:[4026531836]"
+
+// workerCommand is the hidden command of a session's child process, which has the device.
+const workerCommand = "worker"
+
+// program is the name of this program's file.
+const program = "voxcam"
+
+// runs reports whether a process runs this program: the same file as this process (self), or one of its name.
+func runs(exe, self string) bool {
+	if exe == "" {
+		return false
+	}
+	// The file of a program that was replaced while it runs.
+	exe = strings.TrimSuffix(exe, " (deleted)")
+	return exe == strings.TrimSuffix(self, " (deleted)") || exe[strings.LastIndexByte(exe, '/')+1:] == program
+}
+
+// isWorker reports whether the arguments, without the program, are those of a session's child process.
+func isWorker(arguments []string) bool { return len(arguments) > 0 && arguments[0] == workerCommand }
+
+// processes reads what the system says of processes.
+type processes struct {
+	proc string // the folder of proc(5)
+	self string // the file of this program
+	host bool   // PIDs that NVML gives are those of this system
+}
+
+// libraries are parts of the names of files that each process on a GPU has mapped.
+var libraries = []string{"/libcuda.", "/libnvidia-", "/dev/nvidia", "/dev/dxg"}
+
+// newProcesses reads below /proc. Driver is the file of the driver, "" for the system's: another one is a simulated one, of this system.
+func newProcesses(driver string) *processes {
+	p := &processes{proc: "/proc"}
+	p.self, _ = os.Readlink("/proc/self/exe") // without it, only the name of the file counts
+	namespace, err := os.Readlink("/proc/self/ns/pid")
+	p.host = driver != "" || err == nil && namespace == initialNamespace
+	return p
+}
+
+// Identify says who a process is. An error wraps fs.ErrNotExist where there is none of that number.
+func Identify(pid int) (Process, error) { return newProcesses("").identify(pid) }
+
+// identify fills what proc(5) tells; other users' processes can hide a part.
+func (p *processes) identify(pid int) (Process, error) {
+	is := Process{PID: pid, Bytes: -1, UID: -1}
+	dir := filepath.Join(p.proc, strconv.Itoa(pid))
+	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
+	if err != nil {
+		return is, fmt.Errorf("process %d: %w", pid, err)
+	}
+	// pid (name) state parent ...: the name can hold anything, also brackets.
+	open, end := bytes.IndexByte(stat, '('), bytes.LastIndexByte(stat, ')')
+	if open < 0 || end < open {
+		return is, fmt.Errorf("process %d: %s/stat is not as proc(5) has it", pid, dir)
+	}
+	is.Name = string(stat[open+1 : end])
+	if fields := strings.Fields(string(stat[end+1:])); len(fields) > 19 {
+		is.Parent, _ = strconv.Atoi(fields[1])
+		is.Started, _ = strconv.ParseUint(fields[19], 10, 64)
+	}
+	if status, err := os.ReadFile(filepath.Join(dir, "status")); err == nil {
+		for line := range strings.Lines(string(status)) {
+			if words := strings.Fields(line); len(words) > 1 && words[0] == "Uid:" {
+				if is.UID, err = strconv.Atoi(words[1]); err != nil {
+					is.UID = -1
+				}
+			}
+		}
+	}
+	if is.UID >= 0 {
+		is.User = strconv.Itoa(is.UID)
+		if u, err := user.LookupId(is.User); err == nil {
+			is.User = u.Username
+		}
+	}
+	var arguments []string
+	if line, err := os.ReadFile(filepath.Join(dir, "cmdline")); err == nil && len(line) > 0 {
+		arguments = strings.Split(strings.TrimRight(string(line), "\x00"), "\x00")
+		is.Command = strings.Join(arguments, " ")
+	}
+	exe, err := os.Readlink(filepath.Join(dir, "exe"))
+	if err != nil {
+		return is, nil // another user's
+	}
+	is.Program = runs(exe, p.self)
+	if is.Program && len(arguments) > 1 && isWorker(arguments[1:]) {
+		is.Orphan = !p.hasParent(is.Parent, exe)
+	}
+	return is, nil
+}
+
+// hasParent reports whether a worker that runs the file still has the session that started it as its parent: when that ends, the system
+// gives its children to another process.
+func (p *processes) hasParent(parent int, file string) bool {
+	exe, err := os.Readlink(filepath.Join(p.proc, strconv.Itoa(parent), "exe"))
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist) && parent != 1
+	}
+	return runs(exe, p.self) || exe == file
+}
+
+// holder is identify for a PID that NVML gave, which in a container may be another one than the process has here.
+func (p *processes) holder(pid int) Process {
+	is, err := p.identify(pid)
+	if err != nil {
+		return Process{PID: pid, Bytes: -1, UID: -1, Elsewhere: !p.host}
+	}
+	if p.host {
+		return is
+	}
+	maps, err := os.ReadFile(filepath.Join(p.proc, strconv.Itoa(pid), "maps"))
+	if err != nil || len(maps) == 0 {
+		return is
+	}
+	for _, library := range libraries {
+		if bytes.Contains(maps, []byte(library)) {
+			return is
+		}
+	}
+	return Process{PID: pid, Bytes: -1, UID: -1, Elsewhere: true} // a process without a GPU has that number here
+}

@@ -1,0 +1,420 @@
+package memory
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
+	"github.com/voxcam/voxcam/internal/backend/cuda/nvml"
+	"github.com/voxcam/voxcam/internal/bytesize"
+)
+
+// Options of a survey. The zero value asks NVML and the driver where the system has them, and takes no memory of any GPU.
+type Options struct {
+	Driver string // the file of the driver, libcuda.so.1; "" looks for it
+	NVML   string // the file of NVML, libnvidia-ml.so.1; "" looks for it
+	Bands  Bands  // zero: DefaultBands
+	// Sessions lists the sessions of this program that answer; nil: none.
+	Sessions func(context.Context) ([]Session, error)
+	// Context asks the driver too, through a context on each GPU, which takes some hundred MiB of it for a moment.
+	Context bool
+	// Probe takes all that is free of each GPU for a moment, but for a reserve, to see whether it can be had as one block. Other
+	// programs that ask for memory at that moment are refused. It needs Context.
+	Probe bool
+	// Only limits Context and Probe to GPUs that it names, as CUDA counts them; nil: all.
+	Only []int
+}
+
+// Session is what is known of a session of this program.
+type Session struct {
+	Name  string        `json:"session"`
+	PIDs  []int         `json:"pids"`           // of all its processes
+	UUID  string        `json:"uuid,omitempty"` // of the GPU that it is on; "" where it is on none
+	Usage backend.Usage `json:"usage"`
+	Held  bool          `json:"held"` // it was asked to release memory, and has not resumed
+}
+
+// Fragmentation is the share of what is free, or held without anything in it, that the session could not get as one block.
+func (s Session) Fragmentation() float64 { return s.Usage.Fragmentation() }
+
+// Survey is how the memory of a machine is used at a time.
+type Survey struct {
+	Time     time.Time `json:"time"`
+	GPUs     []GPU     `json:"gpus"` // in the order of CUDA, then those that CUDA does not show
+	Host     Host      `json:"host"`
+	Sessions []Session `json:"sessions"`
+	// Notes are for the user: what is missing, what is hidden, what figures rest on.
+	Notes []string `json:"notes,omitempty"`
+}
+
+// Figures of a GPU, in bytes.
+type Figures struct {
+	Total     int `json:"total_bytes"`
+	Used      int `json:"used_bytes"`            // by all processes
+	TrulyFree int `json:"truly_free_bytes"`      // that the driver would give to anybody now; -1 where it is not known
+	System    int `json:"driver_reserved_bytes"` // that driver and firmware keep; 0 where they do not tell, it is in Used then
+	Allocated int `json:"allocated_bytes"`       // that sessions of this program have arenas, weights and volumes in
+	Pool      int `json:"pool_bytes"`            // that they have of the driver for that: allocated, and kept for what comes next
+	Reserved  int `json:"reserved_bytes"`        // that processes of this program hold in all, with their contexts
+	Largest   int `json:"largest_bytes"`         // block that could be handed out to one process
+
+	Fragmentation float64 `json:"fragmentation_ratio"` // 1 - Largest over all that is free, or pooled and not allocated
+	Slack         float64 `json:"slack_ratio"`         // (Pool - Allocated) / Pool: what the original calls fragmentation
+}
+
+// GPU is one as the survey found it.
+type GPU struct {
+	Number int    `json:"number"` // as CUDA and --device cuda:N count; -1 where CUDA does not show it to this process
+	Index  int    `json:"index"`  // as NVML and nvidia-smi count; -1 for a slice, and where there is no NVML
+	Name   string `json:"name"`
+	UUID   string `json:"uuid"`
+	MIG    bool   `json:"mig"` // a slice of a GPU
+	Figures
+	Utilization       float64   `json:"utilization"`        // part of the last moments in which it worked, 0 to 1; -1 where it is not known
+	MemoryUtilization float64   `json:"memory_utilization"` // the same of its memory
+	Processes         []Process `json:"processes"`          // that hold memory, most first
+	Unattributed      int       `json:"unattributed_bytes"` // of Used that no process in the list has
+	Health            Health    `json:"health"`
+	Context           *Context  `json:"context,omitempty"` // what the driver says, if it was asked
+	Problem           string    `json:"problem,omitempty"` // why figures are missing
+}
+
+// Hidden reports whether this process cannot use the GPU.
+func (g GPU) Hidden() bool { return g.Number < 0 }
+
+// Context is what the driver says of a GPU from within.
+type Context struct {
+	Free  int `json:"driver_free_bytes"` // besides this context
+	Total int `json:"driver_total_bytes"`
+	Bytes int `json:"context_bytes"` // what the context took for that moment; -1 where nobody tells
+	// Asked and Got are what a probe asked for, and got as one block.
+	Asked int `json:"probe_asked_bytes,omitempty"`
+	Got   int `json:"probe_got_bytes,omitempty"`
+}
+
+// Host is the memory that the processor computes in.
+type Host struct {
+	Total   int    `json:"total_bytes"`      // of the machine; 0 where it is not known
+	Free    int    `json:"truly_free_bytes"` // that this process may still take (bytesize.FreeMemory); -1 where it is not known
+	Health  Health `json:"health"`
+	Problem string `json:"problem,omitempty"`
+}
+
+// gb is n in the unit of the original's keys, 2^30 bytes: torch's figures divided by 1024**3.
+func gb(n int) float64 { return float64(n) / bytesize.GiB }
+
+// MarshalJSON adds the original's keys, which end in _gb and are in units of 2^30 bytes.
+func (g GPU) MarshalJSON() ([]byte, error) {
+	type plain GPU
+	var free *float64
+	if g.TrulyFree >= 0 {
+		f := gb(g.TrulyFree)
+		free = &f
+	}
+	return json.Marshal(struct {
+		plain
+		AllocatedGB float64  `json:"allocated_gb"`
+		ReservedGB  float64  `json:"reserved_gb"`
+		TrulyFreeGB *float64 `json:"truly_free_gb"` // null where it is not known
+		TotalGB     float64  `json:"total_gb"`
+	}{plain(g), gb(g.Allocated), gb(g.Reserved), free, gb(g.Total)})
+}
+
+// MarshalJSON adds the original's keys.
+func (h Host) MarshalJSON() ([]byte, error) {
+	type plain Host
+	var free *float64
+	if h.Free >= 0 {
+		f := gb(h.Free)
+		free = &f
+	}
+	return json.Marshal(struct {
+		plain
+		TrulyFreeGB *float64 `json:"truly_free_gb"`
+		TotalGB     float64  `json:"total_gb"`
+	}{plain(h), free, gb(h.Total)})
+}
+
+// Surveyor keeps the libraries open between surveys. It may be used by many goroutines.
+type Surveyor struct {
+	o         Options
+	processes *processes
+
+	nvml    *nvml.Library
+	noNVML  error
+	driver  *driver.Driver
+	noCUDA  error
+	devices []driver.DeviceInfo // that CUDA shows to this process
+}
+
+// Open looks for the libraries. What is missing lands in the notes of surveys: a machine without a GPU has a survey too.
+func Open(o Options) *Surveyor {
+	if o.Bands == (Bands{}) {
+		o.Bands = DefaultBands()
+	}
+	s := &Surveyor{o: o, processes: newProcesses(o.Driver)}
+	s.nvml, s.noNVML = nvml.Open(o.NVML)
+	if s.driver, s.noCUDA = driver.Open(o.Driver); s.noCUDA == nil {
+		s.devices, s.noCUDA = s.driver.Devices()
+	}
+	return s
+}
+
+// Close ends the surveyor.
+func (s *Surveyor) Close() error {
+	if s.nvml == nil {
+		return nil
+	}
+	return s.nvml.Close()
+}
+
+// Look is a single survey.
+func Look(ctx context.Context, o Options) (v *Survey, err error) {
+	s := Open(o)
+	defer func() { err = errors.Join(err, s.Close()) }()
+	return s.Survey(ctx)
+}
+
+// Survey looks at all GPUs and the host. Errors are those of the context; what else fails is said in the survey.
+func (s *Surveyor) Survey(ctx context.Context) (*Survey, error) {
+	v := &Survey{Time: time.Now(), GPUs: []GPU{}, Sessions: []Session{}, Host: s.host()}
+	if s.o.Sessions != nil {
+		sessions, err := s.o.Sessions(ctx)
+		if err != nil {
+			v.note("not all sessions could be asked: %v", err)
+		}
+		v.Sessions = append(v.Sessions, sessions...)
+	}
+	s.list(v)
+	for i := range v.GPUs {
+		g := &v.GPUs[i]
+		s.attribute(g, v.Sessions)
+		if s.o.Context && !g.Hidden() && (s.o.Only == nil || slices.Contains(s.o.Only, g.Number)) {
+			if err := s.ask(ctx, g); err != nil {
+				return nil, err
+			}
+		}
+		s.figure(g, v.Sessions)
+	}
+	s.explain(v)
+	return v, ctx.Err()
+}
+
+func (v *Survey) note(format string, args ...any) {
+	v.Notes = append(v.Notes, fmt.Sprintf(format, args...))
+}
+
+// list finds the GPUs: those that CUDA shows, in its order, then those that only NVML does.
+func (s *Surveyor) list(v *Survey) {
+	for _, d := range s.devices {
+		g := GPU{Number: d.Ordinal, Index: -1, Name: d.Name, UUID: d.UUID, MIG: d.MIG}
+		g.Total = d.TotalBytes
+		v.GPUs = append(v.GPUs, g)
+	}
+	if s.nvml == nil {
+		return
+	}
+	n, err := s.nvml.Count()
+	if err != nil {
+		v.note("NVML does not count the GPUs: %v", err)
+	}
+	forbidden := 0
+	for i := range n {
+		d, err := s.nvml.ByIndex(i)
+		if refused, ok := errors.AsType[*nvml.Error](err); ok && refused.Code == nvml.CodeNoPermission {
+			forbidden++
+			continue
+		}
+		if err != nil {
+			v.note("NVML: %v", err)
+			continue
+		}
+		uuid, err := d.UUID()
+		if err != nil {
+			v.note("NVML: GPU %d: %v", i, err)
+			continue
+		}
+		at := slices.IndexFunc(v.GPUs, func(g GPU) bool { return g.UUID == uuid })
+		if at < 0 {
+			g := GPU{Number: -1, Index: i, UUID: uuid}
+			g.Name, _ = d.Name()
+			v.GPUs = append(v.GPUs, g)
+			continue
+		}
+		v.GPUs[at].Index = i
+	}
+	if forbidden > 0 {
+		v.note("the machine has more GPUs, which this process may not ask: %d", forbidden)
+	}
+}
+
+// attribute fills what NVML says of a GPU, and who holds its memory.
+func (s *Surveyor) attribute(g *GPU, sessions []Session) {
+	g.TrulyFree, g.Utilization, g.MemoryUtilization = -1, -1, -1
+	g.Processes = []Process{}
+	if s.nvml == nil {
+		return
+	}
+	d, err := s.nvml.ByUUID(g.UUID)
+	if err != nil {
+		g.Problem = err.Error()
+		return
+	}
+	m, err := d.Memory()
+	if err != nil {
+		g.Problem = err.Error()
+		return
+	}
+	g.Total, g.Used, g.TrulyFree, g.System = m.Total, m.Used, m.Free, m.Reserved
+	if gpu, memory, err := d.Utilization(); err == nil { // slices do not tell
+		g.Utilization, g.MemoryUtilization = gpu, memory
+	}
+	list, err := d.Processes()
+	if err != nil {
+		g.Problem = fmt.Sprintf("who holds its memory is not known: %v", err)
+	}
+	g.Unattributed = g.Used
+	for _, p := range list {
+		is := s.processes.holder(p.PID)
+		if is.Bytes = p.Bytes; is.Name == "" {
+			if file, err := s.nvml.ProcessName(p.PID); err == nil { // the driver knows some that are hidden here
+				is.Name = file[strings.LastIndexAny(file, `/\\`)+1:]
+			}
+		}
+		for _, session := range sessions {
+			if slices.Contains(session.PIDs, p.PID) {
+				is.Ours, is.Program, is.Session = true, true, session.Name
+			}
+		}
+		g.Unattributed -= max(0, p.Bytes)
+		g.Processes = append(g.Processes, is)
+	}
+	g.Unattributed = max(0, g.Unattributed)
+	slices.SortStableFunc(g.Processes, func(a, b Process) int { return b.Bytes - a.Bytes })
+}
+
+// piece is what the driver hands out memory in. Pieces are mapped side by side wherever they lie, so that of what is free to anybody only
+// what is less than one cannot be had.
+const piece = 2 * bytesize.MiB
+
+// figure computes what follows from what was found.
+func (s *Surveyor) figure(g *GPU, sessions []Session) {
+	named := map[string]int{} // bytes that NVML attributes to sessions
+	for _, p := range g.Processes {
+		if p.Program {
+			g.Reserved += max(0, p.Bytes)
+		}
+		if p.Ours {
+			named[p.Session] += max(0, p.Bytes)
+		}
+	}
+	largest := max(0, g.TrulyFree) / piece * piece
+	for _, session := range sessions {
+		u := session.Usage
+		if session.UUID == "" || session.UUID != g.UUID {
+			continue
+		}
+		g.Allocated += u.Allocated
+		g.Pool += u.Reserved
+		if named[session.Name] == 0 { // NVML does not see its processes: what it says of itself counts
+			g.Reserved += u.Reserved + u.Overhead
+		}
+		largest = max(largest, u.Largest)
+	}
+	if g.Pool > 0 {
+		g.Slack = float64(g.Pool-g.Allocated) / float64(g.Pool)
+	}
+	if g.TrulyFree < 0 {
+		return
+	}
+	unused := g.TrulyFree + g.Pool - g.Allocated
+	g.Largest = min(largest, unused) // a session may have been asked a moment before
+	if c := g.Context; c != nil && c.Asked > c.Got {
+		g.Largest = c.Got
+	}
+	if unused > 0 {
+		g.Fragmentation = 1 - float64(g.Largest)/float64(unused)
+	}
+	if unused < piece { // nothing that could be split
+		g.Fragmentation = 0
+	}
+	g.Health = s.o.Bands.Judge(g.TrulyFree, g.Fragmentation)
+}
+
+// host says what the processor has.
+func (s *Surveyor) host() Host {
+	h := Host{Free: -1, Total: hostTotal()}
+	free, err := bytesize.FreeMemory()
+	if err != nil {
+		h.Problem = err.Error()
+		return h
+	}
+	h.Free = free
+	h.Health = s.o.Bands.Judge(free, 0) // addresses are virtual: any part of it can be one block
+	return h
+}
+
+// explain adds notes on what is missing or hidden.
+func (s *Surveyor) explain(v *Survey) {
+	visible, chosen := os.LookupEnv("CUDA_VISIBLE_DEVICES")
+	var hidden []int
+	unattributed, elsewhere, silent := false, false, false
+	for _, g := range v.GPUs {
+		if g.Hidden() {
+			hidden = append(hidden, g.Index)
+		}
+		unattributed = unattributed || g.Unattributed >= 16*bytesize.MiB
+		for _, p := range g.Processes {
+			elsewhere = elsewhere || p.Elsewhere
+			silent = silent || p.Bytes < 0
+		}
+	}
+	var none *driver.NoDriverError
+	var refused *driver.Error
+	switch {
+	case s.noCUDA == nil:
+	case errors.As(s.noCUDA, &none) && none.Found == "" && len(v.GPUs) == 0:
+		v.note("no GPU: %v", s.noCUDA)
+	case errors.As(s.noCUDA, &refused) && refused.Code == driver.CodeNoDevice && chosen:
+		v.note("CUDA shows no GPU to this process: CUDA_VISIBLE_DEVICES is %q", visible)
+	default:
+		v.note("CUDA shows no GPU to this process: %v", s.noCUDA)
+	}
+	if len(hidden) > 0 && s.noCUDA == nil {
+		why := "they can be split in slices, or too old for the driver"
+		if chosen {
+			why = fmt.Sprintf("CUDA_VISIBLE_DEVICES is %q", visible)
+		}
+		v.note("this process cannot use the GPUs that nvidia-smi calls %s: %s", numbers(hidden), why)
+	}
+	if s.noNVML != nil && len(v.GPUs) > 0 {
+		v.note("%v: what is free is only known from a context on the GPU, and who holds memory not at all", s.noNVML)
+	}
+	if unattributed {
+		v.note("not attributed is memory in use that NVML gives to no process in its list: processes of other containers, and graphics")
+	}
+	if elsewhere {
+		v.note("process numbers with a question mark are those of another container or of the host")
+	}
+	if silent {
+		v.note("the system does not tell how much some processes hold: it is in what is not attributed")
+	}
+}
+
+func numbers(list []int) string {
+	text := ""
+	for i, n := range list {
+		if i > 0 {
+			text += ", "
+		}
+		text += fmt.Sprint(n)
+	}
+	return text
+}
