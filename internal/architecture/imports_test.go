@@ -66,12 +66,14 @@ device:                         backend backend/cpu backend/cuda backend/cuda/dr
 engine:                         backend bytesize cam device explain memory volume
 worker:                         backend bytesize cam engine explain memory noise volume volume/npy
 control:                        backend explain memory
+monitor:                        backend bytesize control explain memory
+rescue:                         backend bytesize control memory
 planview:                       tensor ir op plan bytesize
 dataset:                        bytesize cam explain volume volume/format
 report:                         dataset durable explain
 session:                        cam dataset durable explain memory picture report volume volume/format volume/npy volume/mat volume/nifti
 demo:                           dataset durable phantom volume volume/npy volume/mat
-cli:                            backend backend/cpu backend/cuda bytesize cam control dataset demo device durable engine explain layer memory noise picture planview report session volume volume/format volume/npy volume/mat volume/nifti worker
+cli:                            backend backend/cpu backend/cuda bytesize cam control dataset demo device durable engine explain layer memory monitor noise picture planview report rescue session volume volume/format volume/npy volume/mat volume/nifti worker
 cmd/voxcam:                     cli
 
 # The public door of the library.
@@ -83,7 +85,7 @@ const outside = `
 github.com/ebitengine/purego:        dl
 google.golang.org/protobuf:          onnx
 github.com/edsrzf/mmap-go:           onnx
-golang.org/x/sys:                    backend/cpu backend/cpu/kernel control durable memory session worker cli
+golang.org/x/sys:                    backend/cpu backend/cpu/kernel control durable memory rescue session worker cli
 golang.org/x/sync:                   backend/cpu phantom/phantomset session worker
 golang.org/x/term:                   session cli
 golang.org/x/image:                  picture report
@@ -93,6 +95,7 @@ github.com/google/renameio/v2:       durable backend/cuda/cudnn
 github.com/pelletier/go-toml/v2:     dataset
 github.com/agnivade/levenshtein:     cam dataset layer cli
 github.com/schollz/progressbar/v3:   session cli
+github.com/rivo/uniseg:              monitor
 github.com/spf13/cobra:              cli
 github.com/spf13/pflag:              cli
 pgregory.net/rapid:                  backend/backendtest

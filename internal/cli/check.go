@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"text/tabwriter"
 	"time"
 	"unicode"
@@ -19,7 +18,6 @@ import (
 
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/cam"
-	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/memory"
 	"github.com/voxcam/voxcam/internal/session"
@@ -395,34 +393,16 @@ func printable(text string, most int) string {
 const patience = 3 * time.Second
 
 // reachSessions asks the sessions of this user that run.
-func reachSessions(ctx context.Context) ([]memory.Session, error) {
-	clients, err := control.Sessions(ctx)
-	found := make([]*memory.Session, len(clients))
-	errs := make([]error, len(clients))
-	var all sync.WaitGroup
-	for i, c := range clients {
-		all.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, patience)
-			defer cancel()
-			s, err := c.Status(ctx)
-			if err != nil {
-				errs[i] = fmt.Errorf("process %d: %w", c.PID, err)
-				return
-			}
-			found[i] = &memory.Session{Name: s.Session, PIDs: []int{s.PID}, UUID: s.UUID, Usage: s.Usage, Held: s.Held}
-			if s.Worker != 0 {
-				found[i].PIDs = append(found[i].PIDs, s.Worker)
-			}
-		})
-	}
-	all.Wait()
-	var sessions []memory.Session
-	for _, s := range found {
-		if s != nil {
-			sessions = append(sessions, *s)
+func reachSessions(ctx context.Context) (found []memory.Session, err error) {
+	sessions, err := askSessions(ctx, patience)
+	for _, s := range sessions {
+		if s.Problem != "" {
+			err = errors.Join(err, errors.New(s.Problem))
+			continue
 		}
+		found = append(found, sessionMemory(s.Status))
 	}
-	return sessions, errors.Join(append(errs, err)...)
+	return found, err
 }
 
 // seconds is a time for people, to two digits.

@@ -1,0 +1,382 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/voxcam/voxcam/internal/bytesize"
+	"github.com/voxcam/voxcam/internal/control"
+	"github.com/voxcam/voxcam/internal/device"
+	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/rescue"
+	"github.com/voxcam/voxcam/internal/session"
+)
+
+// recoverOptions say what is to be done, and with what; the functions are nil for this machine.
+type recoverOptions struct {
+	resume, kill, restart, full, trim, yes, dryRun, asJSON, untilResumed bool
+	pids                                                                 []int
+	holds, grace, timeout                                                time.Duration
+	bands                                                                memory.Bands
+
+	survey   func(context.Context) (*memory.Survey, error)
+	sessions func(context.Context) ([]rescue.Session, error)
+	system   rescue.System
+	answer   func(context.Context) (string, error) // a line that somebody writes; nil: the terminal, if there is one
+}
+
+func newRecover() *cobra.Command {
+	o := recoverOptions{bands: memory.DefaultBands()}
+	cmd := &cobra.Command{
+		Use:   "recover",
+		Short: "Get memory of the GPUs back, and say what really came back",
+		Long: `Recover asks each session of yours that runs to give back all memory but the least that works, to keep nothing unused, and to make one
+block of what is left, and verifies that by the driver's figures before and after. The sessions go on, slower, and follow their
+budgets again after --for. Other programs are left alone: their memory can only come back when they give it or end.
+
+--kill-processes lists the processes that hold memory of GPUs. It ends those of yours that you confirm, each by itself, or that --pid
+names; --yes instead ends workers of this program whose session is gone. It never ends another user's process, itself, or what it was
+started from, and as root only what --pid names. A process is asked to end (SIGTERM), and made to (SIGKILL) after --grace.
+--restart-cuda makes the context of each session anew, which the sessions survive; no device is reset. --full-recovery does all:
+kill, restart, release, trim, defragment. --resume lets sessions take memory again. --clear-cache only trims.
+
+Exit codes: 0 memory came back, or was healthy; 3 nothing came back and memory is scarce (warning), 4 memory is critical, as voxcam check
+says; 1 a step failed, or it cannot be told what is free; 2 for wrong usage.`,
+		Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.validate(cmd.Flags().Changed); err != nil {
+				return usage(err)
+			}
+			return o.run(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	fl := cmd.Flags()
+	fl.DurationVar(&o.holds, "for", time.Minute, "time for which sessions hold little after they released memory")
+	fl.BoolVar(&o.untilResumed, "until-resumed", false, "sessions hold little until --resume")
+	fl.BoolVar(&o.resume, "resume", false, "let sessions take what their budgets allow again")
+	fl.BoolVar(&o.trim, "clear-cache", false, "only have sessions give back what nothing is in")
+	fl.BoolVar(&o.restart, "restart-cuda", false, "have sessions make their contexts anew")
+	fl.BoolVar(&o.kill, "kill-processes", false, "list the processes that hold memory of GPUs, and end those of yours that you confirm or name")
+	fl.IntSliceVar(&o.pids, "pid", nil, "end this process, which must be in the list; may be given several times")
+	fl.BoolVar(&o.yes, "yes", false, "end workers of this program whose session is gone, without asking")
+	fl.DurationVar(&o.grace, "grace", 10*time.Second, "time to end that a process is given before it is killed")
+	fl.BoolVar(&o.full, "full-recovery", false, "--kill-processes, --restart-cuda and what is done without flags, in this order")
+	fl.DurationVar(&o.timeout, "timeout", 2*time.Minute, "time that a session is given for each step, which it takes between two passes; 0: no limit")
+	fl.BoolVar(&o.dryRun, "dry-run", false, "only say what would be done")
+	fl.BoolVar(&o.asJSON, "json", false, "print JSON")
+	fl.Var(&o.bands, "thresholds", "bounds of healthy, caution and warning: three sizes that are free, and three shares of fragmentation")
+	return cmd
+}
+
+// validate refuses flags that would do nothing beside the others.
+func (o *recoverOptions) validate(given func(flag string) bool) error {
+	ends := o.kill || o.full
+	releases := o.full || !(o.kill || o.restart || o.trim || o.resume)
+	for _, f := range []struct {
+		flags []string
+		works bool
+		needs string
+	}{
+		{[]string{"pid", "yes", "grace"}, ends, "--kill-processes or --full-recovery"},
+		{[]string{"for", "until-resumed"}, releases, "that memory is released: no other step, or --full-recovery"},
+		{[]string{"resume"}, !(o.kill || o.restart || o.trim || o.full), "to be alone: it undoes the other steps"},
+	} {
+		for _, name := range f.flags {
+			if given(name) && !f.works {
+				return fmt.Errorf("--%s needs %s", name, f.needs)
+			}
+		}
+	}
+	switch {
+	case given("for") && o.untilResumed:
+		return errors.New("--for and --until-resumed contradict each other")
+	case o.holds <= 0:
+		return fmt.Errorf("--for %v: a time expected, such as 60s; --until-resumed has no end", o.holds)
+	case o.yes && len(o.pids) > 0:
+		return errors.New("--yes is for workers whose session is gone; with --pid it has no effect")
+	case o.grace < 0 || o.timeout < 0:
+		return errors.New("--grace and --timeout are times from 0 up")
+	}
+	for _, pid := range o.pids {
+		if pid <= 0 {
+			return fmt.Errorf("--pid %d is no process", pid)
+		}
+	}
+	return nil
+}
+
+// operations are what sessions are asked for, in order.
+func (o *recoverOptions) operations() (list []memory.Operation) {
+	if o.resume {
+		return []memory.Operation{memory.Resume}
+	}
+	if o.restart || o.full {
+		list = append(list, memory.Restart)
+	}
+	switch {
+	case o.full || !o.restart && !o.kill && !o.trim:
+		list = append(list, memory.Release, memory.Trim, memory.Defragment)
+	case o.trim:
+		list = append(list, memory.Trim)
+	}
+	return list
+}
+
+// recovered is what recover prints as JSON. Keys are stable.
+type recovered struct {
+	*rescue.Report
+	Counted  []string      `json:"counted"` // whose health counts: the GPUs or, where there is none, the processor
+	Health   memory.Health `json:"health"`  // the worst of them, afterwards
+	ExitCode int           `json:"exit_code"`
+}
+
+func (o recoverOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) (err error) {
+	if o.survey == nil {
+		w := newWatcher(o.bands, patience)
+		defer func() { err = errors.Join(err, w.Close()) }()
+		o.survey = w.surveyor.Survey
+	}
+	if o.sessions == nil {
+		o.sessions = findSessions
+	}
+	if o.system == nil {
+		o.system = rescue.Machine(device.CUDA().Driver)
+	}
+	if in, ok := terminal(stdin); o.answer == nil && ok {
+		if _, ok := terminal(stderr); ok {
+			o.answer = func(ctx context.Context) (string, error) { return readAnswer(ctx, in) }
+		}
+	}
+	var last *memory.Survey
+	opt := rescue.Options{
+		Survey: func(ctx context.Context) ([]memory.GPU, error) {
+			v, err := o.survey(ctx)
+			if err != nil {
+				return nil, err
+			}
+			last = v
+			return v.GPUs, nil
+		},
+		Sessions: o.sessions, System: o.system, Operations: o.operations(), For: o.holds, Timeout: o.timeout,
+		End: o.kill || o.full, Grace: o.grace, Consent: rescue.Consent{Named: o.pids, Yes: o.yes}, DryRun: o.dryRun,
+	}
+	if o.untilResumed {
+		opt.For = 0
+	}
+	if o.answer != nil {
+		opt.Consent.Ask = func(c rescue.Candidate) (bool, error) {
+			fmt.Fprintf(stderr, "End %s? [y/N] ", printable(c.Described(), 200))
+			text, err := o.answer(ctx)
+			text = strings.ToLower(strings.TrimSpace(text))
+			return text == "y" || text == "yes", err
+		}
+	}
+	if !o.asJSON {
+		opt.Listed = func(list []rescue.Candidate) { printCandidates(stdout, list) }
+	}
+	report, err := rescue.Run(ctx, opt)
+	r := &recovered{Report: report}
+	if last != nil {
+		all := &checked{Survey: last, Device: "all"}
+		if jerr := all.judge(allGPUs); jerr == nil {
+			r.Counted, r.Health = all.Counted, all.Health
+		}
+	}
+	r.ExitCode = o.exitCode(r)
+	if o.asJSON {
+		e := json.NewEncoder(stdout)
+		e.SetIndent("", "  ")
+		err = errors.Join(err, e.Encode(r))
+	} else {
+		err = errors.Join(err, o.print(stdout, r, last))
+	}
+	for _, p := range report.Problems {
+		fmt.Fprintln(stderr, "voxcam: warning:", printable(p, 500))
+	}
+	if last != nil {
+		for _, n := range last.Notes {
+			fmt.Fprintln(stderr, "voxcam: note:", n)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if r.ExitCode != session.ExitOK {
+		return &exitError{code: r.ExitCode, quiet: true, err: fmt.Errorf("memory is %s", r.Health)}
+	}
+	return nil
+}
+
+// exitCode is that of voxcam check, but that what came back is a success unless memory is critical still, and that a step that failed is none.
+func (o *recoverOptions) exitCode(r *recovered) int {
+	switch {
+	case o.dryRun:
+		return session.ExitOK
+	case o.resume && !r.Failed():
+		return session.ExitOK
+	case r.Health == memory.Critical:
+		return checkCodes[memory.Critical]
+	case r.Failed():
+		return session.ExitError
+	case r.Gained() > 0:
+		return session.ExitOK
+	}
+	return checkCodes[r.Health]
+}
+
+// print tells what was done, and what came of it.
+func (o *recoverOptions) print(w io.Writer, r *recovered, now *memory.Survey) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	if len(r.Steps) > 0 {
+		fmt.Fprintf(t, "step\twhat\tfreed really\n")
+	}
+	for _, s := range r.Steps {
+		fmt.Fprintf(t, "%s\t%s\t%s\n", s.Step, printable(s.Target, 60), printable(s.Text, 300))
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	if len(r.Sessions) == 0 && len(o.operations()) > 0 {
+		fmt.Fprintln(w, nobody(now))
+	}
+	if o.dryRun {
+		_, err := fmt.Fprintln(w, "nothing was done: this was a dry run")
+		return err
+	}
+	if len(r.Steps) > 0 {
+		printBeforeAfter(w, r)
+	}
+	health := "what is free is not known"
+	if len(r.Counted) > 0 {
+		health = fmt.Sprintf("memory of %s is %s", strings.Join(r.Counted, ", "), r.Health)
+	}
+	_, err := fmt.Fprintf(w, "%s; %s\n", health, result(r))
+	return err
+}
+
+// result is what came of all steps together.
+func result(r *recovered) string {
+	switch n := r.Gained(); {
+	case n > 0:
+		return bytesize.Format(n) + " came back"
+	case len(r.Steps) == 0:
+		return "nothing was done"
+	}
+	return "0 B came back"
+}
+
+// nobody says that there is no session to ask, and whether something of this program holds memory all the same.
+func nobody(now *memory.Survey) string {
+	var others []string
+	if now != nil {
+		for _, g := range now.GPUs {
+			for _, p := range g.Processes {
+				if p.Program {
+					others = append(others, fmt.Sprint(p.PID))
+				}
+			}
+		}
+	}
+	if len(others) > 0 {
+		slices.Sort(others)
+		return "no session of yours can be asked, but processes of this program hold memory: " + strings.Join(slices.Compact(others), ", ") +
+			"; voxcam recover --kill-processes lists them"
+	}
+	return "no session of yours is running: nothing of this program holds memory of a GPU. What other programs hold is theirs, and is never taken;" +
+		"\nvoxcam recover --kill-processes lists them"
+}
+
+// printBeforeAfter tells the figures of the driver and of sessions, before and after.
+func printBeforeAfter(w io.Writer, r *recovered) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(t, "\n\tbefore\tafter\t\n")
+	for _, b := range r.Before {
+		for _, a := range r.After {
+			if a.UUID == b.UUID && a.TrulyFree >= 0 && b.TrulyFree >= 0 {
+				fmt.Fprintf(t, "truly free on %s\t%s\t%s\t%s\n", gpuName(a), bytesize.Format(b.TrulyFree), bytesize.Format(a.TrulyFree), signed(a.TrulyFree-b.TrulyFree))
+			}
+		}
+	}
+	for _, s := range r.Sessions {
+		held, after, change := s.Before.Reserved+s.Before.Overhead, "ended", ""
+		if s.After != nil {
+			n := s.After.Reserved + s.After.Overhead
+			after, change = bytesize.Format(n), signed(n-held)
+		}
+		fmt.Fprintf(t, "held by session %s\t%s\t%s\t%s\n", printable(s.Session, 60), bytesize.Format(held), after, change)
+	}
+	_ = t.Flush() // w keeps its error for the next who writes
+	fmt.Fprintln(w)
+}
+
+func signed(n int) string {
+	if n > 0 {
+		return "+" + bytesize.Format(n)
+	}
+	return bytesize.Format(n)
+}
+
+// printCandidates lists who holds memory, and what becomes of them.
+func printCandidates(w io.Writer, list []rescue.Candidate) {
+	if len(list) == 0 {
+		fmt.Fprintln(w, "no process is listed that holds memory of a GPU")
+		return
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(t, "pid\tuser\tname\tmemory\tage\twhose\tended?\n")
+	for _, c := range list {
+		bytes, age, whose := "not told", "", "another program"
+		if c.Bytes >= 0 {
+			bytes = bytesize.Format(c.Bytes)
+		}
+		if c.Age > 0 {
+			age = (time.Duration(c.Age) * time.Second).String()
+		}
+		switch {
+		case c.Session != "":
+			whose = "session " + c.Session
+		case c.Orphan:
+			whose = "orphaned worker"
+		case c.Ours:
+			whose = "this program"
+		}
+		ended := map[rescue.Ruling]string{rescue.End: "yes: ", rescue.Ask: "", rescue.Leave: "no: "}[c.Ruling] + c.Why
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", c.PID, printable(c.User, 20), printable(c.Name, 20), bytes, age, printable(whose, 60), ended)
+	}
+	_ = t.Flush() // w keeps its error for the next who writes
+	fmt.Fprintln(w)
+}
+
+// findSessions finds those of this user.
+func findSessions(ctx context.Context) (found []rescue.Session, err error) {
+	clients, err := control.Sessions(ctx)
+	for _, c := range clients {
+		found = append(found, rescue.Session{PID: c.PID, Session: c})
+	}
+	return found, err
+}
+
+// readAnswer reads a line from a terminal.
+func readAnswer(ctx context.Context, in *os.File) (string, error) {
+	if canWait {
+		if err := readable(ctx, in); err != nil {
+			return "", err
+		}
+	}
+	buffer := make([]byte, 1<<10) // a terminal hands out a line at a time
+	n, err := in.Read(buffer)
+	if errors.Is(err, io.EOF) {
+		err = nil // ctrl-D is no yes
+	}
+	return string(buffer[:n]), err
+}

@@ -1,0 +1,35 @@
+//go:build unix
+
+package cli
+
+import (
+	"context"
+	"errors"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+var (
+	resized = []os.Signal{syscall.SIGWINCH} // when the terminal's size changes
+	hangup  = []os.Signal{syscall.SIGHUP}   // when the terminal goes away
+)
+
+// canWait says that readable does: without it nobody can stop waiting for a key.
+const canWait = true
+
+// readable waits until something can be read from a file, or the context ends.
+func readable(ctx context.Context, file *os.File) error {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(file.Fd()), Events: unix.POLLIN}}, 100)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil && !errors.Is(err, unix.EINTR):
+			return err
+		case n > 0:
+			return nil
+		}
+	}
+}

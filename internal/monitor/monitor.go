@@ -1,0 +1,63 @@
+// Package monitor shows what becomes of the memory of GPUs and how sessions get on: as a live view for a terminal (View, Screen), as plain
+// lines (Lines), and as metrics in the text format of Prometheus (Metrics, Handler). It asks nobody itself: a Look is what was seen at one
+// moment, whoever looked.
+package monitor
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/voxcam/voxcam/internal/control"
+	"github.com/voxcam/voxcam/internal/memory"
+)
+
+// Look is what was seen at one moment.
+type Look struct {
+	Time     time.Time    `json:"time"`
+	GPUs     []memory.GPU `json:"gpus"`
+	Host     memory.Host  `json:"host"`
+	Sessions []Session    `json:"sessions"`
+	Notes    []string     `json:"notes,omitempty"`
+}
+
+// Session is what a session said of itself, or, with its PID, why it did not.
+type Session struct {
+	control.Status
+	Problem string `json:"problem,omitempty"` // a sentence that names the process
+}
+
+// label names a GPU in few letters: cuda:N as for --device, or nvml:N where CUDA does not show it to this process.
+func label(g memory.GPU) string {
+	switch {
+	case g.Number >= 0:
+		return fmt.Sprintf("cuda:%d", g.Number)
+	case g.Index >= 0:
+		return fmt.Sprintf("nvml:%d", g.Index)
+	}
+	return g.UUID
+}
+
+// Watch looks at once and then each interval, until the context ends or show fails. A look that takes longer than the interval delays the
+// next one. The error is that of show; the end of the context is none.
+func Watch(ctx context.Context, interval time.Duration, look func(context.Context) (Look, error), show func(Look) error) error {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		l, err := look(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err == nil {
+			err = show(l)
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}

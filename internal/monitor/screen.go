@@ -1,0 +1,43 @@
+package monitor
+
+import (
+	"io"
+	"strings"
+)
+
+// Screen is a terminal that is drawn over and over, apart from what was on it before.
+type Screen struct {
+	w    io.Writer
+	open bool
+}
+
+// What terminals since xterm understand: the alternate screen, the cursor, and lines that are cut rather than wrapped.
+const (
+	enter     = "\x1b[?1049h\x1b[?25l\x1b[?7l"
+	leave     = "\x1b[?7h\x1b[?25h\x1b[?1049l"
+	home      = "\x1b[H"
+	clearLine = "\x1b[K"
+	clearRest = "\x1b[J"
+)
+
+// NewScreen takes the terminal over, until Close.
+func NewScreen(w io.Writer) (*Screen, error) {
+	_, err := io.WriteString(w, enter)
+	return &Screen{w, true}, err
+}
+
+// Draw shows a frame. It is written at once and over the last one, so that nothing flickers.
+func (s *Screen) Draw(frame []string) error {
+	_, err := io.WriteString(s.w, home+strings.Join(frame, clearLine+"\r\n")+clearLine+clearRest)
+	return err
+}
+
+// Close gives the terminal back as it was. Further calls do nothing.
+func (s *Screen) Close() error {
+	if !s.open {
+		return nil
+	}
+	s.open = false
+	_, err := io.WriteString(s.w, leave)
+	return err
+}

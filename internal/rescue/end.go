@@ -1,0 +1,85 @@
+package rescue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"syscall"
+	"time"
+)
+
+// How a process ended.
+const (
+	EndedBefore = "had ended before"
+	EndedTerm   = "ended by SIGTERM"
+	EndedKill   = "ended by SIGKILL"
+	NotEnded    = "did not end"
+	NotTouched  = "was not touched"
+)
+
+// errChanged says that a number belongs to another process than the one that was looked at.
+var errChanged = errors.New("the number belongs to another process now")
+
+var errStays = errors.New("it is still there")
+
+// last is how long a process may take to end after SIGKILL: the driver first takes back what it has on the GPU.
+const last = 30 * time.Second
+
+// end ends a process: SIGTERM, and SIGKILL if that did not do within the grace period. The process is held before it is looked at again, so
+// that what gets the signals is what was judged.
+func (r *rules) end(ctx context.Context, c Candidate, grace time.Duration) (how string, err error) {
+	hold, err := r.system.Hold(c.PID)
+	if errors.Is(err, fs.ErrNotExist) {
+		return EndedBefore, nil
+	}
+	if err != nil {
+		return NotTouched, err
+	}
+	defer hold.Close()
+	for _, try := range []struct {
+		signal syscall.Signal
+		wait   time.Duration
+		how    string
+	}{{syscall.SIGTERM, grace, EndedTerm}, {syscall.SIGKILL, last, EndedKill}} {
+		err := r.same(c)
+		if err == nil {
+			err = hold.Signal(try.signal)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			if how == "" {
+				how = EndedBefore
+			}
+			return how, nil
+		}
+		if err != nil {
+			if how == "" {
+				return NotTouched, err
+			}
+			return NotEnded, err
+		}
+		how = try.how
+		ended, err := hold.Wait(ctx, try.wait)
+		if err != nil {
+			return NotEnded, err
+		}
+		if ended {
+			return how, nil
+		}
+	}
+	return NotEnded, fmt.Errorf("%w %v after SIGKILL: the driver may be waiting for the GPU", errStays, last)
+}
+
+// same reports whether a number still belongs to the process that was judged, with the rights that it had.
+func (r *rules) same(c Candidate) error {
+	now, err := r.system.Find(c.PID)
+	switch {
+	case err != nil:
+		return err
+	case now.Started != c.Process.Started || now.UID != c.Process.UID || now.Euid != c.Process.Euid:
+		return errChanged
+	case now.Ended:
+		return errGone
+	}
+	return nil
+}

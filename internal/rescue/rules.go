@@ -1,0 +1,119 @@
+package rescue
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"time"
+)
+
+// Holder is a process that has memory of GPUs, by the driver's lists, or a session of this program, whose worker process has it.
+type Holder struct {
+	PID     int      `json:"pid"`
+	Bytes   int      `json:"bytes"`             // of all GPUs together; -1 where the driver does not tell
+	GPUs    []string `json:"gpus"`              // their UUIDs
+	Session string   `json:"session,omitempty"` // its name, if it is a session that answers
+
+	lists []int // the numbers in the driver's lists that are to vanish when it has ended
+}
+
+// Consent is what the user agreed to.
+type Consent struct {
+	Named []int                               // processes to end, by number
+	Yes   bool                                // end orphaned workers without asking
+	Ask   func(c Candidate) (y bool, _ error) // about one process; nil where nobody can be asked
+}
+
+// Ruling is what becomes of a process.
+type Ruling string
+
+const (
+	Leave Ruling = "leave"
+	Ask   Ruling = "ask"
+	End   Ruling = "end"
+)
+
+// Candidate is a holder, what the system says of it, and what becomes of it.
+type Candidate struct {
+	Holder
+	Process Process `json:"-"`
+	Name    string  `json:"name"`
+	User    string  `json:"user"`
+	Age     float64 `json:"age_seconds"`
+	Ours    bool    `json:"ours"`
+	Orphan  bool    `json:"orphan"`
+	Ruling  Ruling  `json:"ruling"`
+	Why     string  `json:"why"`
+}
+
+// rules decide which processes may be ended. They only ever look at one process, by its number: never at what others are called.
+type rules struct {
+	system System
+	self   Process
+	family map[int]bool // those that this process descends from, itself included
+	Consent
+}
+
+func newRules(s System, c Consent) (*rules, error) {
+	self, err := s.Find(s.Self())
+	if err != nil {
+		return nil, fmt.Errorf("looking at this process itself: %w", err)
+	}
+	family, err := ancestors(s)
+	if err != nil {
+		return nil, err
+	}
+	return &rules{s, self, family, c}, nil
+}
+
+// slack is how exactly ages are known.
+const slack = 50 * time.Millisecond
+
+// judge says what becomes of a holder, which the driver listed some time ago. The order of the rules is that of their strength: consent is
+// looked at last.
+func (r *rules) judge(h Holder, since time.Duration) (Candidate, error) {
+	c := Candidate{Holder: h, Ruling: Leave}
+	leave := func(format string, args ...any) (Candidate, error) {
+		c.Why = fmt.Sprintf(format, args...)
+		return c, nil
+	}
+	p, err := r.system.Find(h.PID)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return leave("no process here has that number: it has ended, or belongs to another container or is hidden")
+	case err != nil:
+		return c, fmt.Errorf("looking at process %d: %w", h.PID, err)
+	}
+	c.Process, c.Name, c.User, c.Age, c.Ours, c.Orphan = p, p.Name, p.User, p.Age.Seconds(), p.Program, p.Orphan
+	named, root := slices.Contains(r.Named, p.PID), r.self.Euid == 0
+	switch {
+	case p.PID <= 1:
+		return leave("it is the first process of the system")
+	case p.PID == r.self.PID:
+		return leave("it is this program itself")
+	case r.family[p.PID]:
+		return leave("this program was started from it")
+	case p.Ended:
+		return leave("it has ended already, and waits for its parent")
+	case !root && (p.UID != r.self.Euid || p.Euid != r.self.Euid):
+		return leave("it belongs to %s", c.User)
+	case !p.UsesGPU && h.Session == "", p.Age < since-slack:
+		return leave("the process of that number here has no GPU open: the driver's list means one that has ended, or one of another container")
+	case root && !named:
+		return leave("root ends only what it names: --pid %d", p.PID)
+	case named:
+		c.Ruling, c.Why = End, "it was named"
+	case len(r.Named) > 0:
+		return leave("it was not named")
+	case r.Yes && c.Orphan:
+		c.Ruling, c.Why = End, "it is an orphaned worker of this program"
+	case r.Yes:
+		return leave("it is no orphaned worker of this program: --pid %d would end it", p.PID)
+	case r.Consent.Ask == nil:
+		return leave("nobody can be asked here: --pid %d would end it", p.PID)
+	default:
+		c.Ruling, c.Why = Ask, "you are asked"
+	}
+	return c, nil
+}
