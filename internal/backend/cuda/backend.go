@@ -75,7 +75,7 @@ var _ backend.Backend = (*Backend)(nil)
 func New(o Options) (b *Backend, err error) {
 	b = &Backend{options: o, precise: preciseLimit, builders: makeBuilders(), constants: map[constantKey]*constant{}}
 	b.up.backend, b.down.backend = b, b
-	b.gate.out = sync.NewCond(&b.gate.mu)
+	b.gate.changed = sync.NewCond(&b.gate.mu)
 	if o.Precision == Float64 {
 		b.precise = math.MaxInt
 	}
