@@ -172,6 +172,9 @@ func (m *Model) giveBack() (err error) {
 	err = m.net.close()
 	if m.resident != nil && m.seen.lost() == nil && m.trouble(err) != backend.Lost {
 		_, trimmed := m.resident.Trim(0)
+		if trimmed != nil && m.trouble(trimmed) != backend.Lost {
+			_, trimmed = m.resident.Trim(0) // which ends what the first could not
+		}
 		m.allowance.stale()
 		err = errors.Join(err, trimmed)
 	}
@@ -217,11 +220,8 @@ func (m *Model) less(e *explanation, refused error) error {
 		return m.surrender(e, &MemoryError{Free: usage.Available(), Err: refused})
 	}
 	next := usage.Available()
-	if err != nil {
-		next = n.taken
-	}
-	if n.taken > 0 {
-		next = min(next, n.taken/2)
+	if n.taken > 0 && (err != nil || next >= n.taken) { // it is not the sum that there is too little of
+		next = n.taken / 2
 	}
 	if allowed := m.allowance.latest.Bytes; allowed > 0 {
 		next = min(next, allowed)
