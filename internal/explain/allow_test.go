@@ -195,13 +195,18 @@ func TestMovingDevice(t *testing.T) {
 	all := takes(t, inner, reqs[0])
 	rapid.Check(t, func(r *rapid.T) {
 		var mu sync.Mutex
-		bytes := rapid.IntRange(all/4, 2*all)
+		bytes := rapid.Custom(func(r *rapid.T) int {
+			if rapid.IntRange(0, 39).Draw(r, "") == 39 {
+				return rapid.IntRange(all/4, all/2).Draw(r, "") // nothing fits
+			}
+			return rapid.IntRange(all*6/10, all*3/2).Draw(r, "")
+		})
 		capacities := rapid.SliceOfN(bytes, 1, 12).Draw(r, "what others leave")
 		allowances := rapid.SliceOfN(bytes, 1, 6).Draw(r, "what is allowed")
 		follows := rapid.Bool().Draw(r, "allow")
 		every := rapid.IntRange(5, 40).Draw(r, "calls between changes")
-		failures := rapid.MapOfN(rapid.IntRange(1, 150), rapid.SampledFrom([]backend.Trouble{backend.NoMemory, backend.Transient, backend.Lost}), 0, 4).
-			Draw(r, "failures")
+		troubles := rapid.SampledFrom([]backend.Trouble{backend.NoMemory, backend.Transient, backend.NoMemory, backend.Transient, backend.Transient, backend.Lost})
+		failures := rapid.MapOfN(rapid.IntRange(1, 150), troubles, 0, 5).Draw(r, "failures")
 		opt := explain.Options{
 			Ahead: rapid.Bool().Draw(r, "ahead"), Shuttle: rapid.SampledFrom([]explain.Shuttle{explain.ShuttleNever, explain.ShuttleAlways}).Draw(r, "shuttle"),
 		}
