@@ -75,7 +75,7 @@ var _ backend.Backend = (*Backend)(nil)
 func New(o Options) (b *Backend, err error) {
 	b = &Backend{options: o, precise: preciseLimit, builders: makeBuilders(), constants: map[constantKey]*constant{}}
 	b.up.backend, b.down.backend = b, b
-	b.gate.out = sync.NewCond(&b.gate.mu)
+	b.gate.changed = sync.NewCond(&b.gate.mu)
 	if o.Precision == Float64 {
 		b.precise = math.MaxInt
 	}
@@ -197,10 +197,11 @@ type kernels struct {
 }
 
 func (b *Backend) loadKernels() (*kernels, error) {
-	_, images, err := kernel.Images(b.device.Major, b.device.Minor)
-	if b.options.Kernels != "" {
-		_, images, err = kernel.Open(b.options.Kernels)
+	open := func() ([]string, [][]byte, error) { return kernel.Images(b.device.Major, b.device.Minor) }
+	if path := b.options.Kernels; path != "" {
+		open = func() ([]string, [][]byte, error) { return kernel.Open(path) }
 	}
+	_, images, err := open()
 	if err != nil {
 		return nil, err
 	}

@@ -37,7 +37,7 @@ func (b *Backend) take(bytes int, what string) (m *memory, err error) {
 	s := &b.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if b.Vacated() {
+	if s.vacated {
 		return nil, fmt.Errorf("cuda: taking %d bytes for %s: %w", m.bytes, what, errVacated)
 	}
 	err = b.context.Do(func() error {

@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -54,6 +55,16 @@ func TestDoubledRings(t *testing.T) {
 		results[i] = make([]float32, y.Shape().Elements())
 		if err := program.Read(y, results[i]); err != nil {
 			t.Fatal(err)
+		}
+		if i == 1 { // the ring is where it was after its memory was away
+			_, err := b.Vacate()
+			if err := errors.Join(err, b.Return(), program.Write(x, data), program.Run(context.Background(), 0, len(p.Steps))); err != nil {
+				t.Fatal(err)
+			}
+			again := make([]float32, len(results[i]))
+			if err := program.Read(y, again); err != nil || !slices.Equal(again, results[i]) {
+				t.Error("after the memory was away the ring gives something else: ", err)
+			}
 		}
 		if err := program.Close(); err != nil {
 			t.Fatal(err)

@@ -14,9 +14,10 @@ import (
 // store is the physical memory that the backend has of the driver. It comes in pieces of the granularity, each of which is as good as any
 // other, so that memory of any size can be made of any that are spare: there is no fragmentation, whatever was taken and closed before.
 type store struct {
-	mu    sync.Mutex
-	spare []driver.Physical // that nothing is in
-	live  []*memory
+	mu      sync.Mutex
+	spare   []driver.Physical // that nothing is in
+	live    []*memory
+	vacated bool
 
 	reserved  atomic.Int64 // bytes of all pieces
 	allocated atomic.Int64 // bytes of live memory that is not vacated
@@ -143,7 +144,7 @@ func (b *Backend) Trim(keep int) (freed int, err error) {
 	err = b.endLeft()
 	again := b.context.Do(func() error {
 		var errs []error
-		if b.Vacated() {
+		if s.vacated {
 			errs = append(errs, b.clearAll())
 		}
 		freed, err = b.giveBack(max(keep, 0) / b.granularity)
