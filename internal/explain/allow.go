@@ -116,13 +116,16 @@ func (n *network) outgrown(allowed Budget) bool {
 		made = n.budget.Bytes
 	}
 	switch {
-	case n.taken == 0 || !n.budget.bounded() || allowed.Smallest || allowed.Arena > 0 || n.level() == LevelWhole:
+	case n.taken == 0 || !n.budget.bounded() || allowed.Smallest || allowed.Arena > 0 || n.generous() && n.level() == LevelWhole:
 		return false
 	case !allowed.bounded():
 		return true
 	}
 	return float64(allowed.Bytes) >= growth*float64(made)
 }
+
+// generous reports whether all fields lie on the device.
+func (n *network) generous() bool { return n.places == places{} || !n.ahead && n.places == cheaper[0] }
 
 // change is that of plans.
 type change struct {
@@ -204,27 +207,43 @@ func (e *explanation) between(ctx context.Context) error {
 
 // ready brings plans, programs and fields to what is needed and allowed.
 func (m *Model) ready(ctx context.Context, e *explanation, needed needs) error {
+	if err := m.plan(e, needed); err != nil {
+		return err
+	}
+	m.tellChange(e)
 	m.place.Lock()
 	defer m.place.Unlock()
-	n := m.net
+	if err := m.arrive(e); err != nil {
+		return err
+	}
+	if err := m.net.takeFields(); err != nil {
+		return err
+	}
+	if err := m.net.load(ctx); err != nil {
+		return err
+	}
+	return m.settle(e)
+}
+
+// plan decides where fields lie and by which plans programs run, and makes room for what is taken then.
+func (m *Model) plan(e *explanation, needed needs) error {
+	m.place.Lock()
+	defer m.place.Unlock()
 	if e.adjust {
 		if err := m.adjust(); err != nil {
 			return err
 		}
 		e.adjust = false
 	}
-	if err := n.require(needed); err != nil {
+	if err := m.net.require(needed); err != nil {
 		return err
 	}
-	m.tellChange(e)
-	if err := m.arrive(e); err != nil {
-		return err
+	for _, d := range e.draws {
+		if d.moments != nil && d.where != m.net.places.moments {
+			if err := e.leave(d); err != nil {
+				return err
+			}
+		}
 	}
-	if err := n.takeFields(); err != nil {
-		return err
-	}
-	if err := n.load(ctx); err != nil {
-		return err
-	}
-	return m.settle(e)
+	return nil
 }

@@ -185,7 +185,10 @@ func (m *Model) giveBack() (err error) {
 // evacuate brings what is needed to go on to the host, and gives all back. An error is that the device is lost; what else fails here the
 // next Trim makes good.
 func (m *Model) evacuate(e *explanation) error {
-	err := errors.Join(e.rescue(true), m.giveBack())
+	err := e.rescue(true)
+	if m.trouble(err) != backend.Lost {
+		err = m.giveBack()
+	}
 	e.there, e.waits = nil, nil
 	if m.trouble(err) == backend.Lost {
 		return m.lose(e, err)
@@ -215,7 +218,11 @@ func (m *Model) less(e *explanation, refused error) error {
 	if m.trouble(err) == backend.Lost {
 		return m.lose(e, err)
 	}
-	e.tell(IncidentRefused, "%v; %s were free", refused, mib(usage.Free))
+	free := ""
+	if err == nil {
+		free = "; " + mib(usage.Free) + " were free"
+	}
+	e.tell(IncidentRefused, "%v%s", refused, free)
 	if n == nil || n.budget.Smallest {
 		return m.surrender(e, &MemoryError{Free: usage.Available(), Err: refused})
 	}
