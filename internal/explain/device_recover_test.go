@@ -69,7 +69,7 @@ func TestDriverFailures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	total, step := calls.calls, 37
+	total, step := calls.calls, 83
 	if backendtest.Long() {
 		step = 1
 	}

@@ -393,3 +393,66 @@ func TestLostDevice(t *testing.T) {
 		}
 	}
 }
+
+// A state that was kept is where the same request goes on, also with fewer draws or more, but not one of more draws than are asked for; a
+// place that cannot keep it any more fails no volume.
+func TestCheckpoints(t *testing.T) {
+	volumes, req := series(t, 1), briefRequests()[0]
+	req.NSamples = 5
+	keep := newKept()
+	req.Checkpoint = keep
+	b := newLimited(t, openCPU(t), 1<<30)
+	m := openOn(t, b, explain.Options{})
+	ctx, cancel := context.WithCancel(t.Context())
+	req.Progress = func(done, total int) {
+		if done == total-2 { // three draws of five
+			cancel()
+		}
+	}
+	if _, err := m.Explain(ctx, volumes[0], req); !errors.Is(err, context.Canceled) {
+		t.Fatalf("cancelled: %v", err)
+	}
+	if len(keep.draws) != 1 {
+		t.Fatalf("kept: %v", keep.draws)
+	}
+	key, kept := "", 0
+	for key, kept = range keep.draws {
+		if want := "draws/0.1/class=0/kept=mean+m2"; kept != 3 || key[:len("draws/0.1/class=")] != want[:len("draws/0.1/class=")] {
+			t.Errorf("kept: %v", keep.draws)
+		}
+	}
+	req.Progress = nil
+	state := slices.Clone(keep.states[key])
+	for draws, made := range map[int]int{2: 2, 3: 0, 5: 2, 7: 4} {
+		keep.states[key], keep.draws[key] = slices.Clone(state), kept
+		b.said = map[string]int{}
+		req.NSamples = draws
+		req.Checkpoint = nil
+		want := expected(t, volumes, req)
+		req.Checkpoint = keep
+		r, err := m.Explain(t.Context(), volumes[0], req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := same(r, want[0]); err != nil {
+			t.Errorf("%d draws: %v", draws, err)
+		}
+		if b.said["noise"] != made || (tally(r)[explain.IncidentResumed] == 1) != (draws >= kept) {
+			t.Errorf("%d draws after %d: %d were made, %+v", draws, kept, b.said["noise"], r.Execution)
+		}
+	}
+	req.NSamples, req.Checkpoint = 4, full{}
+	r, err := m.Explain(t.Context(), volumes[0], req)
+	if err != nil || r.Methods[2].Status != explain.StatusOK || tally(r)[explain.IncidentFailed] != 1 {
+		t.Errorf("where nothing can be kept: %v, %+v", err, r)
+	}
+	if err := m.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// full is a checkpoint without room.
+type full struct{}
+
+func (full) Latest(string) ([]float32, int)    { return nil, 0 }
+func (full) Keep(string, []float32, int) error { return errors.New("no space left on device") }
