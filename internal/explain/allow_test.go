@@ -113,6 +113,7 @@ func TestForcedDownAndUpAgain(t *testing.T) {
 	for name, opt := range map[string]explain.Options{"unbounded": {}, "fixed": {Budget: explain.Budget{Bytes: 2 * all}}} {
 		b := newLimited(t, inner, all*3/4)
 		m := openOn(t, b, opt)
+		m.AskAlways()
 		for i, capacity := range []int{all * 3 / 4, all * 3 / 4, 4 * all} {
 			b.capacity = capacity
 			r, err := m.Explain(t.Context(), volumes[i], req)
