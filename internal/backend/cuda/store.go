@@ -275,7 +275,7 @@ func (b *Backend) Usage() (backend.Usage, error) {
 	return u, nil
 }
 
-// overheadAge is how old the figure of Usage may be: NVML takes milliseconds.
+// overheadAge is how old the figure of Usage may be: NVML takes its time.
 const overheadAge = 5 * time.Second
 
 // knownOverhead is Overhead, or 0 where it is not known. The store's mutex is held.
