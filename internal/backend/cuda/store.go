@@ -236,16 +236,16 @@ func (b *Backend) Trim(keep int) (freed int, err error) {
 	s := &b.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	err = b.endLeft()
-	again := b.context.Do(func() error {
-		var errs []error
+	left := b.endLeft()
+	err = b.context.Do(func() error {
+		var stayed, refused error
 		if s.vacated {
-			errs = append(errs, b.clearAll())
+			stayed = b.clearAll()
 		}
-		freed, err = b.giveBack(max(keep, 0) / b.granularity)
-		return errors.Join(append(errs, err)...)
+		freed, refused = b.giveBack(max(keep, 0) / b.granularity)
+		return errors.Join(stayed, refused)
 	})
-	if err = errors.Join(err, again); err != nil {
+	if err = errors.Join(left, err); err != nil {
 		return freed, fmt.Errorf("cuda: giving memory back: %w", err)
 	}
 	return freed, nil
