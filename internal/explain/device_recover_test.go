@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/backendtest"
 	"github.com/voxcam/voxcam/internal/backend/cuda"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
@@ -195,6 +196,45 @@ func TestDeviceShuttles(t *testing.T) {
 				t.Error(err)
 			} else if err := same(r, want[0]); err != nil {
 				t.Error(err)
+			}
+		}
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A budget that moves from pass to pass is held on a GPU at every pass, and changes no bit.
+func TestDeviceFollowsABudget(t *testing.T) {
+	volumes, reqs := series(t, 2), briefRequests()
+	b := openCUDA(t, cuda.Options{})
+	var want []*explain.Result
+	allowed := 1 << 30
+	for _, moves := range []bool{false, true} {
+		m := openOn(t, b, explain.Options{Ahead: true, Allow: func(backend.Usage) explain.Budget { return explain.Budget{Bytes: allowed} }})
+		m.AskAlways()
+		passes := 0
+		with := slices.Clone(reqs)
+		with[0].Progress = func(int, int) {
+			if passes++; moves { // the last three of five are draws
+				allowed = []int{1 << 30, 1 << 30, 14 << 20, 10 << 20, 1 << 30}[(passes-1)%5]
+			}
+		}
+		for range 2 {
+			got, err := pair(t.Context(), m, volumes, with)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want == nil {
+				want = got
+			}
+			for i, r := range got {
+				if err := same(r, want[i]); err != nil {
+					t.Errorf("volume %d: %v", i, err)
+				}
+			}
+			if k := tally(got[0]); moves && (k[explain.IncidentSmaller] == 0 || k[explain.IncidentResumed] == 0) {
+				t.Errorf("a budget that moves: %+v", got[0].Execution)
 			}
 		}
 		if err := m.Close(); err != nil {
