@@ -64,6 +64,7 @@ type Backend struct {
 
 	gate      gate
 	store     store
+	meter     meter
 	recording sync.Mutex // a graph, during which nobody waits for the stream
 	mu        sync.Mutex // loading and closing programs
 	constants map[constantKey]*constant
@@ -157,7 +158,7 @@ func (b *Backend) Close() error {
 	if err != nil {
 		err = b.emptyAnew(err)
 	}
-	return errors.Join(tuned, err, closed)
+	return errors.Join(tuned, err, closed, b.meter.close())
 }
 
 // emptyAnew gives physical memory and addresses back in a new context, where the old one was lost; the rest is gone with that.

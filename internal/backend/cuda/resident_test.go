@@ -10,6 +10,8 @@ import (
 
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/backendtest"
+	"github.com/voxcam/voxcam/internal/backend/host"
+	"github.com/voxcam/voxcam/internal/cam"
 )
 
 func TestResident(t *testing.T) { backendtest.RunResident(t, open(t, Options{})) }
@@ -78,4 +80,42 @@ func TestVacateMeanwhile(t *testing.T) {
 	}
 	close(done)
 	group.Wait()
+}
+
+// A state of moments that was saved goes on after the memory returned; one that was not is an error and no figure.
+func TestMomentsVacated(t *testing.T) {
+	b := open(t, Options{})
+	choices, err := cam.Choose([]string{"vargrad", "smoothgrad"}, nil)
+	must(t, err)
+	const n = 5000
+	m, err := b.NewMoments(n, 1, backend.OnDevice, choices...)
+	must(t, err)
+	want, err := host.Attribution{}.NewMoments(n, 1, backend.OnHost, choices...)
+	must(t, err)
+	g, out := newField(t, b, n, backend.OnDevice), newField(t, b, n, backend.OnDevice)
+	add := func(from float32) {
+		values := counting(n, from)
+		must(t, g.Write(values))
+		must(t, m.Add(g))
+		must(t, want.Add(host.View(values)))
+	}
+	add(1)
+	add(2)
+	state := make([]float32, m.Len())
+	must(t, m.Save(state))
+	_, err = b.Vacate()
+	must(t, err)
+	must(t, b.Return())
+	if m.Add(g) == nil || m.Map(out, choices[0]) == nil || m.Save(make([]float32, m.Len())) == nil {
+		t.Error("moments that were lost go on as if nothing had been")
+	}
+	must(t, m.Load(state, 2))
+	add(3)
+	for _, c := range choices {
+		onHost, err := host.NewField(n)
+		must(t, err)
+		must(t, errors.Join(m.Map(out, c), want.Map(onHost, c)))
+		alike(t, c.Key(), out, onHost, 1e-7)
+	}
+	must(t, m.Close())
 }

@@ -183,7 +183,7 @@ func (b *Backend) Return() error {
 	// What has to be copied first, so that the copies are on their way while the rest is mapped.
 	order := slices.Clone(s.live)
 	slices.SortStableFunc(order, func(x, y *memory) int { return bit(y.stale) - bit(x.stale) })
-	before := len(s.spare)
+	before := s.spare()
 	var opened []*memory
 	err := b.context.Do(func() error {
 		err := func() error {
@@ -220,13 +220,8 @@ func (b *Backend) Return() error {
 
 // bringBack maps memory and enqueues the copy of what it held.
 func (m *memory) bringBack() error {
-	if err := m.open(); err != nil {
+	if err := m.openAll(); err != nil {
 		return err
-	}
-	for _, a := range m.aliases {
-		if err := a.open(); err != nil {
-			return err
-		}
 	}
 	if !m.stale {
 		return nil
