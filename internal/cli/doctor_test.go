@@ -98,20 +98,34 @@ func TestPlanOnADevice(t *testing.T) {
 	}
 }
 
-// A volume that does not fit into the device is refused before the work, with what to do.
+// A volume that does not fit into the device is explained on the processor, and that is told; where the processor may not, it is skipped.
+// A budget in which nothing can be done is refused before the work, with what to do.
 func TestDeviceIsFull(t *testing.T) {
 	s := simulated(t)
 	s.SetCapacity(2 << 20)
 	dir := t.TempDir()
 	const cases = "../../testdata/cases/methods/"
-	args := []string{"explain", cases + "volume.npy", "--model", cases + "model.torchscript.onnx", "--device", "cuda", "--method", "saliency", "--out", dir + "/out"}
-	_, text := runCommand(t, 2, args...)
-	if !strings.Contains(text, "memory budget of") || !strings.Contains(text, "the least that works is") {
-		t.Errorf("within 60 %% of 2 MiB: %s", text)
+	args := []string{"explain", cases + "volume.npy", "--model", cases + "model.torchscript.onnx", "--device", "cuda", "--method", "saliency",
+		"--wait", "0s", "--out", dir + "/out"}
+	for _, c := range []struct {
+		more []string
+		exit int
+		says string
+	}{
+		{nil, 0, "voxcam: memory: cpu: the processor takes the device's place: the least that works is"},
+		{[]string{"--memory-budget", "1GiB"}, 0, "end other programs on the GPU or set a smaller memory budget"},
+		{[]string{"--cpu-fallback=false"}, 4, "skipped: there is not enough memory: the least that works is"},
+		{[]string{"--policy", "original"}, 4, "the policy original begins no volume with so little memory"},
+		{[]string{"--memory-budget", "1MiB"}, 2, "the memory budget of 1.0 MiB is too small: the least that works is"},
+	} {
+		_, text := runCommand(t, c.exit, append(args, c.more...)...)
+		if !strings.Contains(text, c.says) {
+			t.Errorf("%v: %s", c.more, text)
+		}
 	}
-	_, text = runCommand(t, 2, append(args, "--memory-budget", "1GiB")...)
-	if !strings.Contains(text, "not enough memory is free: end other programs on the GPU or set a smaller memory budget") {
-		t.Errorf("1 GiB of 2 MiB: %s", text)
+	text, err := os.ReadFile(filepath.Join(dir, "out", "result.json"))
+	if err != nil || !strings.Contains(string(text), `"level": "cpu"`) || !strings.Contains(string(text), `"kind": "cpu"`) {
+		t.Errorf("result.json is %s (%v)", text, err)
 	}
 	if used := s.Used(); used != 0 {
 		t.Errorf("%d bytes of the device are still taken", used)

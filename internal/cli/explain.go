@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,15 +11,17 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
-	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/durable"
+	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/memory"
 	"github.com/voxcam/voxcam/internal/picture"
 	"github.com/voxcam/voxcam/internal/session"
 	"github.com/voxcam/voxcam/internal/volume"
@@ -46,45 +49,45 @@ func (f *modelFlags) add(cmd *cobra.Command) {
 	fl.Var(&f.budget, "memory-budget", "most memory for computing: a size (512MiB), a share of what is free (50%), auto, or min; the answer stays the same")
 }
 
-// model is an opened model and the device that it is on.
-type model struct {
-	*explain.Model
-	device *device.Device
+// model is an opened model on a device.
+type model struct{ *engine.Engine }
+
+// engine is what the flags say of model, device and budget, for volumes of a shape, [C, D, H, W], zero where it is not known.
+func (f *modelFlags) engine(shape [4]int) (engine.Options, error) {
+	if f.model == "" {
+		return engine.Options{}, usage(errors.New("--model is missing: the ONNX file of the classifier"))
+	}
+	o, err := f.layerOptions(shape)
+	if err != nil {
+		return engine.Options{}, err
+	}
+	return engine.Options{Model: f.model, TargetLayer: o.TargetLayer, LayerLayout: o.LayerLayout, TokenGrid: o.TokenGrid, Shape: o.Shape,
+		Ahead: o.Ahead, Device: f.device, Precision: f.precision, Budget: f.budget.String()}, nil
 }
 
-func (m *model) Close() error { return errors.Join(m.Model.Close(), m.device.Close()) }
-
-// open opens the model for volumes of a shape, [C, D, H, W], zero where it is not known.
-func (f *modelFlags) open(shape [4]int, stderr io.Writer) (*model, error) {
-	if f.model == "" {
-		return nil, usage(errors.New("--model is missing: the ONNX file of the classifier"))
-	}
+// openEngine opens what flags say, and tells on stderr what the user should know of the device.
+func openEngine(ctx context.Context, o engine.Options, stderr io.Writer) (*model, error) {
 	lean()
-	d, err := f.deviceFlags.open(stderr)
+	e, err := engine.Open(ctx, o)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		return nil, usage(err)
+	}
+	warnings, notes := e.Notes()
+	printNotes(stderr, explain.Info{Warnings: warnings, Notes: notes})
+	return &model{e}, nil
+}
+
+// open opens the model for volumes of a shape, [C, D, H, W], zero where it is not known, with the default policy.
+func (f *modelFlags) open(shape [4]int, stderr io.Writer) (*model, error) {
+	o, err := f.engine(shape)
 	if err != nil {
 		return nil, err
 	}
-	opt, err := f.options(shape, d.FreeMemory)
-	if err != nil {
-		return nil, errors.Join(err, d.Close())
-	}
-	m, err := explain.Open(f.model, d, opt)
-	if err != nil {
-		return nil, usage(errors.Join(err, d.Close()))
-	}
-	return &model{m, d}, nil
-}
-
-// memory is the budget in bytes, of which a device has so many free.
-func (f *modelFlags) memory(free func() (int, error)) (explain.Budget, error) {
-	if f.budget.Min() {
-		return explain.Budget{Smallest: true}, nil
-	}
-	n, err := f.budget.Bytes(free)
-	if err != nil && f.budget == (bytesize.Budget{}) {
-		return explain.Budget{}, nil // auto, on a system that does not say what is free: whole tensors
-	}
-	return explain.Budget{Bytes: n}, err
+	o.Policy = memory.DefaultPolicy()
+	return openEngine(context.Background(), o, stderr)
 }
 
 // lean makes the collector run early: what a budget does not count should stay small. Activations and weights have nothing for it
@@ -142,6 +145,7 @@ func (f *methodFlags) request() (explain.Request, error) {
 type explainFlags struct {
 	modelFlags
 	methodFlags
+	memoryFlags
 	class, classes       string
 	out, noise, variable string
 	axes, normalize      string
@@ -164,6 +168,7 @@ there with status "degraded" and its reason in result.json.`,
 	}
 	f.modelFlags.add(cmd)
 	f.methodFlags.add(cmd)
+	f.memoryFlags.add(cmd)
 	fl := cmd.Flags()
 	fl.StringVar(&f.class, "target-class", "predicted", "class to explain: predicted, all, an index, or a name of --classes")
 	fl.StringVar(&f.classes, "classes", "", "names of the classes in order, separated by commas")
@@ -207,7 +212,12 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	if _, err := dataset.Scale(v, f.normalize); err != nil {
 		return usage(fmt.Errorf("%s: %w", path, err))
 	}
-	m, err := f.open([4]int{v.Channels, v.Depth, v.Height, v.Width}, cmd.ErrOrStderr())
+	opt, err := f.engine([4]int{v.Channels, v.Depth, v.Height, v.Width})
+	if err != nil {
+		return err
+	}
+	f.memoryFlags.put(cmd, &opt)
+	m, err := openEngine(cmd.Context(), opt, cmd.ErrOrStderr())
 	if err != nil {
 		return err
 	}
@@ -231,6 +241,12 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 		req.Noise = draws
 	}
 	req.SampleID = filepath.Base(path)
+	var told sync.Mutex
+	req.Incident = func(i explain.Incident) {
+		told.Lock()
+		defer told.Unlock()
+		fmt.Fprintf(cmd.ErrOrStderr(), "voxcam: memory: %s: %s\n", i.Kind, i.Text)
+	}
 	classes, err := f.targets(m.Info().Classes)
 	if err != nil {
 		return err
@@ -375,6 +391,8 @@ type resultFile struct {
 	ModelSHA256        string         `json:"model_sha256"`
 	Warnings           []string       `json:"warnings,omitempty"`
 	Methods            []resultMethod `json:"methods"`
+
+	Execution explain.Execution `json:"execution"`
 }
 
 type resultMethod struct {
@@ -400,6 +418,7 @@ func (f *explainFlags) write(stderr io.Writer, dir string, v *volume.Volume, inf
 		Logits: r.Logits, Probabilities: r.Probabilities, PredictedClass: r.Predicted, PredictedClassName: name(r.Predicted),
 		TargetClass: r.TargetClass, TargetClassName: name(r.TargetClass), TargetLayer: r.TargetLayer,
 		Model: info.Path, ModelSHA256: info.SHA256, Warnings: info.Warnings,
+		Execution: r.Execution,
 	}
 	if r.CellSize[0] > 0 {
 		file.CellSize = r.CellSize[:]

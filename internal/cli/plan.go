@@ -77,7 +77,7 @@ func (f *planFlags) run(cmd *cobra.Command, path string) (err error) {
 	if err != nil {
 		return err
 	}
-	planned, err := explain.Plans(path, d, opt, methods)
+	planned, err := explain.Plans(path, d.Backend, opt, methods)
 	if err != nil {
 		return usage(err)
 	}
@@ -102,8 +102,8 @@ func (f *planFlags) run(cmd *cobra.Command, path string) (err error) {
 	return planview.WriteText(cmd.OutOrStdout(), passes)
 }
 
-// options are what the flags say of the model, for volumes of a shape.
-func (f *modelFlags) options(shape [4]int, free func() (int, error)) (opt explain.Options, err error) {
+// layerOptions are what the flags say of the model, for volumes of a shape.
+func (f *modelFlags) layerOptions(shape [4]int) (opt explain.Options, err error) {
 	if layouts := []string{"", "auto", "channels-first", "channels-last"}; !slices.Contains(layouts, f.layout) {
 		return opt, usage(fmt.Errorf("--layer-layout %s: choose from %s", f.layout, strings.Join(layouts[1:], ", ")))
 	}
@@ -114,8 +114,28 @@ func (f *modelFlags) options(shape [4]int, free func() (int, error)) (opt explai
 		}
 		opt.TokenGrid = [3]int(f.grid)
 	}
-	opt.Budget, err = f.memory(free)
+	return opt, nil
+}
+
+// options are layerOptions with the budget, which can be a share of what is free.
+func (f *modelFlags) options(shape [4]int, free func() (int, error)) (opt explain.Options, err error) {
+	if opt, err = f.layerOptions(shape); err != nil {
+		return opt, err
+	}
+	opt.Budget, err = f.budgetOf(free)
 	return opt, usage(err)
+}
+
+// budgetOf is the budget in bytes, where so many are free.
+func (f *modelFlags) budgetOf(free func() (int, error)) (explain.Budget, error) {
+	if f.budget.Min() {
+		return explain.Budget{Smallest: true}, nil
+	}
+	n, err := f.budget.Bytes(free)
+	if err != nil && f.budget == (bytesize.Budget{}) {
+		return explain.Budget{}, nil // auto, on a system that does not say what is free: whole tensors
+	}
+	return explain.Budget{Bytes: n}, err
 }
 
 // drawable hands planned passes on to be shown. Passes that do not fit are refused, with the budget that each would need, and the

@@ -37,6 +37,7 @@ type Device struct {
 
 	close func() error
 	free  func() (int, error)
+	uuid  string
 }
 
 // Close gives the device back. Models on it must have been closed.
@@ -44,6 +45,12 @@ func (d *Device) Close() error { return d.close() }
 
 // FreeMemory is what a budget can share, in bytes.
 func (d *Device) FreeMemory() (int, error) { return d.free() }
+
+// UUID is the identity of a GPU, like GPU-... or MIG-...; empty for the processor.
+func (d *Device) UUID() string { return d.uuid }
+
+// Trouble says why a device could not be opened: backend.NoMemory if its memory was short, so that a later call may find it open.
+func Trouble(err error) backend.Trouble { return cuda.Trouble(err) }
 
 // precisions by name. The first is what a processor computes in.
 var precisions = []struct {
@@ -54,32 +61,46 @@ var precisions = []struct {
 // kinds of devices.
 var kinds = []struct {
 	name string
-	open func(number int, precision string) (*Device, error)
+	open func(number int, o Options) (*Device, error)
 }{
 	{"auto", openAuto},
 	{"cpu", openCPU},
 	{"cuda", openCUDA},
 }
 
-// Open opens a device by its name: auto (a GPU if there is one, else the processor), cpu, cuda, or cuda:N for GPU N. Products of
-// convolutions and matrices are computed in a precision: fp32, or on a GPU tf32, bf16 or fp64. Empty names are auto and fp32.
+// Options say which device is opened, and how it computes.
+type Options struct {
+	// Name is auto (a GPU if there is one, else the processor), cpu, cuda, or cuda:N for GPU N; "" is auto.
+	Name string
+	// Precision is what products of convolutions and matrices are computed in: fp32, or on a GPU tf32, bf16 or fp64; "" is fp32.
+	Precision string
+	// LaunchBlocking waits for each step on a GPU, so that an error names the one that failed.
+	LaunchBlocking bool
+}
+
+// Open opens a device by its name and precision, as in Options.
 func Open(name, precision string) (*Device, error) {
-	if precision == "" {
-		precision = precisions[0].name
+	return Options{Name: name, Precision: precision}.Open()
+}
+
+// Open opens the device.
+func (o Options) Open() (*Device, error) {
+	if o.Precision == "" {
+		o.Precision = precisions[0].name
 	}
-	if _, err := parsePrecision(precision); err != nil {
+	if _, err := parsePrecision(o.Precision); err != nil {
 		return nil, err
 	}
-	kind, number, err := split(name)
+	kind, number, err := split(o.Name)
 	if err != nil {
 		return nil, err
 	}
 	for _, k := range kinds {
 		if k.name == kind {
-			return k.open(number, precision)
+			return k.open(number, o)
 		}
 	}
-	return nil, fmt.Errorf("device %q is not known: choose from auto, cpu, cuda, cuda:N", name)
+	return nil, fmt.Errorf("device %q is not known: choose from auto, cpu, cuda, cuda:N", o.Name)
 }
 
 // Precisions are the names of precisions that Open knows.
@@ -115,9 +136,9 @@ func split(name string) (kind string, number int, err error) {
 	return kind, number, nil
 }
 
-func openCPU(_ int, precision string) (*Device, error) {
-	if precision != precisions[0].name {
-		return nil, fmt.Errorf("precision %s needs a GPU: the processor computes in %s", precision, precisions[0].name)
+func openCPU(_ int, o Options) (*Device, error) {
+	if o.Precision != precisions[0].name {
+		return nil, fmt.Errorf("precision %s needs a GPU: the processor computes in %s", o.Precision, precisions[0].name)
 	}
 	b, err := cpu.New(cpu.Options{})
 	if err != nil {
@@ -127,8 +148,8 @@ func openCPU(_ int, precision string) (*Device, error) {
 }
 
 // openCUDA opens a GPU that was asked for.
-func openCUDA(number int, precision string) (*Device, error) {
-	d, err := tryCUDA(number, precision)
+func openCUDA(number int, o Options) (*Device, error) {
+	d, err := tryCUDA(number, o)
 	if err != nil {
 		return nil, fmt.Errorf("%w; device cpu computes without a GPU, and voxcam doctor says what was found", err)
 	}
@@ -136,12 +157,12 @@ func openCUDA(number int, precision string) (*Device, error) {
 }
 
 // openAuto opens the first GPU, or the processor. That there is no GPU is nothing to tell; that it does not work is.
-func openAuto(_ int, precision string) (*Device, error) {
-	d, gpu := tryCUDA(0, precision)
+func openAuto(_ int, o Options) (*Device, error) {
+	d, gpu := tryCUDA(0, o)
 	if gpu == nil {
 		return d, nil
 	}
-	d, err := openCPU(0, precision)
+	d, err := openCPU(0, o)
 	if absent(gpu) {
 		return d, err
 	}
@@ -152,18 +173,18 @@ func openAuto(_ int, precision string) (*Device, error) {
 	return d, nil
 }
 
-func tryCUDA(number int, precision string) (*Device, error) {
-	o := CUDA()
-	o.Device = number
+func tryCUDA(number int, o Options) (*Device, error) {
+	c := CUDA()
+	c.Device, c.LaunchBlocking = number, o.LaunchBlocking
 	var err error
-	if o.Precision, err = parsePrecision(precision); err != nil {
+	if c.Precision, err = parsePrecision(o.Precision); err != nil {
 		return nil, err
 	}
-	b, err := cuda.New(o)
+	b, err := cuda.New(c)
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{Backend: b, close: b.Close, free: b.FreeMemory}
+	d := &Device{Backend: b, close: b.Close, free: b.FreeMemory, uuid: b.UUID()}
 	if note := b.Note(); note != "" {
 		d.Notes = append(d.Notes, note)
 	}

@@ -130,6 +130,9 @@ func New(o Options) (b *Backend, err error) {
 // Name implements backend.Backend.
 func (b *Backend) Name() string { return "cuda/" + b.device.Name }
 
+// UUID is the GPU's identity, like GPU-... or MIG-...
+func (b *Backend) UUID() string { return b.device.UUID }
+
 // Close gives the GPU back. Programs, arenas and fields should have been closed, and must not be used any more. It tries again what the
 // driver refuses, also where the context was lost; another backend can be opened after it. A second call does nothing.
 func (b *Backend) Close() error {

@@ -1,0 +1,61 @@
+package cli
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/voxcam/voxcam/internal/engine"
+	"github.com/voxcam/voxcam/internal/memory"
+)
+
+// memoryFlags say what is done when memory is short.
+type memoryFlags struct {
+	policy   memory.Policy
+	wait     time.Duration
+	cpu      bool
+	shuttle  shuttle
+	blocking bool
+}
+
+func (f *memoryFlags) add(cmd *cobra.Command) {
+	f.policy = memory.DefaultPolicy()
+	f.shuttle = shuttle(engine.Shuttles[0])
+	fl := cmd.Flags()
+	fl.Var(&f.policy, "policy", "when memory is short: exact never changes a result; original takes fewer draws and skips, as the original system")
+	fl.DurationVar(&f.wait, "wait", f.policy.Wait, "how long in all a volume waits for other programs to leave memory of the GPU")
+	fl.BoolVar(&f.cpu, "cpu-fallback", true, "let the processor go on where the GPU cannot; with --policy original only if it is asked for")
+	fl.Var(&f.shuttle, "shuttle", "give the GPU's memory back between volumes: "+strings.Join(engine.Shuttles, ", "))
+	fl.BoolVar(&f.blocking, "launch-blocking", false, "wait after every step on a GPU, so that an error names the step: slow")
+}
+
+// put puts what the flags of a command say into options. Flags that were not given leave the policy as it is by its name.
+func (f *memoryFlags) put(cmd *cobra.Command, o *engine.Options) {
+	o.Policy, o.Shuttle, o.LaunchBlocking = f.policy, string(f.shuttle), f.blocking
+	if cmd.Flags().Changed("wait") {
+		o.Policy.Wait = f.wait
+	}
+	if cmd.Flags().Changed("cpu-fallback") {
+		o.Policy.CPU = f.cpu
+	}
+}
+
+// shuttle is one of engine.Shuttles.
+type shuttle string
+
+// Set implements flag.Value.
+func (s *shuttle) Set(name string) error {
+	if !slices.Contains(engine.Shuttles, name) {
+		return fmt.Errorf("choose from %s", strings.Join(engine.Shuttles, ", "))
+	}
+	*s = shuttle(name)
+	return nil
+}
+
+func (s *shuttle) String() string { return string(*s) }
+
+// Type names the kind of value in help texts.
+func (*shuttle) Type() string { return "when" }

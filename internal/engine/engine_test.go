@@ -1,0 +1,520 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/volume"
+)
+
+const draws = 6
+const sum = draws * (draws + 1) / 2 // of a volume that is explained undisturbed
+
+// disturbance is what happens to one volume.
+type disturbance struct {
+	name      string
+	set       func(w *world)
+	policy    func(p *memory.Policy)
+	options   func(o *Options)
+	incidents []explain.IncidentKind
+	level     explain.Level // of the result
+	draws     int           // if fewer
+	skipped   bool
+	fails     func(error) bool
+	took      time.Duration // at least, and less than a second more
+	opened    string        // devices, in order
+}
+
+const (
+	waited    = explain.IncidentWaited
+	cpu       = explain.IncidentCPU
+	restarted = explain.IncidentRestart
+	resumed   = explain.IncidentResumed
+	fewer     = explain.IncidentFewer
+	skips     = explain.IncidentSkipped
+)
+
+// at makes an error before a draw, the first times that a device comes there.
+func at(draw, times int, on string, err error) func(context.Context, string, string, int) error {
+	var mu sync.Mutex
+	return func(_ context.Context, device, _ string, d int) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if d != draw || device != on || times == 0 {
+			return nil
+		}
+		times--
+		return err
+	}
+}
+
+// later changes what other programs have.
+func (w *world) later(after time.Duration, others int) {
+	go func() {
+		time.Sleep(after)
+		w.set(others)
+	}()
+}
+
+var disturbances = []disturbance{
+	{name: "none", set: func(*world) {}, level: explain.LevelStreamed, opened: "cuda"},
+	{name: "short for a while", level: explain.LevelStreamed, incidents: []explain.IncidentKind{waited}, opened: "cuda",
+		set: func(w *world) { w.set(79 * gib); w.later(time.Second, 0) }, took: time.Second},
+	{name: "short", level: explain.LevelCPU, incidents: []explain.IncidentKind{waited, cpu}, opened: "cuda cpu", took: 10 * time.Second,
+		set: func(w *world) { w.set(79 * gib) }},
+	{name: "short in the midst", level: explain.LevelCPU, incidents: []explain.IncidentKind{waited, cpu, resumed}, opened: "cuda cpu", took: 10 * time.Second,
+		set: func(w *world) {
+			w.draw = func(_ context.Context, _, _ string, d int) error { w.set(d / 3 * 79 * gib); return nil }
+		}},
+	{name: "short without the processor", incidents: []explain.IncidentKind{waited, skips}, skipped: true, opened: "cuda", took: 10 * time.Second,
+		set: func(w *world) { w.set(79 * gib) }, policy: func(p *memory.Policy) { p.CPU = false }},
+	{name: "short with nothing allowed", opened: "cuda",
+		set: func(w *world) { w.set(79 * gib) }, policy: func(p *memory.Policy) { *p = memory.Policy{} },
+		fails: func(err error) bool { var m *explain.MemoryError; return errors.As(err, &m) && m.Needs == gib }},
+	{name: "short here and there", incidents: []explain.IncidentKind{waited, cpu, skips}, skipped: true, opened: "cuda cpu", took: 10 * time.Second,
+		set: func(w *world) { w.set(79 * gib); w.host, w.least = gib, 2*gib }},
+	{name: "little on the host", level: explain.LevelCPU, incidents: []explain.IncidentKind{waited, cpu}, opened: "cuda cpu", took: 10 * time.Second,
+		set: func(w *world) { w.set(79 * gib); w.host, w.least = 2*gib, 3*gib/2 }},
+	{name: "no room for the context", level: explain.LevelCPU, incidents: []explain.IncidentKind{cpu}, opened: "cuda*10 cpu",
+		set: func(w *world) { w.set(80 * gib) }},
+	{name: "no room for the context for a while", level: explain.LevelStreamed, opened: "cuda*5",
+		set: func(w *world) { w.set(80 * gib); w.later(time.Second, 0) }},
+	{name: "less than the share", level: explain.LevelSmallest, opened: "cuda",
+		set: func(w *world) { w.set(78 * gib) }},
+	{name: "lost", level: explain.LevelStreamed, incidents: []explain.IncidentKind{restarted, resumed}, opened: "cuda*2",
+		set: func(w *world) { w.draw = at(3, 1, "cuda", fmt.Errorf("a kernel: %w", explain.ErrLost)) }},
+	{name: "failing again and again", level: explain.LevelStreamed, incidents: []explain.IncidentKind{restarted, resumed}, opened: "cuda*2",
+		set: func(w *world) { w.draw = at(3, 1, "cuda", &explain.TransientError{Err: errors.New("cuDNN")}) }},
+	{name: "lost twice", level: explain.LevelCPU, incidents: []explain.IncidentKind{restarted, resumed, cpu, resumed}, opened: "cuda*2 cpu",
+		set: func(w *world) { w.draw = at(3, 2, "cuda", explain.ErrLost) }},
+	{name: "lost twice without the processor", incidents: []explain.IncidentKind{restarted, resumed}, opened: "cuda*2",
+		set:    func(w *world) { w.draw = at(3, 2, "cuda", explain.ErrLost) },
+		policy: func(p *memory.Policy) { p.CPU = false }, fails: func(err error) bool { return errors.Is(err, explain.ErrLost) }},
+	{name: "lost twice under a supervisor", incidents: []explain.IncidentKind{restarted, resumed}, opened: "cuda*2",
+		set:     func(w *world) { w.draw = at(3, 2, "cuda", explain.ErrLost) },
+		options: func(o *Options) { o.Supervised = true }, fails: func(err error) bool { return errors.Is(err, explain.ErrLost) }},
+	{name: "lost for good", level: explain.LevelCPU, incidents: []explain.IncidentKind{cpu, resumed}, opened: "cuda*2 cpu",
+		set: func(w *world) {
+			w.draw = at(3, 1, "cuda", explain.ErrLost)
+			w.broken = func(name string) error {
+				if name == "cuda" && len(w.opened) > 1 {
+					return errors.New("the driver is gone")
+				}
+				return nil
+			}
+		}},
+	{name: "lost for good under a supervisor", opened: "cuda*2", options: func(o *Options) { o.Supervised = true },
+		fails: func(err error) bool {
+			return errors.Is(err, explain.ErrLost) && strings.Contains(err.Error(), "the driver is gone")
+		},
+		set: func(w *world) {
+			w.draw = at(3, 1, "cuda", explain.ErrLost)
+			w.broken = func(name string) error {
+				if name == "cuda" && len(w.opened) > 1 {
+					return errors.New("the driver is gone")
+				}
+				return nil
+			}
+		}},
+	{name: "lost, and its memory taken", level: explain.LevelStreamed, incidents: []explain.IncidentKind{restarted, resumed, waited}, opened: "cuda*6",
+		took: time.Second,
+		set: func(w *world) {
+			lose := at(3, 1, "cuda", explain.ErrLost)
+			w.draw = func(ctx context.Context, on, id string, d int) error {
+				err := lose(ctx, on, id, d)
+				if err != nil {
+					w.set(80 * gib)
+					w.later(time.Second, 0)
+				}
+				return err
+			}
+		}},
+	{name: "a fault", opened: "cuda", set: func(w *world) { w.draw = at(3, 1, "cuda", errors.New("a bug")) },
+		fails: func(err error) bool { return err.Error() == "a bug" }},
+	{name: "a size that is too small", opened: "cuda", set: func(*world) {}, options: func(o *Options) { o.Budget = "1MiB" },
+		fails: func(err error) bool { var b *explain.BudgetError; return errors.As(err, &b) }},
+	{name: "fewer draws", level: explain.LevelCPU, incidents: []explain.IncidentKind{waited, cpu, fewer}, draws: 5, opened: "cuda cpu",
+		took: 10 * time.Second, set: func(w *world) { w.set(79 * gib) }, policy: func(p *memory.Policy) { p.Fewer = true }},
+	{name: "as many draws as there are", level: explain.LevelCPU, incidents: []explain.IncidentKind{restarted, resumed, cpu, fewer, resumed}, draws: 5,
+		opened: "cuda*2 cpu", set: func(w *world) { w.draw = at(5, 2, "cuda", explain.ErrLost) }, policy: func(p *memory.Policy) { p.Fewer = true }},
+	{name: "the original's draws", level: explain.LevelStreamed, incidents: []explain.IncidentKind{fewer}, draws: 5, opened: "cuda",
+		set: func(w *world) { w.set(79 * gib); w.needs = gib / 4 }, policy: func(p *memory.Policy) { p.Original = true }},
+	{name: "the original's memory", skipped: true, incidents: []explain.IncidentKind{skips}, opened: "cuda",
+		set: func(w *world) { w.set(79*gib + gib/4); w.needs = gib / 8 }, policy: func(p *memory.Policy) { p.Original = true }},
+	{name: "the processor", level: explain.LevelWhole, opened: "cpu", set: func(*world) {}, options: func(o *Options) { o.Device = "cpu" }},
+	{name: "no GPU", level: explain.LevelWhole, opened: "cuda auto", options: func(o *Options) { o.Device = "auto" },
+		set: func(w *world) {
+			w.broken = func(name string) error {
+				if name == "cuda" {
+					return errors.New("no GPU")
+				}
+				return nil
+			}
+		}},
+	{name: "a GPU by itself", level: explain.LevelStreamed, opened: "cuda", set: func(*world) {}, options: func(o *Options) { o.Device = "auto" }},
+}
+
+func count(names []string) string {
+	var out []string
+	for i := 0; i < len(names); {
+		j := i
+		for j < len(names) && names[j] == names[i] {
+			j++
+		}
+		if j-i > 1 {
+			out = append(out, fmt.Sprintf("%s*%d", names[i], j-i))
+		} else {
+			out = append(out, names[i])
+		}
+		i = j
+	}
+	return strings.Join(out, " ")
+}
+
+// Whatever happens to a volume, its result is that of a volume that nothing happens to, or there is an error that says why not; and its
+// record tells what happened.
+func TestGoesOn(t *testing.T) {
+	for _, c := range disturbances {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				o := Options{Model: "m.onnx", Device: "cuda", Policy: memory.DefaultPolicy()}
+				if c.policy != nil {
+					c.policy(&o.Policy)
+				}
+				if c.options != nil {
+					c.options(&o)
+				}
+				c.set(w)
+				e, err := open(t.Context(), o, w.parts())
+				if err != nil {
+					t.Fatal(err)
+				}
+				var heard []explain.Incident
+				req := request("x", draws)
+				req.Incident = func(i explain.Incident) { heard = append(heard, i) }
+				began := time.Now()
+				r, err := e.Explain(t.Context(), volume.New(1, 2, 2, 2), req)
+				if took := time.Since(began); took < c.took || took > c.took+time.Second {
+					t.Errorf("it took %v, not %v", took, c.took)
+				}
+				c.check(t, w, r, err, heard)
+				if got := count(w.openedDevices()); got != c.opened {
+					t.Errorf("opened were %s, not %s", got, c.opened)
+				}
+				if err := e.Close(); err != nil {
+					t.Error(err)
+				}
+				w.checkClosed()
+			})
+		})
+	}
+}
+
+func (c *disturbance) check(t *testing.T, w *world, r *explain.Result, err error, heard []explain.Incident) {
+	t.Helper()
+	if got := kinds(heard); !slices.Equal(got, c.incidents) {
+		t.Errorf("incidents %v, not %v: %v", got, c.incidents, heard)
+	}
+	var skipped *SkippedError
+	switch {
+	case c.skipped:
+		if !errors.As(err, &skipped) || skipped.Status() != explain.StatusSkipped {
+			t.Errorf("the error is %v, not that the volume was skipped", err)
+		}
+		return
+	case c.fails != nil:
+		if err == nil || errors.As(err, &skipped) || !c.fails(err) {
+			t.Errorf("the error is %v", err)
+		}
+		return
+	case err != nil:
+		t.Fatal(err)
+	}
+	if r.Execution.Level != c.level || !slices.Equal(kinds(r.Execution.Incidents), c.incidents) {
+		t.Errorf("the level is %q, not %q; the incidents are %v", r.Execution.Level, c.level, r.Execution.Incidents)
+	}
+	n, total := draws, 0
+	if c.draws > 0 {
+		n = c.draws
+	}
+	for _, d := range w.done {
+		total += d
+	}
+	if total != n {
+		t.Errorf("%d draws were taken for %d: %v", total, n, w.done)
+	}
+	for i, m := range r.Methods {
+		status, reason := explain.StatusOK, ""
+		if i == 1 && n < draws {
+			status, reason = explain.StatusDegraded, fmt.Sprintf("%d draws instead of %d: ", n, draws)
+		}
+		if want := float32(n*(n+1)) / 2; m.Map[0] != want || m.Status != status || !strings.HasPrefix(m.Reason, reason) {
+			t.Errorf("%s: the map is %g, not %g, with status %s %s", m.Method, m.Map[0], want, m.Status, m.Reason)
+		}
+	}
+}
+
+// explainAll explains volumes as a session does: one is begun while another is explained, and results are taken later.
+func explainAll(t *testing.T, e *Engine, n int) (results []*explain.Result, errs []error) {
+	t.Helper()
+	begun, computed := make(chan explain.Work), make(chan explain.Work)
+	var done sync.WaitGroup
+	done.Go(func() {
+		defer close(begun)
+		for i := range n {
+			w, err := e.Begin(t.Context(), volume.New(1, 2, 2, 2), request(fmt.Sprint(i), draws))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			begun <- w
+		}
+	})
+	done.Go(func() {
+		defer close(computed)
+		for w := range begun {
+			if err := w.Compute(t.Context()); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			computed <- w
+		}
+	})
+	for w := range computed {
+		r, err := w.Result()
+		if err != nil {
+			t.Error(err)
+		}
+		results = append(results, r)
+	}
+	done.Wait()
+	return results, errs
+}
+
+func openIn(t *testing.T, w *world, o Options) *Engine {
+	t.Helper()
+	if o.Device == "" {
+		o.Device = "cuda"
+	}
+	if o.Policy == (memory.Policy{}) {
+		o.Policy = memory.DefaultPolicy()
+	}
+	e, err := open(t.Context(), o, w.parts())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+		w.checkClosed()
+	})
+	return e
+}
+
+// Volumes that were brought ahead get out of the way when the one before has trouble, and nothing waits for ever.
+func TestOverlap(t *testing.T) {
+	for name, c := range map[string]struct {
+		set    func(w *world)
+		levels string
+	}{
+		"undisturbed": {func(*world) {}, "streamed streamed streamed streamed"},
+		"lost":        {func(w *world) { w.draw = at(2, 1, "cuda", explain.ErrLost) }, "streamed streamed streamed streamed"},
+		"lost often":  {func(w *world) { w.draw = at(2, 2, "cuda", explain.ErrLost) }, "cpu cpu cpu cpu"},
+		"short for the first": {func(w *world) {
+			w.draw = func(_ context.Context, on, id string, d int) error {
+				if on == "cuda" && id == "0" {
+					w.set(80*gib - gib/2)
+				} else if on == "cpu" && d == draws-1 {
+					w.set(0)
+				}
+				return nil
+			}
+		}, "cpu streamed streamed streamed"},
+		"maps lost on their way back": {func(w *world) {
+			var once sync.Once
+			w.result = func(id string) (err error) {
+				if id == "1" {
+					once.Do(func() { err = explain.ErrLost })
+				}
+				return err
+			}
+		}, "streamed streamed streamed streamed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				c.set(w)
+				e := openIn(t, w, Options{})
+				results, errs := explainAll(t, e, 4)
+				var levels []string
+				for _, r := range results {
+					levels = append(levels, string(r.Execution.Level))
+					if r.Methods[1].Map[0] != sum {
+						t.Errorf("a map is %g, not %d", r.Methods[1].Map[0], sum)
+					}
+				}
+				if got := strings.Join(levels, " "); got != c.levels || len(errs) > 0 {
+					t.Errorf("the levels are %s, not %s; errors %v", got, c.levels, errs)
+				}
+			})
+		})
+	}
+}
+
+// While a volume is explained, the next one is brought to the device.
+func TestBeginIsAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		goOn := make(chan struct{})
+		w.draw = func(_ context.Context, _, id string, d int) error {
+			if id == "0" && d == 0 {
+				<-goOn
+			}
+			return nil
+		}
+		e := openIn(t, w, Options{})
+		first, err := e.Begin(t.Context(), volume.New(1, 2, 2, 2), request("0", draws))
+		if err != nil {
+			t.Fatal(err)
+		}
+		computed := make(chan error, 1)
+		go func() { computed <- first.Compute(t.Context()) }()
+		second, err := e.Begin(t.Context(), volume.New(1, 2, 2, 2), request("1", draws))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(w.begun, []string{"0@cuda", "1@cuda"}) {
+			t.Errorf("begun were %v", w.begun)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { time.Sleep(time.Second); cancel() }()
+		if _, err := e.Begin(ctx, volume.New(1, 2, 2, 2), request("2", draws)); !errors.Is(err, context.Canceled) {
+			t.Errorf("a third place is not there, but the error is %v", err)
+		}
+		second.Drop()
+		close(goOn)
+		if err := <-computed; err != nil {
+			t.Error(err)
+		}
+		if r, err := first.Result(); err != nil || r.Methods[1].Map[0] != sum {
+			t.Errorf("%+v: %v", r, err)
+		}
+	})
+}
+
+// A run comes back to the device when that has what was missing, and does not wait for it again at every volume.
+func TestReturnsToTheDevice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.set(79 * gib)
+		e := openIn(t, w, Options{})
+		ask := func(want explain.Level, within time.Duration) {
+			t.Helper()
+			began := time.Now()
+			r, err := e.Explain(t.Context(), volume.New(1, 2, 2, 2), request("x", draws))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Execution.Level != want || time.Since(began) > within {
+				t.Errorf("the level is %s, not %s, after %v: %v", r.Execution.Level, want, time.Since(began), r.Execution.Incidents)
+			}
+		}
+		ask(explain.LevelCPU, 11*time.Second)
+		ask(explain.LevelCPU, 0)
+		w.set(0)
+		ask(explain.LevelStreamed, 0)
+		if w.open["cpu"] != 0 {
+			t.Error("the model on the processor still takes memory")
+		}
+		// Without a context what is free is not known: it is tried at times.
+		w.draw = at(2, 2, "cuda", explain.ErrLost)
+		ask(explain.LevelCPU, 0)
+		w.set(80 * gib)
+		ask(explain.LevelCPU, 0)
+		tried := len(w.openedDevices())
+		time.Sleep(retry)
+		ask(explain.LevelCPU, 0)
+		if now := len(w.openedDevices()); now != tried+1 {
+			t.Errorf("the device was tried %d times", now-tried)
+		}
+		w.set(0)
+		ask(explain.LevelCPU, 0)
+		time.Sleep(retry)
+		w.broken = func(name string) error { return errors.New("the driver is being updated") }
+		ask(explain.LevelCPU, 0)
+		time.Sleep(retry)
+		w.broken = nil
+		ask(explain.LevelStreamed, 0)
+	})
+}
+
+// A device without room for its context is an error where nothing else is allowed, and a warning where the processor is.
+func TestOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.set(80 * gib)
+		_, err := open(t.Context(), Options{Device: "cuda", Policy: memory.Policy{Wait: time.Second, Skip: true}}, w.parts())
+		if short := (*explain.MemoryError)(nil); !errors.As(err, &short) || errors.As(err, new(*SkippedError)) || !errors.Is(err, errNoRoom) {
+			t.Errorf("the error is %v", err)
+		}
+		e := openIn(t, w, Options{})
+		if warnings, _ := e.Notes(); len(warnings) != 2 || !strings.Contains(warnings[1], "no room for the context") {
+			t.Errorf("the warnings are %q", warnings)
+		}
+		failures := 2
+		w.broken = func(string) error {
+			if failures--; failures >= 0 {
+				return errOnce
+			}
+			return nil
+		}
+		w.set(0)
+		failing, err := open(t.Context(), Options{Device: "cuda"}, w.parts())
+		if err != nil || failing.State().Name != "cuda" {
+			t.Fatalf("after two failures: %v", err)
+		}
+		if err := failing.Close(); err != nil {
+			t.Error(err)
+		}
+		w.broken = func(string) error { return errors.New("an old driver") }
+		if _, err := open(t.Context(), Options{Device: "cuda", Policy: memory.DefaultPolicy()}, w.parts()); err == nil || err.Error() != "an old driver" {
+			t.Errorf("the error is %v", err)
+		}
+		for _, o := range []Options{{Budget: "much"}, {Shuttle: "sometimes"}} {
+			if _, err := open(t.Context(), o, w.parts()); err == nil {
+				t.Errorf("%+v is taken", o)
+			}
+		}
+	})
+}
+
+func TestOptionsGoThroughJSON(t *testing.T) {
+	o := Options{Model: "m", TargetLayer: "l", LayerLayout: "auto", TokenGrid: [3]int{1, 2, 3}, Shape: [4]int{1, 2, 3, 4}, Ahead: true, Device: "cuda:1",
+		Precision: "bf16", Budget: "50%", Policy: memory.DefaultPolicy(), Shuttle: "idle", LaunchBlocking: true, Supervised: true}
+	for i := range reflect.TypeOf(o).NumField() {
+		if reflect.ValueOf(o).Field(i).IsZero() {
+			t.Errorf("%s is not tested", reflect.TypeOf(o).Field(i).Name)
+		}
+	}
+	text, err := json.Marshal(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back Options
+	if err := json.Unmarshal(text, &back); err != nil || back != o {
+		t.Errorf("%s is %+v: %v", text, back, err)
+	}
+}

@@ -1,0 +1,351 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"github.com/voxcam/voxcam/internal/bytesize"
+	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/memory"
+)
+
+// Pauses between looks at what is free: each twice as long as the one before.
+const (
+	shortestPause = 100 * time.Millisecond
+	longestPause  = 2 * time.Second
+)
+
+// errOrdered is why a volume was interrupted: an order wants the turn.
+var errOrdered = errors.New("an order came in between")
+
+// climb explains a volume on the first rung that holds it. The turn is held.
+func (e *Engine) climb(ctx context.Context, w *work) error {
+	e.enter(StateComputing)
+	for {
+		e.serve()
+		s, err := e.place(&w.task)
+		if err == nil {
+			err = e.sample(&w.task, s)
+		}
+		if err == nil {
+			err = e.attempt(ctx, s, w)
+		}
+		if err == nil {
+			e.settle(&w.task)
+			e.succeeded(s)
+			return nil
+		}
+		if err := e.recover(ctx, s, &w.task, err); err != nil {
+			w.Drop()
+			return err
+		}
+	}
+}
+
+// attempt explains a volume on a seat. Another attempt there goes on from what is finished.
+func (e *Engine) attempt(ctx context.Context, s *seat, w *work) (err error) {
+	e.mu.Lock()
+	inner := w.inner
+	if w.seat != s || w.draws < w.begun {
+		inner = nil
+	} else {
+		w.inner, w.seat = nil, nil
+		delete(e.ahead, w)
+	}
+	spare := s == e.spare
+	e.mu.Unlock()
+	if w.tried != nil && inner == nil && w.triedOn == s {
+		inner = w.tried
+	} else if w.tried != nil {
+		w.tried.Drop()
+	}
+	if inner == nil {
+		e.shut()
+		if inner, err = s.model.Begin(ctx, w.volume, w.request()); err != nil {
+			return err
+		}
+	}
+	w.tried, w.triedOn = inner, s
+	inside, stop := context.WithCancelCause(ctx) // lives until the result is there
+	if err := e.during(ctx, inside, stop, inner.Compute); err != nil {
+		stop(nil)
+		return err
+	}
+	w.tried, w.triedOn = nil, nil
+	w.doneOn, w.spare = s, spare
+	w.taking.Lock()
+	w.done, w.stop = inner, stop
+	w.taking.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.untaken[w] = true
+	return nil
+}
+
+// during runs f with the context inside, which is one in ctx and which an order stops that wants the turn; then the error is errOrdered.
+func (e *Engine) during(ctx, inside context.Context, stop context.CancelCauseFunc, f func(context.Context) error) error {
+	e.mu.Lock()
+	e.stop = stop
+	if len(e.orders) > 0 {
+		stop(errOrdered)
+	}
+	e.mu.Unlock()
+	err := f(inside)
+	e.mu.Lock()
+	e.stop = nil
+	e.mu.Unlock()
+	if err != nil && ctx.Err() == nil && context.Cause(inside) == errOrdered {
+		return errOrdered
+	}
+	return err
+}
+
+// succeeded is called when a seat has explained a volume.
+func (e *Engine) succeeded(s *seat) {
+	e.learn(s)
+	e.mu.Lock()
+	back := s == e.seat && e.spare != nil
+	e.mu.Unlock()
+	if !back {
+		return
+	}
+	e.short, e.tried = nil, time.Time{}
+	e.shut()
+	if err := e.unseat(&e.spare); err != nil {
+		e.warn("the processor's memory is not given back: %v", err)
+	}
+}
+
+// recover settles how a task goes on after an error, or returns the error with which it ends. S is where the error came from; nil if there
+// is no device.
+func (e *Engine) recover(ctx context.Context, s *seat, t *task, err error) error {
+	var skipped *SkippedError
+	var short *explain.MemoryError
+	var small *explain.BudgetError
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err == errOrdered: // climb serves it
+		return nil
+	case errors.As(err, &skipped):
+		return err
+	}
+	e.shut() // down here, the next volume waits
+	host := s != nil && s.resident == nil
+	switch {
+	case errors.As(err, &small) && e.lowers(s, small):
+		return nil
+	case errors.As(err, &small) && e.refuses(small):
+		if e.isSpare(s) {
+			return e.giveUp(t, small)
+		}
+		return small
+	case errors.As(err, &small), errors.As(err, &short):
+		if short == nil {
+			short = &explain.MemoryError{Needs: small.Smallest, Free: small.Budget, Err: small}
+		}
+		if host {
+			return e.giveUp(t, err)
+		}
+		e.short, e.tried = short, time.Now()
+		again, failed := e.wait(ctx, s, t, short)
+		if again || failed != nil {
+			return failed
+		}
+		return e.toProcessor(t, err)
+	case passing(err):
+		return e.anew(t, err)
+	}
+	return err
+}
+
+// lowers reports whether another try takes the least that works, because the budget turned out too small: auto and shares are no reason to
+// do without a device, or a host, that has enough.
+func (e *Engine) lowers(s *seat, small *explain.BudgetError) bool {
+	if e.refuses(small) {
+		return false
+	}
+	if s.resident == nil {
+		if free, err := s.free(); err == nil && free < small.Smallest {
+			return false
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	known := s.least >= small.Smallest
+	s.least = max(s.least, small.Smallest)
+	return !known
+}
+
+// refuses reports whether the budget is a size in which nothing can be done, however much is free.
+func (e *Engine) refuses(small *explain.BudgetError) bool {
+	return e.size > 0 && e.size < small.Smallest
+}
+
+func (e *Engine) isSpare(s *seat) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return s == e.spare
+}
+
+// wait waits for other programs to leave memory, and reports whether to try again.
+func (e *Engine) wait(ctx context.Context, s *seat, t *task, short *explain.MemoryError) (again bool, err error) {
+	if e.onProcessor() { // which goes on meanwhile
+		return false, nil
+	}
+	e.enter(StateWaiting)
+	defer e.enter(StateComputing)
+	for limit := e.options.Policy.Wait; t.waited < limit; {
+		t.pause = min(max(2*t.pause, shortestPause), longestPause)
+		began := time.Now()
+		inside, stop := context.WithCancelCause(ctx)
+		err := e.during(ctx, inside, stop, func(ctx context.Context) error { return sleep(ctx, min(t.pause, limit-t.waited)) })
+		stop(nil)
+		t.waited += time.Since(began)
+		if err == errOrdered {
+			return true, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if s == nil {
+			return true, nil // only opening it tells
+		}
+		u, err := s.resident.Usage()
+		switch {
+		case err != nil:
+			return true, nil // the attempt finds what is wrong
+		case short.Needs > 0 && u.Available() >= short.Needs, short.Needs == 0 && u.Available() > short.Free:
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// settle tells that a task waited, and what for.
+func (e *Engine) settle(t *task) {
+	if t.waited > t.told {
+		t.tell(explain.IncidentWaited, "waited %.1f s for other programs to leave memory", (t.waited - t.told).Seconds())
+		t.told = t.waited
+	}
+}
+
+func (e *Engine) onProcessor() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.spare != nil
+}
+
+// anew goes on after the context was lost, or a call failed again and again: with a new context once, else on the processor.
+func (e *Engine) anew(t *task, err error) error {
+	first := t.lost == nil
+	if !first && (e.options.Supervised || !e.options.Policy.CPU) {
+		return err
+	}
+	e.enter(StateRestarting)
+	defer e.enter(StateComputing)
+	// Its errors say that what is lost cannot be given back: it ends with the context.
+	_ = e.unseat(&e.seat)
+	if first {
+		t.lost = err
+		return nil
+	}
+	e.short, e.tried = nil, time.Now()
+	return e.toProcessor(t, err)
+}
+
+// toProcessor lets a task go on on the processor, if the policy allows it.
+func (e *Engine) toProcessor(t *task, err error) error {
+	e.settle(t)
+	if !e.options.Policy.CPU {
+		return e.giveUp(t, err)
+	}
+	t.processor = true
+	t.tell(explain.IncidentCPU, "the processor takes the device's place: %s", brief(err))
+	if e.options.Policy.Fewer && t.draws > 0 {
+		// By the steps of the original system; all draws are too many here, however much is free.
+		free := 0
+		if s := e.seatNow(); s != nil && s.resident != nil {
+			if u, err := s.resident.Usage(); err == nil {
+				free = u.Available()
+			}
+		}
+		steps := memory.Policy{Original: true}
+		t.fewer(min(steps.Samples(t.draws, free), max(20, t.draws/2)), "the processor computes, and the policy allows fewer")
+	}
+	return nil
+}
+
+func (e *Engine) seatNow() *seat {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.seat
+}
+
+// brief is an error without advice.
+func brief(err error) string {
+	if short := (*explain.MemoryError)(nil); errors.As(err, &short) && short.Needs > 0 {
+		return fmt.Sprintf("the least that works is %s, and there are %s", bytesize.FormatUp(short.Needs), bytesize.Format(short.Free))
+	}
+	return err.Error()
+}
+
+// giveUp ends a task that nothing can hold.
+func (e *Engine) giveUp(t *task, err error) error {
+	e.settle(t)
+	if !e.options.Policy.Skip {
+		return err
+	}
+	t.tell(explain.IncidentSkipped, "%s", brief(err))
+	return &SkippedError{Err: err}
+}
+
+// sample takes fewer draws, or gives a volume up, where the policy is that of the original system.
+func (e *Engine) sample(t *task, s *seat) error {
+	if t.sampled || !e.options.Policy.Original {
+		return nil
+	}
+	t.sampled = true
+	free, err := s.available()
+	if err != nil {
+		return nil // what is free cannot be told on this system: nothing is below a threshold
+	}
+	if e.options.Policy.Skips(free) {
+		if _, err := s.model.Trim(0); err != nil && passing(err) {
+			return err
+		}
+		if s.resident == nil {
+			debug.FreeOSMemory()
+		}
+		if free, err = s.available(); err == nil && e.options.Policy.Skips(free) {
+			return e.giveUp(t, &explain.MemoryError{Free: free, Err: fmt.Errorf("the policy %v begins no volume with so little memory", e.options.Policy)})
+		}
+	}
+	if t.draws > 0 {
+		t.fewer(e.options.Policy.Samples(t.draws, free), fmt.Sprintf("%s of memory are free, and the policy is %v", bytesize.Format(free), e.options.Policy))
+	}
+	return nil
+}
+
+// available is what computing could take on the seat at most, in bytes.
+func (s *seat) available() (int, error) {
+	if s.resident == nil {
+		return s.free()
+	}
+	u, err := s.resident.Usage()
+	return u.Available(), err
+}

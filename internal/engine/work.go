@@ -1,0 +1,250 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/volume"
+)
+
+// task is how far a volume, or the opening of a device, has come on the ladder.
+type task struct {
+	engine    *Engine
+	placed    bool  // it was settled whether the device is tried
+	processor bool  // it goes on on the processor
+	sampled   bool  // the policy original has looked at what is free
+	lost      error // why the context was, or has to be, made anew
+	waited    time.Duration
+	told      time.Duration // of waited: an incident says so
+	pause     time.Duration // the last one
+
+	asked, draws int    // draws that were asked for, and that are taken; 0 for methods without
+	why          string // there are fewer
+	kept         *checkpoint
+
+	mu        sync.Mutex
+	incidents []explain.Incident
+	listener  func(explain.Incident)
+}
+
+// hear keeps an incident, and tells it to who asked for the work.
+func (t *task) hear(i explain.Incident) {
+	t.mu.Lock()
+	t.incidents = append(t.incidents, i)
+	t.mu.Unlock()
+	if t.listener != nil {
+		t.listener(i)
+	}
+}
+
+func (t *task) tell(kind explain.IncidentKind, format string, args ...any) {
+	t.hear(explain.Incident{Time: time.Now(), Kind: kind, Text: fmt.Sprintf(format, args...)})
+}
+
+// fewer takes fewer draws, but no fewer than were taken.
+func (t *task) fewer(n int, why string) {
+	if t.kept != nil {
+		n = max(n, t.kept.most())
+	}
+	if n >= t.draws {
+		return
+	}
+	t.draws, t.why = n, why
+	t.tell(explain.IncidentFewer, "%s", t.reason())
+}
+
+// reason says how many draws there are instead of how many.
+func (t *task) reason() string {
+	return fmt.Sprintf("%d draws instead of %d: %s", t.draws, t.asked, t.why)
+}
+
+// work implements explain.Work.
+type work struct {
+	task
+	volume  *volume.Volume
+	req     explain.Request
+	drawing []bool // by method: it draws
+
+	// While the volume waits ahead on a device; changed while Engine.mu is held.
+	inner explain.Work
+	seat  *seat
+	begun int // draws that it was begun with
+
+	// Of the latest attempt that failed, with the turn.
+	tried   explain.Work
+	triedOn *seat
+
+	// Of the volume that has been explained.
+	context context.Context
+	doneOn  *seat
+	spare   bool // by the processor in the device's place
+	taking  sync.Mutex
+	done    explain.Work // until its result is there
+	stop    context.CancelCauseFunc
+	result  *explain.Result
+	failed  error // instead
+}
+
+func newWork(e *Engine, v *volume.Volume, req explain.Request, choices []cam.Choice) *work {
+	w := &work{volume: v, req: req}
+	w.engine, w.listener = e, req.Incident
+	for _, c := range choices {
+		w.drawing = append(w.drawing, c.Convention.Needs.Has(cam.Draws))
+	}
+	if slices.Contains(w.drawing, true) {
+		w.asked, w.draws = req.NSamples, req.NSamples
+		w.kept = &checkpoint{outer: req.Checkpoint}
+	}
+	return w
+}
+
+// request is what the model is asked.
+func (w *work) request() explain.Request {
+	r := w.req
+	r.Incident = w.hear
+	if w.kept != nil {
+		r.NSamples, r.Checkpoint = w.draws, w.kept
+	}
+	return r
+}
+
+// Compute implements explain.Work.
+func (w *work) Compute(ctx context.Context) error {
+	e := w.engine
+	if err := e.take(ctx); err != nil {
+		w.Drop()
+		return err
+	}
+	defer e.leave()
+	w.context = ctx
+	return e.climb(ctx, w)
+}
+
+// take waits for what comes back from the device, which must not have been closed before.
+func (w *work) take() (*explain.Result, error) {
+	w.taking.Lock()
+	defer w.taking.Unlock()
+	if w.done != nil {
+		w.result, w.failed = w.done.Result()
+		w.stop(nil)
+		w.tried, w.triedOn, w.done = w.done, w.doneOn, nil // if it failed, it goes on from there
+	}
+	e := w.engine
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.untaken, w)
+	return w.result, w.failed
+}
+
+// Result implements explain.Work. Where maps are lost on their way back, the volume is explained again.
+func (w *work) Result() (*explain.Result, error) {
+	r, err := w.take()
+	for tries := 0; err != nil && passing(err) && w.context.Err() == nil && tries < 2; tries++ {
+		if again := w.Compute(w.context); again != nil {
+			return nil, again
+		}
+		r, err = w.take()
+	}
+	if err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	r.Execution.Incidents = slices.Clone(w.incidents)
+	w.mu.Unlock()
+	if w.spare {
+		r.Execution.Level = explain.LevelCPU
+	}
+	for i := range r.Methods {
+		if m := &r.Methods[i]; w.draws < w.asked && w.drawing[i] && m.Status != explain.StatusFailed {
+			if m.Reason != "" {
+				m.Reason += "; "
+			}
+			m.Status, m.Reason = explain.StatusDegraded, m.Reason+w.reason()
+		}
+	}
+	return r, nil
+}
+
+// Drop implements explain.Work.
+func (w *work) Drop() {
+	e := w.engine
+	e.mu.Lock()
+	inner := w.inner
+	w.inner, w.seat = nil, nil
+	delete(e.ahead, w)
+	e.mu.Unlock()
+	if inner != nil {
+		inner.Drop()
+	}
+}
+
+// checkpoint keeps unfinished draws for another attempt, and in what the caller gave.
+type checkpoint struct {
+	outer explain.Checkpoint // nil: in states
+
+	mu     sync.Mutex
+	states map[string]*state
+}
+
+type state struct {
+	values []float32
+	draws  int
+}
+
+// Latest implements explain.Checkpoint.
+func (c *checkpoint) Latest(key string) ([]float32, int) {
+	if c.outer != nil {
+		values, draws := c.outer.Latest(key)
+		c.note(key, nil, draws)
+		return values, draws
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s := c.states[key]; s != nil {
+		return s.values, s.draws
+	}
+	return nil, 0
+}
+
+// Keep implements explain.Checkpoint.
+func (c *checkpoint) Keep(key string, values []float32, draws int) error {
+	if c.outer == nil {
+		c.note(key, values, draws)
+		return nil
+	}
+	if err := c.outer.Keep(key, values, draws); err != nil {
+		return err
+	}
+	c.note(key, nil, draws)
+	return nil
+}
+
+func (c *checkpoint) note(key string, values []float32, draws int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.states == nil {
+		c.states = map[string]*state{}
+	}
+	s := c.states[key]
+	if s == nil {
+		s = &state{}
+		c.states[key] = s
+	}
+	s.values, s.draws = append(s.values[:0], values...), draws
+}
+
+// most is the largest number of draws that any state has.
+func (c *checkpoint) most() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	most := 0
+	for _, s := range c.states {
+		most = max(most, s.draws)
+	}
+	return most
+}
