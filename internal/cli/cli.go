@@ -108,7 +108,7 @@ func newRoot(begun *bool, stop *func() error) *cobra.Command {
 		*stop, err = startProfile(*profile)
 		return usage(err)
 	}
-	root.AddCommand(newRun(), newExplain(), newPlan(), newInspect(), newDoctor(), newCheck(), newMonitor(), newRecover(), newDemo(), newExitCodes())
+	root.AddCommand(newRun(), newExplain(), newPlan(), newInspect(), newDoctor(), newCheck(), newMonitor(), newRecover(), newDemo(), newExitCodes(), newWorker())
 	return root
 }
 

@@ -1,0 +1,96 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"sync"
+	"unsafe"
+)
+
+// region is a part of a file of shared memory, in bytes.
+type region struct{ Offset, Length int64 }
+
+// arena hands out regions of a file of shared memory. What is in none is given back to the system.
+type arena struct {
+	file *os.File
+
+	mu   sync.Mutex
+	used []region // ascending
+}
+
+const page = 1 << 16 // what regions begin at multiples of; a multiple of the page size of all systems
+
+// take returns a region of so many bytes. Memory for it is only taken when it is written.
+func (a *arena) take(length int64) region {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	offset := int64(0)
+	at := 0
+	for ; at < len(a.used); at++ {
+		if a.used[at].Offset-offset >= length {
+			break
+		}
+		offset = (a.used[at].Offset + a.used[at].Length + page - 1) / page * page
+	}
+	r := region{offset, length}
+	a.used = slices.Insert(a.used, at, r)
+	return r
+}
+
+// put takes memory for values and writes them there.
+func (a *arena) put(values []float32) (region, error) {
+	r := a.take(4 * int64(len(values)))
+	if _, err := a.file.WriteAt(bytesOf(values), r.Offset); err != nil {
+		return region{}, errors.Join(fmt.Errorf("no shared memory for %d bytes: %w", r.Length, err), a.release(r))
+	}
+	return r, nil
+}
+
+// copy takes memory for what is in a region of another file.
+func (a *arena) copy(from *os.File, r region) (region, error) {
+	to := a.take(r.Length)
+	n, err := io.Copy(io.NewOffsetWriter(a.file, to.Offset), io.NewSectionReader(from, r.Offset, r.Length))
+	if err == nil && n < r.Length {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return region{}, errors.Join(fmt.Errorf("no shared memory for %d bytes: %w", r.Length, err), a.release(to))
+	}
+	return to, nil
+}
+
+// release gives a region back, and its memory to the system.
+func (a *arena) release(r region) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	i := slices.Index(a.used, r)
+	if i < 0 {
+		return nil
+	}
+	a.used = slices.Delete(a.used, i, i+1)
+	if r.Length == 0 {
+		return nil
+	}
+	return punch(a.file, r)
+}
+
+// get reads so many values from a region.
+func get(file *os.File, r region, count int) ([]float32, error) {
+	info, err := file.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case count < 0 || r.Offset < 0 || r.Length != 4*int64(count) || r.Offset > info.Size()-r.Length:
+		return nil, fmt.Errorf("shared memory has no %d values at %d to %d", count, r.Offset, r.Offset+r.Length)
+	}
+	values := make([]float32, count)
+	_, err = file.ReadAt(bytesOf(values), r.Offset)
+	return values, err
+}
+
+func bytesOf(x []float32) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(x))), 4*len(x))
+}

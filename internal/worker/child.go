@@ -1,0 +1,379 @@
+package worker
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/voxcam/voxcam/internal/engine"
+)
+
+// child is a process that runs an engine, as its parent sees it.
+type child struct {
+	options   engine.Options // that it was started with
+	cmd       *exec.Cmd
+	conn      *os.File
+	pipe      *pipe
+	out       *os.File // shared memory that it manages
+	processor bool     // it computes there
+	stderr    *tail
+	hear      func(*child, frame) // what it tells; called one at a time
+	kills     int                 // that the system did for want of memory, when it was started
+
+	mu    sync.Mutex
+	calls map[uint64]chan frame
+	last  uint64
+
+	heard  atomic.Int64  // when it last showed that it gets on, in nanoseconds
+	reason atomic.Value  // string: why it was ended by us
+	gone   chan struct{} // closed when nothing comes from it any more, and all that came was heard
+	ended  chan struct{} // closed when the process has ended
+	tasks  sync.WaitGroup
+}
+
+// errDied says that a child is no more. It is answered by another one.
+var errDied = errors.New("the worker process has ended")
+
+// Limits of time.
+const (
+	killGrace   = 10 * time.Second // for the system to end a process that was killed
+	cancelGrace = 10 * time.Second // for a call to return whose context has ended
+)
+
+// spawn starts a process that has not opened anything yet. in is the memory that this process manages.
+func spawn(options engine.Options, set *Options, in *os.File, hear func(*child, frame)) (*child, error) {
+	ours, theirs, err := newPair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	out, err := newShared("voxcam-worker")
+	if err != nil {
+		return nil, errors.Join(err, ours.Close())
+	}
+	c := &child{options: options, conn: ours, pipe: newPipe(ours), out: out, hear: hear, kills: set.oomKills(),
+		stderr: &tail{}, calls: map[uint64]chan frame{}, gone: make(chan struct{}), ended: make(chan struct{})}
+	command := set.Command
+	if len(command) == 0 {
+		path, err := program()
+		if err != nil {
+			return nil, errors.Join(err, ours.Close(), out.Close())
+		}
+		command = []string{path, "worker"}
+	}
+	c.cmd = exec.Command(command[0], command[1:]...)
+	c.cmd.Args[0] = os.Args[0]
+	c.cmd.ExtraFiles = []*os.File{theirs, in, out}
+	c.cmd.Stderr = c.stderr
+	if os.Getenv("VOXCAM_DEBUG") != "" {
+		c.cmd.Stderr = io.MultiWriter(c.stderr, os.Stderr)
+	}
+	c.cmd.WaitDelay = time.Second // for what it may have started
+	if err := c.cmd.Start(); err != nil {
+		return nil, errors.Join(fmt.Errorf("the worker process cannot be started: %w", err), ours.Close(), out.Close())
+	}
+	c.tasks.Go(c.read)
+	go func() { // not waited for: a process in a call to a driver may stay for ever
+		c.cmd.Wait()
+		close(c.ended)
+	}()
+	if set.PassTimeout > 0 {
+		c.tasks.Go(func() { c.watch(set.PassTimeout) })
+	}
+	return c, nil
+}
+
+// read hears what the child says until it is gone.
+func (c *child) read() {
+	defer close(c.gone)
+	for {
+		f, err := c.pipe.receive()
+		if err != nil {
+			if !ended(err) {
+				c.kill("it sent " + err.Error())
+			}
+			return
+		}
+		if f.kind != tellState {
+			c.progressed()
+		}
+		if f.kind != kindReply && f.kind != kindFault {
+			c.hear(c, f)
+			continue
+		}
+		c.mu.Lock()
+		answer := c.calls[f.call]
+		delete(c.calls, f.call)
+		c.mu.Unlock()
+		if answer != nil {
+			answer <- f
+		}
+	}
+}
+
+// ended reports whether an error of reading says that the other side has closed the connection.
+func ended(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, os.ErrClosed) || errors.Is(err, syscall.ECONNRESET)
+}
+
+func (c *child) progressed() { c.heard.Store(time.Now().UnixNano()) }
+
+// watch ends a child that was asked for something and does not get on with it for so long: what hangs in a driver cannot be cancelled.
+func (c *child) watch(limit time.Duration) {
+	tick := time.NewTicker(max(limit/20, time.Millisecond))
+	defer tick.Stop()
+	for {
+		select {
+		case <-c.gone:
+			return
+		case <-tick.C:
+		}
+		c.mu.Lock()
+		busy := len(c.calls) > 0
+		c.mu.Unlock()
+		if busy && time.Now().UnixNano()-c.heard.Load() > int64(limit) {
+			c.kill(fmt.Sprintf("no progress for %v", limit))
+			return
+		}
+	}
+}
+
+// kill ends the process, for a reason that is told. Only the first one counts. What it has said is heard; of one that the system cannot
+// end, because a driver does not return, nothing more is.
+func (c *child) kill(reason string) {
+	first := c.reason.CompareAndSwap(nil, reason)
+	c.cmd.Process.Kill() // an error says that it has ended
+	if first {
+		c.tasks.Go(func() {
+			select {
+			case <-c.gone:
+			case <-time.After(killGrace):
+				c.conn.Close()
+			}
+		})
+	}
+}
+
+// call asks the child, and waits for the answer, which is *out unless that is nil. When ctx ends, the child is told, and has a while
+// to answer. The error is errDied when no answer will come.
+func (c *child) call(ctx context.Context, kind kind, in, out any) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	answer := make(chan frame, 1)
+	c.mu.Lock()
+	if len(c.calls) == 0 {
+		c.progressed()
+	}
+	c.last++
+	number := c.last
+	c.calls[number] = answer
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		delete(c.calls, number)
+		c.mu.Unlock()
+	}()
+	if err := c.pipe.send(kind, number, in); err != nil && !broken(err) {
+		return err
+	}
+	done := ctx.Done()
+	var late <-chan time.Time
+	for {
+		select {
+		case f := <-answer:
+			return c.understand(ctx, f, out)
+		case <-c.gone:
+			select {
+			case f := <-answer:
+				return c.understand(ctx, f, out)
+			default:
+				return errDied
+			}
+		case <-done:
+			done = nil
+			c.say(sayCancel, number, nil)
+			timer := time.NewTimer(cancelGrace)
+			defer timer.Stop()
+			late = timer.C
+		case <-late:
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// broken reports whether an error of writing says that the other side is gone, which reading tells, too.
+func broken(err error) bool {
+	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, os.ErrClosed)
+}
+
+func (c *child) understand(ctx context.Context, f frame, out any) error {
+	if f.kind == kindFault {
+		text, err := unpack[fault](f.body)
+		if err != nil {
+			c.kill("it sent " + err.Error())
+			return errDied
+		}
+		err = text.error()
+		switch {
+		case text.Kind == faultLost || text.Kind == faultTransient:
+			c.kill(text.Text)
+			return errDied
+		case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+			return context.Cause(ctx)
+		}
+		return err
+	}
+	if out == nil {
+		return nil
+	}
+	if err := unpackInto(f.body, out); err != nil {
+		c.kill("it sent " + err.Error())
+		return errDied
+	}
+	return nil
+}
+
+// say tells the child what it does not answer. A child that is gone need not know.
+func (c *child) say(kind kind, call uint64, body any) { _ = c.pipe.send(kind, call, body) }
+
+// open has the engine opened.
+func (c *child) open(ctx context.Context, set *Options) (o opened, err error) {
+	text, err := json.Marshal(c.options)
+	if err != nil {
+		return o, err
+	}
+	return o, c.call(ctx, callOpen, opening{Options: text, NoisePath: set.NoisePath, Pulse: int64(set.pulse)}, &o)
+}
+
+// close asks the child to end, and makes it.
+func (c *child) close(grace time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	answered := make(chan error, 1)
+	c.tasks.Go(func() { answered <- c.call(context.WithoutCancel(ctx), callClose, nil, nil) })
+	var err error
+	select {
+	case err = <-answered:
+	case <-ctx.Done():
+	}
+	if errors.Is(err, errDied) {
+		err = nil // it has nothing left to close
+	}
+	c.conn.Close() // it ends, if it can
+	select {
+	case <-c.ended:
+	case <-ctx.Done():
+		c.kill("it did not end when it was asked to")
+	}
+	c.bury()
+	return err
+}
+
+// bury waits until the process has ended, and nothing is left of it but its memory. It may be called again.
+func (c *child) bury() {
+	<-c.gone
+	c.conn.Close()
+	select {
+	case <-c.ended:
+	case <-time.After(time.Second): // it closed the connection and stays
+		c.kill("it closed the connection")
+		select {
+		case <-c.ended:
+		case <-time.After(time.Second):
+		}
+	}
+	c.tasks.Wait()
+}
+
+func (c *child) isGone() bool {
+	select {
+	case <-c.gone:
+		return true
+	default:
+		return false
+	}
+}
+
+// killed reports whether the process was killed by somebody else. It has ended.
+func (c *child) killed() bool {
+	s, known := c.status()
+	return known && c.reason.Load() == nil && s.Signaled() && s.Signal() == syscall.SIGKILL
+}
+
+func (c *child) status() (syscall.WaitStatus, bool) {
+	select {
+	case <-c.ended:
+	default:
+		return 0, false
+	}
+	s, ok := c.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return s, ok
+}
+
+// story says how a process that has been buried ended.
+func (c *child) story() string {
+	text := "it does not end"
+	s, known := c.status()
+	reason, _ := c.reason.Load().(string)
+	switch {
+	case reason != "":
+		text = reason
+	case known && s.Signaled():
+		text = fmt.Sprintf("signal %v", s.Signal())
+	case known:
+		text = fmt.Sprintf("exit code %d", s.ExitStatus())
+	}
+	if said := c.stderr.gist(); said != "" {
+		text += "; it said: " + said
+	}
+	return text
+}
+
+// tail keeps the end of what is written.
+type tail struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+const tailLength = 64 << 10
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.text = append(t.text, p...)
+	if len(t.text) > 2*tailLength {
+		t.text = append(t.text[:0], t.text[len(t.text)-tailLength:]...)
+	}
+	return len(p), nil
+}
+
+// gist is what matters of the text, a few lines at most: from where a program of Go says why it gives up, or else the end.
+func (t *tail) gist() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	const most = 5
+	lines := strings.Split(strings.TrimSpace(string(bytes.ToValidUTF8(t.text, []byte("?")))), "\n")
+	for i, line := range lines {
+		if strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ") {
+			lines = lines[i : i+1]
+			break
+		}
+	}
+	lines = lines[max(0, len(lines)-most):]
+	text := strings.Join(lines, " | ")
+	if len(text) > 600 {
+		text = strings.ToValidUTF8(text[:600], "") + " ..."
+	}
+	return text
+}

@@ -1,0 +1,85 @@
+package worker
+
+import (
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/voxcam/voxcam/internal/engine"
+	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/internal/volume/format"
+)
+
+// The program's engine gives in a child what it gives here, to the bit, also if the child is killed between two draws.
+func TestEngine(t *testing.T) {
+	dir := filepath.Join("..", "..", "testdata", "cases", "convs")
+	v, err := format.Read(filepath.Join(dir, "volume.npy"), format.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := engine.Options{Model: filepath.Join(dir, "model.torchscript.onnx"), Device: "cpu", Policy: memory.DefaultPolicy(), Ahead: true,
+		Shape: [4]int{v.Channels, v.Depth, v.Height, v.Width}}
+	req := explain.Request{Methods: []string{"gradcam", "smoothgrad", "vargrad", "saliency"}, NSamples: 6, NoiseLevel: 0.15, Seed: 5, SampleID: "s"}
+	here, err := engine.Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer here.Close()
+	want, err := here.Explain(t.Context(), v, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := Start(t.Context(), o, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if got, want := w.Info(), here.Info(); got.SHA256 != want.SHA256 || got.TargetLayer != want.TargetLayer || got.Classes != want.Classes {
+		t.Errorf("info %+v instead of %+v", got, want)
+	}
+	if err := w.Prepare(t.Context(), req.Methods); err != nil {
+		t.Error(err)
+	}
+	for _, killed := range []bool{false, true} {
+		kill := sync.OnceFunc(func() { syscall.Kill(w.PID(), syscall.SIGKILL) })
+		req.Progress = func(done, total int) {
+			if killed && done == total-3 {
+				kill()
+			}
+		}
+		got, err := w.Explain(t.Context(), v, req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, m := range got.Methods {
+			r := want.Methods[i]
+			if m.Method != r.Method || m.Status != r.Status || !slices.Equal(m.Map, r.Map) || !slices.Equal(m.Heatmap, r.Heatmap) {
+				t.Errorf("%s is %s %s, or its maps differ", m.Method, m.Status, m.Reason)
+			}
+		}
+		if killed && !slices.Contains(kindsOf(got.Execution.Incidents), explain.IncidentRestart) {
+			t.Errorf("the child was not killed: %v", got.Execution.Incidents)
+		}
+	}
+}
+
+// What the border costs: a volume of 256 MiB goes over, and a map of its size comes back.
+func BenchmarkHandOver(b *testing.B) {
+	w, err := Start(b.Context(), script{Quick: true}.options(), Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer w.Close()
+	v := volume.New(1, 256, 512, 512)
+	req := explain.Request{Methods: []string{"gradcam"}, SampleID: "s"}
+	b.SetBytes(4 * int64(len(v.Data)))
+	for b.Loop() {
+		if _, err := w.Explain(b.Context(), v, req); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

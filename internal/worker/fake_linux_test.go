@@ -1,0 +1,374 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/voxcam/voxcam/internal/engine"
+	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/volume"
+)
+
+// The test program is also the child, as the program itself is, and a parent that is killed.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == "worker" {
+		open := func(ctx context.Context, o engine.Options) (Engine, error) {
+			if strings.HasPrefix(o.Model, "{") {
+				return openFake(ctx, o)
+			}
+			return OpenEngine(ctx, o)
+		}
+		if err := serve(open, dieAtMessage()); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	if script := os.Getenv(parentEnv); script != "" {
+		beParent(script)
+	}
+	os.Exit(m.Run())
+}
+
+// script says what a fake engine does. It is the name of its model.
+type script struct {
+	Dir      string // where engines note what they did, for the next ones
+	Refuse   string // at opening
+	Budget   int    // at Prepare: a budget that is too small
+	Harm     []harm
+	Pass     time.Duration // that a pass takes
+	StateAt  string        // state while it computes; "" for the usual one
+	NoPulse  bool          // State hangs while a volume hangs
+	Binds    bool
+	Quick    bool // the heatmap is the volume
+	OnDevice bool // it calls itself a GPU unless device is cpu
+}
+
+// harm is done at a place.
+type harm struct {
+	At     string // open, bind, prepare, begin, pass, result, order
+	Sample string // "" for all
+	Pass   int    // for pass: number
+	How    string // exit, kill, panic, lost, hang, error
+	Times  int    // 0: always
+	After  int    // so many times not
+	CPU    bool   // on the processor, too
+}
+
+// fake explains by arithmetic. Draws add up in a state that is kept.
+type fake struct {
+	script  script
+	options engine.Options
+	spot    chan struct{} // for a volume that waits
+	turn    chan struct{}
+	hung    sync.Mutex
+
+	mu    sync.Mutex
+	state engine.State
+	shape [4]int
+}
+
+func openFake(ctx context.Context, o engine.Options) (Engine, error) {
+	e := &fake{options: o, spot: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
+	if err := json.Unmarshal([]byte(o.Model), &e.script); err != nil {
+		return nil, err
+	}
+	e.state = engine.State{Device: o.Device, Name: "cpu/fake", State: "idle"}
+	if e.script.OnDevice && o.Device != "cpu" {
+		e.state.Name = "cuda/fake"
+	}
+	e.note("open %s %s", o.Device, o.Budget)
+	if err := e.harm(ctx, "open", "", 0); err != nil {
+		return nil, err
+	}
+	if e.script.Refuse != "" {
+		return nil, errors.New(e.script.Refuse)
+	}
+	return e, nil
+}
+
+// note writes a line for the test.
+func (e *fake) note(format string, args ...any) {
+	if e.script.Dir == "" {
+		return
+	}
+	f, err := os.OpenFile(filepath.Join(e.script.Dir, "notes"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err == nil {
+		fmt.Fprintf(f, format+"\n", args...)
+		f.Close()
+	}
+}
+
+func notes(t *testing.T, dir string) []string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, "notes"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(strings.TrimSpace(string(text)), "\n")
+}
+
+// first reports whether what is named is done for one of the first so many times, by any child.
+func first(dir, name string, times int) bool {
+	for i := range times {
+		f, err := os.OpenFile(filepath.Join(dir, fmt.Sprintf("%s.%d", name, i)), os.O_CREATE|os.O_EXCL, 0o600)
+		if err == nil {
+			f.Close()
+			return true
+		}
+	}
+	return false
+}
+
+// harm does what the script has for a place.
+func (e *fake) harm(ctx context.Context, at, sample string, pass int) error {
+	for i, h := range e.script.Harm {
+		if h.At != at || h.Sample != "" && h.Sample != sample || h.Pass != pass || e.options.Device == "cpu" && !h.CPU ||
+			h.After > 0 && first(e.script.Dir, fmt.Sprint("after", i), h.After) || h.Times > 0 && !first(e.script.Dir, fmt.Sprint("harm", i), h.Times) {
+			continue
+		}
+		switch h.How {
+		case "exit":
+			fmt.Fprintln(os.Stderr, "the driver gives up")
+			os.Exit(7)
+		case "kill":
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		case "panic":
+			go panic("in the driver")
+			select {}
+		case "lost":
+			return fmt.Errorf("at %s: %w", at, explain.ErrLost)
+		case "hang": // as in a driver: nothing gets it back
+			if e.script.NoPulse {
+				e.hung.Lock()
+			}
+			select {}
+		case "error":
+			return fmt.Errorf("no good at %s of %s", at, sample)
+		case "wait":
+			<-ctx.Done()
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+func (e *fake) Info() explain.Info {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	i := explain.Info{Path: "fake.onnx", Classes: 3, TargetLayer: "layer", InputShape: e.shape}
+	if e.script.Binds && e.shape == [4]int{} {
+		i.Classes = 0
+	}
+	return i
+}
+
+func (e *fake) Bind(shape [4]int) error {
+	e.note("bind %v", shape)
+	if err := e.harm(context.Background(), "bind", "", 0); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.shape = shape
+	return nil
+}
+
+func (e *fake) Prepare(ctx context.Context, methods []string) error {
+	e.note("prepare %v", methods)
+	if e.script.Budget > 0 {
+		return fmt.Errorf("for a volume: %w", &explain.BudgetError{Budget: e.script.Budget, Smallest: 2 * e.script.Budget})
+	}
+	return e.harm(ctx, "prepare", "", 0)
+}
+
+func (e *fake) Order(ctx context.Context, o memory.Order) (memory.Outcome, error) {
+	e.note("order %s", o.Operation)
+	if err := e.harm(ctx, "order", "", 0); err != nil {
+		return memory.Outcome{}, err
+	}
+	e.mu.Lock()
+	e.state.Held = o.Operation == memory.Release || o.Operation == memory.Trim && e.state.Held
+	e.mu.Unlock()
+	return memory.Outcome{Operation: o.Operation, Note: "done"}, nil
+}
+
+func (e *fake) State() engine.State {
+	e.hung.Lock()
+	defer e.hung.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.state
+}
+
+func (e *fake) enter(state string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.state.State = state
+}
+
+func (e *fake) Notes() (warnings, notes []string) { return []string{"a warning"}, []string{"a note"} }
+
+func (e *fake) Close() error { e.note("close"); return nil }
+
+func (e *fake) Explain(ctx context.Context, v *volume.Volume, req explain.Request) (*explain.Result, error) {
+	w, err := e.Begin(ctx, v, req)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.Compute(ctx); err != nil {
+		return nil, err
+	}
+	return w.Result()
+}
+
+type fakeWork struct {
+	engine *fake
+	volume *volume.Volume
+	req    explain.Request
+	leave  func()
+	result *explain.Result
+}
+
+func (e *fake) Begin(ctx context.Context, v *volume.Volume, req explain.Request) (explain.Work, error) {
+	if err := v.CheckFinite(); err != nil {
+		return nil, err
+	}
+	select {
+	case e.spot <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	w := &fakeWork{engine: e, volume: v, req: req, leave: sync.OnceFunc(func() { <-e.spot })}
+	if err := e.harm(ctx, "begin", req.SampleID, 0); err != nil {
+		w.leave()
+		return nil, err
+	}
+	return w, nil
+}
+
+func (w *fakeWork) Drop() { w.leave() }
+
+const drawsKey = "draws"
+
+func (w *fakeWork) Compute(ctx context.Context) error {
+	e, v, req := w.engine, w.volume, w.req
+	select {
+	case e.turn <- struct{}{}:
+		defer func() { <-e.turn }()
+	case <-ctx.Done():
+		w.leave()
+		return context.Cause(ctx)
+	}
+	defer w.leave()
+	state := engine.StateComputing
+	if e.script.StateAt != "" {
+		state = e.script.StateAt
+	}
+	e.enter(state)
+	defer e.enter("idle")
+	total := 1 + req.NSamples
+	r := &explain.Result{TargetLayer: "layer", Probabilities: []float64{0.25, 0.5, 0.25}, Logits: []float32{0, 1, float32(v.Data[0])},
+		Predicted: 1, TargetClass: req.Class.Index, CellSize: [3]float64{1, 2, 2}, Execution: explain.Execution{Device: e.state.Name, Level: explain.LevelWhole}}
+	if r.Predicted = 1; req.Class.Kind == explain.ClassPredicted {
+		r.TargetClass = r.Predicted
+	}
+	if e.script.Quick {
+		r.Methods = []explain.MethodResult{{Method: req.Methods[0], Status: explain.StatusOK, Heatmap: v.Data}}
+		w.result = r
+		return nil
+	}
+	sum, from := make([]float32, len(v.Data)), 0
+	pass := func(n int) error {
+		select {
+		case <-time.After(e.script.Pass):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if err := e.harm(ctx, "pass", req.SampleID, n); err != nil {
+			return err
+		}
+		req.Progress(n, total)
+		return nil
+	}
+	if err := pass(1); err != nil {
+		return err
+	}
+	w.leave()
+	if kept, draws := req.Checkpoint.Latest(drawsKey); draws > 0 {
+		copy(sum, kept)
+		from = draws
+		i := explain.Incident{Time: time.Now(), Kind: explain.IncidentResumed, Text: fmt.Sprint(draws)}
+		r.Execution.Incidents = append(r.Execution.Incidents, i)
+		req.Incident(i)
+	}
+	e.note("compute %s from %d", req.SampleID, from)
+	z := make([]float32, len(v.Data))
+	for draw := from; draw < req.NSamples; draw++ {
+		if req.Noise != nil {
+			if err := req.Noise.Draw(draw, z); err != nil {
+				return err
+			}
+		}
+		for i, x := range v.Data {
+			sum[i] += x*float32(1+(uint64(draw)*7+uint64(i)+req.Seed)%11) + z[i]
+		}
+		if err := pass(2 + draw); err != nil {
+			return err
+		}
+		if err := req.Checkpoint.Keep(drawsKey, sum, draw+1); err != nil {
+			return err
+		}
+	}
+	for k, method := range req.Methods {
+		m := explain.MethodResult{Method: method, Status: explain.StatusOK, Seconds: 0.5, HeatDims: v.Dims(), Dims: [3]int{1, 1, 2},
+			Parameters: map[string]any{"n_samples": req.NSamples, "seed": req.Seed, "noise_sigma": req.NoiseLevel, "convention": req.Convention[method]},
+			Map:        []float32{float32(k), sum[0]}}
+		for _, x := range sum[:v.Voxels()] {
+			m.Heatmap = append(m.Heatmap, x*float32(k+1))
+		}
+		if method == "fails" {
+			m = explain.MethodResult{Method: method, Status: explain.StatusFailed, Reason: "it always does"}
+		}
+		r.Methods = append(r.Methods, m)
+	}
+	w.result = r
+	return nil
+}
+
+func (w *fakeWork) Result() (*explain.Result, error) {
+	if err := w.engine.harm(context.Background(), "result", w.req.SampleID, 0); err != nil {
+		return nil, err
+	}
+	return w.result, nil
+}
+
+// dieAtMessage kills the child at the n-th message of its life, the first time: VOXCAM_TEST_DIE is n and a folder.
+func dieAtMessage() func() {
+	number, dir, given := strings.Cut(os.Getenv("VOXCAM_TEST_DIE"), " ")
+	if !given {
+		return func() {}
+	}
+	var n int
+	fmt.Sscan(number, &n)
+	var mu sync.Mutex
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if n--; n == 0 && first(dir, "message", 1) {
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+	}
+}

@@ -1,0 +1,194 @@
+package worker
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/memory"
+)
+
+// memoryPipe is a connection to nobody.
+type memoryPipe struct{ bytes.Buffer }
+
+func sent(t testing.TB, kind kind, call uint64, body any) []byte {
+	t.Helper()
+	var b memoryPipe
+	if err := newPipe(&b).send(kind, call, body); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+var bodies = map[kind]any{
+	callOpen:       opening{Options: []byte(`{"model":"m"}`), NoisePath: "n.npy", Pulse: 5},
+	callBind:       [4]int{1, 2, 3, 4},
+	callPrepare:    []string{"gradcam", "vargrad"},
+	callBegin:      beginning{Work: 3, Shape: [4]int{1, 2, 3, 4}, Voxels: region{1, 2}, Seed: 1<<64 - 1, Convention: map[string]string{"a": "b"}, Kept: []checkpoint{{Work: 3, Key: "k", Draws: 4, State: region{5, 6}}}},
+	callCompute:    uint64(7),
+	callMaps:       wanted{7, 1},
+	callOrder:      memory.Order{Operation: memory.Release, For: time.Second},
+	kindReply:      explain.Result{Methods: []explain.MethodResult{{Parameters: map[string]any{"seed": uint64(1) << 63, "n_samples": 5, "noise_level": 1.0, "convention": "c"}}}},
+	kindFault:      faultOf(&explain.BudgetError{Budget: 1, Smallest: 2}),
+	tellTaken:      uint64(7),
+	tellProgress:   progress{7, 1, 2},
+	tellIncident:   happened{7, explain.Incident{Time: time.Unix(1, 2).UTC(), Kind: explain.IncidentSmaller, Text: "less"}},
+	tellCheckpoint: checkpoint{7, "k", 3, region{0, 8}},
+	tellState:      telling{State: []byte("{}"), Warnings: []string{"w"}, Pulse: true},
+}
+
+func TestFrames(t *testing.T) {
+	for kind, body := range bodies {
+		f, err := readFrame(bytes.NewReader(sent(t, kind, 9, body)))
+		if err != nil || f.kind != kind || f.call != 9 {
+			t.Fatalf("%v of call %d, %v", f.kind, f.call, err)
+		}
+		back := reflect.New(reflect.TypeOf(body))
+		if err := unpackInto(f.body, back.Interface()); err != nil || !reflect.DeepEqual(back.Elem().Interface(), body) {
+			t.Errorf("%+v came back as %+v, %v", body, back.Elem(), err)
+		}
+	}
+	if err := newPipe(&memoryPipe{}).send(callOpen, 1, opening{Options: make([]byte, longest)}); err == nil {
+		t.Error("a message was sent that nobody reads")
+	}
+	whole := sent(t, callCompute, 1, uint64(5))
+	for n := range whole {
+		if _, err := readFrame(bytes.NewReader(whole[:n])); !ended(err) {
+			t.Errorf("%d bytes of a message: %v", n, err)
+		}
+	}
+	for _, bad := range []struct {
+		at    int
+		value byte
+	}{{4, 0}, {4, byte(kinds)}, {3, 0xff}, {0, 1}} {
+		text := bytes.Clone(whole)
+		if text[bad.at] = bad.value; bad.at == 0 {
+			binary.LittleEndian.PutUint32(text, headLength-1)
+		}
+		if _, err := readFrame(bytes.NewReader(text)); err == nil || ended(err) {
+			t.Errorf("%v: %v", bad, err)
+		}
+	}
+}
+
+// FuzzFrames: nothing that comes through the connection breaks who reads it, and no more memory is taken than came.
+func FuzzFrames(f *testing.F) {
+	for kind, body := range bodies {
+		f.Add(sent(f, kind, 9, body))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		r := bytes.NewReader(text)
+		for {
+			fr, err := readFrame(r)
+			if err != nil {
+				return
+			}
+			for _, body := range bodies {
+				unpackInto(fr.body, reflect.New(reflect.TypeOf(body)).Interface())
+			}
+			if v, err := unpack[fault](fr.body); err == nil && v.error().Error() != v.Text {
+				t.Errorf("the error %q says %q", v.Text, v.error())
+			}
+			again := frame{kind: fr.kind, call: fr.call}
+			if fr.kind == 0 || fr.kind >= kinds || again.call != fr.call {
+				t.Errorf("a message of kind %d", fr.kind)
+			}
+		}
+	})
+}
+
+func TestTail(t *testing.T) {
+	var s tail
+	if s.gist() != "" {
+		t.Errorf("nothing was said: %q", s.gist())
+	}
+	for range 1000 {
+		io.WriteString(&s, strings.Repeat("x", 999)+"\n")
+	}
+	if len(s.text) > 2*tailLength {
+		t.Errorf("%d bytes are kept", len(s.text))
+	}
+	if g := s.gist(); len(g) > 620 || !strings.HasPrefix(g, "xxx") {
+		t.Errorf("%d bytes: %.50s", len(g), g)
+	}
+	io.WriteString(&s, "\nfatal error: out of memory\n\ngoroutine 1:\n\tmain.go\n")
+	if g := s.gist(); g != "fatal error: out of memory" {
+		t.Errorf("the gist is %q", g)
+	}
+}
+
+func TestArena(t *testing.T) {
+	file, err := newShared("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	a := &arena{file: file}
+	values := make([]float32, 100_000)
+	for i := range values {
+		values[i] = float32(i)
+	}
+	var regions []region
+	for n := range 4 {
+		r, err := a.put(values[n : 80_000+n])
+		if err != nil {
+			t.Fatal(err)
+		}
+		regions = append(regions, r)
+	}
+	before := blocks(t, file)
+	for _, i := range []int{1, 2} {
+		if err := a.release(regions[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if now := blocks(t, file); now > before/2+128 {
+		t.Errorf("%d blocks of %d are left", now, before)
+	}
+	big, err := a.put(values) // larger than one hole, smaller than both
+	if err != nil || big.Offset != regions[1].Offset {
+		t.Errorf("it lies at %d instead of %d, %v", big.Offset, regions[1].Offset, err)
+	}
+	other, err := newShared("other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	copied, err := (&arena{file: other}).copy(file, regions[3])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range []struct {
+		arena *arena
+		at    region
+		first int
+		count int
+	}{{a, regions[0], 0, 80_000}, {a, big, 0, 100_000}, {a, regions[3], 3, 80_000}, {&arena{file: other}, copied, 3, 80_000}} {
+		got, err := get(c.arena.file, c.at, c.count)
+		if err != nil || got[0] != float32(c.first) || got[c.count-1] != float32(c.first+c.count-1) {
+			t.Errorf("region %d: %v", i, err)
+		}
+	}
+	for _, bad := range []struct {
+		at    region
+		count int
+	}{{region{-4, 4}, 1}, {region{0, 4}, 2}, {region{1 << 40, 4}, 1}, {region{0, 1 << 40}, 1 << 38}, {region{0, -4}, -1}} {
+		if _, err := get(file, bad.at, bad.count); err == nil {
+			t.Errorf("%v was read", bad)
+		}
+	}
+	for _, r := range []region{regions[0], big, regions[3]} {
+		if err := errors.Join(a.release(r), a.release(r)); err != nil {
+			t.Error(err)
+		}
+	}
+	if now := blocks(t, file); now != 0 {
+		t.Errorf("%d blocks are left", now)
+	}
+}

@@ -1,0 +1,493 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/voxcam/voxcam/internal/engine"
+	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/internal/volume/npy"
+)
+
+// Descriptors that a child starts with, behind the standard ones.
+const (
+	descriptorConn = 3 + iota
+	descriptorIn
+	descriptorOut
+)
+
+// Serve is what a child does: it opens an engine when its parent says so, and does what it is asked, until the parent has closed the
+// connection or is gone. Whoever calls it must end the process when it returns: calls to a driver may still be on their way.
+func Serve(open Open) error { return serve(open, func() {}) }
+
+// serve is Serve that calls a function before each message that it reads or sends.
+func serve(open Open, before func()) error {
+	conn, in, out := os.NewFile(descriptorConn, "parent"), os.NewFile(descriptorIn, "in"), os.NewFile(descriptorOut, "out")
+	if info, err := conn.Stat(); err != nil || info.Mode()&os.ModeSocket == 0 {
+		return errors.New("this command is for voxcam run, which starts it with a connection to itself")
+	}
+	for _, f := range []*os.File{conn, in, out} {
+		syscall.CloseOnExec(int(f.Fd()))
+	}
+	// The parent hears of an interruption, too, and says what is to be done; to be terminated is nothing to talk about.
+	signal.Ignore(syscall.SIGINT)
+	signal.Reset(syscall.SIGTERM)
+	debug.SetGCPercent(10) // what a budget does not count should stay small
+	offerToKiller()
+	s := &server{open: open, before: before, pipe: newPipe(conn), in: in, out: &arena{file: out},
+		calls: map[uint64]context.CancelFunc{}, works: map[uint64]*served{}}
+	for {
+		before()
+		f, err := s.pipe.receive()
+		switch {
+		case err != nil && ended(err):
+			return nil
+		case err != nil:
+			return err
+		}
+		if err := s.take(f); err != nil {
+			return err
+		}
+	}
+}
+
+// server is the child's side.
+type server struct {
+	open   Open
+	before func()
+	pipe   *pipe
+	in     *os.File
+	out    *arena
+
+	mu     sync.Mutex
+	engine Engine // nil until it is opened
+	noise  explain.NoiseDraw
+	calls  map[uint64]context.CancelFunc
+	works  map[uint64]*served
+}
+
+// served is a volume that has been begun.
+type served struct {
+	server *server
+	id     uint64
+	work   explain.Work
+	result *explain.Result
+
+	mu    sync.Mutex
+	stage stage
+	busy  bool // a call uses the work
+	kept  map[string]kept
+	maps  []region // that the parent may be reading
+	ended bool     // the parent has no use for it
+}
+
+// kept is a state of unfinished draws.
+type kept struct {
+	draws int
+	state region
+	ours  bool // it lies in the child's memory
+}
+
+// answers to calls.
+var answers = map[kind]func(*server, context.Context, []byte) (any, error){
+	callOpen:    asked((*server).answerOpen),
+	callBind:    asked((*server).answerBind),
+	callPrepare: asked((*server).answerPrepare),
+	callBegin:   asked((*server).answerBegin),
+	callCompute: asked((*server).answerCompute),
+	callResult:  asked((*server).answerResult),
+	callMaps:    asked((*server).answerMaps),
+	callOrder:   asked((*server).answerOrder),
+	callClose:   func(s *server, _ context.Context, _ []byte) (any, error) { return s.answerClose() },
+}
+
+// asked is an answer to a question of type T.
+func asked[T any](answer func(*server, context.Context, T) (any, error)) func(*server, context.Context, []byte) (any, error) {
+	return func(s *server, ctx context.Context, body []byte) (any, error) {
+		question, err := unpack[T](body)
+		if err != nil {
+			return nil, err
+		}
+		return answer(s, ctx, question)
+	}
+}
+
+// take begins to do what a frame asks. The error is of a frame that is not understood.
+func (s *server) take(f frame) error {
+	switch f.kind {
+	case sayCancel:
+		s.mu.Lock()
+		cancel := s.calls[f.call]
+		s.mu.Unlock()
+		if cancel != nil {
+			cancel()
+		}
+		return nil
+	case sayEnd:
+		id, err := unpack[uint64](f.body)
+		if err == nil {
+			s.end(id)
+		}
+		return err
+	}
+	answer := answers[f.kind]
+	if answer == nil {
+		return fmt.Errorf("a message of kind %d is nothing to ask", f.kind)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	s.mu.Lock()
+	s.calls[f.call] = cancel
+	s.mu.Unlock()
+	go func() { // ends with the process
+		value, err := answer(s, ctx, f.body)
+		s.mu.Lock()
+		delete(s.calls, f.call)
+		s.mu.Unlock()
+		cancel()
+		if err != nil {
+			s.send(kindFault, f.call, faultOf(err))
+		} else {
+			s.send(kindReply, f.call, value)
+		}
+	}()
+	return nil
+}
+
+// send tells the parent; that it is gone is noticed when reading.
+func (s *server) send(kind kind, call uint64, body any) {
+	s.before()
+	if err := s.pipe.send(kind, call, body); err != nil && !broken(err) {
+		s.pipe.send(kindFault, call, fault{Text: err.Error()})
+	}
+}
+
+// opened returns the engine.
+func (s *server) opened() (Engine, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.engine == nil {
+		return nil, errors.New("internal error, please report it: the engine is not open")
+	}
+	return s.engine, nil
+}
+
+func (s *server) answerOpen(ctx context.Context, o opening) (any, error) {
+	var options engine.Options
+	if err := json.Unmarshal(o.Options, &options); err != nil {
+		return nil, err
+	}
+	if o.NoisePath != "" {
+		draws, err := npy.Open(o.NoisePath)
+		if err != nil {
+			return nil, err
+		}
+		s.noise = draws
+	}
+	e, err := s.open(ctx, options)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.engine = e
+	s.mu.Unlock()
+	answer := opened{Info: e.Info()}
+	if answer.Told, err = s.look(e); err != nil {
+		return nil, err
+	}
+	go s.pulse(e, time.Duration(o.Pulse))
+	return answer, nil
+}
+
+// look asks the engine what it does. What is computed on the processor hangs in no driver.
+func (s *server) look(e Engine) (t telling, err error) {
+	state := e.State()
+	t.State, err = json.Marshal(state)
+	t.Warnings, t.Notes = e.Notes()
+	t.Pulse = state.State != engine.StateComputing || strings.HasPrefix(state.Name, onProcessor)
+	return t, err
+}
+
+// pulse tells the parent what the engine does, as long as the process lives. An engine that hangs does not answer, and has no pulse.
+func (s *server) pulse(e Engine, every time.Duration) {
+	for range time.Tick(every) {
+		s.tell(e)
+	}
+}
+
+func (s *server) tell(e Engine) {
+	if t, err := s.look(e); err == nil {
+		s.send(tellState, 0, t)
+	}
+}
+
+func (s *server) answerBind(_ context.Context, shape [4]int) (any, error) {
+	e, err := s.opened()
+	if err != nil {
+		return nil, err
+	}
+	if err := e.Bind(shape); err != nil {
+		return nil, err
+	}
+	return e.Info(), nil
+}
+
+func (s *server) answerPrepare(ctx context.Context, methods []string) (any, error) {
+	e, err := s.opened()
+	if err != nil {
+		return nil, err
+	}
+	return nil, e.Prepare(ctx, methods)
+}
+
+func (s *server) answerOrder(ctx context.Context, o memory.Order) (any, error) {
+	e, err := s.opened()
+	if err != nil {
+		return nil, err
+	}
+	outcome, err := e.Order(ctx, o)
+	s.tell(e)
+	return outcome, err
+}
+
+func (s *server) answerClose() (any, error) {
+	e, err := s.opened()
+	if err != nil {
+		return nil, nil
+	}
+	return nil, e.Close()
+}
+
+func (s *server) answerBegin(ctx context.Context, b beginning) (any, error) {
+	e, err := s.opened()
+	if err != nil {
+		return nil, err
+	}
+	w := &served{server: s, id: b.Work, stage: stageBegun, kept: map[string]kept{}}
+	for _, k := range b.Kept {
+		w.kept[k.Key] = kept{draws: k.Draws, state: k.State}
+	}
+	v := &volume.Volume{Channels: b.Shape[0], Depth: b.Shape[1], Height: b.Shape[2], Width: b.Shape[3], Geometry: b.Geometry}
+	if v.Data, err = get(s.in, b.Voxels, int(b.Voxels.Length/4)); err != nil {
+		return nil, err
+	}
+	s.send(tellTaken, 0, w.id)
+	req := explain.Request{Methods: b.Methods, Class: b.Class, NSamples: b.NSamples, NoiseLevel: b.NoiseLevel, Seed: b.Seed,
+		SampleID: b.SampleID, Convention: b.Convention, Checkpoint: w,
+		Progress: func(done, total int) { s.send(tellProgress, 0, progress{w.id, done, total}) },
+		Incident: func(i explain.Incident) { s.send(tellIncident, 0, happened{w.id, i}) },
+	}
+	if b.Noise {
+		req.Noise = s.noise
+	}
+	if w.work, err = e.Begin(ctx, v, req); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.works[w.id] = w
+	s.mu.Unlock()
+	return nil, nil
+}
+
+func (s *server) served(id uint64) (*served, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if w := s.works[id]; w != nil {
+		return w, nil
+	}
+	return nil, fmt.Errorf("internal error, please report it: volume %d has not been begun", id)
+}
+
+func (s *server) answerCompute(ctx context.Context, id uint64) (any, error) {
+	w, err := s.served(id)
+	if err != nil {
+		return nil, err
+	}
+	work := w.use(stageBegun)
+	if work == nil {
+		return nil, fmt.Errorf("internal error, please report it: volume %d is not to be explained", id)
+	}
+	if err := work.Compute(ctx); err != nil {
+		w.used(stageFailed)
+		return nil, err // states of draws stay until the parent has ended the work: it may have another use for them
+	}
+	w.used(stageComputed)
+	e, err := s.opened()
+	if err != nil {
+		return nil, err
+	}
+	s.tell(e)
+	return e.Info(), nil
+}
+
+func (s *server) answerResult(_ context.Context, id uint64) (any, error) {
+	w, err := s.served(id)
+	if err != nil {
+		return nil, err
+	}
+	work := w.use(stageComputed)
+	if work == nil {
+		return nil, fmt.Errorf("internal error, please report it: volume %d is not explained", id)
+	}
+	if w.result, err = work.Result(); err != nil {
+		w.used(stageFailed)
+		return nil, err
+	}
+	w.used(stageFetched)
+	r := *w.result
+	r.Methods = append([]explain.MethodResult(nil), r.Methods...)
+	for i := range r.Methods {
+		r.Methods[i].Map, r.Methods[i].Heatmap = nil, nil
+	}
+	return r, nil
+}
+
+// use takes the work, if it is at that stage, for a call that may take long: nobody else may use it meanwhile.
+func (w *served) use(at stage) explain.Work {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.stage != at || w.busy {
+		return nil
+	}
+	w.busy = true
+	return w.work
+}
+
+// used gives it back.
+func (w *served) used(now stage) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stage, w.busy = now, false
+	if w.ended {
+		w.leave()
+	}
+}
+
+// answerMaps hands the maps of a method over: they are not kept besides.
+func (s *server) answerMaps(_ context.Context, q wanted) (any, error) {
+	w, err := s.served(q.Work)
+	if err != nil {
+		return nil, err
+	}
+	if w.result == nil || q.Method < 0 || q.Method >= len(w.result.Methods) {
+		return nil, fmt.Errorf("internal error, please report it: method %d has no result", q.Method)
+	}
+	m := &w.result.Methods[q.Method]
+	answer := maps{Values: -1, Voxels: -1}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.leaveMaps(); err != nil {
+		return nil, err
+	}
+	for _, part := range []struct {
+		values *[]float32
+		count  *int
+		at     *region
+	}{{&m.Map, &answer.Values, &answer.Map}, {&m.Heatmap, &answer.Voxels, &answer.Heatmap}} {
+		if *part.values == nil {
+			continue
+		}
+		if *part.at, err = s.out.put(*part.values); err != nil {
+			return nil, err
+		}
+		w.maps = append(w.maps, *part.at)
+		*part.count, *part.values = len(*part.values), nil
+	}
+	return answer, nil
+}
+
+// leaveMaps takes back the memory of maps that the parent has read. w.mu is held.
+func (w *served) leaveMaps() error {
+	var errs []error
+	for _, r := range w.maps {
+		errs = append(errs, w.server.out.release(r))
+	}
+	w.maps = nil
+	return errors.Join(errs...)
+}
+
+// end forgets a volume, if there is one of that number.
+func (s *server) end(id uint64) {
+	s.mu.Lock()
+	w := s.works[id]
+	delete(s.works, id)
+	s.mu.Unlock()
+	if w == nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ended = true; !w.busy {
+		w.leave()
+	}
+}
+
+// leave gives back all that a work has. w.mu is held.
+func (w *served) leave() {
+	switch w.stage {
+	case stageBegun:
+		w.work.Drop()
+	case stageComputed:
+		go w.work.Result() // nobody wants it
+	}
+	w.stage = stageEnded
+	w.leaveMaps() // an error is that of a system that gives no memory back
+	for key := range w.kept {
+		w.forget(key)
+	}
+}
+
+// forget takes back the memory of a state. w.mu is held.
+func (w *served) forget(key string) {
+	if k := w.kept[key]; k.ours {
+		w.server.out.release(k.state)
+	}
+	delete(w.kept, key)
+}
+
+// Latest implements explain.Checkpoint.
+func (w *served) Latest(key string) ([]float32, int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	k, found := w.kept[key]
+	if !found {
+		return nil, 0
+	}
+	file := w.server.in
+	if k.ours {
+		file = w.server.out.file
+	}
+	values, err := get(file, k.state, int(k.state.Length/4))
+	if err != nil {
+		return nil, 0 // from the first draw on
+	}
+	return values, k.draws
+}
+
+// Keep implements explain.Checkpoint. The parent is told when the state is complete, and hears that even if this process ends at once;
+// so what was kept before can go.
+func (w *served) Keep(key string, state []float32, draws int) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ended {
+		return nil
+	}
+	r, err := w.server.out.put(state)
+	if err != nil {
+		return err
+	}
+	w.server.send(tellCheckpoint, 0, checkpoint{w.id, key, draws, r})
+	w.forget(key)
+	w.kept[key] = kept{draws, r, true}
+	return nil
+}

@@ -1,0 +1,72 @@
+package worker
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Supported says whether this system can run an engine in a process of its own.
+const Supported = true
+
+// newShared makes a file of shared memory without a name: it goes with the last process that has it.
+func newShared(name string) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("no shared memory: %w", err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// punch gives the memory of a region back to the system.
+func punch(f *os.File, r region) error {
+	return unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, r.Offset, (r.Length+page-1)/page*page)
+}
+
+// newPair makes a connection between two processes.
+func newPair() (ours, theirs *os.File, err error) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("no connection to a child process: %w", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "worker"), os.NewFile(uintptr(fds[1]), "parent"), nil
+}
+
+// program is the file of this program, also when another version lies in its place by now.
+func program() (string, error) {
+	const running = "/proc/self/exe"
+	path, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	at, err := os.Stat(path)
+	if own, ownErr := os.Stat(running); ownErr == nil && (err != nil || !os.SameFile(at, own)) {
+		return running, nil
+	}
+	return path, nil
+}
+
+// offerToKiller has the system's out-of-memory killer take this process before its parent. It is only asked for.
+func offerToKiller() { _ = os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0) }
+
+// outOfMemoryKills is how many processes the system has killed for want of memory; -1 if it does not say.
+func outOfMemoryKills() int {
+	f, err := os.Open("/proc/vmstat")
+	if err != nil {
+		return -1
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if text, ok := strings.CutPrefix(lines.Text(), "oom_kill "); ok {
+			if n, err := strconv.Atoi(text); err == nil {
+				return n
+			}
+		}
+	}
+	return -1
+}

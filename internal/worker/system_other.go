@@ -1,0 +1,20 @@
+//go:build !linux
+
+package worker
+
+import (
+	"errors"
+	"os"
+)
+
+// Supported says whether this system can run an engine in a process of its own.
+const Supported = false
+
+var errSystem = errors.New("a worker process needs Linux: compute in this process")
+
+func newShared(string) (*os.File, error)          { return nil, errSystem }
+func punch(*os.File, region) error                { return errSystem }
+func newPair() (ours, theirs *os.File, err error) { return nil, nil, errSystem }
+func program() (string, error)                    { return "", errSystem }
+func offerToKiller()                              {}
+func outOfMemoryKills() int                       { return -1 }
