@@ -109,13 +109,13 @@ func checkJSON(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // fleeting are the keys of records that differ from run to run.
-var fleeting = regexp.MustCompile(`^(created|finished|execution|.*seconds|.*time|.*timestamp|config_used)$`)
+var fleeting = regexp.MustCompile(`^(created|finished|.*seconds|.*time|.*timestamp|config_used|budget_bytes|timeline)$`)
 
 // steady is a file without what differs from run to run. Of the records' digests none stays: they name files that are compared
 // themselves.
 func steady(name string, text []byte) ([]byte, error) {
 	switch {
-	case strings.HasSuffix(name, ".txt") || strings.Contains(name, "summaries/") || strings.HasSuffix(name, ".lock"):
+	case strings.HasSuffix(name, ".txt") || strings.Contains(name, "summaries/") || strings.HasSuffix(name, ".lock") || strings.HasSuffix(name, ".jsonl"):
 		return nil, nil
 	case !strings.HasSuffix(name, ".json"):
 		return text, nil

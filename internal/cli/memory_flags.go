@@ -17,6 +17,8 @@ type memoryFlags struct {
 	policy   memory.Policy
 	wait     time.Duration
 	cpu      bool
+	fewer    bool
+	threads  int
 	shuttle  shuttle
 	blocking bool
 }
@@ -28,18 +30,23 @@ func (f *memoryFlags) add(cmd *cobra.Command) {
 	fl.Var(&f.policy, "policy", "when memory is short: exact never changes a result; original takes fewer draws and skips, as the original system")
 	fl.DurationVar(&f.wait, "wait", f.policy.Wait, "how long in all a volume waits for other programs to leave memory of the GPU")
 	fl.BoolVar(&f.cpu, "cpu-fallback", true, "let the processor go on where the GPU cannot; with --policy original only if it is asked for")
+	fl.BoolVar(&f.fewer, "fewer-samples", false, "take fewer draws, at least 5, where not all can be had; with --policy original that is the default")
+	fl.IntVar(&f.threads, "threads", 0, "threads of the processor to compute with; 0 for all")
 	fl.Var(&f.shuttle, "shuttle", "give the GPU's memory back between volumes: "+strings.Join(engine.Shuttles, ", "))
 	fl.BoolVar(&f.blocking, "launch-blocking", false, "wait after every step on a GPU, so that an error names the step: slow")
 }
 
 // put puts what the flags of a command say into options. Flags that were not given leave the policy as it is by its name.
 func (f *memoryFlags) put(cmd *cobra.Command, o *engine.Options) {
-	o.Policy, o.Shuttle, o.LaunchBlocking = f.policy, string(f.shuttle), f.blocking
+	o.Policy, o.Shuttle, o.LaunchBlocking, o.Threads = f.policy, string(f.shuttle), f.blocking, f.threads
 	if cmd.Flags().Changed("wait") {
 		o.Policy.Wait = f.wait
 	}
 	if cmd.Flags().Changed("cpu-fallback") {
 		o.Policy.CPU = f.cpu
+	}
+	if cmd.Flags().Changed("fewer-samples") {
+		o.Policy.Fewer = f.fewer
 	}
 }
 

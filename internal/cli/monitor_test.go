@@ -126,7 +126,7 @@ func TestMonitorFlags(t *testing.T) {
 // The whole way: NVML of a shared GPU, and a session that answers on its socket.
 func TestMonitorAndRecoverThisMachine(t *testing.T) {
 	s := simulator.Share(t)
-	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	noSessions(t)
 	s.SetCapacity(8 * bytesize.GiB)
 	s.SetContext(100 * bytesize.MiB) // which would show
 	s.TakeAs(os.Getpid(), "voxcam", 0, 3*bytesize.GiB)

@@ -9,24 +9,33 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/internal/engine"
+	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/memory"
 	"github.com/voxcam/voxcam/internal/session"
+	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/npy"
+	"github.com/voxcam/voxcam/internal/worker"
 )
 
 // runFlags override the configuration; only those that were given count.
 type runFlags struct {
 	modelFlags
 	methodFlags
+	memoryFlags
 	config, dataset, class, out, session, noise, log string
 	max                                              int
 	formats                                          []string
-	verify                                           bool
+	verify, worker, checkOnly, clearCache            bool
+	passTimeout                                      time.Duration
 }
 
 func newRun() *cobra.Command {
@@ -37,12 +46,16 @@ func newRun() *cobra.Command {
 		Long: `Run explains every volume of a data set and writes heatmaps, pictures, statistics and a report into a session's folder.
 The same --session again continues it: what is finished stays, what failed is tried again. Flags override the configuration.
 
+The device lives in a process of its own, a worker, whose end does not end the run. SIGUSR1 makes the session give its memory of the
+GPU to others for a minute, and SIGUSR2 has it back at once; voxcam monitor shows it, and voxcam recover asks more of it.
+
 A configuration of the original system ([DataModule], [NetModule]) is taken as it is, with --model for the ONNX file.`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	f.modelFlags.add(cmd)
 	f.methodFlags.add(cmd)
+	f.memoryFlags.add(cmd)
 	fl := cmd.Flags()
 	fl.StringVar(&f.config, "config", "", "configuration file")
 	fl.StringVar(&f.dataset, "dataset", "val", "which split: train, val, test or all")
@@ -54,6 +67,10 @@ A configuration of the original system ([DataModule], [NetModule]) is taken as i
 	fl.StringVar(&f.noise, "noise", "", "take the draws from this .npy file, [n, C, D, H, W], standard normal")
 	fl.StringVar(&f.log, "log-format", "text", "text (a progress bar on a terminal) or json")
 	fl.BoolVar(&f.verify, "verify", false, "when continuing, compare the contents of finished files with their digests, not only sizes")
+	fl.BoolVar(&f.worker, "worker", true, "keep the device in a process of its own, so that its end does not end the run")
+	fl.DurationVar(&f.passTimeout, "pass-timeout", 5*time.Minute, "how long a pass on a GPU may take before its process is ended and another goes on; 0 for no limit")
+	fl.BoolVar(&f.checkOnly, "check-only", false, "only say how the memory is, and whether the run would fit, as voxcam check does")
+	fl.BoolVar(&f.clearCache, "clear-cache", false, "first have your other sessions give back what they keep unused of GPUs' memory")
 	return cmd
 }
 
@@ -70,6 +87,12 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 	}
 	for _, n := range config.Notices {
 		fmt.Fprintln(cmd.ErrOrStderr(), "voxcam: note:", n)
+	}
+	if f.checkOnly {
+		return checkRun(cmd, config)
+	}
+	if f.clearCache {
+		clearCaches(cmd.Context(), cmd.ErrOrStderr())
 	}
 	summary, err := runConfig(cmd.Context(), config, f, cmd.ErrOrStderr())
 	code := session.ExitCode(summary, err)
@@ -106,6 +129,15 @@ func (f *runFlags) override(cmd *cobra.Command, c *dataset.Config) error {
 		{"seed", "explain.seed", func() { c.Explain.Seed = f.seed }},
 		{"device", "explain.device", func() { c.Explain.Device = f.device }},
 		{"precision", "explain.precision", func() { c.Explain.Precision = f.precision }},
+		{"threads", "explain.threads", func() { c.Explain.Threads = f.threads }},
+		{"policy", "memory.policy", func() { c.Memory.Policy = f.policy.String() }},
+		{"wait", "memory.wait", func() { c.Memory.Wait = f.wait }},
+		{"cpu-fallback", "memory.cpu_fallback", func() { c.Memory.CPU = &f.cpu }},
+		{"fewer-samples", "memory.fewer_samples", func() { c.Memory.Fewer = &f.fewer }},
+		{"shuttle", "memory.shuttle", func() { c.Memory.Shuttle = string(f.shuttle) }},
+		{"launch-blocking", "memory.launch_blocking", func() { c.Memory.LaunchBlocking = f.blocking }},
+		{"pass-timeout", "memory.pass_timeout", func() { c.Memory.PassTimeout = f.passTimeout }},
+		{"worker", "memory.worker", func() { c.Memory.Worker = f.worker }},
 		{"output-dir", "output.dir", func() { c.Output.Dir = f.out }},
 		{"session", "output.session", func() { c.Output.Session = f.session }},
 		{"formats", "output.formats", func() { c.Output.Formats = f.formats }},
@@ -164,23 +196,6 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 			return refuse(err)
 		}
 	}
-	flags := modelFlags{model: c.Model.File, layer: c.Model.TargetLayer, layout: c.Model.LayerLayout, grid: c.Model.TokenGrid,
-		deviceFlags: deviceFlags{c.Explain.Device, c.Explain.Precision}, budget: c.Explain.Memory}
-	m, err := flags.openFor(ctx, c, stderr)
-	if err != nil && ctx.Err() != nil {
-		return s, err
-	}
-	if err != nil {
-		return refuse(err)
-	}
-	defer m.Close()
-	if err := m.Prepare(ctx, methods); err != nil {
-		if ctx.Err() != nil {
-			return s, err
-		}
-		return refuse(err)
-	}
-	printNotes(stderr, m.Info())
 	terminal := false
 	if file, ok := stderr.(*os.File); ok {
 		terminal = term.IsTerminal(int(file.Fd()))
@@ -190,13 +205,78 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 		return refuse(err)
 	}
 	defer progress.Close()
-	opt.Observer = progress
+	policy, err := policyOf(&c.Memory)
+	if err != nil {
+		return refuse(err)
+	}
+	seen := newRunning(c.Model.File, c.Explain.Device, progress)
+	defer func() { err = errors.Join(err, seen.close()) }()
+	defer seen.listen(ctx)()
+	if server, err := control.Serve(ctx, seen); err != nil {
+		fmt.Fprintln(stderr, "voxcam: warning: voxcam monitor and recover cannot reach this session:", err)
+	} else {
+		defer server.Close()
+	}
+	m, err := openFor(ctx, c, policy, f.noise, stderr)
+	if err != nil && ctx.Err() != nil {
+		return s, err
+	}
+	if err != nil {
+		return refuse(err)
+	}
+	defer func() {
+		seen.computes(nil)
+		m.Close()
+	}()
+	if err := m.Prepare(ctx, methods); err != nil {
+		if ctx.Err() != nil {
+			return s, err
+		}
+		return refuse(err)
+	}
+	printNotes(stderr, m.Info())
+	seen.computes(m)
+	opt.Observer, opt.Figures = seen, seen.figures
 	return session.Run(ctx, opt, m)
+}
+
+// policyOf is the policy that a configuration names, with what it says besides.
+func policyOf(m *dataset.Memory) (memory.Policy, error) {
+	p, err := memory.ParsePolicy(m.Policy)
+	if err != nil {
+		return p, err
+	}
+	p.Wait = m.Wait
+	for to, from := range map[*bool]*bool{&p.CPU: m.CPU, &p.Fewer: m.Fewer, &p.Skip: m.Skip} {
+		if from != nil {
+			*to = *from
+		}
+	}
+	return p, nil
+}
+
+// modelOf are the flags that a configuration stands for.
+func modelOf(c *dataset.Config) modelFlags {
+	return modelFlags{model: c.Model.File, layer: c.Model.TargetLayer, layout: c.Model.LayerLayout, grid: c.Model.TokenGrid,
+		deviceFlags: deviceFlags{c.Explain.Device, c.Explain.Precision}, budget: c.Explain.Memory, ahead: true}
+}
+
+// start opens the device and the model on it, in a worker if the configuration and the system have one.
+func start(ctx context.Context, c *dataset.Config, o engine.Options, noise string) (worker.Engine, error) {
+	lean()
+	if c.Memory.Worker && worker.Supported {
+		w, err := worker.Start(ctx, o, worker.Options{PassTimeout: c.Memory.PassTimeout, NoisePath: noise})
+		if err != nil {
+			return nil, err
+		}
+		return w, nil
+	}
+	return worker.OpenEngine(ctx, o)
 }
 
 // openFor opens the model for a data set. Where the file and the configuration leave the volume's size open, it is that of the
 // first volume that goes through the network: one bad volume must not stop the others.
-func (f *modelFlags) openFor(ctx context.Context, c *dataset.Config, stderr io.Writer) (m *model, err error) {
+func openFor(ctx context.Context, c *dataset.Config, policy memory.Policy, noise string, stderr io.Writer) (m worker.Engine, err error) {
 	set, err := dataset.Open(c)
 	if err != nil {
 		return nil, err
@@ -207,28 +287,51 @@ func (f *modelFlags) openFor(ctx context.Context, c *dataset.Config, stderr io.W
 	}
 	var shape [4]int
 	copy(shape[1:], c.Data.ImageShape)
-	f.ahead = true
-	if m, err = f.open(shape, stderr); err != nil || m.Info().Classes > 0 {
-		return m, err
+	flags := modelOf(c)
+	o, err := flags.engine(shape)
+	if err != nil {
+		return nil, err
 	}
+	o.Policy, o.Shuttle, o.LaunchBlocking, o.Threads = policy, c.Memory.Shuttle, c.Memory.LaunchBlocking, c.Explain.Threads
+	if m, err = start(ctx, c, o, noise); err != nil {
+		return nil, err
+	}
+	warnings, notes := m.Notes()
+	printNotes(stderr, explain.Info{Warnings: warnings, Notes: notes})
+	if m.Info().Classes > 0 {
+		return m, nil
+	}
+	first := eachVolume(ctx, set, samples, func(v *volume.Volume) error {
+		return m.Bind([4]int{v.Channels, v.Depth, v.Height, v.Width})
+	})
+	if first == nil {
+		return m, nil
+	}
+	if ctx.Err() == nil {
+		first = fmt.Errorf("%s leaves the volume's size open, and no volume goes through it; %w", c.Model.File, first)
+	}
+	return nil, errors.Join(first, m.Close())
+}
+
+// eachVolume tries the first volumes of a data set until one will do. The error is that of the first.
+func eachVolume(ctx context.Context, set *dataset.Set, samples []dataset.Sample, try func(*volume.Volume) error) (first error) {
 	const most = 16 // volumes to try
-	var first error
 	for _, sample := range samples[:min(most, len(samples))] {
 		p, err := set.Prepare(ctx, sample)
 		if err == nil {
-			err = m.Bind([4]int{p.Volume.Channels, p.Volume.Depth, p.Volume.Height, p.Volume.Width})
+			err = try(p.Volume)
 		}
 		if err == nil {
-			return m, nil
+			return nil
 		}
 		if ctx.Err() != nil {
-			return nil, errors.Join(ctx.Err(), m.Close())
+			return ctx.Err()
 		}
 		if first == nil {
-			first = fmt.Errorf("%s leaves the volume's size open, and no volume goes through it; sample %s: %w", c.Model.File, sample.ID, err)
+			first = fmt.Errorf("sample %s: %w", sample.ID, err)
 		}
 	}
-	return nil, errors.Join(first, m.Close())
+	return first
 }
 
 // fileDigest is the SHA-256 of a file, in hexadecimal.

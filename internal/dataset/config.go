@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/cam"
@@ -21,6 +22,7 @@ type Config struct {
 	Model    Model
 	Data     Data
 	Explain  Explain
+	Memory   Memory
 	Output   Output
 
 	lines map[string]int    // key to the line that set it
@@ -63,8 +65,23 @@ type Explain struct {
 	Seed        uint64
 	Device      string
 	Precision   string
+	Threads     int               // of the processor; 0: all
 	Memory      bytesize.Budget   // most memory for computing; it does not change results
 	Conventions map[string]string // method to convention
+}
+
+// Memory says what is done when memory is short, and how the device is kept. Only policy original and fewer draws change results.
+type Memory struct {
+	Policy string        // exact or original
+	Wait   time.Duration // for others to leave memory, for one volume
+	CPU    *bool         // go on on the processor where the GPU cannot; nil: as the policy does
+	Fewer  *bool         // take fewer draws where not all can be had; nil: as the policy does
+	Skip   *bool         // give a volume up rather than let it fail; nil: as the policy does
+
+	Shuttle        string        // when the GPU's memory is given back between volumes: never, idle or always
+	LaunchBlocking bool          // wait after every step on a GPU
+	PassTimeout    time.Duration // most time for a pass on a GPU; 0: none
+	Worker         bool          // the device lives in a process of its own
 }
 
 // Output says what is written.
@@ -90,6 +107,7 @@ func Defaults() *Config {
 			Split: "auto", SplitRatio: []float64{0.6, 0.2, 0.2}, Dataset: "val",
 		},
 		Explain: Explain{Methods: []string{"gradcam"}, NSamples: 50, NoiseLevel: 0.15, Device: "auto", Precision: "fp32"},
+		Memory:  Memory{Policy: "exact", Wait: 10 * time.Second, Shuttle: "never", PassTimeout: 5 * time.Minute, Worker: true},
 		Output:  Output{Dir: "CAMVis", Formats: []string{"nifti", "tiff", "png"}, OverlayAlpha: 0.4},
 	}
 }

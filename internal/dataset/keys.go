@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/voxcam/voxcam/internal/cam"
 )
@@ -25,6 +26,8 @@ var (
 	layouts  = []string{"auto", "channels-first", "channels-last"}
 
 	precisions = []string{"fp32", "tf32", "bf16", "fp64"}
+	policies   = []string{"exact", "original"}
+	shuttles   = []string{"never", "idle", "always"}
 )
 
 // keys is in the order of the documentation. A key whose name ends in .* takes any last part.
@@ -78,9 +81,31 @@ var keys = []key{
 		text(func(c *Config) *string { return &c.Explain.Device }), nil},
 	{"explain.precision", "how products are computed on a GPU: fp32, tf32 and bf16 (faster, less exact), or fp64 (sums in float64, slow)",
 		text(func(c *Config) *string { return &c.Explain.Precision }), oneOf(func(c *Config) string { return c.Explain.Precision }, precisions)},
+	{"explain.threads", "threads of the processor to compute with; 0: all", integer(func(c *Config) *int { return &c.Explain.Threads }),
+		atLeast(func(c *Config) int { return c.Explain.Threads }, 0)},
 	{"explain.memory_budget", "most memory for computing: a size such as 512MiB, a share of what is free such as 50%, auto, or min; results stay the same",
 		setMemory, nil},
 	{"explain.conventions.*", "formula of a method, such as \"gradcam++\" = \"paper\"", nil, checkConventions},
+
+	{"memory.policy", "when memory is short: exact never changes a result; original takes fewer draws, and skips, by the original system's thresholds",
+		text(func(c *Config) *string { return &c.Memory.Policy }), oneOf(func(c *Config) string { return c.Memory.Policy }, policies)},
+	{"memory.wait", "seconds in all that a volume waits for other programs to leave memory of the GPU",
+		seconds(func(c *Config) *time.Duration { return &c.Memory.Wait }), notNegative(func(c *Config) time.Duration { return c.Memory.Wait })},
+	{"memory.cpu_fallback", "let the processor go on where the GPU cannot; default: as the policy, exact true, original false",
+		choice(func(c *Config) **bool { return &c.Memory.CPU }), nil},
+	{"memory.fewer_samples", "take fewer draws, at least 5, where not all can be had; default: as the policy, exact false, original true",
+		choice(func(c *Config) **bool { return &c.Memory.Fewer }), nil},
+	{"memory.skip", "give a volume up as skipped_low_memory when nothing can hold it, instead of failed; default: true",
+		choice(func(c *Config) **bool { return &c.Memory.Skip }), nil},
+	{"memory.shuttle", "when the GPU's memory is given back between volumes: never, idle (after a while without work) or always",
+		text(func(c *Config) *string { return &c.Memory.Shuttle }), oneOf(func(c *Config) string { return c.Memory.Shuttle }, shuttles)},
+	{"memory.launch_blocking", "wait after every step on a GPU, so that an error names the step: slow",
+		boolean(func(c *Config) *bool { return &c.Memory.LaunchBlocking }), nil},
+	{"memory.pass_timeout", "seconds that a pass on a GPU may take before its process is ended and another goes on; 0: no limit",
+		seconds(func(c *Config) *time.Duration { return &c.Memory.PassTimeout }),
+		notNegative(func(c *Config) time.Duration { return c.Memory.PassTimeout })},
+	{"memory.worker", "keep the device in a process of its own, so that its end does not end the run",
+		boolean(func(c *Config) *bool { return &c.Memory.Worker }), nil},
 
 	{"output.dir", "folder that sessions are made in; default: CAMVis in the working directory",
 		text(func(c *Config) *string { return &c.Output.Dir }), nil},
@@ -144,6 +169,50 @@ func integer(field func(*Config) *int) func(*Config, any) error {
 			return wrongType(v, "an integer")
 		}
 		*field(c) = int(n)
+		return nil
+	}
+}
+
+func boolean(field func(*Config) *bool) func(*Config, any) error {
+	return func(c *Config, v any) error {
+		b, ok := v.(bool)
+		if !ok {
+			return wrongType(v, "true or false")
+		}
+		*field(c) = b
+		return nil
+	}
+}
+
+// choice is boolean for a field that is nil where nothing was chosen.
+func choice(field func(*Config) **bool) func(*Config, any) error {
+	return boolean(func(c *Config) *bool {
+		b := new(bool)
+		*field(c) = b
+		return b
+	})
+}
+
+// seconds sets a time that the file gives in seconds.
+func seconds(field func(*Config) *time.Duration) func(*Config, any) error {
+	return func(c *Config, v any) error {
+		s, err := number(v)
+		if err != nil {
+			return wrongType(v, "a number of seconds")
+		}
+		if !(math.Abs(s) <= math.MaxInt32) {
+			return fmt.Errorf("is %v; it must be a number of seconds up to %d", v, math.MaxInt32)
+		}
+		*field(c) = time.Duration(s * float64(time.Second))
+		return nil
+	}
+}
+
+func notNegative(value func(*Config) time.Duration) func(*Config) error {
+	return func(c *Config) error {
+		if d := value(c); d < 0 {
+			return fmt.Errorf("is %v; a time cannot be negative", d)
+		}
 		return nil
 	}
 }

@@ -76,6 +76,8 @@ type Options struct {
 	Precision string
 	// LaunchBlocking waits for each step on a GPU, so that an error names the one that failed.
 	LaunchBlocking bool
+	// Threads are those of the processor; 0 is all.
+	Threads int
 }
 
 // Open opens a device by its name and precision, as in Options.
@@ -140,7 +142,7 @@ func openCPU(_ int, o Options) (*Device, error) {
 	if o.Precision != precisions[0].name {
 		return nil, fmt.Errorf("precision %s needs a GPU: the processor computes in %s", o.Precision, precisions[0].name)
 	}
-	b, err := cpu.New(cpu.Options{})
+	b, err := cpu.New(cpu.Options{Threads: o.Threads})
 	if err != nil {
 		return nil, err
 	}

@@ -50,6 +50,7 @@ type Options struct {
 	// Of the device, as in device.Open.
 	Device    string `json:"device,omitempty"`
 	Precision string `json:"precision,omitempty"`
+	Threads   int    `json:"threads,omitempty"` // of the processor; 0: all
 
 	Budget  string        `json:"budget,omitempty"` // as bytesize.ParseBudget reads it
 	Policy  memory.Policy `json:"policy"`           // the zero value gives nothing up, and fails

@@ -265,11 +265,16 @@ func value(x *float64) float64 {
 
 // writeGrid draws plots in rows of equal length as PNG.
 func writeGrid(w io.Writer, grid [][]*plot.Plot, dpi int) error {
-	const panelWidth, panelHeight = 5.5 * vg.Inch, 4 * vg.Inch
+	return writePanels(w, grid, 5.5*vg.Inch, vg.Points(8), dpi)
+}
+
+// writePanels is writeGrid for panels of a width, with room at their right.
+func writePanels(w io.Writer, grid [][]*plot.Plot, panelWidth, right vg.Length, dpi int) error {
+	const panelHeight = 4 * vg.Inch
 	rows, columns := len(grid), len(grid[0])
 	canvas := vgimg.NewWith(vgimg.UseWH(panelWidth*vg.Length(columns), panelHeight*vg.Length(rows)), vgimg.UseDPI(dpi))
 	tiles := draw.Tiles{Rows: rows, Cols: columns, PadX: vg.Points(18), PadY: vg.Points(18),
-		PadTop: vg.Points(8), PadBottom: vg.Points(8), PadLeft: vg.Points(8), PadRight: vg.Points(8)}
+		PadTop: vg.Points(8), PadBottom: vg.Points(8), PadLeft: vg.Points(8), PadRight: right}
 	for i, row := range plot.Align(grid, tiles, draw.New(canvas)) {
 		for j, c := range row {
 			grid[i][j].Draw(c)

@@ -74,6 +74,9 @@ type Sample struct {
 	CellSize    *[3]float64 `json:"cell_size_voxels"` // of the target layer along depth, height, width
 	Methods     []Method    `json:"methods"`
 
+	// Execution says where the sample was explained, with how much memory, and what happened meanwhile; nil where nothing is known.
+	Execution *explain.Execution `json:"execution,omitempty"`
+
 	// Statistics has an entry for each method that has a map, by Method.Key.
 	Statistics map[string]Statistics `json:"heatmap_statistics"`
 

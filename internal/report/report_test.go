@@ -49,7 +49,7 @@ func TestAggregate(t *testing.T) {
 	o := Aggregate(session(), samples(), time.Time{})
 	train, val := o.Splits["train"], o.Splits["val"]
 	if train.Processed != 3 || math.Abs(*train.Accuracy-2.0/3) > 1e-12 || math.Abs(*train.Confidence-0.7) > 1e-12 || *train.Seconds != 2 ||
-		train.Status != (Counts{3, 0, 1}) || train.ClassDistribution["Normal"] != 2 {
+		train.Status != (Counts{OK: 3, Failed: 1}) || train.ClassDistribution["Normal"] != 2 {
 		t.Errorf("train: %+v", train)
 	}
 	h := train.Heatmaps["volume"]
@@ -60,7 +60,7 @@ func TestAggregate(t *testing.T) {
 		t.Errorf("a split without predictions has no averages: %+v", val)
 	}
 	if o.Overall.Processed != 3 || math.Abs(*o.Overall.Accuracy-2.0/3) > 1e-12 || o.Overall.Confusion[2][1] != 1 ||
-		o.Overall.Status != (Counts{3, 0, 2}) {
+		o.Overall.Status != (Counts{OK: 3, Failed: 2}) {
 		t.Errorf("overall: %+v", o.Overall)
 	}
 	text, err := json.Marshal(o)

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"fmt"
 	"math"
 	"time"
 
@@ -14,6 +15,7 @@ type Overall struct {
 	Model     ModelInfo         `json:"model_info"`
 	Splits    map[string]*Split `json:"splits"`
 	Overall   Total             `json:"overall"`
+	Memory    Memory            `json:"memory"`
 }
 
 // Counts are numbers of samples by status.
@@ -21,21 +23,34 @@ type Counts struct {
 	OK       int `json:"ok"`
 	Degraded int `json:"degraded"`
 	Failed   int `json:"failed"`
+	Skipped  int `json:"skipped"` // for lack of memory
 }
 
-func (c *Counts) add(s explain.Status) {
+// Add counts a sample.
+func (c *Counts) Add(s explain.Status) {
 	switch s {
 	case explain.StatusOK:
 		c.OK++
 	case explain.StatusDegraded:
 		c.Degraded++
+	case explain.StatusSkipped:
+		c.Skipped++
 	default:
 		c.Failed++
 	}
 }
 
+// String is how many samples have which status, for people.
+func (c Counts) String() string {
+	text := fmt.Sprintf("%d ok, %d degraded, %d failed", c.OK, c.Degraded, c.Failed)
+	if c.Skipped > 0 {
+		text += fmt.Sprintf(", %d skipped for lack of memory", c.Skipped)
+	}
+	return text
+}
+
 // All is the number of samples of any status.
-func (c Counts) All() int { return c.OK + c.Degraded + c.Failed }
+func (c Counts) All() int { return c.OK + c.Degraded + c.Failed + c.Skipped }
 
 // Split summarises the samples of one split. Averages are over the samples that have the value, nil where none has.
 type Split struct {
@@ -77,7 +92,7 @@ func Aggregate(session *Session, samples []*Sample, now time.Time) *Overall {
 	bySplit := map[string][]*Sample{}
 	for _, s := range samples {
 		bySplit[s.Split] = append(bySplit[s.Split], s)
-		o.Overall.Status.add(s.Status)
+		o.Overall.Status.Add(s.Status)
 		if t, p := s.TrueClass, s.PredictedClass; t != nil && p != nil && inRange(*t, n) && inRange(*p, n) {
 			o.Overall.Confusion[*t][*p]++
 		}
@@ -87,6 +102,7 @@ func Aggregate(session *Session, samples []*Sample, now time.Time) *Overall {
 		o.Overall.Processed += o.Splits[name].Processed
 	}
 	o.Overall.Accuracy = accuracy(samples)
+	o.Memory = summariseMemory(samples)
 	return o
 }
 
@@ -97,7 +113,7 @@ func summarise(samples []*Sample) *Split {
 	var seconds, confidence []float64
 	maxima, means := map[string][]float64{}, map[string][]float64{}
 	for _, s := range samples {
-		out.Status.add(s.Status)
+		out.Status.Add(s.Status)
 		if s.TrueClassName != nil {
 			out.ClassDistribution[*s.TrueClassName]++
 		}

@@ -28,7 +28,7 @@ func WriteText(w io.Writer, session *Session, o *Overall, samples []*Sample, dir
 
 	heading("OVERALL SUMMARY")
 	t := o.Overall
-	fmt.Fprintf(&b, "Samples:          %d (%d ok, %d degraded, %d failed)\n", t.Status.All(), t.Status.OK, t.Status.Degraded, t.Status.Failed)
+	fmt.Fprintf(&b, "Samples:          %d (%s)\n", t.Status.All(), t.Status)
 	fmt.Fprintf(&b, "With prediction:  %d\n", t.Processed)
 	fmt.Fprintf(&b, "Accuracy:         %s\n", number(t.Accuracy, 4))
 	fmt.Fprintf(&b, "Classes:          %s\n", strings.Join(o.Model.ClassNames, ", "))
@@ -37,7 +37,7 @@ func WriteText(w io.Writer, session *Session, o *Overall, samples []*Sample, dir
 	for _, name := range splitNames(o) {
 		s := o.Splits[name]
 		heading(strings.ToUpper(name))
-		fmt.Fprintf(&b, "Samples:            %d (%d ok, %d degraded, %d failed)\n", s.Status.All(), s.Status.OK, s.Status.Degraded, s.Status.Failed)
+		fmt.Fprintf(&b, "Samples:            %d (%s)\n", s.Status.All(), s.Status)
 		fmt.Fprintf(&b, "With prediction:    %d\n", s.Processed)
 		fmt.Fprintf(&b, "Accuracy:           %s\n", number(s.Accuracy, 4))
 		fmt.Fprintf(&b, "Average confidence: %s\n", number(s.Confidence, 4))
@@ -65,13 +65,20 @@ func WriteText(w io.Writer, session *Session, o *Overall, samples []*Sample, dir
 	heading("CONFUSION (rows: true class, columns: predicted class)")
 	writeConfusion(&b, o)
 
-	var degraded, failed, wrong []*Sample
+	if o.Memory.known() {
+		heading("MEMORY")
+		o.Memory.write(&b)
+	}
+
+	var degraded, failed, skipped, wrong []*Sample
 	for _, s := range samples {
 		switch s.Status {
 		case explain.StatusDegraded:
 			degraded = append(degraded, s)
 		case explain.StatusFailed:
 			failed = append(failed, s)
+		case explain.StatusSkipped:
+			skipped = append(skipped, s)
 		}
 		if s.CorrectPrediction != nil && !*s.CorrectPrediction {
 			wrong = append(wrong, s)
@@ -88,13 +95,16 @@ func WriteText(w io.Writer, session *Session, o *Overall, samples []*Sample, dir
 	}
 	reason := func(s *Sample) string { return s.Reason }
 	list("FAILED", failed, reason)
+	if len(skipped) > 0 {
+		list("SKIPPED FOR LACK OF MEMORY", skipped, reason)
+	}
 	list("DEGRADED", degraded, reason)
 	list("PREDICTED WRONGLY", wrong, func(s *Sample) string {
 		return fmt.Sprintf("%s taken for %s (%s)", text(s.TrueClassName), text(s.PredictedClassName), number(s.Confidence, 3))
 	})
 
 	heading("RECOMMENDATIONS")
-	for _, line := range recommend(session, o, failed, degraded) {
+	for _, line := range recommend(session, o, failed, skipped, degraded) {
 		fmt.Fprintf(&b, "- %s\n", line)
 	}
 	_, err := io.WriteString(w, b.String())
@@ -102,10 +112,14 @@ func WriteText(w io.Writer, session *Session, o *Overall, samples []*Sample, dir
 }
 
 // recommend says only what follows from this session's numbers.
-func recommend(session *Session, o *Overall, failed, degraded []*Sample) (lines []string) {
+func recommend(session *Session, o *Overall, failed, skipped, degraded []*Sample) (lines []string) {
 	if n := len(failed); n > 0 {
 		lines = append(lines, fmt.Sprintf("%d samples have no complete result. Mend what their reasons name and run the same command with "+
 			"--session %s: finished samples are skipped, failed ones tried again.", n, session.Name))
+	}
+	if n := len(skipped); n > 0 {
+		lines = append(lines, fmt.Sprintf("%d samples have no result because there was too little memory for any plan. Run the same command with "+
+			"--session %s when more is free (voxcam check says how much is), or with --cpu-fallback.", n, session.Name))
 	}
 	if n := len(degraded); n > 0 {
 		lines = append(lines, fmt.Sprintf("%d results are degraded: read how before comparing them with others.", n))
@@ -156,8 +170,8 @@ func splitNames(o *Overall) []string {
 	return names
 }
 
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
+func sortedKeys[K ~string, V any](m map[K]V) []K {
+	keys := make([]K, 0, len(m))
 	for k := range m {
 		keys = append(keys, k)
 	}

@@ -24,15 +24,25 @@ func Write(folder *durable.Folder, session *Session, now time.Time, dpi int) (o 
 		return nil, nil, err
 	}
 	o = Aggregate(session, samples, now)
-	for _, file := range []struct {
+	moments, err := ReadTimeline(folder.Path(TimelineFile))
+	if err != nil {
+		problems = append(problems, err)
+	}
+	o.Memory.Timeline = extremes(moments)
+	type output struct {
 		name  string
 		write func(io.Writer) error
-	}{
+	}
+	files := []output{
 		{"reports/overall_statistics.json", func(w io.Writer) error { return WriteJSON(w, o) }},
 		{"reports/detailed_analysis_report.txt", func(w io.Writer) error { return WriteText(w, session, o, samples, folder.Root()) }},
 		{"summaries/analysis_summary.png", func(w io.Writer) error { return WriteSummaryPlot(w, o, dpi) }},
 		{"summaries/heatmap_detailed_analysis.png", func(w io.Writer) error { return WriteDetailPlot(w, o, samples, dpi) }},
-	} {
+	}
+	if o.Memory.Timeline != nil {
+		files = append(files, output{timelinePlot, func(w io.Writer) error { return WriteTimelinePlot(w, moments, dpi) }})
+	}
+	for _, file := range files {
 		if _, err := folder.WriteFile(file.name, func(f *durable.File) error { return file.write(f) }); err != nil {
 			return nil, nil, err
 		}

@@ -11,10 +11,15 @@ import (
 type Kind string
 
 const (
-	EventStart   Kind = "start"   // Session, Dir, Total (to do now), Resumed
-	EventBegin   Kind = "begin"   // Sample and Split are being explained
-	EventPass    Kind = "pass"    // Passes of PassesTotal through the network are done for Sample
-	EventSample  Kind = "sample"  // Sample is written: Status, Reason, Predicted, Confidence, Done, Total, Seconds, Left
+	EventStart  Kind = "start"  // Session, Dir, Total (to do now), Resumed
+	EventBegin  Kind = "begin"  // Sample and Split are being explained
+	EventPass   Kind = "pass"   // Passes of PassesTotal through the network are done for Sample
+	EventSample Kind = "sample" // Sample is written: Status, Reason, Predicted, Confidence, Done, Total, Seconds, Left
+
+	EventIncident Kind = "incident" // Incident happened to memory or device while Sample was explained
+	EventMemory   Kind = "memory"   // Figures of memory, for each line of the timeline
+
+	EventNote    Kind = "note"    // Reason
 	EventWarning Kind = "warning" // Reason
 	EventEnd     Kind = "end"     // Counts, Seconds
 )
@@ -36,6 +41,8 @@ type Event struct {
 	Seconds      float64 // of explaining a sample, or of the whole run
 	Left         float64 // seconds that remain at the rate so far
 	Counts       report.Counts
+	Incident     explain.Incident
+	Figures      report.Figures
 }
 
 // Observer hears of the steps of a run. Its calls come one at a time, from several goroutines; a slow one slows the run.

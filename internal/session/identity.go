@@ -17,7 +17,8 @@ import (
 const sessionFile = "session.json"
 
 // settings are all settings that change results, as text. What does not change a sample's result is left out: where files
-// lie, which splits and how many samples are asked for, the device.
+// lie, which splits and how many samples are asked for, the device, and what is done when memory is short: with the policy exact, a result
+// that had to do with less says so. With the policy original the number of draws is a matter of the moment.
 func (r *run) settings() map[string]string {
 	c := r.config
 	s := map[string]string{
@@ -45,6 +46,9 @@ func (r *run) settings() map[string]string {
 		s["data.split_seed"] = encode(c.Data.SplitSeed)
 		s["data.split_ratio"] = encode(c.Data.SplitRatio)
 		s["data.deal"] = r.set.Deal()
+	}
+	if p := c.Memory.Policy; p != "exact" { // sessions that were made before there was a choice go on
+		s["memory.policy"] = p
 	}
 	if r.opt.Noise != nil {
 		s["noise"] = r.opt.NoiseName

@@ -34,6 +34,25 @@ type part struct {
 	target  int
 	last    bool
 	seconds float64 // of explaining
+	heard   *heard
+}
+
+// heard are the incidents of one part, which are told while it is explained.
+type heard struct {
+	mu   sync.Mutex
+	list []explain.Incident
+}
+
+func (h *heard) add(i explain.Incident) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.list = append(h.list, i)
+}
+
+func (h *heard) all() []explain.Incident {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.list
 }
 
 // readers is how many samples are read at a time: decompression is the work of one processor for each.
@@ -228,7 +247,7 @@ func (r *run) checkLabel(s dataset.Sample) error {
 
 // begin begins target i of a sample.
 func (r *run) begin(ctx context.Context, ex explain.Explainer, j *job, i int) part {
-	p := part{job: j, err: j.err, target: i, last: j.err != nil || i == len(r.targets)-1}
+	p := part{job: j, err: j.err, target: i, last: j.err != nil || i == len(r.targets)-1, heard: &heard{}}
 	if p.err != nil {
 		return p
 	}
@@ -244,6 +263,10 @@ func (r *run) begin(ctx context.Context, ex explain.Explainer, j *job, i int) pa
 		Progress: func(done, total int) {
 			r.observe.Event(Event{Kind: EventPass, Sample: j.sample.ID, Split: string(j.sample.Split),
 				Passes: i*total + done, PassesTotal: len(r.targets) * total})
+		},
+		Incident: func(incident explain.Incident) {
+			p.heard.add(incident)
+			r.memory.incident(j.sample, incident)
 		},
 	}
 	if o, ok := ex.(explain.Overlapping); ok {
@@ -268,6 +291,7 @@ func (r *run) compute(ctx context.Context, p *part) {
 		return
 	}
 	if p.target == 0 {
+		r.memory.begin(p.job.sample)
 		r.observe.Event(Event{Kind: EventBegin, Sample: p.job.sample.ID, Split: string(p.job.sample.Split)})
 	}
 	started := time.Now()

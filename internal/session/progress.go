@@ -88,6 +88,10 @@ func line(e Event) string {
 			fmt.Fprintf(&b, ": %s", e.Reason)
 		}
 		return b.String()
+	case EventIncident:
+		return fmt.Sprintf("%s/%s: %s: %s", e.Split, e.Sample, e.Incident.Kind, e.Incident.Text)
+	case EventNote:
+		return "note: " + e.Reason
 	case EventWarning:
 		return "warning: " + e.Reason
 	}
@@ -127,7 +131,7 @@ func (b *bar) Event(e Event) {
 		if b.bar != nil {
 			b.bar.Add(1) //nolint:errcheck // a terminal that is gone is no reason to stop
 		}
-	case EventWarning:
+	case EventIncident, EventNote, EventWarning:
 		b.say(line(e))
 	}
 }
@@ -171,17 +175,33 @@ func (j *jsonLog) Event(e Event) {
 		switch e.Status {
 		case explain.StatusDegraded:
 			level = slog.LevelWarn
-		case explain.StatusFailed:
+		case explain.StatusFailed, explain.StatusSkipped:
 			level = slog.LevelError
 		}
 		j.log.Log(context.Background(), level, "sample", "sample", e.Sample, "split", e.Split, "status", e.Status, "reason", e.Reason,
 			"predicted", e.Predicted, "confidence", e.Confidence, "seconds", e.Seconds, "done", e.Done, "total", e.Total, "left_seconds", e.Left)
+	case EventIncident:
+		level := slog.LevelWarn
+		if harmless(e.Incident.Kind) {
+			level = slog.LevelInfo
+		}
+		j.log.Log(context.Background(), level, "incident", "sample", e.Sample, "split", e.Split, "incident", e.Incident.Kind,
+			"at", e.Incident.Time, "text", e.Incident.Text)
+	case EventMemory:
+		j.log.Info("memory", "sample", e.Sample, "figures", e.Figures)
+	case EventNote:
+		j.log.Info("note", "reason", e.Reason)
 	case EventWarning:
 		j.log.Warn("warning", "reason", e.Reason)
 	case EventEnd:
 		j.log.Info("end", "session", e.Session, "dir", e.Dir, "ok", e.Counts.OK, "degraded", e.Counts.Degraded,
-			"failed", e.Counts.Failed, "seconds", e.Seconds)
+			"failed", e.Counts.Failed, "skipped", e.Counts.Skipped, "seconds", e.Seconds)
 	}
+}
+
+// harmless reports whether an incident is none that somebody should look at: memory was there, or was given as it was asked for.
+func harmless(k explain.IncidentKind) bool {
+	return k == explain.IncidentLarger || k == explain.IncidentResumed || k == explain.IncidentReleased || k == explain.IncidentReloaded
 }
 
 func (j *jsonLog) Close() {}

@@ -8,15 +8,19 @@ import (
 	"time"
 
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/report"
 )
 
 var someEvents = []Event{
-	{Kind: EventStart, Session: "s", Dir: "out/session_s", Total: 2, Resumed: 3},
+	{Kind: EventStart, Session: "s", Dir: "out/session_s", Total: 3, Resumed: 3},
 	{Kind: EventBegin, Sample: "a", Split: "val"},
 	{Kind: EventPass, Sample: "a", Split: "val", Passes: 1, PassesTotal: 9},
-	{Kind: EventSample, Sample: "a", Split: "val", Done: 1, Total: 2, Status: explain.StatusOK, Predicted: "Late", Confidence: 0.75, Seconds: 2, Left: 300},
+	{Kind: EventSample, Sample: "a", Split: "val", Done: 1, Total: 3, Status: explain.StatusOK, Predicted: "Late", Confidence: 0.75, Seconds: 2, Left: 300},
 	{Kind: EventWarning, Reason: "odd"},
-	{Kind: EventSample, Sample: "b", Split: "val", Done: 2, Total: 2, Status: explain.StatusFailed, Reason: "no file"},
+	{Kind: EventIncident, Sample: "b", Split: "val", Incident: explain.Incident{Kind: explain.IncidentSmaller, Text: "went on with 300 MiB"}},
+	{Kind: EventMemory, Sample: "b", Figures: report.Figures{GPUFree: 5}},
+	{Kind: EventSample, Sample: "b", Split: "val", Done: 2, Total: 3, Status: explain.StatusFailed, Reason: "no file"},
+	{Kind: EventSample, Sample: "c", Split: "val", Done: 3, Total: 3, Status: explain.StatusSkipped, Reason: "too little"},
 	{Kind: EventEnd},
 }
 
@@ -35,10 +39,12 @@ func progress(t *testing.T, format string, terminal bool) string {
 }
 
 func TestPlainLines(t *testing.T) {
-	want := `session s in out/session_s: 2 samples to do, 3 already done
-[1/2] val/a: ok, Late (0.750), 2.0 s, 5 min left
+	want := `session s in out/session_s: 3 samples to do, 3 already done
+[1/3] val/a: ok, Late (0.750), 2.0 s, 5 min left
 warning: odd
-[2/2] val/b: failed: no file
+val/b: smaller: went on with 300 MiB
+[2/3] val/b: failed, 0.0 s left: no file
+[3/3] val/c: skipped_low_memory: too little
 `
 	if got := progress(t, "text", false); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
@@ -65,7 +71,7 @@ func TestJSONLines(t *testing.T) {
 	if len(out) != len(someEvents) {
 		t.Fatalf("%d lines", len(out))
 	}
-	var last map[string]any
+	last, by := map[string]any{}, map[any]map[string]any{}
 	for _, text := range out {
 		var m map[string]any
 		if err := json.Unmarshal([]byte(text), &m); err != nil {
@@ -74,15 +80,22 @@ func TestJSONLines(t *testing.T) {
 		if m["msg"] == "sample" {
 			last = m
 		}
+		by[m["msg"]] = m
 	}
-	if last["level"] != "ERROR" || last["status"] != "failed" || last["reason"] != "no file" || last["done"] != 2.0 {
+	if last["level"] != "ERROR" || last["status"] != "skipped_low_memory" || last["reason"] != "too little" || last["done"] != 3.0 {
 		t.Errorf("%v", last)
+	}
+	if i := by["incident"]; i["level"] != "WARN" || i["sample"] != "b" || i["incident"] != "smaller" || i["text"] != "went on with 300 MiB" {
+		t.Errorf("%v", i)
+	}
+	if figures, ok := by["memory"]["figures"].(map[string]any); !ok || figures["gpu_free_bytes"] != 5.0 {
+		t.Errorf("%v", by["memory"])
 	}
 }
 
 func TestBar(t *testing.T) {
 	got := progress(t, "text", true)
-	for _, want := range []string{"session s in out/session_s", "[2/2] val/b: failed: no file\n", "warning: odd\n", "(2/2", "100%"} {
+	for _, want := range []string{"session s in out/session_s", "[2/3] val/b: failed, 0.0 s left: no file\n", "warning: odd\n", "val/b: smaller: went on with 300 MiB\n", "(3/3", "100%"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%q lacks %q", got, want)
 		}

@@ -58,13 +58,14 @@ func (r *run) recordPlace(record *report.Sample) string {
 	return path.Join("heatmaps", record.Split, r.config.ClassFolder(label), record.Name)
 }
 
-// finished reports whether a record is that of this sample as it is now, complete, with all its files. What failed is not
-// finished: its cause may be mended.
+// finished reports whether a record is that of this sample as it is now, complete, with all its files. What failed or
+// was skipped is not finished: its cause may be mended. What is degraded is a result: done again, it might come out worse.
 func (r *run) finished(s dataset.Sample, record *report.Sample) bool {
 	if record.Schema != report.Schema || record.Hash != r.record.Hash || record.ID != s.ID || s.Err != nil {
 		return false
 	}
-	if record.TrueClass == nil || *record.TrueClass != s.Label || record.Status == explain.StatusFailed {
+	if record.TrueClass == nil || *record.TrueClass != s.Label || record.Status == explain.StatusFailed ||
+		record.Status == explain.StatusSkipped {
 		return false
 	}
 	for _, m := range record.Methods {

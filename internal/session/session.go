@@ -11,7 +11,8 @@
 //	session_NAME/heatmaps/.../SAMPLE/SAMPLE_KEY_heatmap.tiff       in colours of jet; ..._overlay.tiff over the volume
 //	session_NAME/visualizations/SPLIT/SAMPLE_combined.png          six slices of every method
 //	session_NAME/visualizations/SPLIT/SAMPLE_full_volume_overlay.tiff  the first method's overlay
-//	session_NAME/reports, session_NAME/summaries                   made from the records when a run ends
+//	session_NAME/reports/memory_timeline.jsonl                     how memory was used while the session ran (report.Moment)
+//	session_NAME/reports, session_NAME/summaries                   the rest: made from the records when a run ends
 //
 // KEY is volume for a single method, METHOD_volume for several, with class_I before volume if all classes are explained.
 //
@@ -43,7 +44,7 @@ const (
 	ExitError       = 1   // something unexpected
 	ExitRefused     = 2   // nothing was begun: usage, configuration, model, a session that does not fit or is in use
 	ExitDegraded    = 3   // every sample has a result, some are degraded
-	ExitFailed      = 4   // some samples or methods failed
+	ExitFailed      = 4   // some samples or methods have no result: they failed, or were skipped for lack of memory
 	ExitOutput      = 5   // results cannot be written: full disk, missing permission
 	ExitInterrupted = 130 // stopped by a signal; the same session continues it
 )
@@ -57,7 +58,7 @@ var ExitCodes = []struct {
 	{ExitError, "unexpected error"},
 	{ExitRefused, "refused before work began: usage, configuration, model, or a session that does not fit or is in use"},
 	{ExitDegraded, "all samples have results, some are degraded (their status says how)"},
-	{ExitFailed, "some samples or methods failed (their status says why)"},
+	{ExitFailed, "some samples or methods failed, or were skipped for lack of memory (their status says why)"},
 	{ExitOutput, "results cannot be written: full disk, missing permission"},
 	{ExitInterrupted, "interrupted; run the same session again to continue"},
 }
@@ -82,8 +83,12 @@ type Options struct {
 	// Settings are further settings that change results, by name. A session is only resumed under the same ones.
 	Settings map[string]string
 
-	Version     string    // of the program, for the records
-	Observer    Observer  // nil: none
+	Version  string   // of the program, for the records
+	Observer Observer // nil: none
+	// Figures says how memory is used now. It is asked once a second, for the session's timeline, until ctx ends; nil: there is no
+	// timeline. The session fills in what it knows itself: time and sample.
+	Figures func(ctx context.Context) (report.Figures, error)
+
 	VerifyFiles bool      // compare contents of finished samples with their digests, not only sizes
 	PlotDPI     int       // 0: report.DPI
 	Now         time.Time // 0: the clock; names a new session
@@ -122,7 +127,7 @@ func ExitCode(s Summary, err error) int {
 		return ExitInterrupted
 	case err != nil:
 		return ExitError
-	case s.Status.Failed > 0:
+	case s.Status.Failed+s.Status.Skipped > 0:
 		return ExitFailed
 	case s.Status.Degraded > 0:
 		return ExitDegraded
@@ -133,7 +138,7 @@ func ExitCode(s Summary, err error) int {
 // Print writes the summary for people.
 func (s Summary) Print(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "session %s: %d samples, %d ok, %d degraded, %d failed", s.Name, s.Selected, s.Status.OK, s.Status.Degraded, s.Status.Failed)
+	fmt.Fprintf(&b, "session %s: %d samples, %s", s.Name, s.Selected, s.Status)
 	if s.Pending > 0 {
 		fmt.Fprintf(&b, ", %d not done", s.Pending)
 	}
@@ -169,6 +174,7 @@ type run struct {
 	folder  *durable.Folder
 	stale   map[string][]string // ID to folders of records that lie elsewhere than the sample's place
 	observe Observer
+	memory  *recorder
 
 	encoders chan struct{} // an element for each file that is being encoded
 }
@@ -193,7 +199,9 @@ func Run(ctx context.Context, opt Options, ex explain.Explainer) (Summary, error
 			s.count(record)
 		}
 		r.observe.Event(Event{Kind: EventStart, Session: s.Name, Dir: s.Dir, Total: len(todo), Resumed: s.Resumed})
+		r.memory = record(ctx, r.folder, opt.Figures, r.observe)
 		err = r.pipeline(ctx, ex, todo, &s)
+		r.memory.close()
 	}
 	s.Pending = s.Selected - s.Status.All()
 	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
@@ -229,14 +237,9 @@ func (e *interrupted) Error() string { return e.text }
 func (e *interrupted) Unwrap() error { return e.cause }
 
 func (s *Summary) count(record *report.Sample) {
-	switch record.Status {
-	case explain.StatusOK:
-		s.Status.OK++
+	s.Status.Add(record.Status)
+	if record.Status == explain.StatusOK {
 		return
-	case explain.StatusDegraded:
-		s.Status.Degraded++
-	default:
-		s.Status.Failed++
 	}
 	s.Problems = append(s.Problems, Problem{record.ID, record.Split, record.Status, record.Reason})
 }

@@ -32,6 +32,7 @@ type writer struct {
 	sheet  picture.Sheet
 	cover  string // name of the first overlay
 	failed error  // why there will be no results; the rest of the sample is passed over
+	known  *explain.Execution
 	mu     sync.Mutex
 }
 
@@ -48,6 +49,11 @@ func (w *writer) add(p part) error {
 	}
 	w.record.Seconds += p.seconds
 	result, err := w.run.result(&p)
+	if result != nil {
+		w.known = report.Join(w.known, result.Execution)
+	} else {
+		w.known = report.Join(w.known, explain.Execution{Incidents: p.heard.all()})
+	}
 	if w.failed == nil {
 		w.failed = err
 	}
@@ -158,7 +164,7 @@ func (w *writer) finish() (*report.Sample, error) {
 		seconds := w.record.Seconds
 		w.record = r.describe(w.job)
 		w.record.Seconds = seconds
-		w.record.Status, w.record.Reason = explain.StatusFailed, w.failed.Error()
+		w.record.Status, w.record.Reason = statusOf(w.failed), w.failed.Error()
 		var err error
 		if w.stage, err = r.folder.Stage(place); err != nil {
 			return nil, err
@@ -171,6 +177,7 @@ func (w *writer) finish() (*report.Sample, error) {
 			return nil, err
 		}
 	}
+	w.record.Execution = w.known
 	slices.SortFunc(w.record.Files, func(a, b report.File) int { return strings.Compare(a.Path, b.Path) })
 	_, err := w.stage.Write(report.MetadataName(w.job.sample.Name), func(f *durable.File) error { return report.WriteJSON(f, w.record) })
 	if err != nil {
@@ -185,6 +192,15 @@ func (w *writer) finish() (*report.Sample, error) {
 		}
 	}
 	return w.record, w.stage.Commit()
+}
+
+// statusOf is the status of a sample that has no result because of an error. Errors that know better have a method Status.
+func statusOf(err error) explain.Status {
+	var knows interface{ Status() explain.Status }
+	if errors.As(err, &knows) && knows.Status() == explain.StatusSkipped {
+		return explain.StatusSkipped
+	}
+	return explain.StatusFailed
 }
 
 // abort throws away what has no place yet.

@@ -1,0 +1,88 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/voxcam/voxcam/internal/bytesize"
+	"github.com/voxcam/voxcam/internal/control"
+	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/session"
+	"github.com/voxcam/voxcam/internal/volume"
+)
+
+// checkRun is voxcam check for the run that a configuration stands for. It writes nothing.
+func checkRun(cmd *cobra.Command, c *dataset.Config) error {
+	ctx, stderr := cmd.Context(), cmd.ErrOrStderr()
+	if err := c.Validate(); err != nil {
+		return usage(err)
+	}
+	methods, err := c.Methods()
+	if err != nil {
+		return usage(err)
+	}
+	policy, err := policyOf(&c.Memory)
+	if err != nil {
+		return usage(err)
+	}
+	shape, err := shapeOf(ctx, c)
+	if err != nil {
+		if ctx.Err() != nil {
+			return &exitError{code: session.ExitInterrupted, err: err}
+		}
+		return usage(err)
+	}
+	return check(ctx, checkOptions{device: c.Explain.Device, bands: memory.DefaultBands(),
+		run: &runQuestion{model: modelOf(c), shape: shape, methods: methods, samples: c.Explain.NSamples, policy: policy}}, cmd.OutOrStdout(), stderr)
+}
+
+// shapeOf is the shape of the volumes of a run, [C, D, H, W], by the first that can be read.
+func shapeOf(ctx context.Context, c *dataset.Config) (shape [4]int, err error) {
+	set, err := dataset.Open(c)
+	if err != nil {
+		return shape, err
+	}
+	samples, err := set.Select()
+	if err != nil {
+		return shape, err
+	}
+	err = eachVolume(ctx, set, samples, func(v *volume.Volume) error {
+		shape = [4]int{v.Channels, v.Depth, v.Height, v.Width}
+		return nil
+	})
+	if err != nil && ctx.Err() == nil {
+		err = fmt.Errorf("the shape of the volumes is not known, since none can be read; %w", err)
+	}
+	return shape, err
+}
+
+// clearPatience is how long a session may take to give back what it keeps.
+const clearPatience = 10 * time.Second
+
+// clearCaches has the other sessions of the user give back what they keep of GPUs' memory with nothing in it. This program itself has none
+// yet. What does not work is told, and no reason not to run.
+func clearCaches(ctx context.Context, stderr io.Writer) {
+	clients, err := control.Sessions(ctx)
+	freed := 0
+	for _, client := range clients {
+		ctx, cancel := context.WithTimeout(ctx, clearPatience)
+		outcome, oerr := client.Order(ctx, memory.Order{Operation: memory.Trim})
+		cancel()
+		if oerr != nil {
+			err = errors.Join(err, oerr)
+			continue
+		}
+		freed += max(outcome.Freed(), 0)
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "voxcam: warning: not every session could be asked to give memory back:", err)
+	}
+	fmt.Fprintf(stderr, "voxcam: note: %d other sessions gave back %s that they did not use; voxcam recover asks for more\n",
+		len(clients), bytesize.Format(freed))
+}

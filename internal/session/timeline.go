@@ -1,0 +1,220 @@
+package session
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/internal/durable"
+	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/report"
+)
+
+const (
+	// interval is how often memory is looked at; a long run writes fewer of the figures.
+	interval = time.Second
+	// patience is how long figures are waited for.
+	patience = 10 * time.Second
+	// mostMoments is how many lines a timeline may have before half of them are left out. It is then some megabytes.
+	mostMoments = 20000
+)
+
+// recorder tells what happens to memory: to the observer and, if figures can be had, in the session's timeline. Figures that cannot be
+// had or written end the timeline with a warning and nothing else: it is not a result.
+type recorder struct {
+	folder  *durable.Folder
+	figures func(context.Context) (report.Figures, error) // nil: no timeline
+	observe Observer
+	clock   func() time.Time
+	most    int
+
+	stop, done chan struct{}
+
+	mu     sync.Mutex
+	file   *os.File // nil: no timeline, or none any more
+	lines  int
+	ticks  int
+	every  int    // ticks for a line
+	sample string // that is explained
+	failed bool   // figures could not be had, which was said
+}
+
+// record begins a recorder, which close ends.
+func record(ctx context.Context, folder *durable.Folder, figures func(context.Context) (report.Figures, error), observe Observer) *recorder {
+	r := &recorder{folder: folder, figures: figures, observe: observe, clock: time.Now, most: mostMoments, every: 1,
+		stop: make(chan struct{}), done: make(chan struct{})}
+	if figures == nil {
+		close(r.done)
+		return r
+	}
+	r.begun()
+	go func() {
+		defer close(r.done)
+		ticker := time.NewTicker(interval)
+		defer ticker.Stop()
+		for {
+			r.tick(ctx, false)
+			select {
+			case <-ticker.C:
+			case <-r.stop:
+				r.tick(ctx, true)
+				return
+			}
+		}
+	}()
+	return r
+}
+
+// close takes figures once more, and ends the timeline.
+func (r *recorder) close() {
+	close(r.stop)
+	<-r.done
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.add(report.Moment{Time: r.clock(), Run: report.Ended})
+	if r.file != nil {
+		r.end(r.file.Close())
+	}
+}
+
+// begin says which sample is explained from now on.
+func (r *recorder) begin(s dataset.Sample) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sample = s.ID
+}
+
+// incident tells what happened while a sample was explained.
+func (r *recorder) incident(s dataset.Sample, i explain.Incident) {
+	r.observe.Event(Event{Kind: EventIncident, Sample: s.ID, Split: string(s.Split), Incident: i})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if i.Time.IsZero() {
+		i.Time = r.clock()
+	}
+	r.add(report.Moment{Time: i.Time, Sample: s.ID, Incident: i.Kind, Text: i.Text})
+}
+
+// begun opens the timeline, whose last line a crash may have torn.
+func (r *recorder) begun() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.end(r.open())
+	r.add(report.Moment{Time: r.clock(), Run: report.Begun})
+}
+
+func (r *recorder) open() error {
+	path := r.folder.Path(report.TimelineFile)
+	if err := durable.MkdirAll(filepath.Dir(path)); err != nil {
+		return err
+	}
+	text, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	whole := bytes.LastIndexByte(text, '\n') + 1
+	r.lines = bytes.Count(text, []byte("\n"))
+	if r.file, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644); err != nil {
+		r.file = nil
+		return err
+	}
+	if whole < len(text) {
+		return r.file.Truncate(int64(whole))
+	}
+	return nil
+}
+
+// end gives the timeline up if err is not nil.
+func (r *recorder) end(err error) {
+	if err == nil {
+		return
+	}
+	if r.file != nil {
+		r.file.Close() //nolint:errcheck // an earlier error is told
+		r.file = nil
+	}
+	r.observe.Event(Event{Kind: EventWarning, Reason: fmt.Sprintf("the timeline of memory is not continued: %v", err)})
+}
+
+// tick takes figures, if it is time to or they are the last ones.
+func (r *recorder) tick(ctx context.Context, last bool) {
+	r.mu.Lock()
+	due := (last || r.ticks%r.every == 0) && r.file != nil
+	r.ticks++
+	r.mu.Unlock()
+	if !due {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	figures, err := r.figures(ctx)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled): // the run was interrupted
+		return
+	case err != nil:
+		if !r.failed { // the next may be there again, and this would be said each second
+			r.failed = true
+			r.observe.Event(Event{Kind: EventWarning, Reason: fmt.Sprintf("figures of memory are missing: %v", err)})
+		}
+		return
+	}
+	r.failed = false
+	r.add(report.Moment{Time: r.clock(), Sample: r.sample, Figures: &figures})
+	r.observe.Event(Event{Kind: EventMemory, Sample: r.sample, Figures: figures})
+}
+
+// add appends a line, after the timeline has been thinned out if it is full.
+func (r *recorder) add(m report.Moment) {
+	if r.file == nil {
+		return
+	}
+	if r.lines >= r.most {
+		if err := r.thin(); err != nil {
+			r.end(err)
+			return
+		}
+	}
+	line, err := json.Marshal(m)
+	if err == nil {
+		_, err = r.file.Write(append(line, '\n'))
+	}
+	r.lines++
+	r.end(err)
+}
+
+// thin leaves out half of the timeline, and lets half as many figures come.
+func (r *recorder) thin() error {
+	moments, err := report.ReadTimeline(r.folder.Path(report.TimelineFile))
+	if err != nil {
+		return err
+	}
+	moments = report.Thin(moments, r.most)
+	_, err = r.folder.WriteFile(report.TimelineFile, func(w *durable.File) error {
+		var b bytes.Buffer
+		e := json.NewEncoder(&b)
+		for _, m := range moments {
+			if err := e.Encode(m); err != nil {
+				return err
+			}
+		}
+		_, err := w.Write(b.Bytes())
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	err = r.file.Close()
+	r.file = nil
+	r.every *= 2
+	return errors.Join(err, r.open())
+}
