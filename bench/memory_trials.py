@@ -253,7 +253,7 @@ def main():
     parser.add_argument("--kill-every", type=float, default=4)
     parser.add_argument("--tolerance", type=float, default=1e-4)
     parser.add_argument("--keep", action="store_true")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     args.voxcam = os.path.abspath(args.voxcam)
     args.shape = [int(n) for n in args.shape.split(",")]
     data, conf = os.path.join(args.out, "data"), os.path.join(args.out, "run.toml")
