@@ -3,8 +3,8 @@ package backend
 // Resident is a Backend whose device has memory of its own, which it shares with other programs. Backends that compute in the host's
 // memory do not implement it.
 //
-// What arenas, weights and fields take is allocated. What was closed is kept for the next that is taken, until Trim: so that taking less
-// than before never asks the driver, and cannot fail.
+// What arenas, weights and fields take is allocated. What was closed is kept for the next that is taken, until Trim: so that taking no more
+// than before does not depend on what others leave.
 type Resident interface {
 	Backend
 	// Usage says how the memory of the device is used now.

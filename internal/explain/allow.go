@@ -33,32 +33,38 @@ func (a *allowance) stale() {
 // allow asks what computing may take now. Fresh says that the device was asked, too.
 func (m *Model) allow() (b Budget, fresh bool, err error) {
 	a := &m.allowance
+	a.latest = m.opt.Budget
 	if m.opt.Allow == nil {
-		a.latest = m.opt.Budget
 		return a.latest, false, nil
 	}
-	a.mu.Lock()
-	fresh = m.resident != nil && (a.asked.IsZero() || time.Since(a.asked) >= a.every)
-	a.mu.Unlock()
-	if fresh {
-		if err := m.ask(); err != nil {
-			return b, false, err
-		}
+	if fresh, err = m.ask(); err != nil {
+		return b, false, err
 	}
 	a.latest = m.opt.Allow(a.usage)
 	return a.latest, fresh, nil
 }
 
-// ask looks at the device's memory.
-func (m *Model) ask() error {
+// ask looks at the device's memory, if what is known of it is old.
+func (m *Model) ask() (fresh bool, err error) {
+	a := &m.allowance
+	if m.resident == nil || !a.old() {
+		return false, nil
+	}
 	u, err := m.resident.Usage()
 	if err != nil {
-		return err
+		return false, err
 	}
-	m.allowance.mu.Lock()
-	defer m.allowance.mu.Unlock()
-	m.allowance.usage, m.allowance.asked = u, time.Now()
-	return nil
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.usage, a.asked = u, time.Now()
+	return true, nil
+}
+
+// old reports whether what is known is.
+func (a *allowance) old() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.asked.IsZero() || time.Since(a.asked) >= a.every
 }
 
 // allows reports whether the latest allowance is at least so many bytes.
@@ -67,22 +73,20 @@ func (m *Model) allows(bytes int) bool {
 	return b.Bytes == 0 || b.Bytes >= bytes
 }
 
-// adjust makes the budget what is allowed now, when nothing is under way: larger plans only where they are worth the time. It must not be
-// called while a volume has fields that it needs.
+// adjust makes the budget what is allowed now, before a volume: with larger plans only where they are worth the time. Place must be held.
 func (m *Model) adjust() error {
 	n := m.net
-	allowed, fresh, err := m.allow()
+	allowed, _, err := m.allow()
 	if err != nil {
 		return err
 	}
 	if n.forced { // as much as the device has now
-		if !fresh {
-			if err := m.ask(); err != nil {
-				return err
-			}
+		if _, err := m.ask(); err != nil {
+			return err
 		}
-		least := tighter(allowed, Budget{Bytes: max(1, m.allowance.usage.Available())})
-		allowed, n.forced = least, least != allowed
+		most := tighter(allowed, Budget{Bytes: max(1, m.allowance.usage.Available())})
+		n.forced = most != allowed && !n.full()
+		allowed = most
 	}
 	switch {
 	case len(n.passes()) == 0:
@@ -103,10 +107,7 @@ func tighter(a, b Budget) Budget {
 
 // exceeds reports whether plans take more than is allowed.
 func (n *network) exceeds(allowed Budget) bool {
-	if n.taken == 0 || n.budget.Smallest {
-		return allowed.Bytes > 0 && n.taken > allowed.Bytes
-	}
-	return allowed.Smallest || allowed.Bytes > 0 && n.taken > allowed.Bytes
+	return allowed.Bytes > 0 && n.taken > allowed.Bytes || allowed.Smallest && !n.budget.Smallest && n.taken > 0
 }
 
 // outgrown reports whether so much more is allowed than plans were made for that others are worth it.
@@ -116,12 +117,17 @@ func (n *network) outgrown(allowed Budget) bool {
 		made = n.budget.Bytes
 	}
 	switch {
-	case n.taken == 0 || !n.budget.bounded() || allowed.Smallest || allowed.Arena > 0 || n.level() == LevelWhole:
+	case n.taken == 0 || !n.budget.bounded() || allowed.Smallest || allowed.Arena > 0 || n.full():
 		return false
 	case !allowed.bounded():
 		return true
 	}
 	return float64(allowed.Bytes) >= growth*float64(made)
+}
+
+// full reports whether there is nothing to be had from more memory: whole tensors, and all fields on the device.
+func (n *network) full() bool {
+	return n.level() == LevelWhole && (n.places == places{} || !n.ahead && n.places == cheaper[0])
 }
 
 // change is that of plans.
@@ -154,7 +160,8 @@ func (m *Model) tellChange(e *explanation) {
 // settle gives back what plans do not need any more after a change, and notes what there is now.
 func (m *Model) settle(e *explanation) error {
 	if m.change != nil && m.resident != nil {
-		if err := m.ask(); err != nil {
+		m.allowance.stale()
+		if _, err := m.ask(); err != nil {
 			return err
 		}
 		keep := max(0, m.net.taken-m.allowance.usage.Allocated) // for what is taken later: moments, pictures
@@ -204,27 +211,43 @@ func (e *explanation) between(ctx context.Context) error {
 
 // ready brings plans, programs and fields to what is needed and allowed.
 func (m *Model) ready(ctx context.Context, e *explanation, needed needs) error {
+	if err := m.plan(e, needed); err != nil {
+		return err
+	}
+	m.tellChange(e)
 	m.place.Lock()
 	defer m.place.Unlock()
-	n := m.net
+	if err := m.arrive(e); err != nil {
+		return err
+	}
+	if err := m.net.takeFields(); err != nil {
+		return err
+	}
+	if err := m.net.load(ctx); err != nil {
+		return err
+	}
+	return m.settle(e)
+}
+
+// plan decides where fields lie and by which plans programs run, and makes room for what is taken then.
+func (m *Model) plan(e *explanation, needed needs) error {
+	m.place.Lock()
+	defer m.place.Unlock()
 	if e.adjust {
 		if err := m.adjust(); err != nil {
 			return err
 		}
 		e.adjust = false
 	}
-	if err := n.require(needed); err != nil {
+	if err := m.net.require(needed); err != nil {
 		return err
 	}
-	m.tellChange(e)
-	if err := m.arrive(e); err != nil {
-		return err
+	for _, d := range e.draws {
+		if d.moments != nil && d.where != m.net.places.moments {
+			if err := e.leave(d); err != nil {
+				return err
+			}
+		}
 	}
-	if err := n.takeFields(); err != nil {
-		return err
-	}
-	if err := n.load(ctx); err != nil {
-		return err
-	}
-	return m.settle(e)
+	return nil
 }

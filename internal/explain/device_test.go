@@ -33,6 +33,21 @@ func openCPU(t testing.TB) backend.Backend {
 // openCUDA opens a GPU if VOXCAM_GPU=1 is set, else the simulator.
 func openCUDA(t testing.TB, o cuda.Options) *cuda.Backend {
 	t.Helper()
+	b := newCUDA(t, o)
+	t.Cleanup(func() {
+		if held := b.Held(); held != 0 {
+			t.Errorf("%d bytes of device memory were not given back", held)
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return b
+}
+
+// newCUDA is openCUDA for a caller who closes it.
+func newCUDA(t testing.TB, o cuda.Options) *cuda.Backend {
+	t.Helper()
 	if os.Getenv("VOXCAM_GPU") == "" {
 		o.Driver = simulator.Build(t)
 	} else {
@@ -45,14 +60,6 @@ func openCUDA(t testing.TB, o cuda.Options) *cuda.Backend {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if held := b.Held(); held != 0 {
-			t.Errorf("%d bytes of device memory were not given back", held)
-		}
-		if err := b.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 	return b
 }
 

@@ -154,16 +154,14 @@ func (e *explanation) draw(draw int, noisy backend.Field, sigma float32) error {
 	return e.net.backend.Upload(noisy, z, e.volume.Channels)
 }
 
-// openDraws puts moments where they are to lie now, with what is there of them.
+// openDraws takes moments, if there are none, with what is there of them.
 func (e *explanation) openDraws(d *draws) error {
-	if where := e.net.places.moments; d.moments == nil || d.where != where {
-		if err := e.leave(d); err != nil {
-			return err
-		}
+	if d.moments == nil {
 		var sharing []cam.Choice
 		for _, i := range d.which {
 			sharing = append(sharing, e.choices[i])
 		}
+		where := e.net.places.moments
 		m, err := e.net.backend.NewMoments(e.net.values(), e.volume.Channels, where, sharing...)
 		if err != nil {
 			return err

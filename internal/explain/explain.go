@@ -1,5 +1,10 @@
 // Package explain answers the question that the program exists for: which voxels of a volume speak for a class. It ties a
 // model, a target layer, a class and a list of methods together and returns maps; it reads and writes no result files.
+//
+// A Model goes on by itself after everything that another plan, or another try on the same device, can mend. A volume is computed in
+// attempts (explanation.go); an error that ends one is looked at in one place (recover.go), and the next attempt does what is left:
+// methods that have their maps are finished, and draws that were added up stay so (draws.go). Before each volume and each pass the budget
+// is asked for (allow.go) and whoever wants the memory gets it (release.go); between volumes it can be left altogether (shuttle.go).
 package explain
 
 import (

@@ -182,7 +182,7 @@ func (e *explanation) spend(t time.Duration, which []int) {
 }
 
 func (e *explanation) pass() {
-	e.done++
+	e.done = min(e.done+1, e.total) // what is done again counts once
 	if e.req.Progress != nil {
 		e.req.Progress(e.done, e.total)
 	}

@@ -58,3 +58,6 @@ func (s *Staying) Gradient(ctx context.Context) error {
 
 // ArenaBytes is the size of the arena.
 func (m *Model) ArenaBytes() int { return m.net.arena.Bytes() }
+
+// AskAlways lets Allow know the device's usage of the moment.
+func (m *Model) AskAlways() { m.allowance.every = 0 }

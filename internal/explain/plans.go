@@ -275,7 +275,6 @@ func Plans(path string, b backend.Backend, opt Options, methods []string) (passe
 	if err != nil {
 		return nil, err
 	}
-	n.follows = true // nothing is forgotten
 	n.needs = needsOf(choices, n.voxels(), n.shape[0])
 	if n.places, err = n.place(); err != nil {
 		return nil, err

@@ -172,6 +172,9 @@ func (m *Model) giveBack() (err error) {
 	err = m.net.close()
 	if m.resident != nil && m.seen.lost() == nil && m.trouble(err) != backend.Lost {
 		_, trimmed := m.resident.Trim(0)
+		if trimmed != nil && m.trouble(trimmed) != backend.Lost {
+			_, trimmed = m.resident.Trim(0) // which ends what the first could not
+		}
 		m.allowance.stale()
 		err = errors.Join(err, trimmed)
 	}
@@ -182,7 +185,10 @@ func (m *Model) giveBack() (err error) {
 // evacuate brings what is needed to go on to the host, and gives all back. An error is that the device is lost; what else fails here the
 // next Trim makes good.
 func (m *Model) evacuate(e *explanation) error {
-	err := errors.Join(e.rescue(true), m.giveBack())
+	err := e.rescue(true)
+	if m.trouble(err) != backend.Lost {
+		err = m.giveBack()
+	}
 	e.there, e.waits = nil, nil
 	if m.trouble(err) == backend.Lost {
 		return m.lose(e, err)
@@ -212,16 +218,17 @@ func (m *Model) less(e *explanation, refused error) error {
 	if m.trouble(err) == backend.Lost {
 		return m.lose(e, err)
 	}
-	e.tell(IncidentRefused, "%v; %s were free", refused, mib(usage.Free))
+	free := ""
+	if err == nil {
+		free = "; " + mib(usage.Free) + " were free"
+	}
+	e.tell(IncidentRefused, "%v%s", refused, free)
 	if n == nil || n.budget.Smallest {
 		return m.surrender(e, &MemoryError{Free: usage.Available(), Err: refused})
 	}
 	next := usage.Available()
-	if err != nil {
-		next = n.taken
-	}
-	if n.taken > 0 {
-		next = min(next, n.taken/2)
+	if n.taken > 0 && (err != nil || next >= n.taken) { // it is not the sum that there is too little of
+		next = n.taken / 2
 	}
 	if allowed := m.allowance.latest.Bytes; allowed > 0 {
 		next = min(next, allowed)

@@ -39,11 +39,14 @@ func (m *Model) vacate() {
 	m.shuttle.seconds += time.Since(start).Seconds()
 	m.look()
 	m.place.Unlock()
-	if err == nil {
-		return
-	}
-	if err := m.evacuate(m.nobody()); err == nil {
-		m.nobody().tell(IncidentFailed, "the device could not be left for a while: %v", err)
+	nobody := m.nobody()
+	switch {
+	case err == nil:
+	case m.trouble(err) == backend.Lost:
+		_ = m.lose(nobody, err) // which the next volume hears
+	default:
+		nobody.tell(IncidentFailed, "all was given back because the device could not be left for a while: %v", err)
+		_ = m.evacuate(nobody)
 	}
 }
 
@@ -63,7 +66,8 @@ func (m *Model) arrive(e *explanation) error {
 	return err
 }
 
-// rest is called when a volume has been computed or begun: it is time to leave the device when nothing happens for a while.
+// rest is called when a volume has been begun, and when one has been computed: it is time to leave the device when nothing happens for a
+// while.
 func (m *Model) rest() {
 	if m.opt.Shuttle != ShuttleIdle || m.resident == nil {
 		return
@@ -86,7 +90,8 @@ func (m *Model) rest() {
 		case m.turn <- struct{}{}:
 			defer m.leave()
 			m.vacate()
-		default: // which calls rest when it is done
+		default:
+			m.rest()
 		}
 	})
 }

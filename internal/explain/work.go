@@ -29,7 +29,7 @@ func (m *Model) Begin(ctx context.Context, v *volume.Volume, req Request) (Work,
 		return nil, err
 	}
 	w := &work{model: m}
-	w.e = explanation{model: m, req: req, volume: v, result: &Result{}, entered: w.left}
+	w.e = explanation{model: m, req: req, volume: v, result: &Result{}, entered: w.enter}
 	w.e.low, w.e.high = extent(v.Data)
 	w.e.begin(choices)
 	select {
@@ -38,8 +38,13 @@ func (m *Model) Begin(ctx context.Context, v *volume.Volume, req Request) (Work,
 		return nil, context.Cause(ctx)
 	}
 	if err := w.wait(); err != nil {
-		w.left()
-		return nil, err
+		switch m.trouble(err) {
+		case backend.NoMemory, backend.Transient: // it is brought when its turn comes
+			w.e.tell(IncidentFailed, "the volume could not wait on the device: %v", err)
+		default:
+			w.left()
+			return nil, err
+		}
 	}
 	m.rest()
 	return w, nil
@@ -58,15 +63,11 @@ func (w *work) wait() error {
 		return nil
 	}
 	err := n.backend.Upload(n.fields.ahead, v.Data, v.Channels)
-	switch m.trouble(err) {
-	case backend.NoMemory, backend.Transient: // it is brought when its turn comes
-		w.e.tell(IncidentFailed, "the volume could not wait on the device: %v", err)
-		return nil
-	case backend.Lost:
-		return m.seen.lose(err)
-	}
-	if err == nil {
+	switch {
+	case err == nil:
 		m.waits, w.e.waits = w, n.fields.ahead
+	case m.trouble(err) == backend.Lost:
+		return m.seen.lose(err)
 	}
 	return err
 }
@@ -84,6 +85,12 @@ func extent(x []float32) (low, high float32) {
 		}
 	}
 	return low, high
+}
+
+// enter says that nothing reads the place any more where the volume waited.
+func (w *work) enter() {
+	w.e.waits = nil
+	w.left()
 }
 
 // left lets the next volume wait.
@@ -109,11 +116,12 @@ func (w *work) Compute(ctx context.Context) error {
 	if err := m.enter(ctx); err != nil {
 		return err
 	}
-	defer m.leave()
 	defer m.rest()
+	defer m.leave()
 	w.ctx, e.adjust = ctx, true
 	m.retell(e)
-	if err := m.recovering(ctx, e, func() error { return w.attempt(ctx) }); err != nil {
+	err := m.recovering(ctx, e, func() error { return w.attempt(ctx) })
+	if e.waits = nil; err != nil {
 		return err
 	}
 	if m.opt.Shuttle == ShuttleAlways {
@@ -170,8 +178,8 @@ func (w *work) complete() error {
 	if err := m.enter(w.ctx); err != nil {
 		return err
 	}
-	defer m.leave()
 	defer m.rest()
+	defer m.leave()
 	e.atOnce, e.there, e.waits = true, nil, nil
 	if err := m.recover(w.ctx, e, late); err != nil {
 		return err

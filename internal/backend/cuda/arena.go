@@ -36,6 +36,9 @@ func (b *Backend) newArena(bytes int) (*arena, error) {
 	return &arena{memory: m, bytes: bytes}, nil
 }
 
+// gone reports whether there is no memory to run in.
+func (a *arena) gone() bool { return a.closed || a.memory.broken.Load() }
+
 func (a *arena) Bytes() int { return a.bytes }
 
 func (a *arena) HighWater() int { return a.high }

@@ -64,6 +64,7 @@ type Backend struct {
 
 	gate      gate
 	store     store
+	meter     meter
 	recording sync.Mutex // a graph, during which nobody waits for the stream
 	mu        sync.Mutex // loading and closing programs
 	constants map[constantKey]*constant
@@ -76,7 +77,7 @@ var _ backend.Backend = (*Backend)(nil)
 func New(o Options) (b *Backend, err error) {
 	b = &Backend{options: o, precise: preciseLimit, builders: makeBuilders(), constants: map[constantKey]*constant{}}
 	b.up.backend, b.down.backend = b, b
-	b.gate.out = sync.NewCond(&b.gate.mu)
+	b.gate.changed = sync.NewCond(&b.gate.mu)
 	if o.Precision == Float64 {
 		b.precise = math.MaxInt
 	}
@@ -160,7 +161,7 @@ func (b *Backend) Close() error {
 	if err != nil {
 		err = b.emptyAnew(err)
 	}
-	return errors.Join(tuned, err, closed)
+	return errors.Join(tuned, err, closed, b.meter.close())
 }
 
 // emptyAnew gives physical memory and addresses back in a new context, where the old one was lost; the rest is gone with that.

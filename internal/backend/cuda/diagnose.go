@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 
 	"github.com/voxcam/voxcam/internal/backend/cuda/cudnn"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
@@ -165,6 +166,42 @@ func diagnoseGPU(o Options, info driver.DeviceInfo) GPU {
 	return g
 }
 
+// meter is NVML, opened once: that takes long.
+type meter struct {
+	mu      sync.Mutex
+	library *nvml.Library
+	device  *nvml.Device
+}
+
+func (m *meter) open(path, uuid string) (*nvml.Device, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.device != nil {
+		return m.device, nil
+	}
+	l, err := nvml.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	d, err := l.ByUUID(uuid)
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	m.library, m.device = l, d
+	return d, nil
+}
+
+func (m *meter) close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.library == nil {
+		return nil
+	}
+	l := m.library
+	m.library, m.device = nil, nil
+	return l.Close()
+}
+
 // errNoNVML says that what the process takes cannot be measured.
 var errNoNVML = errors.New("cuda: NVML does not tell what this process takes")
 
@@ -176,12 +213,7 @@ func (b *Backend) Overhead() (int, error) {
 
 // ProcessMemory is all device memory of this process, as NVML measures it. Other contexts of the process count too.
 func (b *Backend) ProcessMemory() (bytes int, err error) {
-	l, err := nvml.Open(b.options.NVML)
-	if err != nil {
-		return 0, fmt.Errorf("%w: %w", errNoNVML, err)
-	}
-	defer func() { err = errors.Join(err, l.Close()) }()
-	device, err := l.ByUUID(b.device.UUID)
+	device, err := b.meter.open(b.options.NVML, b.device.UUID)
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", errNoNVML, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 )
@@ -16,15 +17,16 @@ type memory struct {
 	at      driver.Ptr
 	used    int // bytes that were asked for
 	bytes   int // the same rounded up to pieces; 0 for none and once it is closed
-	pieces  []driver.Physical
+	pieces  []physical
 	mapped  int  // bytes from the first on that pieces are mapped at
 	ready   bool // to be used
 	aliases []*alias
 
-	constant bool    // what is in it stays the same
-	saved    *buffer // a copy of it, for Vacate; nil until one is needed
-	stale    bool    // it must be written again from there
-	lost     bool    // a Vacate took what was in it; whoever fills it anew takes that back
+	constant bool        // what is in it stays the same
+	saved    *buffer     // a copy of it, for Vacate; nil until one is needed
+	stale    bool        // it must be written again from there
+	lost     bool        // a Vacate took what was in it; whoever fills it anew takes that back
+	broken   atomic.Bool // its pieces are gone, and it can only be closed
 }
 
 // take maps so many bytes, rounded up to pieces; none for 0. Spare pieces are used first, so that the driver is asked only for what was
@@ -37,7 +39,7 @@ func (b *Backend) take(bytes int, what string) (m *memory, err error) {
 	s := &b.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if b.Vacated() {
+	if s.vacated {
 		return nil, fmt.Errorf("cuda: taking %d bytes for %s: %w", m.bytes, what, errVacated)
 	}
 	err = b.context.Do(func() error {
@@ -68,7 +70,7 @@ func (m *memory) open() error {
 	}
 	if m.pieces == nil {
 		var err error
-		if m.pieces, err = b.pieces(m.bytes / b.granularity); err != nil {
+		if m.pieces, err = b.pieces(m.places()); err != nil {
 			return err
 		}
 	}
@@ -81,14 +83,41 @@ func (m *memory) open() error {
 }
 
 // mapAt maps pieces side by side behind those that are mapped from an address on, and makes all usable.
-func (b *Backend) mapAt(at driver.Ptr, mapped *int, pieces []driver.Physical) error {
-	for _, h := range pieces {
-		if err := b.context.Map(at+driver.Ptr(*mapped), b.granularity, h); err != nil {
+func (b *Backend) mapAt(at driver.Ptr, mapped *int, pieces []physical) error {
+	for _, p := range pieces {
+		bytes := p.units * b.granularity
+		if err := b.context.Map(at+driver.Ptr(*mapped), bytes, p.handle); err != nil {
 			return err
 		}
-		*mapped += b.granularity
+		*mapped += bytes
 	}
 	return b.context.Allow(at, *mapped)
+}
+
+// places are the units of the pieces that the memory is to be made of: large ones, but where a part is seen twice, and at the end.
+func (m *memory) places() (units []int) {
+	unit := m.backend.granularity
+	for at := 0; at < m.bytes; {
+		n := largeUnits
+		if at+n*unit > m.bytes || slices.ContainsFunc(m.aliases, func(a *alias) bool { return a.from < at+n*unit && a.from+a.bytes > at }) {
+			n = 1
+		}
+		units = append(units, n)
+		at += n * unit
+	}
+	return units
+}
+
+// part are the pieces behind some bytes, if they are small ones.
+func (m *memory) part(from, bytes int) (pieces []physical, ok bool) {
+	at, unit := 0, m.backend.granularity
+	for _, p := range m.pieces {
+		if at >= from && at < from+bytes && p.units == 1 {
+			pieces = append(pieces, p)
+		}
+		at += p.units * unit
+	}
+	return pieces, len(pieces)*unit == bytes
 }
 
 // unmap takes the pieces away from the addresses, once nothing uses them.
@@ -120,8 +149,7 @@ func (m *memory) clear() error {
 	if err := m.unmap(); err != nil {
 		return err
 	}
-	s := &m.backend.store
-	s.spare = append(s.spare, m.pieces...)
+	m.backend.store.put(m.pieces...)
 	m.pieces = nil
 	return nil
 }
@@ -174,23 +202,48 @@ type alias struct {
 	mapped      int // bytes at the addresses
 }
 
-// double maps bytes [from, from+bytes) of memory, whole pieces, a second and a third time.
+// double maps bytes [from, from+bytes) of memory, whole units of the granularity, a second and a third time. Where large pieces are
+// exchanged for that, what was in the memory is lost, and after an error the memory may be too: then it is good for nothing but closing.
 func (m *memory) double(from, bytes int) (a *alias, err error) {
 	b := m.backend
 	b.store.mu.Lock()
 	defer b.store.mu.Unlock()
 	a = &alias{of: m, from: from, bytes: bytes}
+	m.aliases = append(m.aliases, a)
 	err = b.context.Do(func() error {
 		if a.at, err = b.context.ReserveAddress(2*bytes, 0); err != nil {
 			return err
 		}
-		return a.open()
+		if _, ok := m.part(from, bytes); !ok {
+			if err := m.clear(); err != nil {
+				return err
+			}
+		}
+		return m.openAll()
 	})
 	if err != nil {
+		m.broken.Store(!m.ready)
+		m.forget(a)
 		return nil, errors.Join(err, b.endMemory(a.dissolve))
 	}
-	m.aliases = append(m.aliases, a)
 	return a, nil
+}
+
+func (m *memory) forget(a *alias) {
+	m.aliases = slices.DeleteFunc(m.aliases, func(other *alias) bool { return other == a })
+}
+
+// openAll is open, for the aliases too.
+func (m *memory) openAll() error {
+	if err := m.open(); err != nil {
+		return err
+	}
+	for _, a := range m.aliases {
+		if err := a.open(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *alias) open() error {
@@ -200,9 +253,11 @@ func (a *alias) open() error {
 	if err := a.unmap(); err != nil {
 		return err
 	}
-	b := a.of.backend
-	part := a.of.pieces[a.from/b.granularity : (a.from+a.bytes)/b.granularity]
-	return b.mapAt(a.at, &a.mapped, slices.Concat(part, part))
+	part, ok := a.of.part(a.from, a.bytes)
+	if !ok {
+		return errors.New("cuda: a part of the memory cannot be seen twice")
+	}
+	return a.of.backend.mapAt(a.at, &a.mapped, slices.Concat(part, part))
 }
 
 func (a *alias) unmap() error {
@@ -238,7 +293,7 @@ func (a *alias) close() error {
 	b := a.of.backend
 	b.store.mu.Lock()
 	defer b.store.mu.Unlock()
-	a.of.aliases = slices.DeleteFunc(a.of.aliases, func(other *alias) bool { return other == a })
+	a.of.forget(a)
 	return b.endMemory(a.dissolve)
 }
 

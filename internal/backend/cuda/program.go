@@ -69,7 +69,7 @@ func (p *Program) load(ctx context.Context, a backend.Arena) (err error) {
 		}
 		p.owned = true
 	case *arena:
-		if p.arena = a; a.closed || a.bytes < p.plan.Peak {
+		if p.arena = a; a.gone() || a.bytes < p.plan.Peak {
 			return fmt.Errorf("cuda: an arena of %d bytes does not hold a plan of %d", a.bytes, p.plan.Peak)
 		}
 	default:
@@ -172,7 +172,7 @@ func (p *Program) measure() {
 
 // Run implements backend.Program. It returns when the steps are done.
 func (p *Program) Run(ctx context.Context, from, to int) error {
-	if p.closed || p.arena.closed {
+	if p.closed || p.arena.gone() {
 		return errClosed
 	}
 	if from < 0 || to < from || to > len(p.steps) {
@@ -257,7 +257,7 @@ func (p *Program) step(inst *instance, i, next int) error {
 func (p *Program) float32s(v *ir.Value, n int) (buffer int, err error) {
 	i, ok := p.buffer[v]
 	switch {
-	case p.closed || p.arena.closed:
+	case p.closed || p.arena.gone():
 		return 0, errClosed
 	case !ok:
 		return 0, fmt.Errorf("cuda: %v (%q) is not a value of the plan", v, v.Name)

@@ -15,18 +15,23 @@ var _ backend.Resident = (*Backend)(nil)
 
 var errVacated = errors.New("cuda: the memory was vacated and did not return")
 
-// gate lets users of the memory in while it is there. It is not a lock: those who are in may come in again.
+// gate lets users of the memory in while it is there. While somebody waits for all to leave, others wait before it; so who is in must not
+// come in again.
 type gate struct {
-	mu     sync.Mutex
-	out    *sync.Cond
-	users  int
-	closed bool
+	mu      sync.Mutex
+	changed *sync.Cond
+	users   int
+	closing int // who wait for users to leave
+	closed  bool
 }
 
 // enter must be followed by leave, unless it gives an error.
 func (g *gate) enter() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	for g.closing > 0 && !g.closed {
+		g.changed.Wait()
+	}
 	if g.closed {
 		return errVacated
 	}
@@ -38,7 +43,7 @@ func (g *gate) leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.users--; g.users == 0 {
-		g.out.Broadcast()
+		g.changed.Broadcast()
 	}
 }
 
@@ -46,14 +51,15 @@ func (g *gate) leave() {
 func (g *gate) close() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.closing++
 	for g.users > 0 && !g.closed {
-		g.out.Wait()
+		g.changed.Wait()
 	}
-	if g.closed {
-		return false
-	}
+	g.closing--
+	first := !g.closed
 	g.closed = true
-	return true
+	g.changed.Broadcast()
+	return first
 }
 
 func (g *gate) open() {
@@ -63,6 +69,7 @@ func (g *gate) open() {
 }
 
 // do runs what uses the memory of the device, in a thread in which the context is current; it is an error while the memory is vacated.
+// It must not be called within do, nor while a ferry carries something.
 func (b *Backend) do(f func() error) error {
 	if err := b.gate.enter(); err != nil {
 		return err
@@ -106,7 +113,7 @@ func (b *Backend) Vacate(keep ...backend.Field) (freed int, err error) {
 		if err := b.save(kept); err != nil {
 			return err
 		}
-		begun = true
+		begun, s.vacated = true, true
 		for _, m := range s.live {
 			m.stale = m.constant || kept[m]
 			m.lost = !m.stale
@@ -170,13 +177,13 @@ func (b *Backend) Return() error {
 	s := &b.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !b.Vacated() {
+	if !s.vacated {
 		return nil
 	}
 	// What has to be copied first, so that the copies are on their way while the rest is mapped.
 	order := slices.Clone(s.live)
 	slices.SortStableFunc(order, func(x, y *memory) int { return bit(y.stale) - bit(x.stale) })
-	before := len(s.spare)
+	before := s.spare()
 	var opened []*memory
 	err := b.context.Do(func() error {
 		err := func() error {
@@ -206,19 +213,15 @@ func (b *Backend) Return() error {
 	for _, m := range s.live {
 		m.stale = false
 	}
+	s.vacated = false
 	b.gate.open()
 	return nil
 }
 
 // bringBack maps memory and enqueues the copy of what it held.
 func (m *memory) bringBack() error {
-	if err := m.open(); err != nil {
+	if err := m.openAll(); err != nil {
 		return err
-	}
-	for _, a := range m.aliases {
-		if err := a.open(); err != nil {
-			return err
-		}
 	}
 	if !m.stale {
 		return nil
