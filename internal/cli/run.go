@@ -262,9 +262,13 @@ func modelOf(c *dataset.Config) modelFlags {
 }
 
 // start opens the device and the model on it, in a worker if the configuration and the system have one.
-func start(ctx context.Context, c *dataset.Config, o engine.Options, noise string) (worker.Engine, error) {
+func start(ctx context.Context, c *dataset.Config, o engine.Options, noise string, stderr io.Writer) (worker.Engine, error) {
 	lean()
-	if c.Memory.Worker && worker.Supported {
+	unusable := worker.Usable()
+	if c.Memory.Worker && worker.Supported && unusable != nil {
+		fmt.Fprintln(stderr, "voxcam: note: the device stays in this process:", unusable)
+	}
+	if c.Memory.Worker && unusable == nil {
 		w, err := worker.Start(ctx, o, worker.Options{PassTimeout: c.Memory.PassTimeout, NoisePath: noise})
 		if err != nil {
 			return nil, err
@@ -293,7 +297,7 @@ func openFor(ctx context.Context, c *dataset.Config, policy memory.Policy, noise
 		return nil, err
 	}
 	o.Policy, o.Shuttle, o.LaunchBlocking, o.Threads = policy, c.Memory.Shuttle, c.Memory.LaunchBlocking, c.Explain.Threads
-	if m, err = start(ctx, c, o, noise); err != nil {
+	if m, err = start(ctx, c, o, noise, stderr); err != nil {
 		return nil, err
 	}
 	warnings, notes := m.Notes()

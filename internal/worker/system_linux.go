@@ -3,6 +3,7 @@ package worker
 import (
 	"bufio"
 	"fmt"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -13,6 +14,16 @@ import (
 
 // Supported says whether this system can run an engine in a process of its own.
 const Supported = true
+
+// Usable says why this process could not hand volumes to a child, nil if it can: the system counts shared memory as files, whose size a
+// limit may bound.
+func Usable() error {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil || limit.Cur == math.MaxUint64 {
+		return nil
+	}
+	return fmt.Errorf("files, and so shared memory, may not be larger than %d bytes (ulimit -f)", limit.Cur)
+}
 
 // newShared makes a file of shared memory without a name: it goes with the last process that has it.
 func newShared(name string) (*os.File, error) {
