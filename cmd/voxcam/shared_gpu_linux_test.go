@@ -232,3 +232,23 @@ func (r *gpuRun) maps(name string) string {
 	}
 	return b.String()
 }
+
+// Where nothing holds a volume it is skipped, not failed, and the session is continued when there is memory.
+func TestSkippedForLackOfMemory(t *testing.T) {
+	r := share(t, 2)
+	r.gpu.SetCapacity(4 << 20)
+	r.start("s", "--cpu-fallback=false", "--wait", "0s")
+	if out := r.end(4); !strings.Contains(out, "0 ok, 0 degraded, 0 failed, 2 skipped for lack of memory") {
+		t.Error(out)
+	}
+	for _, s := range r.records("s") {
+		if s.Status != explain.StatusSkipped || s.PredictedClass != nil || s.Execution == nil || len(s.Execution.Incidents) == 0 {
+			t.Errorf("%+v, %+v", s, s.Execution)
+		}
+	}
+	r.gpu.SetCapacity(8 << 30)
+	r.start("s")
+	if out := r.end(0); !strings.Contains(out, "2 samples, 2 ok, 0 degraded, 0 failed, ") {
+		t.Error(out)
+	}
+}
