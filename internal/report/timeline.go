@@ -173,8 +173,7 @@ var panels = []struct {
 		{"free", func(f *Figures) int { return f.GPUFree }},
 		{"this session", (*Figures).ours},
 		{"others", (*Figures).others}}},
-	{"Memory of the host", func(*Figures) bool { return true }, []curve{
-		{"available", func(f *Figures) int { return f.HostAvailable }},
+	{"Memory of the host, by this session", func(*Figures) bool { return true }, []curve{
 		{"this process", func(f *Figures) int { return f.Resident }},
 		{"the device's process", func(f *Figures) int { return f.Worker }}}},
 }
