@@ -19,6 +19,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
 	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/internal/invariants"
 	"github.com/voxcam/voxcam/internal/noise"
 	"github.com/voxcam/voxcam/internal/plan"
 )
@@ -267,7 +268,7 @@ func TestEachCallFails(t *testing.T) {
 		t.Fatal(uneven)
 	}
 	for _, p := range opposites {
-		if counted.passed[p[0]] == 0 {
+		if graphs := strings.Contains(p[0], "Capture") || strings.Contains(p[0], "Graph"); counted.passed[p[0]] == 0 && !(graphs && invariants.Enabled) {
 			t.Errorf("the session does not call %s", p[0])
 		}
 	}
