@@ -73,6 +73,7 @@ type harm struct {
 	*gpuRun
 	command string
 	args    []string // of all runs
+	env     []string // of all runs, besides
 	want    map[string][]float32
 	files   []string // of a session's folder
 }
@@ -161,7 +162,7 @@ func (h *harm) begin(session string, args ...string) {
 	h.t.Helper()
 	h.out, h.done = &bytes.Buffer{}, make(chan error, 1)
 	h.cmd = &exec.Cmd{Path: h.self(), Args: slices.Concat([]string{h.command, "run", "--config", "config.toml", "--session", session}, h.args, args),
-		Dir: h.dir, Stdout: h.out, Stderr: h.out, WaitDelay: time.Second}
+		Dir: h.dir, Env: append(os.Environ(), h.env...), Stdout: h.out, Stderr: h.out, WaitDelay: time.Second}
 	if err := h.cmd.Start(); err != nil {
 		h.t.Fatal(err)
 	}
