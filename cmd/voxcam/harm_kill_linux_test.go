@@ -17,7 +17,7 @@ import (
 // Runs, runs with their workers, and workers alone are killed at random moments. The session is continued until it is done, to the results of
 // one that was left alone.
 func TestHarmKills(t *testing.T) {
-	h := withMethods(t, 3, 16)
+	h := withMethods(t, often(2, 3), 16)
 	began := time.Now()
 	h.wholly()
 	takes := time.Since(began)

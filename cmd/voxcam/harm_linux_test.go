@@ -178,6 +178,17 @@ func (h *harm) run(session string, code int, args ...string) string {
 	return h.finish(code)
 }
 
+// isRunning reports whether the run has not ended.
+func (h *harm) isRunning() bool {
+	select {
+	case err := <-h.done:
+		h.done <- err
+		return false
+	default:
+		return true
+	}
+}
+
 // finish waits for the run's end, and that nothing of it is left in the machine.
 func (h *harm) finish(code int) string {
 	h.t.Helper()
