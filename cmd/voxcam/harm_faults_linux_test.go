@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -13,19 +14,31 @@ import (
 	"github.com/voxcam/voxcam/internal/explain"
 )
 
-// calls are how many calls of each function of the driver a session makes, and how many in all, by one in this process.
+// here runs a session in this process, whose device's calls can be counted, and wants nothing of it to be left there.
+func (h *harm) here(session string) string {
+	h.t.Helper()
+	var out bytes.Buffer
+	args := slices.Concat([]string{"run", "--config", "config.toml", "--session", session, "--worker=false"}, h.args)
+	if code := cli.Run(h.t.Context(), args, &out, &out); code != 0 {
+		h.t.Errorf("exit code %d:\n%s", code, out.String())
+	}
+	if used, host, handles := h.gpu.Simulator.Used(), h.gpu.Host(), h.gpu.Handles(); used != 0 || host != 0 || handles != 0 {
+		h.t.Errorf("%d bytes of the device, %d of pinned memory and %d handles are left:\n%s", used, host, handles, out.String())
+	}
+	return out.String()
+}
+
+// calls are how many calls of each function of the driver a session makes, and, of "", how many in all.
 func (h *harm) calls() (of func(name string) int) {
 	h.t.Helper()
 	h.t.Chdir(h.dir)
 	h.gpu.Reset() // which leaves shared devices as they are
-	var out bytes.Buffer
-	if code := cli.Run(h.t.Context(), slices.Concat([]string{"run", "--config", "config.toml", "--session", "here", "--worker=false"}, h.args), &out, &out); code != 0 {
-		h.t.Fatal(out.String())
+	h.here("counted")
+	each := map[string]int{"": h.gpu.Count()}
+	for _, name := range slices.Concat(allocations, others) {
+		each[name] = h.gpu.Calls(name)
 	}
-	if used, host, handles := h.gpu.Simulator.Used(), h.gpu.Host(), h.gpu.Handles(); used != 0 || host != 0 || handles != 0 {
-		h.t.Errorf("%d bytes of the device, %d of pinned memory and %d handles are left", used, host, handles)
-	}
-	return h.gpu.Calls
+	return func(name string) int { return each[name] }
 }
 
 // allocations are the functions of the driver that take something, and others those that do not.
@@ -136,6 +149,41 @@ func TestHarmFaults(t *testing.T) {
 	}
 	t.Logf("every n-th: %+v", sum)
 	h.noSockets()
+}
+
+// After each allocation that fails the program gives back all that it has, also where no process ends with it.
+func TestHarmFaultsLeaveNothing(t *testing.T) {
+	h := withMethods(t, 2, 3)
+	h.args = []string{"--wait", "1s"}
+	h.wholly()
+	calls := h.calls()
+	runs, processor := 0, 0
+	for _, name := range allocations {
+		n := calls(name)
+		for k := 1; k <= n; k++ {
+			for _, code := range []int{outOfMemory, unknown} {
+				if !isLong() && (k != (n+1)/2 || code == unknown) {
+					continue
+				}
+				runs++
+				session := "here" + strconv.Itoa(runs)
+				h.gpu.Reset()
+				h.gpu.FailCall(name, k, code)
+				failed := t.Failed()
+				out := h.here(session)
+				h.check(session)
+				if levels, _ := h.levels(session); levels[explain.LevelCPU] > 0 {
+					processor++
+				}
+				if t.Failed() && !failed {
+					t.Logf("call %d of %s gave error %d:\n%s", k, name, code, out)
+				}
+			}
+		}
+	}
+	h.gpu.Reset()
+	t.Logf("%d calls failed, one at a time; in %d runs the processor computed", runs, processor)
+	h.isFree(0)
 }
 
 // Calls that do not return end with the worker, and another one goes on; so does one after the device was lost.
