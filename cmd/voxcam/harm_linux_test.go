@@ -372,11 +372,13 @@ func difference(got, want []float32) (e float64) {
 	return e / top
 }
 
-// isFree wants all of the device's memory to be free, but for so much.
+// isFree waits until all of the device's memory is free, but for so much: a process that was killed has it until the system has ended it.
 func (h *harm) isFree(taken int) {
 	h.t.Helper()
-	if free := h.gpu.Free(); free != capacity-taken {
-		h.t.Errorf("%d bytes of the device are free, not %d", free, capacity-taken)
+	for began := time.Now(); h.gpu.Free() != capacity-taken; time.Sleep(2 * time.Millisecond) {
+		if time.Since(began) > processes {
+			h.t.Fatalf("%d bytes of the device are free, not %d", h.gpu.Free(), capacity-taken)
+		}
 	}
 }
 
