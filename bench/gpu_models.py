@@ -146,9 +146,10 @@ def structured(shape, generator):
     return out
 
 
-def build(name, device="cpu", seed=0, like=torch.rand):
-    """Returns (model in eval mode, input shape, target layer name); the same seed gives the same weights. BatchNorm is fitted to volumes
-    like those: to noise alone, deep layers hardly vary, and a network so fitted multiplies rounding errors."""
+def build(name, device="cpu", seed=0, fit_structured=False):
+    """Returns (model in eval mode, input shape, target layer name); the same seed gives the same weights. BatchNorm is fitted to small
+    volumes of noise, or to structured ones of the full size: deep layers hardly vary with noise, and have other statistics with small
+    volumes, so that a network that is fitted to them multiplies rounding errors."""
     make, shape, layer = MODELS[name]
     torch.manual_seed(seed)
     model = make().to(device)
@@ -162,13 +163,16 @@ def build(name, device="cpu", seed=0, like=torch.rand):
         if isinstance(m, nn.Dropout):
             m.eval()
     with torch.no_grad():
-        for _ in range(2):
-            model(like((2, shape[1], 96, 128, 128), generator=generator).to(device))
+        for _ in range(4 if fit_structured else 2):
+            if fit_structured:
+                model(structured((2, *shape[1:]), generator).to(device))
+            else:
+                model(torch.rand(2, shape[1], 96, 128, 128, generator=generator).to(device))
     return model.eval(), shape, layer
 
 
-def export(name, folder, device="cpu", size=None, like=torch.rand):
-    model, shape, _ = build(name, device, like=like)
+def export(name, folder, device="cpu", size=None, fit_structured=False):
+    model, shape, _ = build(name, device, fit_structured=fit_structured)
     if size:
         shape = shape[:2] + size
     path = os.path.join(folder, name + ".onnx")
@@ -188,4 +192,4 @@ if __name__ == "__main__":
     os.makedirs(args.out, exist_ok=True)
     for n in args.models:
         print(export(n, args.out, "cuda" if torch.cuda.is_available() else "cpu", args.size and tuple(map(int, args.size.split(","))),
-                     structured if args.structured else torch.rand))
+                     args.structured))
