@@ -196,7 +196,11 @@ func (m *Moments) AddSlab(first int, gradient []float32) error {
 	if bad, where := notFiniteIn(gradient); bad > 0 {
 		return fmt.Errorf("cam: draw %d: %d values of the gradient are %w, the first is value %d", m.n, bad, ErrNotFinite, first+where)
 	}
-	inParts(len(gradient), func(_, from, to int) { m.update(span{s.from + from, s.from + to}, gradient[from:to]) })
+	if len(gradient) <= partLen {
+		m.update(s, gradient)
+	} else {
+		m.updateInParts(s, gradient)
+	}
 	m.cover(at, s)
 	return nil
 }
@@ -208,10 +212,6 @@ const partLen = 1 << 18
 // depend on the parts.
 func inParts(n int, f func(part, from, to int)) {
 	parts := (n + partLen - 1) / partLen
-	if parts <= 1 {
-		f(0, 0, n)
-		return
-	}
 	var next atomic.Int64
 	var group sync.WaitGroup
 	for range min(parts, runtime.GOMAXPROCS(0)) {
@@ -224,8 +224,16 @@ func inParts(n int, f func(part, from, to int)) {
 	group.Wait()
 }
 
+// updateInParts is update on all processors.
+func (m *Moments) updateInParts(s span, gradient []float32) {
+	inParts(len(gradient), func(_, from, to int) { m.update(span{s.from + from, s.from + to}, gradient[from:to]) })
+}
+
 // notFiniteIn is countNotFinite on all processors.
 func notFiniteIn(x []float32) (bad, first int) {
+	if len(x) <= partLen {
+		return countNotFinite(x)
+	}
 	type count struct{ bad, first int }
 	counts := make([]count, (len(x)+partLen-1)/partLen)
 	inParts(len(x), func(part, from, to int) {
