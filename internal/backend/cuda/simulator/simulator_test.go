@@ -85,6 +85,7 @@ func TestLostContext(t *testing.T) {
 		h, err := c.CreatePhysical(2 << 20)
 		must(t, err)
 		must(t, c.Map(at, 2<<20, h))
+		must(t, c.Allow(at, 2<<20))
 		_, err = c.CreatePhysical(2 << 20)
 		must(t, err)
 		stream, err := c.NewStream()
