@@ -53,5 +53,5 @@ const (
 	Fault     Trouble = iota // of the program, the plan or the input: it would be the same again
 	NoMemory                 // the device, or the host, refused memory: less may be given, or as much later
 	Transient                // a call failed that may work after all was given back and taken again
-	Lost                     // the context is gone, with all that is on the device: a new one, or another process, can go on
+	Lost                     // the context is gone, with all that is on the device, and this process gets no other: another process can go on
 )

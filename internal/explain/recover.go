@@ -9,8 +9,8 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 )
 
-// ErrLost is wrapped when the device's context is gone with all that was on it: another Model on a new backend, or another process, can
-// explain the volume, from Request.Checkpoint on.
+// ErrLost is wrapped when the device's context is gone with all that was on it, for as long as this process lives: another process, or a
+// Model on another device, can explain the volume, from Request.Checkpoint on.
 var ErrLost = errors.New("the device is lost, with all that was on it")
 
 // MemoryError says that the device, or its host, refused memory even for the least that works, or that Options.Allow allows less. All was
