@@ -187,6 +187,9 @@ func (e *Engine) makeAnew(out *memory.Outcome) (err error) {
 			return nil
 		}
 	}
+	if e.lost != nil {
+		return fmt.Errorf("only another process gets another context: %w", e.lost)
+	}
 	e.enter(StateRestarting)
 	defer e.enter(StateComputing)
 	e.shut()

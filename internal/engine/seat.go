@@ -248,6 +248,9 @@ func (e *Engine) place(t *task) (*seat, error) {
 	if s != nil {
 		return s, nil
 	}
+	if e.lost != nil {
+		return nil, e.lost
+	}
 	s, err := e.openDevice()
 	if err != nil {
 		e.tried = time.Now()
@@ -266,8 +269,8 @@ func (e *Engine) place(t *task) (*seat, error) {
 	e.seat = s
 	e.mu.Unlock()
 	switch {
-	case t.lost != nil:
-		t.tell(explain.IncidentRestart, "the context was made anew after: %v", t.lost)
+	case t.failed != nil:
+		t.tell(explain.IncidentRestart, "the context was made anew after: %v", t.failed)
 	case spare != nil:
 		t.tell(explain.IncidentLarger, "the device is used again: it has memory for its context")
 	}
@@ -278,6 +281,9 @@ func (e *Engine) place(t *task) (*seat, error) {
 func (e *Engine) stillShort(s *seat) string {
 	recently := time.Since(e.tried) < retry
 	if s == nil {
+		if e.lost != nil {
+			return e.lost.Error()
+		}
 		if recently {
 			return "the device could not be used a short while ago"
 		}
