@@ -24,7 +24,8 @@ type Resident interface {
 	Trouble(err error) Trouble
 }
 
-// Usage is how the memory of a device is used, in bytes.
+// Usage is how the memory of a device is used, in bytes. Free and Largest are by the driver's figures, which count what it needs to map memory
+// itself: when all is taken, a few MiB of them cannot be had.
 type Usage struct {
 	Total     int `json:"total_bytes"`     // of the device
 	Free      int `json:"free_bytes"`      // that the driver would give to anybody
