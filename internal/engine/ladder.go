@@ -305,10 +305,14 @@ func (e *Engine) seatNow() *seat {
 
 // brief is an error without advice.
 func brief(err error) string {
-	if short := (*explain.MemoryError)(nil); errors.As(err, &short) && short.Needs > 0 {
+	short := (*explain.MemoryError)(nil)
+	switch {
+	case !errors.As(err, &short):
+		return err.Error()
+	case short.Needs > 0:
 		return fmt.Sprintf("the least that works is %s, and there are %s", bytesize.FormatUp(short.Needs), bytesize.Format(short.Free))
 	}
-	return err.Error()
+	return short.Err.Error()
 }
 
 // giveUp ends a task that nothing can hold.
