@@ -162,7 +162,6 @@ type Engine struct {
 	mu              sync.Mutex
 	seat            *seat          // on the device that was asked for; nil while there is none
 	spare           *seat          // on the processor instead; nil while it is not needed
-	least           bool           // as little memory as possible, for the volume that is explained now
 	gate            *gate          // nil: shut
 	ahead           map[*work]bool // begun on the device, and not computed
 	untaken         map[*work]bool // computed, and not taken

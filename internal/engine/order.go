@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"runtime/debug"
 	"time"
 
@@ -53,7 +54,7 @@ func (s *seat) usage() (backend.Usage, error) {
 	if s.resident != nil {
 		return s.resident.Usage()
 	}
-	resident, err := residentBytes()
+	resident, err := memory.Resident(os.Getpid())
 	if err != nil {
 		return backend.Usage{}, err
 	}

@@ -114,7 +114,7 @@ func (e *Engine) openOn(d *machine) (_ *seat, err error) {
 	s := &seat{machine: d}
 	s.resident, _ = d.Backend.(backend.Resident)
 	if s.resident == nil {
-		if s.budget, err = e.share(d.free); err != nil {
+		if s.budget, err = BudgetOf(e.budget, d.free); err != nil {
 			return nil, err
 		}
 	}
@@ -126,13 +126,13 @@ func (e *Engine) openOn(d *machine) (_ *seat, err error) {
 	return s, err
 }
 
-// share is what the budget gives of the machine's memory.
-func (e *Engine) share(free func() (int, error)) (explain.Budget, error) {
-	if e.budget.Min() {
+// BudgetOf is what a budget gives of memory of which so much is free.
+func BudgetOf(b bytesize.Budget, free func() (int, error)) (explain.Budget, error) {
+	if b.Min() {
 		return explain.Budget{Smallest: true}, nil
 	}
-	n, err := e.budget.Bytes(free)
-	if err != nil && e.budget == (bytesize.Budget{}) {
+	n, err := b.Bytes(free)
+	if err != nil && b == (bytesize.Budget{}) {
 		return explain.Budget{}, nil // auto, on a system that does not say what is free: whole tensors
 	}
 	return explain.Budget{Bytes: n}, err
