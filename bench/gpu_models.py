@@ -1,6 +1,6 @@
 """Full-size 3D classifiers for benchmarks, with random weights and fitted BatchNorm statistics.
 
-    python3 bench/gpu_models.py OUT_DIR [name ...] [--size D,H,W]      exports OUT_DIR/<name>.onnx
+    python3 bench/gpu_models.py OUT_DIR [name ...] [--size D,H,W] [--structured]      exports OUT_DIR/<name>.onnx
 
 Needs torch, torchvision and onnx. Every model takes one volume [1, C, D, H, W] of float32 and returns logits [1, classes].
 
@@ -133,8 +133,23 @@ MODELS = {
 }
 
 
-def build(name, device="cpu", seed=0):
-    """Returns (model in eval mode, input shape, target layer name); the same seed gives the same weights."""
+def structured(shape, generator):
+    """Volumes [N, C, D, H, W] in [0, 1] that differ from one another on every scale, as real ones do: waves of random lengths, and noise."""
+    axes = [torch.linspace(0, 1, n) for n in shape[2:]]
+    out = 0.15 * torch.rand(shape, generator=generator)
+    for n in range(shape[0]):
+        for c in range(shape[1]):
+            for scale in (1, 2, 4, 8, 16):
+                k, phase = scale * (torch.rand(3, generator=generator) + 0.5), 6.3 * torch.rand(3, generator=generator)
+                waves = [torch.cos(6.3 * k[i] * axes[i] + phase[i]) for i in range(3)]
+                out[n, c] += 0.17 * (1 + waves[0][:, None, None] * waves[1][None, :, None] * waves[2][None, None, :]) / 2
+    return out
+
+
+def build(name, device="cpu", seed=0, fit_structured=False):
+    """Returns (model in eval mode, input shape, target layer name); the same seed gives the same weights. BatchNorm is fitted to small
+    volumes of noise, or to structured ones of the full size: deep layers hardly vary with noise, and have other statistics with small
+    volumes, so that a network that is fitted to them multiplies rounding errors."""
     make, shape, layer = MODELS[name]
     torch.manual_seed(seed)
     model = make().to(device)
@@ -148,13 +163,16 @@ def build(name, device="cpu", seed=0):
         if isinstance(m, nn.Dropout):
             m.eval()
     with torch.no_grad():
-        for _ in range(2):
-            model(torch.rand(2, shape[1], 96, 128, 128, generator=generator).to(device))
+        for _ in range(4 if fit_structured else 2):
+            if fit_structured:
+                model(structured((2, *shape[1:]), generator).to(device))
+            else:
+                model(torch.rand(2, shape[1], 96, 128, 128, generator=generator).to(device))
     return model.eval(), shape, layer
 
 
-def export(name, folder, device="cpu", size=None):
-    model, shape, _ = build(name, device)
+def export(name, folder, device="cpu", size=None, fit_structured=False):
+    model, shape, _ = build(name, device, fit_structured=fit_structured)
     if size:
         shape = shape[:2] + size
     path = os.path.join(folder, name + ".onnx")
@@ -169,7 +187,9 @@ if __name__ == "__main__":
     parser.add_argument("out")
     parser.add_argument("models", nargs="*", default=list(MODELS))
     parser.add_argument("--size", help="depth,height,width of the volume, instead of 256,256,256")
+    parser.add_argument("--structured", action="store_true", help="fit BatchNorm to volumes with structure instead of noise")
     args = parser.parse_args()
     os.makedirs(args.out, exist_ok=True)
     for n in args.models:
-        print(export(n, args.out, "cuda" if torch.cuda.is_available() else "cpu", args.size and tuple(map(int, args.size.split(",")))))
+        print(export(n, args.out, "cuda" if torch.cuda.is_available() else "cpu", args.size and tuple(map(int, args.size.split(","))),
+                     args.structured))

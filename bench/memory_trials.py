@@ -28,17 +28,20 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 def dataset(folder, shape, volumes):
     os.makedirs(folder, exist_ok=True)
     rng = np.random.default_rng(7)
-    axes = [np.linspace(-3, 3, n, dtype=np.float32) for n in shape[1:]]
-    base = np.add.outer(np.add.outer(np.cos(axes[0]), np.sin(2 * axes[1])), np.cos(1.5 * axes[2]))
+    axes = [np.linspace(0, 1, n, dtype=np.float32) for n in shape[1:]]
     with open(os.path.join(folder, "labels.csv"), "w") as table:
         table.write("caseID,label,split\n")
         for i in range(volumes):
             name = f"case{i:03d}"
             path = os.path.join(folder, name + ".npy")
             if not os.path.exists(path):
-                v = np.stack([np.roll(base, (7 * i + 3 * c, 5 * i, 11 * i), (0, 1, 2)) for c in range(shape[0])])
-                v = 10 * v + 255 * rng.random(v.shape, dtype=np.float32)  # mostly uniform noise: the networks were fitted to it
-                np.save(path, np.clip(v, 0, 255).astype(np.uint8))
+                v = 0.15 * rng.random(shape, dtype=np.float32)
+                for c in range(shape[0]):
+                    for scale in (1, 2, 4, 8, 16):  # as in gpu_models.structured
+                        k, phase = scale * (rng.random(3) + 0.5), 6.3 * rng.random(3)
+                        x, y, z = (np.cos(6.3 * k[j] * axes[j] + phase[j]).astype(np.float32) for j in range(3))
+                        v[c] += 0.085 * (1 + x[:, None, None] * y[None, :, None] * z[None, None, :])
+                np.save(path, np.clip(255 * v, 0, 255).astype(np.uint8))
             table.write(f"{name},{i % 2},val\n")
 
 
@@ -59,6 +62,9 @@ methods = {json.dumps(args.method.split(","))}
 n_samples = {args.n_samples}
 device = "{args.device}"
 precision = "{args.precision}"
+
+[explain.conventions]
+"gradcam++" = "paper"
 
 [output]
 formats = ["npy"]
@@ -102,11 +108,14 @@ def command(args, conf, out, name, extra=()):
 
 
 def children(pid):
-    try:
-        with open(f"/proc/{pid}/task/{pid}/children") as f:
-            return [int(p) for p in f.read().split()]
-    except OSError:
-        return []
+    found = []
+    for path in glob.glob(f"/proc/{pid}/task/*/children"):  # any thread may have started it
+        try:
+            with open(path) as f:
+                found += [int(p) for p in f.read().split()]
+        except OSError:
+            pass
+    return found
 
 
 def competitor(*args):

@@ -38,7 +38,8 @@ func share(t *testing.T, volumes int) *gpuRun {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(runtime) })
-	t.Setenv("XDG_RUNTIME_DIR", runtime)
+	t.Setenv("XDG_RUNTIME_DIR", runtime) // where sessions of others are not
+	t.Setenv("TMPDIR", runtime)
 	text, err := os.ReadFile("../../testdata/cases/methods/volume.npy")
 	if err != nil {
 		t.Fatal(err)

@@ -24,7 +24,8 @@ type Resident interface {
 	Trouble(err error) Trouble
 }
 
-// Usage is how the memory of a device is used, in bytes.
+// Usage is how the memory of a device is used, in bytes. Free and Largest are by the driver's figures, which count what it needs to map memory
+// itself: when all is taken, a few MiB of them cannot be had.
 type Usage struct {
 	Total     int `json:"total_bytes"`     // of the device
 	Free      int `json:"free_bytes"`      // that the driver would give to anybody
@@ -53,5 +54,5 @@ const (
 	Fault     Trouble = iota // of the program, the plan or the input: it would be the same again
 	NoMemory                 // the device, or the host, refused memory: less may be given, or as much later
 	Transient                // a call failed that may work after all was given back and taken again
-	Lost                     // the context is gone, with all that is on the device: a new one, or another process, can go on
+	Lost                     // the context is gone, with all that is on the device, and this process gets no other: another process can go on
 )

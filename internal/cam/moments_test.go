@@ -2,9 +2,11 @@ package cam
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -265,5 +267,43 @@ func TestMomentsGoOnFromASavedState(t *testing.T) {
 	}
 	if err := got.Load(state[1:], 4); err == nil {
 		t.Error("a state of another size is taken")
+	}
+}
+
+// Gradients so large that several processors take part give what one gives.
+func TestMomentsOfLargeGradients(t *testing.T) {
+	const size = 2*partLen + 12345
+	rng := rand.New(rand.NewPCG(5, 0))
+	choices := allDrawChoices()
+	whole, err := NewMoments(size, 1, choices...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slabs, err := NewMoments(size, 1, choices...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := make([]float32, size)
+	for range 3 {
+		for i := range g {
+			g[i] = float32(rng.NormFloat64())
+		}
+		if err := whole.Add(g); err != nil {
+			t.Fatal(err)
+		}
+		for at := 0; at < size; at += 100_000 { // too short to be shared out
+			if err := slabs.AddSlab(at, g[at:min(size, at+100_000)]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for i, a := range whole.kept() {
+		if !slices.Equal(a, slabs.kept()[i]) {
+			t.Errorf("array %d differs", i)
+		}
+	}
+	g[partLen+7], g[2*partLen+1] = float32(math.NaN()), float32(math.Inf(1))
+	if err := whole.Add(g); !errors.Is(err, ErrNotFinite) || !strings.Contains(err.Error(), fmt.Sprintf("2 values of the gradient are %v, the first is value %d", ErrNotFinite, partLen+7)) {
+		t.Error(err)
 	}
 }

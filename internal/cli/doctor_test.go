@@ -132,6 +132,37 @@ func TestDeviceIsFull(t *testing.T) {
 	}
 }
 
+// When the device is lost in the midst of a volume, which nothing in the process can change, the processor goes on with it.
+func TestDeviceIsLost(t *testing.T) {
+	s := simulated(t)
+	dir := t.TempDir()
+	const cases = "../../testdata/cases/methods/"
+	args := []string{"explain", cases + "volume.npy", "--model", cases + "model.torchscript.onnx", "--device", "cuda", "--method", "smoothgrad",
+		"--n-samples", "6", "--out", dir + "/out"}
+	runCommand(t, 0, args...)
+	calls := s.Count()
+	for _, c := range []struct {
+		more []string
+		exit int
+		says []string
+	}{
+		{nil, 0, []string{"memory: cpu: the processor takes the device's place: the device is lost", "memory: resumed: "}},
+		{[]string{"--cpu-fallback=false"}, 4, []string{"the device is lost"}},
+	} {
+		s.Reset()
+		s.LoseAfter(calls * 2 / 3)
+		_, text := runCommand(t, c.exit, append(args, c.more...)...)
+		for _, says := range c.says {
+			if !strings.Contains(text, says) {
+				t.Errorf("%v: %s", c.more, text)
+			}
+		}
+		if used := s.Used(); used != 0 {
+			t.Errorf("%d bytes of the device are still taken", used)
+		}
+	}
+}
+
 // A session's results are those of one precision.
 func TestSessionsHaveOnePrecision(t *testing.T) {
 	simulated(t)

@@ -21,7 +21,6 @@ import (
 	"github.com/voxcam/voxcam/internal/durable"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/memory"
 	"github.com/voxcam/voxcam/internal/picture"
 	"github.com/voxcam/voxcam/internal/session"
 	"github.com/voxcam/voxcam/internal/volume"
@@ -78,16 +77,6 @@ func openEngine(ctx context.Context, o engine.Options, stderr io.Writer) (*model
 	warnings, notes := e.Notes()
 	printNotes(stderr, explain.Info{Warnings: warnings, Notes: notes})
 	return &model{e}, nil
-}
-
-// open opens the model for volumes of a shape, [C, D, H, W], zero where it is not known, with the default policy.
-func (f *modelFlags) open(shape [4]int, stderr io.Writer) (*model, error) {
-	o, err := f.engine(shape)
-	if err != nil {
-		return nil, err
-	}
-	o.Policy = memory.DefaultPolicy()
-	return openEngine(context.Background(), o, stderr)
 }
 
 // lean makes the collector run early: what a budget does not count should stay small. Activations and weights have nothing for it

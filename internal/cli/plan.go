@@ -13,6 +13,7 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/durable"
+	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/planview"
 )
@@ -122,20 +123,8 @@ func (f *modelFlags) options(shape [4]int, free func() (int, error)) (opt explai
 	if opt, err = f.layerOptions(shape); err != nil {
 		return opt, err
 	}
-	opt.Budget, err = f.budgetOf(free)
+	opt.Budget, err = engine.BudgetOf(f.budget, free)
 	return opt, usage(err)
-}
-
-// budgetOf is the budget in bytes, where so many are free.
-func (f *modelFlags) budgetOf(free func() (int, error)) (explain.Budget, error) {
-	if f.budget.Min() {
-		return explain.Budget{Smallest: true}, nil
-	}
-	n, err := f.budget.Bytes(free)
-	if err != nil && f.budget == (bytesize.Budget{}) {
-		return explain.Budget{}, nil // auto, on a system that does not say what is free: whole tensors
-	}
-	return explain.Budget{Bytes: n}, err
 }
 
 // drawable hands planned passes on to be shown. Passes that do not fit are refused, with the budget that each would need, and the

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/engine"
+	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/memory"
 	"github.com/voxcam/voxcam/internal/report"
 	"github.com/voxcam/voxcam/internal/session"
@@ -40,7 +40,7 @@ var _ control.Session = (*running)(nil)
 // newRunning makes the running session of a model, which tells next what it hears. It is to be closed.
 func newRunning(model, device string, next session.Observer) *running {
 	return &running{survey: openSurvey(), next: next, told: control.Status{PID: os.Getpid(), Model: model, Started: time.Now(),
-		Device: device, State: engine.StateStarting, Plans: []control.Plan{}}}
+		Device: device, State: engine.StateStarting, Plans: []explain.PassState{}}}
 }
 
 // openSurvey looks at GPUs from outside: it makes no context.
@@ -111,9 +111,7 @@ func (l *running) Status(context.Context) (control.Status, error) {
 	s.Worker = workerPID(device)
 	s.UUID, s.Usage, s.Budget, s.Level, s.Arena = state.UUID, state.Usage, state.Budget, state.Level, state.Arena
 	s.Held, s.Until, s.State = state.Held, state.Until, state.State
-	for _, p := range state.Plans {
-		s.Plans = append(s.Plans, control.Plan(p))
-	}
+	s.Plans = append(s.Plans, state.Plans...)
 	return s, nil
 }
 
@@ -153,9 +151,9 @@ func (l *running) figures(ctx context.Context) (f report.Figures, err error) {
 	state := device.State()
 	f = report.Figures{Budget: state.Budget, Level: state.Level, State: state.State}
 	worker := workerPID(device)
-	f.Resident = residentBytes(os.Getpid())
+	f.Resident, _ = memory.Resident(os.Getpid()) // 0 where it is not known
 	if worker != 0 {
-		f.Worker = residentBytes(worker)
+		f.Worker, _ = memory.Resident(worker)
 	}
 	v, err := l.survey.Survey(ctx)
 	if err != nil {
@@ -187,19 +185,6 @@ func (l *running) figures(ctx context.Context) (f report.Figures, err error) {
 		f.Overhead = max(ours-f.Reserved, 0)
 	}
 	return f, nil
-}
-
-// residentBytes is how many bytes of the machine's memory a process has; 0 where that is not known.
-func residentBytes(pid int) int {
-	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "statm"))
-	if err != nil {
-		return 0
-	}
-	var size, pages int
-	if _, err := fmt.Sscan(string(text), &size, &pages); err != nil {
-		return 0
-	}
-	return pages * os.Getpagesize()
 }
 
 // yieldFor is how long a signal makes a session give its memory to others.

@@ -93,7 +93,7 @@ func TestStatusOfSession(t *testing.T) {
 	if !strings.HasSuffix(s.Dir, "/out") || s.Started.IsZero() || len(s.Incidents) != mostIncidents || s.Incidents[mostIncidents-1].Kind != explain.IncidentCPU {
 		t.Errorf("%+v", s)
 	}
-	if len(s.Plans) != 1 || s.Plans[0] != (control.Plan{Pass: "input", Bytes: 3}) {
+	if len(s.Plans) != 1 || s.Plans[0] != (explain.PassState{Pass: "input", Bytes: 3}) {
 		t.Errorf("%+v", s.Plans)
 	}
 	s.Dir, s.Started, s.Incidents, s.Plans = "", time.Time{}, nil, nil

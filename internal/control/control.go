@@ -29,16 +29,16 @@ type Status struct {
 	Model   string    `json:"model"`
 	Started time.Time `json:"started"`
 
-	Device string        `json:"device"`         // as in --device, with the name
-	UUID   string        `json:"uuid,omitempty"` // of the GPU
-	Usage  backend.Usage `json:"usage"`
-	Budget int           `json:"budget_bytes"` // now; 0: the least that works
-	Level  explain.Level `json:"level"`
-	Arena  int           `json:"arena_bytes"`
-	Plans  []Plan        `json:"plans"`
-	Held   bool          `json:"held"`            // it was asked to release memory, and has not resumed
-	Until  time.Time     `json:"until,omitzero"`  // when it resumes
-	State  string        `json:"state,omitempty"` // what the device does: starting, computing, idle, waiting, restarting
+	Device string              `json:"device"`         // as in --device, with the name
+	UUID   string              `json:"uuid,omitempty"` // of the GPU
+	Usage  backend.Usage       `json:"usage"`
+	Budget int                 `json:"budget_bytes"` // now; 0: the least that works
+	Level  explain.Level       `json:"level"`
+	Arena  int                 `json:"arena_bytes"`
+	Plans  []explain.PassState `json:"plans"`
+	Held   bool                `json:"held"`            // it was asked to release memory, and has not resumed
+	Until  time.Time           `json:"until,omitzero"`  // when it resumes
+	State  string              `json:"state,omitempty"` // what the device does: starting, computing, idle, waiting, restarting
 
 	Sample      string  `json:"sample,omitempty"`
 	Split       string  `json:"split,omitempty"`
@@ -53,12 +53,4 @@ type Status struct {
 	LeftSeconds float64 `json:"left_seconds"`
 
 	Incidents []explain.Incident `json:"incidents,omitempty"` // the latest, oldest first
-}
-
-// Plan is a plan that the session follows.
-type Plan struct {
-	Pass    string  `json:"pass"`
-	Bytes   int     `json:"bytes"`   // of the arena
-	Whole   int     `json:"whole"`   // with whole tensors
-	Seconds float64 `json:"seconds"` // as the planner estimates
 }

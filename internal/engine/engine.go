@@ -11,7 +11,8 @@
 //
 //  1. Plans that the budget allows, then smaller ones, down to the smallest with volumes on the host: explain.Model does that by itself.
 //  2. Waiting, up to Policy.Wait, until the device has what the smallest plan needs.
-//  3. A new context, once, where the old one is lost.
+//  3. A new context, once, where the device fails again and again. One that is lost gets none: then another process can go on, which who
+//     supervises this one starts.
 //  4. The processor, where Policy.CPU allows it. Draws that were finished on the device count.
 //  5. Fewer draws, where Policy.Fewer allows them. They take no less memory, so that this only keeps the processor from taking long.
 //  6. Giving the volume up: a *SkippedError, or the error itself.
@@ -58,8 +59,8 @@ type Options struct {
 
 	// LaunchBlocking waits after every step on a GPU, so that an error names the step that it is of.
 	LaunchBlocking bool `json:"launch_blocking,omitempty"`
-	// Supervised is for a process that another one starts again: what a new context in this process does not help is an error that wraps
-	// explain.ErrLost or is an *explain.TransientError, and no reason to go to the processor.
+	// Supervised is for a process that another one starts again: that the device is lost, or that a new context does not help, is an error,
+	// which wraps explain.ErrLost or is an *explain.TransientError, and no reason to go to the processor.
 	Supervised bool `json:"supervised,omitempty"`
 }
 
@@ -156,11 +157,11 @@ type Engine struct {
 	opened bool                 // Open has succeeded
 	tried  time.Time            // when the device was last tried in vain; with the turn
 	short  *explain.MemoryError // what the device lacked then, if it is known; with the turn
+	lost   error                // why this process gets the device no more; with the turn
 
 	mu              sync.Mutex
 	seat            *seat          // on the device that was asked for; nil while there is none
 	spare           *seat          // on the processor instead; nil while it is not needed
-	least           bool           // as little memory as possible, for the volume that is explained now
 	gate            *gate          // nil: shut
 	ahead           map[*work]bool // begun on the device, and not computed
 	untaken         map[*work]bool // computed, and not taken

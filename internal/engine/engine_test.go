@@ -67,6 +67,25 @@ func (w *world) later(after time.Duration, others int) {
 	}()
 }
 
+// errTransient is what a model gives up with when its device fails again and again.
+var errTransient = &explain.TransientError{Err: errors.New("cuDNN")}
+
+func isTransient(err error) bool {
+	var transient *explain.TransientError
+	return errors.As(err, &transient)
+}
+
+// failForGood lets the device fail, and not open again.
+func (w *world) failForGood() {
+	w.draw = at(3, 1, "cuda", errTransient)
+	w.broken = func(name string) error {
+		if name == "cuda" && len(w.opened) > 1 {
+			return errors.New("the driver is gone")
+		}
+		return nil
+	}
+}
+
 var disturbances = []disturbance{
 	{name: "none", set: func(*world) {}, level: explain.LevelStreamed, opened: "cuda"},
 	{name: "short for a while", level: explain.LevelStreamed, incidents: []explain.IncidentKind{waited}, opened: "cuda",
@@ -92,47 +111,39 @@ var disturbances = []disturbance{
 		set: func(w *world) { w.set(80 * gib); w.later(time.Second, 0) }},
 	{name: "less than the share", level: explain.LevelSmallest, opened: "cuda",
 		set: func(w *world) { w.set(78 * gib) }},
-	{name: "lost", level: explain.LevelStreamed, incidents: []explain.IncidentKind{restarted, resumed}, opened: "cuda*2",
+	{name: "lost", level: explain.LevelCPU, incidents: []explain.IncidentKind{cpu, resumed}, opened: "cuda cpu",
 		set: func(w *world) { w.draw = at(3, 1, "cuda", fmt.Errorf("a kernel: %w", explain.ErrLost)) }},
-	{name: "failing again and again", level: explain.LevelStreamed, incidents: []explain.IncidentKind{restarted, resumed}, opened: "cuda*2",
-		set: func(w *world) { w.draw = at(3, 1, "cuda", &explain.TransientError{Err: errors.New("cuDNN")}) }},
-	{name: "lost twice", level: explain.LevelCPU, incidents: []explain.IncidentKind{restarted, resumed, cpu, resumed}, opened: "cuda*2 cpu",
-		set: func(w *world) { w.draw = at(3, 2, "cuda", explain.ErrLost) }},
-	{name: "lost twice without the processor", incidents: []explain.IncidentKind{restarted, resumed}, opened: "cuda*2",
-		set:    func(w *world) { w.draw = at(3, 2, "cuda", explain.ErrLost) },
+	{name: "lost without the processor", opened: "cuda", set: func(w *world) { w.draw = at(3, 1, "cuda", explain.ErrLost) },
 		policy: func(p *memory.Policy) { p.CPU = false }, fails: func(err error) bool { return errors.Is(err, explain.ErrLost) }},
-	{name: "lost twice under a supervisor", incidents: []explain.IncidentKind{restarted, resumed}, opened: "cuda*2",
-		set:     func(w *world) { w.draw = at(3, 2, "cuda", explain.ErrLost) },
+	{name: "lost under a supervisor", opened: "cuda", set: func(w *world) { w.draw = at(3, 1, "cuda", explain.ErrLost) },
 		options: func(o *Options) { o.Supervised = true }, fails: func(err error) bool { return errors.Is(err, explain.ErrLost) }},
-	{name: "lost for good", level: explain.LevelCPU, incidents: []explain.IncidentKind{cpu, resumed}, opened: "cuda*2 cpu",
+	{name: "failing again and again", level: explain.LevelStreamed, incidents: []explain.IncidentKind{restarted, resumed}, opened: "cuda*2",
+		set: func(w *world) { w.draw = at(3, 1, "cuda", errTransient) }},
+	{name: "failing in a new context", level: explain.LevelCPU, incidents: []explain.IncidentKind{restarted, resumed, cpu, resumed}, opened: "cuda*2 cpu",
+		set: func(w *world) { w.draw = at(3, 2, "cuda", errTransient) }},
+	{name: "failing, then lost", level: explain.LevelCPU, incidents: []explain.IncidentKind{restarted, resumed, cpu, resumed}, opened: "cuda*2 cpu",
 		set: func(w *world) {
-			w.draw = at(3, 1, "cuda", explain.ErrLost)
-			w.broken = func(name string) error {
-				if name == "cuda" && len(w.opened) > 1 {
-					return errors.New("the driver is gone")
-				}
-				return nil
+			failing := at(3, 1, "cuda", errTransient)
+			lost := at(4, 1, "cuda", explain.ErrLost)
+			w.draw = func(ctx context.Context, on, id string, d int) error {
+				return errors.Join(failing(ctx, on, id, d), lost(ctx, on, id, d))
 			}
 		}},
-	{name: "lost for good under a supervisor", opened: "cuda*2", options: func(o *Options) { o.Supervised = true },
+	{name: "failing without the processor", incidents: []explain.IncidentKind{restarted, resumed}, opened: "cuda*2",
+		set: func(w *world) { w.draw = at(3, 2, "cuda", errTransient) }, policy: func(p *memory.Policy) { p.CPU = false }, fails: isTransient},
+	{name: "failing under a supervisor", incidents: []explain.IncidentKind{restarted, resumed}, opened: "cuda*2",
+		set: func(w *world) { w.draw = at(3, 2, "cuda", errTransient) }, options: func(o *Options) { o.Supervised = true }, fails: isTransient},
+	{name: "no new context", level: explain.LevelCPU, incidents: []explain.IncidentKind{cpu, resumed}, opened: "cuda*2 cpu", set: (*world).failForGood},
+	{name: "no new context under a supervisor", opened: "cuda*2", options: func(o *Options) { o.Supervised = true }, set: (*world).failForGood,
 		fails: func(err error) bool {
 			return errors.Is(err, explain.ErrLost) && strings.Contains(err.Error(), "the driver is gone")
-		},
-		set: func(w *world) {
-			w.draw = at(3, 1, "cuda", explain.ErrLost)
-			w.broken = func(name string) error {
-				if name == "cuda" && len(w.opened) > 1 {
-					return errors.New("the driver is gone")
-				}
-				return nil
-			}
 		}},
-	{name: "lost, and its memory taken", level: explain.LevelStreamed, incidents: []explain.IncidentKind{restarted, resumed, waited}, opened: "cuda*6",
+	{name: "failing, and its memory taken", level: explain.LevelStreamed, incidents: []explain.IncidentKind{restarted, resumed, waited}, opened: "cuda*6",
 		took: time.Second,
 		set: func(w *world) {
-			lose := at(3, 1, "cuda", explain.ErrLost)
+			fail := at(3, 1, "cuda", errTransient)
 			w.draw = func(ctx context.Context, on, id string, d int) error {
-				err := lose(ctx, on, id, d)
+				err := fail(ctx, on, id, d)
 				if err != nil {
 					w.set(80 * gib)
 					w.later(time.Second, 0)
@@ -146,8 +157,8 @@ var disturbances = []disturbance{
 		fails: func(err error) bool { var b *explain.BudgetError; return errors.As(err, &b) }},
 	{name: "fewer draws", level: explain.LevelCPU, incidents: []explain.IncidentKind{waited, cpu, fewer}, draws: 5, opened: "cuda cpu",
 		took: 10 * time.Second, set: func(w *world) { w.set(79 * gib) }, policy: func(p *memory.Policy) { p.Fewer = true }},
-	{name: "as many draws as there are", level: explain.LevelCPU, incidents: []explain.IncidentKind{restarted, resumed, cpu, fewer, resumed}, draws: 5,
-		opened: "cuda*2 cpu", set: func(w *world) { w.draw = at(5, 2, "cuda", explain.ErrLost) }, policy: func(p *memory.Policy) { p.Fewer = true }},
+	{name: "as many draws as there are", level: explain.LevelCPU, incidents: []explain.IncidentKind{cpu, fewer, resumed}, draws: 5,
+		opened: "cuda cpu", set: func(w *world) { w.draw = at(5, 1, "cuda", explain.ErrLost) }, policy: func(p *memory.Policy) { p.Fewer = true }},
 	{name: "the original's draws", level: explain.LevelStreamed, incidents: []explain.IncidentKind{fewer}, draws: 5, opened: "cuda",
 		set: func(w *world) { w.set(79 * gib); w.needs = gib / 4 }, policy: func(p *memory.Policy) { p.Original = true }},
 	{name: "the original's memory", skipped: true, incidents: []explain.IncidentKind{skips}, opened: "cuda",
@@ -331,8 +342,8 @@ func TestOverlap(t *testing.T) {
 		levels string
 	}{
 		"undisturbed": {func(*world) {}, "streamed streamed streamed streamed"},
-		"lost":        {func(w *world) { w.draw = at(2, 1, "cuda", explain.ErrLost) }, "streamed streamed streamed streamed"},
-		"lost often":  {func(w *world) { w.draw = at(2, 2, "cuda", explain.ErrLost) }, "cpu cpu cpu cpu"},
+		"failing":     {func(w *world) { w.draw = at(2, 1, "cuda", errTransient) }, "streamed streamed streamed streamed"},
+		"lost":        {func(w *world) { w.draw = at(2, 1, "cuda", explain.ErrLost) }, "cpu cpu cpu cpu"},
 		"short for the first": {func(w *world) {
 			w.draw = func(_ context.Context, on, id string, d int) error {
 				if on == "cuda" && id == "0" {
@@ -440,7 +451,7 @@ func TestReturnsToTheDevice(t *testing.T) {
 			t.Error("the model on the processor still takes memory")
 		}
 		// Without a context what is free is not known: it is tried at times.
-		w.draw = at(2, 2, "cuda", explain.ErrLost)
+		w.draw = at(2, 2, "cuda", errTransient)
 		ask(explain.LevelCPU, 0)
 		w.set(80 * gib)
 		ask(explain.LevelCPU, 0)
@@ -503,7 +514,8 @@ func TestOpen(t *testing.T) {
 
 func TestOptionsGoThroughJSON(t *testing.T) {
 	o := Options{Model: "m", TargetLayer: "l", LayerLayout: "auto", TokenGrid: [3]int{1, 2, 3}, Shape: [4]int{1, 2, 3, 4}, Ahead: true, Device: "cuda:1",
-		Precision: "bf16", Budget: "50%", Policy: memory.DefaultPolicy(), Shuttle: "idle", LaunchBlocking: true, Supervised: true}
+		Precision: "bf16", Threads: 3, Budget: "50%", Policy: memory.DefaultPolicy(), Shuttle: "idle", LaunchBlocking: true,
+		Supervised: true}
 	for i := range reflect.TypeOf(o).NumField() {
 		if reflect.ValueOf(o).Field(i).IsZero() {
 			t.Errorf("%s is not tested", reflect.TypeOf(o).Field(i).Name)

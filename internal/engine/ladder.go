@@ -250,18 +250,25 @@ func (e *Engine) onProcessor() bool {
 	return e.spare != nil
 }
 
-// anew goes on after the context was lost, or a call failed again and again: with a new context once, else on the processor.
+// anew goes on after a call failed again and again: with a new context once, else on the processor. For a device that is lost this process
+// gets no new context: a supervisor starts another one.
 func (e *Engine) anew(t *task, err error) error {
-	first := t.lost == nil
+	lost := errors.Is(err, explain.ErrLost)
+	first := t.failed == nil && !lost
+	if lost && e.seatNow() != nil { // else it did not open, which may be better later
+		e.lost = err
+	}
 	if !first && (e.options.Supervised || !e.options.Policy.CPU) {
 		return err
 	}
-	e.enter(StateRestarting)
-	defer e.enter(StateComputing)
+	if first {
+		e.enter(StateRestarting)
+		defer e.enter(StateComputing)
+	}
 	// Its errors say that what is lost cannot be given back: it ends with the context.
 	_ = e.unseat(&e.seat)
 	if first {
-		t.lost = err
+		t.failed = err
 		return nil
 	}
 	e.short, e.tried = nil, time.Now()
@@ -298,10 +305,14 @@ func (e *Engine) seatNow() *seat {
 
 // brief is an error without advice.
 func brief(err error) string {
-	if short := (*explain.MemoryError)(nil); errors.As(err, &short) && short.Needs > 0 {
+	short := (*explain.MemoryError)(nil)
+	switch {
+	case !errors.As(err, &short):
+		return err.Error()
+	case short.Needs > 0:
 		return fmt.Sprintf("the least that works is %s, and there are %s", bytesize.FormatUp(short.Needs), bytesize.Format(short.Free))
 	}
-	return err.Error()
+	return short.Err.Error()
 }
 
 // giveUp ends a task that nothing can hold.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"runtime/debug"
 	"time"
 
@@ -53,7 +54,7 @@ func (s *seat) usage() (backend.Usage, error) {
 	if s.resident != nil {
 		return s.resident.Usage()
 	}
-	resident, err := residentBytes()
+	resident, err := memory.Resident(os.Getpid())
 	if err != nil {
 		return backend.Usage{}, err
 	}
@@ -186,6 +187,9 @@ func (e *Engine) makeAnew(out *memory.Outcome) (err error) {
 			out.Note = "the processor has no context"
 			return nil
 		}
+	}
+	if e.lost != nil {
+		return fmt.Errorf("only another process gets another context: %w", e.lost)
 	}
 	e.enter(StateRestarting)
 	defer e.enter(StateComputing)

@@ -114,7 +114,7 @@ func (e *Engine) openOn(d *machine) (_ *seat, err error) {
 	s := &seat{machine: d}
 	s.resident, _ = d.Backend.(backend.Resident)
 	if s.resident == nil {
-		if s.budget, err = e.share(d.free); err != nil {
+		if s.budget, err = BudgetOf(e.budget, d.free); err != nil {
 			return nil, err
 		}
 	}
@@ -126,13 +126,13 @@ func (e *Engine) openOn(d *machine) (_ *seat, err error) {
 	return s, err
 }
 
-// share is what the budget gives of the machine's memory.
-func (e *Engine) share(free func() (int, error)) (explain.Budget, error) {
-	if e.budget.Min() {
+// BudgetOf is what a budget gives of memory of which so much is free.
+func BudgetOf(b bytesize.Budget, free func() (int, error)) (explain.Budget, error) {
+	if b.Min() {
 		return explain.Budget{Smallest: true}, nil
 	}
-	n, err := e.budget.Bytes(free)
-	if err != nil && e.budget == (bytesize.Budget{}) {
+	n, err := b.Bytes(free)
+	if err != nil && b == (bytesize.Budget{}) {
 		return explain.Budget{}, nil // auto, on a system that does not say what is free: whole tensors
 	}
 	return explain.Budget{Bytes: n}, err
@@ -248,6 +248,9 @@ func (e *Engine) place(t *task) (*seat, error) {
 	if s != nil {
 		return s, nil
 	}
+	if e.lost != nil {
+		return nil, e.lost
+	}
 	s, err := e.openDevice()
 	if err != nil {
 		e.tried = time.Now()
@@ -266,8 +269,8 @@ func (e *Engine) place(t *task) (*seat, error) {
 	e.seat = s
 	e.mu.Unlock()
 	switch {
-	case t.lost != nil:
-		t.tell(explain.IncidentRestart, "the context was made anew after: %v", t.lost)
+	case t.failed != nil:
+		t.tell(explain.IncidentRestart, "the context was made anew after: %v", t.failed)
 	case spare != nil:
 		t.tell(explain.IncidentLarger, "the device is used again: it has memory for its context")
 	}
@@ -278,6 +281,9 @@ func (e *Engine) place(t *task) (*seat, error) {
 func (e *Engine) stillShort(s *seat) string {
 	recently := time.Since(e.tried) < retry
 	if s == nil {
+		if e.lost != nil {
+			return e.lost.Error()
+		}
 		if recently {
 			return "the device could not be used a short while ago"
 		}

@@ -18,7 +18,7 @@ type task struct {
 	placed    bool  // it was settled whether the device is tried
 	processor bool  // it goes on on the processor
 	sampled   bool  // the policy original has looked at what is free
-	lost      error // why the context was, or has to be, made anew
+	failed    error // why the context was, or has to be, made anew
 	waited    time.Duration
 	told      time.Duration // of waited: an incident says so
 	pause     time.Duration // the last one

@@ -70,7 +70,7 @@ func TestDriverFailures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	total, step := calls.calls, 83
+	total, step := calls.calls, 127
 	if backendtest.Long() {
 		step = 1
 	}

@@ -19,10 +19,10 @@ import (
 	"github.com/voxcam/voxcam/internal/volume/format"
 )
 
-// openCPU opens the processor.
+// openCPU opens the processor with two threads on any machine: the least that works depends on how many there are.
 func openCPU(t testing.TB) backend.Backend {
 	t.Helper()
-	b, err := cpu.New(cpu.Options{})
+	b, err := cpu.New(cpu.Options{Threads: 2})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -93,13 +93,17 @@ func overlap(ctx context.Context, m *explain.Model, volumes []*volume.Volume, re
 
 // Volumes that overlap give what they give one by one, to the bit, wherever the budget lets them wait.
 func TestOverlapGivesTheSame(t *testing.T) {
-	volumes := series(t, 4)
+	volumes := series(t, 3) // one comes back, one is computed, one waits
 	for _, lazy := range []bool{false, true} {
 		t.Run(fmt.Sprint("lazy ", lazy), func(t *testing.T) {
 			if os.Getenv("VOXCAM_GPU") == "" {
 				simulator.Load(t).SetLazy(lazy) // what is enqueued runs when something waits for it
 			}
-			for name, b := range map[string]backend.Backend{"cpu": openCPU(t), "cuda": openCUDA(t, cuda.Options{})} {
+			backends := map[string]backend.Backend{"cuda": openCUDA(t, cuda.Options{})}
+			if !lazy {
+				backends["cpu"] = openCPU(t)
+			}
+			for name, b := range backends {
 				var want []*explain.Result
 				alone := openMethods(t, b, explain.Options{})
 				for _, v := range volumes {
@@ -150,7 +154,7 @@ func leastBudget(t *testing.T, b backend.Backend) int {
 func TestOverlapIsBounded(t *testing.T) {
 	b := openCUDA(t, cuda.Options{})
 	least := leastBudget(t, b)
-	volumes := series(t, 16)
+	volumes := series(t, 8)
 	for _, budget := range []int{least, least + 12<<20, 1 << 30} {
 		t.Run(fmt.Sprint(budget), func(t *testing.T) {
 			m := openMethods(t, b, explain.Options{Ahead: true, Budget: explain.Budget{Bytes: budget}})

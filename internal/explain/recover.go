@@ -9,21 +9,30 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 )
 
-// ErrLost is wrapped when the device's context is gone with all that was on it: another Model on a new backend, or another process, can
-// explain the volume, from Request.Checkpoint on.
+// ErrLost is wrapped when the device's context is gone with all that was on it, for as long as this process lives: another process, or a
+// Model on another device, can explain the volume, from Request.Checkpoint on.
 var ErrLost = errors.New("the device is lost, with all that was on it")
 
 // MemoryError says that the device, or its host, refused memory even for the least that works, or that Options.Allow allows less. All was
 // given back. The same work may be computed again, which goes on from what is finished, when there is more memory.
 type MemoryError struct {
-	Needs int // bytes, the least that works
-	Free  int // bytes that there were for it
+	Needs int // bytes, the least that works; 0: not known
+	Free  int // bytes that there were for it; 0 too if neither is known
 	Err   error
 }
 
 func (e *MemoryError) Error() string {
-	return fmt.Sprintf("there is not enough memory: the least that works is %s, and there are %s; make room on the device (other programs hold "+
-		"the rest), use smaller volumes or fewer methods, or compute on the processor: %v", mib(e.Needs), mib(e.Free), e.Err)
+	known, smaller := "", "use smaller volumes or fewer methods, "
+	switch {
+	case e.Needs > 0:
+		known = fmt.Sprintf(": the least that works is %s, and there are %s", mib(e.Needs), mib(e.Free))
+	case e.Free > 0:
+		known = fmt.Sprintf(": there are %s", mib(e.Free))
+	default: // not even for what comes before any volume
+		smaller = ""
+	}
+	return fmt.Sprintf("there is not enough memory%s; make room on the device (other programs hold the rest), %sor compute on the processor: %v",
+		known, smaller, e.Err)
 }
 
 func (e *MemoryError) Unwrap() error { return e.Err }

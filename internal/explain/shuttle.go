@@ -27,8 +27,8 @@ func (m *Model) vacate() {
 		return
 	}
 	m.place.Lock()
+	m.net.fields.settle() // maps come back whether the device is left or not
 	start := time.Now()
-	m.net.fields.settle()
 	var keep []backend.Field
 	if m.waits != nil && m.net.fields.ahead != nil {
 		keep = append(keep, m.net.fields.ahead)

@@ -49,7 +49,7 @@ func sight() Look {
 		Host: memory.Host{Total: 64 * gib, Free: 32 * gib, Health: memory.Healthy},
 		Sessions: []Session{
 			{Status: control.Status{PID: 23400, Worker: 23456, Session: "night", Device: "cuda:0 NVIDIA H200", UUID: "GPU-1", State: "computing",
-				Level: explain.LevelStreamed, Budget: 12 * gib, Arena: 8 * gib, Plans: []control.Plan{{Pass: "gradcam", Bytes: 2 * gib}, {Pass: "input", Bytes: 8 * gib}},
+				Level: explain.LevelStreamed, Budget: 12 * gib, Arena: 8 * gib, Plans: []explain.PassState{{Pass: "gradcam", Bytes: 2 * gib}, {Pass: "input", Bytes: 8 * gib}},
 				Usage: backend.Usage{Allocated: 9 * gib, Reserved: 11 * gib, Overhead: gib}, Sample: "case_007", Split: "val", Passes: 12, PassesTotal: 50,
 				Done: 5, Total: 20, OK: 4, Degraded: 1, LeftSeconds: 200, Started: noon.Add(-time.Minute),
 				Incidents: []explain.Incident{

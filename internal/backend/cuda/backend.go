@@ -134,7 +134,8 @@ func (b *Backend) Name() string { return "cuda/" + b.device.Name }
 func (b *Backend) UUID() string { return b.device.UUID }
 
 // Close gives the GPU back. Programs, arenas and fields should have been closed, and must not be used any more. It tries again what the
-// driver refuses, also where the context was lost; another backend can be opened after it. A second call does nothing.
+// driver refuses; another backend can be opened after it. Where the context was lost, all that was in it is free, too, but this process
+// gets no other one: the error says so. A second call does nothing.
 func (b *Backend) Close() error {
 	s := &b.store
 	s.mu.Lock()
@@ -158,13 +159,16 @@ func (b *Backend) Close() error {
 	if closed != nil {
 		closed = b.context.Close()
 	}
-	if err != nil {
+	switch {
+	case Trouble(err) == backend.Lost:
+		s.forget()
+	case err != nil:
 		err = b.emptyAnew(err)
 	}
 	return errors.Join(tuned, err, closed, b.meter.close())
 }
 
-// emptyAnew gives physical memory and addresses back in a new context, where the old one was lost; the rest is gone with that.
+// emptyAnew gives physical memory and addresses back in a new context, where the old one refused to; the rest is gone with that.
 func (b *Backend) emptyAnew(cause error) error {
 	s := &b.store
 	s.left = slices.DeleteFunc(s.left, func(e ending) bool { return !e.outlives })

@@ -156,24 +156,28 @@ func TestLargestBlock(t *testing.T) {
 	}
 	u, err := b.Usage()
 	must(t, err)
+	all := u.Largest
+	if os.Getenv("VOXCAM_GPU") != "" {
+		all -= all / 1000 // its driver needs some of what it calls free for tables of pages
+	}
 	start := time.Now()
-	m, err := b.take(u.Largest, "all that is free")
+	m, err := b.take(all, "all that is free")
 	took := time.Since(start)
 	if err != nil {
-		t.Fatalf("of %d bytes the driver gave %d: %v", u.Largest, b.Held(), err)
+		t.Fatalf("of %d bytes the driver gave %d: %v", all, b.Held(), err)
 	}
 	start = time.Now()
 	must(t, m.close())
 	closed := time.Since(start)
 	start = time.Now()
-	m, err = b.take(u.Largest, "the same")
+	m, err = b.take(all, "the same")
 	must(t, err)
 	again := time.Since(start)
 	must(t, m.close())
 	start = time.Now()
 	_, err = b.Trim(0)
 	must(t, err)
-	t.Logf("%d MiB: taken in %v, closed in %v, taken again in %v, given back in %v", u.Largest>>20, took, closed, again, time.Since(start))
+	t.Logf("%d MiB: taken in %v, closed in %v, taken again in %v, given back in %v", all>>20, took, closed, again, time.Since(start))
 }
 
 // cachingAllocator follows the rules of PyTorch's (c10/cuda/CUDACachingAllocator.cpp, default settings): sizes are multiples of 512 bytes;

@@ -87,6 +87,9 @@ func (b *Backend) endCapture() (*driver.Graph, error) {
 		return g, nil
 	}
 	_ = b.end(func() error {
+		if b.stream == nil {
+			return nil // Close ends it with the stream
+		}
 		late, again := b.stream.EndCapture()
 		if again == nil {
 			return b.end(late.Close)

@@ -228,6 +228,13 @@ func (b *Backend) empty() error {
 	return err
 }
 
+// forget drops what the driver took back with a context that was lost.
+func (s *store) forget() {
+	s.left, s.small, s.large = nil, nil, nil
+	s.reserved.Store(0)
+	s.allocated.Store(0)
+}
+
 // endTries is how often Close tries what the driver refuses.
 const endTries = 3
 

@@ -10,7 +10,7 @@
 // be made up: Take and TakeAs set what they have, Compete lets it change at random, in steps that are counted in driver calls.
 //
 // Calls can be made to fail, or not to return, and devices to be lost, in this process by methods, in others by the environment. Only the
-// process that it happens to is affected.
+// process that it happens to is affected. A process that has lost its devices does not get them back, as on a GPU: another one can use them.
 //
 // Variables of the environment, which are read when a process first uses the library:
 //
@@ -144,7 +144,8 @@ func (s *Simulator) Hang(name string, n int) { s.faults("hang:%s:%d", name, n) }
 // LoseAfter makes the n-th call from now find the device lost.
 func (s *Simulator) LoseAfter(n int) { s.faults("lose:%d", n) }
 
-// LoseDevice makes all calls fail until the context is closed by all its users. What it had is gone then.
+// LoseDevice makes all calls in contexts fail, and contexts be refused, until Reset. What a context had is gone when all its users have
+// closed it.
 func (s *Simulator) LoseDevice() { dl.Call(s.loseDevice) }
 
 func (s *Simulator) faults(format string, args ...any) {

@@ -75,16 +75,16 @@ func TestFaults(t *testing.T) {
 	})
 }
 
-// A context that was lost is closed with all that it had; another one is as new. One that was not lost keeps what was forgotten.
+// A context that was lost is closed with all that it had, and the process gets no other. One that was not lost keeps what was forgotten.
 func TestLostContext(t *testing.T) {
 	s := simulator.Load(t)
-	s.SetContext(3 * 2 << 20)
 	make := func(c *driver.Context) error {
 		at, err := c.ReserveAddress(2<<20, 0)
 		must(t, err)
 		h, err := c.CreatePhysical(2 << 20)
 		must(t, err)
 		must(t, c.Map(at, 2<<20, h))
+		must(t, c.Allow(at, 2<<20))
 		_, err = c.CreatePhysical(2 << 20)
 		must(t, err)
 		stream, err := c.NewStream()
@@ -108,6 +108,7 @@ func TestLostContext(t *testing.T) {
 		return nil
 	}
 	for range 2 {
+		s.SetContext(3 * 2 << 20)
 		on(t, s, func(c *driver.Context) error {
 			must(t, make(c))
 			s.LoseDevice()
@@ -119,7 +120,14 @@ func TestLostContext(t *testing.T) {
 		if s.Handles() != 0 || s.Host() != 0 || s.Used() != 0 {
 			t.Errorf("%d handles, %d bytes of the host, %d of the device are left", s.Handles(), s.Host(), s.Used())
 		}
+		d, err := driver.Open(s.Path)
+		must(t, err)
+		if _, err := d.Context(0); code(err) != 719 {
+			t.Errorf("another context: %v", err)
+		}
+		s.Reset() // as another process
 	}
+	s.SetContext(3 * 2 << 20)
 	on(t, s, make)
 	if s.Handles() != 5 || s.Host() != 1000 || s.Used() != 2*2<<20 {
 		t.Errorf("%d handles, %d bytes of the host, %d of the device are left", s.Handles(), s.Host(), s.Used())

@@ -71,7 +71,7 @@ struct Stream;
 // Context is a device as a process has it.
 struct Context {
     int users = 0;
-    int lost = 0;        // the error that all calls give
+    int lost = 0;        // the error that all calls give, also in a context that is made anew, as on a GPU
     size_t overhead = 0; // memory that it takes by itself
 };
 
@@ -412,6 +412,7 @@ API cuDevicePrimaryCtxRetain(Context** c, int device) {
     ENTER(started);
     if (!there(device)) return invalid_device;
     *c = &d.contexts[device];
+    if ((*c)->lost) return (*c)->lost;
     if ((*c)->users == 0) {
         size_t overhead = devices().context;
         if (!simulator::take(device, overhead, true)) return out_of_memory;
@@ -1009,7 +1010,7 @@ CONTROL(int) simulator_fault(const char* text) { return !Locked()->faults.add(te
 // simulator_calls counts the calls of a function, or, for an empty name, of all.
 CONTROL(size_t) simulator_calls(const char* name) { return Locked()->faults.count(name); }
 
-// simulator_lose_device makes all calls fail until the context is given back by all its users.
+// simulator_lose_device makes all calls fail until simulator_reset; the memory is free when the context is given back by all its users.
 CONTROL(void) simulator_lose_device() {
     Locked d;
     for (Context& c : d->contexts) c.lost = launch_failed;

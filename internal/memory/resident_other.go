@@ -1,0 +1,20 @@
+//go:build !linux
+
+package memory
+
+import (
+	"errors"
+	"os"
+	"runtime"
+)
+
+// Resident is how many bytes of the machine's memory a process has: of this one, those of the Go runtime. For others it is an error where
+// the system does not tell.
+func Resident(pid int) (int, error) {
+	if pid != os.Getpid() {
+		return 0, errors.ErrUnsupported
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int(m.Sys - m.HeapReleased), nil
+}
