@@ -127,7 +127,7 @@ func (h *harm) recover(args ...string) string {
 // A session gives its memory to others when a signal or voxcam recover says so, takes it back with the next volume, and has its context made
 // anew, while it explains volumes to the same results.
 func TestHarmMovingBudget(t *testing.T) {
-	h := withMethods(t, often(12, 60), 8)
+	h := withMethods(t, often(10, 60), 8)
 	h.gpu.SetContext(4 * piece) // which the worker has as long as it lives
 	h.wholly()
 	library, err := nvml.Open(h.gpu.Path)

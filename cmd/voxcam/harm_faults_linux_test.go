@@ -111,13 +111,13 @@ func TestHarmFaults(t *testing.T) {
 	calls := h.calls()
 	t.Logf("an undisturbed run makes %d calls", calls(""))
 	sum := tally{kinds: map[explain.IncidentKind]int{}}
-	for _, name := range allocations {
+	for i, name := range allocations {
 		n := calls(name)
 		if n == 0 {
 			t.Errorf("%s is not called", name)
 		}
 		for k := 1; k <= n; k++ {
-			if !isLong() && k != (n+1)/2 {
+			if !isLong() && (k != (n+1)/2 || i%2 == 0) { // the others fail in TestHarmFaultsLeaveNothing
 				continue
 			}
 			h.fault(fmt.Sprintf("%s:%d:%d", name, k, outOfMemory), false, &sum)
@@ -129,8 +129,8 @@ func TestHarmFaults(t *testing.T) {
 	}
 	t.Logf("allocations: %+v", sum)
 	sum = tally{kinds: map[explain.IncidentKind]int{}}
-	for i, name := range others {
-		if n := calls(name); n > 0 && (isLong() || i%8 == 0) {
+	for _, name := range others {
+		if n := calls(name); n > 0 && (isLong() || name == "cuStreamSynchronize" || name == "cuLaunchKernel") {
 			h.fault(fmt.Sprintf("%s:%d:%d", name, (n+1)/2, unknown), false, &sum)
 		}
 	}
@@ -142,9 +142,11 @@ func TestHarmFaults(t *testing.T) {
 	t.Logf("other calls: %+v", sum)
 	sum = tally{kinds: map[explain.IncidentKind]int{}}
 	for _, n := range []int{2000, 701, 150, 40, 7, 1} {
-		if isLong() || n == 701 || n == 40 {
-			h.fault(fmt.Sprintf("every:%d:%d", n, unknown), true, &sum)
+		if isLong() || n == 701 {
 			h.fault(fmt.Sprintf("every:%d:%d", n, outOfMemory), true, &sum)
+		}
+		if isLong() || n == 40 {
+			h.fault(fmt.Sprintf("every:%d:%d", n, unknown), true, &sum)
 		}
 	}
 	t.Logf("every n-th: %+v", sum)
@@ -158,11 +160,11 @@ func TestHarmFaultsLeaveNothing(t *testing.T) {
 	h.wholly()
 	calls := h.calls()
 	runs, processor := 0, 0
-	for _, name := range allocations {
+	for i, name := range allocations {
 		n := calls(name)
 		for k := 1; k <= n; k++ {
 			for _, code := range []int{outOfMemory, unknown} {
-				if !isLong() && (k != (n+1)/2 || code == unknown) {
+				if !isLong() && (k != (n+1)/2 || code == unknown || i%2 == 1) {
 					continue
 				}
 				runs++
