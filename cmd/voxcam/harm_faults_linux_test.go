@@ -78,6 +78,11 @@ func (h *harm) fault(list string, each bool, sum *tally, args ...string) string 
 	}
 	out := h.run(name, 0, args...)
 	h.command, h.env = "voxcam", nil
+	if !each {
+		if err := os.Remove(filepath.Join(h.dir, name)); err != nil {
+			h.t.Errorf("no worker has had the faults %s: %v", list, err)
+		}
+	}
 	before := h.t.Failed()
 	sum.off = max(sum.off, h.check(name))
 	levels, kinds := h.levels(name)
@@ -103,14 +108,20 @@ func (h *harm) fault(list string, each bool, sum *tally, args ...string) string 
 	return out
 }
 
-// Each allocation, and calls of all other functions, fail once, and again in each worker that is started anew: the run finishes.
-func TestHarmFaults(t *testing.T) {
-	h := withMethods(t, 2, 3)
-	h.args = []string{"--wait", "1s"}
+// toFail is a data set on whose runs calls of the driver fail, how many calls an undisturbed run makes of each, and an empty tally.
+func toFail(t *testing.T, args ...string) (h *harm, calls func(string) int, sum *tally) {
+	t.Helper()
+	h = withMethods(t, 2, 3)
+	h.args = args
 	h.wholly()
-	calls := h.calls()
+	calls = h.calls()
 	t.Logf("an undisturbed run makes %d calls", calls(""))
-	sum := tally{kinds: map[explain.IncidentKind]int{}}
+	return h, calls, &tally{kinds: map[explain.IncidentKind]int{}}
+}
+
+// Each allocation fails once, and again in each worker that is started anew: the run finishes.
+func TestHarmFailedAllocations(t *testing.T) {
+	h, calls, sum := toFail(t, "--wait", "1s")
 	for i, name := range allocations {
 		n := calls(name)
 		if n == 0 {
@@ -120,36 +131,46 @@ func TestHarmFaults(t *testing.T) {
 			if !isLong() && (k != (n+1)/2 || i%2 == 0) { // the others fail in TestHarmFaultsLeaveNothing
 				continue
 			}
-			h.fault(fmt.Sprintf("%s:%d:%d", name, k, outOfMemory), false, &sum)
+			h.fault(fmt.Sprintf("%s:%d:%d", name, k, outOfMemory), false, sum)
 			if isLong() {
-				h.fault(fmt.Sprintf("%s:%d:%d", name, k, unknown), false, &sum)
-				h.fault(fmt.Sprintf("%s:%d:%d", name, k, outOfMemory), true, &sum)
+				h.fault(fmt.Sprintf("%s:%d:%d", name, k, unknown), false, sum)
+				h.fault(fmt.Sprintf("%s:%d:%d", name, k, outOfMemory), true, sum)
 			}
 		}
 	}
-	t.Logf("allocations: %+v", sum)
-	sum = tally{kinds: map[explain.IncidentKind]int{}}
+	t.Logf("%+v", *sum)
+	h.noSockets()
+}
+
+// Calls of all other functions fail once: the run finishes.
+func TestHarmFailedCalls(t *testing.T) {
+	h, calls, sum := toFail(t, "--wait", "1s")
 	for _, name := range others {
 		if n := calls(name); n > 0 && (isLong() || name == "cuStreamSynchronize" || name == "cuLaunchKernel") {
-			h.fault(fmt.Sprintf("%s:%d:%d", name, (n+1)/2, unknown), false, &sum)
+			h.fault(fmt.Sprintf("%s:%d:%d", name, (n+1)/2, unknown), false, sum)
 		}
 	}
 	if isLong() {
-		for k := 1; k <= calls(""); k += 7 {
-			h.fault(fmt.Sprintf("any:%d:%d", k, unknown), false, &sum)
+		for k := 1; k <= calls(""); k += 13 {
+			h.fault(fmt.Sprintf("any:%d:%d", k, unknown), false, sum)
 		}
 	}
-	t.Logf("other calls: %+v", sum)
-	sum = tally{kinds: map[explain.IncidentKind]int{}}
+	t.Logf("%+v", *sum)
+	h.noSockets()
+}
+
+// Each n-th call fails, in each worker: the run finishes, at worst on the processor.
+func TestHarmEveryCall(t *testing.T) {
+	h, _, sum := toFail(t, "--wait", "1s")
 	for _, n := range []int{2000, 701, 150, 40, 7, 1} {
 		if isLong() || n == 701 {
-			h.fault(fmt.Sprintf("every:%d:%d", n, outOfMemory), true, &sum)
+			h.fault(fmt.Sprintf("every:%d:%d", n, outOfMemory), true, sum)
 		}
 		if isLong() || n == 40 {
-			h.fault(fmt.Sprintf("every:%d:%d", n, unknown), true, &sum)
+			h.fault(fmt.Sprintf("every:%d:%d", n, unknown), true, sum)
 		}
 	}
-	t.Logf("every n-th: %+v", sum)
+	t.Logf("%+v", *sum)
 	h.noSockets()
 }
 
@@ -190,24 +211,20 @@ func TestHarmFaultsLeaveNothing(t *testing.T) {
 
 // Calls that do not return end with the worker, and another one goes on; so does one after the device was lost.
 func TestHarmHangsAndLosses(t *testing.T) {
-	h := withMethods(t, 2, 3)
-	h.args = []string{"--pass-timeout", "1s"}
-	h.wholly()
-	calls := h.calls()
-	sum := tally{kinds: map[explain.IncidentKind]int{}}
+	h, calls, sum := toFail(t, "--pass-timeout", "2s")
 	for _, name := range []string{"cuStreamSynchronize", "cuLaunchKernel", "cuMemCreate", "cuMemHostAlloc", "cuEventSynchronize", "cuDevicePrimaryCtxRelease_v2"} {
 		if n := calls(name); n > 0 && (isLong() || name == "cuStreamSynchronize") {
-			out := h.fault(fmt.Sprintf("hang:%s:%d", name, (n+1)/2), false, &sum)
-			if !strings.Contains(out, "no progress for 1s") {
+			out := h.fault(fmt.Sprintf("hang:%s:%d", name, (n+1)/2), false, sum)
+			if !strings.Contains(out, "no progress for 2s") {
 				t.Errorf("%s hangs, and the run says\n%s", name, out)
 			}
 		}
 	}
-	t.Logf("hangs: %+v", sum)
-	sum = tally{kinds: map[explain.IncidentKind]int{}}
+	t.Logf("hangs: %+v", *sum)
+	sum = &tally{kinds: map[explain.IncidentKind]int{}}
 	for i := range often(2, 20) {
-		h.fault(fmt.Sprintf("lose:%d", 1+(i+1)*calls("")/(often(2, 20)+1)), i%2 == 1, &sum)
+		h.fault(fmt.Sprintf("lose:%d", 1+(i+1)*calls("")/(often(2, 20)+1)), i%2 == 1, sum)
 	}
-	t.Logf("losses: %+v", sum)
+	t.Logf("losses: %+v", *sum)
 	h.noSockets()
 }
