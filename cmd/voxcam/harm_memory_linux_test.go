@@ -11,7 +11,7 @@ import (
 // Another program holds so much of the GPU that only smaller and smaller plans fit beside it.
 func TestHarmLittleMemory(t *testing.T) {
 	h := withDemo(t, often(1, 20), 2)
-	h.args = append(h.args, "--dataset", "train", "--wait", "0s")
+	h.args = append(h.args, "--dataset", "all", "--wait", "0s")
 	h.wholly()
 	const context = 4 * piece
 	for _, c := range []struct {
