@@ -353,7 +353,7 @@ func (h *harm) check(session string) (worst float64) {
 
 // onProcessor reports whether the processor had a part in explaining a volume.
 func onProcessor(e *explain.Execution) bool {
-	return e.Level == explain.LevelCPU || slices.ContainsFunc(e.Incidents, func(i explain.Incident) bool { return i.Kind == explain.IncidentCPU })
+	return e.Level == explain.LevelCPU || strings.HasPrefix(e.Device, "cpu") || slices.ContainsFunc(e.Incidents, func(i explain.Incident) bool { return i.Kind == explain.IncidentCPU })
 }
 
 // difference is the largest one, as a share of the largest value.
