@@ -74,6 +74,8 @@ type server struct {
 	noise  explain.NoiseDraw
 	calls  map[uint64]context.CancelFunc
 	works  map[uint64]*served
+	// beginning is how many volumes are being brought to the device.
+	beginning int
 }
 
 // served is a volume that has been begun.
@@ -208,12 +210,17 @@ func (s *server) answerOpen(ctx context.Context, o opening) (any, error) {
 	return answer, nil
 }
 
-// look asks the engine what it does. What is computed on the processor hangs in no driver.
+// look asks the engine what it does. What is computed on the processor hangs in no driver. A volume that is brought to an idle device waits for
+// nothing unless it has others before it.
 func (s *server) look(e Engine) (t telling, err error) {
 	state := e.State()
 	t.State, err = json.Marshal(state)
 	t.Warnings, t.Notes = e.Notes()
-	t.Pulse = state.State != engine.StateComputing || strings.HasPrefix(state.Name, onProcessor)
+	s.mu.Lock()
+	first := s.beginning > 0 && len(s.works) == 0
+	s.mu.Unlock()
+	inDriver := state.State == engine.StateComputing || state.State == engine.StateIdle && first
+	t.Pulse = !inDriver || strings.HasPrefix(state.Name, onProcessor)
 	return t, err
 }
 
@@ -289,13 +296,17 @@ func (s *server) answerBegin(ctx context.Context, b beginning) (any, error) {
 	if b.Noise {
 		req.Noise = s.noise
 	}
-	if w.work, err = e.Begin(ctx, v, req); err != nil {
-		return nil, err
-	}
 	s.mu.Lock()
-	s.works[w.id] = w
+	s.beginning++
 	s.mu.Unlock()
-	return nil, nil
+	w.work, err = e.Begin(ctx, v, req)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.beginning--
+	if err == nil {
+		s.works[w.id] = w
+	}
+	return nil, err
 }
 
 func (s *server) served(id uint64) (*served, error) {
