@@ -18,8 +18,11 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
+// commands are the programs that the binary of the tests can be, by the name that it is started with.
+var commands = map[string]func(){"voxcam": main}
+
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"voxcam": main})
+	testscript.Main(m, commands)
 }
 
 // TestScripts runs the scripts in testdata/script, each of which is a story of one user: the whole program, in processes of its own.
