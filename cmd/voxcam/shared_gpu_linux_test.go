@@ -191,12 +191,13 @@ func TestSignalYieldsMemory(t *testing.T) {
 	}
 }
 
-// A run whose worker is killed goes on with another one, from the draws that were done, to the same results; its records tell of it.
-func TestKilledWorker(t *testing.T) {
+// A run whose worker is killed, or loses the device, goes on with another one, from the draws that were done, to the same results; its
+// records tell of it.
+func TestWorkersThatEnd(t *testing.T) {
 	r := share(t, 2)
-	r.start("whole", "--n-samples", "60")
+	r.start("whole", "--n-samples", "30")
 	r.end(0)
-	r.start("killed", "--n-samples", "60")
+	r.start("killed", "--n-samples", "30")
 	_, s := r.until("a pass", func(s control.Status) bool { return isComputing(s) && s.Passes > 3 && s.Worker != 0 })
 	if err := syscall.Kill(s.Worker, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -207,17 +208,29 @@ func TestKilledWorker(t *testing.T) {
 	if a, b := r.maps("whole"), r.maps("killed"); a != b || a == "" {
 		t.Errorf("the results differ:\n%s\n%s", a, b)
 	}
-	restarts := 0
-	for _, s := range r.records("killed") {
+	if r.restarts("killed") == 0 {
+		t.Error("no record tells of it")
+	}
+	// The same where each worker loses the device, which the next one finds sound.
+	t.Setenv("SIMULATOR_FAULTS", "lose:1000:700")
+	r.start("lost", "--n-samples", "30")
+	r.end(0)
+	if a, b := r.maps("whole"), r.maps("lost"); a != b || r.restarts("lost") == 0 {
+		t.Errorf("%d restarts; the results are\n%s\n%s", r.restarts("lost"), a, b)
+	}
+}
+
+// restarts counts those that the records of a session tell of.
+func (r *gpuRun) restarts(name string) (n int) {
+	r.t.Helper()
+	for _, s := range r.records(name) {
 		for _, i := range s.Execution.Incidents {
 			if i.Kind == explain.IncidentRestart {
-				restarts++
+				n++
 			}
 		}
 	}
-	if restarts == 0 {
-		t.Error("no record tells of it")
-	}
+	return n
 }
 
 // maps are the digests of a session's arrays.
