@@ -67,7 +67,7 @@ precision = "{args.precision}"
 "gradcam++" = "paper"
 
 [output]
-formats = ["npy"]
+formats = ["{args.formats}"]
 """
     with open(path, "w") as f:
         f.write(text)
@@ -158,6 +158,16 @@ def summarise(session, reference):
     return s
 
 
+def flat(session):
+    """What the session held of the GPU once its first tenth was done, and at the end: least and most of each figure."""
+    with open(os.path.join(session, "reports", "memory_timeline.jsonl")) as f:
+        looks = [json.loads(line) for line in f]
+    looks = [look for look in looks if look.get("allocated_bytes")]
+    looks = looks[len(looks) // 10:]
+    return {k: [min(look.get(k, 0) for look in looks), max(look.get(k, 0) for look in looks)]
+            for k in ("gpu_used_bytes", "reserved_bytes", "allocated_bytes", "overhead_bytes", "worker_resident_bytes", "resident_bytes")} if looks else {}
+
+
 def trial(args, conf, out, reference, spec):
     kind, _, value = spec.partition(":")
     name = spec.replace(":", "_").replace(",", "_").replace("/", "_")
@@ -208,6 +218,7 @@ def trial(args, conf, out, reference, spec):
             rounds += 1
             if sum(kills.values()) >= int(value) and code >= 0:
                 break
+            note["logged"] = {k: open(log.name).read().count(f'"incident":"{k}"') for k in ("restarted", "resumed", "cpu", "failed")}
             if code == 0 and len(records(session)) >= args.volumes:  # all done before all kills: begin again
                 if summarise(session, reference)["equal"] < args.volumes:
                     break
@@ -264,7 +275,8 @@ def main():
     parser.add_argument("--high", default="3GiB")
     parser.add_argument("--kill-every", type=float, default=4)
     parser.add_argument("--tolerance", type=float, default=1e-4)
-    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--formats", default="npy", help="of the results; only of npy maps are compared")
+    parser.add_argument("--keep", action="store_true", help="the sessions' heatmaps")
     args = parser.parse_intermixed_args()
     args.voxcam = os.path.abspath(args.voxcam)
     args.shape = [int(n) for n in args.shape.split(",")]
@@ -276,6 +288,7 @@ def main():
     with open(os.path.join(args.out, "reference.log"), "w") as log:
         code = subprocess.run(command(args, conf, args.out, "reference"), stdout=log, stderr=log).returncode
     s = summarise(reference, reference)
+    s["flat"] = flat(reference)
     print(json.dumps({"trial": "reference", "seconds": round(time.monotonic() - started, 1), "exit": code, **s}), flush=True)
     for spec in args.trials:
         try:
