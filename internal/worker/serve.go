@@ -85,6 +85,9 @@ type served struct {
 	work   explain.Work
 	result *explain.Result
 
+	alive context.Context // until the parent has no use for the work: maps that are lost on their way back are computed again with it
+	stop  context.CancelFunc
+
 	mu    sync.Mutex
 	stage stage
 	busy  bool // a call uses the work
@@ -280,6 +283,7 @@ func (s *server) answerBegin(ctx context.Context, b beginning) (any, error) {
 		return nil, err
 	}
 	w := &served{server: s, id: b.Work, stage: stageBegun, kept: map[string]kept{}}
+	w.alive, w.stop = context.WithCancel(context.Background())
 	for _, k := range b.Kept {
 		w.kept[k.Key] = kept{draws: k.Draws, state: k.State}
 	}
@@ -303,10 +307,12 @@ func (s *server) answerBegin(ctx context.Context, b beginning) (any, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.beginning--
-	if err == nil {
-		s.works[w.id] = w
+	if err != nil {
+		w.stop()
+		return nil, err
 	}
-	return nil, err
+	s.works[w.id] = w
+	return nil, nil
 }
 
 func (s *server) served(id uint64) (*served, error) {
@@ -327,7 +333,7 @@ func (s *server) answerCompute(ctx context.Context, id uint64) (any, error) {
 	if work == nil {
 		return nil, fmt.Errorf("internal error, please report it: volume %d is not to be explained", id)
 	}
-	if err := work.Compute(ctx); err != nil {
+	if err := w.during(ctx, work.Compute); err != nil {
 		w.used(stageFailed)
 		return nil, err // states of draws stay until the parent has ended the work: it may have another use for them
 	}
@@ -340,7 +346,7 @@ func (s *server) answerCompute(ctx context.Context, id uint64) (any, error) {
 	return e.Info(), nil
 }
 
-func (s *server) answerResult(_ context.Context, id uint64) (any, error) {
+func (s *server) answerResult(ctx context.Context, id uint64) (any, error) {
 	w, err := s.served(id)
 	if err != nil {
 		return nil, err
@@ -349,7 +355,11 @@ func (s *server) answerResult(_ context.Context, id uint64) (any, error) {
 	if work == nil {
 		return nil, fmt.Errorf("internal error, please report it: volume %d is not explained", id)
 	}
-	if w.result, err = work.Result(); err != nil {
+	err = w.during(ctx, func(context.Context) (err error) {
+		w.result, err = work.Result()
+		return err
+	})
+	if err != nil {
 		w.used(stageFailed)
 		return nil, err
 	}
@@ -360,6 +370,13 @@ func (s *server) answerResult(_ context.Context, id uint64) (any, error) {
 		r.Methods[i].Map, r.Methods[i].Heatmap = nil, nil
 	}
 	return r, nil
+}
+
+// during runs f with the work's context, which a cancelled call ends, too.
+func (w *served) during(ctx context.Context, f func(context.Context) error) error {
+	stop := context.AfterFunc(ctx, w.stop)
+	defer stop()
+	return f(w.alive)
 }
 
 // use takes the work, if it is at that stage, for a call that may take long: nobody else may use it meanwhile.
@@ -444,6 +461,7 @@ func (s *server) end(id uint64) {
 
 // leave gives back all that a work has. w.mu is held.
 func (w *served) leave() {
+	w.stop()
 	switch w.stage {
 	case stageBegun:
 		w.work.Drop()
