@@ -166,6 +166,11 @@ func TestHarmMovingBudget(t *testing.T) {
 	returns("SIGUSR2")
 	gives("recover", func() { h.recover("--for", "1s") })
 	returns("recover --for")
+	if client, err := control.Dial(t.Context(), h.cmd.Process.Pid); err != nil {
+		t.Error(err)
+	} else if metrics, err := client.Get(t.Context(), "/metrics"); err != nil || !strings.Contains(string(metrics), "voxcam_") {
+		t.Errorf("metrics: %q, %v", metrics, err)
+	}
 	if said := h.recover("--restart-cuda"); !strings.Contains(said, "restart  session moved") {
 		t.Error(said)
 	}
@@ -178,7 +183,7 @@ func TestHarmMovingBudget(t *testing.T) {
 		t.Errorf("%.1e off", worst)
 	}
 	_, kinds := h.levels("moved")
-	for _, k := range []explain.IncidentKind{explain.IncidentReleased, explain.IncidentLarger, explain.IncidentResumed} {
+	for _, k := range []explain.IncidentKind{explain.IncidentReleased, explain.IncidentLarger, explain.IncidentResumed, explain.IncidentRestart} {
 		if kinds[k] == 0 {
 			t.Errorf("nothing is told of %s: %v\n%s", k, kinds, out)
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/monitor"
 	"github.com/voxcam/voxcam/internal/session"
 	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/npy"
@@ -215,6 +216,7 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 	if server, err := control.Serve(ctx, seen); err != nil {
 		fmt.Fprintln(stderr, "voxcam: warning: voxcam monitor and recover cannot reach this session:", err)
 	} else {
+		server.Handle("GET /metrics", monitor.Handler(seen.look))
 		defer server.Close()
 	}
 	m, err := openFor(ctx, c, policy, f.noise, stderr)

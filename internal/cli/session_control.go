@@ -16,6 +16,7 @@ import (
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/monitor"
 	"github.com/voxcam/voxcam/internal/report"
 	"github.com/voxcam/voxcam/internal/session"
 	"github.com/voxcam/voxcam/internal/worker"
@@ -23,8 +24,9 @@ import (
 
 // running is a session that runs, as others see it: it joins what the session tells with what its device says of itself.
 type running struct {
-	survey *memory.Surveyor
-	next   session.Observer
+	looking sync.Mutex // of survey
+	survey  *memory.Surveyor
+	next    session.Observer
 
 	mu     sync.Mutex
 	device worker.Engine // nil until it is open
@@ -115,6 +117,23 @@ func (l *running) Status(context.Context) (control.Status, error) {
 	return s, nil
 }
 
+// surveyed is how the memory of the GPUs is, for who draws the timeline and who asks for metrics.
+func (l *running) surveyed(ctx context.Context) (*memory.Survey, error) {
+	l.looking.Lock()
+	defer l.looking.Unlock()
+	return l.survey.Survey(ctx)
+}
+
+// look is what metrics are made of: the GPUs, and this session alone.
+func (l *running) look(ctx context.Context) (monitor.Look, error) {
+	v, err := l.surveyed(ctx)
+	if err != nil {
+		return monitor.Look{}, err
+	}
+	s, err := l.Status(ctx)
+	return monitor.Look{Time: v.Time, GPUs: v.GPUs, Host: v.Host, Sessions: []monitor.Session{{Status: s}}, Notes: v.Notes}, err
+}
+
 // workerPID is the process that has the device, 0 if that is this one, or there is none now.
 func workerPID(device worker.Engine) int {
 	if w, ok := device.(interface{ PID() int }); ok {
@@ -155,7 +174,7 @@ func (l *running) figures(ctx context.Context) (f report.Figures, err error) {
 	if worker != 0 {
 		f.Worker, _ = memory.Resident(worker)
 	}
-	v, err := l.survey.Survey(ctx)
+	v, err := l.surveyed(ctx)
 	if err != nil {
 		return f, err
 	}

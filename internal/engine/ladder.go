@@ -25,7 +25,9 @@ var errOrdered = errors.New("an order came in between")
 func (e *Engine) climb(ctx context.Context, w *work) error {
 	e.enter(StateComputing)
 	for {
-		e.serve()
+		if e.serve() {
+			w.tell(explain.IncidentRestart, "the context was made anew, as asked")
+		}
 		s, err := e.place(&w.task)
 		if err == nil {
 			err = e.sample(&w.task, s)

@@ -102,7 +102,7 @@ func (e *Engine) release(ctx context.Context, o memory.Order, out *memory.Outcom
 func (e *Engine) resume(_ context.Context, _ memory.Order, out *memory.Outcome) error {
 	_, held := e.governor.Held()
 	e.governor.Resume()
-	out.Note = "the budget holds again from the next pass through the network on"
+	out.Note = "the budget holds again; larger plans come with the next volume"
 	if !held {
 		out.Note = "nothing was held back"
 	}
@@ -162,18 +162,21 @@ func (e *Engine) restart(ctx context.Context, _ memory.Order, out *memory.Outcom
 	return o.err
 }
 
-// serve does what was ordered. The turn is held.
-func (e *Engine) serve() {
+// serve does what was ordered, and reports whether that made a context anew. The turn is held.
+func (e *Engine) serve() (anew bool) {
 	e.mu.Lock()
 	orders := e.orders
 	e.orders = nil
 	e.mu.Unlock()
+	before := e.seatNow()
 	for _, o := range orders {
 		if o.err = o.context.Err(); o.err == nil {
 			o.err = e.makeAnew(&o.outcome)
 		}
 		close(o.done)
 	}
+	now := e.seatNow()
+	return now != nil && now != before
 }
 
 // makeAnew closes the device and opens it again, with a context that nothing is in.

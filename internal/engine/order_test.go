@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -108,6 +109,9 @@ func TestRestart(t *testing.T) {
 		}
 		r := result()
 		checkExact(t, r)
+		if !slices.ContainsFunc(r.Execution.Incidents, func(i explain.Incident) bool { return i.Kind == explain.IncidentRestart }) {
+			t.Errorf("no incident tells of it: %+v", r.Execution.Incidents)
+		}
 		if w.done["cuda"] != draws {
 			t.Errorf("%d draws were taken", w.done["cuda"])
 		}
