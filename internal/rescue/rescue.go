@@ -227,7 +227,7 @@ func (r *run) order(ctx context.Context, s *named, operation memory.Operation) {
 	doubt, nothing := "", words.nothing
 	had, listed := holding(before, held)
 	if has, _ := holding(after, append(held, s.pids()...)); listed && step.Freed > 0 && had-has < step.Freed {
-		doubt = fmt.Sprintf("; it says %s, but the driver's list does not", bytesize.Format(step.Freed))
+		doubt = fmt.Sprintf("; its own figure is %s: it goes on, and may have taken some again before the driver was asked", bytesize.Format(step.Freed))
 		step.Freed, nothing = max(0, had-has), "nothing came back"
 	} else if step.Measured && step.Freed > 0 && step.Device < step.Freed/2 {
 		doubt = fmt.Sprintf("; the GPU shows only %s more: others took the rest", bytesize.Format(max(0, step.Device)))

@@ -122,7 +122,7 @@ func TestClaimsAreChecked(t *testing.T) {
 	o.Operations = []memory.Operation{memory.Release}
 	r, err := Run(t.Context(), o)
 	if got := find(t, r, "release", 300); err != nil || got.Freed != 0 || r.Gained() != 0 || r.Freed != 0 ||
-		!strings.HasPrefix(got.Text, "0 B: nothing came back; it says 800 B, but the driver's list does not") {
+		!strings.HasPrefix(got.Text, "0 B: nothing came back; its own figure is 800 B: it goes on") {
 		t.Errorf("%+v, %v", r, err)
 	}
 	// Where the driver does not tell what each process has, somebody else may have taken it.
