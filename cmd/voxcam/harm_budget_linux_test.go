@@ -149,11 +149,11 @@ func TestHarmMovingBudget(t *testing.T) {
 		steps = append(steps, fmt.Sprint(what, ": ", used>>20, " MiB"))
 	}
 	returns := func(what string) {
-		h.until("all memory after "+what, func(s control.Status) bool { return !s.Held && s.Level == explain.LevelWhole && isComputing(s) })
-		used := h.used(library, s.Worker)
-		if used != full {
-			t.Errorf("%s: the worker has %d bytes, not %d", what, used, full)
-		}
+		used := 0 // plans can be whole a volume before the last field is on the device
+		h.until("all memory after "+what, func(now control.Status) bool {
+			used = h.used(library, s.Worker)
+			return !now.Held && now.Level == explain.LevelWhole && isComputing(now) && used == full
+		})
 		steps = append(steps, fmt.Sprint(what, ": ", used>>20, " MiB"))
 	}
 	signal := func(s syscall.Signal) {
