@@ -497,6 +497,9 @@ func TestOpen(t *testing.T) {
 		if err != nil || failing.State().Name != "cuda" {
 			t.Fatalf("after two failures: %v", err)
 		}
+		if warnings, _ := failing.Notes(); len(warnings) != 2 || !strings.Contains(warnings[0], errOnce.Error()) {
+			t.Errorf("after two failures the warnings are %q", warnings)
+		}
 		if err := failing.Close(); err != nil {
 			t.Error(err)
 		}

@@ -89,7 +89,10 @@ const opens = 3
 
 // openMachine opens a device. That it has no memory for its context is an *explain.MemoryError.
 func (e *Engine) openMachine(name, precision string) (d *machine, err error) {
-	for range opens {
+	for tries := range opens {
+		if tries > 0 {
+			e.warn("the device is tried again: %s", brief(err))
+		}
 		d, err = e.parts.device(device.Options{Name: name, Precision: precision, LaunchBlocking: e.options.LaunchBlocking, Threads: e.options.Threads})
 		if err == nil {
 			return d, nil
