@@ -5,16 +5,25 @@ package dl
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"github.com/ebitengine/purego"
 )
 
+// Why a library or a symbol is not there is kept by thread, and asked for by a second call.
+
 func open(path string) (uintptr, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	return purego.Dlopen(path, purego.RTLD_NOW|purego.RTLD_GLOBAL)
 }
 
-func symbol(handle uintptr, name string) (uintptr, error) { return purego.Dlsym(handle, name) }
+func symbol(handle uintptr, name string) (uintptr, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	return purego.Dlsym(handle, name)
+}
 
 // Call calls a C function whose parameters are integers and pointers, and gives the integer it returns. Pointers into Go's memory are
 // converted in the argument list (uintptr(unsafe.Pointer(p))); C must not keep them.
