@@ -82,18 +82,11 @@ type harm struct {
 func withMethods(t *testing.T, volumes, draws int) *harm {
 	t.Helper()
 	h := newHarm(t, volumes)
-	text, err := os.ReadFile("../../testdata/cases/methods/volume.npy")
-	if err != nil {
-		t.Fatal(err)
-	}
+	text, model := methodsCase(t)
 	head := 10 + int(binary.LittleEndian.Uint16(text[8:]))
 	for i := range volumes { // the same values in another order
 		at := head + 4*(37*i%((len(text)-head)/4))
 		h.write(fmt.Sprintf("v%d.npy", i), slices.Concat(text[:head], text[at:], text[head:at]))
-	}
-	model, err := filepath.Abs("../../testdata/cases/methods/model.torchscript.onnx")
-	if err != nil {
-		t.Fatal(err)
 	}
 	h.write("config.toml", fmt.Appendf(nil, `
 [model]

@@ -40,14 +40,7 @@ func share(t *testing.T, volumes int) *gpuRun {
 	t.Cleanup(func() { os.RemoveAll(runtime) })
 	t.Setenv("XDG_RUNTIME_DIR", runtime) // where sessions of others are not
 	t.Setenv("TMPDIR", runtime)
-	text, err := os.ReadFile("../../testdata/cases/methods/volume.npy")
-	if err != nil {
-		t.Fatal(err)
-	}
-	model, err := filepath.Abs("../../testdata/cases/methods/model.torchscript.onnx")
-	if err != nil {
-		t.Fatal(err)
-	}
+	text, model := methodsCase(t)
 	labels := "caseID,label,split\n"
 	for i := range volumes {
 		labels += fmt.Sprintf("v%d,1,val\n", i)
@@ -70,6 +63,19 @@ dir = "out"
 formats = ["npy"]
 `, model))
 	return r
+}
+
+// methodsCase is a small volume, and the path of a model for it.
+func methodsCase(t *testing.T) (volume []byte, model string) {
+	t.Helper()
+	volume, err := os.ReadFile("../../testdata/cases/methods/volume.npy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if model, err = filepath.Abs("../../testdata/cases/methods/model.torchscript.onnx"); err != nil {
+		t.Fatal(err)
+	}
+	return volume, model
 }
 
 func (r *gpuRun) write(name string, text []byte) {

@@ -347,14 +347,7 @@ func (e *Engine) Begin(ctx context.Context, v *volume.Volume, req explain.Reques
 
 // Explain implements explain.Explainer.
 func (e *Engine) Explain(ctx context.Context, v *volume.Volume, req explain.Request) (*explain.Result, error) {
-	w, err := e.Begin(ctx, v, req)
-	if err != nil {
-		return nil, err
-	}
-	if err := w.Compute(ctx); err != nil {
-		return nil, err
-	}
-	return w.Result()
+	return explain.One(ctx, e, v, req)
 }
 
 // Close gives the device back. Works must have been ended.

@@ -175,11 +175,7 @@ func TestDeviceShuttles(t *testing.T) {
 			if want == nil {
 				want = got
 			}
-			for i, r := range got {
-				if err := same(r, want[i]); err != nil {
-					t.Errorf("volume %d: %v", i, err)
-				}
-			}
+			checkSame(t, got, want)
 			u, err := b.Usage()
 			if err != nil {
 				t.Fatal(err)
@@ -200,6 +196,16 @@ func TestDeviceShuttles(t *testing.T) {
 		}
 		if err := m.Close(); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// checkSame fails the test for volumes whose results differ.
+func checkSame(t *testing.T, got, want []*explain.Result) {
+	t.Helper()
+	for i, r := range got {
+		if err := same(r, want[i]); err != nil {
+			t.Errorf("volume %d: %v", i, err)
 		}
 	}
 }
@@ -228,11 +234,7 @@ func TestDeviceFollowsABudget(t *testing.T) {
 			if want == nil {
 				want = got
 			}
-			for i, r := range got {
-				if err := same(r, want[i]); err != nil {
-					t.Errorf("volume %d: %v", i, err)
-				}
-			}
+			checkSame(t, got, want)
 			if k := tally(got[0]); moves && (k[explain.IncidentSmaller] == 0 || k[explain.IncidentResumed] == 0) {
 				t.Errorf("a budget that moves: %+v", got[0].Execution)
 			}

@@ -33,6 +33,18 @@ type Overlapping interface {
 	Begin(ctx context.Context, v *volume.Volume, req Request) (Work, error)
 }
 
+// One explains one volume from Begin to Result.
+func One(ctx context.Context, ex Overlapping, v *volume.Volume, req Request) (*Result, error) {
+	w, err := ex.Begin(ctx, v, req)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.Compute(ctx); err != nil {
+		return nil, err
+	}
+	return w.Result()
+}
+
 // Work is the work on one volume. Compute explains it, one volume at a time in the order in which they were begun; Result waits for
 // what comes back, and may be called while another volume is explained. Errors are those of Explain.
 type Work interface {

@@ -238,12 +238,5 @@ func (m *Model) nobody() *explanation {
 
 // Explain implements Explainer.
 func (m *Model) Explain(ctx context.Context, v *volume.Volume, req Request) (*Result, error) {
-	w, err := m.Begin(ctx, v, req)
-	if err != nil {
-		return nil, err
-	}
-	if err := w.Compute(ctx); err != nil {
-		return nil, err
-	}
-	return w.Result()
+	return One(ctx, m, v, req)
 }

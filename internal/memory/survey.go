@@ -110,36 +110,35 @@ type Host struct {
 // gb is n in the unit of the original's keys, 2^30 bytes: torch's figures divided by 1024**3.
 func gb(n int) float64 { return float64(n) / bytesize.GiB }
 
+// knownGB is gb, or nil, which is null, for -1: not known.
+func knownGB(n int) *float64 {
+	if n < 0 {
+		return nil
+	}
+	x := gb(n)
+	return &x
+}
+
 // MarshalJSON adds the original's keys, which end in _gb and are in units of 2^30 bytes.
 func (g GPU) MarshalJSON() ([]byte, error) {
 	type plain GPU
-	var free *float64
-	if g.TrulyFree >= 0 {
-		f := gb(g.TrulyFree)
-		free = &f
-	}
 	return json.Marshal(struct {
 		plain
 		AllocatedGB float64  `json:"allocated_gb"`
 		ReservedGB  float64  `json:"reserved_gb"`
 		TrulyFreeGB *float64 `json:"truly_free_gb"` // null where it is not known
 		TotalGB     float64  `json:"total_gb"`
-	}{plain(g), gb(g.Allocated), gb(g.Reserved), free, gb(g.Total)})
+	}{plain(g), gb(g.Allocated), gb(g.Reserved), knownGB(g.TrulyFree), gb(g.Total)})
 }
 
 // MarshalJSON adds the original's keys.
 func (h Host) MarshalJSON() ([]byte, error) {
 	type plain Host
-	var free *float64
-	if h.Free >= 0 {
-		f := gb(h.Free)
-		free = &f
-	}
 	return json.Marshal(struct {
 		plain
 		TrulyFreeGB *float64 `json:"truly_free_gb"`
 		TotalGB     float64  `json:"total_gb"`
-	}{plain(h), free, gb(h.Total)})
+	}{plain(h), knownGB(h.Free), gb(h.Total)})
 }
 
 // Surveyor keeps the libraries open between surveys. It may be used by many goroutines.

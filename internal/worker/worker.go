@@ -275,14 +275,7 @@ func (w *Worker) Order(ctx context.Context, o memory.Order) (out memory.Outcome,
 
 // Explain implements explain.Explainer.
 func (w *Worker) Explain(ctx context.Context, v *volume.Volume, req explain.Request) (*explain.Result, error) {
-	k, err := w.Begin(ctx, v, req)
-	if err != nil {
-		return nil, err
-	}
-	if err := k.Compute(ctx); err != nil {
-		return nil, err
-	}
-	return k.Result()
+	return explain.One(ctx, w, v, req)
 }
 
 // Begin implements explain.Overlapping. The volume must be left alone until the work ends. States of unfinished draws are kept here:
