@@ -165,7 +165,9 @@ def build(name, device="cpu", seed=0, fit_structured=False):
     with torch.no_grad():
         for _ in range(4 if fit_structured else 2):
             if fit_structured:
-                model(structured((2, *shape[1:]), generator).to(device))
+                volumes = structured((2, *shape[1:]), generator)
+                volumes[1] += 0.15 * torch.randn(shape[1:], generator=generator)  # as SmoothGrad draws them
+                model(volumes.to(device))
             else:
                 model(torch.rand(2, shape[1], 96, 128, 128, generator=generator).to(device))
     return model.eval(), shape, layer

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+
+	"github.com/voxcam/voxcam/internal/parallel"
 )
 
 // Layer is what the engine knows of the target layer for one volume and class.
@@ -88,17 +90,17 @@ func checkPair(method, what string, values, gradient []float32, channels int) er
 	return nil
 }
 
-// piece is how many voxels of a volume are in float64 at a time: the formulas at the input look at each voxel for itself.
+// piece is how many voxels of a volume a processor has in float64 at a time: the formulas at the input look at each voxel for itself.
 const piece = 1 << 16
 
 // round turns what formula says of voxels [from, to), step at a time, to float32, and refuses what is not finite there.
 func (c Choice) round(voxels int, formula func(from, to int) []float64, step int) ([]float32, error) {
 	out := make([]float32, voxels)
-	for from := 0; from < voxels; from += step {
-		for i, v := range formula(from, min(from+step, voxels)) {
+	parallel.Parts(voxels, step, func(_, from, to int) {
+		for i, v := range formula(from, to) {
 			out[from+i] = float32(v)
 		}
-	}
+	})
 	if bad, first := countNotFinite(out); bad > 0 {
 		return nil, fmt.Errorf("cam: %s (%s): %d of %d values of the map are %w, the first at voxel %d: "+
 			"its factors are too large for float32, or a denominator of this convention is zero", c.Name, c.Convention.Name, bad, len(out),
@@ -109,6 +111,24 @@ func (c Choice) round(voxels int, formula func(from, to int) []float64, step int
 
 // countNotFinite counts NaN and infinities, whose exponent bits are all ones.
 func countNotFinite(m []float32) (bad, first int) {
+	if len(m) <= parallel.Values { // without allocating
+		return notFiniteIn(m)
+	}
+	counts := make([][2]int, parallel.Count(len(m), parallel.Values))
+	parallel.Parts(len(m), parallel.Values, func(part, from, to int) {
+		n, at := notFiniteIn(m[from:to])
+		counts[part] = [2]int{n, from + at}
+	})
+	for _, c := range counts {
+		if bad == 0 {
+			first = c[1]
+		}
+		bad += c[0]
+	}
+	return bad, first
+}
+
+func notFiniteIn(m []float32) (bad, first int) {
 	const exponent = 0x7f800000
 	for i, v := range m {
 		if math.Float32bits(v)&exponent == exponent {

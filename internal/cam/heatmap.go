@@ -3,6 +3,9 @@ package cam
 import (
 	"fmt"
 	"math"
+	"slices"
+
+	"github.com/voxcam/voxcam/internal/parallel"
 )
 
 // Finding is what a heatmap could not show. Its text is a reason for people; empty is a heatmap without reservation.
@@ -34,12 +37,14 @@ func (m Method) Heatmap(signed []float32, from, to [3]int) ([]float32, Finding, 
 		return nil, "", fmt.Errorf("cam: %s: %w", m.Name, err)
 	}
 	src := make([]float32, len(signed))
-	copy(src, signed)
-	if m.Positive {
-		for i, v := range src {
-			src[i] = max(v, 0)
+	parallel.Parts(len(src), parallel.Values, func(_, from, to int) {
+		copy(src[from:to], signed[from:to])
+		if m.Positive {
+			for i := from; i < to; i++ {
+				src[i] = max(src[i], 0)
+			}
 		}
-	}
+	})
 	// A constant is found before up-sampling: min-max would blow the rounding of the interpolation up to a picture.
 	low, high := extremes(src)
 	if finding := m.Finding(low, high, low, high); finding == Flat || finding == NoEvidence {
@@ -51,9 +56,11 @@ func (m Method) Heatmap(signed []float32, from, to [3]int) ([]float32, Finding, 
 	}
 	upLow, upHigh := extremes(heat)
 	scale := 1 / (float64(upHigh) - float64(upLow) + epsilon)
-	for i, v := range heat {
-		heat[i] = float32((float64(v) - float64(upLow)) * scale)
-	}
+	parallel.Parts(len(heat), parallel.Values, func(_, from, to int) {
+		for i, v := range heat[from:to] {
+			heat[from+i] = float32((float64(v) - float64(upLow)) * scale)
+		}
+	})
 	return heat, m.Finding(low, high, upLow, upHigh), nil
 }
 
@@ -74,16 +81,21 @@ func (m Method) Finding(low, high, upLow, upHigh float32) Finding {
 }
 
 func extremes(m []float32) (low, high float32) {
-	low, high = m[0], m[0]
-	for _, v := range m {
-		if v < low {
-			low = v
+	lows := make([]float32, parallel.Count(len(m), parallel.Values))
+	highs := make([]float32, len(lows))
+	parallel.Parts(len(m), parallel.Values, func(part, from, to int) {
+		low, high := m[from], m[from]
+		for _, v := range m[from:to] {
+			if v < low {
+				low = v
+			}
+			if v > high {
+				high = v
+			}
 		}
-		if v > high {
-			high = v
-		}
-	}
-	return low, high
+		lows[part], highs[part] = low, high
+	})
+	return slices.Min(lows), slices.Max(highs)
 }
 
 // Upsample resizes a map [d,h,w] = from to [D,H,W] = to by trilinear interpolation with cell centres at half-integers, the
@@ -133,13 +145,22 @@ func taps(in, out int) []tap {
 	return t
 }
 
-// upsample works axis by axis: width and height of a source plane once, into one of two planes that are kept, then depth between
-// the two. Values are low + share*(high-low), which leaves constants exactly constant.
+// upsample works on some planes at a time.
 func upsample(src []float32, from, to [3]int) []float32 {
 	dst := make([]float32, to[0]*to[1]*to[2])
 	depth, height, width := taps(from[0], to[0]), taps(from[1], to[1]), taps(from[2], to[2])
 	plane := to[1] * to[2]
-	rows := make([]float32, from[1]*to[2])
+	parallel.Parts(to[0], max(1, 4*parallel.Values/plane), func(_, first, last int) {
+		upsamplePlanes(dst[first*plane:last*plane], src, from, depth[first:last], height, width)
+	})
+	return dst
+}
+
+// upsamplePlanes works axis by axis: width and height of a source plane once, into one of two planes that are kept, then depth between
+// the two. Values are low + share*(high-low), which leaves constants exactly constant.
+func upsamplePlanes(dst, src []float32, from [3]int, depth, height, width []tap) {
+	plane := len(height) * len(width)
+	rows := make([]float32, from[1]*len(width))
 	kept := [2][]float32{make([]float32, plane), make([]float32, plane)}
 	holds := [2]int{-1, -1} // the source plane that each of kept holds
 	at := func(z int) []float32 {
@@ -153,7 +174,6 @@ func upsample(src []float32, from, to [3]int) []float32 {
 	for z, t := range depth {
 		mix(dst[z*plane:][:plane], at(t.low), at(t.high), t.share)
 	}
-	return dst
 }
 
 // upsamplePlane resizes one plane of rows of n values; rows is scratch for the plane resized along width only.

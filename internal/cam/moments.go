@@ -3,10 +3,9 @@ package cam
 import (
 	"fmt"
 	"math"
-	"runtime"
 	"slices"
-	"sync"
-	"sync/atomic"
+
+	"github.com/voxcam/voxcam/internal/parallel"
 )
 
 // keep is a set of running quantities, one float32 for each value of the gradient.
@@ -193,60 +192,18 @@ func (m *Moments) AddSlab(first int, gradient []float32) error {
 		return fmt.Errorf("cam: draw %d: values [%d, %d) were added before", m.n, max(s.from, m.partial[at].from),
 			min(s.to, m.partial[at].to))
 	}
-	if bad, where := notFiniteIn(gradient); bad > 0 {
+	if bad, where := countNotFinite(gradient); bad > 0 {
 		return fmt.Errorf("cam: draw %d: %d values of the gradient are %w, the first is value %d", m.n, bad, ErrNotFinite, first+where)
 	}
-	if len(gradient) <= partLen {
+	if len(gradient) <= parallel.Values { // without allocating
 		m.update(s, gradient)
 	} else {
-		m.updateInParts(s, gradient)
+		parallel.Parts(len(gradient), parallel.Values, func(_, from, to int) {
+			m.update(span{s.from + from, s.from + to}, gradient[from:to])
+		})
 	}
 	m.cover(at, s)
 	return nil
-}
-
-// partLen is how many values a goroutine does at a time: enough that starting it does not show.
-const partLen = 1 << 18
-
-// inParts calls f for parts [from, to) of n values, each with its number, on all processors. What is computed value by value does not
-// depend on the parts.
-func inParts(n int, f func(part, from, to int)) {
-	parts := (n + partLen - 1) / partLen
-	var next atomic.Int64
-	var group sync.WaitGroup
-	for range min(parts, runtime.GOMAXPROCS(0)) {
-		group.Go(func() {
-			for part := int(next.Add(1)) - 1; part < parts; part = int(next.Add(1)) - 1 {
-				f(part, part*partLen, min(n, (part+1)*partLen))
-			}
-		})
-	}
-	group.Wait()
-}
-
-// updateInParts is update on all processors.
-func (m *Moments) updateInParts(s span, gradient []float32) {
-	inParts(len(gradient), func(_, from, to int) { m.update(span{s.from + from, s.from + to}, gradient[from:to]) })
-}
-
-// notFiniteIn is countNotFinite on all processors.
-func notFiniteIn(x []float32) (bad, first int) {
-	if len(x) <= partLen {
-		return countNotFinite(x)
-	}
-	type count struct{ bad, first int }
-	counts := make([]count, (len(x)+partLen-1)/partLen)
-	inParts(len(x), func(part, from, to int) {
-		n, at := countNotFinite(x[from:to])
-		counts[part] = count{n, from + at}
-	})
-	for _, c := range counts {
-		if bad == 0 {
-			first = c.first
-		}
-		bad += c.bad
-	}
-	return bad, first
 }
 
 // cover notes a slab, joining it with its neighbours so that slabs in order stay one span.

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/voxcam/voxcam/internal/parallel"
 )
 
 func allDrawChoices() (choices []Choice) {
@@ -272,7 +274,7 @@ func TestMomentsGoOnFromASavedState(t *testing.T) {
 
 // Gradients so large that several processors take part give what one gives.
 func TestMomentsOfLargeGradients(t *testing.T) {
-	const size = 2*partLen + 12345
+	const size = 2*parallel.Values + 12345
 	rng := rand.New(rand.NewPCG(5, 0))
 	choices := allDrawChoices()
 	whole, err := NewMoments(size, 1, choices...)
@@ -302,8 +304,8 @@ func TestMomentsOfLargeGradients(t *testing.T) {
 			t.Errorf("array %d differs", i)
 		}
 	}
-	g[partLen+7], g[2*partLen+1] = float32(math.NaN()), float32(math.Inf(1))
-	if err := whole.Add(g); !errors.Is(err, ErrNotFinite) || !strings.Contains(err.Error(), fmt.Sprintf("2 values of the gradient are %v, the first is value %d", ErrNotFinite, partLen+7)) {
+	g[parallel.Values+7], g[2*parallel.Values+1] = float32(math.NaN()), float32(math.Inf(1))
+	if err := whole.Add(g); !errors.Is(err, ErrNotFinite) || !strings.Contains(err.Error(), fmt.Sprintf("2 values of the gradient are %v, the first is value %d", ErrNotFinite, parallel.Values+7)) {
 		t.Error(err)
 	}
 }

@@ -107,6 +107,10 @@ func New(o Options) (b *Backend, err error) {
 		return nil, fmt.Errorf("cuda: %s: %w", b.device.Name, err)
 	}
 	err = b.context.Do(func() (err error) {
+		if !o.Cudnn { // its kernels take what they want
+			// Half of a context is for stacks, which hardly any kernel here has. Where the driver keeps it, there is less memory.
+			_ = b.context.SetStack(0)
+		}
 		if b.stream, err = b.context.NewStream(); err != nil {
 			return err
 		}
@@ -201,6 +205,8 @@ const preciseLimit = 1 << 18
 
 // kernels are the loaded modules.
 type kernels struct {
+	context   *driver.Context
+	stack     int // that threads have for certain
 	modules   []*driver.Module
 	functions map[string]*driver.Function
 }
@@ -214,7 +220,7 @@ func (b *Backend) loadKernels() (*kernels, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &kernels{functions: map[string]*driver.Function{}}
+	k := &kernels{context: b.context, functions: map[string]*driver.Function{}}
 	for _, image := range images {
 		m, err := b.context.LoadModule(image)
 		if err != nil {
@@ -225,7 +231,8 @@ func (b *Backend) loadKernels() (*kernels, error) {
 	return k, nil
 }
 
-// function finds a kernel by name. It must run where the context is current.
+// function finds a kernel by name, and has the driver take memory for its stacks now: where it is launched first, a graph may be
+// recorded, and a refusal would come too late. It must run where the context is current.
 func (k *kernels) function(name string) (*driver.Function, error) {
 	if f := k.functions[name]; f != nil {
 		return f, nil
@@ -233,10 +240,17 @@ func (k *kernels) function(name string) (*driver.Function, error) {
 	err := fmt.Errorf("nothing was compiled for this GPU")
 	for _, m := range k.modules {
 		var f *driver.Function
-		if f, err = m.Function(name); err == nil {
-			k.functions[name] = f
-			return f, nil
+		if f, err = m.Function(name); err != nil {
+			continue
 		}
+		if f.Stack() > k.stack {
+			if err := k.context.SetStack(f.Stack()); err != nil {
+				return nil, fmt.Errorf("cuda: taking memory for stacks of %d bytes for kernel %s: %w", f.Stack(), name, err)
+			}
+			k.stack = f.Stack()
+		}
+		k.functions[name] = f
+		return f, nil
 	}
 	return nil, fmt.Errorf("cuda: there is no kernel %s for this GPU: %w", name, err)
 }

@@ -39,6 +39,55 @@ func open(t testing.TB, o Options) *Backend {
 	return b
 }
 
+// A context keeps no memory for stacks that no kernel has; they are there when a kernel that has some is found, before it is launched.
+func TestStacks(t *testing.T) {
+	if os.Getenv("VOXCAM_GPU") == "" {
+		sim, o := simulated(t)
+		sim.SetContext(64 << 20)
+		b, err := New(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if used := sim.Used(); used != 32<<20 {
+			t.Errorf("the context has %d bytes", used)
+		}
+		if err := b.Close(); err != nil || sim.Used() != 0 {
+			t.Errorf("%d bytes are left: %v", sim.Used(), err)
+		}
+		return
+	}
+	b := open(t, Options{})
+	err := b.context.Do(func() error {
+		least, _, err := b.context.MemInfo()
+		if err != nil {
+			return err
+		}
+		f, err := b.kernels.function("stem_c1_k7_s2_n64")
+		if err != nil {
+			return err
+		}
+		some, _, err := b.context.MemInfo()
+		if err != nil {
+			return err
+		}
+		if b.kernels.stack != f.Stack() {
+			t.Errorf("stacks of %d bytes for a kernel of %d", b.kernels.stack, f.Stack())
+		}
+		if err := b.context.SetStack(1024); err != nil { // as in a new context
+			return err
+		}
+		most, _, err := b.context.MemInfo()
+		if most >= some {
+			t.Errorf("%d bytes are free without stacks, %d with the driver's", some, most)
+		}
+		t.Logf("stacks of %d bytes take %d, those of a new context %d", f.Stack(), least-some, least-most)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestConformance(t *testing.T) {
 	networks := backendtest.AllNetworks
 	if !backendtest.Long() {

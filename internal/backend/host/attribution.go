@@ -6,6 +6,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/noise"
+	"github.com/voxcam/voxcam/internal/parallel"
 )
 
 // Attribution is backend.Attribution on fields of this package.
@@ -51,11 +52,13 @@ func (Attribution) Upload(dst backend.Field, volume []float32, channels int) err
 // Interleave writes a volume, [C, D, H, W], as [D, H, W, C].
 func Interleave(dst, volume []float32, channels int) {
 	n := len(volume) / channels
-	for c := range channels {
-		for i, x := range volume[c*n : (c+1)*n] {
-			dst[i*channels+c] = x
+	parallel.Parts(n, parallel.Values/channels+1, func(_, from, to int) {
+		for c := range channels {
+			for i, x := range volume[c*n+from : c*n+to] {
+				dst[(from+i)*channels+c] = x
+			}
 		}
-	}
+	})
 }
 
 // Copy implements backend.Attribution.
@@ -64,9 +67,12 @@ func (Attribution) Copy(dst, src backend.Field) error {
 	if err != nil {
 		return err
 	}
-	copy(d.Fresh(), s.Values())
+	copyAll(d.Fresh(), s.Values())
 	return nil
 }
+
+// noisePiece is how many voxels of noise a processor makes at a time. Four values are made at once.
+const noisePiece = parallel.Values / 4
 
 // AddNoise implements backend.Attribution.
 func (Attribution) AddNoise(dst, x backend.Field, channels int, z noise.Stream, sigma float32) error {
@@ -74,8 +80,11 @@ func (Attribution) AddNoise(dst, x backend.Field, channels int, z noise.Stream, 
 	if err != nil {
 		return err
 	}
-	from := s.Values()
-	z.AddToSlab(d.Fresh(), from, sigma, noise.Slab{Channels: channels, Voxels: s.n / channels})
+	clean, noisy, voxels := s.Values(), d.Fresh(), s.n/channels
+	parallel.Parts(voxels, noisePiece, func(_, from, to int) {
+		at := noise.Slab{Channels: channels, Voxels: voxels, First: from}
+		z.AddToSlab(noisy[from*channels:to*channels], clean[from*channels:to*channels], sigma, at)
+	})
 	return nil
 }
 

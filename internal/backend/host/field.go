@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/parallel"
 )
 
 // Field is a slice, taken when it is first written.
@@ -54,10 +55,15 @@ func (f *Field) Fresh() []float32 {
 // put makes data, which others may hold, what the field holds.
 func (f *Field) put(data []float32, lent bool) {
 	if f.fixed {
-		copy(f.data, data)
+		copyAll(f.data, data)
 		return
 	}
 	f.data, f.lent = data, lent
+}
+
+// copyAll is copy on all processors: a single one reads memory more slowly than there is.
+func copyAll(dst, src []float32) {
+	parallel.Parts(len(src), parallel.Values, func(_, from, to int) { copy(dst[from:to], src[from:to]) })
 }
 
 // Closed reports whether the field was closed.
@@ -81,7 +87,7 @@ func (f *Field) Write(src []float32) error {
 	if err := f.check(len(src)); err != nil {
 		return err
 	}
-	copy(f.Fresh(), src)
+	copyAll(f.Fresh(), src)
 	return nil
 }
 
@@ -90,7 +96,7 @@ func (f *Field) Read(dst []float32) error {
 	if err := f.check(len(dst)); err != nil {
 		return err
 	}
-	copy(dst, f.Values())
+	copyAll(dst, f.Values())
 	return nil
 }
 

@@ -43,5 +43,12 @@ func (c *Context) MemInfo() (free, total int, err error) {
 	return int(sizes[0]), int(sizes[1]), err
 }
 
+// limitStack is a number of CUlimit.
+const limitStack = 0
+
+// SetStack sets how much stack threads have, in bytes. The driver holds memory for as many threads as the device can run, 264 MiB on an
+// H200 for the 1024 bytes of a new context; a kernel that needs more at its launch makes it take more.
+func (c *Context) SetStack(bytes int) error { return c.d.ctxSetLimit.call(limitStack, uintptr(bytes)) }
+
 // Synchronize waits for all work in the context.
 func (c *Context) Synchronize() error { return c.d.ctxSynchronize.call() }

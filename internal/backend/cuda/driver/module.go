@@ -22,6 +22,7 @@ type Function struct {
 	name       string
 	paramBytes int // -1 where the driver does not tell
 	registers  int
+	stack      int
 	maxThreads int
 }
 
@@ -31,6 +32,7 @@ const (
 	jitErrorLogBytes = 6
 
 	functionMaxThreads    = 0
+	functionLocal         = 3
 	functionRegisters     = 4
 	functionDynamicShared = 8
 )
@@ -74,7 +76,7 @@ func (m *Module) Function(name string) (*Function, error) {
 	for _, a := range []struct {
 		number uintptr
 		to     *int
-	}{{functionMaxThreads, &f.maxThreads}, {functionRegisters, &f.registers}} {
+	}{{functionMaxThreads, &f.maxThreads}, {functionRegisters, &f.registers}, {functionLocal, &f.stack}} {
 		var v int32
 		if err := m.d.funcGetAttribute.call(uintptr(unsafe.Pointer(&v)), a.number, f.handle); err != nil {
 			return nil, fmt.Errorf("kernel %s: %w", name, err)
@@ -96,6 +98,9 @@ func (f *Function) Name() string { return f.name }
 
 // Registers is how many registers a thread takes.
 func (f *Function) Registers() int { return f.registers }
+
+// Stack is how much memory of its own a thread takes beside registers, in bytes.
+func (f *Function) Stack() int { return f.stack }
 
 // MaxThreads is the most threads that a block may have.
 func (f *Function) MaxThreads() int { return f.maxThreads }

@@ -54,6 +54,7 @@ type procs struct {
 	devicePrimaryCtxRelease     proc
 	ctxGetCurrent               proc
 	ctxSetCurrent               proc
+	ctxSetLimit                 proc
 	ctxSynchronize              proc
 	memGetInfo                  proc
 	memGetAllocationGranularity proc
@@ -114,6 +115,7 @@ func (p *procs) table() []procEntry {
 		{"cuDevicePrimaryCtxRelease_v2", &p.devicePrimaryCtxRelease, false},
 		{"cuCtxGetCurrent", &p.ctxGetCurrent, false},
 		{"cuCtxSetCurrent", &p.ctxSetCurrent, false},
+		{"cuCtxSetLimit", &p.ctxSetLimit, false},
 		{"cuCtxSynchronize", &p.ctxSynchronize, false},
 		{"cuMemGetInfo_v2", &p.memGetInfo, false},
 		{"cuMemGetAllocationGranularity", &p.memGetAllocationGranularity, false},

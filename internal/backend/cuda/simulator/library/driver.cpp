@@ -38,6 +38,7 @@ enum Code {
     invalid_device = 101,
     invalid_image = 200,
     invalid_context = 201,
+    unsupported_limit = 215,
     invalid_handle = 400,
     not_found = 500,
     not_ready = 600,
@@ -444,6 +445,18 @@ API cuCtxSetCurrent(Context* c) {
     ENTER(started);
     if (c && (c < d.contexts || c >= d.contexts + devices().count || c->users == 0)) return invalid_context;
     pthread_setspecific(d.current, c);
+    return success;
+}
+
+// Half of what a context takes at first is for stacks of 1024 bytes, about as on a GPU.
+API cuCtxSetLimit(int limit, size_t value) {
+    ENTER(context);
+    if (limit != 0) return unsupported_limit;
+    if (capturing()) return capture_unsupported;
+    Context& c = here();
+    size_t base = devices().context / 2, overhead = base + base * value / 1024;
+    if (!simulator::resize(&c - d.contexts, c.overhead, overhead)) return out_of_memory;
+    c.overhead = overhead;
     return success;
 }
 

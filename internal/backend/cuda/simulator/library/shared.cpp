@@ -219,6 +219,14 @@ void give(int device, size_t bytes, bool context) {
     if (context) s.retained = 0;
 }
 
+bool resize(int device, size_t before, size_t after) {
+    Locked d;
+    Process* me = mine(d);
+    if (after > before && d->free(device) < after - before) return false;
+    me->shares[device].context += after - before;
+    return true;
+}
+
 void tick() {
     Devices& d = devices();
     uint64_t n = d.calls.fetch_add(1, std::memory_order_relaxed) + 1, pace = d.competitor.pace;

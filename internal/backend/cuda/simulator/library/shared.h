@@ -84,6 +84,8 @@ Process* mine(Locked& d);
 // take changes what this process has of a device by some memory, of which context says what it is for, if there is room.
 bool take(int device, size_t bytes, bool context = false);
 void give(int device, size_t bytes, bool context = false);
+// resize changes what its context takes.
+bool resize(int device, size_t before, size_t after);
 
 // tick counts a call of the driver.
 void tick();
