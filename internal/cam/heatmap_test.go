@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+
+	"github.com/voxcam/voxcam/internal/parallel"
 )
 
 // The references are PyTorch's own, float32; see testdata/make.py.
@@ -158,5 +160,50 @@ func BenchmarkLayerMap(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// Large maps are made in parts, on several processors; what comes out does not show it.
+func TestHeatmapInParts(t *testing.T) {
+	m, err := Lookup("gradcam")
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, to := [3]int{5, 7, 9}, [3]int{97, 128, 160}
+	src := make([]float32, from[0]*from[1]*from[2])
+	for i := range src {
+		src[i] = float32(i%11) - 3
+	}
+	positive := make([]float32, len(src))
+	for i, v := range src {
+		positive[i] = max(v, 0)
+	}
+	n := to[0] * to[1] * to[2]
+	if n <= 4*parallel.Values {
+		t.Fatal("the map has one part")
+	}
+	up := make([]float32, n)
+	upsamplePlanes(up, positive, from, taps(from[0], to[0]), taps(from[1], to[1]), taps(from[2], to[2]))
+	want := slices.Clone(up)
+	scale := 1 / (float64(slices.Max(up)) - float64(slices.Min(up)) + epsilon)
+	low := float64(slices.Min(up))
+	for i, v := range up {
+		want[i] = float32((float64(v) - low) * scale)
+	}
+	for _, c := range []struct {
+		from [3]int
+		src  []float32
+	}{{from, src}, {to, up}} {
+		got, finding, err := m.Heatmap(c.src, c.from, to)
+		if err != nil || finding != "" {
+			t.Fatal(finding, err)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("from %v: the heatmap depends on the parts", c.from)
+		}
+	}
+	up[n-5] = float32(math.NaN())
+	if bad, first := countNotFinite(up); bad != 1 || first != n-5 {
+		t.Errorf("%d values are not finite, the first at %d", bad, first)
 	}
 }

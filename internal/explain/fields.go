@@ -66,7 +66,7 @@ type fields struct {
 	gradient      backend.Field // taken with the first program that wants it outside the arena
 	ahead         backend.Field // the next volume; nil where it waits with the caller
 	signed        slide         // map of a layer
-	pictures      [2]slide      // map at the volume's size, and heatmap; the second one may have no field
+	pictures      [2]slide      // map at the volume's size, and heatmap; the first may have the field of noisy, the second none
 	latest        int           // of pictures
 }
 
@@ -103,17 +103,23 @@ func (f *fields) settle() {
 }
 
 func (f *fields) close() error {
-	return errors.Join(closeFields(&f.volume, &f.noisy, &f.gradient, &f.ahead), f.closePictures())
+	return errors.Join(f.closePictures(), closeFields(&f.volume, &f.noisy, &f.gradient, &f.ahead))
 }
 
 func (f *fields) closePictures() error {
 	var errs []error
 	for _, s := range []*slide{&f.signed, &f.pictures[0], &f.pictures[1]} {
 		s.leaves.Wait()
+		if s.field == f.noisy { // which only lent it
+			s.field = nil
+		}
 		errs = append(errs, closeFields(&s.field))
 	}
 	return errors.Join(errs...)
 }
+
+// lends reports whether the noisy volume's field serves for maps and heatmaps.
+func (f *fields) lends() bool { return f.noisy != nil && f.pictures[0].field == f.noisy }
 
 func closeFields(list ...*backend.Field) error {
 	var errs []error
@@ -137,7 +143,10 @@ func (n *network) fieldBytes(needed needs, at places) int {
 	if needed == (needs{}) {
 		return 0
 	}
-	total := b.FieldBytes(n.values(), at.volume) + b.FieldBytes(n.voxels(), at.picture)
+	total := b.FieldBytes(n.values(), at.volume)
+	if !n.lends(needed, at) {
+		total += b.FieldBytes(n.voxels(), at.picture)
+	}
 	if needed.layer && n.noLayer == nil {
 		g := n.target.Grid
 		total += b.FieldBytes(g[0]*g[1]*g[2], at.picture)
@@ -157,6 +166,13 @@ func (n *network) fieldBytes(needed needs, at places) int {
 // overlaps reports whether there is memory on the device for what overlaps with computing.
 func (n *network) overlaps(at places) bool {
 	return n.waits(at) && at.ahead == backend.OnDevice && at.picture == backend.OnDevice
+}
+
+// lends reports whether maps and heatmaps are made where the noisy volume lies: nothing needs both at a time, unless maps are brought to
+// the host while the device goes on.
+func (n *network) lends(needed needs, at places) bool {
+	return needed.draws && !n.overlaps(at) && at.volume == backend.OnDevice && at.picture == backend.OnDevice &&
+		n.values() == n.voxels() && n.backend.FieldBytes(n.values(), at.volume) > 0
 }
 
 // waits reports whether the next volume waits in a field of its own.
@@ -196,6 +212,9 @@ func (n *network) place() (at places, err error) {
 func (n *network) move(to places) (err error) {
 	f, from := &n.fields, n.places
 	var errs []error
+	if from.picture != to.picture || n.overlaps(from) != n.overlaps(to) || f.lends() && !n.lends(n.needs, to) {
+		errs = append(errs, f.closePictures())
+	}
 	if from.volume != to.volume {
 		errs = append(errs, closeFields(&f.volume, &f.noisy))
 	}
@@ -204,9 +223,6 @@ func (n *network) move(to places) (err error) {
 	}
 	if from.ahead != to.ahead || !n.waits(to) {
 		errs = append(errs, closeFields(&f.ahead))
-	}
-	if from.picture != to.picture || n.overlaps(from) != n.overlaps(to) {
-		errs = append(errs, f.closePictures())
 	}
 	n.places = to
 	return errors.Join(errs...)
@@ -265,6 +281,15 @@ func (n *network) takePictures() error {
 	}
 	pictures, later := &n.fields.pictures, n.overlaps(n.places)
 	n.fields.signed.later, pictures[0].later, pictures[1].later = later, later, later
+	if n.lends(n.needs, n.places) {
+		if !n.fields.lends() {
+			if err := closeFields(&pictures[0].field); err != nil {
+				return err
+			}
+			pictures[0].field = n.fields.noisy
+		}
+		return nil
+	}
 	if later {
 		if err := n.take(&pictures[1].field, n.voxels(), n.places.picture); err != nil {
 			return err
