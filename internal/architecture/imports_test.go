@@ -26,11 +26,12 @@ layer:                          tensor ir op onnx
 plan:                           tensor ir op
 
 # The methods' arithmetic, and the noise.
-cam, noise:
+parallel, noise:
+cam:                            parallel
 
 # Where it is computed.
 backend:                        tensor ir plan cam noise
-backend/host:                   backend cam noise
+backend/host:                   parallel backend cam noise
 backend/reference:              tensor ir op
 backend/cpu/kernel:
 backend/cpu:                    tensor ir op plan invariants backend backend/host backend/cpu/kernel

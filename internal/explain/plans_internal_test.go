@@ -1,10 +1,13 @@
 package explain
 
 import (
+	"math"
 	"testing"
 
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
+	"github.com/voxcam/voxcam/internal/backend/cuda"
+	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
 	"github.com/voxcam/voxcam/internal/onnx"
 )
 
@@ -74,5 +77,63 @@ func TestPlansDoNotDependOnTheOnesBefore(t *testing.T) {
 		if p := all.atInput; !budget.Smallest && all.taken > budget.Bytes {
 			t.Errorf("%d bytes are taken within %d; %+v", all.taken, budget.Bytes, p.plan.Peak)
 		}
+	}
+}
+
+// Fields lie where there is room for them, and more memory never makes a pass slower by the estimates that places are chosen by.
+func TestPlaces(t *testing.T) {
+	b, err := cuda.New(cuda.Options{Driver: simulator.Build(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	file, err := onnx.Open("../../testdata/cases/pools/model.torchscript.onnx")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	shape, err := fullShape(file, [4]int{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := newNetwork(file, shape, Options{Ahead: true}, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.needs = needs{layer: true, input: true, draws: true, moments: 2 * n.values()}
+	least, err := n.leastBytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seconds := func(at places, budget int) float64 {
+		s, err := n.passSeconds(budget - n.fieldBytes(n.needs, at))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s + float64(n.fieldBytes(n.needs, cheaper[0])-n.fieldBytes(n.needs, at))/fetchRate
+	}
+	all := n.fieldBytes(n.needs, places{})
+	seen := map[places]bool{}
+	for budget, before := least, math.Inf(1); budget <= least+3*all; budget += all / 16 {
+		n.budget = Budget{Bytes: budget}
+		at, err := n.place()
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[at] = true
+		if taken := n.fieldBytes(n.needs, at) + least; taken > budget {
+			t.Errorf("a budget of %d: fields at %+v and the smallest plan take %d", budget, at, taken)
+		}
+		if at == (places{}) {
+			continue
+		}
+		took := seconds(at, budget)
+		if took > before {
+			t.Errorf("a budget of %d: %g s with fields at %+v, %g s with less", budget, took, at, before)
+		}
+		before = took
+	}
+	if !seen[onHost] || !seen[places{}] || len(seen) < 3 {
+		t.Errorf("fields lay at %v", seen)
 	}
 }

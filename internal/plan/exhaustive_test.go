@@ -99,6 +99,9 @@ func TestSearchAgainstAllChoices(t *testing.T) {
 				t.Fatal(err)
 			}
 			got := p.Seconds
+			if estimate := search.Seconds(budget); estimate < 0.85*got || estimate > 1.5*got {
+				t.Errorf("gradient %v, budget %d: the search expects %.3g s of a plan that takes %.3g s", gradient, budget, estimate, got)
+			}
 			if got > 1.15*want {
 				t.Errorf("gradient %v, budget %d: the search takes %.3g s, the best of all choices %.3g s", gradient, budget, got, want)
 			}

@@ -197,6 +197,16 @@ func (s *Search) Curve() []Point {
 	return curve
 }
 
+// Seconds estimates the time of the plan for a budget, without making it: of the fastest choice within it, or of the smallest.
+func (s *Search) Seconds(budget int) float64 {
+	fitting := s.fit(budget)
+	if len(fitting) == 0 {
+		curve := s.Curve()
+		return curve[len(curve)-1].Seconds
+	}
+	return slices.MinFunc(fitting, func(a, b Point) int { return cmp.Compare(a.Seconds, b.Seconds) }).Seconds
+}
+
 // Curve is NewSearch and Search.Curve.
 func Curve(g *ir.Graph, opt Options) []Point { return NewSearch(g, opt).Curve() }
 
