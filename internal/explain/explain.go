@@ -126,7 +126,7 @@ const (
 	LevelWhole    Level = "whole"    // whole tensors
 	LevelStreamed Level = "streamed" // plans within a budget
 	LevelSmallest Level = "smallest" // the smallest plans
-	LevelHost     Level = "host"     // the smallest plans on a device, with volumes, gradients and maps in the host's memory
+	LevelHost     Level = "host"     // plans on a device, with volumes in the host's memory, and gradients, moments and maps, too, or part of them
 	LevelCPU      Level = "cpu"      // on the processor, because the device could not
 )
 
