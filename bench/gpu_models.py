@@ -170,7 +170,15 @@ def build(name, device="cpu", seed=0, fit_structured=False):
                 model(volumes.to(device))
             else:
                 model(torch.rand(2, shape[1], 96, 128, 128, generator=generator).to(device))
-    return model.eval(), shape, layer
+    model.eval()
+    if fit_structured:  # scores as apart as those of a trained network, so that gradients are not tiny
+        with torch.no_grad():
+            scores = model(structured((1, *shape[1:]), generator).to(device))
+            last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+            factor = 5 / (scores - scores.mean()).abs().max()
+            last.weight *= factor
+            last.bias *= factor
+    return model, shape, layer
 
 
 def export(name, folder, device="cpu", size=None, fit_structured=False):

@@ -229,7 +229,7 @@ func lower(a, b explain.Level) explain.Level {
 // levelTexts say what a level means.
 var levelTexts = map[explain.Level]string{
 	explain.LevelWhole: "with whole tensors", explain.LevelStreamed: "by streamed plans", explain.LevelSmallest: "by the smallest plans",
-	explain.LevelHost: "by the smallest plans, with volumes and maps in the host's memory", explain.LevelCPU: "only on the processor",
+	explain.LevelHost: "by streamed plans, with volumes in the host's memory", explain.LevelCPU: "only on the processor",
 }
 
 // passColumns are the columns of the table of passes.

@@ -21,6 +21,7 @@ func (s *Surveyor) ask(ctx context.Context, g *GPU) error {
 	}
 	if err == nil {
 		err = c.Do(func() error {
+			_ = c.SetStack(0) // as computing does; where the driver keeps them, the context is larger
 			if said.Free, said.Total, err = c.MemInfo(); err != nil {
 				return err
 			}
