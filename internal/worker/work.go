@@ -100,6 +100,9 @@ func (k *work) wait(ctx context.Context, until stage) error {
 	}
 }
 
+// computing reports whether a child was told to compute it, and has not answered.
+func (k *work) computing() bool { return k.stage == stageBegun && k.doing && k.wanted }
+
 // finish ends a work: nothing is left of it here, nor with the child.
 func (k *work) finish() {
 	w := k.worker

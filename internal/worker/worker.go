@@ -171,13 +171,17 @@ func (w *Worker) PID() int {
 	return w.child.cmd.Process.Pid
 }
 
-// State is what the engine said last, a second ago at most unless it is busy. While there is no child it is restarting.
+// State is what the engine said last, a second ago at most unless it is busy. While there is no child it is restarting; it is not idle
+// where a volume was given to it since.
 func (w *Worker) State() (s engine.State) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if json.Unmarshal(w.told.State, &s) != nil || w.child == nil { // what is left of a child is none of its figures
 		s = engine.State{Device: w.options.Device, State: engine.StateRestarting}
 		s.Held, s.Until = w.held != nil, w.until
+	}
+	if s.State == engine.StateIdle && slices.ContainsFunc(w.works, (*work).computing) {
+		s.State = engine.StateComputing
 	}
 	return s
 }

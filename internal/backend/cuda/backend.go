@@ -107,10 +107,9 @@ func New(o Options) (b *Backend, err error) {
 		return nil, fmt.Errorf("cuda: %s: %w", b.device.Name, err)
 	}
 	err = b.context.Do(func() (err error) {
-		if !o.Cudnn { // its kernels take what they want
-			// Half of a context is for stacks, which hardly any kernel here has. Where the driver keeps it, there is less memory.
-			_ = b.context.SetStack(0)
-		}
+		// Half of a context is for stacks, which hardly any kernel has; for one of cuDNN that does, the driver takes memory when it is
+		// launched. Where the driver keeps what there is, computing has less.
+		_ = b.context.SetStack(0)
 		if b.stream, err = b.context.NewStream(); err != nil {
 			return err
 		}
