@@ -163,7 +163,7 @@ func TestTimelineOfSharedGPU(t *testing.T) {
 		t.Fatal(err)
 	}
 	last := moments[len(moments)-2]
-	if f := last.Figures; f == nil || f.GPUTotal == 0 || f.GPUFree == 0 || f.Reserved == 0 || f.Overhead != 300<<20 || f.Resident == 0 || f.Worker == 0 || f.GPUUsed != f.Reserved+f.Overhead {
+	if f := last.Figures; f == nil || f.GPUTotal == 0 || f.GPUFree == 0 || f.Reserved == 0 || f.Overhead != 150<<20 || f.Resident == 0 || f.Worker == 0 || f.GPUUsed != f.Reserved+f.Overhead {
 		text, _ := json.Marshal(last)
 		t.Errorf("%s", text)
 	}
