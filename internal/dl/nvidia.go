@@ -7,6 +7,14 @@ import (
 	"strings"
 )
 
+// DriverDirs lists folders where NVIDIA's driver lies that the loader does not always look into: of containers, WSL, NixOS.
+func DriverDirs() []string {
+	return []string{
+		"/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/nvidia/lib64", "/usr/lib/wsl/lib",
+		"/run/opengl-driver/lib",
+	}
+}
+
 // pip is where Python packages of NVIDIA have their libraries, below a Python's prefix.
 var pip = []string{"lib/python*/site-packages/nvidia/*/lib", "lib/python*/dist-packages/nvidia/*/lib", "lib64/python*/site-packages/nvidia/*/lib"}
 

@@ -231,23 +231,36 @@ func (n *network) fastestPlaces() (at places, err error) {
 // do with them together. On an H200 with 16 cores a draw at 256^3 takes 40 ms longer with 256 MiB of fields on the host.
 const fetchRate = 6e9
 
-// passSeconds estimates the time of a pass that volumes need, a draw where there are some, in so many bytes besides fields.
+// passSeconds estimates the time of the passes that volumes need, or of a draw where there are some, in so many bytes besides fields.
 func (n *network) passSeconds(bytes int) (seconds float64, err error) {
+	err = n.eachPass(func(p *gradient, weights int) error {
+		if p.input || !n.needs.draws {
+			seconds += p.drafts.search.Seconds(bytes - weights)
+		}
+		return nil
+	})
+	return seconds, err
+}
+
+// eachPass calls f with the choices for each pass that volumes need, and the bytes of the weights.
+func (n *network) eachPass(f func(p *gradient, weights int) error) error {
 	for _, input := range []bool{false, true} {
-		if input && !n.needs.input || !input && (n.needs.draws || !n.needs.layer || n.noLayer != nil) {
+		if input && !n.needs.input || !input && (!n.needs.layer || n.noLayer != nil) {
 			continue
 		}
 		p, err := n.draft(input)
 		if err != nil {
-			return 0, err
+			return err
 		}
 		weights, err := n.weightBytes(p)
 		if err != nil {
-			return 0, err
+			return err
 		}
-		seconds += p.drafts.search.Seconds(bytes - weights)
+		if err := f(p, weights); err != nil {
+			return err
+		}
 	}
-	return seconds, nil
+	return nil
 }
 
 // move gives back the fields that are not to lie where they do, and makes new ones lie there.
@@ -277,25 +290,12 @@ func (n *network) leastBytes() (int, error) {
 
 // passBytes is what the passes that are needed take besides fields with the plans that choose makes.
 func (n *network) passBytes(choose func(*gradient) (sized, error)) (most int, err error) {
-	for _, input := range []bool{false, true} {
-		if input && !n.needs.input || !input && (!n.needs.layer || n.noLayer != nil) {
-			continue
-		}
-		p, err := n.draft(input)
-		if err != nil {
-			return 0, err
-		}
-		weights, err := n.weightBytes(p)
-		if err != nil {
-			return 0, err
-		}
+	err = n.eachPass(func(p *gradient, weights int) error {
 		made, err := choose(p)
-		if err != nil {
-			return 0, err
-		}
 		most = max(most, weights+made.bytes)
-	}
-	return most, nil
+		return err
+	})
+	return most, err
 }
 
 // takeFields takes the fields for the volume, its noisy copies, and the next volume.

@@ -49,19 +49,13 @@ func (e *NoDriverError) Error() string {
 
 func (e *NoDriverError) Unwrap() error { return e.Cause }
 
-// places are folders where drivers lie that the loader does not always look into: containers, WSL, NixOS.
-var places = []string{
-	"/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/nvidia/lib64", "/usr/lib/wsl/lib",
-	"/run/opengl-driver/lib",
-}
-
 // Open loads the driver's library, at path or, if that is empty, from where the system has it, and starts it. It gives a *NoDriverError
 // where there is none, and an *Error with CodeNoDevice where there is a driver but no device that this process may see.
 func Open(path string) (*Driver, error) { return OpenIntercepted(path, nil) }
 
 // OpenIntercepted is Open for tests that make calls fail; a nil interceptor lets all through.
 func OpenIntercepted(path string, intercept Intercept) (*Driver, error) {
-	names, dirs := []string{"libcuda.so.1"}, places
+	names, dirs := []string{"libcuda.so.1"}, dl.DriverDirs()
 	if path != "" {
 		names, dirs = []string{path}, nil
 	}

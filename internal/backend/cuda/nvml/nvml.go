@@ -59,15 +59,9 @@ var meanings = map[int]string{
 	999:              "the driver failed without a reason",
 }
 
-// places are folders where drivers lie that the loader does not always look into.
-var places = []string{
-	"/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/nvidia/lib64", "/usr/lib/wsl/lib",
-	"/run/opengl-driver/lib",
-}
-
 // Open loads and starts the library, at path or, if that is empty, from where the system has it.
 func Open(path string) (*Library, error) {
-	names, dirs := []string{"libnvidia-ml.so.1"}, places
+	names, dirs := []string{"libnvidia-ml.so.1"}, dl.DriverDirs()
 	if path != "" {
 		names, dirs = []string{path}, nil
 	}
