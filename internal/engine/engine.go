@@ -158,6 +158,7 @@ type Engine struct {
 	tried  time.Time            // when the device was last tried in vain; with the turn
 	short  *explain.MemoryError // what the device lacked then, if it is known; with the turn
 	lost   error                // why this process gets the device no more; with the turn
+	untold []explain.Incident   // of opening, for the first volume's record; with the turn
 
 	mu              sync.Mutex
 	seat            *seat          // on the device that was asked for; nil while there is none
@@ -201,6 +202,7 @@ func open(ctx context.Context, o Options, p parts) (*Engine, error) {
 	for _, i := range w.incidents {
 		e.warnings = append(e.warnings, i.Text)
 	}
+	e.untold = w.incidents
 	e.info, e.opened = s.model.Info(), true
 	e.openGate()
 	e.enter(StateIdle)

@@ -105,7 +105,7 @@ var disturbances = []disturbance{
 		set: func(w *world) { w.set(79 * gib); w.host, w.least = gib, 2*gib }},
 	{name: "little on the host", level: explain.LevelCPU, incidents: []explain.IncidentKind{waited, cpu}, opened: "cuda cpu", took: 10 * time.Second,
 		set: func(w *world) { w.set(79 * gib); w.host, w.least = 2*gib, 3*gib/2 }},
-	{name: "no room for the context", level: explain.LevelCPU, incidents: []explain.IncidentKind{cpu}, opened: "cuda*10 cpu",
+	{name: "no room for the context", level: explain.LevelCPU, incidents: []explain.IncidentKind{waited, cpu, cpu}, opened: "cuda*10 cpu",
 		set: func(w *world) { w.set(80 * gib) }},
 	{name: "no room for the context for a while", level: explain.LevelStreamed, opened: "cuda*5",
 		set: func(w *world) { w.set(80 * gib); w.later(time.Second, 0) }},
@@ -499,6 +499,15 @@ func TestOpen(t *testing.T) {
 		}
 		if warnings, _ := failing.Notes(); len(warnings) != 2 || !strings.Contains(warnings[0], errOnce.Error()) {
 			t.Errorf("after two failures the warnings are %q", warnings)
+		}
+		for _, want := range []int{2, 0} { // the first volume's record tells of it
+			r, err := failing.Explain(t.Context(), volume.New(1, 2, 2, 2), request("x", draws))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := r.Execution.Incidents; len(got) != want || want > 0 && got[0].Kind != explain.IncidentFailed {
+				t.Errorf("the incidents are %v, not %d failures", got, want)
+			}
 		}
 		if err := failing.Close(); err != nil {
 			t.Error(err)

@@ -24,6 +24,10 @@ var errOrdered = errors.New("an order came in between")
 // climb explains a volume on the first rung that holds it. The turn is held.
 func (e *Engine) climb(ctx context.Context, w *work) error {
 	e.enter(StateComputing)
+	for _, i := range e.untold {
+		w.hear(i)
+	}
+	e.untold = nil
 	for {
 		if e.serve() {
 			w.tell(explain.IncidentRestart, "the context was made anew, as asked")

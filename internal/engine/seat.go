@@ -88,10 +88,10 @@ func (e *Engine) dropAhead() {
 const opens = 3
 
 // openMachine opens a device. That it has no memory for its context is an *explain.MemoryError.
-func (e *Engine) openMachine(name, precision string) (d *machine, err error) {
+func (e *Engine) openMachine(t *task, name, precision string) (d *machine, err error) {
 	for tries := range opens {
 		if tries > 0 {
-			e.warn("the device is tried again: %s", brief(err))
+			t.tell(explain.IncidentFailed, "the device is tried again: %s", brief(err))
 		}
 		d, err = e.parts.device(device.Options{Name: name, Precision: precision, LaunchBlocking: e.options.LaunchBlocking, Threads: e.options.Threads})
 		if err == nil {
@@ -157,11 +157,11 @@ func (e *Engine) allow(s *seat, u backend.Usage) explain.Budget {
 }
 
 // openDevice opens the device that was asked for, and the model on it. The turn is held.
-func (e *Engine) openDevice() (*seat, error) {
+func (e *Engine) openDevice(t *task) (*seat, error) {
 	name := e.options.Device
 	if name == "" || name == "auto" {
 		// A GPU that is there and has no memory now is waited for; one that does not work, or is not there, makes place for the processor.
-		d, err := e.openMachine("cuda", e.options.Precision)
+		d, err := e.openMachine(t, "cuda", e.options.Precision)
 		if short := (*explain.MemoryError)(nil); errors.As(err, &short) {
 			return nil, err
 		}
@@ -170,7 +170,7 @@ func (e *Engine) openDevice() (*seat, error) {
 		}
 		name = "auto"
 	}
-	d, err := e.openMachine(name, e.options.Precision)
+	d, err := e.openMachine(t, name, e.options.Precision)
 	if err != nil {
 		return nil, err
 	}
@@ -246,7 +246,7 @@ func (e *Engine) place(t *task) (*seat, error) {
 	}
 	t.placed = true
 	if t.processor {
-		return e.openSpare()
+		return e.openSpare(t)
 	}
 	if s != nil {
 		return s, nil
@@ -254,7 +254,7 @@ func (e *Engine) place(t *task) (*seat, error) {
 	if e.lost != nil {
 		return nil, e.lost
 	}
-	s, err := e.openDevice()
+	s, err := e.openDevice(t)
 	if err != nil {
 		e.tried = time.Now()
 		switch {
@@ -308,14 +308,14 @@ func (e *Engine) stillShort(s *seat) string {
 }
 
 // openSpare opens the model on the processor. The turn is held.
-func (e *Engine) openSpare() (*seat, error) {
+func (e *Engine) openSpare(t *task) (*seat, error) {
 	e.mu.Lock()
 	s := e.spare
 	e.mu.Unlock()
 	if s != nil {
 		return s, nil
 	}
-	d, err := e.openMachine("cpu", "") // computes in float32 whatever the precision of the device
+	d, err := e.openMachine(t, "cpu", "") // computes in float32 whatever the precision of the device
 	if err == nil {
 		s, err = e.openOn(d)
 	}
