@@ -3,6 +3,7 @@ package explain
 import (
 	"errors"
 	"math"
+	"runtime"
 	"sync"
 
 	"github.com/voxcam/voxcam/internal/backend"
@@ -209,7 +210,7 @@ func (n *network) fastestPlaces() (at places, err error) {
 	if err != nil {
 		return at, err
 	}
-	all, fastest := n.fieldBytes(n.needs, places{ahead: backend.OnHost}), math.Inf(1)
+	fastest := math.Inf(1)
 	at = onHost
 	for _, p := range cheaper {
 		fields := n.fieldBytes(n.needs, p)
@@ -220,16 +221,32 @@ func (n *network) fastestPlaces() (at places, err error) {
 		if err != nil {
 			return at, err
 		}
-		if seconds += float64(all-fields) / fetchRate; seconds < fastest {
+		if seconds += n.hostSeconds(p); seconds < fastest {
 			at, fastest = p, seconds
 		}
 	}
 	return at, nil
 }
 
-// fetchRate is how many bytes of fields on the host a pass uses in a second, copies to and from the device and what the host's processors
-// do with them together. On an H200 with 16 cores a draw at 256^3 takes 40 ms longer with 256 MiB of fields on the host.
-const fetchRate = 6e9
+// What fields on the host cost a pass. Beside an H200 with 16 processors a draw at 256^3 takes 40 ms longer with all fields there.
+const (
+	busRate       = 12e9   // bytes a second to or from the device
+	noiseSeconds  = 18e-9  // of one processor, for a value of noise
+	momentSeconds = 2.4e-9 // of one processor, for a value of a gradient that moments take in
+)
+
+// hostSeconds estimates how much longer a pass takes with fields that lie so than with all on the device.
+func (n *network) hostSeconds(at places) float64 {
+	fetched := n.fieldBytes(n.needs, cheaper[0]) - n.fieldBytes(n.needs, at)
+	busy := 0.0
+	if n.needs.draws && at.volume == backend.OnHost {
+		busy += noiseSeconds
+	}
+	if n.needs.draws && at.moments == backend.OnHost {
+		busy += momentSeconds
+	}
+	return float64(fetched)/busRate + busy*float64(n.values())/float64(runtime.GOMAXPROCS(0))
+}
 
 // passSeconds estimates the time of the passes that volumes need, or of a draw where there are some, in so many bytes besides fields.
 func (n *network) passSeconds(bytes int) (seconds float64, err error) {

@@ -110,7 +110,7 @@ func TestPlaces(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return s + float64(n.fieldBytes(n.needs, cheaper[0])-n.fieldBytes(n.needs, at))/fetchRate
+		return s + n.hostSeconds(at)
 	}
 	all := n.fieldBytes(n.needs, places{})
 	seen := map[places]bool{}
