@@ -11,6 +11,25 @@ import (
 	"github.com/voxcam/voxcam/internal/onnx"
 )
 
+// openPools opens the network of the pooling case.
+func openPools(t *testing.T, b backend.Backend, o Options) *network {
+	t.Helper()
+	file, err := onnx.Open("../../testdata/cases/pools/model.torchscript.onnx")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { file.Close() })
+	shape, err := fullShape(file, [4]int{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := newNetwork(file, shape, o, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 // The same graph and budget have the same plan, whatever was planned before.
 func TestPlansDoNotDependOnTheOnesBefore(t *testing.T) {
 	b, err := cpu.New(cpu.Options{})
@@ -18,20 +37,8 @@ func TestPlansDoNotDependOnTheOnesBefore(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	file, err := onnx.Open("../../testdata/cases/pools/model.torchscript.onnx")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	shape, err := fullShape(file, [4]int{})
-	if err != nil {
-		t.Fatal(err)
-	}
 	open := func() *network {
-		n, err := newNetwork(file, shape, Options{Allow: func(backend.Usage) Budget { return Budget{} }}, b)
-		if err != nil {
-			t.Fatal(err)
-		}
+		n := openPools(t, b, Options{Allow: func(backend.Usage) Budget { return Budget{} }})
 		if err := n.require(needs{layer: true, input: true}); err != nil {
 			t.Fatal(err)
 		}
@@ -87,19 +94,7 @@ func TestPlaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	file, err := onnx.Open("../../testdata/cases/pools/model.torchscript.onnx")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	shape, err := fullShape(file, [4]int{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	n, err := newNetwork(file, shape, Options{Ahead: true}, b)
-	if err != nil {
-		t.Fatal(err)
-	}
+	n := openPools(t, b, Options{Ahead: true})
 	n.needs = needs{layer: true, input: true, draws: true, moments: 2 * n.values()}
 	least, err := n.leastBytes()
 	if err != nil {
