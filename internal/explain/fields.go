@@ -53,7 +53,7 @@ type places struct {
 // onHost is nothing on the device.
 var onHost = places{backend.OnHost, backend.OnHost, backend.OnHost, backend.OnHost, backend.OnHost}
 
-// cheaper are places in the order in which room is made for the smallest plan: first goes what is read and written least often.
+// cheaper are places in the order in which room is made for plans: first goes what is read and written least often.
 var cheaper = []places{
 	{ahead: backend.OnHost},
 	{ahead: backend.OnHost, picture: backend.OnHost},
