@@ -13,7 +13,7 @@ func TestHarmLittleMemory(t *testing.T) {
 	h := withDemo(t, often(1, 20), 2)
 	h.args = append(h.args, "--dataset", "all", "--wait", "0s")
 	h.wholly()
-	const context = 4 * piece
+	const context = 4 * piece // of which it gives half back
 	for _, c := range []struct {
 		name    string
 		free    int // pieces
@@ -27,7 +27,7 @@ func TestHarmLittleMemory(t *testing.T) {
 		{name: "volumes-on-host", free: 4, level: explain.LevelHost},
 		{name: "no-plan", free: 2, level: explain.LevelCPU},
 		{name: "nothing", free: 0, level: explain.LevelCPU, long: true},
-		{name: "streamed-beside-context", free: 18 + context/piece, context: context, level: explain.LevelStreamed, long: true},
+		{name: "streamed-beside-context", free: 18 + context/piece/2, context: context, level: explain.LevelStreamed, long: true},
 		{name: "no-context", free: context/piece - 1, context: context, level: explain.LevelCPU},
 	} {
 		if c.long && !isLong() {
