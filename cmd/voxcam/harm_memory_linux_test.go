@@ -23,7 +23,6 @@ func TestHarmLittleMemory(t *testing.T) {
 	}{
 		{name: "all-fits", free: 24, level: explain.LevelWhole},
 		{name: "no-whole-tensors", free: 18, level: explain.LevelStreamed},
-		{name: "larger-plans-than-fields", free: 10, level: explain.LevelHost},
 		{name: "volumes-on-host", free: 4, level: explain.LevelHost},
 		{name: "no-plan", free: 2, level: explain.LevelCPU},
 		{name: "nothing", free: 0, level: explain.LevelCPU, long: true},
