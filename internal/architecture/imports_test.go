@@ -18,15 +18,15 @@ const module = "github.com/voxcam/voxcam"
 // make a build pass.
 const order = `
 # What is computed: the way of the model.
-tensor, invariants:
+tensor, invariants, parallel:
 ir:                             tensor
 op:                             tensor ir
 grad, pass, onnx:               tensor ir op
 layer:                          tensor ir op onnx
-plan:                           tensor ir op
+plan:                           parallel tensor ir op
 
 # The methods' arithmetic, and the noise.
-parallel, noise:
+noise:
 cam:                            parallel
 
 # Where it is computed.

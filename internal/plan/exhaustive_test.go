@@ -63,7 +63,7 @@ func TestSearchAgainstAllChoices(t *testing.T) {
 			t.Fatalf("%d free values are too many to try all", len(free))
 		}
 		var all []*outline
-		cache := map[string]*timetable{}
+		cache := newTimetables()
 		for choice := range 1 << len(free) {
 			trial := append([]bool(nil), kept...)
 			for bit, v := range free {

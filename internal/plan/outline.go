@@ -23,7 +23,7 @@ type span struct {
 }
 
 // outline lays a choice of kept values out.
-func (n *network) outline(kept []bool, chunk int, cache map[string]*timetable) *outline {
+func (n *network) outline(kept []bool, chunk int, cache *timetables) *outline {
 	o := &outline{kept: kept, chunk: chunk, units: n.layoutUnits(kept), home: make([]int, len(n.values))}
 	last := make([]int, len(n.values))
 	for i := range last {
@@ -48,9 +48,10 @@ func (n *network) outline(kept []bool, chunk int, cache map[string]*timetable) *
 			last[i] = len(o.units)
 		}
 	}
+	own := make([]int, len(n.values))
 	place := func(v, at int) {
-		o.home[v] = len(o.buffers)
-		o.buffers = append(o.buffers, span{values: []int{v}, bytes: n.values[v].bytes, first: at, last: max(at, last[v]), external: n.values[v].external})
+		o.home[v], own[v] = len(o.buffers), v
+		o.buffers = append(o.buffers, span{values: own[v : v+1 : v+1], bytes: n.values[v].bytes, first: at, last: max(at, last[v]), external: n.values[v].external})
 	}
 	for v := len(n.nodes); v < len(n.values); v++ {
 		place(v, -1)

@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 
 	"github.com/voxcam/voxcam/internal/ir"
+	"github.com/voxcam/voxcam/internal/parallel"
 )
 
 // Options of a plan under a budget.
@@ -37,7 +37,7 @@ type Point struct {
 // Search holds the choices for one graph, from which plans for any budget are made.
 type Search struct {
 	n      *network
-	cache  map[string]*timetable
+	cache  *timetables
 	points []Point
 	least  *Plan
 }
@@ -45,7 +45,7 @@ type Search struct {
 // NewSearch looks for choices. Options.Budget does not matter here.
 func NewSearch(g *ir.Graph, opt Options) *Search {
 	n := newNetwork(g, opt.External, opt.Costs)
-	s := &Search{n: n, cache: map[string]*timetable{}}
+	s := &Search{n: n, cache: newTimetables()}
 	s.points = n.explore(s.cache)
 	return s
 }
@@ -116,26 +116,31 @@ func (s *Search) fit(budget int) []Point {
 	slices.SortStableFunc(low, func(a, b Point) int { return cmp.Or(cmp.Compare(work(a), work(b)), cmp.Compare(a.Bytes, b.Bytes)) })
 	heights := s.n.heights()
 	tried := map[string]bool{}
+	var choices [][]bool
 	for _, pt := range low {
 		if len(tried) == 2*wide {
 			break
 		}
-		key := fmt.Sprint(pt.outline.kept)
-		if tried[key] {
-			continue
+		if key := fmt.Sprint(pt.outline.kept); !tried[key] {
+			tried[key] = true
+			choices = append(choices, pt.outline.kept)
 		}
-		tried[key] = true
+	}
+	highest := func(kept []bool) *outline {
 		// The lowest index of heights, which descend, that fits.
 		var best *outline
 		lo, hi := 0, len(heights)
 		for lo < hi {
 			middle := (lo + hi) / 2
-			if o := s.n.outline(pt.outline.kept, heights[middle], s.cache); o.peak <= budget {
+			if o := s.n.outline(kept, heights[middle], s.cache); o.peak <= budget {
 				best, hi = o, middle
 			} else {
 				lo = middle + 1
 			}
 		}
+		return best
+	}
+	for _, best := range each(choices, highest) {
 		if best != nil {
 			fitting = append(fitting, newPoint(best))
 		}
@@ -211,25 +216,23 @@ func (s *Search) Seconds(budget int) float64 {
 func Curve(g *ir.Graph, opt Options) []Point { return NewSearch(g, opt).Curve() }
 
 // explore collects choices for each size of slabs, and the same choices with slabs of one plane, from the largest to the smallest.
-func (n *network) explore(cache map[string]*timetable) []Point {
+func (n *network) explore(cache *timetables) []Point {
 	sizes := append(slices.Clone(n.costs.SlabBytes), 0)
 	found := make([][]Point, len(sizes))
-	caches := make([]map[string]*timetable, len(sizes))
-	var work sync.WaitGroup
-	for i, chunk := range sizes {
-		caches[i] = map[string]*timetable{}
-		work.Go(func() { found[i] = n.descend(chunk, caches[i]) })
-	}
-	work.Wait()
-	for _, c := range caches {
-		maps.Copy(cache, c)
-	}
+	parallel.Parts(len(sizes), 1, func(i, _, _ int) { found[i] = n.descend(sizes[i], cache) })
 	points := slices.Concat(found...)
-	for _, pt := range slices.Concat(found[:len(sizes)-1]...) {
-		points = append(points, newPoint(n.outline(pt.outline.kept, 0, cache)))
+	for _, o := range each(slices.Concat(found[:len(sizes)-1]...), func(pt Point) *outline { return n.outline(pt.outline.kept, 0, cache) }) {
+		points = append(points, newPoint(o))
 	}
 	slices.SortStableFunc(points, func(a, b Point) int { return b.Bytes - a.Bytes })
 	return points
+}
+
+// each makes something of each element of a list, on all processors.
+func each[E, R any](list []E, f func(E) R) []R {
+	made := make([]R, len(list))
+	parallel.Parts(len(list), 1, func(i, _, _ int) { made[i] = f(list[i]) })
+	return made
 }
 
 func newPoint(o *outline) Point {
@@ -244,7 +247,7 @@ func newPoint(o *outline) Point {
 
 // descend walks from the plan that keeps everything to one that cannot be made smaller: at the fullest unit it lets go of the
 // values that cost the least time a byte. Every stop is a point.
-func (n *network) descend(chunk int, cache map[string]*timetable) []Point {
+func (n *network) descend(chunk int, cache *timetables) []Point {
 	kept := make([]bool, len(n.nodes))
 	for i := range kept {
 		kept[i] = n.nodes[i].kind == local
@@ -299,7 +302,7 @@ func (n *network) descend(chunk int, cache map[string]*timetable) []Point {
 }
 
 // letGo lets the fullest unit go of the values that cost the least time a byte, again and again, and visits every stop.
-func (n *network) letGo(o *outline, visit func(*outline), cache map[string]*timetable) {
+func (n *network) letGo(o *outline, visit func(*outline), cache *timetables) {
 	stuck := 0
 	for range 4*len(n.nodes) + 16 {
 		drop := n.candidates(o)
@@ -331,13 +334,16 @@ const (
 )
 
 // improve changes one value at a time, the one that lowers the peak the most, and visits every stop.
-func (n *network) improve(o *outline, visit func(*outline), cache map[string]*timetable) {
+func (n *network) improve(o *outline, visit func(*outline), cache *timetables) {
 	for range rounds {
 		var best *outline
-		for _, v := range n.changes(o) {
+		change := func(v int) *outline {
 			kept := slices.Clone(o.kept)
 			kept[v] = !kept[v]
-			if next := n.outline(kept, o.chunk, cache); next.peak < o.peak && (best == nil || next.peak < best.peak) {
+			return n.outline(kept, o.chunk, cache)
+		}
+		for _, next := range each(n.changes(o), change) {
+			if next.peak < o.peak && (best == nil || next.peak < best.peak) {
 				best = next
 			}
 		}
@@ -350,10 +356,10 @@ func (n *network) improve(o *outline, visit func(*outline), cache map[string]*ti
 }
 
 // hasten keeps values, or lets go of others, one at a time, as long as that saves time within a budget.
-func (n *network) hasten(o *outline, budget int, cache map[string]*timetable) *outline {
+func (n *network) hasten(o *outline, budget int, cache *timetables) *outline {
 	for range rounds {
 		var best *outline
-		for _, v := range n.streamed(o) {
+		keep := func(v int) *outline {
 			kept := slices.Clone(o.kept)
 			kept[v] = true
 			next := n.outline(kept, o.chunk, cache)
@@ -363,12 +369,14 @@ func (n *network) hasten(o *outline, budget int, cache map[string]*timetable) *o
 						other := slices.Clone(kept)
 						other[w] = false
 						if swapped := n.outline(other, o.chunk, cache); swapped.peak <= budget && swapped.seconds < o.seconds {
-							next = swapped
-							break
+							return swapped
 						}
 					}
 				}
 			}
+			return next
+		}
+		for _, next := range each(n.streamed(o), keep) {
 			if next.peak <= budget && next.seconds < o.seconds*(1-1e-9) && (best == nil || next.seconds < best.seconds) {
 				best = next
 			}
@@ -382,7 +390,7 @@ func (n *network) hasten(o *outline, budget int, cache map[string]*timetable) *o
 }
 
 // neighbour is the fastest plan that fits a budget and differs from an outline in one value, or nil.
-func (n *network) neighbour(o *outline, budget int, cache map[string]*timetable) *Plan {
+func (n *network) neighbour(o *outline, budget int, cache *timetables) *Plan {
 	var best *Plan
 	tries := 0
 	for v := range n.nodes {
@@ -520,7 +528,7 @@ func (n *network) again(v int, o *outline) float64 {
 			continue
 		}
 		for _, r := range n.values[v].readers {
-			if u.set[r] {
+			if u.has(r) {
 				units++
 				break
 			}

@@ -2,14 +2,14 @@ package plan
 
 import (
 	"slices"
+	"sync"
 )
 
 // unit is a stretch of the schedule: a node as a whole, or a sweep.
 type unit struct {
-	whole   int    // the node, -1 for a sweep
-	nodes   []int  // of a sweep, in order; those whose values are not kept are computed for this sweep alone
-	targets []int  // the nodes among them whose values are kept, or that gather
-	set     []bool // by node
+	whole   int   // the node, -1 for a sweep
+	nodes   []int // of a sweep, in order; those whose values are not kept are computed for this sweep alone
+	targets []int // the nodes among them whose values are kept, or that gather
 }
 
 // layoutUnits cuts the graph into units for a choice of kept values. Each kept value is computed once; the values between
@@ -21,9 +21,10 @@ func (n *network) layoutUnits(kept []bool) []*unit {
 	for i := range home {
 		home[i] = -1
 	}
-	holders := make([][]int, len(n.nodes)) // sweeps that compute a value that is not kept
+	held := newHolders(len(n.nodes))
 	stamp, mark := make([]int, len(n.nodes)), 0
-	var stack, closure []int
+	var stack, closure, sharing []int
+	var work []float64 // by unit: time of the closure's nodes that it computes already
 	for i := range n.nodes {
 		info := &n.nodes[i]
 		if info.kind == local && !kept[i] {
@@ -62,32 +63,34 @@ func (n *network) layoutUnits(kept []bool) []*unit {
 			continue
 		}
 		best, shared := -1, 0.0
-		work := map[int]float64{}
+		work, sharing = append(work, make([]float64, len(units)-len(work))...), sharing[:0]
 		for _, k := range closure {
-			for _, u := range holders[k] {
-				if u >= earliest {
+			for h := held.first[k]; h >= 0; h = held.list[h].next {
+				if u := held.list[h].unit; u >= earliest {
 					work[u] += n.nodes[k].cost
+					sharing = append(sharing, u)
 				}
 			}
 		}
-		for u, w := range work {
-			if w > shared || w == shared && u > best {
+		for _, u := range sharing {
+			if w := work[u]; w > shared || w == shared && u > best {
 				best, shared = u, w
 			}
 		}
+		for _, u := range sharing {
+			work[u] = 0
+		}
 		if best < 0 {
 			best = len(units)
-			units = append(units, &unit{whole: -1, set: make([]bool, len(n.nodes))})
+			units = append(units, &unit{whole: -1})
 		}
 		u := units[best]
 		for _, k := range closure {
-			if !u.set[k] {
-				u.set[k] = true
+			if !held.have(k, best) {
 				u.nodes = append(u.nodes, k)
-				holders[k] = append(holders[k], best)
+				held.add(k, best)
 			}
 		}
-		u.set[i] = true
 		u.nodes, u.targets = append(u.nodes, i), append(u.targets, i)
 		home[i] = best
 	}
@@ -95,6 +98,40 @@ func (n *network) layoutUnits(kept []bool) []*unit {
 		slices.Sort(u.nodes)
 	}
 	return units
+}
+
+// holders are the sweeps that compute each value that is not kept: lists, in one piece of memory.
+type holders struct {
+	first []int // of each value, in list; -1 for none
+	list  []struct{ unit, next int }
+}
+
+func newHolders(values int) *holders {
+	h := &holders{first: make([]int, values)}
+	for i := range h.first {
+		h.first[i] = -1
+	}
+	return h
+}
+
+func (h *holders) add(value, unit int) {
+	h.list = append(h.list, struct{ unit, next int }{unit, h.first[value]})
+	h.first[value] = len(h.list) - 1
+}
+
+func (h *holders) have(value, unit int) bool {
+	for at := h.first[value]; at >= 0; at = h.list[at].next {
+		if h.list[at].unit == unit {
+			return true
+		}
+	}
+	return false
+}
+
+// has reports whether node k is one of a sweep.
+func (u *unit) has(k int) bool {
+	_, found := slices.BinarySearch(u.nodes, k)
+	return found
 }
 
 // pace is how many planes a step of node k computes, or takes if it gathers: as many as make it read or write chunk bytes of a tensor, at
@@ -129,7 +166,10 @@ type planned struct {
 // steps are left out: the search simulates many sweeps, and their steps would take more memory than the plan.
 func (n *network) simulate(u *unit, kept []bool, chunk int, record bool) *timetable {
 	t := &timetable{rings: make([]*ring, len(n.nodes))}
-	inSweep := u.set
+	inSweep := make([]bool, len(n.nodes))
+	for _, k := range u.nodes {
+		inSweep[k] = true
+	}
 	readers := make([][]int, len(n.values)) // within the sweep
 	for _, k := range u.nodes {
 		for i, in := range n.nodes[k].inputs {
@@ -271,7 +311,7 @@ func once(inputs []int, v int) bool {
 }
 
 // timetable returns the simulation of a sweep, from the cache if the same sweep was simulated before.
-func (n *network) timetable(u *unit, kept []bool, chunk int, cache map[string]*timetable) *timetable {
+func (n *network) timetable(u *unit, kept []bool, chunk int, cache *timetables) *timetable {
 	key := make([]byte, 0, 4*len(u.nodes)+4)
 	for _, k := range u.nodes {
 		b := byte(0)
@@ -281,10 +321,30 @@ func (n *network) timetable(u *unit, kept []bool, chunk int, cache map[string]*t
 		key = append(key, byte(k), byte(k>>8), byte(k>>16), b)
 	}
 	key = append(key, byte(chunk), byte(chunk>>8), byte(chunk>>16), byte(chunk>>24))
-	if t, ok := cache[string(key)]; ok {
+	if t := cache.get(key); t != nil {
 		return t
 	}
 	t := n.simulate(u, kept, chunk, false)
-	cache[string(key)] = t
+	cache.put(key, t)
 	return t
+}
+
+// timetables are simulations of sweeps, by what they depend on. They may be used by many goroutines.
+type timetables struct {
+	mu   sync.Mutex
+	made map[string]*timetable
+}
+
+func newTimetables() *timetables { return &timetables{made: map[string]*timetable{}} }
+
+func (c *timetables) get(key []byte) *timetable {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.made[string(key)]
+}
+
+func (c *timetables) put(key []byte, t *timetable) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.made[string(key)] = t
 }
