@@ -170,19 +170,20 @@ func (n *network) simulate(u *unit, kept []bool, chunk int, record bool) *timeta
 	for _, k := range u.nodes {
 		inSweep[k] = true
 	}
-	readers := make([][]int, len(n.values)) // within the sweep
-	for _, k := range u.nodes {
-		for i, in := range n.nodes[k].inputs {
-			if in >= 0 && n.values[in].depth > 0 && !slices.Contains(n.nodes[k].inputs[:i], in) {
-				readers[in] = append(readers[in], k)
+	alone := func(v int) bool { // one node of the sweep reads it
+		readers := 0
+		for _, r := range n.values[v].readers {
+			if inSweep[r] {
+				readers++
 			}
 		}
+		return readers == 1
 	}
 	streamed := func(v int) bool { return v < len(n.nodes) && inSweep[v] && n.nodes[v].kind == local && !kept[v] }
 	for _, k := range u.nodes {
 		if streamed(k) {
 			r := &ring{root: k}
-			if in := n.nodes[k].inputs[0]; n.runsInPlace(k) && in >= 0 && streamed(in) && len(readers[in]) == 1 && once(n.nodes[k].inputs, in) {
+			if in := n.nodes[k].inputs[0]; n.runsInPlace(k) && in >= 0 && streamed(in) && alone(in) && once(n.nodes[k].inputs, in) {
 				r.root = t.rings[in].root
 			}
 			t.rings[k] = r
@@ -198,7 +199,10 @@ func (n *network) simulate(u *unit, kept []bool, chunk int, record bool) *timeta
 	// floor is the first plane of value v that some reader in the sweep still needs.
 	floor := func(v int) int {
 		low := n.values[v].depth
-		for _, r := range readers[v] {
+		for _, r := range n.values[v].readers {
+			if !inSweep[r] {
+				continue
+			}
 			next := done[r]
 			if next >= total(r) {
 				continue
