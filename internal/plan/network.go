@@ -22,6 +22,8 @@ type network struct {
 	values []valueInfo
 	index  map[*ir.Value]int
 	costs  Costs
+
+	ordinal []int // of each value: what lists of one are made of
 }
 
 type nodeInfo struct {
@@ -79,6 +81,7 @@ func newNetwork(g *ir.Graph, external []*ir.Value, costs Costs) *network {
 		n.values = append(n.values, valueInfo{value: v})
 	}
 	for i := range n.values {
+		n.ordinal = append(n.ordinal, i)
 		v := &n.values[i]
 		if v.value.HasDepth() {
 			v.depth, v.plane = v.value.Shape()[1], PlaneBytes(v.value)

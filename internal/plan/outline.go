@@ -48,14 +48,14 @@ func (n *network) outline(kept []bool, chunk int, cache *timetables) *outline {
 			last[i] = len(o.units)
 		}
 	}
-	own, most := make([]int, len(n.values)), len(n.values)-len(n.nodes)
+	most := len(n.values) - len(n.nodes)
 	for _, u := range o.units {
 		most += max(1, len(u.targets))
 	}
 	o.buffers = make([]span, 0, most)
 	place := func(v, at int) {
-		o.home[v], own[v] = len(o.buffers), v
-		o.buffers = append(o.buffers, span{values: own[v : v+1 : v+1], bytes: n.values[v].bytes, first: at, last: max(at, last[v]), external: n.values[v].external})
+		o.home[v] = len(o.buffers)
+		o.buffers = append(o.buffers, span{values: n.join(nil, v), bytes: n.values[v].bytes, first: at, last: max(at, last[v]), external: n.values[v].external})
 	}
 	for v := len(n.nodes); v < len(n.values); v++ {
 		place(v, -1)

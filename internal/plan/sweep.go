@@ -16,7 +16,17 @@ type unit struct {
 // are computed again in every unit that needs them, so a target joins an earlier sweep with which it shares such work, unless
 // something that it depends on is complete only behind that sweep.
 func (n *network) layoutUnits(kept []bool) []*unit {
-	var units []*unit
+	most := 0
+	for i := range n.nodes {
+		if n.nodes[i].kind != local || kept[i] {
+			most++
+		}
+	}
+	units, made := make([]*unit, 0, most), make([]unit, 0, most) // in one piece of memory
+	add := func(whole int) {
+		made = append(made, unit{whole: whole})
+		units = append(units, &made[len(made)-1])
+	}
 	home := make([]int, len(n.values)) // unit that computes a kept value; -1: before all
 	for i := range home {
 		home[i] = -1
@@ -59,7 +69,7 @@ func (n *network) layoutUnits(kept []bool) []*unit {
 		}
 		if info.kind == whole {
 			home[i] = len(units)
-			units = append(units, &unit{whole: i})
+			add(i)
 			continue
 		}
 		best, shared := -1, 0.0
@@ -82,7 +92,7 @@ func (n *network) layoutUnits(kept []bool) []*unit {
 		}
 		if best < 0 {
 			best = len(units)
-			units = append(units, &unit{whole: -1})
+			add(-1)
 		}
 		u := units[best]
 		for _, k := range closure {
@@ -91,7 +101,7 @@ func (n *network) layoutUnits(kept []bool) []*unit {
 				held.add(k, best)
 			}
 		}
-		u.nodes, u.targets = append(u.nodes, i), append(u.targets, i)
+		u.nodes, u.targets = n.join(u.nodes, i), n.join(u.targets, i)
 		home[i] = best
 	}
 	for _, u := range units {
@@ -132,6 +142,14 @@ func (h *holders) have(value, unit int) bool {
 func (u *unit) has(k int) bool {
 	_, found := slices.BinarySearch(u.nodes, k)
 	return found
+}
+
+// join appends to a list. Most have a single element, and share memory that is not written.
+func (n *network) join(list []int, v int) []int {
+	if len(list) == 0 {
+		return n.ordinal[v : v+1 : v+1]
+	}
+	return append(list, v)
 }
 
 // pace is how many planes a step of node k computes, or takes if it gathers: as many as make it read or write chunk bytes of a tensor, at
