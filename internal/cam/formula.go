@@ -114,10 +114,9 @@ func countNotFinite(m []float32) (bad, first int) {
 	if len(m) <= parallel.Values { // without allocating
 		return notFiniteIn(m)
 	}
-	counts := make([][2]int, parallel.Count(len(m), parallel.Values))
-	parallel.Parts(len(m), parallel.Values, func(part, from, to int) {
+	counts := parallel.Collect(len(m), parallel.Values, func(from, to int) [2]int {
 		n, at := notFiniteIn(m[from:to])
-		counts[part] = [2]int{n, from + at}
+		return [2]int{n, from + at}
 	})
 	for _, c := range counts {
 		if bad == 0 {

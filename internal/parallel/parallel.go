@@ -30,5 +30,12 @@ func Parts(n, size int, f func(part, from, to int)) {
 	group.Wait()
 }
 
+// Collect is what f makes of each part, in the order of the parts.
+func Collect[R any](n, size int, f func(from, to int) R) []R {
+	made := make([]R, Count(n, size))
+	Parts(n, size, func(part, from, to int) { made[part] = f(from, to) })
+	return made
+}
+
 // Count is how many parts there are.
 func Count(n, size int) int { return (n + size - 1) / size }

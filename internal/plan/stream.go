@@ -218,8 +218,7 @@ func Curve(g *ir.Graph, opt Options) []Point { return NewSearch(g, opt).Curve() 
 // explore collects choices for each size of slabs, and the same choices with slabs of one plane, from the largest to the smallest.
 func (n *network) explore(cache *timetables) []Point {
 	sizes := append(slices.Clone(n.costs.SlabBytes), 0)
-	found := make([][]Point, len(sizes))
-	parallel.Parts(len(sizes), 1, func(i, _, _ int) { found[i] = n.descend(sizes[i], cache) })
+	found := each(sizes, func(chunk int) []Point { return n.descend(chunk, cache) })
 	points := slices.Concat(found...)
 	for _, o := range each(slices.Concat(found[:len(sizes)-1]...), func(pt Point) *outline { return n.outline(pt.outline.kept, 0, cache) }) {
 		points = append(points, newPoint(o))
@@ -230,9 +229,7 @@ func (n *network) explore(cache *timetables) []Point {
 
 // each makes something of each element of a list, on all processors.
 func each[E, R any](list []E, f func(E) R) []R {
-	made := make([]R, len(list))
-	parallel.Parts(len(list), 1, func(i, _, _ int) { made[i] = f(list[i]) })
-	return made
+	return parallel.Collect(len(list), 1, func(i, _ int) R { return f(list[i]) })
 }
 
 func newPoint(o *outline) Point {

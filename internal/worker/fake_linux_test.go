@@ -223,14 +223,7 @@ func (e *fake) Notes() (warnings, notes []string) { return []string{"a warning"}
 func (e *fake) Close() error { e.note("close"); return nil }
 
 func (e *fake) Explain(ctx context.Context, v *volume.Volume, req explain.Request) (*explain.Result, error) {
-	w, err := e.Begin(ctx, v, req)
-	if err != nil {
-		return nil, err
-	}
-	if err := w.Compute(ctx); err != nil {
-		return nil, err
-	}
-	return w.Result()
+	return explain.One(ctx, e, v, req)
 }
 
 type fakeWork struct {
