@@ -148,8 +148,9 @@ def structured(shape, generator):
 
 def build(name, device="cpu", seed=0, fit_structured=False):
     """Returns (model in eval mode, input shape, target layer name); the same seed gives the same weights. BatchNorm is fitted to small
-    volumes of noise, or to structured ones of the full size: deep layers hardly vary with noise, and have other statistics with small
-    volumes, so that a network that is fitted to them multiplies rounding errors."""
+    volumes of noise, or to structured ones of the full size, with and without noise: deep layers hardly vary with noise alone, have other
+    statistics with small volumes, and vary little without noise, so that a network that is fitted to only one kind multiplies rounding
+    errors with the others."""
     make, shape, layer = MODELS[name]
     torch.manual_seed(seed)
     model = make().to(device)
@@ -197,7 +198,7 @@ if __name__ == "__main__":
     parser.add_argument("out")
     parser.add_argument("models", nargs="*", default=list(MODELS))
     parser.add_argument("--size", help="depth,height,width of the volume, instead of 256,256,256")
-    parser.add_argument("--structured", action="store_true", help="fit BatchNorm to volumes with structure instead of noise")
+    parser.add_argument("--structured", action="store_true", help="fit BatchNorm to volumes with structure, with and without noise, and the scores to a common size")
     args = parser.parse_args()
     os.makedirs(args.out, exist_ok=True)
     for n in args.models:

@@ -149,7 +149,7 @@ func (n *network) fieldBytes(needed needs, at places) int {
 	if !n.lends(needed, at) {
 		total += b.FieldBytes(n.voxels(), at.picture)
 	}
-	if needed.layer && n.noLayer == nil {
+	if n.wants(needed, false) {
 		g := n.target.Grid
 		total += b.FieldBytes(g[0]*g[1]*g[2], at.picture)
 	}
@@ -259,10 +259,18 @@ func (n *network) passSeconds(bytes int) (seconds float64, err error) {
 	return seconds, err
 }
 
+// wants reports whether there is a pass, to the layer or to the input, for what is needed.
+func (n *network) wants(needed needs, input bool) bool {
+	if input {
+		return needed.input
+	}
+	return needed.layer && n.noLayer == nil
+}
+
 // eachPass calls f with the choices for each pass that volumes need, and the bytes of the weights.
 func (n *network) eachPass(f func(p *gradient, weights int) error) error {
 	for _, input := range []bool{false, true} {
-		if input && !n.needs.input || !input && (!n.needs.layer || n.noLayer != nil) {
+		if !n.wants(n.needs, input) {
 			continue
 		}
 		p, err := n.draft(input)
@@ -333,7 +341,7 @@ func (n *network) takeFields() error {
 
 // takePictures takes the fields for maps and heatmaps.
 func (n *network) takePictures() error {
-	if g := n.target.Grid; n.needs.layer && n.noLayer == nil {
+	if g := n.target.Grid; n.wants(n.needs, false) {
 		if err := n.take(&n.fields.signed.field, g[0]*g[1]*g[2], n.places.picture); err != nil {
 			return err
 		}

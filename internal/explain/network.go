@@ -205,7 +205,7 @@ func (n *network) replan(b Budget) error {
 // plan makes the plans that are needed and not there.
 func (n *network) plan(needed needs) error {
 	for _, input := range []bool{true, false} {
-		if !(input && needed.input || !input && needed.layer && n.noLayer == nil) {
+		if !n.wants(needed, input) {
 			continue
 		}
 		p, err := n.pass(input)

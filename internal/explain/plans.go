@@ -194,8 +194,7 @@ func (n *network) weightBytes(p *gradient) (int, error) {
 	var graphs []*ir.Graph
 	for i, input := range []bool{false, true} {
 		slot := *n.slot(input)
-		needed := input && n.needs.input || !input && n.needs.layer && n.noLayer == nil
-		if which[i] = needed || slot != nil && (slot == p || slot.plan != nil); !which[i] {
+		if which[i] = n.wants(n.needs, input) || slot != nil && (slot == p || slot.plan != nil); !which[i] {
 			continue
 		}
 		pass, err := n.pass(input)
