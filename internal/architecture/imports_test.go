@@ -18,10 +18,11 @@ const module = "github.com/voxcam/voxcam"
 // make a build pass.
 const order = `
 # What is computed: the way of the model.
-tensor, invariants, parallel:
+tensor, invariants, parallel, input:
 ir:                             tensor
 op:                             tensor ir
-grad, pass, onnx:               tensor ir op
+grad, pass:                     tensor ir op
+onnx:                           input tensor ir op
 layer:                          tensor ir op onnx
 plan:                           parallel tensor ir op
 
@@ -47,9 +48,10 @@ backend/cuda:                   tensor ir op plan invariants dl cam noise backen
 
 # Volumes and files: they know nothing of models.
 volume, volume/array, volume/tiff, durable:
-volume/npy, volume/mat, volume/nifti: volume volume/array
+volume/npy:                     input volume volume/array
+volume/mat, volume/nifti:       volume volume/array
 volume/volumetest:              volume volume/array
-volume/format:                  volume volume/array volume/npy volume/mat volume/nifti
+volume/format:                  input volume volume/array volume/npy volume/mat volume/nifti
 picture:                        volume volume/tiff
 phantom:                        volume
 phantom/phantomset:             phantom
@@ -70,11 +72,11 @@ control:                        backend explain memory
 monitor:                        backend bytesize control explain memory
 rescue:                         backend bytesize control memory
 planview:                       tensor ir op plan bytesize
-dataset:                        bytesize cam explain volume volume/format
+dataset:                        bytesize cam explain input volume volume/format
 report:                         dataset durable explain
 session:                        cam dataset durable explain memory picture report volume volume/format volume/npy volume/mat volume/nifti
 demo:                           dataset durable phantom volume volume/npy volume/mat
-cli:                            backend backend/cpu backend/cuda bytesize cam control dataset demo device durable engine explain layer memory monitor noise picture planview report rescue session volume volume/format volume/npy volume/mat volume/nifti worker
+cli:                            backend backend/cpu backend/cuda bytesize cam control dataset demo device durable engine explain input layer memory monitor noise picture planview report rescue session volume volume/format volume/npy volume/mat volume/nifti worker
 cmd/voxcam:                     cli
 
 # The public door of the library.

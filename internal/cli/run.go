@@ -19,6 +19,7 @@ import (
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/memory"
 	"github.com/voxcam/voxcam/internal/monitor"
 	"github.com/voxcam/voxcam/internal/session"
@@ -342,7 +343,7 @@ func eachVolume(ctx context.Context, set *dataset.Set, samples []dataset.Sample,
 
 // fileDigest is the SHA-256 of a file, in hexadecimal.
 func fileDigest(path string) (string, error) {
-	file, err := os.Open(path)
+	file, _, err := input.Open(path)
 	if err != nil {
 		return "", err
 	}

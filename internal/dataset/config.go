@@ -2,7 +2,6 @@ package dataset
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -12,6 +11,7 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/input"
 )
 
 // Config is everything that one can set about a run over a data set. The zero value is not useful: begin with Defaults or Load.
@@ -119,14 +119,7 @@ const maxConfigBytes = 1 << 20
 // does not depend on where it is started; in the original system's file they are relative to the working directory, as
 // they are there. All complaints about the file come in one *ConfigError.
 func Load(path string) (*Config, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, fmt.Errorf("configuration: %w", err)
-	}
-	if info.Size() > maxConfigBytes {
-		return nil, fmt.Errorf("configuration %s: %d bytes is too large for a configuration; is it the right file?", path, info.Size())
-	}
-	text, err := os.ReadFile(path)
+	text, err := input.ReadFile(path, maxConfigBytes)
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}

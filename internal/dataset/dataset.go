@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/format"
 )
@@ -124,8 +125,8 @@ func (s *Set) Locate(sample Sample) (Input, error) {
 		if err != nil {
 			return Input{}, err
 		}
-		if info.IsDir() {
-			return Input{}, fmt.Errorf("%s is a folder, not a volume", path)
+		if err := input.Regular(path, info); err != nil {
+			return Input{}, err
 		}
 		found = append(found, Input{Path: path, Bytes: info.Size(), Modified: info.ModTime().UTC()})
 	}

@@ -7,12 +7,13 @@ import (
 	"io"
 	"math"
 	"math/rand/v2"
-	"os"
 	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"unicode"
+
+	"github.com/voxcam/voxcam/internal/input"
 )
 
 // Split is a part of the data set.
@@ -52,17 +53,9 @@ const maxLabelBytes = 256 << 20
 // A fault of the file is an error, a fault of a row is that sample's Err. Labels are not compared with the number of
 // classes here, which the model knows.
 func readLabels(file string) (samples []Sample, hasSplit bool, err error) {
-	f, err := os.Open(file)
+	text, err := input.ReadFile(file, maxLabelBytes)
 	if err != nil {
 		return nil, false, fmt.Errorf("labels: %w", err)
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxLabelBytes+1))
-	if err != nil {
-		return nil, false, fmt.Errorf("labels: %w", err)
-	}
-	if len(text) > maxLabelBytes {
-		return nil, false, fmt.Errorf("labels %s: more than %d MiB; is it the right file?", file, maxLabelBytes>>20)
 	}
 	samples, hasSplit, err = parseLabels(string(text))
 	if err != nil {

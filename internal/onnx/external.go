@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/voxcam/voxcam/internal/input"
 )
 
 // externalTensor is a tensor whose data are in another file.
@@ -61,10 +63,10 @@ func (d *decoder) mapExternal(root *os.Root, location string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() {
-		return nil, errors.New("it is not a regular file")
+	if err := input.Regular(location, info); err != nil {
+		return nil, err
 	}
-	f, err := root.Open(local)
+	f, err := root.OpenFile(local, os.O_RDONLY|input.Flag, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/edsrzf/mmap-go"
 
+	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
@@ -154,7 +155,7 @@ func (m *Model) Close() error {
 
 // Open maps and decodes a model file.
 func Open(path string) (*Model, error) {
-	f, err := os.Open(path)
+	f, _, err := input.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening the model: %w", err)
 	}

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/array"
 	"github.com/voxcam/voxcam/internal/volume/mat"
@@ -113,21 +114,12 @@ func ReadContext(ctx context.Context, path string, opt Options) (*volume.Volume,
 }
 
 func read(ctx context.Context, path string, opt Options) (*volume.Volume, error) {
-	file, err := os.Open(path)
+	file, info, err := input.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return nil, err
-	}
-	switch {
-	case info.IsDir():
-		return nil, fmt.Errorf("is a folder, not a volume")
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("is not a regular file")
-	case info.Size() == 0:
+	if info.Size() == 0 {
 		return nil, fmt.Errorf("the file is empty")
 	}
 	r := io.NewSectionReader(cancelReader{ctx, file}, 0, info.Size())

@@ -3,9 +3,9 @@ package npy
 import (
 	"fmt"
 	"io"
-	"os"
 	"slices"
 
+	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/array"
 )
@@ -22,20 +22,17 @@ type File struct {
 // Open opens a .npy file and checks its header against its size. Arrays in Fortran order are refused: their slices are
 // scattered over the whole file.
 func Open(path string) (*File, error) {
-	f, err := os.Open(path)
+	f, info, err := input.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	info, err := f.Stat()
-	if err == nil {
-		var file *File
-		if file, err = NewFile(io.NewSectionReader(f, 0, info.Size())); err == nil {
-			file.path, file.closer = path, f
-			return file, nil
-		}
+	file, err := NewFile(io.NewSectionReader(f, 0, info.Size()))
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	f.Close()
-	return nil, fmt.Errorf("%s: %w", path, err)
+	file.path, file.closer = path, f
+	return file, nil
 }
 
 // NewFile is Open for content that lies elsewhere.
