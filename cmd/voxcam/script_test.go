@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/voxcam/voxcam/internal/backend/cpu"
 )
 
 // commands are the programs that the binary of the tests can be, by the name that it is started with.
@@ -51,6 +53,8 @@ func TestScripts(t *testing.T) {
 			env.Setenv("M", filepath.Join(cases, "methods", "model.torchscript.onnx"))
 			env.Setenv("V", filepath.Join(cases, "methods", "volume.npy"))
 			env.Setenv("VOXCAM_CUDA_DRIVER", "/absent/libcuda.so.1") // the same on machines with a GPU
+			env.Setenv(cpu.Kernels, os.Getenv(cpu.Kernels))
+			env.Values[environment{}] = env.Vars
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {
@@ -65,6 +69,9 @@ func TestScripts(t *testing.T) {
 		},
 	})
 }
+
+// environment is the key of the variables that a script begins with.
+type environment struct{}
 
 // unfit is what no message for people may hold.
 var unfit = []*regexp.Regexp{
@@ -152,6 +159,7 @@ func signalled(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	var out bytes.Buffer
 	cmd := &exec.Cmd{Path: self, Args: append([]string{"voxcam"}, args[4:]...), Dir: ts.MkAbs("."), Stdout: &out, Stderr: &out}
+	cmd.Env = ts.Value(environment{}).([]string)
 	ts.Check(cmd.Start())
 	if !appear(ts, count, args[2]) {
 		cmd.Process.Kill() //nolint:errcheck // the test fails anyway

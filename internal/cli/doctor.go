@@ -28,7 +28,7 @@ says what was found where, what is missing, and how to install it. Each GPU is t
 
 Libraries are looked for on the loader's path, in the folders of ` + device.Libraries + ` (separated as in PATH), in CUDA installs,
 and in the packages of conda, of virtual environments and of each Python on the PATH. ` + device.Driver + ` is the file of the driver,
-where it is not the system's.`,
+where it is not the system's. ` + cpu.Kernels + ` chooses the processor's kernels (avx512, avx2 or go) instead of the best that it has.`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return doctor(cmd.OutOrStdout(), asJSON) },
 	}

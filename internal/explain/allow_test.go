@@ -1,7 +1,6 @@
 package explain_test
 
 import (
-	"context"
 	"errors"
 	"sync"
 	"testing"
@@ -13,27 +12,12 @@ import (
 	"github.com/voxcam/voxcam/internal/explain"
 )
 
-// takes is what the request takes on a limited device without a bound.
-func takes(t testing.TB, inner backend.Backend, req explain.Request) int {
-	t.Helper()
-	b := newLimited(t, inner, 1<<30)
-	m := openOn(t, b, explain.Options{})
-	if _, err := m.Explain(context.Background(), series(t, 1)[0], req); err != nil {
-		t.Fatal(err)
-	}
-	taken := m.State().Taken
-	if err := m.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return taken
-}
-
 // A budget that becomes less between two draws is followed before the next one; one that grows is followed between volumes, when it has
 // grown enough. What is computed is the same.
 func TestBudgetMoves(t *testing.T) {
 	volumes, req := series(t, 4), troubleRequest
 	want, inner := expected(t, volumes, req), openCPU(t)
-	all := takes(t, inner, req)
+	levels, all := bands(t, inner, req)
 	b := newLimited(t, inner, 1<<30)
 	allowed, draws, least := 2*all, 0, 0
 	m := openOn(t, b, explain.Options{Allow: func(u backend.Usage) explain.Budget {
@@ -47,7 +31,7 @@ func TestBudgetMoves(t *testing.T) {
 		switch what {
 		case "noise":
 			if draws++; draws == 2 {
-				allowed = all * 7 / 10 // for the third draw and what follows
+				allowed = last(t, levels, explain.LevelStreamed).from // for the third draw and what follows
 			}
 			if draws > 2 && b.reserved > allowed {
 				t.Errorf("draw %d: %d bytes are held of %d", draws, b.reserved, allowed)
@@ -109,12 +93,13 @@ func TestBudgetMoves(t *testing.T) {
 func TestForcedDownAndUpAgain(t *testing.T) {
 	volumes, req := series(t, 3), briefRequests()[0]
 	want, inner := expected(t, volumes, req), openCPU(t)
-	all := takes(t, inner, req)
+	levels, all := bands(t, inner, req)
+	little := last(t, levels, explain.LevelHost).to
 	for name, opt := range map[string]explain.Options{"unbounded": {}, "fixed": {Budget: explain.Budget{Bytes: 2 * all}}} {
-		b := newLimited(t, inner, all*3/4)
+		b := newLimited(t, inner, little)
 		m := openOn(t, b, opt)
 		m.AskAlways()
-		for i, capacity := range []int{all * 3 / 4, all * 3 / 4, 4 * all} {
+		for i, capacity := range []int{little, little, 4 * all} {
 			b.capacity = capacity
 			r, err := m.Explain(t.Context(), volumes[i], req)
 			if err != nil {
@@ -193,14 +178,15 @@ func TestMovingDevice(t *testing.T) {
 	volumes, reqs := series(t, 2), briefRequests()
 	reqs[1].Methods = []string{"smoothgrad", "gradcam"}
 	want := expected(t, volumes, reqs...)
-	all := takes(t, inner, reqs[0])
+	levels, all := bands(t, inner, reqs[0])
+	least := levels[1].from
 	rapid.Check(t, func(r *rapid.T) {
 		var mu sync.Mutex
 		bytes := rapid.Custom(func(r *rapid.T) int {
 			if rapid.IntRange(0, 39).Draw(r, "") == 39 {
-				return rapid.IntRange(all/4, all/2).Draw(r, "") // nothing fits
+				return rapid.IntRange(least/2, levels[0].to).Draw(r, "") // nothing fits
 			}
-			return rapid.IntRange(all*6/10, all*3/2).Draw(r, "")
+			return rapid.IntRange(least, all*3/2).Draw(r, "")
 		})
 		capacities := rapid.SliceOfN(bytes, 1, 12).Draw(r, "what others leave")
 		allowances := rapid.SliceOfN(bytes, 1, 6).Draw(r, "what is allowed")

@@ -289,8 +289,13 @@ func TestLadder(t *testing.T) {
 	v, req := series(t, 1), troubleRequest
 	want := expected(t, v, req)
 	inner := openCPU(t)
+	steps, _ := bands(t, inner, req)
+	var capacities []int
+	for _, s := range steps {
+		capacities = append(capacities, s.from, (s.from+s.to)/2, s.to)
+	}
 	levels := map[explain.Level]bool{}
-	for capacity := 84 << 10; capacity < 176<<10; capacity += capacity / 32 {
+	for _, capacity := range slices.Compact(capacities) {
 		b := newLimited(t, inner, capacity)
 		m := openOn(t, b, explain.Options{})
 		w, err := m.Begin(t.Context(), v[0], req)
@@ -306,7 +311,7 @@ func TestLadder(t *testing.T) {
 			}
 			b.clean("refused")
 			b.capacity = short.Needs
-			levels["refused"] = true
+			levels[levelRefused] = true
 			if err := w.Compute(t.Context()); err != nil {
 				t.Fatalf("with what is needed, %d bytes: %v", short.Needs, err)
 			}
@@ -329,7 +334,7 @@ func TestLadder(t *testing.T) {
 		}
 		b.clean("closed")
 	}
-	for _, l := range []explain.Level{"refused", explain.LevelHost, explain.LevelSmallest, explain.LevelStreamed, explain.LevelWhole} {
+	for _, l := range []explain.Level{levelRefused, explain.LevelHost, explain.LevelSmallest, explain.LevelStreamed, explain.LevelWhole} {
 		if !levels[l] {
 			t.Errorf("no capacity gave %s: %v", l, levels)
 		}

@@ -9,6 +9,7 @@ package cpu
 
 import (
 	"fmt"
+	"os"
 	"runtime"
 	"sync"
 
@@ -19,10 +20,13 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// Options chooses how a backend computes. The zero value is the best for this machine.
+// Kernels is the environment variable that names the set of kernels where the options name none: "avx512", "avx2" or "go".
+const Kernels = "VOXCAM_CPU_KERNELS"
+
+// Options chooses how a backend computes. The zero value is the best for this machine, or what the variable Kernels names.
 type Options struct {
 	Threads int    // 0 for as many as the Go runtime uses
-	Kernels string // name of a set of kernels ("go", "avx2", "avx512"); "" for the best
+	Kernels string // name of a set of kernels ("go", "avx2", "avx512"); "" for that of the variable Kernels, or the best
 }
 
 // Backend is the processor. It may be used by many goroutines; their steps take turns.
@@ -46,14 +50,27 @@ func New(o Options) (*Backend, error) {
 	if o.Threads < 1 {
 		return nil, fmt.Errorf("cpu: %d threads", o.Threads)
 	}
-	set := kernel.Best()
-	if o.Kernels != "" {
-		var err error
-		if set, err = kernel.Named(o.Kernels); err != nil {
-			return nil, fmt.Errorf("cpu: %w", err)
-		}
+	set, err := choose(o.Kernels)
+	if err != nil {
+		return nil, err
 	}
 	return &Backend{set: set, pool: newPool(o.Threads), precise: preciseLimit, weights: map[weightKey]*weight{}}, nil
+}
+
+// choose returns the kernels of that name, or without one those of the variable Kernels, or the best.
+func choose(name string) (*kernel.Set, error) {
+	from := "cpu"
+	if name == "" {
+		name, from = os.Getenv(Kernels), "cpu: "+Kernels
+	}
+	if name == "" {
+		return kernel.Best(), nil
+	}
+	set, err := kernel.Named(name)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", from, err)
+	}
+	return set, nil
 }
 
 // Name says which kernels are in use.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -45,6 +46,38 @@ func TestConformance(t *testing.T) {
 			b.precise = 0 // the suite's tensors are so small that the kernels would hardly be used
 			backendtest.Run(t, b, backendtest.AllNetworks)
 		})
+	}
+}
+
+// The kernels are those of the options, else those of the environment, else the best; a name that there is not is refused, with the
+// variable if it was that.
+func TestKernels(t *testing.T) {
+	best := kernel.Best().Name()
+	for _, c := range []struct{ option, variable, want, refusal string }{
+		{"", "", best, ""},
+		{"", "go", "go", ""},
+		{best, "go", best, ""},
+		{"go", "nonsense", "go", ""},
+		{"", "nonsense", "", "cpu: VOXCAM_CPU_KERNELS: this processor and build have no kernels \"nonsense\""},
+		{"nonsense", "go", "", "cpu: this processor and build have no kernels \"nonsense\""},
+	} {
+		t.Setenv(Kernels, c.variable)
+		b, err := New(Options{Threads: 1, Kernels: c.option})
+		if c.refusal != "" {
+			if err == nil || !strings.HasPrefix(err.Error(), c.refusal) {
+				t.Errorf("%+v: %v", c, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b.Name() != "cpu/"+c.want {
+			t.Errorf("%+v: %s", c, b.Name())
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
