@@ -47,7 +47,8 @@ backend/cuda/simulator:         dl
 backend/cuda:                   tensor ir op plan invariants dl cam noise backend backend/host backend/cuda/driver backend/cuda/nvml backend/cuda/cudnn backend/cuda/kernel
 
 # Volumes and files: they know nothing of models.
-volume, volume/array, volume/tiff, durable:
+volume, volume/tiff, durable:
+volume/array:                   volume
 volume/npy:                     input volume volume/array
 volume/mat, volume/nifti:       volume volume/array
 volume/volumetest:              volume volume/array

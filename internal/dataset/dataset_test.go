@@ -153,8 +153,10 @@ func TestCropPad(t *testing.T) {
 				t.Fatalf("axis %d: %d to %d, offset %d", i, n, shape[i], offset[i])
 			}
 		}
-		if out.Geometry != v.Geometry.Shift(offset) {
-			t.Fatal("geometry")
+		// By hand: a step along D is 4 mm of z, along H -3 mm of y, along W 2 mm of x.
+		at := [3]float64{5 + 2*float64(offset[2]), 6 - 3*float64(offset[1]), 7 + 4*float64(offset[0])}
+		if want := (volume.Affine{{0, 0, 2, at[0]}, {0, -3, 0, at[1]}, {4, 0, 0, at[2]}}); out.Geometry.Affine != want {
+			t.Fatalf("affine %v after offset %v, want %v", out.Geometry.Affine, offset, want)
 		}
 		for c := range v.Channels {
 			for d := range shape[0] {

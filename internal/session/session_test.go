@@ -106,16 +106,16 @@ func TestMetadata(t *testing.T) {
 	}
 	// What is written can be read, with the geometry of the crop and of the layer's cells.
 	base := w.session("heatmaps/val/class_1_early_amd/case1/case1_volume")
-	for name, want := range map[string]volume.Geometry{
-		"_heatmap.nii.gz": volume.Identity().Shift([3]int{0, -1, 1}),
-		"_map.nii.gz":     volume.Identity().Shift([3]int{0, -1, 1}).Resample([3]float64{2, 2, 2}),
+	for name, want := range map[string]volume.Affine{
+		"_heatmap.nii.gz": {{1, 0, 0, 0}, {0, 1, 0, -1}, {0, 0, 1, 1}},
+		"_map.nii.gz":     {{2, 0, 0, 0.5}, {0, 2, 0, -0.5}, {0, 0, 2, 1.5}},
 	} {
 		v, err := format.Read(base+name, format.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if v.Geometry.Affine != want.Affine {
-			t.Errorf("%s: affine %v, want %v", name, v.Geometry.Affine, want.Affine)
+		if v.Geometry.Affine != want {
+			t.Errorf("%s: affine %v, want %v", name, v.Geometry.Affine, want)
 		}
 	}
 	v, err := format.Read(base+".mat", format.Options{Variable: "heatmap"})

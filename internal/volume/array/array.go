@@ -13,6 +13,8 @@ import (
 	"math"
 	"slices"
 	"strings"
+
+	"github.com/voxcam/voxcam/internal/volume"
 )
 
 // DefaultMaxVoxels is the largest array that is decoded when Options says nothing: 8 GiB of float32.
@@ -24,8 +26,8 @@ type Array struct {
 	Strides []int // distance in Data between neighbours along each axis; every order of axes, never negative
 	Data    []float32
 
-	// Affine maps an index along the first three axes to millimetres (x, y, z), RAS+; nil if the format has none.
-	Affine *[3][4]float64
+	// Geometry places an index along the first three axes in space; nil if the format has none.
+	Geometry *volume.Geometry
 }
 
 // Options narrow what is read.

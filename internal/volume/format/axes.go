@@ -81,8 +81,12 @@ func Arrange(a *array.Array, f Format, axes string) (*volume.Volume, error) {
 		Channels: shape[0], Depth: shape[1], Height: shape[2], Width: shape[3],
 		Geometry: volume.Identity(),
 	}
-	if a.Affine != nil && spatial == 3 {
-		v.Geometry = volume.Geometry{Affine: *a.Affine, Known: true}.Permute(perm)
+	if rank == 2 { // the header of an image of two axes has a third, of one voxel
+		perm[0] = 2
+		spatial++
+	}
+	if a.Geometry != nil && spatial == 3 {
+		v.Geometry = a.Geometry.Permute(perm)
 	}
 	return v, nil
 }

@@ -104,7 +104,7 @@ func decode(r io.Reader, size int64, compressed bool, opt array.Options) (*array
 			return nil, volume.Malformed(format, "%w", err)
 		}
 	}
-	return &array.Array{Shape: h.shape, Strides: array.ColumnMajor(h.shape), Data: data, Affine: &h.affine}, nil
+	return &array.Array{Shape: h.shape, Strides: array.ColumnMajor(h.shape), Data: data, Geometry: &h.geometry}, nil
 }
 
 // recognise finds version, byte order and whether header and voxels are in one file.
@@ -142,7 +142,8 @@ type header struct {
 	shape   []int
 	element array.Element
 	offset  int64 // of the first voxel
-	affine  [3][4]float64
+
+	geometry volume.Geometry
 }
 
 // dataTypes are the numeric types of voxels by code.
@@ -245,62 +246,100 @@ func parseHeader(b []byte, version int, order binary.ByteOrder) (*header, error)
 		return nil, volume.Malformed(format, "vox_offset is %v, inside the header", f.offset)
 	}
 	h.offset = int64(f.offset)
-	h.affine = f.affine()
-	for _, row := range h.affine {
-		for _, x := range row {
-			if !finite(x) {
-				return nil, volume.Malformed(format, "its affine %v is not finite", h.affine)
-			}
-		}
+	h.geometry = f.geometry()
+	if err := f.checkPlace(h.geometry.Forms); err != nil {
+		return nil, err
 	}
 	return h, nil
 }
 
-// unitsInMM is the length in millimetres of the units of space; voxels whose unit is unknown are taken as millimetres.
-var unitsInMM = map[int]float64{1: 1000, 2: 1, 3: 0.001}
+// checkPlace refuses a header whose numbers place no voxel, or could not be written again as float32, also after they were
+// multiplied by a number of voxels.
+func (f *fields) checkPlace(forms volume.Forms) error {
+	const smallest, largest = 1e-30, 1e30
+	for i, x := range f.pixdim[1:4] {
+		if x = math.Abs(x); x != 0 && !(x > smallest && x < largest) {
+			return volume.Malformed(format, "the size of a voxel along axis %d is %g; repair pixdim in its header", i, x)
+		}
+	}
+	for _, form := range []struct {
+		name string
+		volume.Form
+	}{{"qform", forms.Qform}, {"sform", forms.Sform}} {
+		if int(int16(form.Code)) != form.Code {
+			return volume.Malformed(format, "%s_code is %d", form.name, form.Code)
+		}
+		for _, row := range form.Affine {
+			for _, x := range row {
+				if !(math.Abs(x) < largest) {
+					return volume.Malformed(format, "the %s %v has the entry %g, which is no place; repair the header, "+
+						"or set %s_code to 0", form.name, form.Affine, x, form.name)
+				}
+			}
+		}
+	}
+	if _, _, _, rigid := decompose(forms.Qform.Affine); forms.Qform.Code != 0 && !rigid {
+		return volume.Malformed(format, "the quaternion %v of the qform is no rotation; repair the header, or set qform_code to 0", f.quaternion)
+	}
+	return nil
+}
 
-// affine follows the order of nibabel: sform, qform, voxel sizes.
-func (f *fields) affine() [3][4]float64 {
+// unitsInMM is the length in millimetres of the units of space; voxels whose unit is unknown are taken as millimetres.
+var unitsInMM = map[volume.Unit]float64{volume.Metre: 1000, volume.Millimetre: 1, volume.Micrometre: 0.001}
+
+// geometry has both forms, and the affine in the order of nibabel: sform, qform, voxel sizes.
+func (f *fields) geometry() volume.Geometry {
 	var size [3]float64
+	dims := [3]int{1, 1, 1}
 	for i := range size {
 		if size[i] = math.Abs(f.pixdim[i+1]); size[i] == 0 {
 			size[i] = 1
 		}
-	}
-	var m [3][4]float64
-	switch {
-	case f.sform != 0:
-		m = f.srow
-	case f.qform != 0:
-		rotation := rotationOf(f.quaternion)
-		if f.pixdim[0] == -1 {
-			size[2] = -size[2]
-		}
-		for r := range m {
-			for c := range size {
-				m[r][c] = rotation[r][c] * size[c]
-			}
-			m[r][3] = f.shift[r]
-		}
-	default:
-		size[0] = -size[0]
-		for i := range m {
-			n := int64(1)
-			if int64(i) < f.dim[0] {
-				n = f.dim[i+1]
-			}
-			m[i][i] = size[i]
-			m[i][3] = -float64(n-1) / 2 * size[i]
+		if int64(i) < f.dim[0] {
+			dims[i] = int(f.dim[i+1])
 		}
 	}
-	if scale, ok := unitsInMM[f.units&7]; ok && scale != 1 {
+	forms := volume.NoForms(dims, size)
+	if f.qform != 0 || f.sform != 0 {
+		forms.Qform, forms.Sform = f.quaternionForm(size), volume.Form{}
+	}
+	if f.sform != 0 {
+		forms.Sform = volume.Form{Affine: f.srow, Code: f.sform}
+	}
+	forms.Unit = volume.Unit(f.units & 7)
+	m := forms.Sform.Affine
+	if f.sform == 0 && f.qform != 0 {
+		m = forms.Qform.Affine
+	}
+	if scale, ok := unitsInMM[forms.Unit]; ok && scale != 1 {
 		for r := range m {
 			for c := range m[r] {
 				m[r][c] *= scale
 			}
 		}
 	}
-	return m
+	return volume.Geometry{Affine: m, Known: true, Forms: forms}
+}
+
+// quaternionForm is the qform of voxels of the given size; without a code, it has nothing but that size.
+func (f *fields) quaternionForm(size [3]float64) volume.Form {
+	form := volume.Form{Code: f.qform}
+	rotation := [3][3]float64{{1, 0, 0}, {0, 1, 0}, {0, 0, 1}}
+	if f.qform != 0 {
+		rotation = rotationOf(f.quaternion)
+		if f.pixdim[0] == -1 {
+			size[2] = -size[2]
+		}
+	}
+	for r := range rotation {
+		for c := range size {
+			form.Affine[r][c] = rotation[r][c] * size[c]
+		}
+		if f.qform != 0 {
+			form.Affine[r][3] = f.shift[r]
+		}
+	}
+	return form
 }
 
 // rotationOf returns the rotation of the unit quaternion (a, b, c, d) with a >= 0 (nifti1.h, METHOD 2). A vector part

@@ -48,7 +48,7 @@ func TestBrokenHeaders(t *testing.T) {
 		"far offset":   {func(b []byte) { le.PutUint32(b[108:], math.Float32bits(1e9)) }, "it was cut off"},
 		"offset NaN":   {func(b []byte) { le.PutUint32(b[108:], 0x7fc00000) }, "inside the header"},
 		"intercept":    {func(b []byte) { le.PutUint32(b[116:], 0x7fc00000) }, "scl_inter is NaN"},
-		"sform":        {func(b []byte) { le.PutUint32(b[280:], 0x7fc00000) }, "is not finite"},
+		"sform":        {func(b []byte) { le.PutUint32(b[280:], 0x7fc00000) }, "the sform"},
 		"type":         {func(b []byte) { le.PutUint16(b[70:], 128) }, "RGB24"},
 		"unknown type": {func(b []byte) { le.PutUint16(b[70:], 77) }, "type 77"},
 		"magic":        {func(b []byte) { b[344] = 'x' }, "ANALYZE"},
@@ -87,13 +87,16 @@ func TestUnits(t *testing.T) {
 	}
 	b[123] = 3 // micrometres
 	um, err := Read(volumetest.Section(b), array.Options{})
-	if err != nil || math.Abs(um.Affine[0][3]-mm.Affine[0][3]/1000) > 1e-12 {
-		t.Errorf("affine in micrometres %v, in mm %v: %v", um.Affine, mm.Affine, err)
+	if err != nil || math.Abs(um.Geometry.Affine[0][3]-mm.Geometry.Affine[0][3]/1000) > 1e-12 {
+		t.Errorf("affine in micrometres %v, in mm %v: %v", um.Geometry.Affine, mm.Geometry.Affine, err)
 	}
 }
 
 func TestBomb(t *testing.T) {
-	head := encodeHeader([3]int{64, 64, 64}, volume.Identity())
+	head, err := encodeHeader([3]int{64, 64, 64}, formsOf([3]int{64, 64, 64}, volume.Identity()))
+	if err != nil {
+		t.Fatal(err)
+	}
 	zip := func(values int) []byte {
 		var b bytes.Buffer
 		z := gzip.NewWriter(&b)
@@ -150,7 +153,7 @@ func TestWrite(t *testing.T) {
 			if !slices.Equal(a.Shape, dims[:]) || !slices.Equal(a.Values(), data) {
 				t.Errorf("read shape %v, values %v...", a.Shape, a.Values()[:8])
 			}
-			equal(t, "sform", *a.Affine, test.affine)
+			equal(t, "sform", a.Geometry.Affine, test.affine)
 
 			// Without the sform, the qform must say the same, if there is one.
 			z, err := gzip.NewReader(&b)
@@ -169,7 +172,7 @@ func TestWrite(t *testing.T) {
 				if a, err = Read(volumetest.Section(plain), array.Options{}); err != nil {
 					t.Fatal(err)
 				}
-				equal(t, "qform", *a.Affine, test.affine)
+				equal(t, "qform", a.Geometry.Affine, test.affine)
 			}
 		})
 	}

@@ -17,7 +17,8 @@ import (
 const aligned = 2
 
 // Write writes data [D, H, W] (dims, row-major) as a gzip-compressed NIfTI-1 image of float32 whose array, as nibabel
-// presents it, has the shape (D, H, W) and whose affine is that of g. The bytes depend on the arguments only.
+// presents it, has the shape (D, H, W). It has the forms, codes and unit of g, so that it lies where the volume does in every
+// program; without forms, the affine of g in millimetres as both. The bytes depend on the arguments only.
 func Write(w io.Writer, dims [3]int, data []float32, g volume.Geometry) error {
 	if dims[0]*dims[1]*dims[2] != len(data) || len(data) == 0 {
 		return fmt.Errorf("nifti: %d values do not have shape %s", len(data), array.FormatShape(dims[:]))
@@ -28,12 +29,16 @@ func Write(w io.Writer, dims [3]int, data []float32, g volume.Geometry) error {
 				array.FormatShape(dims[:]), math.MaxInt16)
 		}
 	}
+	head, err := encodeHeader(dims, formsOf(dims, g))
+	if err != nil {
+		return err
+	}
 	z, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
 	if err != nil {
 		return err
 	}
 	out := bufio.NewWriterSize(z, 1<<16)
-	if _, err := out.Write(encodeHeader(dims, g)); err != nil {
+	if _, err := out.Write(head); err != nil {
 		return err
 	}
 	var buf []byte
@@ -51,16 +56,35 @@ func Write(w io.Writer, dims [3]int, data []float32, g volume.Geometry) error {
 	return z.Close()
 }
 
+// formsOf are the forms to write for a grid of dims voxels: those of the volume's header, moved along, as far as there are any.
+func formsOf(dims [3]int, g volume.Geometry) volume.Forms {
+	f := g.Forms
+	if f == (volume.Forms{}) {
+		form := volume.Form{Affine: g.Affine, Code: aligned}
+		return volume.Forms{Qform: form, Sform: form, Unit: volume.Millimetre}
+	}
+	if f.Coded() {
+		return f
+	}
+	// The header has no code. A file without codes says where this grid lies only if that is where programs put such a file.
+	size, _, _, _ := decompose(f.Qform.Affine)
+	again := volume.NoForms(dims, size)
+	if again.Unit = f.Unit; f != again {
+		f.Qform.Code, f.Sform.Code = aligned, aligned
+	}
+	return f
+}
+
 // encodeHeader returns the header and the empty extension flag behind it.
-func encodeHeader(dims [3]int, g volume.Geometry) []byte {
-	const float32Code, millimetres = 16, 2
+func encodeHeader(dims [3]int, f volume.Forms) ([]byte, error) {
+	const float32Code = 16
 	b := make([]byte, size1+4)
 	le := binary.LittleEndian
 	i16 := func(at, x int) { le.PutUint16(b[at:], uint16(x)) }
 	f32 := func(at int, x float64) { le.PutUint32(b[at:], math.Float32bits(float32(x))) }
 	le.PutUint32(b, size1)
 	b[38] = 'r' // regular: of no meaning, but some readers look for it
-	size, quaternion, handed, rigid := decompose(g.Affine)
+	size, quaternion, handed, rigid := decompose(f.Qform.Affine)
 	f32(76, handed)
 	i16(40, 3)
 	for i := range 7 {
@@ -75,22 +99,33 @@ func encodeHeader(dims [3]int, g volume.Geometry) []byte {
 	i16(72, 32)
 	f32(108, size1+4)
 	f32(112, 1) // scl_slope
-	b[123] = millimetres
-	i16(254, aligned)
-	if rigid {
-		i16(252, aligned)
+	b[123] = byte(f.Unit)
+	if f.Qform.Code != 0 && rigid {
+		i16(252, f.Qform.Code)
 		for i := range 3 {
 			f32(256+4*i, quaternion[i])
-			f32(268+4*i, g.Affine[i][3])
+			f32(268+4*i, f.Qform.Affine[i][3])
 		}
 	}
-	for r := range 3 {
-		for c := range 4 {
-			f32(280+16*r+4*c, g.Affine[r][c])
+	if f.Sform.Code != 0 {
+		i16(254, f.Sform.Code)
+		for r := range 3 {
+			for c := range 4 {
+				f32(280+16*r+4*c, f.Sform.Affine[r][c])
+			}
+		}
+	}
+	for _, form := range []volume.Form{f.Qform, f.Sform} {
+		for _, row := range form.Affine {
+			for _, x := range row {
+				if !finite(float64(float32(x))) {
+					return nil, fmt.Errorf("nifti: the affine %v does not fit into a header of float32; write .npy instead", form.Affine)
+				}
+			}
 		}
 	}
 	copy(b[344:], magic1)
-	return b
+	return b, nil
 }
 
 // decompose splits an affine into voxel sizes, the vector part of a rotation's unit quaternion and the sign of its third

@@ -78,7 +78,11 @@ func Fixtures(t *testing.T, read array.Reader, patterns ...string) {
 				} else if !slices.Equal(got.Values(), want.Data) {
 					t.Errorf("variable %q: read %v, want %v", want.Variable, got.Values(), want.Data)
 				}
-				checkAffine(t, got.Affine, want.Affine)
+				var affine *[3][4]float64
+				if got.Geometry != nil {
+					affine = (*[3][4]float64)(&got.Geometry.Affine)
+				}
+				checkAffine(t, affine, want.Affine)
 			}
 			last := all[name][len(all[name])-1].Variable
 			for n := range b {
