@@ -8,6 +8,7 @@ Needs torch, torchvision and onnx. Every model takes one volume [1, C, D, H, W] 
                   target layer backbone.conv_head (a 1x1x1 convolution, before its BatchNorm and Swish)
     r3d_18        torchvision's video ResNet, input [1, 3, 256, 256, 256] (192 MiB), target layer layer4
     resnet50_3d   bottleneck ResNet-50 with 3x3x3 convolutions, input [1, 1, 256, 256, 256], target layer layer4
+    densenet121_3d  DenseNet-121 (Huang et al. 2017, table 1), of many small kernels, input [1, 1, 192, 224, 192], target layer features
 """
 import argparse
 import math
@@ -120,6 +121,33 @@ class ResNet50_3D(nn.Module):
         return self.fc(F.adaptive_avg_pool3d(x, 1).flatten(1))
 
 
+class DenseLayer(nn.Sequential):
+    def __init__(self, cin, growth, bottleneck):
+        super().__init__(nn.BatchNorm3d(cin), nn.ReLU(), nn.Conv3d(cin, bottleneck * growth, 1, bias=False),
+                         nn.BatchNorm3d(bottleneck * growth), nn.ReLU(), nn.Conv3d(bottleneck * growth, growth, 3, padding=1, bias=False))
+
+    def forward(self, x):
+        return torch.cat([x, super().forward(x)], 1)
+
+
+class DenseNet121_3D(nn.Module):
+    def __init__(self, cin=1, classes=4, growth=32, blocks=(6, 12, 24, 16)):
+        super().__init__()
+        c = 2 * growth
+        parts = [nn.Conv3d(cin, c, 7, 2, 3, bias=False), nn.BatchNorm3d(c), nn.ReLU(), nn.MaxPool3d(3, 2, 1)]
+        for n, layers in enumerate(blocks):
+            if n > 0:
+                parts += [nn.BatchNorm3d(c), nn.ReLU(), nn.Conv3d(c, c // 2, 1, bias=False), nn.AvgPool3d(2)]
+                c //= 2
+            parts += [DenseLayer(c + i * growth, growth, 4) for i in range(layers)]
+            c += layers * growth
+        self.features = nn.Sequential(*parts, nn.BatchNorm3d(c))
+        self.fc = nn.Linear(c, classes)
+
+    def forward(self, x):
+        return self.fc(F.adaptive_avg_pool3d(F.relu(self.features(x)), 1).flatten(1))
+
+
 def _r3d_18():
     from torchvision.models.video import r3d_18
     return r3d_18(num_classes=4)
@@ -130,6 +158,7 @@ MODELS = {
     "effnet3d_b2": (Classifier, (1, 1, 256, 256, 256), "backbone.conv_head"),
     "r3d_18": (_r3d_18, (1, 3, 256, 256, 256), "layer4"),
     "resnet50_3d": (ResNet50_3D, (1, 1, 256, 256, 256), "layer4"),
+    "densenet121_3d": (DenseNet121_3D, (1, 1, 192, 224, 192), "features"),
 }
 
 

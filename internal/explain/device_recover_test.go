@@ -105,6 +105,46 @@ func TestDriverFailures(t *testing.T) {
 	}
 }
 
+// A call fails again and again, a few times in each volume: passes are begun again
+// with what is there, and nothing is loaded again.
+func TestRepeatedDriverFailures(t *testing.T) {
+	volumes, req := series(t, 1), troubleRequest
+	calls := &interceptor{}
+	b := openCUDA(t, cuda.Options{Intercept: calls.intercept, LaunchBlocking: true}) // without graphs, each kernel is a call
+	m := openOn(t, b, explain.Options{})
+	run := func() *explain.Result {
+		t.Helper()
+		r, err := m.Explain(t.Context(), volumes[0], req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	want := run()
+	before := calls.calls
+	run()
+	total := calls.calls - before // once all is loaded
+	every := total/4 + 1
+	calls.code = func(string) int {
+		calls.at += every
+		return 999
+	}
+	calls.at = calls.calls + every
+	got := run()
+	calls.at = 0
+	if err := same(got, want); err != nil {
+		t.Error(err)
+	}
+	if err := m.Close(); err != nil {
+		t.Error(err)
+	}
+	k := tally(got)
+	t.Logf("each of %d calls failed of %d that a volume takes: %v", every, total, k)
+	if k[explain.IncidentFailed] < 3 || k[explain.IncidentRepeated] < 3 || k[explain.IncidentReloaded] > 0 {
+		t.Errorf("incidents: %+v", got.Execution.Incidents)
+	}
+}
+
 // With less and less memory on the device, a volume is explained as with all of it, or refused.
 func TestDeviceWithLittleMemory(t *testing.T) {
 	s := simulator.Load(t)

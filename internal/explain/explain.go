@@ -160,6 +160,7 @@ const (
 	IncidentLarger   IncidentKind = "larger"        // took memory back that others had left
 	IncidentWaited   IncidentKind = "waited"        // for others to leave memory
 	IncidentReleased IncidentKind = "released"      // gave memory back because it was asked to
+	IncidentRepeated IncidentKind = "repeated"      // began a pass again with what was there
 	IncidentReloaded IncidentKind = "reloaded"      // gave everything back and took it again
 	IncidentRestart  IncidentKind = "restarted"     // the context or the worker process
 	IncidentResumed  IncidentKind = "resumed"       // went on from draws that were kept

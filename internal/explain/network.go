@@ -257,22 +257,25 @@ func (n *network) load(ctx context.Context) (err error) {
 	return nil
 }
 
-// loadInto puts a program into the arena.
+// loadInto puts a program into the arena, with its gradient in a field if that lies outside.
 func (n *network) loadInto(ctx context.Context, p *gradient) (err error) {
+	of := p.plan.BufferOf()
+	p.volumeOutside = p.plan.Buffers[of[p.volume]].External
+	outside := p.plan.Buffers[of[p.gradient]].External
 	program, err := n.backend.Load(ctx, p.plan, n.arena)
+	if err == nil && outside {
+		if err = n.take(&n.fields.gradient, n.values(), n.places.gradient); err == nil {
+			err = program.Bind(p.gradient, n.fields.gradient)
+		}
+		if err != nil {
+			err = errors.Join(err, program.Close())
+		}
+	}
 	if err != nil {
 		return err
 	}
 	p.program = program
-	of := p.plan.BufferOf()
-	p.volumeOutside = p.plan.Buffers[of[p.volume]].External
-	if !p.plan.Buffers[of[p.gradient]].External {
-		return nil
-	}
-	if err := n.take(&n.fields.gradient, n.values(), n.places.gradient); err != nil {
-		return err
-	}
-	return p.program.Bind(p.gradient, n.fields.gradient)
+	return nil
 }
 
 // differentiate builds the graph that computes the scores and the gradient, without a plan.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/voxcam/voxcam/internal/backend"
@@ -53,8 +54,11 @@ func (e *TransientError) Unwrap() error { return e.Err }
 // errAgain ends an attempt that has to be begun again because what it used was given back.
 var errAgain = errors.New("explain: to be tried again")
 
-// reloads is how many times all is given back and taken again, in a row.
-const reloads = 3
+// After failures in a row, a pass is begun again with what is there so many times, and then with all given back and taken again.
+const (
+	repeats = 1
+	reloads = 3
+)
 
 // tries counts failures in a row: those between which nothing was finished.
 type tries struct {
@@ -70,15 +74,20 @@ func (t *tries) failed(finished int) {
 	t.n++
 }
 
-// finished counts methods and draws.
+// finished counts methods and draws. Draws count on when the last of their methods has its map and they are given back.
 func (e *explanation) finished() (n int) {
+	left := func(i int) bool { return e.result.Methods[i].Status == "" }
 	for i := range e.result.Methods {
-		if e.result.Methods[i].Status != "" {
+		if !left(i) {
 			n++
 		}
 	}
 	for _, d := range e.draws {
-		n += d.done
+		if slices.ContainsFunc(d.which, left) {
+			n += d.done
+		} else {
+			n += e.req.NSamples
+		}
 	}
 	if e.result.Logits != nil {
 		n++
@@ -141,7 +150,7 @@ func (m *Model) recover(ctx context.Context, e *explanation, err error) error {
 	case backend.NoMemory:
 		return m.less(e, err)
 	case backend.Transient:
-		return m.reload(e, err)
+		return m.again(e, err)
 	}
 	if m.follows() && errors.As(err, &tooSmall) {
 		return m.least(e, tooSmall)
@@ -205,14 +214,19 @@ func (m *Model) evacuate(e *explanation) error {
 	return nil
 }
 
-// reload gives all back after a failure that may pass.
-func (m *Model) reload(e *explanation, err error) error {
+// again makes ready for another try after a failure that may pass. A pass writes all that it reads, so that the first try is made with what
+// is there; only moments that a call was changing are made anew. For the next ones everything is given back.
+func (m *Model) again(e *explanation, err error) error {
 	e.tell(IncidentFailed, "%v", err)
 	e.tries.failed(e.finished())
+	if e.tries.n <= repeats && e.rescue(false) == nil {
+		e.tell(IncidentRepeated, "began again with what is there")
+		return nil
+	}
 	if lost := m.evacuate(e); lost != nil {
 		return lost
 	}
-	if n := e.tries.n; n > reloads {
+	if n := e.tries.n; n > repeats+reloads {
 		e.tries.n = 0
 		return &TransientError{Tries: n, Err: err}
 	}

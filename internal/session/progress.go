@@ -201,7 +201,11 @@ func (j *jsonLog) Event(e Event) {
 
 // harmless reports whether an incident is none that somebody should look at: memory was there, or was given as it was asked for.
 func harmless(k explain.IncidentKind) bool {
-	return k == explain.IncidentLarger || k == explain.IncidentResumed || k == explain.IncidentReleased || k == explain.IncidentReloaded
+	switch k {
+	case explain.IncidentLarger, explain.IncidentResumed, explain.IncidentReleased, explain.IncidentRepeated, explain.IncidentReloaded:
+		return true
+	}
+	return false
 }
 
 func (j *jsonLog) Close() {}

@@ -236,11 +236,13 @@ func (k *kernels) function(name string) (*driver.Function, error) {
 	if f := k.functions[name]; f != nil {
 		return f, nil
 	}
-	err := fmt.Errorf("nothing was compiled for this GPU")
 	for _, m := range k.modules {
-		var f *driver.Function
-		if f, err = m.Function(name); err != nil {
+		f, err := m.Function(name)
+		switch {
+		case driver.IsNotFound(err): // it may be in another module
 			continue
+		case err != nil:
+			return nil, fmt.Errorf("cuda: looking for kernel %s: %w", name, err)
 		}
 		if f.Stack() > k.stack {
 			if err := k.context.SetStack(f.Stack()); err != nil {
@@ -251,7 +253,7 @@ func (k *kernels) function(name string) (*driver.Function, error) {
 		k.functions[name] = f
 		return f, nil
 	}
-	return nil, fmt.Errorf("cuda: there is no kernel %s for this GPU: %w", name, err)
+	return nil, fmt.Errorf("cuda: there is no kernel %s for this GPU", name)
 }
 
 // ends are the calls that give them back.

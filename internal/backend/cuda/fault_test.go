@@ -330,6 +330,40 @@ func TestEachCallFails(t *testing.T) {
 	t.Logf("%d calls of %d functions", len(first), len(seen))
 }
 
+// A kernel is in one of several modules. That looking into the one that has it fails for once does not mean that no other has it.
+func TestLookingForKernels(t *testing.T) {
+	_, o := simulated(t)
+	w := &watch{passed: map[string]int{}}
+	o.Intercept = w.intercept
+	b, err := New(o)
+	must(t, err)
+	defer func() { must(t, b.Close()) }()
+	var codes []int // of the lookups to come
+	w.refuse = func(_ int, call string) (code int) {
+		if call == "cuModuleGetFunction" && len(codes) > 0 {
+			code, codes = codes[0], codes[1:]
+		}
+		return code
+	}
+	b.kernels.modules = append(b.kernels.modules, b.kernels.modules[0]) // as if there were two
+	defer func() { b.kernels.modules = b.kernels.modules[:1] }()
+	look := func(fails ...int) error {
+		codes = fails
+		clear(b.kernels.functions)
+		return b.do(func() error {
+			_, err := b.kernels.function("attribution_clear")
+			return err
+		})
+	}
+	if err := look(999, driver.CodeNotFound); err == nil || Trouble(err) != backend.Transient {
+		t.Errorf("the module that has it fails: trouble %v: %v", Trouble(err), err)
+	}
+	must(t, look(driver.CodeNotFound))
+	if err := look(driver.CodeNotFound, driver.CodeNotFound); err == nil || Trouble(err) != backend.Fault {
+		t.Errorf("none has it: trouble %v: %v", Trouble(err), err)
+	}
+}
+
 // The context is lost at some point of a session: all can be closed, the memory is given back, and after that this process gets no other
 // context. Another process does, which Reset stands for.
 func TestLost(t *testing.T) {

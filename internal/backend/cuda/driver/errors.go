@@ -64,6 +64,12 @@ func IsOutOfMemory(err error) bool {
 	return errors.As(err, &e) && e.Code == CodeOutOfMemory
 }
 
+// IsNotFound says that something has no such name: a kernel is not in a module.
+func IsNotFound(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Code == CodeNotFound
+}
+
 func newError(call string, code int) *Error {
 	if m, ok := meanings[code]; ok {
 		return &Error{call, code, m.name, m.text}
