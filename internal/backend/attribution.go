@@ -3,8 +3,10 @@ package backend
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/noise"
 	"github.com/voxcam/voxcam/internal/tensor"
 )
@@ -52,49 +54,58 @@ type Layer struct {
 	Score                float64
 }
 
-// Layout says where voxel v and channel c are in a tensor: with i = v + Skip as an index into Size, outermost first, at the sum of
-// the indices times Stride, plus c*ChannelStride.
+// Layout says where voxel [z, y, x] and channel c are in a tensor: at Start plus the sum of the indices times Stride, plus
+// c*ChannelStride. Strides may be negative.
 type Layout struct {
 	Voxels, Channels int
-	Skip             int // leading tokens that belong to no voxel
-	Size, Stride     [3]int
+	Start            int
+	Size, Stride     [3]int // depth, height, width
 	ChannelStride    int
 }
 
-// NewLayout finds the layout of a layer's tensor, whose axes are named by letters.
-func NewLayout(shape tensor.Shape, axes string, voxels int) (Layout, error) {
-	l := Layout{Voxels: voxels, Size: [3]int{1, 1, 1}}
-	strides := shape.Strides()
-	total, k := 1, 0
-	for _, letter := range "DHWT" {
-		i := slices.Index([]byte(axes), byte(letter))
-		if i < 0 {
-			continue
-		}
-		if k == len(l.Size) {
-			return l, fmt.Errorf("a layer %v with axes %q has too many axes in space", shape, axes)
-		}
-		l.Size[k], l.Stride[k] = shape[i], strides[i]
-		total *= shape[i]
-		k++
+// NewLayout finds the layout of a layer's tensor. Its axes must have channels as one part or none, and each of D, H and W at most once.
+func NewLayout(shape tensor.Shape, axes ir.Axes) (Layout, error) {
+	l := Layout{Voxels: 1, Channels: 1, Size: [3]int{1, 1, 1}}
+	if len(axes) != len(shape) {
+		return l, fmt.Errorf("a layer %v with axes %v", shape, axes)
 	}
-	for i, a := range []byte(axes) {
-		switch {
-		case a == 'C':
-			l.Channels, l.ChannelStride = shape[i], strides[i]
-		case a == 'N' && shape[i] != 1:
-			return l, fmt.Errorf("the target layer has a batch of %d for one volume", shape[i])
+	strides, seen := shape.Strides(), map[byte]bool{}
+	for i, axis := range axes {
+		if axis.Size() != shape[i] {
+			return l, fmt.Errorf("a layer %v with axes %v: axis %d has another size", shape, axes, i)
 		}
-	}
-	if l.Skip = total - voxels; l.Channels == 0 || l.Skip < 0 {
-		return l, fmt.Errorf("a layer %v with axes %q does not hold %d voxels", shape, axes, voxels)
+		l.Start += axis.Before * strides[i]
+		stride := strides[i]
+		for _, p := range slices.Backward(axis.Parts) {
+			if p.Letter == 'N' && p.Size != 1 {
+				return l, fmt.Errorf("the target layer has a batch of %d for one volume", p.Size)
+			}
+			if seen[p.Letter] && p.Letter != 'N' {
+				return l, fmt.Errorf("a layer %v with axes %v has %c twice", shape, axes, p.Letter)
+			}
+			seen[p.Letter] = true
+			step := stride
+			if p.Reversed {
+				l.Start += (p.Size - 1) * stride
+				step = -stride
+			}
+			switch k := strings.IndexByte("DHW", p.Letter); {
+			case k >= 0:
+				l.Size[k], l.Stride[k] = p.Size, step
+				l.Voxels *= p.Size
+			case p.Letter == 'C':
+				l.Channels, l.ChannelStride = p.Size, step
+			case p.Letter != 'N':
+				return l, fmt.Errorf("a layer %v with axes %v: %q is none of N, C, D, H, W", shape, axes, p.Letter)
+			}
+			stride *= p.Size
+		}
 	}
 	return l, nil
 }
 
 // At is where channel 0 of voxel v is.
 func (l *Layout) At(v int) int {
-	v += l.Skip
 	x, y, z := v%l.Size[2], v/l.Size[2]%l.Size[1], v/l.Size[2]/l.Size[1]
-	return z*l.Stride[0] + y*l.Stride[1] + x*l.Stride[2]
+	return l.Start + z*l.Stride[0] + y*l.Stride[1] + x*l.Stride[2]
 }

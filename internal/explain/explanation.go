@@ -250,8 +250,7 @@ func (e *explanation) layerMethods(ctx context.Context, which []int) error {
 	for i, n := range e.volume.Dims() {
 		e.result.CellSize[i] = float64(n) / float64(grid[i])
 	}
-	voxels := grid[0] * grid[1] * grid[2]
-	l, err := p.layer(voxels, float64(e.result.Logits[e.result.TargetClass]))
+	l, err := p.layer(float64(e.result.Logits[e.result.TargetClass]))
 	if err != nil {
 		return err
 	}

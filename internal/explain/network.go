@@ -105,7 +105,7 @@ type gradient struct {
 	seed     *ir.Value // input, one-hot over the logits
 	at       *ir.Value // what the gradient is with respect to
 	gradient *ir.Value
-	axes     string // of at
+	axes     ir.Axes // of at
 
 	drafts  drafts
 	plan    *plan.Plan      // nil without one
@@ -284,7 +284,7 @@ func (n *network) differentiate(input bool) (*gradient, error) {
 		return nil, n.noLayer
 	}
 	g, twin := n.graph.Clone()
-	p := &gradient{graph: g, logits: twin[n.logits], volume: g.Inputs[0], at: g.Inputs[0], axes: "NDHWC", input: input, backend: n.backend}
+	p := &gradient{graph: g, logits: twin[n.logits], volume: g.Inputs[0], at: g.Inputs[0], input: input, backend: n.backend}
 	if !input {
 		p.at, p.axes = g.Targets[0].Value, g.Targets[0].Axes
 	}
@@ -375,8 +375,8 @@ func (p *gradient) both(ctx context.Context, x backend.Field, class int) error {
 }
 
 // layer is the layer with the gradient at it, until the next run.
-func (p *gradient) layer(voxels int, score float64) (l backend.Layer, err error) {
-	if l.Layout, err = backend.NewLayout(p.at.Shape(), p.axes, voxels); err != nil {
+func (p *gradient) layer(score float64) (l backend.Layer, err error) {
+	if l.Layout, err = backend.NewLayout(p.at.Shape(), p.axes); err != nil {
 		return l, err
 	}
 	if l.Activation, err = p.program.Field(p.at); err != nil {

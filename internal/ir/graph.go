@@ -103,8 +103,8 @@ func (v *Value) HasDepth() bool {
 // Target is an activation that the user asked for.
 type Target struct {
 	Value *Value
-	// Axes names the axes of Value, one letter each: N batch, C channel, D H W space, T tokens.
-	Axes string
+	// Axes says what the axes of Value stand for.
+	Axes Axes
 	// Label is the layer as the user named it.
 	Label string
 }
@@ -297,7 +297,7 @@ func (g *Graph) Verify() error {
 	}
 	for _, t := range g.Targets {
 		if !defined[t.Value] || len(t.Axes) != len(t.Value.Shape()) {
-			return fmt.Errorf("ir: G4: target %s (%v, axes %q) is not a defined value of that rank", t.Label, t.Value, t.Axes)
+			return fmt.Errorf("ir: G4: target %s (%v, axes %v) is not a defined value of that rank", t.Label, t.Value, t.Axes)
 		}
 	}
 	return nil

@@ -67,7 +67,7 @@ func (g *Graph) Write(w io.Writer, elide bool) error {
 		fmt.Fprintf(out, "output %v\n", v)
 	}
 	for _, t := range g.Targets {
-		fmt.Fprintf(out, "target %v %q %q\n", t.Value, t.Axes, t.Label)
+		fmt.Fprintf(out, "target %v %q %q\n", t.Value, t.Axes.String(), t.Label)
 	}
 	return out.Flush()
 }
@@ -247,7 +247,15 @@ func (p *parser) line() {
 		p.g.Outputs = append(p.g.Outputs, p.use())
 	case "target":
 		t := Target{Value: p.use()}
-		t.Axes, t.Label = p.quoted(), p.quoted()
+		axes := p.quoted()
+		t.Label = p.quoted()
+		if p.err != nil {
+			break
+		}
+		var err error
+		if t.Axes, err = ParseAxes(axes, t.Value.Shape()); err != nil {
+			p.fail("%w", err)
+		}
 		p.g.Targets = append(p.g.Targets, t)
 	default:
 		p.fail("unknown line %q", kind)

@@ -4,11 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/op"
-	"github.com/voxcam/voxcam/internal/tensor"
 )
 
 // ErrNoSpatialLayer is wrapped when a model has no layer with more than one place in space.
@@ -20,39 +18,35 @@ func (idx *index) last(req Request) (Target, error) {
 	g := idx.m.Graph
 	scores := ancestors(g, g.Outputs)
 	mixed := ancestors(g, attentions(g)) // values that attention reads, directly or not
-	best := -1
+	best, thin := -1, -1                 // thin: places along one letter alone, such as the features of slices
 	for i, n := range idx.m.Nodes {
 		if len(n.Outputs) == 0 || n.Outputs[0] == nil || n.Outputs[0].Const != nil {
 			continue
 		}
 		v := n.Outputs[0]
 		axes := idx.axes[v]
-		if !scores[v] || !strings.Contains(axes, "C") || cells(axes, v.Shape()) < 2 || batched(axes, v.Shape()) {
+		if !scores[v] || axes.cells() < 2 {
 			continue
 		}
-		if strings.Contains(axes, "T") && idx.classToken(v) && !(mixed[v] && n.Op == "LayerNormalization") {
+		if _, err := axes.public(); err != nil {
+			continue
+		}
+		if axes.prefix() > 0 && !(mixed[v] && n.Op == "LayerNormalization") {
+			continue
+		}
+		if axes.letters() < 2 {
+			thin = i
 			continue
 		}
 		best = i
 	}
 	if best < 0 {
+		best = thin
+	}
+	if best < 0 {
 		return Target{}, fmt.Errorf("%w; name one with --target-layer", ErrNoSpatialLayer)
 	}
 	return Target{Target: ir.Target{Value: idx.m.Nodes[best].Outputs[0], Label: idx.label(best)}}, nil
-}
-
-func batched(axes string, s tensor.Shape) bool {
-	n := strings.IndexByte(axes, 'N')
-	return n >= 0 && s[n] != 1 && strings.Contains(axes, "D")
-}
-
-// classToken reports whether the tokens of v are one more than the cells of a convolution before it.
-func (idx *index) classToken(v *ir.Value) bool {
-	tokens := cells(idx.axes[v], v.Shape())
-	return slices.ContainsFunc(idx.m.Graph.Nodes, func(n *ir.Node) bool {
-		s := n.Out().Shape()
-		return n.Op == op.Conv && len(s) == 5 && s[1]*s[2]*s[3] == tokens-1
-	})
 }
 
 func attentions(g *ir.Graph) (values []*ir.Value) {

@@ -20,8 +20,9 @@ import (
 // Request names a layer.
 type Request struct {
 	Name   string // "" for the default
-	Grid   [3]int // of a token layer: depth, height, width; zero infers it
-	Layout string // "", "auto", "channels-first" or "channels-last"
+	Grid   [3]int // of a token layer: depth, height, width; zero takes it from the graph
+	Prefix int    // tokens of a token layer in front of those of the grid; 0 takes it from the graph
+	Layout string // see LayoutHelp; "" is "auto"
 	Volume [3]int // depth, height, width of the volume
 }
 
@@ -70,13 +71,13 @@ type index struct {
 	paths   [][]string     // module paths of each node of m.Nodes, the best known first; a node may have several
 	folded  map[string]int // path of a convolution whose norm was folded into it -> node
 	renamed map[int]bool   // convolutions whose parameters the exporter replaced, which it does when it folds a norm
-	axes    map[*ir.Value]string
+	axes    map[*ir.Value]*traced
 	readers map[*ir.Value][]int // nodes of m.Nodes that read a value
 }
 
 func newIndex(m *onnx.Imported) *index {
 	idx := &index{m: m, paths: make([][]string, len(m.Nodes)), folded: map[string]int{}, renamed: map[int]bool{},
-		axes: nameAxes(m.Graph), readers: map[*ir.Value][]int{}}
+		axes: trace(m.Graph, "NCDHW"), readers: map[*ir.Value][]int{}}
 	alias := map[string]string{} // a scope that parameters know under another path; "" where they disagree
 	for i, n := range m.Nodes {
 		for _, v := range n.Inputs {
@@ -307,7 +308,7 @@ func (idx *index) candidates(name string) []string {
 	}
 	for i := len(idx.m.Nodes) - 1; i >= 0 && len(out) < most; i-- {
 		n := idx.m.Nodes[i]
-		if len(n.Outputs) == 0 || n.Outputs[0] == nil || cells(idx.axes[n.Outputs[0]], n.Outputs[0].Shape()) < 2 {
+		if len(n.Outputs) == 0 || n.Outputs[0] == nil || idx.axes[n.Outputs[0]].cells() < 2 {
 			continue
 		}
 		label := idx.path(i)

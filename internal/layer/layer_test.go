@@ -69,7 +69,7 @@ func TestModulesAreFound(t *testing.T) {
 				if elements := got.Value.Shape().Elements(); cells < 1 || elements < cells {
 					t.Errorf("a grid %v for %d values", got.Grid, elements)
 				}
-				if len(got.Axes) != len(got.Value.Shape()) || !strings.Contains(got.Axes, "C") {
+				if len(got.Axes) != len(got.Value.Shape()) || !strings.Contains(got.Axes.String(), "C") {
 					t.Errorf("axes %q for %v", got.Axes, got.Value.Shape())
 				}
 			})

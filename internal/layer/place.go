@@ -2,235 +2,218 @@ package layer
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/voxcam/voxcam/internal/ir"
-	"github.com/voxcam/voxcam/internal/op"
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// nameAxes names the axes of the graph's values, one letter each (ir.Target.Axes), where they follow from what the operations
-// mean: images are channels-last, a matrix product with weights has its channels last, and the rest carries names along.
-func nameAxes(g *ir.Graph) map[*ir.Value]string {
-	axes := map[*ir.Value]string{}
-	for _, v := range g.Inputs {
-		if len(v.Shape()) == 5 {
-			axes[v] = "NCDHW"
-		}
-	}
-	for _, n := range g.Nodes {
-		v := n.Out()
-		var name string
-		first := ""
-		for _, in := range n.Inputs {
-			if in != nil && axes[in] != "" && len(in.Shape()) == len(v.Shape()) {
-				first = axes[in]
-				break
-			}
-		}
-		switch n.Op {
-		case op.Conv, op.ConvBackwardData, op.MaxPool, op.AvgPool:
-			name = "NDHWC"
-		case op.Transpose:
-			if first != "" {
-				for _, p := range n.Attr.(op.TransposeAttr).Perm {
-					name += string(first[p])
-				}
-			}
-		case op.Reshape:
-			name = reshapedAxes(axes[n.Inputs[0]], n.Inputs[0].Shape(), v.Shape())
-		case op.MatMul:
-			if n.Inputs[1].Const != nil && len(n.Inputs[1].Shape()) == 2 {
-				name = lastIsChannel(first, len(v.Shape()))
-			}
-		case op.LayerNorm:
-			if n.Attr.(op.LayerNormAttr).Axes == 1 {
-				name = lastIsChannel(first, len(v.Shape()))
-			}
-		default:
-			name = first
-		}
-		for _, o := range n.Outputs {
-			axes[o] = name
-		}
-	}
-	return axes
-}
+// Layouts are the layouts that have a name. Others are letters, one for each axis of the layer.
+var Layouts = []string{"auto", "channels-first", "channels-last"}
 
-func lastIsChannel(known string, rank int) string {
-	if strings.HasSuffix(known, "C") {
-		return known
-	}
-	return map[int]string{5: "NDHWC", 3: "NTC", 2: "NC"}[rank]
-}
-
-// reshapedAxes carries names over a reshape that joins, splits or keeps axes: D, H and W together are T; axes of 1 are N.
-func reshapedAxes(axes string, from, to tensor.Shape) string {
-	if axes == "" {
-		return ""
-	}
-	out := make([]byte, len(to))
-	i, j := 0, 0
-	for j < len(to) || i < len(from) {
-		var name, places []int
-		p, q := 1, 1
-		take := func() {
-			if i < len(from) && (p <= q) {
-				p *= from[i]
-				if from[i] != 1 {
-					name = append(name, i)
-				}
-				i++
-			} else if j < len(to) {
-				q *= to[j]
-				out[j] = 'N'
-				if to[j] != 1 {
-					places = append(places, j)
-				}
-				j++
-			}
-		}
-		for {
-			before := i + j
-			take()
-			if p == q || i+j == before {
-				break
-			}
-		}
-		if p != q {
-			return ""
-		}
-		letters := ""
-		for _, a := range name {
-			letters += string(axes[a])
-		}
-		switch {
-		case len(places) == 0:
-		case len(places) == len(letters):
-			for k, a := range places {
-				if from[name[k]] != to[a] {
-					return ""
-				}
-				out[a] = letters[k]
-			}
-		case len(places) == 1 && strings.Trim(letters, "DHWT") == "":
-			out[places[0]] = 'T'
-		case letters == "T" && len(places) == 3:
-			copyLetters(out, places, "DHW")
-		default:
-			return ""
-		}
-	}
-	return string(out)
-}
-
-func copyLetters(out []byte, places []int, letters string) {
-	for k, a := range places {
-		out[a] = letters[k]
-	}
-}
-
-// cells is the number of places in space that a value has, 0 when its axes are not known.
-func cells(axes string, s tensor.Shape) int {
-	if axes == "" {
-		return 0
-	}
-	n := 1
-	for i, a := range axes {
-		if strings.ContainsRune("DHWT", a) {
-			n *= s[i]
-		}
-	}
-	return n
-}
-
-var layouts = map[string]map[int]string{
+// named are the letters that a name stands for, by the number of axes.
+var named = map[string]map[int]string{
 	"channels-first": {5: "NCDHW", 4: "CDHW", 3: "NCT"},
 	"channels-last":  {5: "NDHWC", 4: "DHWC", 3: "NTC"},
 }
 
-// place names the axes of the target and finds its grid.
-func (idx *index) place(t *Target, req Request) error {
-	s := t.Value.Shape()
-	switch req.Layout {
-	case "", "auto":
-		t.Axes = idx.axes[t.Value]
-		if t.Axes == "" || !strings.Contains(t.Axes, "C") {
-			t.Axes = layouts["channels-first"][len(s)]
-			if len(s) == 3 {
-				t.Axes = layouts["channels-last"][3]
-			}
-			if t.Axes != "" {
-				t.Warnings = append(t.Warnings, fmt.Sprintf("the axes of layer %q %v are taken to be %s; name them with --layer-layout if that is wrong", t.Label, s, t.Axes))
-			}
+// LayoutHelp says how a layout is written.
+const LayoutHelp = "auto, channels-first, channels-last, or a letter for each axis: N (batch), C (channels), D H W (depth, height, width), " +
+	"T (tokens), such as NDHWC or DTC (slices with tokens)"
+
+// CheckLayout returns an error if text is no layout.
+func CheckLayout(text string) error {
+	if text == "" || slices.Contains(Layouts, text) {
+		return nil
+	}
+	for i, l := range []byte(text) {
+		if strings.IndexByte("NCDHWT", l) < 0 {
+			return fmt.Errorf("layer layout %q: %q is not known; it is %s", text, l, LayoutHelp)
 		}
-	case "channels-first", "channels-last":
-		t.Axes = layouts[req.Layout][len(s)]
-	default:
-		return fmt.Errorf("layer layout %q is none of auto, channels-first, channels-last", req.Layout)
-	}
-	if len(t.Axes) != len(s) {
-		return fmt.Errorf("layer %q is %v: it has no axes in space to show", t.Label, s)
-	}
-	if n := strings.IndexByte(t.Axes, 'N'); n >= 0 && s[n] != 1 && !strings.Contains(t.Axes, "D") {
-		t.Axes = strings.Replace(t.Axes, "N", "D", 1) // slices as a batch
-	}
-	if req.Grid != [3]int{} && !strings.Contains(t.Axes, "T") {
-		return fmt.Errorf("a token grid is given, but layer %q is %v with axes %s: it has no tokens to place", t.Label, s, t.Axes)
-	}
-	t.Grid = [3]int{1, 1, 1}
-	for i, a := range t.Axes {
-		switch {
-		case a == 'N' && s[i] != 1:
-			return fmt.Errorf("layer %q is %v with a batch of %d: it shows no single volume (a value inside attention windows?); choose a layer outside", t.Label, s, s[i])
-		case a == 'T':
-			grid, err := idx.grid(t, s[i], req)
-			if err != nil {
-				return err
-			}
-			t.Grid = grid
-		case strings.ContainsRune("DHW", a):
-			t.Grid[strings.IndexRune("DHW", a)] = s[i]
+		if strings.IndexByte(text, l) != i {
+			return fmt.Errorf("layer layout %q has %c twice", text, l)
 		}
 	}
-	if !strings.ContainsAny(t.Axes, "DHWT") {
-		return fmt.Errorf("layer %q is %v: it has no axes in space to show; choose a layer before the global pooling", t.Label, s)
+	if !strings.Contains(text, "C") || !strings.ContainsAny(text, "DHWT") {
+		return fmt.Errorf("layer layout %q lacks channels (C) or a place in space (D, H, W or T)", text)
+	}
+	if strings.Contains(text, "T") && strings.Contains(text, "D") && strings.Contains(text, "H") && strings.Contains(text, "W") {
+		return fmt.Errorf("layer layout %q has tokens (T) beside D, H and W: there is nothing left for them to stand for", text)
 	}
 	return nil
 }
 
-// grid places tokens in space. There may be one more token than cells: the class token in front.
-func (idx *index) grid(t *Target, tokens int, req Request) ([3]int, error) {
-	product := func(g [3]int) int { return g[0] * g[1] * g[2] }
-	fits := func(g [3]int) bool { return product(g) == tokens || product(g) == tokens-1 }
-	if product(req.Grid) > 0 {
-		if !fits(req.Grid) {
-			return req.Grid, fmt.Errorf("layer %q has %d tokens, which the token grid %v does not hold (with or without a class token)", t.Label, tokens, req.Grid)
-		}
-		return req.Grid, nil
+// place names the axes of the target and finds its grid: as the graph says, or as the request does.
+func (idx *index) place(t *Target, req Request) error {
+	if err := CheckLayout(req.Layout); err != nil {
+		return err
 	}
-	// The convolution that cut the volume into patches knows.
-	for _, n := range idx.m.Graph.Nodes {
-		if s := n.Out().Shape(); n.Op == op.Conv && len(s) == 5 && fits([3]int(s[1:4])) {
-			return [3]int(s[1:4]), nil
+	s := t.Value.Shape()
+	traced, unknown := idx.axes[t.Value].public()
+	switch {
+	case req.Layout == "" || req.Layout == "auto":
+		if unknown != nil && req.Grid == [3]int{} {
+			return fmt.Errorf("layer %q %v cannot be placed in the volume: %w; choose another layer, or give its axes by --layer-layout (such as NDHWC or NTC) "+
+				"and its tokens by --token-grid", t.Label, s, unknown)
 		}
-		if n.Out() == t.Value {
-			break
+		if unknown != nil {
+			return idx.given(t, req, tokensOnly(s, req))
+		}
+		cut, err := idx.axes[t.Value].cut(req.Volume)
+		if err != nil {
+			return fmt.Errorf("layer %q %v cannot be placed in the volume: %w; choose another layer, or a volume cut in the same way", t.Label, s, err)
+		}
+		for _, text := range cut {
+			t.Warnings = append(t.Warnings, fmt.Sprintf("the map of layer %q is spread over the whole volume, but %s", t.Label, text))
+		}
+		t.Axes = traced
+	default:
+		letters := req.Layout
+		if byRank, ok := named[letters]; ok {
+			letters = byRank[len(s)]
+		}
+		if len(letters) != len(s) {
+			return fmt.Errorf("layer %q is %v: the layout %s does not fit its %d axes", t.Label, s, req.Layout, len(s))
+		}
+		if err := idx.given(t, req, letters); err != nil {
+			return err
+		}
+		if unknown == nil && t.Axes.String() != traced.String() {
+			t.Warnings = append(t.Warnings, fmt.Sprintf("the axes of layer %q %v are %v in the graph; they are taken to be %v, as asked for by the layout %s",
+				t.Label, s, traced, t.Axes, req.Layout))
+		}
+		return nil
+	}
+	t.Grid = grid(t.Axes)
+	if len(s) < 4 && !spatial(t.Axes) { // an image may have one cell
+		return fmt.Errorf("layer %q is %v: it has no axes in space to show; choose a layer before the global pooling", t.Label, s)
+	}
+	if req.Grid != [3]int{} && req.Grid != t.Grid {
+		return fmt.Errorf("layer %q is %v, which is %s cells by the graph (axes %v), not the token grid %s; leave the grid out, or give the axes, too, by --layer-layout",
+			t.Label, s, times(t.Grid), t.Axes, times(req.Grid))
+	}
+	if before := prefix(t.Axes); req.Prefix != 0 && req.Prefix != before {
+		return fmt.Errorf("layer %q is %v with %d tokens in front of those of the volume by the graph (axes %v), not %d; leave the number out, or give the axes, too, "+
+			"by --layer-layout", t.Label, s, before, t.Axes, req.Prefix)
+	}
+	return nil
+}
+
+// tokensOnly is the layout of a layer of which only the grid of its tokens is given: "" where that is not enough.
+func tokensOnly(s tensor.Shape, req Request) string {
+	letters := []byte(strings.Repeat("N", len(s)))
+	for i, n := range s {
+		switch {
+		case n == 1:
+		case n == product(req.Grid)+req.Prefix && strings.IndexByte(string(letters), 'T') < 0:
+			letters[i] = 'T'
+		case strings.IndexByte(string(letters), 'C') < 0:
+			letters[i] = 'C'
+		default:
+			return ""
 		}
 	}
-	var found [][3]int
-	for _, cells := range []int{tokens, tokens - 1} {
-		for d := 1; d <= cells; d++ {
-			for h := 1; cells%d == 0 && h <= cells/d; h++ {
-				g := [3]int{d, h, cells / d / h}
-				if product(g) == cells && req.Volume[0]*g[1] == req.Volume[1]*g[0] && req.Volume[1]*g[2] == req.Volume[2]*g[1] {
-					found = append(found, g)
-				}
+	if strings.IndexByte(string(letters), 'T') < 0 || strings.IndexByte(string(letters), 'C') < 0 {
+		return ""
+	}
+	return string(letters)
+}
+
+// given takes the letters, grid and tokens in front that the request states.
+func (idx *index) given(t *Target, req Request, letters string) error {
+	s := t.Value.Shape()
+	if letters == "" {
+		return fmt.Errorf("layer %q is %v: the token grid %s (and %d tokens in front) alone does not say which axis is which: give --layer-layout, "+
+			"and --prefix-tokens if there are class tokens", t.Label, s, times(req.Grid), req.Prefix)
+	}
+	tokens := false
+	t.Axes = nil
+	for i, l := range []byte(letters) {
+		axis := ir.Axis{Parts: []ir.Part{{Letter: l, Size: s[i]}}}
+		switch l {
+		case 'N':
+			if s[i] != 1 {
+				return fmt.Errorf("layer %q is %v with a batch of %d: it shows no single volume (a value inside attention windows?); if these are slices, "+
+					"name the axis D in --layer-layout, else choose a layer outside", t.Label, s, s[i])
+			}
+		case 'T':
+			tokens = true
+			parts, err := idx.tokens(t, req, letters, s[i])
+			if err != nil {
+				return err
+			}
+			axis = ir.Axis{Before: s[i] - ir.Axis{Parts: parts}.Size(), Parts: parts}
+			if axis.Before != req.Prefix {
+				return fmt.Errorf("layer %q has %d tokens, which are %d in front and the token grid %s: give the number in front by --prefix-tokens, or another --token-grid",
+					t.Label, s[i], axis.Before, times(req.Grid))
+			}
+		}
+		t.Axes = append(t.Axes, axis)
+	}
+	t.Grid = grid(t.Axes)
+	if !tokens && (req.Grid != [3]int{} && req.Grid != t.Grid || req.Prefix != 0) {
+		return fmt.Errorf("a token grid or tokens in front are given, but layer %q is %v with axes %v: it has no tokens to place", t.Label, s, t.Axes)
+	}
+	for k, n := range t.Grid {
+		if n > req.Volume[k] {
+			return fmt.Errorf("layer %q %v with axes %v has %d cells for %d voxels along %s: cells are smaller than voxels, so that the axes are others (--layer-layout), "+
+				"or the grid is (--token-grid)", t.Label, s, t.Axes, n, req.Volume[k], letterNames[k])
+		}
+	}
+	return nil
+}
+
+// tokens are the parts of an axis of tokens: the letters in space that have no axis of their own.
+func (idx *index) tokens(t *Target, req Request, letters string, size int) (parts []ir.Part, err error) {
+	if req.Grid == [3]int{} {
+		return nil, fmt.Errorf("layer %q has %d tokens and their places in space are not in the file: give --token-grid depth,height,width", t.Label, size)
+	}
+	cells := 1
+	for k, l := range []byte(space) {
+		if at := strings.IndexByte(letters, l); at >= 0 {
+			if n := t.Value.Shape()[at]; req.Grid[k] != 1 && req.Grid[k] != n {
+				return nil, fmt.Errorf("layer %q has %d positions along %s, which the token grid %s does not fit", t.Label, n, letterNames[k], times(req.Grid))
+			}
+			continue
+		}
+		cells *= req.Grid[k]
+		parts = append(parts, ir.Part{Letter: l, Size: req.Grid[k]})
+	}
+	if cells > size {
+		return nil, fmt.Errorf("layer %q has %d tokens, which the token grid %s does not hold", t.Label, size, times(req.Grid))
+	}
+	return parts, nil
+}
+
+func product(g [3]int) int { return g[0] * g[1] * g[2] }
+
+func times(g [3]int) string { return fmt.Sprintf("%dx%dx%d", g[0], g[1], g[2]) }
+
+// grid is the number of cells along depth, height and width.
+func grid(axes ir.Axes) [3]int {
+	g := [3]int{1, 1, 1}
+	for _, a := range axes {
+		for _, p := range a.Parts {
+			if k := strings.IndexByte(space, p.Letter); k >= 0 {
+				g[k] = p.Size
 			}
 		}
 	}
-	if len(found) != 1 {
-		return [3]int{}, fmt.Errorf("layer %q has %d tokens and their places in space are not in the file: give --token-grid depth,height,width", t.Label, tokens)
+	return g
+}
+
+// spatial reports whether an axis is in space.
+func spatial(axes ir.Axes) bool {
+	return slices.ContainsFunc(axes, func(a ir.Axis) bool {
+		return slices.ContainsFunc(a.Parts, func(p ir.Part) bool { return strings.IndexByte(space, p.Letter) >= 0 })
+	})
+}
+
+// prefix is the number of tokens in front of those of the volume.
+func prefix(axes ir.Axes) (n int) {
+	for _, a := range axes {
+		n += a.Before
 	}
-	return found[0], nil
+	return n
 }

@@ -44,7 +44,7 @@ func Table(m *onnx.Imported, volume [3]int) []Row {
 				row.Parameters += m.ParamElements[p]
 			}
 		}
-		if scores[v] && cells(idx.axes[v], v.Shape()) > 1 {
+		if scores[v] && idx.axes[v].cells() > 1 {
 			t := Target{Target: ir.Target{Value: v, Label: row.Name}}
 			if idx.place(&t, Request{Volume: volume}) == nil {
 				row.Candidate, row.Cells = true, t.Grid

@@ -102,7 +102,7 @@ func TestRecogniseKeepsTargets(t *testing.T) {
 			}
 			im := importOf(t, c.importCase)
 			target := im.Names[name]
-			axes := string(slices.Repeat([]byte{'D'}, len(target.Shape())))
+			axes := make(ir.Axes, len(target.Shape()))
 			im.Graph.Targets = []ir.Target{{Value: target, Axes: axes, Label: name}}
 			if err := Recognise(im.Graph); err != nil {
 				t.Fatalf("%s with target %s: %v", c.name, name, err)

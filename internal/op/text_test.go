@@ -28,7 +28,13 @@ func TestTextFormIsLossless(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.Outputs = append(g.Outputs, y)
-	g.Targets = append(g.Targets, ir.Target{Value: y, Axes: "NDHWC", Label: "layer"})
+	for _, text := range []string{"NDHWC", "N(-D5)(X2*H3)(2+W2+2)(1+C1)"} {
+		axes, err := ir.ParseAxes(text, y.Shape())
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.Targets = append(g.Targets, ir.Target{Value: y, Axes: axes, Label: "layer"})
+	}
 
 	var first, second strings.Builder
 	if err := g.Write(&first, false); err != nil {

@@ -41,11 +41,7 @@ func sinkTransposes(g *ir.Graph) error {
 	for i := range g.Targets {
 		t := &g.Targets[i]
 		if lazy, ok := l.lazy[t.Value]; ok {
-			inverse, axes := op.Inverse(lazy.perm), make([]byte, len(t.Axes))
-			for j := range axes {
-				axes[j] = t.Axes[inverse[j]]
-			}
-			t.Value, t.Axes = lazy.base, string(axes)
+			t.Value, t.Axes = lazy.base, t.Axes.Permute(op.Inverse(lazy.perm))
 		} else {
 			t.Value = l.value(t.Value)
 		}

@@ -120,7 +120,7 @@ func TestPassesKeepWhatGraphsCompute(t *testing.T) {
 		out := values[len(values)-1]
 		target := rapid.SampledFrom(values).Draw(t, "target")
 		g.Outputs = []*ir.Value{out}
-		g.Targets = []ir.Target{{Value: target, Axes: "abcdefg"[:len(target.Shape())], Label: "target"}}
+		g.Targets = []ir.Target{{Value: target, Axes: axesOf(t, "abcdefg"[:len(target.Shape())], target), Label: "target"}}
 		before, twin := g.Clone()
 
 		data := randoms(99, x.Shape().Elements())
@@ -132,8 +132,8 @@ func TestPassesKeepWhatGraphsCompute(t *testing.T) {
 		compare(t, "output", got[g.Outputs[0]], want[twin[out]], before)
 		to := g.Targets[0]
 		perm := make([]int, len(to.Axes))
-		for i, a := range []byte(to.Axes) {
-			perm[i] = int(a - 'a')
+		for i, a := range to.Axes {
+			perm[i] = int(a.Letter() - 'a')
 		}
 		compare(t, "target", got[to.Value], transposed(want[twin[target]], target.Shape(), perm), before)
 	})
@@ -198,7 +198,7 @@ func TestFoldsStopAtTargets(t *testing.T) {
 		})
 		g.Outputs = []*ir.Value{b.Emit(op.UnaryOp("Relu"), op.UnaryAttr{}, z)}
 		if kept {
-			g.Targets = []ir.Target{{Value: y, Axes: "NCDHW"}}
+			g.Targets = []ir.Target{{Value: y, Axes: axesOf(t, "NCDHW", y)}}
 		}
 		if err := b.Err(); err != nil {
 			t.Fatal(err)
@@ -213,7 +213,7 @@ func TestFoldsStopAtTargets(t *testing.T) {
 		affine := 0
 		if kept {
 			affine = 1
-			if g.Targets[0].Axes != "NDHWC" || g.Targets[0].Value.Def.Op != op.Conv {
+			if g.Targets[0].Axes.String() != "NDHWC" || g.Targets[0].Value.Def.Op != op.Conv {
 				t.Errorf("the target is %s of %s, not NDHWC of Conv", g.Targets[0].Axes, g.Targets[0].Value.Def.Op.Name)
 			}
 		}
@@ -222,4 +222,12 @@ func TestFoldsStopAtTargets(t *testing.T) {
 			t.Errorf("kept %v: unexpected graph\n%v", kept, g)
 		}
 	}
+}
+
+func axesOf(t interface{ Fatal(...any) }, text string, v *ir.Value) ir.Axes {
+	axes, err := ir.ParseAxes(text, v.Shape())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return axes
 }

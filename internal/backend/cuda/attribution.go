@@ -552,7 +552,8 @@ type layerMapParams struct {
 	Stride        [3]int64
 	ChannelStride int64
 	Size1, Size2  int32
-	Skip, Voxels  int32
+	Skip          int32 // 0: A and G begin at the first voxel
+	Voxels        int32
 	Channels      int32
 	Chunk, Chunks int32
 	_             int32
@@ -593,9 +594,9 @@ func (f *field) layerMap(c cam.Choice, activation, gradient *field, l *backend.L
 		return false, nil
 	}
 	p := layerMapParams{
-		A: activation.memory.at, G: gradient.memory.at,
+		A: activation.memory.at + driver.Ptr(4*at.Start), G: gradient.memory.at + driver.Ptr(4*at.Start),
 		Stride: [3]int64{int64(at.Stride[0]), int64(at.Stride[1]), int64(at.Stride[2])}, ChannelStride: int64(at.ChannelStride),
-		Size1: int32(at.Size[1]), Size2: int32(at.Size[2]), Skip: int32(at.Skip), Voxels: int32(at.Voxels), Channels: int32(at.Channels),
+		Size1: int32(at.Size[1]), Size2: int32(at.Size[2]), Voxels: int32(at.Voxels), Channels: int32(at.Channels),
 		Chunk: int32(ceilDiv(at.Voxels, parts)), Stats: f.statsAt(), Scale: 1, Factor: 1,
 	}
 	p.Chunks = int32(ceilDiv(at.Voxels, int(p.Chunk)))

@@ -10,6 +10,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/host"
 	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/noise"
 	"github.com/voxcam/voxcam/internal/tensor"
 )
@@ -241,17 +242,26 @@ var layerCases = []struct {
 }{
 	{tensor.Shape{1, 3, 4, 5, 70}, "NDHWC", 60},
 	{tensor.Shape{1, 9, 3, 4, 5}, "NCDHW", 60},
-	{tensor.Shape{1, 61, 33}, "NTC", 60},
-	{tensor.Shape{61, 1, 8}, "TNC", 60},
+	{tensor.Shape{1, 61, 33}, "N(1+D3*H4*W5)C", 60},
+	{tensor.Shape{3, 27, 8}, "D(2+H5*-W5)C", 75},
+	{tensor.Shape{61, 1, 8}, "(1+W5*H4*D3)NC", 60},
 	{tensor.Shape{1, 9, 12, 11, 5}, "NDHWC", 9 * 12 * 11},
 	{tensor.Shape{1, 1, 1, 1, 2048}, "NDHWC", 1},
+}
+
+func layoutOf(shape tensor.Shape, text string) (backend.Layout, error) {
+	axes, err := ir.ParseAxes(text, shape)
+	if err != nil {
+		return backend.Layout{}, err
+	}
+	return backend.NewLayout(shape, axes)
 }
 
 func TestLayerMapsOnTheDevice(t *testing.T) {
 	b := open(t, Options{})
 	for place, where := range attributionPlaces {
 		for _, l := range layerCases {
-			layout, err := backend.NewLayout(l.shape, l.axes, l.voxels)
+			layout, err := layoutOf(l.shape, l.axes)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -275,7 +285,7 @@ func TestLayerMapsOnTheDevice(t *testing.T) {
 // What is not finite is refused with the words of the host.
 func TestNotFiniteOnTheDevice(t *testing.T) {
 	b := open(t, Options{})
-	layout, err := backend.NewLayout(tensor.Shape{1, 2, 3, 4, 5}, "NDHWC", 24)
+	layout, err := layoutOf(tensor.Shape{1, 2, 3, 4, 5}, "NDHWC")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -109,8 +109,8 @@ func (Attribution) LayerMap(dst backend.Field, c cam.Choice, l backend.Layer) er
 
 // channelsLast is x as [voxels, C].
 func channelsLast(x []float32, l *backend.Layout) []float32 {
-	if l.Skip == 0 && l.ChannelStride == 1 && packed(l) {
-		return x[:l.Voxels*l.Channels]
+	if (l.ChannelStride == 1 || l.Channels == 1) && packed(l) {
+		return x[l.Start:][:l.Voxels*l.Channels]
 	}
 	out := make([]float32, l.Voxels*l.Channels)
 	for v := range l.Voxels {
