@@ -102,7 +102,7 @@ func Open(path string, opt Options) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := explain.Open(path, d.Backend, explain.Options{
+	m, err := explain.Open(context.Background(), path, d.Backend, explain.Options{
 		TargetLayer: opt.TargetLayer, TokenGrid: opt.TokenGrid, LayerLayout: opt.LayerLayout, Shape: opt.Shape, Budget: opt.Budget,
 	})
 	if err != nil {

@@ -58,7 +58,7 @@ phantom:                        volume
 phantom/phantomset:             phantom
 
 # The engine that ties model, methods and volume together. It writes no files and knows no data set.
-explain:                        tensor ir grad pass onnx layer plan backend cam noise volume
+explain:                        input tensor ir grad pass onnx layer plan backend cam noise volume
 
 bytesize:
 
@@ -68,7 +68,7 @@ memory:                         backend backend/cuda/driver backend/cuda/nvml by
 # What people run. Only here a backend is chosen.
 device:                         backend backend/cpu backend/cuda backend/cuda/driver bytesize
 engine:                         backend bytesize cam device explain memory volume
-worker:                         backend bytesize cam engine explain memory noise volume volume/npy
+worker:                         backend bytesize cam engine explain input memory noise volume volume/npy
 control:                        backend explain memory
 monitor:                        backend bytesize control explain memory
 rescue:                         backend bytesize control memory
@@ -88,7 +88,6 @@ cmd/voxcam:                     cli
 const outside = `
 github.com/ebitengine/purego:        dl
 google.golang.org/protobuf:          onnx
-github.com/edsrzf/mmap-go:           onnx
 golang.org/x/sys:                    backend/cpu backend/cpu/kernel control durable memory rescue session worker cli
 golang.org/x/sync:                   backend/cpu phantom/phantomset session worker
 golang.org/x/term:                   session cli

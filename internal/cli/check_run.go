@@ -136,7 +136,7 @@ func (q *runQuestion) plan(ctx context.Context, name, precision string, stderr i
 		opt.Budget = explain.Budget{Bytes: bytes, Smallest: least}
 	}
 	a.Budget = opt.Budget.Bytes
-	passes, err := explain.Plans(flags.model, d, opt, q.methods)
+	passes, err := explain.Plans(ctx, flags.model, d, opt, q.methods)
 	if err != nil {
 		return nil, usage(err)
 	}

@@ -219,7 +219,7 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	}
 	printNotes(cmd.ErrOrStderr(), m.Info())
 	if f.noise != "" {
-		draws, err := npy.Open(f.noise)
+		draws, err := npy.Open(cmd.Context(), f.noise)
 		if err != nil {
 			return usage(err)
 		}

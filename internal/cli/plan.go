@@ -78,7 +78,7 @@ func (f *planFlags) run(cmd *cobra.Command, path string) (err error) {
 	if err != nil {
 		return err
 	}
-	planned, err := explain.Plans(path, d.Backend, opt, methods)
+	planned, err := explain.Plans(cmd.Context(), path, d.Backend, opt, methods)
 	if err != nil {
 		return usage(err)
 	}

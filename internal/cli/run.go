@@ -2,8 +2,6 @@ package cli
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -19,7 +17,6 @@ import (
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/memory"
 	"github.com/voxcam/voxcam/internal/monitor"
 	"github.com/voxcam/voxcam/internal/session"
@@ -184,8 +181,9 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 	if p := c.Explain.Precision; p != "fp32" { // sessions that were made before there was a choice go on
 		opt.Settings = map[string]string{"explain.precision": p}
 	}
+	var noise worker.Noise
 	if f.noise != "" {
-		draws, err := npy.Open(f.noise)
+		draws, err := npy.Open(ctx, f.noise)
 		if err != nil {
 			return refuse(err)
 		}
@@ -193,10 +191,8 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 		if err := enoughDraws(draws, f.noise, methods, c.Explain.Conventions, c.Explain.NSamples); err != nil {
 			return refuse(err)
 		}
-		opt.Noise = draws
-		if opt.NoiseName, err = fileDigest(f.noise); err != nil {
-			return refuse(err)
-		}
+		opt.Noise, opt.NoiseName = draws, draws.SHA256()
+		noise = worker.Noise{Path: f.noise, SHA256: draws.SHA256()}
 	}
 	terminal := false
 	if file, ok := stderr.(*os.File); ok {
@@ -220,7 +216,7 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 		server.Handle("GET /metrics", monitor.Handler(seen.look))
 		defer server.Close()
 	}
-	m, err := openFor(ctx, c, policy, f.noise, stderr)
+	m, err := openFor(ctx, c, policy, noise, stderr)
 	if err != nil && ctx.Err() != nil {
 		return s, err
 	}
@@ -265,14 +261,14 @@ func modelOf(c *dataset.Config) modelFlags {
 }
 
 // start opens the device and the model on it, in a worker if the configuration and the system have one.
-func start(ctx context.Context, c *dataset.Config, o engine.Options, noise string, stderr io.Writer) (worker.Engine, error) {
+func start(ctx context.Context, c *dataset.Config, o engine.Options, noise worker.Noise, stderr io.Writer) (worker.Engine, error) {
 	lean()
 	unusable := worker.Usable()
 	if c.Memory.Worker && worker.Supported && unusable != nil {
 		fmt.Fprintln(stderr, "voxcam: note: the device stays in this process:", unusable)
 	}
 	if c.Memory.Worker && unusable == nil {
-		w, err := worker.Start(ctx, o, worker.Options{PassTimeout: c.Memory.PassTimeout, NoisePath: noise})
+		w, err := worker.Start(ctx, o, worker.Options{PassTimeout: c.Memory.PassTimeout, Noise: noise})
 		if err != nil {
 			return nil, err
 		}
@@ -283,7 +279,7 @@ func start(ctx context.Context, c *dataset.Config, o engine.Options, noise strin
 
 // openFor opens the model for a data set. Where the file and the configuration leave the volume's size open, it is that of the
 // first volume that goes through the network: one bad volume must not stop the others.
-func openFor(ctx context.Context, c *dataset.Config, policy memory.Policy, noise string, stderr io.Writer) (m worker.Engine, err error) {
+func openFor(ctx context.Context, c *dataset.Config, policy memory.Policy, noise worker.Noise, stderr io.Writer) (m worker.Engine, err error) {
 	set, err := dataset.Open(c)
 	if err != nil {
 		return nil, err
@@ -339,20 +335,6 @@ func eachVolume(ctx context.Context, set *dataset.Set, samples []dataset.Sample,
 		}
 	}
 	return first
-}
-
-// fileDigest is the SHA-256 of a file, in hexadecimal.
-func fileDigest(path string) (string, error) {
-	file, _, err := input.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer file.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, file); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 func newExitCodes() *cobra.Command {

@@ -72,7 +72,7 @@ func TestDatasetIsReadable(t *testing.T) {
 
 func checkMask(t *testing.T, path string, p *phantom.Phantom) {
 	t.Helper()
-	f, err := npy.Open(path)
+	f, err := npy.Open(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}

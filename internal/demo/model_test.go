@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
@@ -26,7 +27,7 @@ func TestModelClassifiesAndPoints(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := phantom.DefaultDims
-	model, err := explain.Open(path, device, explain.Options{TargetLayer: TargetLayer, Shape: [4]int{1, d[0], d[1], d[2]}})
+	model, err := explain.Open(context.Background(), path, device, explain.Options{TargetLayer: TargetLayer, Shape: [4]int{1, d[0], d[1], d[2]}})
 	if err != nil {
 		t.Fatal(err)
 	}

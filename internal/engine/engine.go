@@ -47,6 +47,7 @@ type Options struct {
 	TokenGrid   [3]int `json:"token_grid,omitzero"`
 	Shape       [4]int `json:"shape,omitzero"` // [C, D, H, W]; zero sizes are the file's
 	Ahead       bool   `json:"ahead,omitempty"`
+	SHA256      string `json:"sha256,omitempty"` // of the model that it must be; "": any
 
 	// Of the device, as in device.Open.
 	Device    string `json:"device,omitempty"`
@@ -121,7 +122,7 @@ type machine struct {
 // parts are what an engine is made of. Tests put others in.
 type parts struct {
 	device  func(o device.Options) (*machine, error)
-	model   func(path string, b backend.Backend, o explain.Options) (model, error)
+	model   func(ctx context.Context, path string, b backend.Backend, o explain.Options) (model, error)
 	trouble func(error) backend.Trouble // why a device did not open
 }
 
@@ -133,8 +134,8 @@ var standard = parts{
 		}
 		return &machine{d.Backend, d.UUID(), d.Warnings, d.Notes, d.FreeMemory, d.Close}, nil
 	},
-	model: func(path string, b backend.Backend, o explain.Options) (model, error) {
-		m, err := explain.Open(path, b, o)
+	model: func(ctx context.Context, path string, b backend.Backend, o explain.Options) (model, error) {
+		m, err := explain.Open(ctx, path, b, o)
 		if err != nil {
 			return nil, err
 		}
@@ -204,6 +205,7 @@ func open(ctx context.Context, o Options, p parts) (*Engine, error) {
 	}
 	e.untold = w.incidents
 	e.info, e.opened = s.model.Info(), true
+	e.options.SHA256 = e.info.SHA256
 	e.openGate()
 	e.enter(StateIdle)
 	return e, nil
@@ -212,7 +214,7 @@ func open(ctx context.Context, o Options, p parts) (*Engine, error) {
 // openWaiting opens the device, or when that has no memory for a while, the processor.
 func (e *Engine) openWaiting(ctx context.Context, w *task) (*seat, error) {
 	for {
-		s, err := e.place(w)
+		s, err := e.place(ctx, w)
 		if err == nil {
 			return s, nil
 		}

@@ -78,7 +78,7 @@ func (w *world) parts() parts {
 			g := &fakeGPU{fakeCPU: fakeCPU{name: name}, world: w}
 			return &machine{Backend: g, uuid: "GPU-1", free: func() (int, error) { return 0, errors.New("nobody asks") }, close: w.closer(name)}, nil
 		},
-		model: func(_ string, b backend.Backend, o explain.Options) (model, error) {
+		model: func(_ context.Context, _ string, b backend.Backend, o explain.Options) (model, error) {
 			m := &fakeModel{world: w, on: b.Name(), options: o, slot: make(chan struct{}, 1)}
 			m.gpu, _ = b.(*fakeGPU)
 			return m, nil

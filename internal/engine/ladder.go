@@ -32,7 +32,7 @@ func (e *Engine) climb(ctx context.Context, w *work) error {
 		if e.serve() {
 			w.tell(explain.IncidentRestart, "the context was made anew, as asked")
 		}
-		s, err := e.place(&w.task)
+		s, err := e.place(ctx, &w.task)
 		if err == nil {
 			err = e.sample(&w.task, s)
 		}

@@ -171,7 +171,7 @@ func (e *Engine) serve() (anew bool) {
 	before := e.seatNow()
 	for _, o := range orders {
 		if o.err = o.context.Err(); o.err == nil {
-			o.err = e.makeAnew(&o.outcome)
+			o.err = e.makeAnew(o.context, &o.outcome)
 		}
 		close(o.done)
 	}
@@ -180,7 +180,7 @@ func (e *Engine) serve() (anew bool) {
 }
 
 // makeAnew closes the device and opens it again, with a context that nothing is in.
-func (e *Engine) makeAnew(out *memory.Outcome) (err error) {
+func (e *Engine) makeAnew(ctx context.Context, out *memory.Outcome) (err error) {
 	s := e.seatNow()
 	if s != nil {
 		if out.Before, err = s.usage(); err != nil && s.resident == nil {
@@ -200,7 +200,7 @@ func (e *Engine) makeAnew(out *memory.Outcome) (err error) {
 	if err := e.unseat(&e.seat); err != nil {
 		out.Note = fmt.Sprintf("when it was closed: %v", err)
 	}
-	if s, err = e.place(&task{engine: e, placed: true}); err != nil {
+	if s, err = e.place(ctx, &task{engine: e, placed: true}); err != nil {
 		return fmt.Errorf("the context is closed, and could not be made anew; the next volume tries again: %w", err)
 	}
 	out.After, err = s.usage()

@@ -108,7 +108,7 @@ func (e *Engine) openMachine(t *task, name, precision string) (d *machine, err e
 }
 
 // openOn opens the model on a device, and closes that if it fails.
-func (e *Engine) openOn(d *machine) (_ *seat, err error) {
+func (e *Engine) openOn(ctx context.Context, d *machine) (_ *seat, err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.close())
@@ -122,8 +122,8 @@ func (e *Engine) openOn(d *machine) (_ *seat, err error) {
 		}
 	}
 	o := e.options
-	s.model, err = e.parts.model(o.Model, d.Backend, explain.Options{
-		TargetLayer: o.TargetLayer, TokenGrid: o.TokenGrid, LayerLayout: o.LayerLayout, Shape: o.Shape, Ahead: o.Ahead,
+	s.model, err = e.parts.model(ctx, o.Model, d.Backend, explain.Options{
+		TargetLayer: o.TargetLayer, TokenGrid: o.TokenGrid, LayerLayout: o.LayerLayout, Shape: o.Shape, Ahead: o.Ahead, SHA256: o.SHA256,
 		Budget: s.budget, Allow: func(u backend.Usage) explain.Budget { return e.allow(s, u) }, Shuttle: e.shuttle,
 	})
 	return s, err
@@ -157,7 +157,7 @@ func (e *Engine) allow(s *seat, u backend.Usage) explain.Budget {
 }
 
 // openDevice opens the device that was asked for, and the model on it. The turn is held.
-func (e *Engine) openDevice(t *task) (*seat, error) {
+func (e *Engine) openDevice(ctx context.Context, t *task) (*seat, error) {
 	name := e.options.Device
 	if name == "" || name == "auto" {
 		// A GPU that is there and has no memory now is waited for; one that does not work, or is not there, makes place for the processor.
@@ -166,7 +166,7 @@ func (e *Engine) openDevice(t *task) (*seat, error) {
 			return nil, err
 		}
 		if err == nil {
-			return e.openOn(d)
+			return e.openOn(ctx, d)
 		}
 		name = "auto"
 	}
@@ -174,7 +174,7 @@ func (e *Engine) openDevice(t *task) (*seat, error) {
 	if err != nil {
 		return nil, err
 	}
-	return e.openOn(d)
+	return e.openOn(ctx, d)
 }
 
 // unseat closes a seat, which no volume is computed on. The turn is held, and the gate shut.
@@ -233,7 +233,7 @@ func (e *Engine) use() (s, now *seat, done func()) {
 }
 
 // place is where a task is to be done now. It opens what is needed. The turn is held.
-func (e *Engine) place(t *task) (*seat, error) {
+func (e *Engine) place(ctx context.Context, t *task) (*seat, error) {
 	e.mu.Lock()
 	s, spare := e.seat, e.spare
 	e.mu.Unlock()
@@ -246,7 +246,7 @@ func (e *Engine) place(t *task) (*seat, error) {
 	}
 	t.placed = true
 	if t.processor {
-		return e.openSpare(t)
+		return e.openSpare(ctx, t)
 	}
 	if s != nil {
 		return s, nil
@@ -254,7 +254,7 @@ func (e *Engine) place(t *task) (*seat, error) {
 	if e.lost != nil {
 		return nil, e.lost
 	}
-	s, err := e.openDevice(t)
+	s, err := e.openDevice(ctx, t)
 	if err != nil {
 		e.tried = time.Now()
 		switch {
@@ -308,7 +308,7 @@ func (e *Engine) stillShort(s *seat) string {
 }
 
 // openSpare opens the model on the processor. The turn is held.
-func (e *Engine) openSpare(t *task) (*seat, error) {
+func (e *Engine) openSpare(ctx context.Context, t *task) (*seat, error) {
 	e.mu.Lock()
 	s := e.spare
 	e.mu.Unlock()
@@ -317,7 +317,7 @@ func (e *Engine) openSpare(t *task) (*seat, error) {
 	}
 	d, err := e.openMachine(t, "cpu", "") // computes in float32 whatever the precision of the device
 	if err == nil {
-		s, err = e.openOn(d)
+		s, err = e.openOn(ctx, d)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("the processor cannot take the device's place: %w", err)

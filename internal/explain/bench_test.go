@@ -111,7 +111,7 @@ func benchmarkArenas(b *testing.B, path, method string) {
 	if ask == "gradient" {
 		ask = "saliency"
 	}
-	passes, err := explain.Plans(path, device, benchmarkOptions(b), []string{ask})
+	passes, err := explain.Plans(context.Background(), path, device, benchmarkOptions(b), []string{ask})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func benchmarkArenas(b *testing.B, path, method string) {
 
 func benchmarkStaying(b *testing.B, path string, opt explain.Options, req explain.Request, gradient bool) {
 	device, done := openBenchmark(b)
-	m, err := explain.Open(path, device, opt)
+	m, err := explain.Open(context.Background(), path, device, opt)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -207,7 +207,7 @@ func BenchmarkAll(b *testing.B) {
 		b.Run(name+"/device", func(b *testing.B) { benchmarkStaying(b, path, opt, req, false) })
 		b.Run(name+"/copies", func(b *testing.B) {
 			device, done := openBenchmark(b)
-			m, err := explain.Open(path, device, opt)
+			m, err := explain.Open(context.Background(), path, device, opt)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -57,7 +57,7 @@ func checkBudgets(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 	defer device.Close()
-	passes, err := explain.Plans(path, device, opt, methods)
+	passes, err := explain.Plans(context.Background(), path, device, opt, methods)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +133,7 @@ func tryExplain(path string, opt explain.Options, v *volume.Volume, methods []st
 		return nil, err
 	}
 	defer b.Close()
-	m, err := explain.Open(path, b, opt)
+	m, err := explain.Open(context.Background(), path, b, opt)
 	if err != nil {
 		return nil, err
 	}

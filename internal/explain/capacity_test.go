@@ -58,7 +58,7 @@ func bands(t testing.TB, inner backend.Backend, req explain.Request) (all []band
 func levelWithin(t testing.TB, inner backend.Backend, req explain.Request, budget int) (level explain.Level) {
 	t.Helper()
 	opt := explain.Options{Budget: explain.Budget{Bytes: budget}}
-	passes, err := explain.Plans(methodsCase+"/model.torchscript.onnx", newLimited(t, inner, 1<<30), opt, req.Methods)
+	passes, err := explain.Plans(context.Background(), methodsCase+"/model.torchscript.onnx", newLimited(t, inner, 1<<30), opt, req.Methods)
 	if err != nil {
 		t.Fatal(err)
 	}

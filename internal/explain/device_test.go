@@ -152,7 +152,7 @@ func explainWith(b backend.Backend, folder string, budget explain.Budget, req ex
 	if err != nil {
 		return nil, err
 	}
-	m, err := explain.Open(filepath.Join(folder, "model.torchscript.onnx"), b, explain.Options{TargetLayer: c.Target, Budget: budget})
+	m, err := explain.Open(context.Background(), filepath.Join(folder, "model.torchscript.onnx"), b, explain.Options{TargetLayer: c.Target, Budget: budget})
 	if err != nil {
 		return nil, err
 	}

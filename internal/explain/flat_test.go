@@ -44,7 +44,7 @@ func TestMemoryIsFlat(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer b.Close()
-		m, err := explain.Open("../../testdata/cases/methods/model.torchscript.onnx", b, explain.Options{Budget: budget})
+		m, err := explain.Open(context.Background(), "../../testdata/cases/methods/model.torchscript.onnx", b, explain.Options{Budget: budget})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -80,7 +80,7 @@ func checkGolden(t *testing.T, dir, form string, c goldenCase) {
 	if c.Grid != nil {
 		opt.TokenGrid = [3]int(c.Grid)
 	}
-	m, err := explain.Open(filepath.Join(dir, "model."+form+".onnx"), b, opt)
+	m, err := explain.Open(context.Background(), filepath.Join(dir, "model."+form+".onnx"), b, opt)
 	if err != nil {
 		t.Fatal(err)
 	}

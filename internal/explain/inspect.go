@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"context"
 	"errors"
 
 	"github.com/voxcam/voxcam/internal/layer"
@@ -22,9 +23,9 @@ type Summary struct {
 	Warnings      []string    `json:"warnings,omitempty"`
 }
 
-// Inspect reads a model for volumes of shape [C, D, H, W]; sizes of zero are taken from the file.
-func Inspect(path string, shape [4]int) (s *Summary, err error) {
-	file, err := onnx.Open(path)
+// Inspect reads a model for volumes of shape [C, D, H, W]; sizes of zero are taken from the file. ctx stops it.
+func Inspect(ctx context.Context, path string, shape [4]int) (s *Summary, err error) {
+	file, err := onnx.Open(ctx, path)
 	if err != nil {
 		return nil, err
 	}
@@ -52,5 +53,5 @@ func Inspect(path string, shape [4]int) (s *Summary, err error) {
 		s.DefaultTarget, s.DefaultValue = t.Label, t.Value.Name
 	}
 	s.Warnings = append(s.Warnings, m.Notes...)
-	return s, nil
+	return s, file.Err()
 }

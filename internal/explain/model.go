@@ -10,6 +10,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/onnx"
 	"github.com/voxcam/voxcam/internal/volume"
 )
@@ -34,6 +35,8 @@ type Options struct {
 	Shuttle Shuttle
 	// ShuttleAfter is how long no volume must have been begun or computed for ShuttleIdle; 0: 2 s.
 	ShuttleAfter time.Duration
+	// SHA256 is Info.SHA256 of an earlier opening: a file that holds another model by now is an *input.ChangedError. "" takes any.
+	SHA256 string
 	// Ahead takes memory on a device for a volume besides the one that is explained, and for maps that are on their way back, as far
 	// as plans do not suffer: for callers of Begin.
 	Ahead bool
@@ -56,8 +59,6 @@ type Model struct {
 	backend  backend.Backend
 	resident backend.Resident // the backend, if it is one; else nil
 
-	digest func() string // of the file; computed once
-
 	// Who brings a volume to where it waits for its turn, or finds it there, holds begun; who computes, or changes what lies on the device
 	// otherwise, holds turn. Both are held by an element in the channel; begun is taken first. Who holds turn may use net; place is held to
 	// bring a volume to where it waits, and to change what that needs: net, its fields, and where they are.
@@ -77,14 +78,17 @@ type Model struct {
 var _ Overlapping = (*Model)(nil)
 
 // Open opens an ONNX file. When the shape of the volumes is known from the options or the file, the model is bound to it at
-// once, and a target layer that does not exist is an error now.
-func Open(path string, b backend.Backend, opt Options) (*Model, error) {
-	file, err := onnx.Open(path)
+// once, and a target layer that does not exist is an error now. ctx stops it.
+func Open(ctx context.Context, path string, b backend.Backend, opt Options) (*Model, error) {
+	file, err := onnx.Open(ctx, path)
 	if err != nil {
 		return nil, err
 	}
+	if opt.SHA256 != "" && opt.SHA256 != file.SHA256() {
+		return nil, errors.Join(&input.ChangedError{Path: path}, file.Close())
+	}
 	m := &Model{
-		file: file, opt: opt, backend: b, digest: sync.OnceValue(file.SHA256),
+		file: file, opt: opt, backend: b,
 		begun: make(chan struct{}, 1), turn: make(chan struct{}, 1), releases: make(chan *release),
 		allowance: allowance{every: askEvery},
 	}
@@ -172,6 +176,9 @@ func (m *Model) bind(shape [4]int) error {
 		return nil
 	}
 	net, err := newNetwork(m.file, shape, m.opt, m.backend)
+	if changed := m.file.Err(); changed != nil {
+		return changed
+	}
 	if err != nil {
 		if declared := declaredShape(m.file); slices.Contains(declared[:], -1) {
 			return fmt.Errorf("for a volume of shape %v [C D H W]: %w", shape, err)
@@ -206,7 +213,7 @@ func (m *Model) Close() error {
 
 // Info implements Explainer. What depends on the volume's shape is unknown (zero) until one is bound.
 func (m *Model) Info() Info {
-	info := Info{Path: m.file.Path, SHA256: m.digest(), InputShape: m.boundShape()}
+	info := Info{Path: m.file.Path, SHA256: m.file.SHA256(), InputShape: m.boundShape()}
 	m.place.Lock()
 	defer m.place.Unlock()
 	if m.net != nil {
@@ -228,7 +235,15 @@ func (m *Model) Prepare(ctx context.Context, methods []string) error {
 	e := m.nobody()
 	e.adjust = true
 	needed := needsOf(choices, m.net.voxels(), m.net.shape[0])
-	return m.recovering(ctx, e, func() error { return m.ready(ctx, e, needed) })
+	return m.recovering(ctx, e, func() error { return m.intact(m.ready(ctx, e, needed)) })
+}
+
+// intact is err, the result of something that may have read weights, unless they were not those of the model any more.
+func (m *Model) intact(err error) error {
+	if changed := m.file.Err(); changed != nil {
+		return changed
+	}
+	return err
 }
 
 // nobody is the work on no volume: what happens meanwhile is told with the next one.

@@ -43,7 +43,7 @@ func series(t testing.TB, n int) []*volume.Volume {
 
 func openMethods(t testing.TB, b backend.Backend, opt explain.Options) *explain.Model {
 	t.Helper()
-	m, err := explain.Open(methodsCase+"/model.torchscript.onnx", b, opt)
+	m, err := explain.Open(context.Background(), methodsCase+"/model.torchscript.onnx", b, opt)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -255,13 +256,13 @@ type PlannedPass struct {
 	Volume   int // bytes of the volume, and of the gradient with respect to it, which are counted apart
 }
 
-// Plans plans what methods need on a backend, without running anything.
-func Plans(path string, b backend.Backend, opt Options, methods []string) (passes []PlannedPass, err error) {
+// Plans plans what methods need on a backend, without running anything. ctx stops it.
+func Plans(ctx context.Context, path string, b backend.Backend, opt Options, methods []string) (passes []PlannedPass, err error) {
 	choices, err := cam.Choose(methods, nil)
 	if err != nil {
 		return nil, err
 	}
-	file, err := onnx.Open(path)
+	file, err := onnx.Open(ctx, path)
 	if err != nil {
 		return nil, err
 	}
@@ -320,5 +321,5 @@ func Plans(path string, b backend.Backend, opt Options, methods []string) (passe
 		}
 		passes = append(passes, pass)
 	}
-	return passes, nil
+	return passes, file.Err()
 }

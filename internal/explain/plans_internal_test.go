@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"context"
 	"math"
 	"testing"
 
@@ -14,7 +15,7 @@ import (
 // openPools opens the network of the pooling case.
 func openPools(t *testing.T, b backend.Backend, o Options) *network {
 	t.Helper()
-	file, err := onnx.Open("../../testdata/cases/pools/model.torchscript.onnx")
+	file, err := onnx.Open(context.Background(), "../../testdata/cases/pools/model.torchscript.onnx")
 	if err != nil {
 		t.Fatal(err)
 	}

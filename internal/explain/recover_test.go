@@ -87,7 +87,7 @@ func same(got, want *explain.Result) error {
 // openOn opens the methods' model; the caller closes it.
 func openOn(t testing.TB, b backend.Backend, opt explain.Options) *explain.Model {
 	t.Helper()
-	m, err := explain.Open(methodsCase+"/model.torchscript.onnx", b, opt)
+	m, err := explain.Open(context.Background(), methodsCase+"/model.torchscript.onnx", b, opt)
 	if err != nil {
 		t.Fatal(err)
 	}

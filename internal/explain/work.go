@@ -144,7 +144,7 @@ func (w *work) attempt(ctx context.Context) error {
 		e.there = nil
 	}
 	e.net, e.result.TargetLayer = m.net, m.net.target.Label
-	return e.attempt(ctx)
+	return m.intact(e.attempt(ctx))
 }
 
 // retell tells what happened before a volume was computed.

@@ -1,6 +1,7 @@
 package layer_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -15,7 +16,7 @@ import (
 
 func load(t *testing.T, path string, shape []int) *onnx.Imported {
 	t.Helper()
-	file, err := onnx.Open(path)
+	file, err := onnx.Open(context.Background(), path)
 	if err != nil {
 		t.Fatal(err)
 	}

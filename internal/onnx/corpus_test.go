@@ -1,6 +1,7 @@
 package onnx
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -52,7 +53,7 @@ func TestCorpus(t *testing.T) {
 	}
 	for path, c := range caseFiles(t, folder) {
 		t.Run(filepath.Base(filepath.Dir(path))+"/"+filepath.Base(path), func(t *testing.T) {
-			m, err := Open(path)
+			m, err := Open(context.Background(), path)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,6 +1,7 @@
 package onnx
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"math"
@@ -12,10 +13,9 @@ import (
 )
 
 // decode fills m from the bytes of a file.
-func decode(m *Model, data []byte) error {
-	d := &decoder{m: m}
-	m.data = data
-	if len(data) == 0 {
+func decode(ctx context.Context, m *Model, data span) error {
+	d := &decoder{m: m, ctx: ctx}
+	if data.length == 0 {
 		return d.fail(-1, "", "the file is empty")
 	}
 	m.Opsets, m.Metadata, m.Functions = map[string]int{}, map[string]string{}, map[FunctionID]*Function{}
@@ -25,9 +25,9 @@ func decode(m *Model, data []byte) error {
 		case 1:
 			m.IRVersion = int64(f.n)
 		case 2:
-			m.Producer = string(f.b)
+			m.Producer = f.text()
 		case 3:
-			version = string(f.b)
+			version = f.text()
 		case 7:
 			m.Graph, err = d.graph(f)
 		case 8:
@@ -44,6 +44,8 @@ func decode(m *Model, data []byte) error {
 	})
 	m.Producer = strings.TrimSpace(m.Producer + " " + version)
 	switch {
+	case m.Err() != nil:
+		return m.Err()
 	case err != nil:
 		return notONNX(m, err)
 	case m.Graph == nil:
@@ -71,7 +73,7 @@ func (d *decoder) opset(into map[string]int, f field) error {
 	err := d.message("an opset import", f, func(f field) error {
 		switch f.num {
 		case 1:
-			domain = canonicalDomain(string(f.b))
+			domain = canonicalDomain(f.text())
 		case 2:
 			version = int(f.n)
 		}
@@ -93,9 +95,9 @@ func (d *decoder) entry(into map[string]string, f field) error {
 	err := d.message("an entry", f, func(f field) error {
 		switch f.num {
 		case 1:
-			key = string(f.b)
+			key = f.text()
 		case 2:
-			value = string(f.b)
+			value = f.text()
 		}
 		return nil
 	})
@@ -112,7 +114,7 @@ func (d *decoder) graph(f field) (*Graph, error) {
 			g.Nodes = append(g.Nodes, n)
 			return err
 		case 2:
-			g.Name = string(f.b)
+			g.Name = f.text()
 		case 5:
 			t, err := d.tensor(f)
 			g.Initializers = append(g.Initializers, t)
@@ -142,21 +144,21 @@ func (d *decoder) node(f field) (*Node, error) {
 	err := d.message("a node", f, func(f field) error {
 		switch f.num {
 		case 1:
-			n.Inputs = append(n.Inputs, string(f.b))
+			n.Inputs = append(n.Inputs, f.text())
 		case 2:
-			n.Outputs = append(n.Outputs, string(f.b))
+			n.Outputs = append(n.Outputs, f.text())
 		case 3:
-			n.Name = string(f.b)
+			n.Name = f.text()
 		case 4:
-			n.Op = string(f.b)
+			n.Op = f.text()
 		case 5:
 			a, err := d.attribute(f)
 			n.Attributes[a.Name] = a
 			return err
 		case 7:
-			n.Domain = canonicalDomain(string(f.b))
+			n.Domain = canonicalDomain(f.text())
 		case 8:
-			n.Overload = string(f.b)
+			n.Overload = f.text()
 		case 9:
 			return d.entry(n.Metadata, f)
 		}
@@ -175,13 +177,13 @@ func (d *decoder) attribute(f field) (*Attribute, error) {
 	return a, d.message("an attribute", f, func(f field) (err error) {
 		switch f.num {
 		case 1:
-			a.Name = string(f.b)
+			a.Name = f.text()
 		case 2:
 			a.Float = math.Float32frombits(uint32(f.n))
 		case 3:
 			a.Int = int64(f.n)
 		case 4:
-			a.String = string(f.b)
+			a.String = f.text()
 		case 5:
 			a.Tensor, err = d.tensor(f)
 		case 6:
@@ -191,9 +193,9 @@ func (d *decoder) attribute(f field) (*Attribute, error) {
 		case 8:
 			a.Ints, err = d.int64s(a.Ints, f)
 		case 9:
-			a.Strings = append(a.Strings, string(f.b))
+			a.Strings = append(a.Strings, f.text())
 		case 21:
-			a.Ref = string(f.b)
+			a.Ref = f.text()
 		}
 		return err
 	})
@@ -213,7 +215,7 @@ func (d *decoder) valueInfo(f field) (ValueInfo, error) {
 				case 1:
 					dim.Size = max(int64(f.n), 0)
 				case 2:
-					dim.Param = string(f.b)
+					dim.Param = f.text()
 				}
 				return nil
 			})
@@ -224,7 +226,7 @@ func (d *decoder) valueInfo(f field) (ValueInfo, error) {
 	return v, d.message("a value", f, func(f field) error {
 		switch f.num {
 		case 1:
-			v.Name = string(f.b)
+			v.Name = f.text()
 		case 2:
 			return d.message("a type", f, func(f field) error {
 				if f.num != 1 {
@@ -250,11 +252,11 @@ func (d *decoder) function(f field) (*Function, error) {
 	return fn, d.message("a function", f, func(f field) error {
 		switch f.num {
 		case 1:
-			fn.ID.Name = string(f.b)
+			fn.ID.Name = f.text()
 		case 4:
-			fn.Inputs = append(fn.Inputs, string(f.b))
+			fn.Inputs = append(fn.Inputs, f.text())
 		case 5:
-			fn.Outputs = append(fn.Outputs, string(f.b))
+			fn.Outputs = append(fn.Outputs, f.text())
 		case 7:
 			n, err := d.node(f)
 			fn.Nodes = append(fn.Nodes, n)
@@ -262,13 +264,13 @@ func (d *decoder) function(f field) (*Function, error) {
 		case 9:
 			return d.opset(fn.Opsets, f)
 		case 10:
-			fn.ID.Domain = canonicalDomain(string(f.b))
+			fn.ID.Domain = canonicalDomain(f.text())
 		case 11:
 			a, err := d.attribute(f)
 			fn.Defaults[a.Name] = a
 			return err
 		case 13:
-			fn.ID.Overload = string(f.b)
+			fn.ID.Overload = f.text()
 		}
 		return nil
 	})
@@ -295,8 +297,8 @@ var unsupportedTypes = map[int32]string{
 
 // typedData collects the typed fields of a tensor.
 type typedData struct {
-	floats  [][]byte // chunks of 4-byte floats
-	doubles [][]byte
+	floats  []span // chunks of 4-byte floats
+	doubles []span
 	ints    []int64 // int32_data, int64_data and uint64_data
 }
 
@@ -305,7 +307,7 @@ func (d *decoder) tensor(f field) (*Tensor, error) {
 	var (
 		dims     []int64
 		code     int32
-		raw      []byte
+		data     span
 		hasRaw   bool
 		typed    typedData
 		location int64
@@ -325,9 +327,9 @@ func (d *decoder) tensor(f field) (*Tensor, error) {
 			dataAt = f.at
 			typed.ints, err = d.int64s(typed.ints, f)
 		case 8:
-			t.Name = string(f.b)
+			t.Name = f.text()
 		case 9:
-			raw, hasRaw, dataAt = f.b, true, f.at
+			data, hasRaw, dataAt = f.data, true, f.at
 		case 10:
 			dataAt = f.at
 			typed.doubles, err = d.fixed(typed.doubles, f, 8)
@@ -364,33 +366,34 @@ func (d *decoder) tensor(f field) (*Tensor, error) {
 		d.pending = append(d.pending, externalTensor{t, elements, external, f.at})
 		return t, nil
 	}
-	if hasRaw {
-		t.Data, t.Mapped = raw, d.m.mapped
-	} else if t.Data, err = typed.bytes(elem); err != nil {
-		return t, d.fail(dataAt, where, "%v", err)
+	if !hasRaw {
+		if data, err = typed.bytes(elem); err != nil {
+			return t, d.fail(dataAt, where, "%v", err)
+		}
 	}
-	if len(t.Data)/elem.Bytes() != elements || len(t.Data)%elem.Bytes() != 0 {
-		return t, d.fail(dataAt, where, "%d elements of %v take %d bytes, but there are %d", elements, elem, elements*elem.Bytes(), len(t.Data))
+	if data.length/elem.Bytes() != elements || data.length%elem.Bytes() != 0 {
+		return t, d.fail(dataAt, where, "%d elements of %v take %d bytes, but there are %d", elements, elem, elements*elem.Bytes(), data.length)
 	}
+	t.set(data)
 	return t, nil
 }
 
 func quoted(s string) string { return "\"" + s + "\"" }
 
 // fixed appends a repeated field of 4 or 8 byte numbers, packed or not, as chunks of bytes.
-func (d *decoder) fixed(chunks [][]byte, f field, size int) ([][]byte, error) {
+func (d *decoder) fixed(chunks []span, f field, size int) ([]span, error) {
 	if f.typ == protowire.BytesType {
-		if len(f.b)%size != 0 {
-			return nil, d.fail(f.at, "", "a list of %d-byte numbers takes %d bytes", size, len(f.b))
+		if f.data.length%size != 0 {
+			return nil, d.fail(f.at, "", "a list of %d-byte numbers takes %d bytes", size, f.data.length)
 		}
-		return append(chunks, f.b), nil
+		return append(chunks, f.data), nil
 	}
 	b := binary.LittleEndian.AppendUint64(nil, f.n)
-	return append(chunks, b[:size]), nil
+	return append(chunks, memory(b[:size])), nil
 }
 
 // bytes returns the data little endian, without copying where the file has them so.
-func (t typedData) bytes(elem tensor.Elem) ([]byte, error) {
+func (t typedData) bytes(elem tensor.Elem) (span, error) {
 	chunks := t.floats
 	switch elem {
 	case tensor.F32:
@@ -398,7 +401,7 @@ func (t typedData) bytes(elem tensor.Elem) ([]byte, error) {
 		chunks = t.doubles
 	default:
 		if t.floats != nil || t.doubles != nil {
-			return nil, errors.New("the data are in a field of another type")
+			return span{}, errors.New("the data are in a field of another type")
 		}
 		size := elem.Bytes()
 		out := make([]byte, 0, len(t.ints)*size)
@@ -407,17 +410,17 @@ func (t typedData) bytes(elem tensor.Elem) ([]byte, error) {
 			binary.LittleEndian.PutUint64(b[:], uint64(v))
 			out = append(out, b[:size]...)
 		}
-		return out, nil
+		return memory(out), nil
 	}
 	if t.ints != nil {
-		return nil, errors.New("the data are in a field of another type")
+		return span{}, errors.New("the data are in a field of another type")
 	}
 	if len(chunks) == 1 {
 		return chunks[0], nil
 	}
 	var out []byte
 	for _, c := range chunks {
-		out = append(out, c...)
+		out = append(out, c.bytes()...)
 	}
-	return out, nil
+	return memory(out), nil
 }

@@ -1,6 +1,7 @@
 package onnx
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"os"
@@ -229,7 +230,7 @@ func externalModel(t *testing.T, entries map[string]string) string {
 func TestExternalData(t *testing.T) {
 	for _, location := range []string{"w.bin", "sub/w.bin", "good.bin"} {
 		path := externalModel(t, map[string]string{"location": location, "offset": "8", "length": "8"})
-		m, err := Open(path)
+		m, err := Open(context.Background(), path)
 		if err != nil {
 			t.Errorf("%s: %v", location, err)
 			continue
@@ -245,7 +246,7 @@ func TestExternalData(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(filepath.Dir(path), location), make([]byte, 16), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if m, err = Open(path); err != nil {
+		if m, err = Open(context.Background(), path); err != nil {
 			t.Fatal(err)
 		}
 		if m.SHA256() == before {
@@ -268,7 +269,7 @@ func TestExternalData(t *testing.T) {
 		"wrong length":   {"location": "w.bin", "length": "4"},
 		"no number":      {"location": "w.bin", "offset": "eight"},
 	} {
-		m, err := Open(externalModel(t, entries))
+		m, err := Open(context.Background(), externalModel(t, entries))
 		var f *FormatError
 		if !errors.As(err, &f) || !strings.Contains(err.Error(), `"w"`) {
 			t.Errorf("%s: %v", name, err)
@@ -280,10 +281,10 @@ func TestExternalData(t *testing.T) {
 }
 
 func TestOpenReportsWhatIsNoFile(t *testing.T) {
-	if _, err := Open(filepath.Join(t.TempDir(), "none.onnx")); !errors.Is(err, os.ErrNotExist) {
+	if _, err := Open(context.Background(), filepath.Join(t.TempDir(), "none.onnx")); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
-	if _, err := Open(t.TempDir()); err == nil || !strings.Contains(err.Error(), "regular") {
+	if _, err := Open(context.Background(), t.TempDir()); err == nil || !strings.Contains(err.Error(), "regular") {
 		t.Error(err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,7 +20,7 @@ type externalTensor struct {
 	at       int64
 }
 
-// loadExternal maps the files beside the model that hold weights.
+// loadExternal opens the files beside the model that hold weights, in the order of their names.
 func (d *decoder) loadExternal() error {
 	if len(d.pending) == 0 {
 		return nil
@@ -29,73 +30,71 @@ func (d *decoder) loadExternal() error {
 		return fmt.Errorf("opening the model's folder: %w", err)
 	}
 	defer root.Close()
-	d.m.external = map[string][]byte{}
+	slices.SortStableFunc(d.pending, func(a, b externalTensor) int { return strings.Compare(a.location(), b.location()) })
+	files := map[string]span{}
 	for _, p := range d.pending {
-		where := "tensor " + quoted(p.t.Name)
-		location := p.entries["location"]
-		data, ok := d.m.external[location]
+		data, ok := files[p.location()]
 		if !ok {
-			if data, err = d.mapExternal(root, location); err != nil {
-				return &FormatError{Path: d.m.Path, Offset: p.at, Where: where, Err: fmt.Errorf("external data %q: %w", location, err)}
-			}
-			d.m.external[location] = data
+			data, err = d.openExternal(root, p.location())
+			files[p.location()] = data
 		}
-		p.t.Mapped = true
-		if p.t.Data, err = externalPart(data, p); err != nil {
-			return &FormatError{Path: d.m.Path, Offset: p.at, Where: where, Err: fmt.Errorf("external data %q: %w", location, err)}
+		if err == nil {
+			data, err = externalPart(data, p)
 		}
+		if err != nil {
+			return &FormatError{Path: d.m.Path, Offset: p.at, Where: "tensor " + quoted(p.t.Name), Err: fmt.Errorf("external data %q: %w", p.location(), err)}
+		}
+		p.t.set(data)
 	}
 	d.pending = nil
 	return nil
 }
 
-// mapExternal maps a file inside the model's folder. A path that leads out of it, by name or by a link, is refused: a model
+// location is the file's name.
+func (p externalTensor) location() string { return p.entries["location"] }
+
+// openExternal opens a file inside the model's folder. A path that leads out of it, by name or by a link, is refused: a model
 // from elsewhere must not read this machine's other files.
-func (d *decoder) mapExternal(root *os.Root, location string) ([]byte, error) {
+func (d *decoder) openExternal(root *os.Root, location string) (span, error) {
 	if location == "" {
-		return nil, errors.New("the file is not named")
+		return span{}, errors.New("the file is not named")
 	}
 	local := filepath.FromSlash(location)
 	if !filepath.IsLocal(local) || strings.Contains(location, "\\") {
-		return nil, errors.New("the path leaves the model's folder")
+		return span{}, errors.New("the path leaves the model's folder")
 	}
 	info, err := root.Stat(local) // before opening, which would wait for the writer of a pipe
 	if err != nil {
-		return nil, err
+		return span{}, err
 	}
 	if err := input.Regular(location, info); err != nil {
-		return nil, err
+		return span{}, err
 	}
 	f, err := root.OpenFile(local, os.O_RDONLY|input.Flag, 0)
 	if err != nil {
-		return nil, err
+		return span{}, err
 	}
-	defer f.Close()
-	mapping, err := mapFile(f)
-	if err == nil && mapping != nil {
-		d.m.maps = append(d.m.maps, mapping)
-	}
-	return mapping, err
+	return d.m.hash(d.ctx, f)
 }
 
 // externalPart is the part of a file that a tensor names.
-func externalPart(data []byte, p externalTensor) ([]byte, error) {
+func externalPart(data span, p externalTensor) (span, error) {
 	want := p.elements * p.t.Elem.Bytes()
 	offset, err := entryNumber(p.entries, "offset", 0)
 	if err != nil {
-		return nil, err
+		return span{}, err
 	}
 	length, err := entryNumber(p.entries, "length", want)
 	if err != nil {
-		return nil, err
+		return span{}, err
 	}
 	if length != want {
-		return nil, fmt.Errorf("%d elements of %v take %d bytes, not %d", p.elements, p.t.Elem, want, length)
+		return span{}, fmt.Errorf("%d elements of %v take %d bytes, not %d", p.elements, p.t.Elem, want, length)
 	}
-	if offset > len(data) || length > len(data)-offset {
-		return nil, fmt.Errorf("%d bytes at %d are outside the file of %d bytes", length, offset, len(data))
+	if offset > data.length || length > data.length-offset {
+		return span{}, fmt.Errorf("%d bytes at %d are outside the file of %d bytes", length, offset, data.length)
 	}
-	return data[offset : offset+length : offset+length], nil
+	return data.part(offset, length), nil
 }
 
 func entryNumber(entries map[string]string, key string, missing int) (int, error) {

@@ -176,12 +176,14 @@ func (l *literal) take(i int, m *literal, j int) {
 }
 
 func (t *Tensor) literal() (*literal, error) {
-	c, err := tensor.Raw(t.Elem, t.Data, t.Shape.Elements())
-	if err != nil {
-		return nil, err
-	}
-	if t.Mapped {
-		c = c.Mapped()
+	var c *tensor.Const
+	if t.far.file != nil {
+		c = tensor.Far(t.Elem, t.Shape.Elements(), t.far.fill)
+	} else {
+		var err error
+		if c, err = tensor.Raw(t.Elem, t.Data, t.Shape.Elements()); err != nil {
+			return nil, err
+		}
 	}
 	l := &literal{elem: t.Elem, shape: t.Shape, stored: c, name: t.Name}
 	if t.Name != "" {

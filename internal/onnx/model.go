@@ -1,6 +1,6 @@
 // Package onnx reads models that PyTorch's exporters wrote and turns them into graphs of package ir.
 //
-// Open maps a file into memory and decodes its structure; weights stay in the mapping. Import binds the input to a shape,
+// Open hashes a file and decodes its structure; weights stay in the file until they are used, and are compared with what was hashed. Import binds the input to a shape,
 // computes everything that depends only on shapes and constants, and translates the rest by a table of operations. Every ONNX
 // value keeps its meaning, its logical shape and its name, so that any of them can become a target. Recognise then gives
 // what exporters spell out (x*sigmoid(x), a GroupNorm made of reshapes) an operation of its own, around the targets.
@@ -9,20 +9,19 @@
 package onnx
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
-	"maps"
+	"hash"
 	"os"
-	"slices"
-
-	"github.com/edsrzf/mmap-go"
 
 	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// Model is a decoded file. Constants refer to its mapping: use nothing of it, or imported from it, after Close.
+// Model is a decoded file. Constants of it, and of what is imported from it, are read from the file when they are used: see Err.
 type Model struct {
 	Path      string
 	IRVersion int64
@@ -31,10 +30,8 @@ type Model struct {
 	Metadata  map[string]string
 	Graph     *Graph
 	Functions map[FunctionID]*Function
-	data      []byte
-	external  map[string][]byte // by location, as the file names it
-	maps      []mmap.MMap
-	mapped    bool // data is a mapping, not the caller's memory
+	files     []*input.Hashed // of the model and of its external data
+	digest    hash.Hash       // of all of them
 }
 
 // Graph is the body of a model, or of a branch of If.
@@ -73,9 +70,8 @@ type Tensor struct {
 	Name  string
 	Shape tensor.Shape // an axis may be 0
 	Elem  tensor.Elem
-	Data  []byte // little endian
-	// Mapped says that Data is a part of a mapped file.
-	Mapped bool
+	Data  []byte // little endian; nil where they stay in the file
+	far   span   // of the file, where they do
 	// Unsupported says why the data cannot be used, "" if they can.
 	Unsupported string
 }
@@ -121,81 +117,77 @@ func (m *Model) Inputs() []ValueInfo {
 }
 
 // SHA256 is the hash, in hexadecimal, of the file and of the external data files that it uses, in the order of their names.
-func (m *Model) SHA256() string {
-	h := sha256.New()
-	hash := func(b []byte, mapped bool) {
-		const step = 1 << 22 // no more of the mapping than this need be in memory
-		for len(b) > 0 {
-			n := min(step, len(b))
-			h.Write(b[:n])
-			if c, err := tensor.Raw(tensor.U8, b[:n], n); err == nil && mapped {
-				c.Mapped().Forget()
-			}
-			b = b[n:]
+func (m *Model) SHA256() string { return hex.EncodeToString(m.digest.Sum(nil)) }
+
+// Err says that the file, or one that it uses, was changed since it was opened, or could not be read, so that constants may be wrong: it
+// must be asked after they were used, before what they were used for is. It wraps an *input.ChangedError in the first case.
+func (m *Model) Err() error {
+	for _, f := range m.files {
+		if err := f.Err(); err != nil {
+			return fmt.Errorf("the model: %w", err)
 		}
 	}
-	hash(m.data, m.mapped)
-	for _, location := range slices.Sorted(maps.Keys(m.external)) {
-		hash(m.external[location], true)
-	}
-	return hex.EncodeToString(h.Sum(nil))
+	return nil
 }
 
-// Close unmaps the file. Constants that came from it become invalid.
+// Close closes the files.
 func (m *Model) Close() error {
-	var first error
-	for i := range m.maps {
-		if err := m.maps[i].Unmap(); err != nil && first == nil {
-			first = fmt.Errorf("unmapping %s: %w", m.Path, err)
-		}
+	var errs []error
+	for _, f := range m.files {
+		errs = append(errs, f.Close())
 	}
-	m.maps, m.data, m.external = nil, nil, nil
-	return first
+	return errors.Join(errs...)
 }
 
-// Open maps and decodes a model file.
-func Open(path string) (*Model, error) {
+// Open hashes and decodes a model file. ctx stops it.
+func Open(ctx context.Context, path string) (*Model, error) {
+	m := &Model{Path: path, digest: sha256.New()}
 	f, _, err := input.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening the model: %w", err)
 	}
-	defer f.Close()
-	mapping, err := mapFile(f)
+	file, err := m.hash(ctx, f)
 	if err != nil {
 		return nil, fmt.Errorf("opening the model %s: %w", path, err)
 	}
-	m := &Model{Path: path, mapped: mapping != nil}
-	if mapping != nil {
-		m.maps = append(m.maps, mapping)
-	}
-	if err := decode(m, mapping); err != nil {
-		m.Close()
-		return nil, err
+	if err := decode(ctx, m, file); err != nil {
+		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil
 }
 
 // Decode decodes a model that is in memory already. path is used in errors; external data are looked for beside it.
 func Decode(path string, data []byte) (*Model, error) {
-	m := &Model{Path: path}
-	if err := decode(m, data); err != nil {
-		m.Close()
-		return nil, err
+	m := &Model{Path: path, digest: sha256.New()}
+	m.digest.Write(data)
+	if err := decode(context.Background(), m, memory(data)); err != nil {
+		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil
 }
 
-// mapFile maps a regular file for reading; an empty one gives nil.
-func mapFile(f *os.File) (mmap.MMap, error) {
+// hash makes a regular file one of the model's, which closes it.
+func (m *Model) hash(ctx context.Context, f *os.File) (span, error) {
 	info, err := f.Stat()
+	if err == nil {
+		err = input.Regular(f.Name(), info) // it may have been replaced
+	}
+	var h *input.Hashed
+	if err == nil {
+		h, err = input.Hash(ctx, f, m.digest)
+	}
 	if err != nil {
-		return nil, err
+		return span{}, errors.Join(err, f.Close())
 	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("it is not a regular file")
+	m.files = append(m.files, h)
+	return span{file: h, length: int(h.Size())}, nil
+}
+
+// set makes a part of the file the tensor's data.
+func (t *Tensor) set(data span) {
+	if data.file == nil {
+		t.Data = data.mem
+	} else {
+		t.far = data
 	}
-	if info.Size() == 0 {
-		return nil, nil
-	}
-	return mmap.Map(f, mmap.RDONLY, 0)
 }

@@ -48,7 +48,7 @@ func checkNode(t *testing.T, path string, constant bool) {
 		t.Skip("no result")
 	}
 	want := readArray(t, filepath.Join(dir, "out0.npy"), "")
-	m, err := Open(path)
+	m, err := Open(context.Background(), path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -78,7 +78,7 @@ func TestNumbers(t *testing.T) {
 	for path, c := range caseFiles(t, folder) {
 		dir := filepath.Dir(path)
 		t.Run(filepath.Base(dir)+"/"+filepath.Base(path), func(t *testing.T) {
-			m, err := Open(path)
+			m, err := Open(context.Background(), path)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,25 +1,73 @@
 package onnx
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"math"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/voxcam/voxcam/internal/input"
 )
+
+// span is a part of the model's file: in memory, or read when it is used.
+type span struct {
+	mem    []byte
+	file   *input.Hashed // nil: mem
+	at     int64         // in the file
+	length int
+}
+
+// wholeBytes is the most of a message that is read at once. Of a larger one, each field is read when it is used, and weights are not read
+// before they are packed.
+const wholeBytes = 64 << 10
+
+func memory(b []byte) span { return span{mem: b, length: len(b)} }
+
+// part is length bytes of the span.
+func (s span) part(from, length int) span {
+	if s.file == nil {
+		return memory(s.mem[from : from+length : from+length])
+	}
+	return span{file: s.file, at: s.at + int64(from), length: length}
+}
+
+// fill reads the span into b, which is as long. What cannot be read is zero, and an error of the file.
+func (s span) fill(b []byte) {
+	if s.file == nil {
+		copy(b, s.mem)
+	} else if n, err := s.file.ReadAt(b, s.at); err != nil {
+		clear(b[n:])
+	}
+}
+
+// bytes is the content, which must not be written to.
+func (s span) bytes() []byte {
+	if s.file == nil {
+		return s.mem
+	}
+	b := make([]byte, s.length)
+	s.fill(b)
+	return b
+}
 
 // field is one field of a protobuf message.
 type field struct {
-	num protowire.Number
-	typ protowire.Type
-	n   uint64 // value of a varint or fixed-size field
-	b   []byte // content of a length-delimited field, part of the file
-	at  int64  // where the value is in the file
+	num  protowire.Number
+	typ  protowire.Type
+	n    uint64 // value of a varint or fixed-size field
+	data span   // content of a length-delimited field
+	at   int64  // where the value is in the file
 }
+
+func (f field) text() string { return string(f.data.bytes()) }
 
 // decoder turns bytes into the structures of model.go.
 type decoder struct {
 	m       *Model
+	ctx     context.Context
 	depth   int
 	pending []externalTensor
 }
@@ -29,36 +77,48 @@ func (d *decoder) fail(at int64, where, format string, args ...any) error {
 }
 
 // fields calls visit for each field of a message.
-func (d *decoder) fields(what string, b []byte, at int64, visit func(f field) error) error {
-	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
+func (d *decoder) fields(what string, s span, at int64, visit func(f field) error) error {
+	if s.length <= wholeBytes {
+		s = memory(s.bytes())
+	}
+	const most = 2 * 10 // bytes of a tag and a length
+	for pos := 0; pos < s.length; {
+		head := s.part(pos, min(most, s.length-pos)).bytes()
+		num, typ, n := protowire.ConsumeTag(head)
 		if n < 0 {
-			return d.fail(at, "", "%s: %v", what, protowire.ParseError(n))
+			return d.fail(at+int64(pos), "", "%s: %v", what, protowire.ParseError(n))
 		}
-		b, at = b[n:], at+int64(n)
-		f := field{num: num, typ: typ, at: at}
+		head, pos = head[n:], pos+n
+		f := field{num: num, typ: typ, at: at + int64(pos)}
 		switch typ {
 		case protowire.VarintType:
-			f.n, n = protowire.ConsumeVarint(b)
+			f.n, n = protowire.ConsumeVarint(head)
 		case protowire.Fixed32Type:
 			var v uint32
-			v, n = protowire.ConsumeFixed32(b)
+			v, n = protowire.ConsumeFixed32(head)
 			f.n = uint64(v)
 		case protowire.Fixed64Type:
-			f.n, n = protowire.ConsumeFixed64(b)
+			f.n, n = protowire.ConsumeFixed64(head)
 		case protowire.BytesType:
-			f.b, n = protowire.ConsumeBytes(b)
-			f.at += int64(n - len(f.b))
+			var length uint64
+			if length, n = protowire.ConsumeVarint(head); n >= 0 {
+				if length > uint64(s.length-pos-n) {
+					return d.fail(f.at, "", "field %d of %s: %v", num, what, io.ErrUnexpectedEOF)
+				}
+				f.data = s.part(pos+n, int(length))
+				f.at += int64(n)
+				n += int(length)
+			}
 		default:
-			n = protowire.ConsumeFieldValue(num, typ, b)
+			n = protowire.ConsumeFieldValue(num, typ, s.part(pos, min(wholeBytes, s.length-pos)).bytes())
 		}
 		if n < 0 {
-			return d.fail(at, "", "field %d of %s: %v", num, what, protowire.ParseError(n))
+			return d.fail(at+int64(pos), "", "field %d of %s: %v", num, what, protowire.ParseError(n))
 		}
 		if err := visit(f); err != nil {
 			return err
 		}
-		b, at = b[n:], at+int64(n)
+		pos += n
 	}
 	return nil
 }
@@ -73,7 +133,7 @@ func (d *decoder) message(what string, f field, visit func(f field) error) error
 	}
 	d.depth++
 	defer func() { d.depth-- }()
-	return d.fields(what, f.b, f.at, visit)
+	return d.fields(what, f.data, f.at, visit)
 }
 
 const maxDepth = 100
@@ -83,7 +143,7 @@ func (d *decoder) int64s(out []int64, f field) ([]int64, error) {
 	if f.typ != protowire.BytesType {
 		return append(out, int64(f.n)), nil
 	}
-	for b := f.b; len(b) > 0; {
+	for b := f.data.bytes(); len(b) > 0; {
 		v, n := protowire.ConsumeVarint(b)
 		if n < 0 {
 			return nil, d.fail(f.at, "", "a list of integers: %v", protowire.ParseError(n))
@@ -98,11 +158,12 @@ func (d *decoder) float32s(out []float32, f field) ([]float32, error) {
 	if f.typ != protowire.BytesType {
 		return append(out, math.Float32frombits(uint32(f.n))), nil
 	}
-	if len(f.b)%4 != 0 {
-		return nil, d.fail(f.at, "", "a list of floats takes %d bytes", len(f.b))
+	b := f.data.bytes()
+	if len(b)%4 != 0 {
+		return nil, d.fail(f.at, "", "a list of floats takes %d bytes", len(b))
 	}
-	for i := 0; i < len(f.b); i += 4 {
-		out = append(out, math.Float32frombits(binary.LittleEndian.Uint32(f.b[i:])))
+	for i := 0; i < len(b); i += 4 {
+		out = append(out, math.Float32frombits(binary.LittleEndian.Uint32(b[i:])))
 	}
 	return out, nil
 }

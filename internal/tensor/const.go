@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"sync"
+	"sync/atomic"
 	"unsafe"
 )
 
@@ -63,31 +65,57 @@ func (e Elem) Bytes() int { return elems[e].bytes }
 // Integer reports whether values of the type are whole numbers (bool included).
 func (e Elem) Integer() bool { return e >= I64 }
 
-// Const is constant data. It either refers to bytes of a memory-mapped file, which are decoded on use, or holds float32.
+// Const is constant data: bytes that are decoded on use, in memory or in a file, or float32 values.
 type Const struct {
 	elem   Elem
-	raw    []byte // little endian, elem.Bytes() each; nil when floats is set
+	raw    []byte // little endian, elem.Bytes() each; nil when far or floats is set
+	far    *far
 	floats []float32
 	rows   []float32 // factor for each of len(rows) equal parts, nil for none
-	mapped bool      // raw is a part of a file that is mapped for reading
 }
 
-// Mapped says that the constant's bytes are a part of a file that is mapped into memory for reading only, and returns it.
-func (c *Const) Mapped() *Const {
-	c.mapped = true
-	return c
+// far is raw data in a file. They are read when they are used, and kept until they are forgotten.
+type far struct {
+	bytes int
+	read  func([]byte)
+	held  atomic.Pointer[[]byte]
+	mu    sync.Mutex // held by who reads
 }
 
-// Forget lets the system take the memory of a mapped file's pages back, until they are read again. It does nothing to others.
+func (f *far) get() []byte {
+	if b := f.held.Load(); b != nil {
+		return *b
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if b := f.held.Load(); b != nil {
+		return *b
+	}
+	b := make([]byte, f.bytes)
+	f.read(b)
+	f.held.Store(&b)
+	return b
+}
+
+// Far makes a constant of n elements stored little endian in a file, from where read fills a slice of their bytes when they are used. If it
+// cannot, it leaves zeros and must remember that: whoever uses the constant asks, before anything that was made of it is used.
+func Far(elem Elem, n int, read func([]byte)) *Const {
+	return &Const{elem: elem, far: &far{bytes: n * elem.Bytes(), read: read}}
+}
+
+// Forget gives back the memory of data that are in a file, until they are read again. It does nothing to others.
 func (c *Const) Forget() {
-	const page = 1 << 16 // a multiple of every page size
-	if !c.mapped || len(c.raw) < 2*page {
-		return
+	if c.far != nil {
+		c.far.held.Store(nil)
 	}
-	skip := -int(uintptr(unsafe.Pointer(unsafe.SliceData(c.raw)))) & (page - 1)
-	if n := (len(c.raw) - skip) / page * page; n > 0 {
-		forget(c.raw[skip : skip+n])
+}
+
+// bytes are the raw data; nil where values are set instead.
+func (c *Const) bytes() []byte {
+	if c.far != nil {
+		return c.far.get()
 	}
+	return c.raw
 }
 
 // ScaleRows returns the constant whose len(factors) equal parts are multiplied by the factors, without storage of its own.
@@ -95,7 +123,7 @@ func (c *Const) ScaleRows(factors []float32) *Const {
 	if c.rows != nil {
 		c = Floats(c.Float32s())
 	}
-	return &Const{elem: c.elem, raw: c.raw, floats: c.floats, rows: factors, mapped: c.mapped}
+	return &Const{elem: c.elem, raw: c.raw, far: c.far, floats: c.floats, rows: factors}
 }
 
 // Floats makes a constant of values, which it keeps.
@@ -114,10 +142,13 @@ func (c *Const) Elem() Elem { return c.elem }
 
 // Len is the number of elements.
 func (c *Const) Len() int {
-	if c.raw == nil {
-		return len(c.floats)
+	switch {
+	case c.far != nil:
+		return c.far.bytes / c.elem.Bytes()
+	case c.raw != nil:
+		return len(c.raw) / c.elem.Bytes()
 	}
-	return len(c.raw) / c.elem.Bytes()
+	return len(c.floats)
 }
 
 // At returns element i.
@@ -129,30 +160,30 @@ func (c *Const) At(i int) float64 {
 }
 
 func (c *Const) stored(i int) float64 {
-	if c.raw == nil {
-		return float64(c.floats[i])
+	if b := c.bytes(); b != nil {
+		return elems[c.elem].at(b, i)
 	}
-	return elems[c.elem].at(c.raw, i)
+	return float64(c.floats[i])
 }
 
 // Int returns element i of an integer constant exactly.
 func (c *Const) Int(i int) int64 {
-	if c.elem == I64 && c.raw != nil {
-		return int64(binary.LittleEndian.Uint64(c.raw[8*i:]))
+	if b := c.bytes(); c.elem == I64 && b != nil {
+		return int64(binary.LittleEndian.Uint64(b[8*i:]))
 	}
 	return int64(c.At(i))
 }
 
 // Float32s returns all elements. The slice may refer to the constant's own storage and must not be written to.
 func (c *Const) Float32s() []float32 {
-	n := c.Len()
-	if c.raw == nil && c.rows == nil {
+	n, raw := c.Len(), c.bytes()
+	if raw == nil && c.rows == nil {
 		return c.floats
 	}
 	if n == 0 {
 		return nil
 	}
-	if p := unsafe.Pointer(unsafe.SliceData(c.raw)); c.rows == nil && c.elem == F32 && littleEndian && uintptr(p)%4 == 0 {
+	if p := unsafe.Pointer(unsafe.SliceData(raw)); c.rows == nil && c.elem == F32 && littleEndian && uintptr(p)%4 == 0 {
 		return unsafe.Slice((*float32)(p), n)
 	}
 	out := make([]float32, n)
@@ -164,7 +195,11 @@ func (c *Const) Float32s() []float32 {
 
 // Stored returns the bytes of a float32 constant as they are stored, little endian; ok is false where elements must be decoded.
 func (c *Const) Stored() (b []byte, ok bool) {
-	return c.raw, c.raw != nil && c.elem == F32 && c.rows == nil
+	if c.elem != F32 || c.rows != nil {
+		return nil, false
+	}
+	b = c.bytes()
+	return b, b != nil
 }
 
 // Splat reports whether all elements are equal, and their value.

@@ -261,7 +261,7 @@ func (c *child) open(ctx context.Context, set *Options) (o opened, err error) {
 	if err != nil {
 		return o, err
 	}
-	return o, c.call(ctx, callOpen, opening{Options: text, NoisePath: set.NoisePath, Pulse: int64(set.pulse)}, &o)
+	return o, c.call(ctx, callOpen, opening{Options: text, Noise: set.Noise, Pulse: int64(set.pulse)}, &o)
 }
 
 // close asks the child to end, and makes it.

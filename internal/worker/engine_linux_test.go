@@ -1,6 +1,8 @@
 package worker
 
 import (
+	"errors"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -9,6 +11,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/memory"
 	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/format"
@@ -64,6 +67,50 @@ func TestEngine(t *testing.T) {
 		if killed && !slices.Contains(kindsOf(got.Execution.Incidents), explain.IncidentRestart) {
 			t.Errorf("the child was not killed: %v", got.Execution.Incidents)
 		}
+	}
+}
+
+// A child that takes the place of another one opens the same model, or none.
+func TestEngineOfAnotherModel(t *testing.T) {
+	const cases = "../../testdata/cases"
+	v, err := format.Read(filepath.Join(cases, "convs", "volume.npy"), format.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "m.onnx")
+	put := func(of string) {
+		data, err := os.ReadFile(filepath.Join(cases, of, "model.torchscript.onnx"))
+		if err == nil {
+			err = errors.Join(os.WriteFile(path+".new", data, 0o600), os.Rename(path+".new", path))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("convs")
+	w, err := Start(t.Context(), engine.Options{Model: path, Device: "cpu", Policy: memory.DefaultPolicy()}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	digest := w.Info().SHA256
+	put("pools")
+	req := explain.Request{Methods: []string{"gradcam"}, SampleID: "s"}
+	if _, err := w.Explain(t.Context(), v, req); err != nil {
+		t.Errorf("the child has the first model open: %v", err)
+	}
+	req.Progress = func(int, int) { syscall.Kill(w.PID(), syscall.SIGKILL) }
+	var changed *input.ChangedError
+	if _, err := w.Explain(t.Context(), v, req); !errors.As(err, &changed) {
+		t.Errorf("another child opened another model: %v", err)
+	}
+	put("convs")
+	req.Progress = nil
+	if _, err := w.Explain(t.Context(), v, req); err != nil {
+		t.Errorf("the first model is there again: %v", err)
+	}
+	if w.Info().SHA256 != digest {
+		t.Error("the digest is another one")
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/memory"
 	"github.com/voxcam/voxcam/internal/volume"
 )
@@ -156,6 +157,8 @@ func (e *fake) harm(ctx context.Context, at, sample string, pass int) error {
 			select {}
 		case "error":
 			return fmt.Errorf("no good at %s of %s", at, sample)
+		case "changed":
+			return fmt.Errorf("at %s: %w", at, &input.ChangedError{Path: "m.onnx"})
 		case "wait":
 			<-ctx.Done()
 			return context.Cause(ctx)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/volume"
 )
 
@@ -130,9 +131,9 @@ func unpackInto(body []byte, to any) (err error) {
 // Bodies. Options and states travel as JSON, which their types are made for.
 type (
 	opening struct {
-		Options   []byte // engine.Options
-		NoisePath string
-		Pulse     int64 // nanoseconds from one state to the next
+		Options []byte // engine.Options
+		Noise   Noise
+		Pulse   int64 // nanoseconds from one state to the next
 	}
 	opened struct {
 		Info explain.Info
@@ -278,6 +279,7 @@ func knownErrors() []knownError {
 			func(f [2]int, err error) error { return &explain.MemoryError{Needs: f[0], Free: f[1], Err: err} }),
 		typed[explain.BudgetError]("budget"),
 		typed[volume.NonFiniteError]("non-finite"),
+		typed[input.ChangedError]("changed"),
 		value("cancelled", context.Canceled),
 		value("deadline", context.DeadlineExceeded),
 	}

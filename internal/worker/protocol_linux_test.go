@@ -27,7 +27,7 @@ func sent(t testing.TB, kind kind, call uint64, body any) []byte {
 }
 
 var bodies = map[kind]any{
-	callOpen:       opening{Options: []byte(`{"model":"m"}`), NoisePath: "n.npy", Pulse: 5},
+	callOpen:       opening{Options: []byte(`{"model":"m"}`), Noise: Noise{"n.npy", "5"}, Pulse: 5},
 	callBind:       [4]int{1, 2, 3, 4},
 	callPrepare:    []string{"gradcam", "vargrad"},
 	callBegin:      beginning{Work: 3, Shape: [4]int{1, 2, 3, 4}, Voxels: region{1, 2}, Seed: 1<<64 - 1, Convention: map[string]string{"a": "b"}, Kept: []checkpoint{{Work: 3, Key: "k", Draws: 4, State: region{5, 6}}}},

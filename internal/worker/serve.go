@@ -15,6 +15,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/memory"
 	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/npy"
@@ -191,10 +192,13 @@ func (s *server) answerOpen(ctx context.Context, o opening) (any, error) {
 	if err := json.Unmarshal(o.Options, &options); err != nil {
 		return nil, err
 	}
-	if o.NoisePath != "" {
-		draws, err := npy.Open(o.NoisePath)
+	if o.Noise.Path != "" {
+		draws, err := npy.Open(ctx, o.Noise.Path)
 		if err != nil {
 			return nil, err
+		}
+		if o.Noise.SHA256 != "" && o.Noise.SHA256 != draws.SHA256() {
+			return nil, errors.Join(&input.ChangedError{Path: o.Noise.Path}, draws.Close())
 		}
 		s.noise = draws
 	}

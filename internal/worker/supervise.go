@@ -12,6 +12,7 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/input"
 )
 
 // starts is how often in a row a child is started in vain before that is said to those who wait.
@@ -377,10 +378,13 @@ func (w *Worker) next() *child {
 		if err == nil {
 			return c
 		}
-		failures++
-		w.change(func() { w.deaths++ })
-		if failures < starts && w.ctx.Err() == nil {
-			continue
+		changed := (*input.ChangedError)(nil)
+		if !errors.As(err, &changed) {
+			failures++
+			w.change(func() { w.deaths++ })
+			if failures < starts && w.ctx.Err() == nil {
+				continue
+			}
 		}
 		var first *work
 		w.change(func() { w.refusal = err })
@@ -394,6 +398,10 @@ func (w *Worker) next() *child {
 			return false
 		}, nil, w.ctx.Done()) {
 			return nil
+		}
+		if changed != nil { // nothing else can explain it
+			w.settle(first, stageFailed, err)
+			continue
 		}
 		w.change(func() { first.deaths, first.story = w.set.Restarts+1, err.Error() })
 		failures = starts - 1 // each volume has one try
@@ -417,6 +425,9 @@ func (w *Worker) launch(ctx context.Context, options engine.Options) (*child, er
 	w.mu.Lock()
 	if w.processor || options.Device == onProcessor {
 		options.Budget = w.budget
+	}
+	if w.info.SHA256 != "" {
+		options.SHA256 = w.info.SHA256
 	}
 	bound, prepared, held := w.bound, w.prepared, w.held
 	if held != nil && !w.until.IsZero() {

@@ -36,8 +36,8 @@ type Options struct {
 	// PassTimeout is how long the child may show no progress while it is to do something, before it is ended and another one goes on: a
 	// pass through the network, or a sign that it waits or loads. 0: for ever.
 	PassTimeout time.Duration
-	// NoisePath is the .npy file that the draws of requests with Noise come from: the child reads it itself.
-	NoisePath string
+	// Noise is where the draws of requests with Noise come from: the child reads them itself.
+	Noise Noise
 	// Restarts is how many children a volume may cost in a row without getting on; after so many more than the first one, the processor
 	// has a try, if the policy allows it. 0: 3.
 	Restarts int
@@ -49,6 +49,9 @@ type Options struct {
 	backOff  func(deaths int) time.Duration // before another child after so many in a row; nil: backOff
 	oomKills func() int                     // instead of outOfMemoryKills
 }
+
+// Noise is a .npy file of draws. Another file than that of the digest, in hexadecimal, is refused; "" takes any.
+type Noise struct{ Path, SHA256 string }
 
 // Worker is an engine in a child process. Its methods may be called by many goroutines; one volume is explained at a time.
 type Worker struct {
@@ -285,7 +288,7 @@ func (w *Worker) Explain(ctx context.Context, v *volume.Volume, req explain.Requ
 // Begin implements explain.Overlapping. The volume must be left alone until the work ends. States of unfinished draws are kept here:
 // Request.Checkpoint is not asked.
 func (w *Worker) Begin(ctx context.Context, v *volume.Volume, req explain.Request) (explain.Work, error) {
-	if req.Noise != nil && w.set.NoisePath == "" {
+	if req.Noise != nil && w.set.Noise.Path == "" {
 		return nil, errors.New("internal error, please report it: draws must be in a file that the worker reads")
 	}
 	k := &work{worker: w, volume: v, req: req, kept: map[string]kept{}}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/memory"
 	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/npy"
@@ -645,7 +646,7 @@ func TestStartFails(t *testing.T) {
 	if _, err := tryStart(t, script{}, Options{Command: []string{filepath.Join(t.TempDir(), "none")}}); err == nil {
 		t.Error("a program that is not there was started")
 	}
-	if _, err := tryStart(t, script{}, Options{NoisePath: filepath.Join(t.TempDir(), "none.npy")}); err == nil {
+	if _, err := tryStart(t, script{}, Options{Noise: Noise{Path: filepath.Join(t.TempDir(), "none.npy")}}); err == nil {
 		t.Error("draws that are not there were opened")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -673,6 +674,30 @@ func TestNothingStarts(t *testing.T) {
 	}
 }
 
+// While the model's file holds another one than it did, no child can be started: each volume fails with that reason, and is tried when its
+// turn comes.
+func TestModelReplaced(t *testing.T) {
+	dir := t.TempDir()
+	w := start(t, script{Dir: dir, Harm: []harm{{At: "pass", Pass: 2, How: "exit", Sample: "s1", Times: 1}, {At: "open", How: "changed", After: 1, Times: 2}}},
+		Options{})
+	results, errs := runAll(t.Context(), w, 4, 2)
+	fails := 0
+	for i, err := range errs {
+		var changed *input.ChangedError
+		if errors.As(err, &changed) {
+			fails++
+		} else if err != nil || results[i] == nil {
+			t.Errorf("volume %d: %v", i, err)
+		}
+	}
+	if fails != 2 {
+		t.Errorf("%d volumes fail", fails)
+	}
+	if n := len(slices.DeleteFunc(notes(t, dir), func(line string) bool { return !strings.HasPrefix(line, "open") })); n != 4 {
+		t.Errorf("%d processes were started", n)
+	}
+}
+
 // Injected draws are read by the child.
 func TestNoise(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "noise.npy")
@@ -688,12 +713,16 @@ func TestNoise(t *testing.T) {
 	if err := errors.Join(npy.Write(f, []int{2, 2, 8, 16, 40}, z), f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	draws, err := npy.Open(path)
+	draws, err := npy.Open(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer draws.Close()
-	w := start(t, script{}, Options{NoisePath: path})
+	var changed *input.ChangedError
+	if _, err := tryStart(t, script{}, Options{Noise: Noise{Path: path, SHA256: strings.Repeat("0", 64)}}); !errors.As(err, &changed) {
+		t.Errorf("another file of draws: %v", err)
+	}
+	w := start(t, script{}, Options{Noise: Noise{Path: path, SHA256: draws.SHA256()}})
 	req := request(1, 2)
 	req.Noise = draws
 	got, err := w.Explain(t.Context(), v, req)

@@ -27,7 +27,7 @@ func TestPrecisionsOnNetworks(t *testing.T) {
 				t.Skip("PRECISIONS NOT COMPARED ON NETWORKS: ", err)
 			}
 			run := func(b backend.Backend) *explain.Result {
-				m, err := explain.Open(filepath.Join(dir, "model.torchscript.onnx"), b, explain.Options{})
+				m, err := explain.Open(context.Background(), filepath.Join(dir, "model.torchscript.onnx"), b, explain.Options{})
 				if err != nil {
 					t.Fatal(err)
 				}

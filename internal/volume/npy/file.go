@@ -1,6 +1,9 @@
 package npy
 
 import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"slices"
@@ -11,29 +14,38 @@ import (
 )
 
 // File is an open .npy file that is read slice by slice along its first axis, so that a stack of noise draws
-// [n, C, D, H, W] never lies in memory whole. Its methods may be called from several goroutines.
+// [n, C, D, H, W] never lies in memory whole. Slices of a file that was changed since it was opened are an error. Its methods may be called
+// from several goroutines.
 type File struct {
 	path   string
 	closer io.Closer
 	r      io.ReaderAt
 	h      *header
+	sha256 string
 }
 
 // Open opens a .npy file and checks its header against its size. Arrays in Fortran order are refused: their slices are
-// scattered over the whole file.
-func Open(path string) (*File, error) {
-	f, info, err := input.Open(path)
+// scattered over the whole file. ctx stops it: the file is read once.
+func Open(ctx context.Context, path string) (*File, error) {
+	f, _, err := input.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	file, err := NewFile(io.NewSectionReader(f, 0, info.Size()))
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("%s: %w", path, err)
+	sum := sha256.New()
+	hashed, err := input.Hash(ctx, f, sum)
+	if err == nil {
+		var file *File
+		if file, err = NewFile(io.NewSectionReader(hashed, 0, hashed.Size())); err == nil {
+			file.path, file.closer, file.sha256 = path, f, hex.EncodeToString(sum.Sum(nil))
+			return file, nil
+		}
 	}
-	file.path, file.closer = path, f
-	return file, nil
+	f.Close()
+	return nil, fmt.Errorf("%s: %w", path, err)
 }
+
+// SHA256 is the digest, in hexadecimal, of a file that Open opened.
+func (f *File) SHA256() string { return f.sha256 }
 
 // NewFile is Open for content that lies elsewhere.
 func NewFile(r *io.SectionReader) (*File, error) {

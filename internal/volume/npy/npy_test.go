@@ -114,7 +114,7 @@ func TestWrite(t *testing.T) {
 
 func TestDraws(t *testing.T) {
 	path := filepath.Join(volumetest.Dir, "noise.npy")
-	f, err := Open(path)
+	f, err := Open(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +135,7 @@ func TestDraws(t *testing.T) {
 	if err := f.Draw(0, dst[:23]); err == nil || !strings.Contains(err.Error(), "1x2x3x4 has 24 values, 23 are needed") {
 		t.Errorf("draw of 23 values: %v", err)
 	}
-	if _, err := Open(filepath.Join(volumetest.Dir, "fortran.npy")); err == nil || !strings.Contains(err.Error(), "Fortran") {
+	if _, err := Open(t.Context(), filepath.Join(volumetest.Dir, "fortran.npy")); err == nil || !strings.Contains(err.Error(), "Fortran") {
 		t.Errorf("Fortran order: %v", err)
 	}
 }
