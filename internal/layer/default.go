@@ -46,7 +46,7 @@ func (idx *index) last(req Request) (Target, error) {
 	if best < 0 {
 		return Target{}, fmt.Errorf("%w; name one with --target-layer", ErrNoSpatialLayer)
 	}
-	return Target{Target: ir.Target{Value: idx.m.Nodes[best].Outputs[0], Label: idx.label(best)}}, nil
+	return idx.label(idx.m.Nodes[best].Outputs[0]), nil
 }
 
 func attentions(g *ir.Graph) (values []*ir.Value) {

@@ -1,14 +1,17 @@
 // Package layer finds the activation that a user means by a layer's name, and says how its axes lie in the volume.
 //
 // A layer is named as PyTorch names modules (backbone1._conv_head, layer4), or by a value or a node of the file. Exporters leave
-// three traces of modules: the scope of a node, the names of the parameters that it reads, and both are incomplete in their own
-// way: the TorchScript exporter loses the parents of modules that are reached by a method call, and both fold a BatchNorm into
-// the convolution before it, so that the convolution's own output is not in the file.
+// two traces of modules, the scope of a node and the names of the parameters that it reads, and both are incomplete: the
+// TorchScript exporter loses the parents of modules that are reached by a method call, and numbers calls so that they look like
+// names; both fold a BatchNorm into the convolution before it, so that the convolution's own output is not in the file; and nothing
+// says whether a ReLU runs in place. tools/export_onnx.py writes all that into the file. In other files what is not known is
+// assumed, and Target.Warnings says so.
 package layer
 
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/agnivade/levenshtein"
@@ -19,7 +22,7 @@ import (
 
 // Request names a layer.
 type Request struct {
-	Name   string // "" for the default
+	Name   string // a module, a call of it ("relu@1"), or a value or node of the file; "" for the default
 	Grid   [3]int // of a token layer: depth, height, width; zero takes it from the graph
 	Prefix int    // tokens of a token layer in front of those of the grid; 0 takes it from the graph
 	Layout string // see LayoutHelp; "" is "auto"
@@ -29,8 +32,14 @@ type Request struct {
 // Target is the layer that was found.
 type Target struct {
 	ir.Target
-	Grid     [3]int // cells along depth, height, width
-	Warnings []string
+	Grid [3]int // cells along depth, height, width
+	// Module is the module whose output Value is, or stands for; "" where a value was named. Of its Calls in the file it is number
+	// Call, the first being 1.
+	Module      string
+	Call, Calls int
+	// Another says why Value is not the module's own output, which is not in the file; "" if it is.
+	Another  string
+	Warnings []string // what was assumed, and what the user should know
 	Notes    []string // choices that were made, of interest to those who wonder
 }
 
@@ -39,6 +48,7 @@ type NotFoundError struct {
 	Name       string
 	Ambiguous  bool
 	Candidates []string
+	Hint       string // what may have become of the layer, "" if nothing is known
 }
 
 func (e *NotFoundError) Error() string {
@@ -46,8 +56,14 @@ func (e *NotFoundError) Error() string {
 	if e.Ambiguous {
 		what, hint = "more than one value could be the output of", "; name one of the values: "
 	}
+	if e.Hint != "" {
+		hint = "; " + e.Hint + hint
+	}
 	return fmt.Sprintf("%s %q%s%s (voxcam inspect lists all)", what, e.Name, hint, strings.Join(e.Candidates, ", "))
 }
+
+// exportTool is what is advised where an export lacks what is asked for.
+const exportTool = "export the model with tools/export_onnx.py"
 
 // Find resolves a request on a graph as imported, before any pass.
 func Find(m *onnx.Imported, req Request) (Target, error) {
@@ -57,7 +73,7 @@ func Find(m *onnx.Imported, req Request) (Target, error) {
 	if req.Name == "" {
 		t, err = idx.last(req)
 	} else {
-		t, err = idx.named(req)
+		t, err = idx.named(req.Name)
 	}
 	if err != nil {
 		return Target{}, err
@@ -65,187 +81,220 @@ func Find(m *onnx.Imported, req Request) (Target, error) {
 	return t, idx.place(&t, req)
 }
 
-// index is what is known of the model's modules.
-type index struct {
-	m       *onnx.Imported
-	paths   [][]string     // module paths of each node of m.Nodes, the best known first; a node may have several
-	folded  map[string]int // path of a convolution whose norm was folded into it -> node
-	renamed map[int]bool   // convolutions whose parameters the exporter replaced, which it does when it folds a norm
-	axes    map[*ir.Value]*traced
-	readers map[*ir.Value][]int // nodes of m.Nodes that read a value
+// warn adds a warning.
+func (t *Target) warn(format string, args ...any) {
+	t.Warnings = append(t.Warnings, fmt.Sprintf(format, args...))
 }
 
-func newIndex(m *onnx.Imported) *index {
-	idx := &index{m: m, paths: make([][]string, len(m.Nodes)), folded: map[string]int{}, renamed: map[int]bool{},
-		axes: trace(m.Graph, "NCDHW"), readers: map[*ir.Value][]int{}}
-	alias := map[string]string{} // a scope that parameters know under another path; "" where they disagree
-	for i, n := range m.Nodes {
-		for _, v := range n.Inputs {
-			idx.readers[v] = append(idx.readers[v], i)
-		}
-		conv := n.Op == "Conv" || n.Op == "ConvTranspose"
-		for _, p := range n.Params {
-			if conv && strings.HasPrefix(p, "onnx::Conv") {
-				idx.renamed[i] = true
+// named resolves a name: a module, else a value, else a node, else a module whose outer modules the file does not know.
+func (idx *index) named(name string) (Target, error) {
+	t := Target{Target: ir.Target{Label: name}}
+	if found, err := idx.exactly(&t, name); found || err != nil {
+		return t, err
+	}
+	if before, after, ok := strings.Cut(name, "@"); ok {
+		if call, err := strconv.Atoi(after); err == nil {
+			if t.Call = call; call < 1 {
+				return t, fmt.Errorf("layer %q: calls of a module are numbered from 1", name)
 			}
-			owner := parent(p)
-			scope, path, related := splitCommon(n.Scope, owner)
-			// Scopes with classes are complete, and equal parameters of different modules may have been merged.
-			complete := len(n.Classes) > 0
-			switch {
-			case owner == "" || owner == n.Scope:
-			case related && complete:
-			case related:
-				if known, ok := alias[scope]; ok && known != path {
-					path = ""
-				}
-				alias[scope] = path
-			case conv && !within(owner, n.Scope) && !within(n.Scope, owner):
-				idx.folded[owner] = i
-			case within(owner, n.Scope):
-				idx.paths[i] = append(idx.paths[i], owner)
+			if found, err := idx.exactly(&t, before); found || err != nil {
+				return t, err
 			}
+			name = before
 		}
 	}
-	for i, n := range m.Nodes {
-		// The longest alias that fits comes first: it is what the parameters say.
-		best := ""
-		for scope, path := range alias {
-			if path != "" && within(n.Scope, scope) && len(scope) > len(best) {
-				best = scope
-			}
+	for head, tail := cutHead(name, ""); tail != ""; head, tail = cutHead(tail, head) {
+		if idx.called(head) {
+			break // the file knows what is in it
 		}
-		var own []string
-		if best != "" {
-			own = append(own, alias[best]+n.Scope[len(best):])
+		found, err := idx.exactly(&t, tail)
+		if err != nil {
+			return t, err
 		}
-		if n.Scope != "" {
-			own = append(own, n.Scope)
+		if !found {
+			continue
 		}
-		idx.paths[i] = append(own, idx.paths[i]...)
+		if len(idx.lost) > 1 && t.Calls > 1 {
+			return t, idx.ambiguous(t.Label, idx.outputs(tail))
+		}
+		t.warn("the file does not know the module %s; %s is taken for %s", head, tail, name)
+		return t, nil
 	}
-	return idx
+	return t, &NotFoundError{Name: t.Label, Candidates: idx.candidates(t.Label), Hint: idx.missing()}
 }
 
-// within reports whether path is the module outer or one in it.
-func within(path, outer string) bool {
-	return path == outer || strings.HasPrefix(path, outer+".") || outer == ""
+// cutHead moves the first name of a path to the end of head.
+func cutHead(path, head string) (string, string) {
+	first, rest, _ := strings.Cut(path, ".")
+	if head == "" {
+		return first, rest
+	}
+	return head + "." + first, rest
 }
 
-// splitCommon takes the names that two paths have in common at the end off both of them, except the first of those names, and
-// reports whether there are any.
-func splitCommon(scope, owner string) (string, string, bool) {
-	a, b := strings.Split(scope, "."), strings.Split(owner, ".")
+// missing says what may have become of a module that the file does not have.
+func (idx *index) missing() string {
+	const gone = "modules that compute nothing when the model is used (Dropout, Identity) have no node in the file"
 	n := 0
-	for n < min(len(a), len(b)) && a[len(a)-1-n] == b[len(b)-1-n] {
-		n++
-	}
-	if n == 0 || scope == "" || owner == "" {
-		return scope, owner, false
-	}
-	// The whole of one may be common; the first common name stays, since a bare prefix would fit everything.
-	return strings.Join(a[:len(a)-n+1], "."), strings.Join(b[:len(b)-n+1], "."), true
-}
-
-// path is the best known module path of a node, "" if none is.
-func (idx *index) path(i int) string {
-	if len(idx.paths[i]) == 0 {
-		return ""
-	}
-	return idx.paths[i][0]
-}
-
-// named resolves a name: a module, else a value, else a node.
-func (idx *index) named(req Request) (Target, error) {
-	t := Target{Target: ir.Target{Label: req.Name}}
-	for path := req.Name; path != ""; _, path, _ = strings.Cut(path, ".") {
-		if nodes := idx.module(path); len(nodes) > 0 {
-			values := idx.leaving(nodes)
-			if len(values) != 1 {
-				return t, idx.ambiguous(req.Name, values)
-			}
-			t.Value = values[0]
-			if relu := idx.inPlace(nodes, t.Value); relu != nil {
-				t.Notes = append(t.Notes, fmt.Sprintf("%s is followed by the module %s, which PyTorch code runs in place as a rule, so that "+
-					"hooks see its result: that is what is explained; name the value %q for the tensor before it", req.Name, relu.Scope, t.Value.Name))
-				t.Value = relu.Outputs[0]
-			}
-			for _, i := range nodes {
-				if idx.renamed[i] && slices.Contains(idx.m.Nodes[i].Outputs, t.Value) {
-					t.Warnings = append(t.Warnings, foldedWarning(req.Name, "the BatchNorm behind it"))
-				}
-			}
-			return t, nil
-		}
-		if i, ok := idx.folded[path]; ok {
-			t.Value = idx.m.Nodes[i].Outputs[0]
-			t.Warnings = append(t.Warnings, foldedWarning(req.Name, fmt.Sprintf("the BatchNorm %s", idx.path(i))))
-			return t, nil
-		}
-		if v := idx.m.Names[req.Name]; v != nil && v.Const == nil {
-			t.Value = v
-			return t, nil
-		}
-		for _, n := range idx.m.Nodes {
-			if n.Name == req.Name && len(n.Outputs) > 0 {
-				t.Value = n.Outputs[0]
-				return t, nil
-			}
+	for i := range idx.members {
+		if b := &idx.members[i]; b.folded || b.conv != "" {
+			n++
 		}
 	}
-	return t, &NotFoundError{Name: req.Name, Candidates: idx.candidates(req.Name)}
+	if n == 0 {
+		return gone
+	}
+	return fmt.Sprintf("the exporter has folded BatchNorms into %d convolutions of this file, and does not tell their names: the output of such a norm "+
+		"is that of the convolution before it; %s, which keeps norms apart; %s", n, exportTool, gone)
 }
 
-func foldedWarning(name, norm string) string {
-	return fmt.Sprintf("the exporter has folded %s into %s: what is explained is the output of both together, not the module's own; "+
-		"export the model with its norms kept apart to have that", norm, name)
+// exactly finds a module, a value or a node of that very name. The call is t.Call, or the last.
+func (idx *index) exactly(t *Target, name string) (bool, error) {
+	if calls := idx.record[name]; calls != nil {
+		return true, idx.recorded(t, name, calls)
+	}
+	if nodes := idx.module(name); len(nodes) > 0 {
+		return true, idx.output(t, name, nodes)
+	}
+	if nodes := idx.stated(name); len(nodes) > 0 {
+		if err := idx.output(t, name, nodes); err != nil {
+			return true, err
+		}
+		base, k := cutNumber(name)
+		t.warn("the file does not say whether %s is a module of that name or call %d of the module %s; in both cases the value is %q", name, k+1, base, t.Value.Name)
+		return true, nil
+	}
+	if t.Call != 0 {
+		return false, nil
+	}
+	if v := idx.m.Names[name]; v != nil && v.Const == nil {
+		t.Value = v
+		return true, nil
+	}
+	for _, n := range idx.m.Nodes {
+		if n.Name == name && len(n.Outputs) > 0 && n.Outputs[0] != nil {
+			t.Value = n.Outputs[0]
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
-// module returns the nodes that belong to a module or to a module in it.
-func (idx *index) module(path string) (nodes []int) {
-	for i, paths := range idx.paths {
-		if slices.ContainsFunc(paths, func(p string) bool { return within(p, path) }) {
+// stated are the nodes whose scope has that name in the file, number of the call and all.
+func (idx *index) stated(name string) (nodes []int) {
+	for i := range idx.members {
+		if idx.members[i].stated == name {
 			nodes = append(nodes, i)
 		}
 	}
 	return nodes
 }
 
-// leaving returns the values that the nodes compute and that others read. Others do not count while what they compute comes
-// back: they belong to the module and have lost their scope, or the module is called again, and its last result is meant.
-func (idx *index) leaving(nodes []int) (values []*ir.Value) {
-	inside := map[int]bool{}
-	for _, i := range nodes {
-		inside[i] = true
+// output finds the value that a module computes with its nodes, in the call that is asked for or the last.
+func (idx *index) output(t *Target, name string, nodes []int) error {
+	calls := idx.calls(name, nodes)
+	values := idx.leaving(nodes)
+	if len(calls) > 1 && t.Call == 0 && len(values) != 1 {
+		values = idx.leaving(calls[len(calls)-1])
 	}
-	back := map[*ir.Value]bool{} // the module depends on it
-	for i, n := range slices.Backward(idx.m.Nodes) {
-		if inside[i] || slices.ContainsFunc(n.Outputs, func(v *ir.Value) bool { return v != nil && back[v] }) {
-			for _, v := range n.Inputs {
-				back[v] = true
-			}
+	t.Module, t.Calls = name, len(calls)
+	if t.Call != 0 {
+		if t.Call > len(calls) {
+			return fmt.Errorf("layer %q: the file has %d calls of the module %s", t.Label, len(calls), name)
+		}
+		values = idx.leaving(calls[t.Call-1])
+	}
+	if len(values) != 1 {
+		return idx.ambiguous(t.Label, values)
+	}
+	t.Value = values[0]
+	made := idx.maker(t.Value)
+	if t.Call == 0 {
+		t.Call = len(calls)
+		if k := slices.IndexFunc(calls, func(c []int) bool { return slices.Contains(c, made) }); k >= 0 {
+			t.Call = k + 1
 		}
 	}
-	leads := func(reader int) bool { // out of the module for good
-		returns := func(v *ir.Value) bool { return v != nil && back[v] }
-		return !inside[reader] && !slices.ContainsFunc(idx.m.Nodes[reader].Outputs, returns)
-	}
-	for _, i := range nodes {
-		for _, v := range idx.m.Nodes[i].Outputs {
-			if v == nil || v.Const != nil || slices.Contains(values, v) {
-				continue
-			}
-			if slices.ContainsFunc(idx.readers[v], leads) || slices.Contains(idx.m.Graph.Outputs, v) {
-				values = append(values, v)
-			}
-		}
-	}
-	return values
+	idx.judge(t, name, nodes, made)
+	return nil
 }
 
-// inPlace returns the node of the ReLU module outside the given nodes that is the only reader of their value v, if there is one.
-// Functional calls are not meant: F.relu works in place only on request, nn.ReLU does in nearly every published network.
-func (idx *index) inPlace(nodes []int, v *ir.Value) *onnx.NodeInfo {
+// judge says what is not known of a module's output, which node made computes, and whether it is another tensor.
+func (idx *index) judge(t *Target, name string, nodes []int, made int) {
+	if !idx.called(name) {
+		t.warn("the file has no call of %s itself, only of modules in it: the last output of these is taken for its own", name)
+	}
+	idx.judgeNumbers(t, name, nodes)
+	if slices.ContainsFunc(nodes, func(i int) bool { return idx.members[i].alone && idx.members[i].own() != name }) {
+		t.warn("the exporter has lost the parents of %s, and other modules share its name: some of its operations may be missing, so that this is "+
+			"not its last one; %s to have the file tell", name, exportTool)
+	}
+	b := member{}
+	if made >= 0 {
+		b = idx.members[made]
+	}
+	switch {
+	case b.conv != "" && within(b.conv, name) && !slices.ContainsFunc(b.stack, func(s string) bool { return within(s, name) }):
+		t.Another = foldedWarning(name, b.own())
+	case b.folded && b.own() == name:
+		t.Another = foldedWarning(name, "the BatchNorm behind it")
+	case b.folded:
+		t.warn("the exporter has folded a BatchNorm into %s: it is taken to be in %s, as %s; %s, which keeps norms apart, to be sure",
+			b.own(), name, "in a Sequential that ends in a norm", exportTool)
+	}
+	if t.Another != "" {
+		t.Warnings = append(t.Warnings, t.Another)
+		return
+	}
+	if relu := idx.thenReLU(nodes, t.Value); relu != nil {
+		t.warn("%s is followed by the module %s; the file does not say whether that ReLU runs in place, so that hooks on %s see its result; "+
+			"it is taken to, and its output %s is explained; name %s for the tensor before it, or %s to have the file tell",
+			name, relu.Scope, name, quoted(relu.Outputs[0]), quoted(t.Value), exportTool)
+		t.Value = relu.Outputs[0]
+	}
+}
+
+// judgeNumbers warns where a module is known by scopes that may be numbered calls, or may not.
+func (idx *index) judgeNumbers(t *Target, name string, nodes []int) {
+	if k := slices.IndexFunc(nodes, func(i int) bool { return idx.members[i].guessed && idx.members[i].own() == name }); k >= 0 {
+		t.warn("%s is taken for call %d of %d of the module %s, since the exporter numbers calls (%s): if that is a module of its own, name it; "+
+			"%s to have the file tell", quoted(t.Value), t.Call, t.Calls, name, idx.members[nodes[k]].stated, exportTool)
+		return
+	}
+	if slices.ContainsFunc(nodes, func(i int) bool { return slices.ContainsFunc(idx.m.Nodes[i].InputNames, parameter) }) {
+		return // which say whose they are
+	}
+	other := idx.numbered(name)
+	if base, k := cutNumber(name); other == "" && k > 0 && len(idx.stated(base)) > 0 && !complete(idx.m.Nodes[nodes[0]]) {
+		other = base
+	}
+	if other != "" {
+		t.warn("the file does not say whether %s and %s are calls of one module or of two; %s to have it tell", name, other, exportTool)
+	}
+}
+
+func quoted(v *ir.Value) string { return strconv.Quote(v.Name) }
+
+// numbered is the scope of the file that looks like another call of a module but is not known to be one, "" if there is none.
+func (idx *index) numbered(name string) string {
+	for i := range idx.members {
+		if b := &idx.members[i]; !complete(idx.m.Nodes[i]) && b.own() == b.stated {
+			if base, k := cutNumber(b.stated); k > 0 && base == name && !slices.ContainsFunc(idx.m.Nodes[i].InputNames, parameter) {
+				return b.stated
+			}
+		}
+	}
+	return ""
+}
+
+func foldedWarning(name, norm string) string {
+	return fmt.Sprintf("the exporter has folded %s into %s: what is explained is the output of both together, not the module's own, which is "+
+		"not in the file; %s, which keeps norms apart", norm, name, exportTool)
+}
+
+// thenReLU returns the node of the ReLU module outside the given nodes that is the only reader of their value v, if there is one.
+// Functional calls are not meant: F.relu works in place only on request, nn.ReLU does in most published networks.
+func (idx *index) thenReLU(nodes []int, v *ir.Value) *onnx.NodeInfo {
 	readers := idx.readers[v]
 	if len(readers) != 1 || slices.Contains(nodes, readers[0]) {
 		return nil
@@ -260,10 +309,22 @@ func (idx *index) inPlace(nodes []int, v *ir.Value) *onnx.NodeInfo {
 		}
 		return nil
 	}
-	if len(idx.module(n.Scope)) > 1 { // the scope is that of the module that calls F.relu
-		return nil
+	// A scope with other nodes is that of a module that calls F.relu.
+	own := idx.members[readers[0]].own()
+	for i := range idx.members {
+		if b := &idx.members[i]; computes(idx.m.Nodes[i]) && b.in(own) && (b.own() != own || idx.m.Nodes[i].Op != "Relu") {
+			return nil
+		}
 	}
 	return n
+}
+
+// outputs are the values that could be the output of a call of a module.
+func (idx *index) outputs(name string) (values []*ir.Value) {
+	for _, c := range idx.calls(name, idx.module(name)) {
+		values = append(values, idx.leaving(c)...)
+	}
+	return values
 }
 
 func (idx *index) ambiguous(name string, values []*ir.Value) error {
@@ -286,8 +347,8 @@ func (idx *index) candidates(name string) []string {
 	}
 	var all []near
 	seen := map[string]bool{}
-	for i := range idx.paths {
-		for p := idx.path(i); p != "" && !seen[p]; p = parent(p) {
+	for i := range idx.members {
+		for p := idx.members[i].own(); p != "" && !seen[p]; p = parent(p) {
 			seen[p] = true
 			d := levenshtein.ComputeDistance(name, p)
 			for _, tail, more := strings.Cut(name, "."); more; _, tail, more = strings.Cut(tail, ".") {
@@ -311,7 +372,7 @@ func (idx *index) candidates(name string) []string {
 		if len(n.Outputs) == 0 || n.Outputs[0] == nil || idx.axes[n.Outputs[0]].cells() < 2 {
 			continue
 		}
-		label := idx.path(i)
+		label := idx.members[i].own()
 		if label == "" {
 			label = n.Outputs[0].Name
 		}
@@ -322,24 +383,36 @@ func (idx *index) candidates(name string) []string {
 	return out[:min(len(out), most)]
 }
 
-func parent(path string) string {
-	i := strings.LastIndexByte(path, '.')
-	if i < 0 {
-		return ""
+// label names a value as a user would: by the innermost module that is called once and whose output it is, else by one that is called
+// more often, else by its name in the file. Naming it finds the same value again.
+func (idx *index) label(v *ir.Value) Target {
+	found := Target{Target: ir.Target{Value: v, Label: v.Name}}
+	made := idx.maker(v)
+	if made < 0 {
+		return found
 	}
-	return path[:i]
-}
-
-// label returns the module path of a node if it is known, else the name of its output: how a user would name the layer.
-func (idx *index) label(i int) string {
-	n := idx.m.Nodes[i]
-	if p := idx.path(i); p != "" {
-		if values := idx.leaving(idx.module(p)); len(values) == 1 && slices.Contains(n.Outputs, values[0]) {
-			return p
+	for _, once := range []bool{true, false} {
+		for _, path := range slices.Backward(idx.members[made].stack) {
+			for p := path; p != ""; p = parent(p) {
+				t, err := idx.named(p)
+				if err == nil && !once && t.Value != v && t.Calls > 1 {
+					t, err = idx.callOf(p, t.Calls, v)
+				}
+				if err == nil && t.Value == v && t.Another == "" && (t.Calls == 1 || !once) && idx.called(p) {
+					return t
+				}
+			}
 		}
 	}
-	if len(n.Outputs) > 0 && n.Outputs[0] != nil {
-		return n.Outputs[0].Name
+	return found
+}
+
+// callOf is the call of a module whose output is a value.
+func (idx *index) callOf(path string, calls int, v *ir.Value) (t Target, err error) {
+	for k := 1; k <= calls; k++ {
+		if t, err = idx.named(fmt.Sprintf("%s@%d", path, k)); err == nil && t.Value == v {
+			return t, nil
+		}
 	}
-	return n.Name
+	return t, err
 }

@@ -33,7 +33,7 @@ func Table(m *onnx.Imported, volume [3]int) []Row {
 			continue
 		}
 		v := n.Outputs[0]
-		row := Row{Name: idx.path(i), Operation: n.Op, Shape: v.Shape(), Value: v.Name}
+		row := Row{Name: idx.members[i].own(), Operation: n.Op, Shape: v.Shape(), Value: v.Name}
 		if row.Name == "" {
 			row.Name = v.Name
 		}

@@ -31,7 +31,7 @@ var errTooMuch = errors.New("the constant is too large to compute")
 func (im *importer) newCall(f *frame, n *Node) *call {
 	c := &call{im: im, f: f, n: n, opset: f.opsets[n.Domain], b: ir.NewBuilder(im.g)}
 	c.info = &NodeInfo{Index: im.index, Name: f.prefix + n.Name, Op: n.Op, Domain: n.Domain, Opset: c.opset}
-	c.info.Scope, c.info.Scopes, c.info.Classes = scopeOf(n, f.scope)
+	c.info.locate(n, f.scope)
 	c.b.Name, c.b.Scope = c.info.Name, c.info.Scope
 	c.in = make([]*slot, len(n.Inputs))
 	return c

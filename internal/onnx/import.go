@@ -52,12 +52,13 @@ type NodeInfo struct {
 	Op     string
 	Domain string
 	Opset  int
-	// Scope is the path of the PyTorch module, "layer4.1.conv2", as far as the file tells; Scopes is what it says:
-	// module paths from the outermost in, or the parts of the node's name. Classes are the classes of those modules, ending
-	// with that of the operation, where the file has them.
+	// Scope is the path of the PyTorch module, "layer4.1.conv2", as far as the file tells. Scopes are those of all modules whose
+	// calls the node is in, from the outermost ("") in; nil where the file says nothing. Classes are the classes of those modules,
+	// ending with that of the operation, and Origin is the name of the operation of PyTorch, where the file has them.
 	Scope   string
 	Scopes  []string
 	Classes []string
+	Origin  string
 	// Params are the names of the parameters that went into the node's constant inputs.
 	Params []string
 	// Inputs and Outputs are the values, nil where one is absent, a constant that was computed at import, or was not kept.

@@ -355,8 +355,9 @@ func TestScopes(t *testing.T) {
 		{"node_conv3d", map[string]string{"pkg.torch.onnx.name_scopes": `['', 'v', "v.it's", 'conv3d']`}, "v.it's"},
 		{"node_conv3d", map[string]string{"namespace": ": M/layer4: torch.nn.Sequential/layer4.0: Block/conv3d: aten.conv3d"}, "layer4.0"},
 	} {
-		if got, _, _ := scopeOf(&Node{Name: c.name, Metadata: c.meta}, ""); got != c.scope {
-			t.Errorf("%s %v: %q, not %q", c.name, c.meta, got, c.scope)
+		var info NodeInfo
+		if info.locate(&Node{Name: c.name, Metadata: c.meta}, ""); info.Scope != c.scope {
+			t.Errorf("%s %v: %q, not %q", c.name, c.meta, info.Scope, c.scope)
 		}
 	}
 }

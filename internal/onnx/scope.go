@@ -2,39 +2,35 @@ package onnx
 
 import "strings"
 
-// scopeOf finds the PyTorch module that a node belongs to.
-func scopeOf(n *Node, outer string) (scope string, scopes, classes []string) {
-	classes = parseList(n.Metadata["pkg.torch.onnx.class_hierarchy"])
+// locate notes the PyTorch module that a node belongs to, as far as the file tells; outer is that of the function's call.
+func (info *NodeInfo) locate(n *Node, outer string) {
+	info.Scope = outer
+	info.Classes = parseList(n.Metadata["pkg.torch.onnx.class_hierarchy"])
 	if list := parseList(n.Metadata["pkg.torch.onnx.name_scopes"]); len(list) > 0 {
 		// ['', 'layer4', 'layer4.0', 'layer4.0.conv1', 'conv3d']: the last is the operation itself.
-		scopes = list[:len(list)-1]
-		if len(scopes) > 0 {
-			scope = scopes[len(scopes)-1]
-		}
-		return scope, scopes, classes
-	}
-	if s := n.Metadata["namespace"]; s != "" {
+		info.Scopes, info.Origin = list[:len(list)-1], list[len(list)-1]
+	} else if s := n.Metadata["namespace"]; s != "" {
 		// ": Model/layer4: torch.nn.Sequential/layer4.0: BasicBlock/conv3d: aten.conv3d.default"
 		for part := range strings.SplitSeq(s, "/") {
 			name, class, _ := strings.Cut(part, ": ")
-			scopes = append(scopes, strings.TrimSuffix(name, ":"))
-			if len(classes) < len(scopes) {
-				classes = append(classes, class)
+			info.Scopes = append(info.Scopes, strings.TrimSuffix(name, ":"))
+			if len(info.Classes) < len(info.Scopes) {
+				info.Classes = append(info.Classes, class)
 			}
 		}
-		scopes = scopes[:len(scopes)-1]
-		if len(scopes) > 0 {
-			scope = scopes[len(scopes)-1]
-		}
-		return scope, scopes, classes
-	}
-	if strings.HasPrefix(n.Name, "/") {
+		last := len(info.Scopes) - 1
+		info.Scopes, info.Origin = info.Scopes[:last], info.Scopes[last]
+	} else if strings.HasPrefix(n.Name, "/") {
 		// "/layer4/layer4.0/conv1/Conv": a member of a Sequential repeats the name of its parent.
 		parts := strings.Split(n.Name[1:], "/")
-		scopes = parts[:len(parts)-1]
-		return joinScope(scopes), scopes, classes
+		info.Scopes = []string{""}
+		for i := 1; i < len(parts); i++ {
+			info.Scopes = append(info.Scopes, joinScope(parts[:i]))
+		}
 	}
-	return outer, nil, classes
+	if k := len(info.Scopes); k > 0 {
+		info.Scope = info.Scopes[k-1]
+	}
 }
 
 // joinScope makes a module path of the scopes in a node's name.
