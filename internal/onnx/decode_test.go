@@ -214,11 +214,13 @@ func externalModel(t *testing.T, entries map[string]string) string {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Symlink("../outside.bin", filepath.Join(dir, "link.bin")); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink("w.bin", filepath.Join(dir, "good.bin")); err != nil {
-		t.Fatal(err)
+	for link, to := range map[string]string{
+		"good.bin": "w.bin", "good": "sub", // inside
+		"link.bin": "../outside.bin", "absolute.bin": filepath.Join(dir, "../outside.bin"), "chain.bin": "link.bin", "up": "..", "away": filepath.Dir(dir),
+	} {
+		if err := os.Symlink(to, filepath.Join(dir, link)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	path := filepath.Join(dir, "m.onnx")
 	if err := os.WriteFile(path, e, 0o644); err != nil {
@@ -228,7 +230,7 @@ func externalModel(t *testing.T, entries map[string]string) string {
 }
 
 func TestExternalData(t *testing.T) {
-	for _, location := range []string{"w.bin", "sub/w.bin", "good.bin"} {
+	for _, location := range []string{"w.bin", "sub/w.bin", "good.bin", "good/w.bin"} {
 		path := externalModel(t, map[string]string{"location": location, "offset": "8", "length": "8"})
 		m, err := Open(context.Background(), path)
 		if err != nil {
@@ -254,11 +256,22 @@ func TestExternalData(t *testing.T) {
 		}
 		m.Close()
 	}
+	// Each of these links leads to weights that would fit.
+	for _, location := range []string{"link.bin", "absolute.bin", "chain.bin", "up/outside.bin", "away/outside.bin", "up/model/w.bin"} {
+		m, err := Open(t.Context(), externalModel(t, map[string]string{"location": location, "offset": "8", "length": "8"}))
+		if err == nil {
+			t.Errorf("%s: weights outside of the model's folder were read", location)
+			m.Close()
+		} else if !strings.Contains(err.Error(), "escapes") {
+			t.Errorf("%s: %v", location, err)
+		}
+	}
 	outside, _ := filepath.Abs("outside.bin")
 	for name, entries := range map[string]map[string]string{
 		"absolute":       {"location": outside},
 		"parent":         {"location": "../outside.bin"},
 		"link outside":   {"location": "link.bin"},
+		"folder outside": {"location": "up/outside.bin"},
 		"backslash":      {"location": "..\\outside.bin"},
 		"no location":    {},
 		"missing":        {"location": "none.bin"},

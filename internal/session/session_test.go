@@ -203,6 +203,43 @@ func TestEverySampleHasAStatus(t *testing.T) {
 	}
 }
 
+// What cannot be a map is never written as one: the method fails, with the reason.
+func TestMapsThatAreNone(t *testing.T) {
+	nan, inf := float32(math.NaN()), float32(math.Inf(1))
+	for name, c := range map[string]struct {
+		harm func(*explain.Result)
+		want string
+	}{
+		"a NaN in the map":           {func(r *explain.Result) { r.Methods[0].Map[3] = nan }, "the map is not finite"},
+		"a NaN in the heatmap":       {func(r *explain.Result) { r.Methods[0].Heatmap[95] = nan }, "the map is not finite"},
+		"an infinity in the map":     {func(r *explain.Result) { r.Methods[0].Map[0] = -inf }, "the map is not finite"},
+		"an infinity in the heatmap": {func(r *explain.Result) { r.Methods[0].Heatmap[0] = inf }, "the map is not finite"},
+		"no map":                     {func(r *explain.Result) { r.Methods[0].Map = nil }, "internal error"},
+		"a map of another size":      {func(r *explain.Result) { r.Methods[0].Map = r.Methods[0].Map[1:] }, "internal error"},
+		"a heatmap of another size":  {func(r *explain.Result) { r.Methods[0].Heatmap = r.Methods[0].Heatmap[1:] }, "internal error"},
+		"a heatmap in another order": {func(r *explain.Result) { r.Methods[0].HeatDims = [3]int{6, 4, 4} }, "internal error"},
+		"a status that there is not": {func(r *explain.Result) { r.Methods[0].Status = "fine" }, "internal error"},
+		"a NaN among probabilities":  {func(r *explain.Result) { r.Probabilities[2] = math.NaN() }, "the network's output is not finite"},
+		"an infinite logit":          {func(r *explain.Result) { r.Logits[2] = inf }, "the network's output is not finite"},
+		"a logit too few":            {func(r *explain.Result) { r.Logits = r.Logits[1:] }, "internal error"},
+		"a probability too few":      {func(r *explain.Result) { r.Probabilities = r.Probabilities[1:] }, "internal error"},
+		"a method too few":           {func(r *explain.Result) { r.Methods = nil }, "internal error"},
+		"a class below":              {func(r *explain.Result) { r.Predicted = -1 }, "internal error"},
+		"a class above":              {func(r *explain.Result) { r.Predicted = 3 }, "internal error"},
+	} {
+		w := newWorld(t, 1)
+		s := w.must(&fake{hook: func(_ context.Context, _ explain.Request, r *explain.Result) error { c.harm(r); return nil }}, ExitFailed)
+		if s.Status != (report.Counts{Failed: 1}) || len(s.Problems) != 1 || !strings.Contains(s.Problems[0].Reason, c.want) {
+			t.Errorf("%s: %+v", name, s)
+		}
+		for file := range w.tree() {
+			if strings.HasSuffix(file, ".npy") {
+				t.Errorf("%s: %s was written", name, file)
+			}
+		}
+	}
+}
+
 func TestTargets(t *testing.T) {
 	for target, want := range map[string][]string{
 		"predicted": {"volume"}, "true": {"volume"}, "late": {"volume"}, "all": {"class_0_volume", "class_1_volume", "class_2_volume"},
@@ -328,6 +365,50 @@ func TestResumeSkipsWhatIsDone(t *testing.T) {
 	w.must(f, ExitOK)
 	if !reflect.DeepEqual(f.called(), []string{"case3"}) {
 		t.Errorf("calls %v", f.called())
+	}
+}
+
+// A record that was made under other settings, or by another version, is not the sample's: it is explained again.
+func TestResumeComparesTheRecord(t *testing.T) {
+	for name, c := range map[string]struct{ key, value string }{
+		"settings": {"configuration_sha256", `"` + strings.Repeat("0", 64) + `"`},
+		"sample":   {"sample_id", `"case2"`},
+		"label":    {"true_class", "2"},
+		"status":   {"status", `"skipped_low_memory"`},
+		"the same": {"processing_time", "5"},
+		"schema":   {"schema", "99"},
+		"bytes":    {"input", `{"bytes": 1}`},
+	} {
+		w := newWorld(t, 1)
+		w.must(&fake{}, ExitOK)
+		path := w.session("heatmaps/val/class_0_normal/case0/case0_metadata.json")
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		record := map[string]json.RawMessage{}
+		if err := json.Unmarshal(text, &record); err != nil {
+			t.Fatal(err)
+		}
+		if record[c.key] == nil {
+			t.Fatalf("%s: the record has no %s: %s", name, c.key, text)
+		}
+		record[c.key] = json.RawMessage(c.value)
+		if text, err = json.Marshal(record); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		f := &fake{}
+		s := w.must(f, ExitOK)
+		again := 1
+		if name == "the same" {
+			again = 0
+		}
+		if len(f.called()) != again || s.Status.OK != 1 {
+			t.Errorf("%s: explained %d times, not %d; %+v", name, len(f.called()), again, s)
+		}
 	}
 }
 

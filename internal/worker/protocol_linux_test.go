@@ -6,9 +6,12 @@ import (
 	"errors"
 	"io"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/memory"
@@ -190,5 +193,75 @@ func TestArena(t *testing.T) {
 	}
 	if now := blocks(t, file); now != 0 {
 		t.Errorf("%d blocks are left", now)
+	}
+}
+
+// Whatever is taken and given back in whatever order: regions share no byte, begin at multiples of the page, and hold what was put there.
+func TestArenaRegionsAreDisjoint(t *testing.T) {
+	type held struct {
+		at     region
+		values []float32
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		file, err := newShared("test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		a := &arena{file: file}
+		var all []held
+		count := rapid.OneOf(rapid.IntRange(0, 50), rapid.IntRange(0, 3*page/4), rapid.SampledFrom([]int{page/4 - 1, page / 4, page/4 + 1, page / 2}))
+		for step := range rapid.IntRange(1, 30).Draw(t, "steps") {
+			if len(all) > 0 && rapid.IntRange(0, 2).Draw(t, "release") == 0 {
+				i := rapid.IntRange(0, len(all)-1).Draw(t, "which")
+				if err := a.release(all[i].at); err != nil {
+					t.Fatal(err)
+				}
+				all = slices.Delete(all, i, i+1)
+			} else {
+				values := make([]float32, count.Draw(t, "values"))
+				for i := range values {
+					values[i] = float32(1000*step + i%1000)
+				}
+				r, err := a.put(values)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if r.Length != 4*int64(len(values)) || r.Offset%page != 0 {
+					t.Fatalf("%d values lie in %+v", len(values), r)
+				}
+				all = append(all, held{r, values})
+			}
+			for i, h := range all {
+				got, err := get(file, h.at, len(h.values))
+				if err != nil || !slices.Equal(got, h.values) {
+					t.Fatalf("step %d: %+v does not hold what was put there, %v", step, h.at, err)
+				}
+				for _, other := range all[:i] {
+					if h.at.Offset < other.at.Offset+other.at.Length && other.at.Offset < h.at.Offset+h.at.Length {
+						t.Fatalf("step %d: %+v and %+v overlap", step, h.at, other.at)
+					}
+				}
+			}
+		}
+	})
+}
+
+// A hole is used again, also the first and one that fits exactly; a smaller one is passed over.
+func TestArenaUsesHoles(t *testing.T) {
+	a := &arena{}
+	for _, length := range []int64{2 * page, page, 3 * page, 1} {
+		a.take(length)
+	}
+	for i, offset := range []int64{0, 2 * page, 3 * page, 6 * page} {
+		if a.used[i].Offset != offset {
+			t.Fatalf("region %d lies at %d, not %d", i, a.used[i].Offset, offset)
+		}
+	}
+	a.used = append(a.used[:0], a.used[1], a.used[3]) // holes: [0, 2 pages), [3 pages, 6 pages)
+	for _, c := range []struct{ length, offset int64 }{{2*page + 1, 3 * page}, {2 * page, 0}, {1, 7 * page}} {
+		if r := a.take(c.length); r != (region{c.offset, c.length}) {
+			t.Errorf("%d bytes lie at %d, not %d", c.length, r.Offset, c.offset)
+		}
 	}
 }

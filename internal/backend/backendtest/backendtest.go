@@ -4,7 +4,7 @@
 //
 //	func TestConformance(t *testing.T) { backendtest.Run(t, cpu.New(...), AllNetworks) }
 //
-// The package's own tests hold the gradient rules against finite differences on the same cases.
+// The tests of op hold the gradient rules against finite differences on the same cases, those of grad on the random graphs.
 package backendtest
 
 import (
