@@ -18,11 +18,11 @@ const module = "github.com/voxcam/voxcam"
 // make a build pass.
 const order = `
 # What is computed: the way of the model.
-tensor, invariants, parallel, input:
+tensor, invariants, parallel, bytesize, input:
 ir:                             tensor
 op:                             tensor ir
 grad, pass:                     tensor ir op
-onnx:                           input tensor ir op
+onnx:                           bytesize input tensor ir op
 layer:                          tensor ir op onnx
 plan:                           parallel tensor ir op
 
@@ -58,9 +58,7 @@ phantom:                        volume
 phantom/phantomset:             phantom
 
 # The engine that ties model, methods and volume together. It writes no files and knows no data set.
-explain:                        input tensor ir grad pass onnx layer plan backend cam noise volume
-
-bytesize:
+explain:                        bytesize input tensor ir grad pass onnx layer plan backend cam noise volume
 
 # A device's memory: who holds it, what may be taken, what can be got back.
 memory:                         backend backend/cuda/driver backend/cuda/nvml bytesize

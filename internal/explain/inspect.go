@@ -33,7 +33,7 @@ func Inspect(ctx context.Context, path string, shape [4]int) (s *Summary, err er
 	if shape, err = fullShape(file, shape); err != nil {
 		return nil, err
 	}
-	m, err := onnx.Import(file, onnx.Options{InputShape: []int{1, shape[0], shape[1], shape[2], shape[3]}})
+	m, err := importModel(file, shape, openingBytes(Budget{}, nil))
 	if err != nil {
 		return nil, err
 	}

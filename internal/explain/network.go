@@ -42,7 +42,7 @@ type network struct {
 
 // newNetwork binds the model to a volume shape and resolves the target layer.
 func newNetwork(file *onnx.Model, shape [4]int, opt Options, b backend.Backend) (*network, error) {
-	imported, err := onnx.Import(file, onnx.Options{InputShape: []int{1, shape[0], shape[1], shape[2], shape[3]}})
+	imported, err := importModel(file, shape, openingBytes(opt.Budget, b))
 	if err != nil {
 		return nil, err
 	}

@@ -25,9 +25,6 @@ type call struct {
 
 type abort struct{ err error }
 
-// errTooMuch says that computing a constant at import would take more than the bound.
-var errTooMuch = errors.New("the constant is too large to compute")
-
 func (im *importer) newCall(f *frame, n *Node) *call {
 	c := &call{im: im, f: f, n: n, opset: f.opsets[n.Domain], b: ir.NewBuilder(im.g)}
 	c.info = &NodeInfo{Index: im.index, Name: f.prefix + n.Name, Op: n.Op, Domain: n.Domain, Opset: c.opset}
@@ -82,6 +79,7 @@ func (c *call) run() (outs []*slot, err error) {
 			panic(r)
 		}
 	}()
+	c.hold(nodeBytes+len(c.info.Name)+len(c.info.Scope), "the node")
 	var spoilt error
 	for i, name := range c.n.Inputs {
 		if name == "" {
@@ -178,26 +176,15 @@ func (c *call) fold() (outs []*slot, ok bool) {
 		if len(l.params) == 0 {
 			l.params = params
 		}
-		l.compact()
+		c.pack(l)
 		outs = append(outs, &slot{lit: l})
 	}
 	return outs, true
 }
 
-// alloc makes a literal for a result, within the bound on computed constants.
-func (c *call) alloc(elem tensor.Elem, shape tensor.Shape) *literal {
-	n := c.elements(shape)
-	if n > c.im.maxOne || n > c.im.folded {
-		panic(abort{&UnsupportedError{Path: c.im.m.Path, Node: c.info.Name, Op: c.n.Op, Opset: c.opset, Scope: c.info.Scope,
-			Index: c.info.Index, Count: len(c.im.m.Graph.Nodes), Reason: fmt.Sprintf("%v of shape %v", errTooMuch, shape), cause: errTooMuch}})
-	}
-	c.im.folded -= n
-	return newLiteral(elem, shape)
-}
-
 // elements is the number of elements of a shape that a file asks for.
 func (c *call) elements(shape tensor.Shape) int {
-	if len(shape) > 64 {
+	if len(shape) > maxRank {
 		c.badf("a tensor of %d axes is not possible", len(shape))
 	}
 	n := 1
@@ -272,8 +259,15 @@ func (c *call) valueOf(s *slot) *ir.Value {
 		c.refuse("", "an input of shape %v is empty", s.lit.shape)
 	}
 	first := s.lit.value == nil
+	if first && s.lit.same == nil && s.lit.stored == nil && !s.lit.splat() {
+		c.hold(4*s.lit.len(), "a constant of shape %v", s.lit.shape)
+	}
 	v := s.lit.emit(c.im.g, c.b)
 	c.check()
+	if v.Def != nil {
+		c.tables(v.Def)
+	}
+	s.keep()
 	if first && s.lit.value != nil && s.lit.name != "" {
 		c.im.out.Names[s.lit.name] = v
 	}
@@ -291,6 +285,7 @@ func (c *call) check() {
 func (c *call) emit(o *ir.Op, attr any, in ...*ir.Value) *ir.Value {
 	v := c.b.Emit(o, attr, in...)
 	c.check()
+	c.tables(v.Def)
 	return v
 }
 

@@ -141,16 +141,16 @@ var keptMetadata = map[string]bool{"namespace": true, "pkg.torch.onnx.name_scope
 
 func (d *decoder) node(f field) (*Node, error) {
 	n := &Node{Attributes: map[string]*Attribute{}, Metadata: map[string]string{}}
-	err := d.message("a node", f, func(f field) error {
+	err := d.message("a node", f, func(f field) (err error) {
 		switch f.num {
 		case 1:
-			n.Inputs = append(n.Inputs, f.text())
+			n.Inputs, err = d.names(n.Inputs, f)
 		case 2:
-			n.Outputs = append(n.Outputs, f.text())
+			n.Outputs, err = d.names(n.Outputs, f)
 		case 3:
-			n.Name = f.text()
+			n.Name, err = d.name("a node's name", f)
 		case 4:
-			n.Op = f.text()
+			n.Op, err = d.name("an operation", f)
 		case 5:
 			a, err := d.attribute(f)
 			n.Attributes[a.Name] = a
@@ -162,7 +162,7 @@ func (d *decoder) node(f field) (*Node, error) {
 		case 9:
 			return d.entry(n.Metadata, f)
 		}
-		return nil
+		return err
 	})
 	for k := range n.Metadata {
 		if !keptMetadata[k] {
@@ -249,14 +249,14 @@ func (d *decoder) valueInfo(f field) (ValueInfo, error) {
 
 func (d *decoder) function(f field) (*Function, error) {
 	fn := &Function{Defaults: map[string]*Attribute{}, Opsets: map[string]int{}}
-	return fn, d.message("a function", f, func(f field) error {
+	return fn, d.message("a function", f, func(f field) (err error) {
 		switch f.num {
 		case 1:
-			fn.ID.Name = f.text()
+			fn.ID.Name, err = d.name("a function's name", f)
 		case 4:
-			fn.Inputs = append(fn.Inputs, f.text())
+			fn.Inputs, err = d.names(fn.Inputs, f)
 		case 5:
-			fn.Outputs = append(fn.Outputs, f.text())
+			fn.Outputs, err = d.names(fn.Outputs, f)
 		case 7:
 			n, err := d.node(f)
 			fn.Nodes = append(fn.Nodes, n)
@@ -272,7 +272,7 @@ func (d *decoder) function(f field) (*Function, error) {
 		case 13:
 			fn.ID.Overload = f.text()
 		}
-		return nil
+		return err
 	})
 }
 
@@ -327,7 +327,7 @@ func (d *decoder) tensor(f field) (*Tensor, error) {
 			dataAt = f.at
 			typed.ints, err = d.int64s(typed.ints, f)
 		case 8:
-			t.Name = f.text()
+			t.Name, err = d.name("a tensor's name", f)
 		case 9:
 			data, hasRaw, dataAt = f.data, true, f.at
 		case 10:
@@ -344,6 +344,9 @@ func (d *decoder) tensor(f field) (*Tensor, error) {
 		return t, err
 	}
 	where := "tensor " + quoted(t.Name)
+	if len(dims) > maxRank {
+		return t, d.fail(f.at, where, "a tensor of %d axes is not possible", len(dims))
+	}
 	elements := 1
 	for _, n := range dims {
 		if n < 0 || n > 0 && elements > tensor.MaxElements/max(int(n), 1) {

@@ -117,7 +117,7 @@ func (c *call) diagonal(x labelled) labelled {
 		shape := v.Shape()
 		n := shape[len(shape)-1]
 		flat := append(shape[:len(shape)-2:len(shape)-2], n*n)
-		index := make([]int, c.alloc(tensor.Bool, tensor.Shape{n}).len())
+		index := c.indices(n)
 		for k := range index {
 			index[k] = k * (n + 1)
 		}

@@ -328,14 +328,6 @@ func (f reductionEval) eval(c *call) []*literal {
 	return []*literal{out}
 }
 
-// spend counts work that makes no large result against the bound.
-func (c *call) spend(n int) {
-	if n > c.im.folded {
-		c.alloc(tensor.Bool, tensor.Shape{n})
-	}
-	c.im.folded -= n
-}
-
 // reduceAxes are the axes of a reduction; done says that it changes nothing.
 func (c *call) reduceAxes(rank int) (axes []int, done bool) {
 	axes = c.axes(1, rank)
@@ -360,6 +352,7 @@ func evalArg(sign float64) func(c *call) []*literal {
 		strides := broadcastStrides(kept, x.shape)
 		c.spend(c.elements(x.shape))
 		out := c.alloc(tensor.I64, kept)
+		c.hold(8*out.len(), "a constant of shape %v", kept)
 		best := make([]float64, out.len())
 		for i := range best {
 			best[i] = math.Inf(-1)
@@ -433,7 +426,9 @@ func evalNonZero(c *call) []*literal {
 	x := c.lit(0)
 	rank := len(x.shape)
 	c.spend(c.elements(x.shape))
-	var found []int
+	c.hold(8*x.len(), "a list of %d positions", x.len())
+	defer func() { c.im.held -= 8 * x.len() }()
+	found := make([]int, 0, x.len())
 	for i := range x.len() {
 		if x.float(i) != 0 {
 			found = append(found, i)
@@ -577,7 +572,7 @@ func (c *call) repeat(one *literal, shape tensor.Shape) *literal {
 	if c.elements(shape) == 0 {
 		return newLiteral(one.elem, shape)
 	}
-	return &literal{elem: one.elem, shape: shape, stored: one.stored, ints: one.ints, floats: one.floats}
+	return &literal{elem: one.elem, shape: shape, stored: one.stored, ints: one.ints, floats: one.floats, block: one.block}
 }
 
 func (c *call) literalOf(t *Tensor) *literal {

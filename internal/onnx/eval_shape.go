@@ -11,7 +11,7 @@ import (
 
 // reshapeTo resolves the 0 and -1 of a wanted shape.
 func (c *call) reshapeTo(from tensor.Shape, want []int) tensor.Shape {
-	if len(want) > 64 {
+	if len(want) > maxRank {
 		c.badf("a tensor of %d axes is not possible", len(want))
 	}
 	out, open, known := slices.Clone(want), -1, 1
@@ -75,7 +75,7 @@ func (c *call) unsqueezeTo(s tensor.Shape) tensor.Shape {
 	if c.has(1) {
 		count = c.lit(1).len()
 	}
-	if count > 64 {
+	if count > maxRank {
 		c.badf("it adds %d axes", count)
 	}
 	rank := len(s) + count

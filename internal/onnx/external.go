@@ -32,6 +32,7 @@ func (d *decoder) loadExternal() error {
 	defer root.Close()
 	slices.SortStableFunc(d.pending, func(a, b externalTensor) int { return strings.Compare(a.location(), b.location()) })
 	files := map[string]span{}
+	named := map[string]int{} // bytes that tensors name of each file
 	for _, p := range d.pending {
 		data, ok := files[p.location()]
 		if !ok {
@@ -39,7 +40,11 @@ func (d *decoder) loadExternal() error {
 			files[p.location()] = data
 		}
 		if err == nil {
+			all := data.length
 			data, err = externalPart(data, p)
+			if named[p.location()] += data.length; err == nil && named[p.location()]/maxShared > all {
+				err = fmt.Errorf("the tensors of the model take its %d bytes more than %d times", all, maxShared)
+			}
 		}
 		if err != nil {
 			return &FormatError{Path: d.m.Path, Offset: p.at, Where: "tensor " + quoted(p.t.Name), Err: fmt.Errorf("external data %q: %w", p.location(), err)}
@@ -49,6 +54,9 @@ func (d *decoder) loadExternal() error {
 	d.pending = nil
 	return nil
 }
+
+// maxShared is how often tensors may take the same bytes of a file: what computing makes of weights takes memory for each.
+const maxShared = 16
 
 // location is the file's name.
 func (p externalTensor) location() string { return p.entries["location"] }

@@ -19,6 +19,9 @@ type Options struct {
 	// MaxFolded bounds the number of elements of a constant that is computed at import; 0 is DefaultMaxFolded. A larger one is
 	// left to the graph where possible, else refused. All together may have 32 times as many.
 	MaxFolded int
+	// Memory bounds the bytes that an import holds at a time, of constants that it computes and of lists that nodes are turned into;
+	// 0 is no bound. A node that needs more is refused with ErrMemory, if an output needs the node.
+	Memory int
 }
 
 // DefaultMaxFolded is enough for the attention masks of a Swin transformer with windows of 7^3 on patches of 96^3 (40 million
@@ -43,6 +46,8 @@ type Imported struct {
 	ParamElements map[string]int
 	// Notes are remarks for the user.
 	Notes []string
+	// Held is the most memory that the import held at a time, in bytes, as Options.Memory counts it.
+	Held int
 }
 
 // NodeInfo is a node of the file and where it went.
@@ -114,6 +119,8 @@ type importer struct {
 	m        *Model
 	g        *ir.Graph
 	out      *Imported
+	memory   int // bytes that may be held; 0: no bound
+	held     int
 	folded   int // elements that may still be computed
 	maxOne   int
 	executed int
@@ -129,7 +136,7 @@ func Import(m *Model, opt Options) (*Imported, error) {
 		opt.MaxFolded = DefaultMaxFolded
 	}
 	g := &ir.Graph{}
-	im := &importer{m: m, g: g, folded: 32 * opt.MaxFolded, maxOne: opt.MaxFolded}
+	im := &importer{m: m, g: g, memory: opt.Memory, folded: 32 * opt.MaxFolded, maxOne: opt.MaxFolded}
 	im.out = &Imported{Model: m, Graph: g, Names: map[string]*ir.Value{}, ParamElements: map[string]int{}}
 	top := &frame{slots: map[string]*slot{}, opsets: m.Opsets}
 	if err := im.initializers(top, m.Graph); err != nil {
@@ -263,7 +270,10 @@ func (im *importer) outputs(f *frame) error {
 // run imports nodes in order. A node that cannot be imported spoils its outputs; that is an error only if an output of the
 // model needs them, or when the file itself is malformed.
 func (im *importer) run(f *frame, nodes []*Node) error {
-	last := lastReaders(nodes)
+	var last map[int][]string
+	if f.depth == 0 {
+		last = lastReaders(nodes)
+	}
 	for i, n := range nodes {
 		if f.depth == 0 {
 			im.index = i
@@ -333,6 +343,7 @@ func lastReaders(nodes []*Node) map[int][]string {
 func (im *importer) forget(f *frame, names []string) {
 	for _, name := range names {
 		if s := f.slots[name]; s != nil && s.lit != nil && s.lit.name == "" && s.lit.held() > lazyElements && !im.isOutput(name) {
+			im.drop(s.lit)
 			delete(f.slots, name)
 		}
 	}
@@ -345,6 +356,7 @@ func (im *importer) isOutput(name string) bool {
 // bind gives a name to a slot.
 func (im *importer) bind(f *frame, name string, s *slot) {
 	f.slots[name] = s
+	s.keep()
 	if s.value != nil {
 		full := f.prefix + name
 		if s.value.Name == "" {

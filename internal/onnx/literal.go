@@ -18,6 +18,7 @@ type literal struct {
 	floats []float64 // elements of another type
 
 	name   string    // of the initializer that it is, "" if it was computed
+	block  *block    // the memory of computed elements; nil for what lies in the file or is small
 	params []string  // names of the parameters that went into it
 	value  *ir.Value // its twin in the graph, once something needed one
 	same   *literal  // set where this is another name of that one
@@ -69,10 +70,10 @@ func (l *literal) float(i int) float64 {
 	return l.floats[i]
 }
 
-// compact halves the memory of a large result, or better.
+// compact stores elements in their own type, if that takes less.
 func (l *literal) compact() {
 	switch {
-	case l.held() <= lazyElements || l.stored != nil:
+	case l.stored != nil:
 	case l.elem == tensor.Bool:
 		b := make([]byte, len(l.ints))
 		for i, v := range l.ints {
@@ -100,7 +101,7 @@ func truncate(v float64) int64 {
 
 // withShape returns the same elements in another shape of as many.
 func (l *literal) withShape(s tensor.Shape) *literal {
-	return &literal{elem: l.elem, shape: s, stored: l.stored, ints: l.ints, floats: l.floats, params: l.params}
+	return &literal{elem: l.elem, shape: s, stored: l.stored, ints: l.ints, floats: l.floats, block: l.block, params: l.params}
 }
 
 func intLiteral(shape tensor.Shape, values ...int64) *literal {

@@ -345,7 +345,7 @@ func importCumSum(c *call) []*ir.Value {
 	}
 	n := x.Shape()[axis]
 	exclusive, reverse := c.n.int("exclusive", 0) != 0, c.n.int("reverse", 0) != 0
-	c.alloc(tensor.F32, tensor.Shape{n, n})
+	c.hold(4*c.compute(tensor.Shape{n, n}), "a triangle of %d by %d", n, n)
 	ones := make([]float32, n*n)
 	for from := range n {
 		for to := range n {

@@ -119,7 +119,7 @@ func importGather(c *call) []*ir.Value {
 	}
 	shape := tensor.Shape(slices.Concat(s[:axis], l.shape, s[axis+1:]))
 	c.elements(shape)
-	index := make([]int, c.alloc(tensor.Bool, l.shape).len())
+	index := c.indices(l.len())
 	for i := range index {
 		index[i] = c.index(l.int(i), s[axis])
 	}
@@ -143,7 +143,7 @@ func importGatherElements(c *call) []*ir.Value {
 	own := s.Strides()
 	strides := slices.Clone(own)
 	strides[axis] = 0
-	index := make([]int, c.alloc(tensor.Bool, l.shape).len())
+	index := c.indices(l.len())
 	walk(l.shape, [][]int{strides}, func(i int, at []int) {
 		index[i] = at[0] + c.index(l.int(i), s[axis])*own[axis]
 	})
@@ -161,7 +161,7 @@ func importGatherND(c *call) []*ir.Value {
 	run := s[lead+k:].Elements()
 	own := s.Strides()
 	perBatch, batchSize := l.shape[lead:len(l.shape)-1].Elements(), s[lead:].Elements()
-	index := make([]int, c.alloc(tensor.Bool, l.shape).len()/k)
+	index := c.indices(l.len() / k)
 	for i := range index {
 		index[i] = (i/perBatch*batchSize + c.offset(l, i, k, s[lead:], own[lead:])) / run
 	}
@@ -174,7 +174,7 @@ func importScatterND(c *call) []*ir.Value {
 	run := s[k:].Elements()
 	count := l.len() / k
 	own := s.Strides()
-	places := make([]int, c.alloc(tensor.Bool, tensor.Shape{count}).len())
+	places := c.indices(count)
 	for i := range places {
 		places[i] = c.offset(l, i, k, s, own) / run
 	}
@@ -191,7 +191,7 @@ func importScatterElements(c *call) []*ir.Value {
 	own := s.Strides()
 	strides := slices.Clone(own)
 	strides[axis] = 0
-	places := make([]int, c.alloc(tensor.Bool, l.shape).len())
+	places := c.indices(l.len())
 	walk(l.shape, [][]int{strides}, func(i int, at []int) {
 		places[i] = at[0] + c.index(l.int(i), s[axis])*own[axis]
 	})
@@ -212,7 +212,7 @@ func (c *call) scatter(run int, places []int) *ir.Value {
 		return c.x(0)
 	}
 	rows := s.Elements() / run
-	index := make([]int, c.alloc(tensor.Bool, tensor.Shape{rows}).len())
+	index := c.indices(rows)
 	for i := range index {
 		index[i] = i
 	}

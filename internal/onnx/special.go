@@ -160,6 +160,7 @@ func (c *call) castLiteral(l *literal, elem tensor.Elem) *literal {
 		}
 	}
 	out.shape, out.params = l.shape, l.params
+	c.pack(out)
 	return out
 }
 

@@ -69,6 +69,7 @@ type decoder struct {
 	m       *Model
 	ctx     context.Context
 	depth   int
+	parts   int // messages so far
 	pending []externalTensor
 }
 
@@ -131,12 +132,38 @@ func (d *decoder) message(what string, f field, visit func(f field) error) error
 	if d.depth >= maxDepth {
 		return d.fail(f.at, "", "%s: graphs nest more than %d messages deep", what, maxDepth)
 	}
+	if d.parts++; d.parts > maxParts { // an empty message takes two bytes of a file, and hundreds of memory
+		return d.fail(f.at, "", "the model has more than %d nodes, attributes, tensors and axes", maxParts)
+	}
 	d.depth++
 	defer func() { d.depth-- }()
 	return d.fields(what, f.data, f.at, visit)
 }
 
-const maxDepth = 100
+const (
+	maxDepth = 100
+	maxParts = 1 << 22
+	maxRank  = 64
+	// maxName bounds names: those of nodes in functions that call functions become as long as all of them together.
+	maxName = 1 << 14
+)
+
+// name is a short text.
+func (d *decoder) name(what string, f field) (string, error) {
+	if f.data.length > maxName {
+		return "", d.fail(f.at, "", "%s has %d letters; %d is the most that is possible", what, f.data.length, maxName)
+	}
+	return f.text(), nil
+}
+
+// names appends a name to those of a node's inputs or outputs.
+func (d *decoder) names(list []string, f field) ([]string, error) {
+	name, err := d.name("a name", f)
+	if len(list) >= maxList {
+		return nil, d.fail(f.at, "", "a node has more than %d inputs or outputs", maxList)
+	}
+	return append(list, name), err
+}
 
 // int64s appends a repeated integer field, packed or not.
 func (d *decoder) int64s(out []int64, f field) ([]int64, error) {

@@ -15,6 +15,10 @@ const (
 	gathers             // takes planes, gives a value without depth
 )
 
+// maxPlanes is the number of planes, of all values of a graph, that are planned one by one: about ten times as many as the largest networks
+// have at a depth of 512. A plan takes some hundred bytes for each, so that a graph with more is planned with whole tensors.
+const maxPlanes = 1 << 20
+
 // network is a graph with what the planner asks of it over and over, by index: node i computes value i; the graph's inputs follow.
 type network struct {
 	g      *ir.Graph
@@ -80,12 +84,14 @@ func newNetwork(g *ir.Graph, external []*ir.Value, costs Costs) *network {
 		n.index[v] = len(n.values)
 		n.values = append(n.values, valueInfo{value: v})
 	}
+	planes := 0
 	for i := range n.values {
 		n.ordinal = append(n.ordinal, i)
 		v := &n.values[i]
 		if v.value.HasDepth() {
 			v.depth, v.plane = v.value.Shape()[1], PlaneBytes(v.value)
 			v.bytes = align(v.depth * v.plane)
+			planes += v.depth
 		} else {
 			v.bytes = bytes(v.value)
 		}
@@ -100,6 +106,9 @@ func newNetwork(g *ir.Graph, external []*ir.Value, costs Costs) *network {
 	}
 	for i, node := range g.Nodes {
 		info := nodeInfo{node: node, kind: kindOf(node), cost: cost(node, costs)}
+		if planes > maxPlanes {
+			info.kind = whole
+		}
 		seen := map[int]bool{}
 		for k, in := range node.Inputs {
 			at := -1
@@ -113,9 +122,10 @@ func newNetwork(g *ir.Graph, external []*ir.Value, costs Costs) *network {
 			info.inputs = append(info.inputs, at)
 			var lo, hi []int32
 			if info.kind == local && at >= 0 && n.values[at].depth > 0 {
-				for z := range n.values[i].depth {
+				lo, hi = make([]int32, n.values[i].depth), make([]int32, n.values[i].depth)
+				for z := range lo {
 					l, h, _ := node.Op.Slab(node, k, z, z+1)
-					lo, hi = append(lo, int32(l)), append(hi, int32(h))
+					lo[z], hi[z] = int32(l), int32(h)
 				}
 			}
 			info.lo, info.hi = append(info.lo, lo), append(info.hi, hi)

@@ -165,23 +165,30 @@ func (s *Search) Smallest() *Plan {
 	const tries = 24
 	points := slices.Clone(s.points) // whose order decides between equals in other plans
 	slices.SortStableFunc(points, func(a, b Point) int { return cmp.Or(cmp.Compare(a.Bytes, b.Bytes), cmp.Compare(a.Seconds, b.Seconds)) })
-	var tried []*Plan
+	type trial struct { // without the plan, which takes much room
+		outline *outline
+		peak    int
+		seconds float64
+	}
+	var tried []trial
 	least := 0
 	for _, pt := range points[:min(len(points), tries)] {
 		if least > 0 && pt.Bytes > least+least/50 {
 			break
 		}
 		p := s.n.plan(pt.outline)
-		tried = append(tried, p)
+		tried = append(tried, trial{pt.outline, p.Peak, p.Seconds})
 		if least == 0 || p.Peak < least {
 			least = p.Peak
 		}
 	}
-	for _, p := range tried {
-		if p.Peak <= least+least/50 && (s.least == nil || p.Seconds < s.least.Seconds) {
-			s.least = p
+	var best *trial
+	for i, t := range tried {
+		if t.peak <= least+least/50 && (best == nil || t.seconds < best.seconds) {
+			best = &tried[i]
 		}
 	}
+	s.least = s.n.plan(best.outline)
 	if whole := Make(s.n.g); whole.Peak < s.least.Peak { // it shares buffers in ways that sweeps do not
 		s.least = whole
 	}

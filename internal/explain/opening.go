@@ -1,0 +1,37 @@
+package explain
+
+import (
+	"runtime/debug"
+
+	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/bytesize"
+	"github.com/voxcam/voxcam/internal/onnx"
+)
+
+// leastOpening is what opening a model may take of the host's memory, however small the budget.
+const leastOpening = 128 << 20
+
+// unknownOpening is what it may take where nobody says how much is free.
+const unknownOpening = 4 << 30
+
+// openingBytes is what opening a model may take of the host's memory, before there is a plan: the budget, where that is a size and bounds
+// the host's memory, else the share of what is free that the budget auto takes.
+func openingBytes(budget Budget, b backend.Backend) int {
+	if _, resident := b.(backend.Resident); !resident && budget.Bytes > 0 {
+		return max(budget.Bytes, leastOpening)
+	}
+	free, err := bytesize.FreeMemory()
+	if err != nil {
+		return unknownOpening
+	}
+	return max(int(bytesize.AutoShare*float64(free)), leastOpening)
+}
+
+// importModel imports a file for volumes of shape [C, D, H, W].
+func importModel(file *onnx.Model, shape [4]int, memory int) (*onnx.Imported, error) {
+	m, err := onnx.Import(file, onnx.Options{InputShape: []int{1, shape[0], shape[1], shape[2], shape[3]}, Memory: memory})
+	if err != nil || m.Held > leastOpening/2 {
+		debug.FreeOSMemory() // what constants took on their way, before an arena takes the same
+	}
+	return m, err
+}
