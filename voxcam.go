@@ -20,6 +20,7 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/explain"
@@ -82,7 +83,13 @@ const (
 func Methods() []string { return cam.Methods() }
 
 // Read reads a volume from a file: .npy, .npz, .mat (up to v7.2), .nii or .nii.gz.
-func Read(path string, opt ReadOptions) (*Volume, error) { return format.Read(path, opt) }
+// One that takes more memory than is free is an error; opt.Allow decides instead.
+func Read(path string, opt ReadOptions) (*Volume, error) {
+	if opt.Allow == nil {
+		opt.Allow = func(bytes int) error { return bytesize.Room(bytes, 1) }
+	}
+	return format.Read(path, opt)
+}
 
 // NewVolume returns a volume of zeros.
 func NewVolume(channels, depth, height, width int) *Volume {

@@ -79,7 +79,7 @@ cli:                            backend backend/cpu backend/cuda bytesize cam co
 cmd/voxcam:                     cli
 
 # The public door of the library.
-.:                              cam device explain volume volume/format
+.:                              bytesize cam device explain volume volume/format
 `
 
 // outside is policy too: the modules of others, and the packages that may import them. The engine needs none but what reads ONNX.

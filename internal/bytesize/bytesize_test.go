@@ -112,6 +112,14 @@ func TestFreeMemory(t *testing.T) {
 		want  int
 	}{
 		{"no control groups", nil, 4096 * KiB},
+		{"a limit of the address space", map[string]string{
+			"proc/self/limits": "Limit  Soft Limit  Hard Limit  Units\nMax cpu time  unlimited  unlimited  seconds\nMax address space         3145728              unlimited            bytes\n",
+			"proc/self/status": "Name:\tvoxcam\nVmPeak:\t 3000 kB\nVmSize:\t    2048 kB\n",
+		}, MiB},
+		{"no limit of the address space", map[string]string{
+			"proc/self/limits": "Max address space         unlimited            unlimited            bytes\n",
+			"proc/self/status": "VmSize:\t    2048 kB\n",
+		}, 4096 * KiB},
 		{"version 2, own limit", map[string]string{
 			"proc/self/cgroup":                    "0::/app/worker\n",
 			"sys/fs/cgroup/app/worker/memory.max": "3145728\n", "sys/fs/cgroup/app/worker/memory.current": "2097152\n",

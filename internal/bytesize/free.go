@@ -6,12 +6,13 @@ import (
 	"math"
 	"os"
 	"path"
+	"runtime/debug"
 	"strconv"
 	"strings"
 )
 
 // FreeMemory is how many bytes this process may still take without pushing anything out: what the machine has available, or what
-// the limits of the process's control groups leave, if that is less. Page cache that the kernel can drop counts as free. It is known on
+// the limits of the process's control groups or of its address space (ulimit -v) leave, if that is less. Page cache that the kernel can drop counts as free. It is known on
 // Linux; elsewhere it is an error that asks for a size.
 func FreeMemory() (int, error) { return freeMemory(os.DirFS("/")) }
 
@@ -25,7 +26,7 @@ func freeMemory(root fs.FS) (int, error) {
 	if !ok || free > most/KiB {
 		return 0, fmt.Errorf("/proc/meminfo does not tell MemAvailable: give a size, such as 4GiB")
 	}
-	free *= KiB
+	free = min(free*KiB, addressSpace(root))
 	groups, err := fs.ReadFile(root, "proc/self/cgroup")
 	if err != nil {
 		return free, nil // a kernel without control groups
@@ -43,6 +44,40 @@ func freeMemory(root fs.FS) (int, error) {
 		}
 	}
 	return free, nil
+}
+
+// Room refuses memory that is not there: more than one of so many parts of what is free.
+func Room(bytes, parts int) error {
+	free, err := FreeMemory()
+	if err == nil && bytes > free/parts {
+		debug.FreeOSMemory() // what is not used any more counts, too
+		free, err = FreeMemory()
+	}
+	if err != nil || bytes <= free/parts { // nobody knows, on some systems
+		return nil
+	}
+	return fmt.Errorf("reading it takes %s of memory, of %s that may be taken for it; make it smaller, or run where more memory is free",
+		FormatUp(bytes), Format(free/parts))
+}
+
+// addressSpace is what the limit of the process's address space leaves.
+func addressSpace(root fs.FS) int {
+	limits, err := fs.ReadFile(root, "proc/self/limits")
+	if err != nil {
+		return math.MaxInt
+	}
+	status, err := fs.ReadFile(root, "proc/self/status")
+	if err != nil {
+		return math.MaxInt
+	}
+	used, known := field(status, "VmSize:")
+	for line := range strings.Lines(string(limits)) {
+		soft, found := strings.CutPrefix(line, "Max address space ")
+		if limit, limited := field([]byte("x "+soft), "x"); found && limited && known {
+			return max(0, limit-used*KiB)
+		}
+	}
+	return math.MaxInt
 }
 
 // version of control groups: where its files are.

@@ -190,7 +190,7 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	if !(f.alpha >= 0 && f.alpha <= 1) {
 		return usage(fmt.Errorf("--overlay-alpha %g: a weight from 0 to 1 expected", f.alpha))
 	}
-	v, err := format.ReadContext(cmd.Context(), path, format.Options{Variable: f.variable, Axes: f.axes})
+	v, err := format.ReadContext(cmd.Context(), path, format.Options{Variable: f.variable, Axes: f.axes, Allow: func(bytes int) error { return bytesize.Room(bytes, 1) }})
 	if err != nil {
 		return usage(err)
 	}

@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/format"
@@ -26,7 +28,7 @@ type Set struct {
 	Samples []Sample
 	Split   string // column or shuffle: where the splits come from
 
-	read func(ctx context.Context, path string) (*volume.Volume, error)
+	read func(ctx context.Context, path string) (*volume.Volume, format.File, error)
 }
 
 // Open reads the labels and deals the splits of a valid configuration.
@@ -47,10 +49,26 @@ func Open(c *Config) (*Set, error) {
 	if s.Split == "shuffle" {
 		s.Samples = deal(samples, c.Data.SplitRatio, c.Data.SplitSeed)
 	}
-	s.read = func(ctx context.Context, path string) (*volume.Volume, error) {
-		return format.ReadContext(ctx, path, format.Options{Variable: c.Data.Variable, Axes: c.Data.Axes})
+	s.read = func(ctx context.Context, path string) (*volume.Volume, format.File, error) {
+		return format.ReadFile(ctx, path, format.Options{Variable: c.Data.Variable, Axes: c.Data.Axes, Allow: room})
 	}
 	return s, nil
+}
+
+// room refuses to read a volume that takes more than half of what is free: another one is read at the same time, and computing takes
+// memory, too.
+func room(bytes int) error { return bytesize.Room(bytes, 2) }
+
+// bytesOf is the memory of a volume.
+func bytesOf(sizes ...int) int {
+	bytes := 4
+	for _, n := range sizes {
+		if n > math.MaxInt/bytes {
+			return math.MaxInt
+		}
+		bytes *= n
+	}
+	return bytes
 }
 
 // Select returns the samples of the configured splits, split after split, at most MaxSamples of each. Samples whose split
@@ -94,11 +112,17 @@ func (s *Set) Deal() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// Input is the file of a sample as it was found.
+// Input is the file of a sample as it was found, or as it was read.
 type Input struct {
 	Path     string    `json:"path"`
 	Bytes    int64     `json:"bytes"`
 	Modified time.Time `json:"modified"`
+	SHA256   string    `json:"sha256,omitempty"` // of what was read
+}
+
+// Same reports whether another file has the size and the time of this one.
+func (in Input) Same(other Input) bool {
+	return in.Bytes == other.Bytes && in.Modified.Equal(other.Modified)
 }
 
 // Locate finds the sample's file.
@@ -161,12 +185,16 @@ func (s *Set) Prepare(ctx context.Context, sample Sample) (*Prepared, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err := s.read(ctx, in.Path)
+	v, file, err := s.read(ctx, in.Path)
 	if err != nil {
 		return nil, err
 	}
+	in = Input(file)
 	p := &Prepared{Volume: v, Input: in, InputShape: [4]int{v.Channels, v.Depth, v.Height, v.Width}}
 	if shape := s.Config.Data.ImageShape; shape != nil {
+		if err := room(bytesOf(v.Channels, shape[0], shape[1], shape[2])); err != nil {
+			return nil, fmt.Errorf("%s: data.image_shape is %v: %w", in.Path, shape, err)
+		}
 		p.Volume, p.CropOffset = CropPad(v, [3]int(shape))
 	}
 	if p.Scaling, err = Scale(p.Volume, s.Config.Data.Scale); err != nil {

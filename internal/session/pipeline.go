@@ -73,7 +73,9 @@ func (r *run) pipeline(ctx context.Context, ex explain.Explainer, todo []dataset
 	processors := runtime.GOMAXPROCS(0)
 	r.encoders = make(chan struct{}, processors)
 
-	r.read(ctx, group, todo, read)
+	volumes, todo := newReading(r, todo)
+	defer volumes.close()
+	r.read(ctx, group, volumes, todo, read)
 
 	group.Go(func() error {
 		defer close(begun)
@@ -182,7 +184,7 @@ func (r *run) pipeline(ctx context.Context, ex explain.Explainer, todo []dataset
 }
 
 // read prepares samples, some at a time, and hands them on in their order.
-func (r *run) read(ctx context.Context, group *errgroup.Group, todo []dataset.Sample, read chan<- *job) {
+func (r *run) read(ctx context.Context, group *errgroup.Group, volumes *reading, todo []dataset.Sample, read chan<- *job) {
 	turns := make(chan chan *job, readers-1) // of the samples that are being read
 	group.Go(func() error {
 		defer close(turns)
@@ -196,7 +198,7 @@ func (r *run) read(ctx context.Context, group *errgroup.Group, todo []dataset.Sa
 			group.Go(func() error {
 				j := &job{sample: sample}
 				if j.err = r.checkLabel(sample); j.err == nil {
-					j.err = guard(func() (err error) { j.prepared, err = r.set.Prepare(ctx, sample); return err })
+					j.err = guard(func() (err error) { j.prepared, err = volumes.prepare(ctx, sample); return err })
 				}
 				turn <- j
 				return nil

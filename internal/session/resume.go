@@ -75,7 +75,7 @@ func (r *run) finished(s dataset.Sample, record *report.Sample) bool {
 	}
 	// A volume that was changed since is explained again; one that was moved away is not missed.
 	if in, err := r.set.Locate(s); err == nil && record.Input != nil &&
-		(in.Bytes != record.Input.Bytes || !in.Modified.Equal(record.Input.Modified)) {
+		!in.Same(*record.Input) {
 		return false
 	}
 	for _, f := range record.Files {

@@ -12,6 +12,7 @@
 //	session_NAME/visualizations/SPLIT/SAMPLE_combined.png          six slices of every method
 //	session_NAME/visualizations/SPLIT/SAMPLE_full_volume_overlay.tiff  the first method's overlay
 //	session_NAME/reports/memory_timeline.jsonl                     how memory was used while the session ran (report.Moment)
+//	session_NAME/.reading/HASH.json                                a volume that is being read, or that ended a run
 //	session_NAME/reports, session_NAME/summaries                   the rest: made from the records when a run ends
 //
 // KEY is volume for a single method, METHOD_volume for several, with class_I before volume if all classes are explained.

@@ -2,8 +2,8 @@
 // its axes have names, and bounded decoding of its elements.
 //
 // Every reader has the signature of Reader. It trusts no number of a header before it has been compared with the bytes that
-// exist: sizes are multiplied with an overflow check, memory grows with what has really been decoded, and decompression
-// stops at what the header announced.
+// exist, and with the memory that may be taken: sizes are multiplied with an overflow check, no memory is taken for voxels that the bytes
+// of the file cannot stand for, and decompression stops at what the header announced.
 package array
 
 import (
@@ -34,13 +34,20 @@ type Array struct {
 type Options struct {
 	Variable  string // name of the array in files that hold several
 	MaxVoxels int    // refuse larger arrays; 0 is DefaultMaxVoxels
+
+	// Allow is asked whether so many bytes of memory may be taken, before any of them are; nil: always.
+	Allow func(bytes int) error
 }
+
+// voxelBytes is what reading takes for a voxel: in the order of the file, and once more in that of a volume.
+const voxelBytes = 4 + 4
 
 // Reader decodes one format.
 type Reader func(r *io.SectionReader, opt Options) (*Array, error)
 
-// Count multiplies the sizes of a header. Sizes must be positive and the product at most limit (0: DefaultMaxVoxels).
-func Count(shape []int, limit int) (int, error) {
+// Count multiplies the sizes of a header. Sizes must be positive, and the product at most what o allows.
+func (o Options) Count(shape []int) (int, error) {
+	limit := o.MaxVoxels
 	if limit <= 0 {
 		limit = DefaultMaxVoxels
 	}
@@ -53,6 +60,11 @@ func Count(shape []int, limit int) (int, error) {
 			return 0, fmt.Errorf("shape %s has more than %d voxels, the most that is read", FormatShape(shape), limit)
 		}
 		n *= size
+	}
+	if o.Allow != nil {
+		if err := o.Allow(voxelBytes * min(n, math.MaxInt/voxelBytes)); err != nil {
+			return 0, fmt.Errorf("an array of shape %s: %w", FormatShape(shape), err)
+		}
 	}
 	return n, nil
 }

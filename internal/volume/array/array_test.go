@@ -105,7 +105,7 @@ func TestCount(t *testing.T) {
 		{[]int{3, 0}, 0, 0, "axis 1 of shape 3x0 has size 0"},
 		{[]int{-3, -2}, 0, 0, "axis 0 of shape -3x-2 has size -3"},
 	} {
-		got, err := Count(test.shape, test.limit)
+		got, err := Options{MaxVoxels: test.limit}.Count(test.shape)
 		if got != test.want || (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
 			t.Errorf("Count(%v, %d) = %d, %v", test.shape, test.limit, got, err)
 		}
@@ -141,13 +141,13 @@ func TestLine(t *testing.T) {
 	}
 }
 
-func TestReadGrows(t *testing.T) {
+func TestRead(t *testing.T) {
 	data := make([]byte, 1<<20)
 	for i := range data {
 		data[i] = byte(i * 7)
 	}
 	e := Element{Kind: Uint, Size: 1}
-	got, err := e.Read(bytes.NewReader(data), len(data), 10) // says that 10 bytes are stored
+	got, err := e.Read(bytes.NewReader(data), len(data), int64(len(data)/mostRatio+1)) // as if they were compressed
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,8 +156,10 @@ func TestReadGrows(t *testing.T) {
 			t.Fatalf("value %d is %v", i, x)
 		}
 	}
-	if _, err := e.Read(bytes.NewReader(data), 1<<30, int64(len(data))); !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Errorf("error %v", err)
+	for _, n := range []int{len(data) + 1, 1 << 40} { // of which the last cannot be there
+		if _, err := e.Read(bytes.NewReader(data), n, int64(len(data))); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("%d values: error %v", n, err)
+		}
 	}
 }
 

@@ -32,31 +32,28 @@ type Element struct {
 // chunkBytes is how much is read at a time: large enough for the disk, small enough for the cache.
 const chunkBytes = 64 << 10
 
-// Read decodes n elements from r. have is the number of stored bytes behind r, compressed or not: memory for that many,
-// times a usual ratio of compression, is taken at once, and more only as elements really arrive.
+// mostRatio is how many bytes of deflate's output one of its input can stand for (RFC 1951: 258 bytes take two bits, besides a header).
+const mostRatio = 1032
+
+// Read decodes n elements from r. have is the number of stored bytes behind r, compressed or not. No memory is taken for elements that
+// so many bytes cannot stand for.
 func (e Element) Read(r io.Reader, n int, have int64) ([]float32, error) {
-	const usualRatio = 8
-	first := int64(n)
-	if have < math.MaxInt64/usualRatio {
-		first = min(first, have*usualRatio/int64(e.Size)+chunkBytes)
+	if int64(n)*int64(e.Size)/mostRatio > have {
+		return nil, fmt.Errorf("%d bytes cannot hold %d values, however compressed: %w", have, n, io.ErrUnexpectedEOF)
 	}
-	out := make([]float32, 0, first)
+	out := make([]float32, n)
 	buf := make([]byte, chunkBytes)
-	for len(out) < n {
-		k := min(n-len(out), chunkBytes/e.Size)
+	for at := 0; at < n; {
+		k := min(n-at, chunkBytes/e.Size)
 		src := buf[:k*e.Size]
 		if _, err := io.ReadFull(r, src); err != nil {
 			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-				return nil, fmt.Errorf("the data end within the first %d of %d values: %w", len(out)+k, n, io.ErrUnexpectedEOF)
+				return nil, fmt.Errorf("the data end within the first %d of %d values: %w", at+k, n, io.ErrUnexpectedEOF)
 			}
 			return nil, err
 		}
-		at := len(out)
-		if cap(out)-at < k {
-			out = slices.Grow(out, min(n-at, max(k, at/2)))
-		}
-		out = out[:at+k]
-		e.Decode(out[at:], src)
+		e.Decode(out[at:at+k], src)
+		at += k
 	}
 	return out, nil
 }

@@ -10,12 +10,15 @@ package format
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/volume"
@@ -79,6 +82,9 @@ type Options struct {
 	// MaxVoxels refuses larger arrays before they are read; 0 is array.DefaultMaxVoxels.
 	MaxVoxels int
 
+	// Allow is asked whether so many bytes of memory may be taken, before any of them are, and refuses with the reason; nil: always.
+	Allow func(bytes int) error
+
 	// AllowNonFinite lets NaN and infinite voxels through.
 	AllowNonFinite bool
 }
@@ -103,45 +109,64 @@ func Read(path string, opt Options) (*volume.Volume, error) {
 
 // ReadContext is Read that stops when ctx is done.
 func ReadContext(ctx context.Context, path string, opt Options) (*volume.Volume, error) {
-	v, err := read(ctx, path, opt)
-	if err != nil {
-		if _, named := err.(*os.PathError); named { //nolint:errorlint // a wrapped one does not begin with the path
-			return nil, err
-		}
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return v, nil
+	v, _, err := ReadFile(ctx, path, opt)
+	return v, err
 }
 
-func read(ctx context.Context, path string, opt Options) (*volume.Volume, error) {
-	file, info, err := input.Open(path)
+// File is the file that a volume was read from, as it was when it was open.
+type File struct {
+	Path     string
+	Bytes    int64
+	Modified time.Time
+	SHA256   string // hexadecimal
+}
+
+// ReadFile is ReadContext with the file whose bytes were decoded. One that is changed meanwhile is an error.
+func ReadFile(ctx context.Context, path string, opt Options) (*volume.Volume, File, error) {
+	v, file, err := read(ctx, path, opt)
 	if err != nil {
-		return nil, err
+		if _, named := err.(*os.PathError); named { //nolint:errorlint // a wrapped one does not begin with the path
+			return nil, file, err
+		}
+		return nil, file, fmt.Errorf("%s: %w", path, err)
 	}
-	defer file.Close()
+	return v, file, nil
+}
+
+func read(ctx context.Context, path string, opt Options) (_ *volume.Volume, file File, err error) {
+	opened, info, err := input.Open(path)
+	if err != nil {
+		return nil, file, err
+	}
+	defer opened.Close()
 	if info.Size() == 0 {
-		return nil, fmt.Errorf("the file is empty")
+		return nil, file, fmt.Errorf("the file is empty")
 	}
-	r := io.NewSectionReader(cancelReader{ctx, file}, 0, info.Size())
+	sum := sha256.New()
+	hashed, err := input.Hash(ctx, opened, sum)
+	if err != nil {
+		return nil, file, err
+	}
+	file = File{path, hashed.Size(), info.ModTime().UTC(), hex.EncodeToString(sum.Sum(nil))}
+	r := io.NewSectionReader(cancelReader{ctx, hashed}, 0, hashed.Size())
 	f, err := recognise(path, r)
 	if err != nil {
-		return nil, err
+		return nil, file, err
 	}
-	a, err := f.Read(r, array.Options{Variable: opt.Variable, MaxVoxels: opt.MaxVoxels})
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
-	}
-	if err != nil {
-		return nil, err
+	a, err := f.Read(r, array.Options{Variable: opt.Variable, MaxVoxels: opt.MaxVoxels, Allow: opt.Allow})
+	switch {
+	case ctx.Err() != nil:
+		return nil, file, ctx.Err()
+	case hashed.Err() != nil:
+		return nil, file, fmt.Errorf("it was changed while it was read")
+	case err != nil:
+		return nil, file, err
 	}
 	v, err := Arrange(a, f, opt.Axes)
 	if err != nil || opt.AllowNonFinite {
-		return v, err
+		return v, file, err
 	}
-	if err := v.CheckFinite(); err != nil {
-		return nil, err
-	}
-	return v, nil
+	return v, file, v.CheckFinite()
 }
 
 // recognise chooses the format by extension and checks it against the content; without a known extension the content

@@ -2,6 +2,8 @@ package format
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"io/fs"
 	"os"
@@ -211,5 +213,43 @@ func TestTable(t *testing.T) {
 				t.Error(err)
 			}
 		}
+	}
+}
+
+// A volume that takes more memory than may be taken is refused before any of it is, in every format.
+func TestAllow(t *testing.T) {
+	refusal := errors.New("too much")
+	for _, name := range []string{"v1.npy", "one.npz", "f4.nii", "scaled.nii.gz", "v4.mat", "v7.mat"} {
+		path := fixture(name)
+		var opt Options
+		if strings.HasSuffix(name, ".mat") {
+			opt.Variable = "imgMat"
+		}
+		if v, err := Read(path, opt); err == nil {
+			opt.Allow = func(bytes int) error {
+				if bytes < 8*len(v.Data) {
+					t.Errorf("%s: %d bytes asked for %d voxels", name, bytes, len(v.Data))
+				}
+				return refusal
+			}
+		} else {
+			opt.Allow = func(int) error { return refusal }
+		}
+		if _, err := Read(path, opt); !errors.Is(err, refusal) || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// The file that is told of is the one that was read.
+func TestReadFile(t *testing.T) {
+	path := fixture("f4.nii")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, file, err := ReadFile(t.Context(), path, Options{})
+	if sum := sha256.Sum256(data); err != nil || file.Path != path || file.Bytes != int64(len(data)) || file.SHA256 != hex.EncodeToString(sum[:]) || file.Modified.IsZero() {
+		t.Errorf("%+v, %v", file, err)
 	}
 }

@@ -266,7 +266,7 @@ func (e element) read(opt array.Options) (*array.Array, error) {
 	if m.class < mxFirstNumber || m.class > mxLastNumber || m.flags&flagComplex != 0 {
 		return notNumeric(m.name, m.describe())(opt)
 	}
-	n, err := array.Count(m.shape, opt.MaxVoxels)
+	n, err := opt.Count(m.shape)
 	if err != nil {
 		return nil, volume.Unsupported(format, "variable %s: %w", m.name, err)
 	}

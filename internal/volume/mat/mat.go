@@ -187,7 +187,7 @@ func scan4(r *io.SectionReader) (file, error) {
 		if v.class == e.class {
 			e.element.Big = big
 			v.read = func(opt array.Options) (*array.Array, error) {
-				n, err := array.Count(v.shape, opt.MaxVoxels)
+				n, err := opt.Count(v.shape)
 				if err != nil {
 					return nil, volume.Unsupported(format, "variable %s: %w", v.name, err)
 				}

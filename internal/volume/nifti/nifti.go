@@ -82,7 +82,7 @@ func decode(r io.Reader, size int64, compressed bool, opt array.Options) (*array
 	if err != nil {
 		return nil, err
 	}
-	count, err := array.Count(h.shape, opt.MaxVoxels)
+	count, err := opt.Count(h.shape)
 	if err != nil {
 		return nil, volume.Unsupported(format, "%w", err)
 	}

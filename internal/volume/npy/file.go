@@ -49,7 +49,7 @@ func (f *File) SHA256() string { return f.sha256 }
 
 // NewFile is Open for content that lies elsewhere.
 func NewFile(r *io.SectionReader) (*File, error) {
-	h, err := readHeader(io.NewSectionReader(r, 0, r.Size()), 1<<48)
+	h, err := readHeader(io.NewSectionReader(r, 0, r.Size()), array.Options{MaxVoxels: 1 << 48})
 	if err != nil {
 		return nil, err
 	}

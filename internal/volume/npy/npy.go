@@ -30,7 +30,7 @@ func Match(head []byte) bool { return bytes.HasPrefix(head, []byte(magic)) }
 
 // Read decodes a .npy file, which must hold nothing behind the array.
 func Read(r *io.SectionReader, opt array.Options) (*array.Array, error) {
-	h, err := readHeader(r, opt.MaxVoxels)
+	h, err := readHeader(r, opt)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +77,7 @@ func (h *header) read(r io.Reader, have int64) (*array.Array, error) {
 }
 
 // readHeader decodes everything before the elements.
-func readHeader(r io.Reader, maxVoxels int) (*header, error) {
+func readHeader(r io.Reader, opt array.Options) (*header, error) {
 	var start [12]byte
 	if _, err := io.ReadFull(r, start[:10]); err != nil {
 		return nil, volume.Malformed(format, "the header is cut off: %w", noEOF(err))
@@ -109,7 +109,7 @@ func readHeader(r io.Reader, maxVoxels int) (*header, error) {
 		return nil, err
 	}
 	h.start = int64(offset + length)
-	if h.count, err = array.Count(h.shape, maxVoxels); err != nil {
+	if h.count, err = opt.Count(h.shape); err != nil {
 		return nil, volume.Unsupported(format, "%w", err)
 	}
 	return h, nil

@@ -85,7 +85,7 @@ func readEntry(f *zip.File, name string, fileSize int64, opt array.Options) (*ar
 		return nil, volume.Malformed(zipFormat, "array %s: %w", name, err)
 	}
 	defer content.Close()
-	h, err := readHeader(content, opt.MaxVoxels)
+	h, err := readHeader(content, opt)
 	if err != nil {
 		return nil, prefixed(name, err)
 	}

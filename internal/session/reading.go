@@ -1,0 +1,102 @@
+package session
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path"
+	"sync"
+	"time"
+
+	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/internal/durable"
+	"github.com/voxcam/voxcam/internal/report"
+)
+
+// reading reads volumes for a run. Each is marked while it is read, by a file of the session's folder: a mark that is there when a run begins
+// names a volume that an earlier run may have ended over, killed for want of memory. It comes last, and alone, so that it is known whether it
+// does that; a volume that two runs ended over is failed, until it is another one or its mark is removed.
+type reading struct {
+	run   *run
+	alone sync.RWMutex     // held for writing by who reads a volume that has a mark of an earlier run
+	left  map[string]*mark // by sample; never changed while volumes are read
+}
+
+const (
+	readingFolder = ".reading"
+	// markedBytes is the size from which a file is marked. What a smaller one holds, compressed or not, takes 256 MiB at most.
+	markedBytes = 32 << 10
+	mostTries   = 2
+)
+
+// mark says of which sample a volume is being read, and from which file.
+type mark struct {
+	Sample string        `json:"sample"`
+	Input  dataset.Input `json:"input"`
+	Begun  time.Time     `json:"begun"`
+	Tries  int           `json:"tries"` // of reading the file, in this run and those that ended over it
+}
+
+// markOf is the file of a sample's mark.
+func markOf(id string) string {
+	sum := sha256.Sum256([]byte(id))
+	return path.Join(readingFolder, hex.EncodeToString(sum[:8])+".json")
+}
+
+// newReading looks for marks of the samples, and returns the samples without one before those with one.
+func newReading(r *run, samples []dataset.Sample) (*reading, []dataset.Sample) {
+	g := &reading{run: r, left: map[string]*mark{}}
+	var first, last []dataset.Sample
+	for _, s := range samples {
+		m := &mark{}
+		if err := report.ReadJSON(r.folder.Path(markOf(s.ID)), m); err == nil && m.Sample == s.ID {
+			g.left[s.ID] = m
+			last = append(last, s)
+		} else {
+			first = append(first, s)
+		}
+	}
+	return g, append(first, last...)
+}
+
+// prepare reads a sample's volume.
+func (g *reading) prepare(ctx context.Context, s dataset.Sample) (*dataset.Prepared, error) {
+	r := g.run
+	in, err := r.set.Locate(s)
+	if err != nil {
+		return nil, err
+	}
+	now := mark{Sample: s.ID, Input: in, Begun: r.now(), Tries: 1}
+	if m := g.left[s.ID]; m != nil {
+		if m.Input.Same(in) {
+			now.Tries = m.Tries + 1
+		}
+		g.alone.Lock()
+		defer g.alone.Unlock()
+	} else {
+		g.alone.RLock()
+		defer g.alone.RUnlock()
+	}
+	file := markOf(s.ID)
+	if now.Tries > mostTries {
+		return nil, fmt.Errorf("%s: %d runs ended while they read this volume, perhaps for lack of memory; remove %s to have it tried again",
+			in.Path, mostTries, r.folder.Path(file))
+	}
+	if in.Bytes < markedBytes && g.left[s.ID] == nil {
+		return r.set.Prepare(ctx, s)
+	}
+	if _, err := r.folder.WriteFile(file, func(w *durable.File) error { return report.WriteJSON(w, &now) }); err != nil {
+		return nil, err
+	}
+	var prepared *dataset.Prepared
+	err = guard(func() (err error) { prepared, err = r.set.Prepare(ctx, s); return err })
+	if rerr := r.folder.Remove(file); rerr != nil {
+		return nil, rerr
+	}
+	return prepared, err
+}
+
+// close removes the folder of marks, unless some are to stay.
+func (g *reading) close() { _ = os.Remove(g.run.folder.Path(readingFolder)) }
