@@ -54,9 +54,16 @@ type (
 type Options struct {
 	// TargetLayer is a PyTorch module path, or the name of a node or value in the file; "" is the last layer with spatial extent.
 	TargetLayer string
-	// TokenGrid places the tokens of a layer in space: depth, height, width; zero infers it.
+	// InputAxes are the axes of the model's input in the file's order: letters of N (batch), C (channels), D, H, W (depth, height, width),
+	// such as "NDHWC" (Keras, JAX) or "NDCHW" (video). "" recognises them where the model's operations show them. Volumes, maps and
+	// heatmaps are [C, D, H, W] and [D, H, W] in any case.
+	InputAxes string
+	// TokenGrid places the tokens of a layer in space: depth, height, width; zero takes it from the graph.
 	TokenGrid [3]int
-	// LayerLayout names the axes of the target layer: auto, channels-first or channels-last, or letters such as "NDHWC"; "" is auto.
+	// PrefixTokens are tokens of the layer in front of those in space, such as class tokens; 0 takes their number from the graph.
+	PrefixTokens int
+	// LayerLayout names the axes of the target layer: auto, channels-first or channels-last, or a letter for each axis, T for tokens, such
+	// as "NDHWC" or "DTC"; "" is auto.
 	LayerLayout string
 	// Shape is [C, D, H, W] of the volumes to come, where it is known; zero sizes are taken from the model's file.
 	Shape [4]int
@@ -110,7 +117,8 @@ func Open(path string, opt Options) (*Model, error) {
 		return nil, err
 	}
 	m, err := explain.Open(context.Background(), path, d.Backend, explain.Options{
-		TargetLayer: opt.TargetLayer, TokenGrid: opt.TokenGrid, LayerLayout: opt.LayerLayout, Shape: opt.Shape, Budget: opt.Budget,
+		TargetLayer: opt.TargetLayer, InputAxes: opt.InputAxes, TokenGrid: opt.TokenGrid, PrefixTokens: opt.PrefixTokens, LayerLayout: opt.LayerLayout,
+		Shape: opt.Shape, Budget: opt.Budget,
 	})
 	if err != nil {
 		return nil, errors.Join(err, d.Close())

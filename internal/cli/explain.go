@@ -21,6 +21,7 @@ import (
 	"github.com/voxcam/voxcam/internal/durable"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/layer"
 	"github.com/voxcam/voxcam/internal/picture"
 	"github.com/voxcam/voxcam/internal/session"
 	"github.com/voxcam/voxcam/internal/volume"
@@ -31,8 +32,10 @@ import (
 
 // modelFlags are those of every command that opens a model.
 type modelFlags struct {
-	model, layer, layout string
-	grid                 []int
+	model, inputAxes string
+	layer, layout    string
+	grid             []int
+	prefix           int
 	deviceFlags
 	budget bytesize.Budget
 	ahead  bool // volumes come one after the other
@@ -42,8 +45,10 @@ func (f *modelFlags) add(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.model, "model", "", "ONNX file of the classifier")
 	fl.StringVar(&f.layer, "target-layer", "", "layer to explain: a PyTorch module path or a name in the file (default: the last with spatial extent)")
-	fl.StringVar(&f.layout, "layer-layout", "auto", "axes of the target layer: auto, channels-first or channels-last")
-	fl.IntSliceVar(&f.grid, "token-grid", nil, "place the tokens of the layer in space: depth,height,width (default: inferred)")
+	fl.StringVar(&f.inputAxes, "input-axes", "", "axes of the model's input in its order, such as NDHWC (Keras, JAX) or NDCHW (video) (default: as its operations show)")
+	fl.StringVar(&f.layout, "layer-layout", "auto", "axes of the target layer: "+layer.LayoutHelp)
+	fl.IntSliceVar(&f.grid, "token-grid", nil, "place the tokens of the layer in space: depth,height,width (default: as the graph shows)")
+	fl.IntVar(&f.prefix, "prefix-tokens", 0, "tokens of the layer in front of those in space, such as class tokens (default: as the graph shows)")
 	f.deviceFlags.add(cmd)
 	fl.Var(&f.budget, "memory-budget", "most memory for computing: a size (512MiB), a share of what is free (50%), auto, or min; the answer stays the same")
 }
@@ -60,7 +65,8 @@ func (f *modelFlags) engine(shape [4]int) (engine.Options, error) {
 	if err != nil {
 		return engine.Options{}, err
 	}
-	return engine.Options{Model: f.model, TargetLayer: o.TargetLayer, LayerLayout: o.LayerLayout, TokenGrid: o.TokenGrid, Shape: o.Shape,
+	return engine.Options{Model: f.model, TargetLayer: o.TargetLayer, LayerLayout: o.LayerLayout, TokenGrid: o.TokenGrid,
+		InputAxes: o.InputAxes, PrefixTokens: o.PrefixTokens, Shape: o.Shape,
 		Ahead: o.Ahead, Device: f.device, Precision: f.precision, Budget: f.budget.String()}, nil
 }
 

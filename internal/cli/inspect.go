@@ -26,7 +26,7 @@ func newInspect() *cobra.Command {
 			}
 			var s [4]int
 			copy(s[:], shape)
-			summary, err := explain.Inspect(cmd.Context(), args[0], s)
+			summary, err := explain.Inspect(cmd.Context(), args[0], explain.Options{Shape: s})
 			if err != nil {
 				return usage(err)
 			}

@@ -38,7 +38,7 @@ volume and the gradient with respect to it are counted apart; on a GPU, all of t
 		Args: exactArgs("MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args[0]) },
 	}
-	takeFlags(cmd, f.modelFlags.add, "target-layer", "layer-layout", "token-grid", "memory-budget", "device", "precision")
+	takeFlags(cmd, f.modelFlags.add, "target-layer", "input-axes", "layer-layout", "token-grid", "prefix-tokens", "memory-budget", "device", "precision")
 	takeFlags(cmd, f.methodFlags.add, "method")
 	fl := cmd.Flags()
 	fl.IntSliceVar(&f.shape, "volume-shape", nil, "channels,depth,height,width where the model leaves them open")
@@ -108,7 +108,7 @@ func (f *modelFlags) layerOptions(shape [4]int) (opt explain.Options, err error)
 	if layouts := []string{"", "auto", "channels-first", "channels-last"}; !slices.Contains(layouts, f.layout) {
 		return opt, usage(fmt.Errorf("--layer-layout %s: choose from %s", f.layout, strings.Join(layouts[1:], ", ")))
 	}
-	opt = explain.Options{TargetLayer: f.layer, LayerLayout: f.layout, Shape: shape, Ahead: f.ahead}
+	opt = explain.Options{TargetLayer: f.layer, InputAxes: f.inputAxes, LayerLayout: f.layout, PrefixTokens: f.prefix, Shape: shape, Ahead: f.ahead}
 	if len(f.grid) != 0 {
 		if len(f.grid) != 3 || slices.Min(f.grid) < 1 {
 			return opt, usage(fmt.Errorf("--token-grid %v: three sizes of at least 1 expected, depth,height,width", f.grid))

@@ -118,8 +118,10 @@ func (f *runFlags) override(cmd *cobra.Command, c *dataset.Config) error {
 	}{
 		{"model", "model.file", func() { c.Model.File = f.model }},
 		{"target-layer", "model.target_layer", func() { c.Model.TargetLayer = f.layer }},
+		{"input-axes", "model.input_axes", func() { c.Model.InputAxes = f.inputAxes }},
 		{"layer-layout", "model.layer_layout", func() { c.Model.LayerLayout = f.layout }},
 		{"token-grid", "model.token_grid", func() { c.Model.TokenGrid = f.grid }},
+		{"prefix-tokens", "model.prefix_tokens", func() { c.Model.PrefixTokens = f.prefix }},
 		{"target-class", "model.target_class", func() { c.Model.TargetClass = f.class }},
 		{"dataset", "data.dataset", func() { c.Data.Dataset = f.dataset }},
 		{"max-samples", "data.max_samples", func() { c.Data.MaxSamples = f.max }},
@@ -256,7 +258,7 @@ func policyOf(m *dataset.Memory) (memory.Policy, error) {
 
 // modelOf are the flags that a configuration stands for.
 func modelOf(c *dataset.Config) modelFlags {
-	return modelFlags{model: c.Model.File, layer: c.Model.TargetLayer, layout: c.Model.LayerLayout, grid: c.Model.TokenGrid,
+	return modelFlags{model: c.Model.File, inputAxes: c.Model.InputAxes, prefix: c.Model.PrefixTokens, layer: c.Model.TargetLayer, layout: c.Model.LayerLayout, grid: c.Model.TokenGrid,
 		deviceFlags: deviceFlags{c.Explain.Device, c.Explain.Precision}, budget: c.Explain.Memory, ahead: true}
 }
 

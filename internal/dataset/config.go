@@ -31,14 +31,16 @@ type Config struct {
 
 // Model names the network and the place in it that is explained.
 type Model struct {
-	File        string   // the ONNX file
-	Name        string   // what reports call the network; the file's name if empty
-	TargetLayer string   // empty: the last layer with spatial extent
-	LayerLayout string   // auto, channels-first or channels-last
-	TokenGrid   []int    // [d, h, w] of a token layer; nil: inferred
-	TargetClass string   // predicted, true, all, an index, or a name of Classes
-	Classes     []string // names by index; nil: class_0, class_1, ...
-	NumClasses  int      // what the configuration says; 0: as many as the model has
+	File         string   // the ONNX file
+	Name         string   // what reports call the network; the file's name if empty
+	TargetLayer  string   // empty: the last layer with spatial extent
+	InputAxes    string   // of the network's input, such as NDHWC; "": as its operations show
+	LayerLayout  string   // as layer.LayoutHelp says
+	TokenGrid    []int    // [d, h, w] of a token layer; nil: as the graph shows
+	PrefixTokens int      // of a token layer, in front of those in space; 0: as the graph shows
+	TargetClass  string   // predicted, true, all, an index, or a name of Classes
+	Classes      []string // names by index; nil: class_0, class_1, ...
+	NumClasses   int      // what the configuration says; 0: as many as the model has
 }
 
 // Data says where volumes and labels lie and how a volume becomes the network's input.

@@ -21,7 +21,7 @@ func TestEveryKeyArrives(t *testing.T) {
 	want := &Config{
 		Path: filepath.Join("testdata", "full.toml"),
 		Model: Model{File: "testdata/m/net.onnx", Name: "Net", TargetLayer: "layer4", LayerLayout: "channels-last",
-			TokenGrid: []int{4, 8, 8}, TargetClass: "Early AMD", Classes: []string{"Normal", "Early AMD"}},
+			TokenGrid: []int{4, 8, 8}, InputAxes: "NDHWC", PrefixTokens: 2, TargetClass: "Early AMD", Classes: []string{"Normal", "Early AMD"}},
 		Data: Data{Folder: "testdata/volumes", Labels: "testdata/labels.csv", Extension: ".nii.gz", Variable: "v", Axes: "HWDC",
 			ImageShape: []int{8, 16, 32}, Scale: "zscore", Split: "shuffle", SplitRatio: []float64{0.5, 0.25, 0.25},
 			SplitSeed: 7, Dataset: "all", MaxSamples: 3},

@@ -41,13 +41,15 @@ import (
 // Options say what is opened, where, and what may be given up. As JSON they go from one process to another.
 type Options struct {
 	// Of the model, as in explain.Options.
-	Model       string `json:"model"` // ONNX file
-	TargetLayer string `json:"target_layer,omitempty"`
-	LayerLayout string `json:"layer_layout,omitempty"`
-	TokenGrid   [3]int `json:"token_grid,omitzero"`
-	Shape       [4]int `json:"shape,omitzero"` // [C, D, H, W]; zero sizes are the file's
-	Ahead       bool   `json:"ahead,omitempty"`
-	SHA256      string `json:"sha256,omitempty"` // of the model that it must be; "": any
+	Model        string `json:"model"` // ONNX file
+	TargetLayer  string `json:"target_layer,omitempty"`
+	LayerLayout  string `json:"layer_layout,omitempty"`
+	TokenGrid    [3]int `json:"token_grid,omitzero"`
+	InputAxes    string `json:"input_axes,omitempty"`
+	PrefixTokens int    `json:"prefix_tokens,omitzero"`
+	Shape        [4]int `json:"shape,omitzero"` // [C, D, H, W]; zero sizes are the file's
+	Ahead        bool   `json:"ahead,omitempty"`
+	SHA256       string `json:"sha256,omitempty"` // of the model that it must be; "": any
 
 	// Of the device, as in device.Open.
 	Device    string `json:"device,omitempty"`

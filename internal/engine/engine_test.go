@@ -525,7 +525,7 @@ func TestOpen(t *testing.T) {
 }
 
 func TestOptionsGoThroughJSON(t *testing.T) {
-	o := Options{Model: "m", TargetLayer: "l", LayerLayout: "auto", TokenGrid: [3]int{1, 2, 3}, Shape: [4]int{1, 2, 3, 4}, Ahead: true, SHA256: "5", Device: "cuda:1",
+	o := Options{Model: "m", TargetLayer: "l", LayerLayout: "auto", TokenGrid: [3]int{1, 2, 3}, InputAxes: "NDHWC", PrefixTokens: 1, Shape: [4]int{1, 2, 3, 4}, Ahead: true, SHA256: "5", Device: "cuda:1",
 		Precision: "bf16", Threads: 3, Budget: "50%", Policy: memory.DefaultPolicy(), Shuttle: "idle", LaunchBlocking: true,
 		Supervised: true}
 	for i := range reflect.TypeOf(o).NumField() {

@@ -23,21 +23,29 @@ type Summary struct {
 	Warnings      []string    `json:"warnings,omitempty"`
 }
 
-// Inspect reads a model for volumes of shape [C, D, H, W]; sizes of zero are taken from the file. ctx stops it.
-func Inspect(ctx context.Context, path string, shape [4]int) (s *Summary, err error) {
+// Inspect reads a model as options say, for volumes of their shape. ctx stops it.
+func Inspect(ctx context.Context, path string, opt Options) (s *Summary, err error) {
 	file, err := onnx.Open(ctx, path)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	if shape, err = fullShape(file, shape); err != nil {
+	opt, assumed, err := opt.withInput(file, nil)
+	if err != nil {
 		return nil, err
 	}
-	m, err := importModel(file, shape, openingBytes(Budget{}, nil))
+	shape, err := fullShape(file, opt)
+	if err != nil {
+		return nil, err
+	}
+	m, err := importModel(file, shape, opt, nil)
 	if err != nil {
 		return nil, err
 	}
 	s = &Summary{Path: path, SHA256: file.SHA256(), Producer: file.Producer, Opset: file.Opsets[""], Volume: shape}
+	if assumed != "" {
+		s.Warnings = append(s.Warnings, assumed)
+	}
 	if logits, err := scores(m.Graph); err != nil {
 		s.Warnings = append(s.Warnings, err.Error())
 	} else {

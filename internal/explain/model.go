@@ -11,6 +11,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/input"
+	"github.com/voxcam/voxcam/internal/layer"
 	"github.com/voxcam/voxcam/internal/onnx"
 	"github.com/voxcam/voxcam/internal/volume"
 )
@@ -20,8 +21,12 @@ type Options struct {
 	// TargetLayer is a PyTorch module path, or the name of a node or value in the file; "" is the last layer with spatial
 	// extent.
 	TargetLayer string
-	// TokenGrid places the tokens of a layer in space: depth, height, width; zero infers it.
+	// InputAxes are the axes of the model's input in the file's order, letters of N C D H W such as "NDHWC"; "" recognises them.
+	InputAxes string
+	// TokenGrid places the tokens of a layer in space: depth, height, width; zero takes it from the graph.
 	TokenGrid [3]int
+	// PrefixTokens are tokens of no place (class tokens, registers) in front of the others; 0 takes their number from the graph.
+	PrefixTokens int
 	// LayerLayout names the axes of the target layer, for example "NDHWC"; "" recognises them.
 	LayerLayout string
 	// Shape is [C, D, H, W] of the volumes to come, where it is known; zero sizes are taken from the model's file.
@@ -55,7 +60,8 @@ const (
 // computes.
 type Model struct {
 	file     *onnx.Model
-	opt      Options
+	opt      Options // with InputAxes as they are
+	assumed  string  // about InputAxes; "" if nothing is
 	backend  backend.Backend
 	resident backend.Resident // the backend, if it is one; else nil
 
@@ -87,8 +93,12 @@ func Open(ctx context.Context, path string, b backend.Backend, opt Options) (*Mo
 	if opt.SHA256 != "" && opt.SHA256 != file.SHA256() {
 		return nil, errors.Join(&input.ChangedError{Path: path}, file.Close())
 	}
+	opt, assumed, err := opt.withInput(file, b)
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
 	m := &Model{
-		file: file, opt: opt, backend: b,
+		file: file, opt: opt, assumed: assumed, backend: b,
 		begun: make(chan struct{}, 1), turn: make(chan struct{}, 1), releases: make(chan *release),
 		allowance: allowance{every: askEvery},
 	}
@@ -106,11 +116,12 @@ func Open(ctx context.Context, path string, b backend.Backend, opt Options) (*Mo
 }
 
 // boundShape fills the sizes that the options leave open from the file; -1 is unknown.
-func (m *Model) boundShape() [4]int { return fillShape(m.file, m.opt.Shape) }
+func (m *Model) boundShape() [4]int { return fillShape(m.file, m.opt) }
 
-// fillShape takes the sizes that shape leaves open, [C, D, H, W], from the file; -1 is unknown.
-func fillShape(file *onnx.Model, shape [4]int) [4]int {
-	for i, d := range declaredShape(file) {
+// fillShape takes the sizes that the options leave open, [C, D, H, W], from the file; -1 is unknown.
+func fillShape(file *onnx.Model, opt Options) [4]int {
+	shape := opt.Shape
+	for i, d := range file.VolumeShape(opt.InputAxes) {
 		if shape[i] <= 0 {
 			shape[i] = d
 		}
@@ -119,27 +130,25 @@ func fillShape(file *onnx.Model, shape [4]int) [4]int {
 }
 
 // fullShape is fillShape where every size must be known.
-func fullShape(file *onnx.Model, shape [4]int) ([4]int, error) {
-	shape = fillShape(file, shape)
+func fullShape(file *onnx.Model, opt Options) ([4]int, error) {
+	shape := fillShape(file, opt)
 	if slices.Min(shape[:]) < 1 {
 		return shape, fmt.Errorf("%s leaves the size of the volume open: give --volume-shape channels,depth,height,width", file.Path)
 	}
 	return shape, nil
 }
 
-// declaredShape is [C, D, H, W] of the model's input as far as the file fixes it, -1 where it does not.
-func declaredShape(file *onnx.Model) [4]int {
-	shape := [4]int{-1, -1, -1, -1}
-	inputs := file.Inputs()
-	if len(inputs) == 0 || len(inputs[0].Dims) != 5 {
-		return shape
+// withInput finds the order of the axes of the file's input, if the options do not say it, and says what it had to assume.
+func (o Options) withInput(file *onnx.Model, b backend.Backend) (_ Options, assumed string, err error) {
+	if o.InputAxes != "" {
+		return o, "", onnx.CheckInputAxes(o.InputAxes)
 	}
-	for i, d := range inputs[0].Dims[1:] {
-		if d.Size > 0 {
-			shape[i] = int(d.Size)
-		}
+	order, err := layer.InputAxes(file, openingBytes(o.Budget, b))
+	if err != nil {
+		return o, "", fmt.Errorf("%s: %w", file.Path, err)
 	}
-	return shape
+	o.InputAxes = order.Axes
+	return o, order.Assumed, nil
 }
 
 // enter waits for the turn to compute; leave ends it.
@@ -180,7 +189,7 @@ func (m *Model) bind(shape [4]int) error {
 		return changed
 	}
 	if err != nil {
-		if declared := declaredShape(m.file); slices.Contains(declared[:], -1) {
+		if declared := m.file.VolumeShape(m.opt.InputAxes); slices.Contains(declared[:], -1) {
 			return fmt.Errorf("for a volume of shape %v [C D H W]: %w", shape, err)
 		}
 		return err
@@ -220,6 +229,9 @@ func (m *Model) Info() Info {
 		info.Classes = m.net.classCount
 		info.TargetLayer = m.net.target.Label
 		info.Warnings, info.Notes = m.net.target.Warnings, m.net.target.Notes
+	}
+	if m.assumed != "" {
+		info.Warnings = append([]string{m.assumed}, info.Warnings...)
 	}
 	return info
 }

@@ -42,7 +42,7 @@ type network struct {
 
 // newNetwork binds the model to a volume shape and resolves the target layer.
 func newNetwork(file *onnx.Model, shape [4]int, opt Options, b backend.Backend) (*network, error) {
-	imported, err := importModel(file, shape, openingBytes(opt.Budget, b))
+	imported, err := importModel(file, shape, opt, b)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +57,7 @@ func newNetwork(file *onnx.Model, shape [4]int, opt Options, b backend.Backend) 
 	g.Outputs = []*ir.Value{n.logits}
 
 	n.target, n.noLayer = layer.Find(imported, layer.Request{
-		Name: opt.TargetLayer, Grid: opt.TokenGrid, Layout: opt.LayerLayout, Volume: [3]int(shape[1:]),
+		Name: opt.TargetLayer, Grid: opt.TokenGrid, Prefix: opt.PrefixTokens, Layout: opt.LayerLayout, Volume: [3]int(shape[1:]),
 	})
 	if n.noLayer != nil && opt.TargetLayer != "" {
 		return nil, fmt.Errorf("%s: %w", file.Path, n.noLayer)

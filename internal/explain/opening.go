@@ -28,8 +28,10 @@ func openingBytes(budget Budget, b backend.Backend) int {
 }
 
 // importModel imports a file for volumes of shape [C, D, H, W].
-func importModel(file *onnx.Model, shape [4]int, memory int) (*onnx.Imported, error) {
-	m, err := onnx.Import(file, onnx.Options{InputShape: []int{1, shape[0], shape[1], shape[2], shape[3]}, Memory: memory})
+func importModel(file *onnx.Model, shape [4]int, opt Options, b backend.Backend) (*onnx.Imported, error) {
+	m, err := onnx.Import(file, onnx.Options{
+		InputShape: []int{1, shape[0], shape[1], shape[2], shape[3]}, InputAxes: opt.InputAxes, Memory: openingBytes(opt.Budget, b),
+	})
 	if err != nil || m.Held > leastOpening/2 {
 		debug.FreeOSMemory() // what constants took on their way, before an arena takes the same
 	}

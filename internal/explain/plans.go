@@ -267,7 +267,11 @@ func Plans(ctx context.Context, path string, b backend.Backend, opt Options, met
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	shape, err := fullShape(file, opt.Shape)
+	opt, _, err = opt.withInput(file, b)
+	if err != nil {
+		return nil, err
+	}
+	shape, err := fullShape(file, opt)
 	if err != nil {
 		return nil, err
 	}

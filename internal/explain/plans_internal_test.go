@@ -20,7 +20,7 @@ func openPools(t *testing.T, b backend.Backend, o Options) *network {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { file.Close() })
-	shape, err := fullShape(file, [4]int{})
+	shape, err := fullShape(file, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -106,14 +106,14 @@ func along(letter byte, l line) axis {
 	return a
 }
 
-// input is the trace of the network's input. letters names its axes.
+// input is the trace of the network's input. letters names its axes: all but N and C are places.
 func input(letters string, shape tensor.Shape) *traced {
 	t := &traced{}
 	for i, n := range shape {
-		if l := letters[i]; strings.IndexByte(space, l) >= 0 {
-			t.axes = append(t.axes, along(l, line{n: n, step: 1}))
-		} else {
+		if l := letters[i]; l == 'N' || l == channels {
 			t.axes = append(t.axes, of(l, n))
+		} else {
+			t.axes = append(t.axes, along(l, line{n: n, step: 1}))
 		}
 	}
 	return t
@@ -634,6 +634,9 @@ func (a axis) public() ir.Axis {
 func (t *traced) public() (ir.Axes, error) {
 	if t == nil {
 		return nil, errors.New("it does not depend on the volume")
+	}
+	if len(t.axes) < 3 {
+		return nil, errors.New("it is a vector, without axes in space")
 	}
 	var axes ir.Axes
 	var why string

@@ -28,7 +28,7 @@ func (idx *index) last(req Request) (Target, error) {
 		if !scores[v] || axes.cells() < 2 {
 			continue
 		}
-		if _, err := axes.public(); err != nil {
+		if idx.place(&Target{Target: ir.Target{Value: v}}, Request{Volume: req.Volume}) != nil {
 			continue
 		}
 		if axes.prefix() > 0 && !(mixed[v] && n.Op == "LayerNormalization") {

@@ -53,6 +53,9 @@ func (idx *index) place(t *Target, req Request) error {
 	traced, unknown := idx.axes[t.Value].public()
 	switch {
 	case req.Layout == "" || req.Layout == "auto":
+		if len(s) < 3 || unknown == nil && len(s) < 4 && !spatial(traced) { // an image may have one cell
+			return fmt.Errorf("layer %q is %v: it has no axes in space to show; choose a layer before the global pooling", t.Label, s)
+		}
 		if unknown != nil && req.Grid == [3]int{} {
 			return fmt.Errorf("layer %q %v cannot be placed in the volume: %w; choose another layer, or give its axes by --layer-layout (such as NDHWC or NTC) "+
 				"and its tokens by --token-grid", t.Label, s, unknown)
@@ -86,9 +89,6 @@ func (idx *index) place(t *Target, req Request) error {
 		return nil
 	}
 	t.Grid = grid(t.Axes)
-	if len(s) < 4 && !spatial(t.Axes) { // an image may have one cell
-		return fmt.Errorf("layer %q is %v: it has no axes in space to show; choose a layer before the global pooling", t.Label, s)
-	}
 	if req.Grid != [3]int{} && req.Grid != t.Grid {
 		return fmt.Errorf("layer %q is %v, which is %s cells by the graph (axes %v), not the token grid %s; leave the grid out, or give the axes, too, by --layer-layout",
 			t.Label, s, times(t.Grid), t.Axes, times(req.Grid))

@@ -16,6 +16,10 @@ type Options struct {
 	// InputShape is the shape of the volume, [1, C, D, H, W]. A model of 2D images takes one of depth 1. Nil takes the
 	// shape that the file fixes.
 	InputShape []int
+	// InputAxes are the letters of the file's input, N C D H W in its order, such as "NDHWC"; the graph brings the volume to that order.
+	// Letters that are not there are axes of one position. "" is NCDHW, and NCHW of a model of images; for a nil InputShape it is the
+	// file's own order.
+	InputAxes string
 	// MaxFolded bounds the number of elements of a constant that is computed at import; 0 is DefaultMaxFolded. A larger one is
 	// left to the graph where possible, else refused. All together may have 32 times as many.
 	MaxFolded int
@@ -142,7 +146,7 @@ func Import(m *Model, opt Options) (*Imported, error) {
 	if err := im.initializers(top, m.Graph); err != nil {
 		return nil, err
 	}
-	if err := im.bindInput(top, opt.InputShape); err != nil {
+	if err := im.bindInput(top, opt.InputShape, opt.InputAxes); err != nil {
 		return nil, err
 	}
 	if err := im.run(top, m.Graph.Nodes); err != nil {
@@ -173,7 +177,7 @@ func (im *importer) initializers(f *frame, g *Graph) error {
 }
 
 // bindInput makes the graph's input of the volume's shape.
-func (im *importer) bindInput(f *frame, shape tensor.Shape) error {
+func (im *importer) bindInput(f *frame, shape tensor.Shape, axes string) error {
 	inputs := im.m.Inputs()
 	wrong := func(format string, args ...any) error {
 		return &InputError{Path: im.m.Path, Reason: fmt.Sprintf(format, args...)}
@@ -190,6 +194,9 @@ func (im *importer) bindInput(f *frame, shape tensor.Shape) error {
 		return wrong("the input %q does not hold floating-point numbers (element type %d)", in.Name, in.Type)
 	}
 	want := describeDims(in.Dims)
+	if axes != "" && axes != volumeAxes {
+		want += " (" + axes + ")"
+	}
 	if shape == nil {
 		for _, d := range in.Dims {
 			if d.Size == 0 {
@@ -198,9 +205,12 @@ func (im *importer) bindInput(f *frame, shape tensor.Shape) error {
 			shape = append(shape, int(d.Size))
 		}
 	}
-	inner := shape
-	if len(shape) == 5 && len(in.Dims) == 4 && shape[2] == 1 { // a model of images, and a volume of one plane
-		inner = slices.Delete(slices.Clone(shape), 2, 3)
+	if axes == "" && len(shape) == 5 && len(in.Dims) == 4 && shape[2] == 1 { // a model of images, and a volume of one plane
+		axes = "NCHW"
+	}
+	inner, perm, err := inOrder(shape, axes)
+	if err != nil {
+		return wrong("%v", err)
 	}
 	if in.Dims != nil && len(in.Dims) != len(inner) {
 		return wrong("the model takes %s, a volume is [1,channels,depth,height,width]; this one is %v", want, shape)
@@ -216,8 +226,12 @@ func (im *importer) bindInput(f *frame, shape tensor.Shape) error {
 	}
 	v := im.g.Input(in.Name, ir.Type{Shape: shape.Clone()})
 	im.out.Input, im.out.Names[in.Name] = v, v
-	if len(inner) != len(shape) {
-		v = ir.NewBuilder(im.g).Emit(op.Reshape, op.ReshapeAttr{Shape: inner}, v)
+	b := ir.NewBuilder(im.g)
+	if perm != nil {
+		v = b.Emit(op.Transpose, op.TransposeAttr{Perm: perm}, v)
+	}
+	if !v.Shape().Equal(inner) {
+		v = b.Emit(op.Reshape, op.ReshapeAttr{Shape: inner}, v)
 	}
 	f.slots[in.Name] = &slot{value: v}
 	return nil

@@ -26,6 +26,8 @@ func (r *run) settings() map[string]string {
 		"model.target_layer":   r.info.TargetLayer,
 		"model.layer_layout":   c.Model.LayerLayout,
 		"model.token_grid":     encode(c.Model.TokenGrid),
+		"model.prefix_tokens":  encode(c.Model.PrefixTokens),
+		"model.input_axes":     c.Model.InputAxes,
 		"model.target_class":   c.Model.TargetClass,
 		"model.classes":        encode(r.names),
 		"data.extension":       c.Data.Extension,

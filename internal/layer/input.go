@@ -1,0 +1,123 @@
+package layer
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/voxcam/voxcam/internal/ir"
+	"github.com/voxcam/voxcam/internal/onnx"
+	"github.com/voxcam/voxcam/internal/op"
+)
+
+// openSize stands for a size that the file leaves open, while the order of the input's axes is looked for.
+const openSize = 64
+
+// InputOrder is the order of the axes of a model's input.
+type InputOrder struct {
+	Axes string // letters, as onnx.Options.InputAxes; "" where the rank of the input says it
+	// Assumed says what was assumed and why; "" where the order follows from the file.
+	Assumed string
+}
+
+// InputAxes finds the order of the axes of a file's input from the first operation that treats channels and space differently: the
+// channels of a convolution, or what a matrix product sums over while it keeps the other axes as places. An error asks for the order.
+// memory bounds the bytes that looking takes, as onnx.Options.Memory.
+func InputAxes(file *onnx.Model, memory int) (InputOrder, error) {
+	inputs := file.Inputs()
+	if len(inputs) != 1 || len(inputs[0].Dims) != 4 && len(inputs[0].Dims) != 5 {
+		return InputOrder{}, nil
+	}
+	dims := inputs[0].Dims
+	rank := len(dims)
+	shape := []int{1}
+	for _, d := range dims[1:] {
+		size := int(d.Size)
+		if size == 0 {
+			size = openSize
+		}
+		shape = append(shape, size)
+	}
+	usual := "NCDHW"[:2] + "DHW"[5-rank:]
+	assumed := func(why string) (InputOrder, error) {
+		last := shape[rank-1]
+		if dims[rank-1].Size > 0 && last <= 4 && dims[1].Size > 4 {
+			return InputOrder{}, fmt.Errorf("the input %q %v may be %s, or %s (%s): say which by --input-axes", inputs[0].Name, shape, usual, "N"+usual[2:]+"C", why)
+		}
+		if rank == 4 {
+			return InputOrder{}, nil
+		}
+		return InputOrder{Assumed: fmt.Sprintf("the axes of the input %v are taken to be %s, since %s; name them by --input-axes if they are others", shape, usual, why)}, nil
+	}
+	if dims[0].Size > 1 {
+		return InputOrder{}, nil // no batch of one volume: said when a volume is bound
+	}
+	m, err := onnx.Import(file, onnx.Options{InputShape: shape, Memory: memory})
+	if err != nil {
+		return InputOrder{}, nil // said when a volume is bound
+	}
+	at := channelAxis(m.Graph, shape)
+	switch {
+	case at == 0:
+		return assumed("no operation tells channels from places")
+	case at == 1:
+		return InputOrder{}, nil
+	}
+	rest := usual[2:]
+	return InputOrder{Axes: "N" + rest[:at-1] + "C" + rest[at-1:]}, nil
+}
+
+// channelAxis is the axis of the input that holds channels, 0 where no operation shows it.
+func channelAxis(g *ir.Graph, shape []int) int {
+	const letters = "Nabcd" // every axis as a place
+	known := trace(g, letters[:len(shape)])
+	for _, n := range g.Nodes {
+		t := known[n.Inputs[0]]
+		if t == nil || len(t.axes) < 2 {
+			continue
+		}
+		var features axis
+		var kept []axis
+		switch n.Op {
+		case op.Conv:
+			features, kept = t.axes[4], t.axes[:4]
+		case op.MatMul:
+			if n.Inputs[1].Const == nil || n.Attr.(op.MatMulAttr).TransA {
+				continue
+			}
+			k := len(t.axes) - 1
+			if features, kept = t.axes[k], t.axes[:k]; !slices.ContainsFunc(features.pieces, func(p piece) bool { return !p.place() }) {
+				continue // no patches: any axis may be the last one
+			}
+		default:
+			continue
+		}
+		if at := channelOf(features, kept, letters, shape); at != 0 {
+			return at
+		}
+	}
+	return 0
+}
+
+// channelOf is the axis of the input that an operation sums over, if it keeps the others as places.
+func channelOf(features axis, kept []axis, letters string, shape []int) int {
+	has := func(a axis, l byte) bool {
+		return slices.ContainsFunc(a.pieces, func(p piece) bool { return p.letter == l && p.place() })
+	}
+	var summed []int // and those of one position
+	for i := 1; i < len(shape); i++ {
+		switch l := letters[i]; {
+		case slices.ContainsFunc(kept, func(a axis) bool { return has(a, l) }):
+		case shape[i] == 1 || has(features, l):
+			summed = append(summed, i)
+		default:
+			return 0
+		}
+	}
+	switch {
+	case len(summed) == 1:
+		return summed[0]
+	case len(summed) > 1 && len(summed) < len(shape)-2 && summed[0] == 1 && shape[1] == 1: // slices as channels of an image
+		return 1
+	}
+	return 0
+}
