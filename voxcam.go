@@ -42,6 +42,8 @@ type (
 	Class = explain.Class
 	// Result is the answer for one volume.
 	Result = explain.Result
+	// Layer says which tensor was explained, and what it stands for.
+	Layer = explain.Layer
 	// MethodResult is the map of one method.
 	MethodResult = explain.MethodResult
 	// Info is what is known of a model.

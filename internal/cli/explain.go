@@ -381,6 +381,7 @@ type resultFile struct {
 	TargetClass        int            `json:"target_class"`
 	TargetClassName    string         `json:"target_class_name,omitempty"`
 	TargetLayer        string         `json:"target_layer"`
+	Layer              *explain.Layer `json:"layer,omitempty"`
 	CellSize           []float64      `json:"cell_size,omitempty"`
 	Model              string         `json:"model"`
 	ModelSHA256        string         `json:"model_sha256"`
@@ -411,7 +412,7 @@ func (f *explainFlags) write(stderr io.Writer, dir string, v *volume.Volume, inf
 	}
 	file := resultFile{
 		Logits: r.Logits, Probabilities: r.Probabilities, PredictedClass: r.Predicted, PredictedClassName: name(r.Predicted),
-		TargetClass: r.TargetClass, TargetClassName: name(r.TargetClass), TargetLayer: r.TargetLayer,
+		TargetClass: r.TargetClass, TargetClassName: name(r.TargetClass), TargetLayer: r.TargetLayer, Layer: r.Layer,
 		Model: info.Path, ModelSHA256: info.SHA256, Warnings: info.Warnings,
 		Execution: r.Execution,
 	}

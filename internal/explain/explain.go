@@ -59,9 +59,27 @@ type Info struct {
 	SHA256      string // hex digest of the model's file and of its external data files
 	Classes     int
 	TargetLayer string // resolved name of the target layer, as the user would write it
+	Layer       *Layer // the target layer; nil while it is not known, or where there is none
 	InputShape  [4]int // [C, D, H, W]; -1 where the model leaves a size open
 	Warnings    []string
 	Notes       []string // choices that were made, of interest to those who wonder
+}
+
+// Layer says which tensor is explained, and what it stands for.
+type Layer struct {
+	Name  string `json:"name"`  // as it was asked for, or as a user would name the default
+	Value string `json:"value"` // name in the model's file
+	Shape []int  `json:"shape"`
+	Axes  string `json:"axes"` // a letter for each axis
+	// Module is the PyTorch module whose output the value is, or stands for; "" where the value itself was named. Of its Calls in the
+	// file it is number Call, the first being 1.
+	Module string `json:"module,omitempty"`
+	Call   int    `json:"call,omitempty"`
+	Calls  int    `json:"calls,omitempty"`
+	// AnotherTensor says why the value is not the module's own output, which is not in the file; "" if it is. Methods that look at the
+	// layer are then degraded.
+	AnotherTensor string   `json:"another_tensor,omitempty"`
+	Warnings      []string `json:"warnings,omitempty"` // what was assumed, and what the user should know
 }
 
 // Class says which class score is explained.
@@ -176,6 +194,7 @@ type Result struct {
 	Predicted     int
 	TargetClass   int
 	TargetLayer   string
+	Layer         *Layer     // the target layer; nil where there is none
 	CellSize      [3]float64 // voxels of the volume per cell of the target layer, along depth, height, width
 	Methods       []MethodResult
 	Execution     Execution

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"sync"
 	"time"
 
@@ -123,6 +124,14 @@ func (e *explanation) run(ctx context.Context) (err error) {
 		}
 	}
 	return nil
+}
+
+// another says why what method i explains is not what was asked for, "" if it is.
+func (e *explanation) another(i int) string {
+	if e.result.Layer == nil || !e.choices[i].Convention.Needs.Has(cam.LayerGradient) {
+		return ""
+	}
+	return e.result.Layer.AnotherTensor
 }
 
 // left are the methods of a kind that have no status yet.
@@ -326,6 +335,10 @@ func (e *explanation) finish(ctx context.Context, i int, signed *slide, dims [3]
 	r.Dims, r.Status = dims, StatusOK
 	if finding != "" {
 		r.Status, r.Reason = StatusDegraded, string(finding)
+	}
+	if another := e.another(i); another != "" {
+		r.Status = StatusDegraded
+		r.Reason = strings.TrimPrefix(r.Reason+"; "+another, "; ")
 	}
 	return nil
 }

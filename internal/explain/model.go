@@ -227,7 +227,7 @@ func (m *Model) Info() Info {
 	defer m.place.Unlock()
 	if m.net != nil {
 		info.Classes = m.net.classCount
-		info.TargetLayer = m.net.target.Label
+		info.TargetLayer, info.Layer = m.net.target.Label, m.net.layer
 		info.Warnings, info.Notes = m.net.target.Warnings, m.net.target.Notes
 	}
 	if m.assumed != "" {

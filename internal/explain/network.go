@@ -22,6 +22,7 @@ type network struct {
 	graph      *ir.Graph
 	logits     *ir.Value
 	target     layer.Target // of the graph before the passes
+	layer      *Layer       // the target, as records have it; nil without one
 	noLayer    error        // why there is no target layer; nil if there is one
 	classCount int
 
@@ -64,6 +65,7 @@ func newNetwork(file *onnx.Model, shape [4]int, opt Options, b backend.Backend) 
 	}
 	if n.noLayer == nil {
 		g.Targets = []ir.Target{n.target.Target}
+		n.layer = describe(n.target)
 	}
 	if err := onnx.Recognise(g); err != nil {
 		return nil, fmt.Errorf("%s: %w", file.Path, err)
@@ -73,6 +75,14 @@ func newNetwork(file *onnx.Model, shape [4]int, opt Options, b backend.Backend) 
 	}
 	n.logits = g.Outputs[0]
 	return n, nil
+}
+
+// describe is a target layer as records have it.
+func describe(t layer.Target) *Layer {
+	return &Layer{
+		Name: t.Label, Value: t.Value.Name, Shape: t.Value.Shape().Clone(), Axes: t.Axes.String(), Module: t.Module, Call: t.Call, Calls: t.Calls,
+		AnotherTensor: t.Another, Warnings: t.Warnings,
+	}
 }
 
 // scores finds the output that holds one score a class.

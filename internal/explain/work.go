@@ -143,7 +143,7 @@ func (w *work) attempt(ctx context.Context) error {
 	if e.net != m.net { // what lies on the device is that of another network
 		e.there = nil
 	}
-	e.net, e.result.TargetLayer = m.net, m.net.target.Label
+	e.net, e.result.TargetLayer, e.result.Layer = m.net, m.net.target.Label, m.net.layer
 	return m.intact(e.attempt(ctx))
 }
 

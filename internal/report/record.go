@@ -43,13 +43,14 @@ type Session struct {
 
 // ModelInfo describes the network.
 type ModelInfo struct {
-	Classes     int      `json:"n_classes"`
-	ClassNames  []string `json:"class_names"`
-	Backbone    string   `json:"backbone"`
-	File        string   `json:"file"`
-	SHA256      string   `json:"sha256"`
-	TargetLayer string   `json:"target_layer"`
-	Warnings    []string `json:"warnings,omitempty"` // such as a target layer that an exporter has changed
+	Classes     int            `json:"n_classes"`
+	ClassNames  []string       `json:"class_names"`
+	Backbone    string         `json:"backbone"`
+	File        string         `json:"file"`
+	SHA256      string         `json:"sha256"`
+	TargetLayer string         `json:"target_layer"`
+	Layer       *explain.Layer `json:"layer,omitempty"`
+	Warnings    []string       `json:"warnings,omitempty"` // such as a target layer that an exporter has changed
 }
 
 // Sample is the metadata.json of a sample. Pointers are nil, and null in JSON, where there is no value.
@@ -70,9 +71,10 @@ type Sample struct {
 	Logits             []float32 `json:"logits"`
 	CorrectPrediction  *bool     `json:"correct_prediction"`
 
-	TargetLayer string      `json:"target_layer,omitempty"`
-	CellSize    *[3]float64 `json:"cell_size_voxels"` // of the target layer along depth, height, width
-	Methods     []Method    `json:"methods"`
+	TargetLayer string         `json:"target_layer,omitempty"`
+	Layer       *explain.Layer `json:"layer,omitempty"`  // which tensor that is, and what was assumed
+	CellSize    *[3]float64    `json:"cell_size_voxels"` // of the target layer along depth, height, width
+	Methods     []Method       `json:"methods"`
 
 	// Execution says where the sample was explained, with how much memory, and what happened meanwhile; nil where nothing is known.
 	Execution *explain.Execution `json:"execution,omitempty"`

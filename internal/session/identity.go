@@ -58,6 +58,9 @@ func (r *run) settings() map[string]string {
 	for name, value := range r.opt.Settings {
 		s[name] = value
 	}
+	if l := r.info.Layer; l != nil {
+		s["model.layer_value"] = l.Value // versions of this program may find other values by a name
+	}
 	return s
 }
 
@@ -81,7 +84,7 @@ func (r *run) identify(name string) error {
 	now := &report.Session{
 		Schema: report.Schema, Name: name, Created: r.now(), Version: r.opt.Version, Config: r.config.Path,
 		Model: report.ModelInfo{Classes: r.info.Classes, ClassNames: r.names, Backbone: r.config.ModelName(),
-			File: r.info.Path, SHA256: r.info.SHA256, TargetLayer: r.info.TargetLayer, Warnings: r.info.Warnings},
+			File: r.info.Path, SHA256: r.info.SHA256, TargetLayer: r.info.TargetLayer, Layer: r.info.Layer, Warnings: r.info.Warnings},
 		Seed: r.config.Explain.Seed, Settings: settings, Hash: digest(settings),
 		SplitSource: r.set.Split, Splits: map[string][]string{},
 	}

@@ -279,7 +279,7 @@ func (r *run) describePrediction(record *report.Sample, result *explain.Result) 
 	record.Confidence = &result.Probabilities[predicted]
 	right := predicted == *record.TrueClass
 	record.CorrectPrediction = &right
-	record.TargetLayer, record.CellSize = result.TargetLayer, &cell
+	record.TargetLayer, record.Layer, record.CellSize = result.TargetLayer, result.Layer, &cell
 }
 
 func (r *run) describeMethod(m explain.MethodResult, class int) report.Method {
