@@ -21,6 +21,7 @@ const (
 // line is how the positions of a letter lie along that axis of the volume.
 type line struct {
 	n        int        // positions
+	voxels   int        // of the volume along the letter
 	first    float64    // voxel where the first one in the volume begins
 	step     float64    // voxels from one to the next
 	cut      [2]float64 // voxels that the network cut off in front and behind, less what it had padded there
@@ -79,8 +80,14 @@ func (a axis) plain() (piece, bool) {
 // traced is what is known of the axes of a value.
 type traced struct {
 	axes []axis
-	// narrow has the voxels, from and to, that are left of letters that have no axis any more.
-	narrow map[byte][2]float64
+	// narrow has what is left of letters that have no axis any more, if that is not all.
+	narrow map[byte]rest
+}
+
+// rest is what is left of the voxels along a letter.
+type rest struct {
+	from, to float64
+	voxels   int // of the volume
 }
 
 func of(letter byte, size int) axis {
@@ -113,7 +120,7 @@ func input(letters string, shape tensor.Shape) *traced {
 		if l := letters[i]; l == 'N' || l == channels {
 			t.axes = append(t.axes, of(l, n))
 		} else {
-			t.axes = append(t.axes, along(l, line{n: n, step: 1}))
+			t.axes = append(t.axes, along(l, line{n: n, voxels: n, step: 1}))
 		}
 	}
 	return t
@@ -317,7 +324,7 @@ func (a axis) resampled(r resampling) axis {
 	for k := len(out.pieces) - 1; k >= 0; k-- {
 		p := &out.pieces[k]
 		outer := left / p.size
-		if p.line == nil || p.line.order != nil || !p.whole() && !(k == 0 && p.place()) {
+		if !p.whole() || p.line.order != nil {
 			break
 		}
 		n := 1
@@ -326,9 +333,7 @@ func (a axis) resampled(r resampling) axis {
 		} else if outer%want != 0 {
 			break
 		}
-		whole := *p.line
-		whole.step, whole.n = whole.step*float64(p.unit), p.size // the cells of an outer piece
-		l := whole.resampled(resampling{out: n})
+		l := p.line.resampled(resampling{out: n})
 		p.size, p.unit, p.line = n, 1, &l
 		if left = outer; want == outer*n {
 			out.pieces = slices.DeleteFunc(out.pieces, func(p piece) bool { return p.size == 1 })
@@ -401,13 +406,18 @@ func (l line) part(start, step, count int) (line, bool) {
 	return l, true
 }
 
-// cropped returns the voxels from and to that are left of a line, and whether more than half a position was cut off.
-func (l *line) cropped() (voxels [2]float64, cropped bool) {
-	return [2]float64{l.first, l.first + float64(l.n)*l.step}, max(l.cut[0], l.cut[1]) > l.step/2
+// cropped returns what is left of a line, and whether more than half a position was cut off.
+func (l *line) cropped() (left rest, cropped bool) {
+	return rest{max(l.cut[0], 0), float64(l.voxels) - max(l.cut[1], 0), l.voxels}, max(l.cut[0], l.cut[1]) > l.step/2
+}
+
+// line is the line of n even positions in what is left.
+func (r rest) line(n int) line {
+	return line{n: n, voxels: r.voxels, first: r.from, step: (r.to - r.from) / float64(n), cut: [2]float64{r.from, float64(r.voxels) - r.to}}
 }
 
 // part is the axis behind a slice. narrow hears of letters of which one position is left.
-func (a axis) part(start, step, count int, narrow map[byte][2]float64) axis {
+func (a axis) part(start, step, count int, narrow map[byte]rest) axis {
 	size := a.size()
 	if start == 0 && step == 1 && count == size {
 		return a
@@ -440,11 +450,8 @@ func (a axis) part(start, step, count int, narrow map[byte][2]float64) axis {
 		if !ok {
 			return lost(count, "a slice takes positions that are not in the volume's order")
 		}
-		if count == 1 {
-			narrow[p.letter] = [2]float64{l.first, l.first + l.step}
-			if _, cropped := l.cropped(); !cropped {
-				delete(narrow, p.letter)
-			}
+		if left, cropped := l.cropped(); cropped && count == 1 {
+			narrow[p.letter] = left
 		}
 		return along(p.letter, l)
 	default:
@@ -677,9 +684,9 @@ func (t *traced) public() (ir.Axes, error) {
 	return axes, nil
 }
 
-// cut says what of a volume of that size the network cut off before the value: the map of the rest is spread over the whole. A quarter
-// of an axis and more is an error.
-func (t *traced) cut(volume [3]int) (warnings []string, err error) {
+// cut says what of the volume the network cut off before the value: the map of the rest is spread over the whole. A quarter of an axis
+// and more is an error.
+func (t *traced) cut() (warnings []string, err error) {
 	for k, l := range []byte(space) {
 		left, cropped := t.narrow[l]
 		if found := t.find(l); len(found) == 1 {
@@ -688,8 +695,8 @@ func (t *traced) cut(volume [3]int) (warnings []string, err error) {
 		if !cropped {
 			continue
 		}
-		text := fmt.Sprintf("along %s it shows voxels %.4g to %.4g of %d alone: the network cuts off the others", letterNames[k], left[0], left[1], volume[k])
-		if (left[1]-left[0])*4 <= float64(volume[k])*3 {
+		text := fmt.Sprintf("along %s it shows voxels %.4g to %.4g of %d alone: the network cuts off the others", letterNames[k], left.from, left.to, left.voxels)
+		if (left.to-left.from)*4 <= float64(left.voxels)*3 {
 			return nil, errors.New(text)
 		}
 		warnings = append(warnings, text)

@@ -91,7 +91,7 @@ func channelAxis(g *ir.Graph, shape []int) int {
 		default:
 			continue
 		}
-		if at := channelOf(features, kept, letters, shape); at != 0 {
+		if at := channelOf(t, features, kept, letters, shape); at != 0 {
 			return at
 		}
 	}
@@ -99,13 +99,15 @@ func channelAxis(g *ir.Graph, shape []int) int {
 }
 
 // channelOf is the axis of the input that an operation sums over, if it keeps the others as places.
-func channelOf(features axis, kept []axis, letters string, shape []int) int {
+func channelOf(t *traced, features axis, kept []axis, letters string, shape []int) int {
 	has := func(a axis, l byte) bool {
 		return slices.ContainsFunc(a.pieces, func(p piece) bool { return p.letter == l && p.place() })
 	}
 	var summed []int // and those of one position
 	for i := 1; i < len(shape); i++ {
+		_, picked := t.narrow[letters[i]] // slices one by one
 		switch l := letters[i]; {
+		case picked:
 		case slices.ContainsFunc(kept, func(a axis) bool { return has(a, l) }):
 		case shape[i] == 1 || has(features, l):
 			summed = append(summed, i)

@@ -63,7 +63,7 @@ func (idx *index) place(t *Target, req Request) error {
 		if unknown != nil {
 			return idx.given(t, req, tokensOnly(s, req))
 		}
-		cut, err := idx.axes[t.Value].cut(req.Volume)
+		cut, err := idx.axes[t.Value].cut()
 		if err != nil {
 			return fmt.Errorf("layer %q %v cannot be placed in the volume: %w; choose another layer, or a volume cut in the same way", t.Label, s, err)
 		}

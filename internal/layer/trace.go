@@ -1,6 +1,8 @@
 package layer
 
 import (
+	"slices"
+
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/op"
 	"github.com/voxcam/voxcam/internal/tensor"
@@ -36,7 +38,7 @@ func trace(g *ir.Graph, letters string) map[*ir.Value]*traced {
 				rule = unknown
 			}
 			t := rule(n, in)
-			t.forget()
+			t.tidy()
 			known[v] = t
 		}
 	}
@@ -114,8 +116,8 @@ func together(shape tensor.Shape, in []*traced, skip int) *traced {
 }
 
 // narrowed are the letters that are narrow in all values, with the voxels of any.
-func narrowed(in []*traced) map[byte][2]float64 {
-	var all map[byte][2]float64
+func narrowed(in []*traced) map[byte]rest {
+	var all map[byte]rest
 	for _, t := range in {
 		switch {
 		case t == nil:
@@ -124,7 +126,7 @@ func narrowed(in []*traced) map[byte][2]float64 {
 		default:
 			for l, a := range all {
 				if b, ok := t.narrow[l]; ok {
-					all[l] = [2]float64{min(a[0], b[0]), max(a[1], b[1])}
+					all[l] = rest{min(a.from, b.from), max(a.to, b.to), a.voxels}
 				} else {
 					delete(all, l)
 				}
@@ -134,16 +136,39 @@ func narrowed(in []*traced) map[byte][2]float64 {
 	return all
 }
 
-func copied(narrow map[byte][2]float64) map[byte][2]float64 {
-	out := map[byte][2]float64{}
+func copied(narrow map[byte]rest) map[byte]rest {
+	out := map[byte]rest{}
 	for l, v := range narrow {
 		out[l] = v
 	}
 	return out
 }
 
-// forget drops what is said to be left of letters that have an axis.
-func (t *traced) forget() {
+// tidy makes pieces whole whose inner pieces are gone (patches that have become features), and drops what is said to be left of letters
+// that have an axis.
+func (t *traced) tidy() {
+	count := map[byte]int{}
+	for _, a := range t.axes {
+		for _, p := range a.pieces {
+			if p.line != nil {
+				count[p.letter]++
+			}
+		}
+	}
+	for i, a := range t.axes {
+		for k, p := range a.pieces {
+			if p.place() && !p.whole() && count[p.letter] == 1 {
+				l := *p.line
+				l.n, l.step = p.size, l.step*float64(p.unit)
+				if l.order != nil {
+					continue
+				}
+				a.pieces = slices.Clone(a.pieces)
+				a.pieces[k].unit, a.pieces[k].line = 1, &l
+				t.axes[i] = a
+			}
+		}
+	}
 	for l := range t.narrow {
 		if len(t.find(l)) > 0 {
 			t.narrow = copied(t.narrow)
@@ -313,10 +338,8 @@ func concatenated(n *ir.Node, in []*traced) *traced {
 	}
 	switch {
 	case len(placed) == 0:
-		if l, ok := stacked(in); ok && s[k] == len(in) {
-			for letter := range in[0].narrow {
-				out.axes[k] = along(letter, l)
-			}
+		if l, letter, ok := stacked(in); ok && s[k] == len(in) {
+			out.axes[k] = along(letter, l)
 			break
 		}
 		if out.axes[k] = of(channels, s[k]); !features {
@@ -324,6 +347,11 @@ func concatenated(n *ir.Node, in []*traced) *traced {
 		}
 	case len(placed) == 1:
 		a := in[placed[0]].axes[k]
+		if joined := joined(in, k, s[k]); !joined.has(mixed) { // a roll by one position
+			a = joined
+			out.axes[k] = a
+			break
+		}
 		for i := range in {
 			if i < placed[0] {
 				a.before += size(i)
@@ -346,11 +374,20 @@ func joined(in []*traced, k, size int) axis {
 		if t == nil {
 			return lost(size, "constants are joined between places")
 		}
-		p, ok := t.axes[k].plain()
-		if !ok || letter != 0 && p.letter != letter {
-			return lost(size, "places along different axes are joined")
+		if p, ok := t.axes[k].plain(); ok {
+			if letter != 0 && p.letter != letter {
+				return lost(size, "places along different axes are joined")
+			}
+			letter = p.letter
 		}
-		letter = p.letter
+	}
+	for _, t := range in {
+		p, ok := t.axes[k].plain()
+		if !ok {
+			if p, ok = t.single(letter, t.axes[k]); !ok {
+				return lost(size, "places are joined with others")
+			}
+		}
 		lines = append(lines, p.line)
 	}
 	l, ok := chained(lines)
@@ -360,26 +397,34 @@ func joined(in []*traced, k, size int) axis {
 	return along(letter, l)
 }
 
-// stacked is the line of values that each show one voxel, or a few, of the same letter, at even distances.
-func stacked(in []*traced) (line, bool) {
+// single is the piece of a letter of which an axis has one position left.
+func (t *traced) single(letter byte, a axis) (piece, bool) {
+	left, ok := t.narrow[letter]
+	if !ok || len(a.pieces) > 0 || a.size() != 1 || len(t.find(letter)) > 0 {
+		return piece{}, false
+	}
+	l := left.line(1)
+	return piece{letter: letter, size: 1, unit: 1, line: &l}, true
+}
+
+// stacked is the line of values that each show one position of the same letter, side by side.
+func stacked(in []*traced) (l line, letter byte, ok bool) {
 	if len(in) < 2 || in[0] == nil || len(in[0].narrow) != 1 {
-		return line{}, false
+		return l, 0, false
 	}
-	for letter, at := range in[0].narrow {
-		l := line{n: len(in), first: at[0]}
-		for i, t := range in {
-			if t == nil {
-				return l, false
-			}
-			here, ok := t.narrow[letter]
-			if i == 1 {
-				l.step = here[0] - at[0]
-			}
-			if !ok || i > 0 && (l.step <= 0 || here[0] != at[0]+float64(i)*l.step) || len(t.find(letter)) > 0 {
-				return l, false
-			}
+	for l := range in[0].narrow {
+		letter = l
+	}
+	all := in[0].narrow[letter]
+	for i, t := range in {
+		if t == nil || len(t.find(letter)) > 0 {
+			return l, 0, false
 		}
-		return l, true
+		here, known := t.narrow[letter]
+		if !known || i > 0 && here.from != all.to {
+			return l, 0, false
+		}
+		all.to = here.to
 	}
-	return line{}, false
+	return all.line(len(in)), letter, true
 }
