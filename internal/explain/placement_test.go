@@ -99,3 +99,37 @@ func checkPlaced(t *testing.T, b *cpu.Backend, path string, opt explain.Options,
 		t.Errorf("the warnings are %q, not %q", warnings, want.Warning)
 	}
 }
+
+// Networks on slices and with class tokens, as both exporters write them; testdata/placement/shared.py has the right values.
+func TestSharedPlacement(t *testing.T) {
+	text, err := os.ReadFile("testdata/placement/shared.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []struct {
+		placed
+		Name  string
+		Shape [3]int
+	}
+	if err := json.Unmarshal(text, &all); err != nil {
+		t.Fatal(err)
+	}
+	b, err := cpu.New(cpu.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	for _, c := range all {
+		t.Run(c.Name, func(t *testing.T) {
+			path := filepath.Join("../../../shared/cases/architectures", c.Name)
+			if _, err := os.Stat(path); err != nil {
+				t.Skipf("SHARED CASE NOT CHECKED: %v", err)
+			}
+			v := volume.New(1, c.Shape[0], c.Shape[1], c.Shape[2])
+			for i := range v.Data {
+				v.Data[i] = float32(float64(i*7919%1009)/1009 - 0.5)
+			}
+			checkPlaced(t, b, path, explain.Options{TargetLayer: c.Layer}, v, c.placed)
+		})
+	}
+}

@@ -40,7 +40,7 @@ func InputAxes(file *onnx.Model, memory int) (InputOrder, error) {
 	usual := "NCDHW"[:2] + "DHW"[5-rank:]
 	assumed := func(why string) (InputOrder, error) {
 		last := shape[rank-1]
-		if dims[rank-1].Size > 0 && last <= 4 && dims[1].Size > 4 {
+		if dims[rank-1].Size > 0 && last <= 4 && int(dims[1].Size) > last {
 			return InputOrder{}, fmt.Errorf("the input %q %v may be %s, or %s (%s): say which by --input-axes", inputs[0].Name, shape, usual, "N"+usual[2:]+"C", why)
 		}
 		if rank == 4 {
