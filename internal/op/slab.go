@@ -99,16 +99,17 @@ func init() {
 		return lo, hi, true
 	}
 	ResizeBackward.Slab = func(n *ir.Node, _, z0, z1 int) (int, int, bool) {
-		a := n.Attr.(ResizeBackwardAttr)
-		lo, hi := len(a.Resize.Taps(1, a.In[1])), 0
-		for z, of := range a.Resize.Taps(1, a.In[1]) {
-			for _, t := range of {
-				if t.Index >= z0 && t.Index < z1 {
-					lo, hi = min(lo, z), max(hi, z+1)
-				}
+		// Taps go up with the position, so that those of planes z0 to z1-1 lie between those below z0 and those from z1 on.
+		a, lo, hi := n.Attr.(ResizeBackwardAttr), 0, 0
+		for _, of := range a.Resize.Taps(1, a.In[1]) {
+			if of[len(of)-1].Index < z0 {
+				lo++
+			}
+			if of[0].Index < z1 {
+				hi++
 			}
 		}
-		return min(lo, hi), hi, true
+		return lo, hi, true
 	}
 }
 
