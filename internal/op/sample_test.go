@@ -36,6 +36,7 @@ func TestTaps(t *testing.T) {
 		{4, 7, 7. / 4, "linear", "half_pixel", "", []float64{1, 1.357142857, 1.928571429, 3, 4.285714286, 6.571428571, 8}},
 		{3, 1, 1. / 3, "linear", "half_pixel", "", []float64{2}},
 		{4, 6, 1.6, "linear", "half_pixel", "", []float64{1, 1.437499986, 2.124999953, 3.374999935, 5.249999832, 7.749999795}},
+		{4, 6, 1.2, "linear", "asymmetric", "", []float64{1, 1.8333333, 3.3333333, 6, 8, 8}}, // behind the last element, which goes on
 		{6, 3, 3. / 6, "linear", "half_pixel", "", []float64{1.5, 6, 24}},
 		{4, 7, 7. / 4, "linear", "pytorch_half_pixel", "", []float64{1, 1.357142857, 1.928571429, 3, 4.285714286, 6.571428571, 8}},
 		{3, 1, 1. / 3, "linear", "pytorch_half_pixel", "", []float64{1}},

@@ -40,27 +40,28 @@ func TestNames(t *testing.T) {
 // What has no gradient is only known by its values; so are functions at their edges.
 func TestValues(t *testing.T) {
 	for name, values := range map[string][][2]float64{
-		"Floor":       {{-1.5, -2}, {1.5, 1}, {2, 2}},
-		"Ceil":        {{-1.5, -1}, {1.5, 2}, {2, 2}},
-		"Round":       {{0.5, 0}, {1.5, 2}, {-2.5, -2}, {2.4, 2}}, // half to even, as ONNX and PyTorch
-		"Sign":        {{-3, -1}, {0, 0}, {2, 1}},
-		"Relu":        {{-1, 0}, {0, 0}, {2, 2}},
-		"HardSwish":   {{-3, 0}, {-4, 0}, {3, 3}, {4, 4}, {0, 0}, {1, 2. / 3}},
-		"Softplus":    {{-800, 0}, {800, 800}, {0, math.Ln2}},
-		"Sigmoid":     {{-800, 0}, {800, 1}, {0, 0.5}},
-		"Erf":         {{0, 0}, {1, 0.8427007929497149}},
-		"Gelu":        {{0, 0}, {1, 0.8413447460685429}, {-1, -0.15865525393145707}},
-		"GeluTanh":    {{0, 0}, {1, 0.8411919906082768}},
-		"Mish":        {{0, 0}, {1, 0.8650983882673103}},
-		"Silu":        {{0, 0}, {1, 0.7310585786300049}},
-		"Abs":         {{-2, 2}, {3, 3}},
-		"LeakyRelu":   {{-2, -0.6}, {0, 0}, {3, 3}},
-		"Elu":         {{-1, 0.3 * (1/math.E - 1)}, {0, 0}, {3, 3}},
-		"Celu":        {{-0.3, 0.3 * (1/math.E - 1)}, {0, 0}, {3, 3}},
-		"Selu":        {{-1, 2 * 0.3 * (1/math.E - 1)}, {0, 0}, {3, 6}},
-		"HardSigmoid": {{-10, 0}, {10, 1}, {-5, 0.5}},
-		"Clip":        {{-1, 0.3}, {1, 1}, {5, 2}},
-		"Linear":      {{2, 2.6}},
+		"Floor":           {{-1.5, -2}, {1.5, 1}, {2, 2}},
+		"Ceil":            {{-1.5, -1}, {1.5, 2}, {2, 2}},
+		"Round":           {{0.5, 0}, {1.5, 2}, {-2.5, -2}, {2.4, 2}}, // half to even, as ONNX and PyTorch
+		"Sign":            {{-3, -1}, {0, 0}, {2, 1}},
+		"Relu":            {{-1, 0}, {0, 0}, {2, 2}},
+		"HardSwish":       {{-3, 0}, {-4, 0}, {3, 3}, {4, 4}, {0, 0}, {1, 2. / 3}},
+		"Softplus":        {{-800, 0}, {800, 800}, {0, math.Ln2}},
+		"Sigmoid":         {{-800, 0}, {800, 1}, {0, 0.5}},
+		"Erf":             {{0, 0}, {1, 0.8427007929497149}},
+		"Gelu":            {{0, 0}, {1, 0.8413447460685429}, {-1, -0.15865525393145707}},
+		"GeluTanh":        {{0, 0}, {1, 0.8411919906082768}},
+		"Mish":            {{0, 0}, {1, 0.8650983882673103}},
+		"Silu":            {{0, 0}, {1, 0.7310585786300049}},
+		"Abs":             {{-2, 2}, {3, 3}},
+		"ThresholdedRelu": {{0.2, 0}, {0.3, 0}, {0.4, 0.4}},
+		"LeakyRelu":       {{-2, -0.6}, {0, 0}, {3, 3}},
+		"Elu":             {{-1, 0.3 * (1/math.E - 1)}, {0, 0}, {3, 3}},
+		"Celu":            {{-0.3, 0.3 * (1/math.E - 1)}, {0, 0}, {3, 3}},
+		"Selu":            {{-1, 2 * 0.3 * (1/math.E - 1)}, {0, 0}, {3, 6}},
+		"HardSigmoid":     {{-10, 0}, {10, 1}, {-5, 0.5}},
+		"Clip":            {{-1, 0.3}, {1, 1}, {5, 2}},
+		"Linear":          {{2, 2.6}},
 	} {
 		row, ok := op.UnaryNamed(name)
 		if !ok {
@@ -197,6 +198,27 @@ func TestGradientsAreSmall(t *testing.T) {
 		if got := strings.Join(nodes, " "); got != c.want {
 			t.Errorf("the gradient of %s %v by input %d is %q, want %q", c.op.Name, c.in, c.by, got, c.want)
 		}
+	}
+}
+
+// A sum over nothing is a reshape. Rules go on with what there is after an error, which is reported in the end.
+func TestSumTo(t *testing.T) {
+	g := &ir.Graph{}
+	b := ir.NewBuilder(g)
+	x := g.Input("x", ir.F32(2, 3))
+	if v := op.SumTo(b, x, tensor.Shape{1, 2, 3}); v.Def.Op != op.Reshape || v.Def.Inputs[0] != x {
+		t.Errorf("another axis is %v", v.Def.Op.Name)
+	}
+	nodes := len(g.Nodes)
+	if v := op.SumTo(b, nil, tensor.Shape{3}); v != nil || b.Err() != nil {
+		t.Errorf("the sum of nothing: %v, %v", v, b.Err())
+	}
+	b.Fail("deliberate")
+	if v := op.SumTo(b, x, tensor.Shape{3}); v != x || len(g.Nodes) > nodes {
+		t.Errorf("the sum after an error: %v, %d nodes", v, len(g.Nodes))
+	}
+	if v := op.SumTo(b, nil, tensor.Shape{3}); v != nil {
+		t.Errorf("the sum of nothing after an error: %v", v)
 	}
 }
 
