@@ -2,8 +2,10 @@
 
 TOOL := go tool -modfile=.ci/go.mod
 FUZZTIME := 20s
+MUTATE := op grad plan cam
+GREMLINS := github.com/go-gremlins/gremlins/cmd/gremlins@v0.6.0
 
-.PHONY: all build test test-long test-gpu race fuzz bench fmt lint generate ci demo
+.PHONY: all build test test-long test-gpu race fuzz mutate bench fmt lint generate ci demo
 
 all: build test
 
@@ -27,6 +29,13 @@ fuzz: ## every decoder for FUZZTIME each
 	while read -r folder target; do \
 		echo "== $$folder $$target"; \
 		go test "./$$folder" -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) </dev/null || exit 1; \
+	done
+
+mutate: ## small faults in packages MUTATE, one at a time, that their own tests must notice; takes hours
+	@for package in $(MUTATE); do \
+		echo "== internal/$$package"; \
+		go run $(GREMLINS) unleash "./internal/$$package" --test-cpu 1 --timeout-coefficient 10 --output-statuses lc \
+			--invert-logical --invert-loopctrl --invert-assignments || exit 1; \
 	done
 
 bench: ## what the packages measure of themselves; docs/benchmarks.md has the comparisons
