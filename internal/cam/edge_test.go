@@ -38,6 +38,25 @@ func TestInputMapInPieces(t *testing.T) {
 	}
 }
 
+// The same for draws.
+func TestDrawMapInPieces(t *testing.T) {
+	const channels, voxels = 2, 2*piece + 5
+	g := make([]float32, channels*voxels)
+	for i := range g {
+		g[i] = float32(i%11) - 5
+	}
+	c := choice(t, "smoothgrad", "")
+	m, err := c.DrawMap(momentsOf(t, [][]float32{g}, channels, c))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for v, got := range m {
+		if want := math.Abs(float64(g[2*v])) + math.Abs(float64(g[2*v+1])); float64(got) != want {
+			t.Fatalf("voxel %d is %v, want %v", v, got, want)
+		}
+	}
+}
+
 // What is not finite is named by its voxel and channel, also in a part of a large map that another goroutine looks at.
 func TestNotFiniteIsNamed(t *testing.T) {
 	nan := float32(math.NaN())
@@ -196,8 +215,10 @@ func TestMomentsOf(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	if m, err := MomentsOf(4, 12, nil, nil, nil, long); err != nil || m.size != 12 {
-		t.Errorf("one voxel: %v", err)
+	for _, channels := range []int{1, 12} {
+		if m, err := MomentsOf(4, channels, nil, nil, nil, long); err != nil || m.size != 12 {
+			t.Errorf("%d channels: %v", channels, err)
+		}
 	}
 }
 
@@ -211,6 +232,15 @@ func TestWhatMomentsAreNot(t *testing.T) {
 	m, err := NewMoments(4, 2, c)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, incomplete := range []int{0, 1} {
+		pair := [2]*Moments{momentsOf(t, randomDraws(7, 2, 8), 2, c), momentsOf(t, randomDraws(8, 2, 8), 2, c)}
+		if err := pair[incomplete].AddSlab(0, make([]float32, 4)); err != nil {
+			t.Fatal(err)
+		}
+		if err := pair[0].Merge(pair[1]); err == nil || !strings.Contains(err.Error(), "incomplete draw") {
+			t.Errorf("merged with an incomplete draw of moments %d: %v", incomplete, err)
+		}
 	}
 	if err := m.AddSlab(5, make([]float32, 4)); err == nil || !strings.Contains(err.Error(), "slab [5, 9) is outside of the 8 values") {
 		t.Errorf("%v", err)
