@@ -91,6 +91,7 @@ func withMethods(t *testing.T, volumes, draws int) *harm {
 	h.write("config.toml", fmt.Appendf(nil, `
 [model]
 file = %q
+target_layer = "/act_3/Relu_output_0" # of a module that is called four times: the default is told of
 [data]
 folder = "."
 labels = "labels.csv"
