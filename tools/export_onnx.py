@@ -22,19 +22,25 @@ What it takes care of:
   everything else in the file (hyper-parameters, callbacks) is replaced by placeholders and never run. A module that was
   pickled whole cannot be loaded that way: for a file that you trust, --unsafe-load lifts the restriction.
 - The file is compared with the model on another input by onnxruntime, if that is installed.
+- Which value of the file is the output of which call of which module, and whether PyTorch overwrites it in place, is written into
+  the file's metadata: exporters lose it, and voxcam would have to assume.
 
 Needs torch; uses onnx and onnxruntime where they are installed (the dynamo exporter also needs onnxscript).
 """
 
 import argparse
+import ast
 import collections
 import importlib
 import inspect
 import json
+import math
 import os
 import pickle
+import re
 import sys
 import warnings
+import weakref
 import zipfile
 
 import torch
@@ -437,6 +443,176 @@ def check_numbers(model, x, path, tolerance=1e-4):
     return error
 
 
+RECORD = "voxcam.modules"  # key of the file's metadata
+
+
+def record_modules(model, x, path):
+    """Writes into the file's metadata which value is the output of each call of each module: {path: [{"value": name,
+    "in_place": whether a later operation overwrites it}, ...]}, "" for an output that no value of the file equals. They are told by
+    their numbers, since names and scopes of exporters are incomplete. Returns what was written, None without onnx and onnxruntime."""
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401
+    except ImportError:
+        note("modules: onnx or onnxruntime is not installed, so the file does not say which value belongs to which module")
+        return None
+    probe = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
+    calls = watch(model, probe)
+    if not calls:
+        return None
+    try:
+        values = fingerprints(path, probe)
+    except Exception as e:
+        note(f"modules: onnxruntime cannot say which value belongs to which module: {type(e).__name__}: {first_line(e)}")
+        return None
+    by_size = collections.defaultdict(list)
+    for v in values:
+        by_size[math.prod(v.shape)].append(v)
+    modules, at = {}, 0
+    for call in calls:
+        equal = [v for v in by_size[math.prod(call.shape)] if _equal(v.numbers, call.numbers)]
+        # Of several that are equal (a layer that scales by nearly nothing) scope, shape and order tell which it is.
+        found = min(equal, key=lambda v: (-_kinship(v.scope, call.names), v.shape != call.shape, v.index < at, v.index), default=None)
+        at = found.index if found else at
+        entry = {"value": found.name if found else "", **({"in_place": True} if call.overwritten() else {})}
+        for name in call.names:
+            modules.setdefault(name, []).append(entry)
+    graph = onnx.load(path, load_external_data=False)
+    entry = next((p for p in graph.metadata_props if p.key == RECORD), None) or graph.metadata_props.add(key=RECORD)
+    entry.value = json.dumps(modules, separators=(",", ":"))
+    onnx.save(graph, path)
+    lost = [n for n, c in modules.items() if not all(e["value"] for e in c)]
+    note(f"modules: the file knows the outputs of {len(modules) - len(lost)} of {len(modules)} modules"
+         + (f"; the others are merged into other operations: {names(lost)}" if lost else ""))
+    return modules
+
+
+class Call:
+    """A call of a module (names: all its paths) as it was watched: the numbers of its output, and whether that was overwritten."""
+
+    def __init__(self, paths, out):
+        self.names, self.shape, self.numbers = paths, tuple(out.shape), _numbers(out)
+        self.out, self.version, self.seen = weakref.ref(out), out._version, out._version
+
+    def look(self):
+        out = self.out()
+        if out is not None:
+            self.seen = out._version
+        return out is not None
+
+    def overwritten(self):
+        self.look()
+        return self.seen != self.version
+
+
+def watch(model, x):
+    """The calls of all modules that return one tensor of numbers, in the order in which they end."""
+    if isinstance(model, torch.jit.ScriptModule):
+        return []
+    paths = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        paths.setdefault(module, []).append(name)
+    calls, alive, plural = [], [], set()
+
+    def look(*_):
+        alive[:] = [c for c in alive if c.look()]
+
+    def keep(module, args, out):
+        look()
+        if torch.is_tensor(out) and out.is_floating_point() and out.numel():
+            calls.append(Call(paths[module], out))
+            alive.append(calls[-1])
+        else:
+            plural.add(module)
+
+    hooks = []
+    for module in paths:
+        if paths[module] != [""]:
+            hooks += [module.register_forward_pre_hook(look), module.register_forward_hook(keep)]
+    with torch.no_grad():
+        model(x)
+    for h in hooks:
+        h.remove()
+    plural = {n for m in plural for n in paths[m]}
+    return [c for c in calls if not plural.intersection(c.names)]
+
+
+Value = collections.namedtuple("Value", "name index scope shape numbers")
+
+
+def fingerprints(path, x):
+    """The values that the nodes of a file compute for an input, each with the numbers that tell it from others."""
+    import onnx
+    import onnxruntime
+
+    graph = onnx.load(path, load_external_data=False)
+    operations = ("Shape", "ReduceSum", "ReduceL1", "ReduceL2", "ReduceMin", "ReduceMax")
+    found, extra = [], []
+    for i, n in enumerate(graph.graph.node):
+        if n.op_type in ("Constant", "Shape", "ConstantOfShape", "If", "Loop"):
+            continue
+        for out in filter(None, n.output):
+            k = len(found)
+            found.append((out, i, _scope(n)))
+            # Cast drops what is no number: shapes, masks.
+            extra.append(onnx.helper.make_node("Cast", [out], [f"voxcam_{k}"], to=onnx.TensorProto.FLOAT))
+            for op in operations:
+                attributes = {} if op == "Shape" else {"keepdims": 0}
+                extra.append(onnx.helper.make_node(op, [f"voxcam_{k}"], [f"voxcam_{k}_{op}"], **attributes))
+                graph.graph.output.append(onnx.ValueInfoProto(name=f"voxcam_{k}_{op}"))
+    graph.graph.node.extend(extra)
+    probe = path + ".probe"  # beside the file, where weights may lie in other files
+    try:
+        onnx.save(graph, probe)
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        onnxruntime.set_default_logger_severity(4)
+        session = onnxruntime.InferenceSession(probe, options, providers=["CPUExecutionProvider"])
+        wanted = [f"voxcam_{k}_{op}" for k in range(len(found)) for op in operations]
+        results = session.run(wanted, {session.get_inputs()[0].name: x.numpy()})
+    finally:
+        if os.path.exists(probe):
+            os.remove(probe)
+    step, out = len(operations), []
+    for k, f in enumerate(found):
+        shape, *numbers = results[k * step:][:step]
+        out.append(Value(*f, tuple(int(d) for d in shape), [float(r) for r in numbers]))
+    return out
+
+
+def _numbers(t):
+    t = t.detach().double()
+    return [t.sum().item(), t.abs().sum().item(), t.square().sum().sqrt().item(), t.min().item(), t.max().item()]
+
+
+def _equal(a, b, tolerance=5e-4):
+    top = max(abs(b[3]), abs(b[4]))
+    scales = (b[1], b[1], b[2], top, top)
+    return all(abs(p - q) <= tolerance * max(s, 1e-30) for p, q, s in zip(a, b, scales))
+
+
+def _scope(node):
+    """The path of the module that a node says it is in."""
+    for p in node.metadata_props:
+        if p.key == "pkg.torch.onnx.name_scopes":
+            return "".join(ast.literal_eval(p.value)[-2:-1])
+    path = []
+    for part in node.name.split("/")[1:-1]:
+        if path and part.startswith(path[-1] + "."):
+            path.pop()  # a member of a Sequential repeats the name of its parent
+        path.append(part)
+    return re.sub(r"_\d+$", "", ".".join(path))
+
+
+def _kinship(scope, paths):
+    """How well a node's scope fits a module: the names at the end of its path that the scope is in. Those before may be lost."""
+    def common(path):
+        tails = [path.split(".")[k:] for k in range(path.count(".") + 1)]
+        return max((len(t) for t in tails if (scope + ".").startswith(".".join(t) + ".")), default=0)
+
+    return max(map(common, paths))
+
+
 def _only_tensor(y):
     if isinstance(y, dict) and y:
         y = next(iter(y.values()))
@@ -604,6 +780,7 @@ def run(argv=None):
     try:
         export(model, x, partial, opset, args.exporter, args.dynamic)
         check_layers(model, x, partial)
+        record_modules(model, x, partial)
         if not args.no_check:
             check_numbers(model, x, partial)
         os.replace(partial, args.output)

@@ -4,58 +4,227 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/voxcam/voxcam/internal/ir"
+	"github.com/voxcam/voxcam/internal/onnx"
 	"github.com/voxcam/voxcam/internal/op"
 )
 
 // ErrNoSpatialLayer is wrapped when a model has no layer with more than one place in space.
 var ErrNoSpatialLayer = errors.New("the model has no layer with spatial extent before its scores")
 
-// last finds the last layer with spatial extent: what is pooled. Where a class token alone goes on to the scores, the gradient
-// at the other tokens behind the last attention is zero, and the layer is the norm in front of that attention.
+// last finds the layer that an expert takes: the last one with places in at least two directions, if there is one, that the graph can
+// place, that still has features and not the scores of classes by place, and whose gradient is not zero by construction. It does not
+// depend on how an exporter lays tensors out: of the same tensor in several layouts, it is the one that was computed.
 func (idx *index) last(req Request) (Target, error) {
-	g := idx.m.Graph
-	scores := ancestors(g, g.Outputs)
-	mixed := ancestors(g, attentions(g)) // values that attention reads, directly or not
-	best, thin := -1, -1                 // thin: places along one letter alone, such as the features of slices
-	for i, n := range idx.m.Nodes {
-		if len(n.Outputs) == 0 || n.Outputs[0] == nil || n.Outputs[0].Const != nil {
+	d := idx.depend()
+	for _, letters := range []int{2, 1} {
+		found := idx.ends(d, letters, req)
+		if len(found) == 0 {
 			continue
 		}
-		v := n.Outputs[0]
-		axes := idx.axes[v]
-		if !scores[v] || axes.cells() < 2 {
-			continue
+		// Of branches that meet behind all places, the one with the most channels is the main one.
+		best := found[0]
+		for _, v := range found {
+			if idx.channels(v) > idx.channels(best) {
+				best = v
+			}
 		}
-		if idx.place(&Target{Target: ir.Target{Value: v}}, Request{Volume: req.Volume}) != nil {
-			continue
+		t := idx.label(best)
+		if t.Module == "" {
+			t = idx.moved(t)
 		}
-		if axes.prefix() > 0 && !(mixed[v] && n.Op == "LayerNormalization") {
-			continue
+		var others []string
+		for _, v := range found {
+			if v != best {
+				others = append(others, idx.label(v).Label)
+			}
 		}
-		if axes.letters() < 2 {
-			thin = i
-			continue
+		if len(others) > 0 {
+			t.warn("the scores also depend on %s, beside the default layer %s: its map does not show that", strings.Join(others[:min(len(others), 4)], ", "), t.Label)
 		}
-		best = i
+		return t, nil
 	}
-	if best < 0 {
-		best = thin
-	}
-	if best < 0 {
-		return Target{}, fmt.Errorf("%w; name one with --target-layer", ErrNoSpatialLayer)
-	}
-	return idx.label(idx.m.Nodes[best].Outputs[0]), nil
+	return Target{}, fmt.Errorf("%w; name one with --target-layer", ErrNoSpatialLayer)
 }
 
-func attentions(g *ir.Graph) (values []*ir.Value) {
-	for _, n := range g.Nodes {
-		if n.Op == op.Softmax && len(n.Out().Shape()) >= 3 {
-			values = append(values, n.Out())
+// moved is the layer in the layout in which it is the output of a module: convolutional networks move channels to the end for a norm
+// and back again. It is the layer itself if there is no such module.
+func (idx *index) moved(t Target) Target {
+	for v := t.Value; len(idx.readers[v]) == 1; {
+		n := idx.m.Nodes[idx.readers[v][0]]
+		if n.Op != "Transpose" || n.Outputs[0] == nil {
+			break
+		}
+		v = n.Outputs[0]
+		if other := idx.label(v); other.Module != "" {
+			return other
 		}
 	}
-	return values
+	return t
+}
+
+// ends are the values that could be the default layer and that no other such value is computed from, the last first.
+func (idx *index) ends(d *dependence, letters int, req Request) (found []*ir.Value) {
+	fits := func(v *ir.Value) bool {
+		if v == nil || v.Const != nil || d.reach[v] != whole || !d.weighted[v] || d.projection[v] || idx.axes[v].letters() < letters {
+			return false
+		}
+		return idx.place(&Target{Target: ir.Target{Value: v}}, Request{Volume: req.Volume}) == nil
+	}
+	before := map[*ir.Value]bool{}
+	for _, n := range slices.Backward(idx.m.Nodes) {
+		if len(n.Outputs) == 0 || n.Outputs[0] == nil || before[n.Outputs[0]] {
+			continue
+		}
+		if v := n.Outputs[0]; fits(v) && !fits(idx.copied(n)) {
+			found = append(found, v)
+			for a := range ancestors(idx.m.Graph, []*ir.Value{v}) {
+				before[a] = true
+			}
+		}
+	}
+	return found
+}
+
+// copies are operations whose output has no features that the input does not have: other layouts, borders, means.
+var copies = map[string]bool{
+	"AveragePool": true, "Cast": true, "Dropout": true, "Expand": true, "Flatten": true, "Gather": true, "Identity": true, "Pad": true,
+	"Reshape": true, "Resize": true, "Slice": true, "Split": true, "Squeeze": true, "Tile": true, "Transpose": true, "Unsqueeze": true,
+	"Upsample": true,
+}
+
+// copied is the value that a node's output is a copy of, through all nodes that only copy; nil if the node computes.
+func (idx *index) copied(n *onnx.NodeInfo) (v *ir.Value) {
+	for copies[n.Op] && len(n.Inputs) > 0 && n.Inputs[0] != nil {
+		v = n.Inputs[0]
+		made := idx.maker(v)
+		if made < 0 {
+			return v
+		}
+		if idx.m.Nodes[made] == n {
+			break
+		}
+		n = idx.m.Nodes[made]
+	}
+	return v
+}
+
+// channels is the number of features of a place.
+func (idx *index) channels(v *ir.Value) int {
+	return v.Shape().Elements() / max(idx.axes[v].cells(), 1)
+}
+
+// reach says how much of a value the scores depend on.
+type reach int
+
+const (
+	nothing reach = iota
+	part          // some places: the class token, a slice in the middle
+	whole
+)
+
+// dependence says how the scores depend on values.
+type dependence struct {
+	reach      map[*ir.Value]reach
+	weighted   map[*ir.Value]bool // a product with weights lies between: the value is not the scores of classes by place
+	projection map[*ir.Value]bool // queries, keys, values and their products: they go nowhere but into attention
+}
+
+func (idx *index) depend() *dependence {
+	g := idx.m.Graph
+	d := &dependence{reach: map[*ir.Value]reach{}, weighted: map[*ir.Value]bool{}, projection: map[*ir.Value]bool{}}
+	for _, v := range g.Outputs {
+		d.reach[v] = whole
+	}
+	into := map[*ir.Value]bool{}  // goes into attention
+	other := map[*ir.Value]bool{} // goes elsewhere, too
+	for _, n := range slices.Backward(g.Nodes) {
+		out := n.Out()
+		r := nothing
+		for _, o := range n.Outputs {
+			r = max(r, d.reach[o])
+		}
+		if r == nothing {
+			continue
+		}
+		projected := into[out] && !other[out]
+		d.projection[out] = projected && (projects(n) || n.Op == op.Softmax)
+		for i, v := range n.Inputs {
+			if v == nil || v.Const != nil {
+				continue
+			}
+			d.reach[v] = max(d.reach[v], idx.through(n, v, r))
+			d.weighted[v] = d.weighted[v] || d.weighted[out] || weighs(n, i)
+			if attends(n) || projected && passes(n) {
+				into[v] = true
+			} else {
+				other[v] = true
+			}
+		}
+	}
+	return d
+}
+
+// through is how much of an input of a node the scores depend on, where r is that of its output.
+func (idx *index) through(n *ir.Node, v *ir.Value, r reach) reach {
+	before, after := idx.axes[v].cells(), idx.axes[n.Out()].cells()
+	switch n.Op {
+	case op.Slice, op.Gather:
+		if before > 1 && 2*after <= before {
+			return part
+		}
+		return r
+	case op.Conv:
+		if w := n.Inputs[1].Shape(); w[2]*w[3]*w[4] == 1 {
+			return r
+		}
+		return whole
+	case op.MatMul:
+		if constant(n) {
+			return r
+		}
+		return whole
+	case op.ReduceSum, op.ReduceMean, op.ReduceMax:
+		if before == after {
+			return r
+		}
+		return whole
+	case op.ConvBackwardData, op.MaxPool, op.AvgPool, op.Softmax, op.LogSoftmax, op.GroupNorm, op.Resize:
+		return whole
+	}
+	return r
+}
+
+// constant reports whether an input of a node is a constant.
+func constant(n *ir.Node) bool {
+	return slices.ContainsFunc(n.Inputs, func(v *ir.Value) bool { return v != nil && v.Const != nil })
+}
+
+// weighs reports whether a node multiplies features of its input i with weights.
+func weighs(n *ir.Node, i int) bool {
+	return i == 0 && (n.Op == op.Conv || n.Op == op.ConvBackwardData) || n.Op == op.MatMul && constant(n)
+}
+
+// linear scales and shifts by constants.
+var linear = op.UnaryOp("Linear")
+
+// attends reports whether a node is a product of two values, as attention is.
+func attends(n *ir.Node) bool { return n.Op == op.MatMul && !constant(n) }
+
+// passes reports whether a node hands on what it reads, in another form or scaled.
+func passes(n *ir.Node) bool {
+	switch n.Op {
+	case op.Reshape, op.Transpose, op.Expand, op.Slice, op.Concat, op.Gather, op.Pad, op.Softmax, op.LayerNorm, op.Affine, linear:
+		return true
+	}
+	return n.Op.MinIn == 2 && n.Op.MaxIn == 2 && n.Op != op.MatMul && constant(n)
+}
+
+// projects reports whether the output of a node is a linear function of features.
+func projects(n *ir.Node) bool {
+	return n.Op == op.MatMul || n.Op == op.Conv || n.Op != op.Softmax && n.Op != op.LayerNorm && passes(n)
 }
 
 // ancestors are the values that the given ones depend on, themselves included.

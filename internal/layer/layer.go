@@ -9,6 +9,7 @@
 package layer
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -386,25 +387,49 @@ func (idx *index) candidates(name string) []string {
 // label names a value as a user would: by the innermost module that is called once and whose output it is, else by one that is called
 // more often, else by its name in the file. Naming it finds the same value again.
 func (idx *index) label(v *ir.Value) Target {
-	found := Target{Target: ir.Target{Value: v, Label: v.Name}}
-	made := idx.maker(v)
-	if made < 0 {
-		return found
+	var found []Target
+	for _, path := range idx.around(v) {
+		t, err := idx.named(path)
+		if err == nil && t.Value != v && t.Calls > 1 {
+			t, err = idx.callOf(path, t.Calls, v)
+		}
+		if err == nil && t.Value == v && t.Another == "" && idx.called(path) {
+			found = append(found, t)
+		}
 	}
-	for _, once := range []bool{true, false} {
+	for _, fits := range []func(t Target) bool{
+		func(t Target) bool { return t.Calls == 1 && len(t.Warnings) == 0 },
+		func(t Target) bool { return len(t.Warnings) == 0 },
+		func(t Target) bool { return t.Calls == 1 },
+		func(t Target) bool { return true },
+	} {
+		if k := slices.IndexFunc(found, fits); k >= 0 {
+			return found[k]
+		}
+	}
+	return Target{Target: ir.Target{Value: v, Label: v.Name}}
+}
+
+// around are the modules whose output a value might be, the innermost first.
+func (idx *index) around(v *ir.Value) (paths []string) {
+	for path, calls := range idx.record {
+		if slices.ContainsFunc(calls, func(e entry) bool { return idx.m.Names[e.Value] == v }) {
+			paths = append(paths, path)
+		}
+	}
+	slices.SortFunc(paths, func(a, b string) int {
+		return cmp.Or(strings.Count(b, ".")-strings.Count(a, "."), strings.Compare(a, b))
+	})
+	if made := idx.maker(v); made >= 0 && len(paths) == 0 {
 		for _, path := range slices.Backward(idx.members[made].stack) {
-			for p := path; p != ""; p = parent(p) {
-				t, err := idx.named(p)
-				if err == nil && !once && t.Value != v && t.Calls > 1 {
-					t, err = idx.callOf(p, t.Calls, v)
-				}
-				if err == nil && t.Value == v && t.Another == "" && (t.Calls == 1 || !once) && idx.called(p) {
-					return t
+			for ; path != ""; path = parent(path) {
+				if !slices.Contains(paths, path) {
+					paths = append(paths, path)
 				}
 			}
 		}
 	}
-	return found
+	return paths
 }
 
 // callOf is the call of a module whose output is a value.

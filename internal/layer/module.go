@@ -297,6 +297,9 @@ func (idx *index) module(path string) (nodes []int) {
 
 // called reports whether the file has a call of the module itself, not only of modules in it: lists of modules have none.
 func (idx *index) called(path string) bool {
+	if len(idx.record[path]) > 0 {
+		return true
+	}
 	return !idx.lost[path] && slices.ContainsFunc(idx.members, func(b member) bool { return slices.Contains(b.stack, path) || b.conv == path })
 }
 
