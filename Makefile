@@ -2,6 +2,7 @@
 
 TOOL := go tool -modfile=.ci/go.mod
 FUZZTIME := 20s
+FUZZCOMMANDS := 2000
 MUTATE := op grad plan cam
 GREMLINS := github.com/go-gremlins/gremlins/cmd/gremlins@v0.6.0
 
@@ -24,12 +25,13 @@ test-gpu: ## the CUDA backend on the GPU of this machine
 race: ## needs a C compiler, because the race detector does
 	CGO_ENABLED=1 go test -race ./...
 
-fuzz: ## every decoder for FUZZTIME each
+fuzz: ## every decoder for FUZZTIME each, then FUZZCOMMANDS whole commands with damaged files
 	@grep -rHoE '^func Fuzz[A-Za-z0-9]+' --include='*_test.go' cmd internal | sed -E 's|/[^/]*:func | |' | sort -u | \
 	while read -r folder target; do \
 		echo "== $$folder $$target"; \
-		go test "./$$folder" -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) </dev/null || exit 1; \
+		go test "./$$folder" -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x </dev/null || exit 1; \
 	done
+	VOXCAM_FUZZ_COMMANDS=$(FUZZCOMMANDS) go test -count=1 -timeout 0 ./cmd/voxcam -run '^TestDamagedFiles$$'
 
 mutate: ## small faults in packages MUTATE, one at a time, that their own tests must notice; takes hours
 	@for package in $(MUTATE); do \

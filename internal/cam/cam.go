@@ -253,6 +253,10 @@ type UnknownError struct {
 
 // Nearest is the known name with the fewest edits to what was written, or "" when none resembles it.
 func (e *UnknownError) Nearest() string {
+	const long = 200 // comparing takes time by the length
+	if len(e.Name) > long {
+		return ""
+	}
 	best, least := "", 1+max(2, len(e.Name)/3)
 	for _, k := range e.Known {
 		if d := levenshtein.ComputeDistance(e.Name, k); d < least {

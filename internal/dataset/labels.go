@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/voxcam/voxcam/internal/input"
 )
@@ -191,9 +192,11 @@ func fileName(s string) string {
 		return '_'
 	}, s)
 	s = strings.TrimLeft(s, ".-")
-	for len(s) > 120 {
-		r := []rune(s)
-		s = string(r[:len(r)-1])
+	if most := 120; len(s) > most {
+		for !utf8.RuneStart(s[most]) {
+			most--
+		}
+		s = s[:most]
 	}
 	if s == "" {
 		return "sample"

@@ -208,6 +208,9 @@ func nearestKey(name string) string {
 			return "; did you mean " + n + "?"
 		}
 	}
+	if len(name) > longName {
+		return ""
+	}
 	best, distance := "", len(name)
 	for _, n := range names {
 		if d := levenshtein.ComputeDistance(name, n); d < distance {
@@ -220,8 +223,14 @@ func nearestKey(name string) string {
 	return "; the nearest known key is " + best
 }
 
+// longName is the length from which nobody meant another word: looking for the nearest takes time by the length.
+const longName = 200
+
 // didYouMean suggests the nearest of some words, if any is near.
 func didYouMean(word string, words []string) string {
+	if len(word) > longName {
+		return ""
+	}
 	best, distance := "", 1+len(word)/2
 	for _, w := range words {
 		if d := levenshtein.ComputeDistance(strings.ToLower(word), strings.ToLower(w)); d < distance {

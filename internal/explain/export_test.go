@@ -18,7 +18,7 @@ func (m *Model) Stay(ctx context.Context, v *volume.Volume, req Request) (*Stayi
 	if err != nil {
 		return nil, err
 	}
-	if err := m.bind([4]int{v.Channels, v.Depth, v.Height, v.Width}); err != nil {
+	if err := m.bind(ctx, [4]int{v.Channels, v.Depth, v.Height, v.Width}); err != nil {
 		return nil, err
 	}
 	e := &explanation{model: m, net: m.net, req: req, volume: v, result: &Result{}, stay: true, adjust: true}

@@ -38,7 +38,7 @@ func Inspect(ctx context.Context, path string, opt Options) (s *Summary, err err
 	if err != nil {
 		return nil, err
 	}
-	m, err := importModel(file, shape, opt, nil)
+	m, err := importModel(ctx, file, shape, opt, nil)
 	if err != nil {
 		return nil, err
 	}

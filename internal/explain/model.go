@@ -109,7 +109,7 @@ func Open(ctx context.Context, path string, b backend.Backend, opt Options) (*Mo
 			return m, nil // bound by the first volume
 		}
 	}
-	if err := m.bind(shape); err != nil {
+	if err := m.bind(ctx, shape); err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
 	return m, nil
@@ -176,15 +176,15 @@ func (m *Model) alone() (leave func()) {
 // Bind prepares the model for volumes of a shape, [C, D, H, W], as the first volume of that shape would.
 func (m *Model) Bind(shape [4]int) error {
 	defer m.alone()()
-	return m.bind(shape)
+	return m.bind(context.Background(), shape)
 }
 
 // bind makes m.net fit the shape.
-func (m *Model) bind(shape [4]int) error {
+func (m *Model) bind(ctx context.Context, shape [4]int) error {
 	if m.net != nil && m.net.shape == shape {
 		return nil
 	}
-	net, err := newNetwork(m.file, shape, m.opt, m.backend)
+	net, err := newNetwork(ctx, m.file, shape, m.opt, m.backend)
 	if changed := m.file.Err(); changed != nil {
 		return changed
 	}

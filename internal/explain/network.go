@@ -42,8 +42,8 @@ type network struct {
 }
 
 // newNetwork binds the model to a volume shape and resolves the target layer.
-func newNetwork(file *onnx.Model, shape [4]int, opt Options, b backend.Backend) (*network, error) {
-	imported, err := importModel(file, shape, opt, b)
+func newNetwork(ctx context.Context, file *onnx.Model, shape [4]int, opt Options, b backend.Backend) (*network, error) {
+	imported, err := importModel(ctx, file, shape, opt, b)
 	if err != nil {
 		return nil, err
 	}

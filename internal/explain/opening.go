@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"context"
 	"runtime/debug"
 
 	"github.com/voxcam/voxcam/internal/backend"
@@ -28,8 +29,8 @@ func openingBytes(budget Budget, b backend.Backend) int {
 }
 
 // importModel imports a file for volumes of shape [C, D, H, W].
-func importModel(file *onnx.Model, shape [4]int, opt Options, b backend.Backend) (*onnx.Imported, error) {
-	m, err := onnx.Import(file, onnx.Options{
+func importModel(ctx context.Context, file *onnx.Model, shape [4]int, opt Options, b backend.Backend) (*onnx.Imported, error) {
+	m, err := onnx.ImportContext(ctx, file, onnx.Options{
 		InputShape: []int{1, shape[0], shape[1], shape[2], shape[3]}, InputAxes: opt.InputAxes, Memory: openingBytes(opt.Budget, b),
 	})
 	if err != nil || m.Held > leastOpening/2 {

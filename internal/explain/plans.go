@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/onnx"
@@ -96,7 +97,7 @@ func (n *network) planPass(p *gradient) (err error) {
 func (n *network) within(p *gradient) (sized, error) {
 	switch {
 	case n.budget.Smallest:
-		return n.smallest(p)
+		return n.smallestFree(p)
 	case n.budget.Arena > 0:
 		made, err := p.drafts.search.Plan(n.budget.Arena)
 		if err != nil {
@@ -177,6 +178,23 @@ func (n *network) smallest(p *gradient) (least sized, err error) {
 	return p.drafts.least, err
 }
 
+// smallestFree is the smallest plan of a draft, if the host has the memory for it: a device says so itself.
+func (n *network) smallestFree(p *gradient) (sized, error) {
+	least, err := n.smallest(p)
+	if _, resident := n.backend.(backend.Resident); err != nil || resident {
+		return least, err
+	}
+	weights, err := n.weightBytes(p)
+	if err != nil {
+		return sized{}, err
+	}
+	needs := least.bytes + weights
+	if free, err := bytesize.FreeMemory(); err == nil && needs > free {
+		return sized{}, &BudgetError{Budget: free, Free: true, Smallest: needs, Weights: needs - least.plan.Peak}
+	}
+	return least, nil
+}
+
 // size asks the backend what a plan takes.
 func (n *network) size(p *plan.Plan) (s sized, err error) {
 	s.plan = p
@@ -218,12 +236,17 @@ func (n *network) weightBytes(p *gradient) (int, error) {
 // BudgetError says that not even the smallest plan fits.
 type BudgetError struct {
 	Budget, Smallest int
-	Weights          int // of Smallest: copies of the weights, and what steps compute with
+	Weights          int  // of Smallest: copies of the weights, and what steps compute with
+	Free             bool // Budget is what the host has free
 }
 
 func (e *BudgetError) Error() string {
-	return fmt.Sprintf("the memory budget of %s is too small: the least that works is %s, of which %s are copies of the weights; "+
-		"give a larger budget, smaller volumes, or for the CAM methods alone a layer further behind", mib(e.Budget), mib(e.Smallest), mib(e.Weights))
+	what := "the memory budget"
+	if e.Free {
+		what = "the free memory"
+	}
+	return fmt.Sprintf("%s of %s is too small: the least that works is %s, of which %s are copies of the weights; "+
+		"give a larger budget, smaller volumes, or for the CAM methods alone a layer further behind", what, mib(e.Budget), mib(e.Smallest), mib(e.Weights))
 }
 
 func mib(bytes int) string { return fmt.Sprintf("%.1f MiB", math.Ceil(float64(bytes)/(1<<20)*10)/10) }
@@ -275,7 +298,7 @@ func Plans(ctx context.Context, path string, b backend.Backend, opt Options, met
 	if err != nil {
 		return nil, err
 	}
-	n, err := newNetwork(file, shape, opt, b)
+	n, err := newNetwork(ctx, file, shape, opt, b)
 	if err != nil {
 		return nil, err
 	}

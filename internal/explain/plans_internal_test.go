@@ -24,7 +24,7 @@ func openPools(t *testing.T, b backend.Backend, o Options) *network {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := newNetwork(file, shape, o, b)
+	n, err := newNetwork(t.Context(), file, shape, o, b)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -134,7 +134,7 @@ func (w *work) Compute(ctx context.Context) error {
 // attempt is an attempt with the model bound to the volume's shape.
 func (w *work) attempt(ctx context.Context) error {
 	m, e := w.model, &w.e
-	if err := m.bind(shapeOf(e.volume)); err != nil {
+	if err := m.bind(ctx, shapeOf(e.volume)); err != nil {
 		return err
 	}
 	if c := e.req.Class; c.Kind != ClassPredicted && (c.Index < 0 || c.Index >= m.net.classCount) {

@@ -341,7 +341,7 @@ func (idx *index) ambiguous(name string, values []*ir.Value) error {
 
 // candidates are the modules whose names are near, then those whose output has spatial extent, the last ones first.
 func (idx *index) candidates(name string) []string {
-	const most = 12
+	const most, long = 12, 200 // comparing takes time by the product of lengths
 	type near struct {
 		path     string
 		distance int
@@ -350,7 +350,9 @@ func (idx *index) candidates(name string) []string {
 	seen := map[string]bool{}
 	for i := range idx.members {
 		for p := idx.members[i].own(); p != "" && !seen[p]; p = parent(p) {
-			seen[p] = true
+			if seen[p] = true; max(len(name), len(p)) > long {
+				continue
+			}
 			d := levenshtein.ComputeDistance(name, p)
 			for _, tail, more := strings.Cut(name, "."); more; _, tail, more = strings.Cut(tail, ".") {
 				d = min(d, levenshtein.ComputeDistance(tail, p)) // parents may be lost

@@ -98,6 +98,24 @@ func (c *call) pack(l *literal) {
 	c.im.held -= 4*l.len() + before - l.block.bytes
 }
 
+// alive ends the rule when the import is to end.
+func (c *call) alive() {
+	if err := c.im.ctx.Err(); err != nil {
+		panic(abort{err})
+	}
+}
+
+// walk is walk, and ends when the import is to end.
+func (c *call) walk(shape tensor.Shape, strides [][]int, visit func(i int, at []int)) {
+	const often = 1 << 16
+	walk(shape, strides, func(i int, at []int) {
+		if i%often == 0 {
+			c.alive()
+		}
+		visit(i, at)
+	})
+}
+
 // keep notes that one more name or value of the graph keeps a slot's elements.
 func (s *slot) keep() {
 	if s.lit != nil && s.lit.block != nil {
@@ -117,10 +135,21 @@ func (im *importer) drop(l *literal) {
 	}
 }
 
-// tables checks the lists that an operation of the graph is compiled to, and that the graph does not grow without bounds.
+// A value has at most maxValue elements, or maxGrowth times those of the volume: the widest layers of networks have a few hundred times
+// as many.
+const (
+	maxValue  = 1 << 26
+	maxGrowth = 1 << 12
+)
+
+// tables checks the size of an operation of the graph, the lists that it is compiled to, and that the graph does not grow without bounds.
 func (c *call) tables(n *ir.Node) {
 	if len(c.im.g.Nodes) > maxNodes {
 		c.badf("the model becomes a graph of more than %d operations", maxNodes)
+	}
+	if in := c.im.out.Input; in != nil && n.Out().Shape().Elements()/maxGrowth > in.Shape().Elements() && n.Out().Shape().Elements() > maxValue {
+		c.refuse("", "it makes %v of a volume of %v: %d times as many values, where %d times is the most that is supported", n.Out().Shape(), in.Shape(),
+			n.Out().Shape().Elements()/in.Shape().Elements(), maxGrowth)
 	}
 	each := 1 // entries for each position
 	switch a := n.Attr.(type) {

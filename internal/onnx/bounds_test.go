@@ -1,6 +1,7 @@
 package onnx
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -45,7 +46,9 @@ func bombs() map[string]*Model {
 			node("Pad", "x p", "y")),
 		"volume resized":  volume([]*Tensor{floats("s", sh{5}, 1, 1, 1<<30, 1, 1)}, node("Resize", "x _ s", "y")),
 		"volume expanded": volume([]*Tensor{list("n", 1, 1<<40, 4, 4, 4)}, node("Expand", "x n", "y")),
-		"running sum":     modelOf(17, []int64{1, 1, 1 << 13, 1, 1}, []*Tensor{int64s("axis", sh{}, 2)}, node("CumSum", "x axis", "y")),
+		"window in padding": modelOf(17, input, []*Tensor{floats("w", sh{1, 1, 3, 3, 3}, 1)},
+			node("Conv", "x w", "y", aInts("pads", 1, 1<<24, 1, 1, 1<<24, 1))),
+		"running sum": modelOf(17, []int64{1, 1, 1 << 13, 1, 1}, []*Tensor{int64s("axis", sh{}, 2)}, node("CumSum", "x axis", "y")),
 	}
 }
 
@@ -167,5 +170,37 @@ func TestExternalDataAreNotMultiplied(t *testing.T) {
 	}
 	if err := decode(2*maxShared + 1); err == nil {
 		t.Error("it is decoded")
+	}
+}
+
+// few is a context that ends after it was asked a few times.
+type few struct {
+	context.Context
+	left int
+}
+
+func (f *few) Err() error {
+	if f.left--; f.left < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// An import ends between nodes, and within one that computes much.
+func TestImportEndsWithTheContext(t *testing.T) {
+	m := reread(t, modelOf(17, []int64{1, 1, 4, 4, 4}, []*Tensor{int64s("a", sh{}, 0), int64s("b", sh{}, 1<<20), int64s("c", sh{}, 1)},
+		node("Range", "a b c", "r"), node("Add", "r c", "s"), node("ReduceMax", "s", "m", aInt("keepdims", 0)), node("Cast", "m", "f", aInt("to", 1)), node("Add", "x f", "y")))
+	whole := &few{context.Background(), 1 << 20}
+	if _, err := ImportContext(whole, m, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	asked := 1<<20 - whole.left
+	if asked < 30 { // 2 x 2^20 elements
+		t.Errorf("the context is asked %d times", asked)
+	}
+	for _, left := range []int{0, 1, asked / 2, asked - 1} {
+		if _, err := ImportContext(&few{context.Background(), left}, m, Options{}); !errors.Is(err, context.Canceled) {
+			t.Errorf("ended after %d of %d looks: %v", left, asked, err)
+		}
 	}
 }

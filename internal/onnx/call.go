@@ -79,6 +79,7 @@ func (c *call) run() (outs []*slot, err error) {
 			panic(r)
 		}
 	}()
+	c.alive()
 	c.hold(nodeBytes+len(c.info.Name)+len(c.info.Scope), "the node")
 	var spoilt error
 	for i, name := range c.n.Inputs {

@@ -166,7 +166,7 @@ func (f binaryEval) pair(c *call, x, y *literal) *literal {
 		return one
 	}
 	out := c.alloc(result, shape)
-	walk(shape, [][]int{broadcastStrides(x.shape, shape), broadcastStrides(y.shape, shape)}, func(i int, at []int) {
+	c.walk(shape, [][]int{broadcastStrides(x.shape, shape), broadcastStrides(y.shape, shape)}, func(i int, at []int) {
 		f.set(out, i, x, at[0], y, at[1], ints)
 	})
 	return out
@@ -309,7 +309,7 @@ func (f reductionEval) eval(c *call) []*literal {
 	for i := range out.floats {
 		out.floats[i] = f.start
 	}
-	walk(x.shape, [][]int{strides}, func(i int, at []int) {
+	c.walk(x.shape, [][]int{strides}, func(i int, at []int) {
 		if x.isInt() {
 			out.ints[at[0]] = wrapTo(x.elem, f.stepi(out.ints[at[0]], x.int(i)))
 		} else {
@@ -359,7 +359,7 @@ func evalArg(sign float64) func(c *call) []*literal {
 		}
 		inner := x.shape.Strides()[axis]
 		last := c.n.int("select_last_index", 0) != 0
-		walk(x.shape, [][]int{strides}, func(i int, at []int) {
+		c.walk(x.shape, [][]int{strides}, func(i int, at []int) {
 			if v := sign * x.float(i); v > best[at[0]] || last && v == best[at[0]] {
 				best[at[0]], out.ints[at[0]] = v, int64(i/inner%x.shape[axis])
 			}
@@ -394,8 +394,9 @@ func evalMatMul(c *call) []*literal {
 	out := c.alloc(a.elem, full)
 	stridesA := broadcastStrides(sa[:len(sa)-2], batch)
 	stridesB := broadcastStrides(sb[:len(sb)-2], batch)
-	walk(batch, [][]int{stridesA, stridesB}, func(i int, at []int) {
+	c.walk(batch, [][]int{stridesA, stridesB}, func(i int, at []int) {
 		for r := range m {
+			c.alive()
 			for col := range n {
 				to := (i*m+r)*n + col
 				if a.isInt() {
@@ -629,7 +630,7 @@ func evalWhere(c *call) []*literal {
 	}
 	out := c.alloc(x.elem, shape)
 	strides := [][]int{broadcastStrides(cond.shape, shape), broadcastStrides(x.shape, shape), broadcastStrides(y.shape, shape)}
-	walk(shape, strides, func(i int, at []int) {
+	c.walk(shape, strides, func(i int, at []int) {
 		if cond.int(at[0]) != 0 {
 			out.take(i, x, at[1])
 		} else {

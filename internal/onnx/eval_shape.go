@@ -230,7 +230,7 @@ func (c *call) pick(x *literal, shape tensor.Shape, strides []int, first int) *l
 		return c.repeat(x, shape)
 	}
 	out := c.alloc(x.elem, shape)
-	walk(shape, [][]int{strides}, func(i int, at []int) { out.take(i, x, first+at[0]) })
+	c.walk(shape, [][]int{strides}, func(i int, at []int) { out.take(i, x, first+at[0]) })
 	return out
 }
 
@@ -395,7 +395,7 @@ func evalGatherElements(c *call) []*literal {
 	strides := slices.Clone(own)
 	strides[axis] = 0
 	c.within(x.shape, index.shape, axis)
-	walk(index.shape, [][]int{strides}, func(i int, at []int) {
+	c.walk(index.shape, [][]int{strides}, func(i int, at []int) {
 		out.take(i, x, at[0]+c.index(index.int(i), x.shape[axis])*own[axis])
 	})
 	return []*literal{out}
@@ -429,7 +429,7 @@ func evalScatterElements(c *call) []*literal {
 	strides[axis] = 0
 	out := c.copyOf(x)
 	reduce := c.reduction()
-	walk(index.shape, [][]int{strides}, func(i int, at []int) {
+	c.walk(index.shape, [][]int{strides}, func(i int, at []int) {
 		reduce(out, at[0]+c.index(index.int(i), x.shape[axis])*own[axis], updates, i)
 	})
 	return []*literal{out}

@@ -1,6 +1,7 @@
 package onnx
 
 import (
+	"context"
 	"errors"
 	"math"
 	"testing"
@@ -86,7 +87,7 @@ func evalModel(c evalCase) *Model {
 
 // evaluateNodes runs a model without inputs and returns what y stands for.
 func evaluateNodes(m *Model) (*slot, error) {
-	im := &importer{m: m, g: &ir.Graph{}, folded: 1 << 16, maxOne: 1 << 16, out: &Imported{Names: map[string]*ir.Value{}, ParamElements: map[string]int{}}}
+	im := &importer{ctx: context.Background(), m: m, g: &ir.Graph{}, folded: 1 << 16, maxOne: 1 << 16, out: &Imported{Names: map[string]*ir.Value{}, ParamElements: map[string]int{}}}
 	f := &frame{slots: map[string]*slot{}, opsets: m.Opsets}
 	if err := im.initializers(f, m.Graph); err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package onnx
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -120,6 +121,7 @@ func (f *frame) find(name string) *slot {
 }
 
 type importer struct {
+	ctx      context.Context
 	m        *Model
 	g        *ir.Graph
 	out      *Imported
@@ -132,15 +134,20 @@ type importer struct {
 }
 
 // maxNodes bounds what functions that call functions can grow to.
-const maxNodes = 1 << 20
+const maxNodes = 1 << 16
 
 // Import turns the model into a graph for one shape of the input.
 func Import(m *Model, opt Options) (*Imported, error) {
+	return ImportContext(context.Background(), m, opt)
+}
+
+// ImportContext is Import, until the context ends.
+func ImportContext(ctx context.Context, m *Model, opt Options) (*Imported, error) {
 	if opt.MaxFolded == 0 {
 		opt.MaxFolded = DefaultMaxFolded
 	}
 	g := &ir.Graph{}
-	im := &importer{m: m, g: g, memory: opt.Memory, folded: 32 * opt.MaxFolded, maxOne: opt.MaxFolded}
+	im := &importer{ctx: ctx, m: m, g: g, memory: opt.Memory, folded: 32 * opt.MaxFolded, maxOne: opt.MaxFolded}
 	im.out = &Imported{Model: m, Graph: g, Names: map[string]*ir.Value{}, ParamElements: map[string]int{}}
 	top := &frame{slots: map[string]*slot{}, opsets: m.Opsets}
 	if err := im.initializers(top, m.Graph); err != nil {

@@ -55,7 +55,7 @@ func checkNode(t *testing.T, path string, constant bool) {
 	defer m.Close()
 	var got []float64
 	if constant {
-		im := &importer{m: m, g: &ir.Graph{}, folded: 1 << 24, maxOne: 1 << 24, out: &Imported{Names: map[string]*ir.Value{}, ParamElements: map[string]int{}}}
+		im := &importer{ctx: context.Background(), m: m, g: &ir.Graph{}, folded: 1 << 24, maxOne: 1 << 24, out: &Imported{Names: map[string]*ir.Value{}, ParamElements: map[string]int{}}}
 		f := &frame{slots: map[string]*slot{}, opsets: m.Opsets}
 		if err := im.initializers(f, m.Graph); err != nil {
 			t.Fatal(err)

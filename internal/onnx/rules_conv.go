@@ -66,8 +66,18 @@ func (c *call) window(kernel, size []int) window {
 // span is the extent of a window along axis i.
 func (w window) span(i int) int { return w.dilation[i]*(w.kernel[i]-1) + 1 }
 
-func (w window) conv(groups int) op.ConvAttr {
-	return op.ConvAttr{Stride: three(w.stride, 1), Dilation: three(w.dilation, 1), Before: three(w.before, 0), After: three(w.after, 0), Groups: groups}
+// maxStrides bounds the product of a convolution's strides: kernels keep the weights that meet in each place modulo the strides.
+const maxStrides = 1 << 16
+
+func (c *call) conv(w window) op.ConvAttr {
+	a := op.ConvAttr{Stride: three(w.stride, 1), Dilation: three(w.dilation, 1), Before: three(w.before, 0), After: three(w.after, 0), Groups: c.n.int("group", 1)}
+	product := 1
+	for _, s := range a.Stride {
+		if product = product * min(s, maxStrides); product > maxStrides {
+			c.refuse("", "strides of %v are not supported: their product may be %d", w.stride, maxStrides)
+		}
+	}
+	return a
 }
 
 // convOperands checks the ranks of a convolution and returns the weights with three axes of space.
@@ -98,7 +108,7 @@ func (c *call) weights5(w *ir.Value) *ir.Value {
 func importConv(c *call) []*ir.Value {
 	x, weights, spatial := c.convOperands()
 	w := c.window([]int(c.shape(1)[2:]), x.Shape()[2:])
-	y := c.emit(op.Conv, w.conv(c.n.int("group", 1)), c.volume(x), weights, c.optional(2))
+	y := c.emit(op.Conv, c.conv(w), c.volume(x), weights, c.optional(2))
 	return []*ir.Value{c.flat(y, spatial)}
 }
 
@@ -139,7 +149,7 @@ func importConvTranspose(c *call) []*ir.Value {
 		// Output padding only says how large the result is: count it as padding of the opposite convolution.
 		w.after[i] = full - out[i] - w.before[i]
 	}
-	a := op.ConvBackwardDataAttr{Conv: w.conv(c.n.int("group", 1)), In: three(out, 1)}
+	a := op.ConvBackwardDataAttr{Conv: c.conv(w), In: three(out, 1)}
 	for _, n := range a.In {
 		if n < 1 {
 			c.badf("the result would have the size %v", out)

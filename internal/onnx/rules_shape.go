@@ -144,7 +144,7 @@ func importGatherElements(c *call) []*ir.Value {
 	strides := slices.Clone(own)
 	strides[axis] = 0
 	index := c.indices(l.len())
-	walk(l.shape, [][]int{strides}, func(i int, at []int) {
+	c.walk(l.shape, [][]int{strides}, func(i int, at []int) {
 		index[i] = at[0] + c.index(l.int(i), s[axis])*own[axis]
 	})
 	return []*ir.Value{c.pickFlat(x, 1, index, l.shape)}
@@ -192,7 +192,7 @@ func importScatterElements(c *call) []*ir.Value {
 	strides := slices.Clone(own)
 	strides[axis] = 0
 	places := c.indices(l.len())
-	walk(l.shape, [][]int{strides}, func(i int, at []int) {
+	c.walk(l.shape, [][]int{strides}, func(i int, at []int) {
 		places[i] = at[0] + c.index(l.int(i), s[axis])*own[axis]
 	})
 	return []*ir.Value{c.scatter(1, places)}
