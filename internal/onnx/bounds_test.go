@@ -125,14 +125,15 @@ func TestListsAreBounded(t *testing.T) {
 			t.Errorf("%s: it is decoded", name)
 		}
 	}
-	var graph encoder
-	for range maxParts {
-		graph = append(graph, 0x0a, 0) // a node without anything
-	}
-	var e encoder
-	e.bytes(7, graph)
-	if _, err := Decode("test.onnx", e); err == nil || !strings.Contains(err.Error(), "more than") {
-		t.Errorf("%d nodes: %v", maxParts, err)
+	for what, field := range map[string]byte{"nodes": 1, "values": 11} {
+		var graph, e encoder
+		for range maxParts {
+			graph = append(graph, field<<3|2, 0) // a message without anything
+		}
+		e.bytes(7, graph)
+		if _, err := Decode("test.onnx", e); err == nil || !strings.Contains(err.Error(), "more than") {
+			t.Errorf("%d %s: %v", maxParts, what, err)
+		}
 	}
 }
 

@@ -140,6 +140,9 @@ func (d *decoder) graph(f field) (*Graph, error) {
 var keptMetadata = map[string]bool{"namespace": true, "pkg.torch.onnx.name_scopes": true, "pkg.torch.onnx.class_hierarchy": true}
 
 func (d *decoder) node(f field) (*Node, error) {
+	if d.nodes++; d.nodes > maxNodes {
+		return nil, d.fail(f.at, "", "the model has more than %d nodes", maxNodes)
+	}
 	n := &Node{Attributes: map[string]*Attribute{}, Metadata: map[string]string{}}
 	err := d.message("a node", f, func(f field) (err error) {
 		switch f.num {

@@ -133,7 +133,7 @@ type importer struct {
 	index    int // of the outermost node at work
 }
 
-// maxNodes bounds what functions that call functions can grow to.
+// maxNodes bounds the nodes of a file, and what functions that call functions can grow to.
 const maxNodes = 1 << 16
 
 // Import turns the model into a graph for one shape of the input.

@@ -70,6 +70,7 @@ type decoder struct {
 	ctx     context.Context
 	depth   int
 	parts   int // messages so far
+	nodes   int
 	pending []externalTensor
 }
 
@@ -142,7 +143,7 @@ func (d *decoder) message(what string, f field, visit func(f field) error) error
 
 const (
 	maxDepth = 100
-	maxParts = 1 << 22
+	maxParts = 1 << 19
 	maxRank  = 64
 	// maxName bounds names: those of nodes in functions that call functions become as long as all of them together.
 	maxName = 1 << 14
