@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/grad"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/layer"
@@ -27,7 +28,8 @@ type network struct {
 	classCount int
 
 	backend backend.Backend
-	weights map[[2]bool]int // bytes, by whether the passes at the layer and at the input are needed
+	free    func() (int, error) // memory of the host that is free
+	weights map[[2]bool]int     // bytes, by whether the passes at the layer and at the input are needed
 
 	budget  Budget // of the plans
 	forced  bool   // the device refused more
@@ -48,7 +50,7 @@ func newNetwork(ctx context.Context, file *onnx.Model, shape [4]int, opt Options
 		return nil, err
 	}
 	g := imported.Graph
-	n := &network{shape: shape, budget: opt.Budget, ahead: opt.Ahead, graph: g, backend: b, weights: map[[2]bool]int{}}
+	n := &network{shape: shape, budget: opt.Budget, ahead: opt.Ahead, graph: g, backend: b, free: bytesize.FreeMemory, weights: map[[2]bool]int{}}
 	_, resident := b.(backend.Resident)
 	n.follows = resident || opt.Allow != nil
 	if n.logits, err = scores(g); err != nil {

@@ -9,7 +9,6 @@ import (
 	"slices"
 
 	"github.com/voxcam/voxcam/internal/backend"
-	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/onnx"
@@ -189,7 +188,7 @@ func (n *network) smallestFree(p *gradient) (sized, error) {
 		return sized{}, err
 	}
 	needs := least.bytes + weights
-	if free, err := bytesize.FreeMemory(); err == nil && needs > free {
+	if free, err := n.free(); err == nil && needs > free {
 		return sized{}, &BudgetError{Budget: free, Free: true, Smallest: needs, Weights: needs - least.plan.Peak}
 	}
 	return least, nil
