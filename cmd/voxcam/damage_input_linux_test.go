@@ -200,7 +200,8 @@ func flipped(r *rand.Rand, data []byte) []byte {
 		case 4:
 			copy(b[at:], pick(r, [][]byte{{0xff, 0xff, 0xff, 0xff}, {0xff, 0xff, 0xff, 0x7f}, {0, 0, 0, 0x80}, {0, 0, 0, 0}, {1, 0, 0, 0}}))
 		case 5:
-			copy(b[at:], b[r.IntN(len(b)):][:min(16, len(b)-at)/2])
+			from := b[r.IntN(len(b)):]
+			copy(b[at:], slices.Clone(from[:min(16, len(from))]))
 		case 6:
 			if r.IntN(4) == 0 {
 				b = b[:at]

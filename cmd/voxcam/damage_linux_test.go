@@ -48,8 +48,8 @@ const (
 	spareBytes   = 256 << 20        // that a process may have resident beyond its budget
 	addressBytes = 6 << 30          // of its address space
 	hangSeconds  = 10               // of processor time
-	hangTime     = 2 * time.Minute  // on a machine that does other work
-	stopTime     = 30 * time.Second // from a signal to the end
+	idleTime     = 20 * time.Second // without any processor time
+	stopTime     = 20 * time.Second // from a signal to the end
 )
 
 // damage makes the files of a trial, and what the program is asked to do with them.
@@ -306,13 +306,16 @@ func (t *trial) run(program string) (*ending, error) {
 		done()
 	}()
 	e := &ending{}
-	begun := time.Now()
+	last, moved := 0.0, time.Now()
 	for ended.Err() == nil {
 		select {
 		case <-ended.Done():
 		case <-time.After(20 * time.Millisecond):
 			e.resident = max(e.resident, residentBytes(cmd.Process.Pid))
-			if processorSeconds(cmd.Process.Pid) < hangSeconds && time.Since(begun) < hangTime {
+			if now := processorSeconds(cmd.Process.Pid); now > last {
+				last, moved = now, time.Now()
+			}
+			if last < hangSeconds && time.Since(moved) < idleTime {
 				continue
 			}
 			e.hung = true
