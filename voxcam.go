@@ -36,8 +36,11 @@ type (
 	ReadOptions = format.Options
 	// Budget bounds the memory that computing takes.
 	Budget = explain.Budget
-	// Request is one question about one volume. Zero values: the predicted class, the default conventions.
+	// Request is one question about one volume. Zero values: the predicted class, the default conventions, DefaultNSamples draws of
+	// noise of DefaultNoiseLevel. Values out of range are an *OptionError.
 	Request = explain.Request
+	// OptionError says that an option of Options or Request has a value that it cannot have.
+	OptionError = explain.OptionError
 	// Class says which class score is explained.
 	Class = explain.Class
 	// Result is the answer for one volume.
@@ -52,7 +55,8 @@ type (
 	Status = explain.Status
 )
 
-// Options say how a model is opened. The zero value explains the last layer with spatial extent, on a GPU if there is one.
+// Options say how a model is opened. The zero value explains the last layer with spatial extent, on a GPU if there is one. Values out of
+// range are an *OptionError.
 type Options struct {
 	// TargetLayer is a PyTorch module path, or the name of a node or value in the file; "" is the last layer with spatial extent.
 	TargetLayer string
@@ -60,7 +64,7 @@ type Options struct {
 	// such as "NDHWC" (Keras, JAX) or "NDCHW" (video). "" recognises them where the model's operations show them. Volumes, maps and
 	// heatmaps are [C, D, H, W] and [D, H, W] in any case.
 	InputAxes string
-	// TokenGrid places the tokens of a layer in space: depth, height, width; zero takes it from the graph.
+	// TokenGrid places the tokens of a layer in space: depth, height, width, each 1 to 65536; zero takes it from the graph.
 	TokenGrid [3]int
 	// PrefixTokens are tokens of the layer in front of those in space, such as class tokens; 0 takes their number from the graph.
 	PrefixTokens int
@@ -86,6 +90,12 @@ const (
 	StatusOK       = explain.StatusOK
 	StatusDegraded = explain.StatusDegraded
 	StatusFailed   = explain.StatusFailed
+)
+
+// Defaults of a Request.
+const (
+	DefaultNSamples   = explain.DefaultNSamples
+	DefaultNoiseLevel = explain.DefaultNoiseLevel
 )
 
 // Methods returns the names of all methods.

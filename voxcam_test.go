@@ -87,3 +87,103 @@ func distance(a, b []float32) float64 {
 	}
 	return most / largest
 }
+
+// Zero values of a request stand for its documented defaults.
+func TestDefaults(t *testing.T) {
+	m, v := opened(t, voxcam.Options{Device: "cpu"})
+	maps := map[string][]float32{}
+	for name, req := range map[string]voxcam.Request{
+		"zero":     {},
+		"defaults": {NSamples: 50, NoiseLevel: 0.15},
+		"fewer":    {NSamples: 49},
+		"less":     {NoiseLevel: 0.1},
+		"saliency": {Methods: []string{"saliency"}},
+	} {
+		if req.Methods == nil {
+			req.Methods = []string{"SmoothGrad", "smoothgrad"}
+		}
+		r, err := m.Explain(t.Context(), v, req)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if len(r.Methods) != 1 || r.Methods[0].Status != voxcam.StatusOK {
+			t.Fatalf("%s: %+v", name, r.Methods)
+		}
+		maps[name] = r.Methods[0].Map
+		if p := r.Methods[0].Parameters; name == "zero" && (p["n_samples"] != 50 || p["noise_level"] != 0.15) {
+			t.Errorf("the record says %v", p)
+		}
+	}
+	for name, far := range map[string]bool{"defaults": false, "fewer": true, "less": true, "saliency": true} {
+		if d := distance(maps["zero"], maps[name]); (d > 0) != far {
+			t.Errorf("zero values and %s are %g apart", name, d)
+		}
+	}
+}
+
+// What is out of range is refused with its name, its value and what it may be.
+func TestRangeOfOptions(t *testing.T) {
+	for _, c := range []struct {
+		opt  voxcam.Options
+		says string
+	}{
+		{voxcam.Options{LayerLayout: "nonsense"}, `layer_layout cannot be used: "nonsense" is none of auto, channels-first`},
+		{voxcam.Options{TargetLayer: "head_conv", LayerLayout: "nonsense"}, `layer_layout cannot be used: "nonsense"`},
+		{voxcam.Options{TokenGrid: [3]int{1, 2, 0}}, "token_grid is [1 2 0]; it must be three sizes from 1 to 65536"},
+		{voxcam.Options{TokenGrid: [3]int{-1, 2, 2}}, "token_grid is [-1 2 2]"},
+		{voxcam.Options{Shape: [4]int{1, 12, -16, 14}}, "volume_shape is [1 12 -16 14]; sizes must be at least 0"},
+		{voxcam.Options{Budget: voxcam.Budget{Bytes: -1}}, "memory_budget is -1 bytes"},
+	} {
+		c.opt.Device = "cpu"
+		m, err := voxcam.Open(model, c.opt)
+		if err == nil {
+			m.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%+v: %v, want %s", c.opt, err, c.says)
+		}
+	}
+	m, v := opened(t, voxcam.Options{Device: "cpu"})
+	draws := []string{"smoothgrad"}
+	for _, c := range []struct {
+		req  voxcam.Request
+		says []string
+	}{
+		{voxcam.Request{}, []string{"no method is named: choose from gradcam"}},
+		{voxcam.Request{Methods: []string{"gradcamm"}}, []string{`methods cannot be used: unknown method "gradcamm"`}},
+		{voxcam.Request{Methods: draws, NSamples: -1, NoiseLevel: -0.5},
+			[]string{"n_samples is -1; it must be from 1 to 2147483647", "noise_level is -0.5; it must be a positive number"}},
+		{voxcam.Request{Methods: draws, NSamples: 1 << 40}, []string{"n_samples is 1099511627776"}},
+		{voxcam.Request{Methods: draws, NoiseLevel: math.NaN()}, []string{"noise_level is NaN"}},
+		{voxcam.Request{Methods: draws, NoiseLevel: math.Inf(1)}, []string{"noise_level is +Inf"}},
+		{voxcam.Request{Methods: draws, NoiseLevel: 1e39}, []string{"noise_level is 1e+39"}},
+		{voxcam.Request{Methods: draws, NoiseLevel: 1e-60}, []string{"noise_level is 1e-60"}}, // 0 as a float32
+		{voxcam.Request{Methods: []string{"vargrad"}, NSamples: 1}, []string{"n_samples is 1; vargrad (original) needs at least 2"}},
+		{voxcam.Request{Methods: draws, Convention: map[string]string{"smoothgrad": "papr"}}, []string{`conventions cannot be used: unknown convention`}},
+		{voxcam.Request{Methods: draws, Class: voxcam.Class{Kind: 7}}, []string{"target_class is of kind 7"}},
+		{voxcam.Request{Methods: draws, Class: voxcam.Class{Kind: voxcam.ClassIndex, Index: -1}}, []string{"target_class is -1; it must be at least 0"}},
+		{voxcam.Request{Methods: draws, Class: voxcam.Class{Kind: voxcam.ClassIndex, Index: 4}}, []string{"class 4 is out of range", "0 to 3"}},
+	} {
+		r, err := m.Explain(t.Context(), v, c.req)
+		for _, says := range c.says {
+			if err == nil || !strings.Contains(err.Error(), says) {
+				t.Errorf("%+v: %v, %v, want %s", c.req, r, err, says)
+			}
+		}
+	}
+}
+
+// opened is the tests' model, which is closed with the test, and its volume.
+func opened(t *testing.T, opt voxcam.Options) (*voxcam.Model, *voxcam.Volume) {
+	t.Helper()
+	m, err := voxcam.Open(model, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.Close() })
+	v, err := voxcam.Read(input, voxcam.ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m, v
+}

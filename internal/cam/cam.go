@@ -16,9 +16,7 @@
 package cam
 
 import (
-	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 
@@ -84,28 +82,6 @@ type Choice struct {
 
 // Key names the choice's formula, for example "gradcam++/paper": what computes it elsewhere is found by it.
 func (c Choice) Key() string { return c.Name + "/" + c.Convention.Name }
-
-// Parameters are the settings of a run that a choice may refuse.
-type Parameters struct {
-	Draws      int     // n, passes with noise
-	NoiseLevel float64 // see Convention.Sigma
-}
-
-// Check refuses parameters for which the choice has no defined result. Methods without draws ignore both.
-func (c Choice) Check(p Parameters) error {
-	if !c.Convention.Needs.Has(Draws) {
-		return nil
-	}
-	var errs []error
-	if p.Draws < c.Convention.MinDraws {
-		errs = append(errs, fmt.Errorf("%s (%s) needs n_samples of at least %d, got %d", c.Name, c.Convention.Name,
-			c.Convention.MinDraws, p.Draws))
-	}
-	if !(p.NoiseLevel >= 0) || math.IsInf(p.NoiseLevel, 0) {
-		errs = append(errs, fmt.Errorf("%s needs a finite noise_level of at least 0, got %g", c.Name, p.NoiseLevel))
-	}
-	return errors.Join(errs...)
-}
 
 // Methods returns the names of all methods in the table's order.
 func Methods() []string {

@@ -329,33 +329,7 @@ func TestParseConventions(t *testing.T) {
 	}
 }
 
-func TestCheck(t *testing.T) {
-	ok := Parameters{Draws: 2, NoiseLevel: 0.15}
-	everyChoice(0, func(name string, c Choice) {
-		if err := c.Check(ok); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-	})
-	for name, bad := range map[string]Parameters{
-		"vargrad":            {1, 0.1},
-		"smoothgrad":         {0, 0.1},
-		"smoothgrad-squared": {2, -1},
-	} {
-		if err := choice(t, name, "").Check(bad); err == nil {
-			t.Errorf("%s accepts %+v", name, bad)
-		}
-	}
-	for _, level := range []float64{math.NaN(), math.Inf(1), -0.1} {
-		if err := choice(t, "smoothgrad", "").Check(Parameters{5, level}); err == nil {
-			t.Errorf("noise level %g is accepted", level)
-		}
-	}
-	if err := choice(t, "gradcam", "").Check(Parameters{0, -1}); err != nil {
-		t.Errorf("gradcam looks at the draws: %v", err)
-	}
-	if err := choice(t, "vargrad", "captum").Check(Parameters{1, 0.1}); err != nil {
-		t.Errorf("divisor n, one draw: %v", err)
-	}
+func TestSigma(t *testing.T) {
 	if s := choice(t, "smoothgrad", "monai").Convention.Sigma(0.15, -1, 3); math.Abs(s-0.6) > 1e-12 {
 		t.Errorf("monai: sigma %g, want 0.6", s)
 	}

@@ -17,7 +17,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/voxcam/voxcam/internal/bytesize"
-	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/memory"
 	"github.com/voxcam/voxcam/internal/session"
@@ -60,10 +59,11 @@ would not fit; 1 if it cannot be told what is free; 2 for wrong usage.`,
 				if q.shape, err = volumeShape(shape); err != nil {
 					return err
 				}
-				if q.methods, err = cam.Expand(methods.methods); err != nil {
-					return usage(err)
+				request, err := methods.request()
+				if err != nil {
+					return err
 				}
-				q.samples = methods.samples
+				q.methods, q.samples = request.Methods, request.NSamples
 				o.run = &q
 			} else if cmd.Flags().Changed("volume-shape") {
 				return usage(errors.New("--volume-shape needs --model: the ONNX file of the classifier"))

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/session"
 )
 
@@ -36,6 +37,28 @@ func usage(err error) error {
 		return nil
 	}
 	return &exitError{code: session.ExitRefused, err: err}
+}
+
+// flagged marks an error of options as one of usage, with the names of flags for those of options.
+func flagged(err error) error {
+	if err == nil {
+		return nil
+	}
+	list := []error{err}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		list = joined.Unwrap()
+	}
+	names := map[string]string{"methods": "method", "conventions": "convention"} // of options whose flags are called otherwise
+	for i, err := range list {
+		if o := (*explain.OptionError)(nil); errors.As(err, &o) {
+			name := strings.ReplaceAll(o.Option, "_", "-")
+			if other := names[name]; other != "" {
+				name = other
+			}
+			list[i] = fmt.Errorf("--%s %w", name, o.Err)
+		}
+	}
+	return usage(errors.Join(list...))
 }
 
 // Run runs the program with arguments (without its name) and returns the exit code.

@@ -109,10 +109,10 @@ type methodFlags struct {
 
 func (f *methodFlags) add(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.StringVar(&f.methods, "method", "gradcam", "methods, separated by commas: "+strings.Join(cam.Methods(), ", ")+"; both, all")
+	fl.StringVar(&f.methods, "method", explain.DefaultMethod, "methods, separated by commas: "+strings.Join(cam.Methods(), ", ")+"; both, all")
 	fl.StringVar(&f.conventions, "convention", "", "conventions other than the original system's: METHOD=NAME,...")
-	fl.IntVar(&f.samples, "n-samples", 50, "noise draws of smoothgrad and vargrad")
-	fl.Float64Var(&f.level, "noise-level", 0.15, "standard deviation of the noise, in units of the volume as the network sees it")
+	fl.IntVar(&f.samples, "n-samples", explain.DefaultNSamples, "noise draws of smoothgrad and vargrad")
+	fl.Float64Var(&f.level, "noise-level", explain.DefaultNoiseLevel, "standard deviation of the noise, in units of the volume as the network sees it")
 	fl.Uint64Var(&f.seed, "seed", 0, "seed of the noise")
 }
 
@@ -125,16 +125,8 @@ func (f *methodFlags) request() (explain.Request, error) {
 	if err != nil {
 		return explain.Request{}, usage(err)
 	}
-	choices, err := cam.Choose(methods, conventions)
-	if err != nil {
-		return explain.Request{}, usage(err)
-	}
-	for _, c := range choices {
-		if err := c.Check(cam.Parameters{Draws: f.samples, NoiseLevel: f.level}); err != nil {
-			return explain.Request{}, usage(err)
-		}
-	}
-	return explain.Request{Methods: methods, Convention: conventions, NSamples: f.samples, NoiseLevel: f.level, Seed: f.seed}, nil
+	r := explain.Request{Methods: methods, Convention: conventions, NSamples: f.samples, NoiseLevel: f.level, Seed: f.seed}
+	return r, flagged(r.Check())
 }
 
 type explainFlags struct {
@@ -143,6 +135,7 @@ type explainFlags struct {
 	memoryFlags
 	class, classes       string
 	out, noise, variable string
+	sampleID             string
 	axes, normalize      string
 	save                 []string
 	alpha                float64
@@ -169,6 +162,7 @@ there with status "degraded" and its reason in result.json.`,
 	fl.StringVar(&f.classes, "classes", "", "names of the classes in order, separated by commas")
 	fl.StringVar(&f.out, "out", "", "folder for the results")
 	fl.StringVar(&f.noise, "noise", "", "take the draws from this .npy file, [n, C, D, H, W], standard normal")
+	fl.StringVar(&f.sampleID, "sample-id", "", "what keys the noise besides the seed: for the draws of a run, the case ID in its labels (default: the file's name without extension)")
 	fl.StringVar(&f.variable, "variable", "", "name of the array in a .mat or .npz file")
 	fl.StringVar(&f.axes, "axes", "", "axes of the array as stored, letters of N C D H W (default by format and rank)")
 	fl.StringVar(&f.normalize, "normalize", "none", "scaling of the volume: "+strings.Join(dataset.Scales, ", "))
@@ -235,7 +229,9 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 		}
 		req.Noise = draws
 	}
-	req.SampleID = filepath.Base(path)
+	if req.SampleID = f.sampleID; req.SampleID == "" {
+		req.SampleID = dataset.SampleID(path)
+	}
 	var told sync.Mutex
 	req.Incident = func(i explain.Incident) {
 		told.Lock()

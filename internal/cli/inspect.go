@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -21,11 +20,10 @@ func newInspect() *cobra.Command {
 		Short: "List a model's layers, and which of them can be explained",
 		Args:  exactArgs("MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(shape) != 0 && (len(shape) != 4 || slices.Min(shape) < 1) {
-				return usage(fmt.Errorf("--volume-shape %v: four sizes expected, channels,depth,height,width", shape))
+			s, err := volumeShape(shape)
+			if err != nil {
+				return err
 			}
-			var s [4]int
-			copy(s[:], shape)
 			summary, err := explain.Inspect(cmd.Context(), args[0], explain.Options{Shape: s})
 			if err != nil {
 				return usage(err)

@@ -60,11 +60,10 @@ func takeFlags(cmd *cobra.Command, add func(*cobra.Command), names ...string) {
 }
 
 func (f *planFlags) run(cmd *cobra.Command, path string) (err error) {
-	if len(f.shape) != 0 && (len(f.shape) != 4 || slices.Min(f.shape) < 1) {
-		return usage(fmt.Errorf("--volume-shape %v: four sizes expected, channels,depth,height,width", f.shape))
+	shape, err := volumeShape(f.shape)
+	if err != nil {
+		return err
 	}
-	var shape [4]int
-	copy(shape[:], f.shape)
 	methods, err := cam.Expand(f.methods)
 	if err != nil {
 		return usage(err)
@@ -105,17 +104,11 @@ func (f *planFlags) run(cmd *cobra.Command, path string) (err error) {
 
 // layerOptions are what the flags say of the model, for volumes of a shape.
 func (f *modelFlags) layerOptions(shape [4]int) (opt explain.Options, err error) {
-	if layouts := []string{"", "auto", "channels-first", "channels-last"}; !slices.Contains(layouts, f.layout) {
-		return opt, usage(fmt.Errorf("--layer-layout %s: choose from %s", f.layout, strings.Join(layouts[1:], ", ")))
-	}
 	opt = explain.Options{TargetLayer: f.layer, InputAxes: f.inputAxes, LayerLayout: f.layout, PrefixTokens: f.prefix, Shape: shape, Ahead: f.ahead}
-	if len(f.grid) != 0 {
-		if len(f.grid) != 3 || slices.Min(f.grid) < 1 {
-			return opt, usage(fmt.Errorf("--token-grid %v: three sizes of at least 1 expected, depth,height,width", f.grid))
-		}
-		opt.TokenGrid = [3]int(f.grid)
+	if opt.TokenGrid, err = explain.TokenGrid(f.grid); err != nil {
+		return opt, usage(fmt.Errorf("--token-grid %w", err))
 	}
-	return opt, nil
+	return opt, flagged(opt.Check())
 }
 
 // options are layerOptions with the budget, which can be a share of what is free.

@@ -166,18 +166,9 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 	if err := c.Validate(); err != nil {
 		return s, err
 	}
-	methods, err := cam.Expand(strings.Join(c.Explain.Methods, ","))
+	methods, err := c.Methods()
 	if err != nil {
 		return refuse(err)
-	}
-	choices, err := cam.Choose(methods, c.Explain.Conventions)
-	if err != nil {
-		return refuse(err)
-	}
-	for _, choice := range choices {
-		if err := choice.Check(cam.Parameters{Draws: c.Explain.NSamples, NoiseLevel: c.Explain.NoiseLevel}); err != nil {
-			return refuse(err)
-		}
 	}
 	opt := session.Options{Config: c, Methods: methods, Version: version(), VerifyFiles: f.verify}
 	if p := c.Explain.Precision; p != "fp32" { // sessions that were made before there was a choice go on

@@ -3,7 +3,6 @@ package dataset
 import (
 	"fmt"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -108,9 +107,10 @@ func Defaults() *Config {
 		Data: Data{
 			Split: "auto", SplitRatio: []float64{0.6, 0.2, 0.2}, Dataset: "val",
 		},
-		Explain: Explain{Methods: []string{"gradcam"}, NSamples: 50, NoiseLevel: 0.15, Device: "auto", Precision: "fp32"},
-		Memory:  Memory{Policy: "exact", Wait: 10 * time.Second, Shuttle: "never", PassTimeout: 5 * time.Minute, Worker: true},
-		Output:  Output{Dir: "CAMVis", Formats: []string{"nifti", "tiff", "png"}, OverlayAlpha: 0.4},
+		Explain: Explain{Methods: []string{explain.DefaultMethod}, NSamples: explain.DefaultNSamples, NoiseLevel: explain.DefaultNoiseLevel,
+			Device: "auto", Precision: "fp32"},
+		Memory: Memory{Policy: "exact", Wait: 10 * time.Second, Shuttle: "never", PassTimeout: 5 * time.Minute, Worker: true},
+		Output: Output{Dir: "CAMVis", Formats: []string{"nifti", "tiff", "png"}, OverlayAlpha: 0.4},
 	}
 }
 
@@ -199,8 +199,8 @@ func (c *Config) Validate() error {
 	if len(c.Explain.Methods) == 0 {
 		add("explain.methods", "names no method")
 	}
-	if methods, err := c.Methods(); err == nil && c.Explain.NSamples < 2 && slices.Contains(methods, "vargrad") {
-		add("explain.n_samples", "is %d, but a variance (vargrad) needs at least 2 draws", c.Explain.NSamples)
+	if err := c.request().CheckDraws(); err != nil {
+		add("explain.n_samples", "%v", err)
 	}
 	if c.Model.NumClasses > 0 && len(c.Model.Classes) > 0 && c.Model.NumClasses != len(c.Model.Classes) {
 		add("model.classes", "has %d names for %d classes", len(c.Model.Classes), c.Model.NumClasses)
@@ -214,6 +214,13 @@ func (c *Config) Validate() error {
 		return newConfigError(c.Path, complaints)
 	}
 	return nil
+}
+
+// request is what Explain asks of each volume.
+func (c *Config) request() explain.Request {
+	methods, _ := c.Methods() // a name that is not known is told by its own check
+	return explain.Request{Methods: methods, Convention: c.Explain.Conventions, NSamples: c.Explain.NSamples,
+		NoiseLevel: c.Explain.NoiseLevel, Seed: c.Explain.Seed}
 }
 
 // Methods are the methods that Explain.Methods names, groups expanded, each once.

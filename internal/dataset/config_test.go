@@ -72,7 +72,7 @@ func TestComplaints(t *testing.T) {
 				"c.toml:9: data.scale is \"div256\"; choose one of: div255, minmax, zscore, none; did you mean div255?"}},
 		{"missing", "[output]\nsession = 's'\n", []string{"model.file is missing", "data.folder is missing", "data.labels is missing",
 			"data.scale is missing: how the training scaled"}},
-		{"vargrad", rest + "[explain]\nmethods = ['all']\nn_samples = 1\n", []string{"c.toml:9: explain.n_samples is 1, but a variance (vargrad)"}},
+		{"vargrad", rest + "[explain]\nmethods = ['all']\nn_samples = 1\n", []string{"c.toml:9: explain.n_samples is 1; vargrad (original) needs at least 2 draws"}},
 		{"method", rest + "[explain]\nmethods = ['gradcamm']\n", []string{"c.toml:8: explain.methods "}},
 		{"convention", rest + "[explain.conventions]\n'gradcam++' = 'papr'\ngradcm = 'paper'\n", []string{"c.toml:8: explain.conventions.gradcam++ ",
 			"c.toml:9: explain.conventions.gradcm "}},

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/internal/explain"
 )
 
 // A key is a row of the table of all keys of a configuration: how its value gets in, and what it may be.
@@ -23,7 +24,6 @@ type key struct {
 var (
 	datasets = []string{"train", "val", "test", "all"}
 	splits   = []string{"auto", "column", "shuffle"}
-	layouts  = []string{"auto", "channels-first", "channels-last"}
 
 	precisions = []string{"fp32", "tf32", "bf16", "fp64"}
 	policies   = []string{"exact", "original"}
@@ -37,16 +37,15 @@ var keys = []key{
 	{"model.target_layer", "layer to explain; default: the last one with spatial extent",
 		text(func(c *Config) *string { return &c.Model.TargetLayer }), nil},
 	{"model.input_axes", "axes of the network's input in its order, such as NDHWC (Keras, JAX) or NDCHW (video); default: as its operations show",
-		text(func(c *Config) *string { return &c.Model.InputAxes }), nil},
+		text(func(c *Config) *string { return &c.Model.InputAxes }), modelOption("input_axes")},
 	{"model.layer_layout", "axes of the target layer: auto, channels-first, channels-last, or a letter for each axis, such as NDHWC or DTC",
 		text(func(c *Config) *string { return &c.Model.LayerLayout }),
-		oneOf(func(c *Config) string { return c.Model.LayerLayout }, layouts)},
+		modelOption("layer_layout")},
 	{"model.token_grid", "[d, h, w] of a token layer; default: as the graph shows",
 		integers(func(c *Config) *[]int { return &c.Model.TokenGrid }),
-		triple(func(c *Config) []int { return c.Model.TokenGrid })},
+		func(c *Config) error { _, err := explain.TokenGrid(c.Model.TokenGrid); return err }},
 	{"model.prefix_tokens", "tokens of a token layer in front of those in space, such as class tokens; default: as the graph shows",
-		integer(func(c *Config) *int { return &c.Model.PrefixTokens }),
-		atLeast(func(c *Config) int { return c.Model.PrefixTokens }, 0)},
+		integer(func(c *Config) *int { return &c.Model.PrefixTokens }), modelOption("prefix_tokens")},
 	{"model.target_class", "predicted, true, all, an index or a class name", setTargetClass, nil},
 	{"model.classes", "names of the classes by index", texts(func(c *Config) *[]string { return &c.Model.Classes }), checkClasses},
 
@@ -79,8 +78,9 @@ var keys = []key{
 
 	{"explain.methods", "names of methods and groups", setMethods, checkMethods},
 	{"explain.n_samples", "draws of the noise methods", integer(func(c *Config) *int { return &c.Explain.NSamples }),
-		atLeast(func(c *Config) int { return c.Explain.NSamples }, 1)},
-	{"explain.noise_level", "standard deviation of the noise, in units of the prepared volume", setNoiseLevel, checkNoiseLevel},
+		requestOption("n_samples")},
+	{"explain.noise_level", "standard deviation of the noise, in units of the prepared volume", setNoiseLevel,
+		requestOption("noise_level")},
 	{"explain.seed", "seed of the noise", natural(func(c *Config) *uint64 { return &c.Explain.Seed }), nil},
 	{"explain.device", "where it is computed: auto (a GPU if there is one), cpu, cuda, or cuda:N for GPU N",
 		text(func(c *Config) *string { return &c.Explain.Device }), nil},
@@ -90,7 +90,7 @@ var keys = []key{
 		atLeast(func(c *Config) int { return c.Explain.Threads }, 0)},
 	{"explain.memory_budget", "most memory for computing: a size such as 512MiB, a share of what is free such as 50%, auto, or min; results stay the same",
 		setMemory, nil},
-	{"explain.conventions.*", "formula of a method, such as \"gradcam++\" = \"paper\"", nil, checkConventions},
+	{"explain.conventions.*", "formula of a method, such as \"gradcam++\" = \"paper\"", nil, requestOption("conventions")},
 
 	{"memory.policy", "when memory is short: exact never changes a result; original takes fewer draws, and skips, by the original system's thresholds",
 		text(func(c *Config) *string { return &c.Memory.Policy }), oneOf(func(c *Config) string { return c.Memory.Policy }, policies)},
@@ -409,20 +409,18 @@ func checkMethods(c *Config) error {
 	return nil
 }
 
-func checkConventions(c *Config) error {
-	if _, err := cam.Choose(nil, c.Explain.Conventions); err != nil {
-		return fmt.Errorf("has an %w", err)
-	}
-	return nil
-}
-
 func setNoiseLevel(c *Config, v any) (err error) { c.Explain.NoiseLevel, err = number(v); return err }
 
-func checkNoiseLevel(c *Config) error {
-	if x := c.Explain.NoiseLevel; !(x > 0) || math.IsInf(x, 0) {
-		return fmt.Errorf("is %v; it must be a positive number", x)
+// modelOption checks an option of the model that the configuration names.
+func modelOption(name string) func(*Config) error {
+	return func(c *Config) error {
+		return explain.Options{InputAxes: c.Model.InputAxes, LayerLayout: c.Model.LayerLayout, PrefixTokens: c.Model.PrefixTokens}.CheckOption(name)
 	}
-	return nil
+}
+
+// requestOption checks an option of the request that the configuration stands for.
+func requestOption(name string) func(*Config) error {
+	return func(c *Config) error { return c.request().CheckOption(name) }
 }
 
 func setAlpha(c *Config, v any) (err error) { c.Output.OverlayAlpha, err = number(v); return err }

@@ -322,6 +322,10 @@ func (e *Engine) alone(ctx context.Context, f func(*seat) error) error {
 
 // Begin implements explain.Overlapping. While the device has trouble, the volume waits where the caller has it.
 func (e *Engine) Begin(ctx context.Context, v *volume.Volume, req explain.Request) (explain.Work, error) {
+	req, err := req.Filled()
+	if err != nil {
+		return nil, err
+	}
 	choices, err := cam.Choose(req.Methods, req.Convention)
 	if err != nil {
 		return nil, err

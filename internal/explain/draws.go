@@ -125,7 +125,7 @@ func (e *explanation) drawsAt(ctx context.Context, d *draws, left []int) error {
 		m.Parameters["n_samples"], m.Parameters["noise_level"] = n, e.req.NoiseLevel
 		m.Parameters["noise_sigma"] = float64(d.sigma)
 		if e.req.Noise == nil {
-			m.Parameters["seed"] = e.req.Seed
+			m.Parameters["seed"], m.Parameters["sample_id"] = e.req.Seed, e.req.SampleID
 		}
 		s := e.net.fields.slide(nil)
 		if err := e.finish(ctx, i, s, e.volume.Dims(), d.moments.Map(s.free(), e.choices[i])); err != nil {

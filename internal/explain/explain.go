@@ -16,7 +16,7 @@ import (
 
 // Explainer explains one volume at a time. It is the boundary between the engine and everything that handles files.
 type Explainer interface {
-	// Explain returns one MethodResult for each requested method, in the order asked for. An error means that nothing
+	// Explain returns one MethodResult for each requested method, in the order asked for, each method once. An error means that nothing
 	// could be computed for the volume (wrong shape, non-finite voxels, cancelled context); the failure of one method
 	// is that method's status.
 	Explain(ctx context.Context, v *volume.Volume, req Request) (*Result, error)
@@ -97,14 +97,14 @@ const (
 	ClassTrue                       // the sample's label, in Index
 )
 
-// Request is one question about one volume.
+// Request is one question about one volume. Values that are out of range are an *OptionError.
 type Request struct {
-	Methods    []string // names from cam.Methods, expanded (no groups)
+	Methods    []string // names from cam.Methods, or groups of them ("both", "all"); at least one
 	Class      Class
-	NSamples   int     // draws of the noise methods; 50 by default
-	NoiseLevel float64 // standard deviation of the noise in units of the volume as the network sees it; 0.15 by default
+	NSamples   int     // draws of the noise methods, 1 to 2^31-1; 0 is DefaultNSamples
+	NoiseLevel float64 // standard deviation of the noise in units of the volume as the network sees it; 0 is DefaultNoiseLevel
 	Seed       uint64
-	SampleID   string    // keys the noise together with Seed
+	SampleID   string    // keys the noise together with Seed: in a run, the case ID of the labels
 	Noise      NoiseDraw // injected draws; nil for the generator
 	Convention map[string]string
 	Progress   func(done, total int) // passes through the network; may be nil

@@ -43,23 +43,17 @@ type explanation struct {
 	told   sync.Mutex
 }
 
-// begin settles what does not depend on the device: which methods there are, and whether they can be asked for.
+// begin settles what does not depend on the device: which methods there are, and which passes through the network they need.
 func (e *explanation) begin(choices []cam.Choice) {
 	e.choices, e.byKind = choices, map[kind][]int{}
 	e.result.Methods = make([]MethodResult, len(choices))
-	var able []cam.Choice
 	for i, c := range choices {
 		e.result.Methods[i] = MethodResult{
 			Method: c.Name, HeatDims: e.volume.Dims(), Parameters: map[string]any{"convention": c.Convention.Name},
 		}
-		if err := c.Check(cam.Parameters{Draws: e.req.NSamples, NoiseLevel: e.req.NoiseLevel}); err != nil {
-			e.fail(err, i)
-			continue
-		}
 		e.byKind[kindOf(c)] = append(e.byKind[kindOf(c)], i)
-		able = append(able, c)
 	}
-	e.needs = needsOf(able, e.volume.Voxels(), e.volume.Channels)
+	e.needs = needsOf(choices, e.volume.Voxels(), e.volume.Channels)
 	e.draws = e.shareDraws(e.byKind[byDraws])
 	e.total = 1 + min(len(e.byKind[atInput]), 1) + len(e.draws)*e.req.NSamples
 }

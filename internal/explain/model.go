@@ -27,7 +27,7 @@ type Options struct {
 	TokenGrid [3]int
 	// PrefixTokens are tokens of no place (class tokens, registers) in front of the others; 0 takes their number from the graph.
 	PrefixTokens int
-	// LayerLayout names the axes of the target layer, for example "NDHWC"; "" recognises them.
+	// LayerLayout names the axes of the target layer, as LayoutHelp says; "" recognises them.
 	LayerLayout string
 	// Shape is [C, D, H, W] of the volumes to come, where it is known; zero sizes are taken from the model's file.
 	Shape [4]int
@@ -84,8 +84,11 @@ type Model struct {
 var _ Overlapping = (*Model)(nil)
 
 // Open opens an ONNX file. When the shape of the volumes is known from the options or the file, the model is bound to it at
-// once, and a target layer that does not exist is an error now. ctx stops it.
+// once, and a target layer that does not exist is an error now. Options that are out of range are an *OptionError. ctx stops it.
 func Open(ctx context.Context, path string, b backend.Backend, opt Options) (*Model, error) {
+	if err := opt.Check(); err != nil {
+		return nil, err
+	}
 	file, err := onnx.Open(ctx, path)
 	if err != nil {
 		return nil, err

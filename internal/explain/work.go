@@ -21,6 +21,10 @@ type work struct {
 
 // Begin implements Overlapping. On a backend without memory for it, the volume waits where the caller has it.
 func (m *Model) Begin(ctx context.Context, v *volume.Volume, req Request) (Work, error) {
+	req, err := req.Filled()
+	if err != nil {
+		return nil, err
+	}
 	choices, err := cam.Choose(req.Methods, req.Convention)
 	if err != nil {
 		return nil, err
