@@ -25,6 +25,8 @@ type runQuestion struct {
 	methods []string   // expanded
 	samples int
 	policy  memory.Policy
+
+	free func(*device.Device) (int, error) // nil: the device's FreeMemory
 }
 
 // runAnswer says how a run would go now.
@@ -41,6 +43,8 @@ type runAnswer struct {
 	// Seconds is an estimate for one volume, by Basis.
 	Seconds float64 `json:"estimated_seconds_per_volume"`
 	Basis   string  `json:"estimate_basis"`
+
+	skips bool // the policy begins no volume with so little free memory
 }
 
 // passAnswer is one pass through the network and its gradient.
@@ -83,10 +87,17 @@ func (q *runQuestion) answer(ctx context.Context, name string, stderr io.Writer)
 	} else if err != nil {
 		return nil, err
 	}
-	if !q.policy.CPU {
+	if !q.policy.CPU || a.skips {
 		return a, nil
 	}
-	b, err := q.plan(ctx, "cpu", "fp32", stderr)
+	onCPU := *q
+	if err == nil { // the run has looked at the policy's thresholds on the device
+		onCPU.policy = memory.Policy{CPU: true}
+		if a.Draws > 0 {
+			onCPU.samples = q.policy.SamplesOnProcessor(a.Draws, a.Free)
+		}
+	}
+	b, err := onCPU.plan(ctx, "cpu", "fp32", stderr)
 	if err != nil {
 		return nil, err
 	}
@@ -120,17 +131,16 @@ func (q *runQuestion) plan(ctx context.Context, name, precision string, stderr i
 	if onGPU(d) {
 		a.Device = name
 	}
-	opt, err := flags.options(q.shape, func() (int, error) {
-		n, err := d.FreeMemory()
-		a.Free = n
-		return n, err
-	})
+	free := d.FreeMemory
+	if q.free != nil {
+		free = func() (int, error) { return q.free(d) }
+	}
+	opt, err := flags.options(q.shape, free)
 	if err != nil {
 		return nil, err
 	}
-	if a.Free == 0 {
-		a.Free, _ = d.FreeMemory() // a budget that is a size does not ask
-	}
+	var unknown error // where the system does not tell, nothing is below a threshold
+	a.Free, unknown = free()
 	if onGPU(d) { // as the governor of a run does it
 		bytes, least := memory.NewGovernor(flags.budget, nil).Allow(backend.Usage{Total: max(1, a.Free), Free: a.Free})
 		opt.Budget = explain.Budget{Bytes: bytes, Smallest: least}
@@ -146,7 +156,10 @@ func (q *runQuestion) plan(ctx context.Context, name, precision string, stderr i
 	}
 	draws := 0
 	if slices.ContainsFunc(choices, drawing) {
-		draws = q.policy.Samples(q.samples, a.Free)
+		draws = q.samples
+		if unknown == nil {
+			draws = q.policy.Samples(q.samples, a.Free)
+		}
 		a.Draws = draws
 	}
 	a.Fits = true
@@ -186,8 +199,8 @@ func (q *runQuestion) plan(ctx context.Context, name, precision string, stderr i
 		a.Passes = append(a.Passes, is)
 	}
 	a.Reason = strings.Join(refusals, "\n")
-	if q.policy.Skips(a.Free) && onGPU(d) {
-		a.Fits, a.Reason = false, fmt.Sprintf("the policy %s skips volumes with less than 0.5 GB free, and %s are", q.policy, bytesize.Format(a.Free))
+	if unknown == nil && q.policy.Skips(a.Free) {
+		a.Fits, a.skips, a.Reason = false, true, fmt.Sprintf("the policy %s skips volumes with less than 0.5 GB free, and %s are", q.policy, bytesize.Format(a.Free))
 	}
 	if !a.Fits {
 		a.Level, a.Seconds = "", 0

@@ -207,6 +207,48 @@ func TestCheckRun(t *testing.T) {
 	}
 }
 
+// Where a run by the thresholds of the original system would skip volumes or take fewer draws, check says so.
+func TestCheckRunByThresholds(t *testing.T) {
+	bytes := func(n int, err error) func(*device.Device) (int, error) {
+		return func(*device.Device) (int, error) { return n, err }
+	}
+	for name, c := range map[string]struct {
+		capacity int // of the GPU
+		device   string
+		budget   string
+		cpu      bool // the policy lets the processor go on
+		free     func(*device.Device) (int, error)
+		code     int
+		says     string
+	}{
+		"the processor has too little": {0, "cpu", "auto", false, bytes(400<<20, nil), session.ExitFailed, `does not fit on cpu .*\n.*skips volumes with less than 0.5 GB free, and 400 MiB are`},
+		"the processor has enough":     {0, "cpu", "auto", false, bytes(600<<20, nil), 0, `fits on cpu .*600 MiB are free(.|\n)*5 draws`},
+		"what is free is not known":    {0, "cpu", "1GiB", false, bytes(0, errors.New("not told")), 0, `fits on cpu (.|\n)*50 draws`},
+		"no processor after a skip":    {400 << 20, "cuda", "auto", true, nil, session.ExitFailed, `does not fit on cuda:0 .*\n.*skips volumes`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := simulated(t)
+			if c.capacity > 0 {
+				s.SetCapacity(c.capacity)
+			}
+			t.Setenv(device.NVML, simulatedNVML(t))
+			q := &runQuestion{model: modelFlags{model: demoModel, deviceFlags: deviceFlags{precision: "fp32"}}, methods: []string{"smoothgrad"}, samples: 50,
+				free: c.free}
+			q.policy, _ = memory.ParsePolicy("original")
+			q.policy.CPU = c.cpu
+			if err := q.model.budget.Set(c.budget); err != nil {
+				t.Fatal(err)
+			}
+			bands := memory.DefaultBands()
+			bands.Free = [3]int{}
+			code, results, messages := runCheck(t, checkOptions{device: c.device, bands: bands, run: q})
+			if code != c.code || !regexp.MustCompile(c.says).MatchString(results) {
+				t.Errorf("exit code %d, not %d; %q wanted in\n%s%s", code, c.code, c.says, results, messages)
+			}
+		})
+	}
+}
+
 // The command takes the flags that its help names, and refuses what is wrong.
 func TestCheckCommand(t *testing.T) {
 	t.Setenv("VOXCAM_CUDA_DRIVER", "/absent/libcuda.so.1")

@@ -9,7 +9,6 @@ import (
 
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/memory"
 )
 
 // Pauses between looks at what is free: each twice as long as the one before.
@@ -290,15 +289,13 @@ func (e *Engine) toProcessor(t *task, err error) error {
 	t.processor = true
 	t.tell(explain.IncidentCPU, "the processor takes the device's place: %s", brief(err))
 	if e.options.Policy.Fewer && t.draws > 0 {
-		// By the steps of the original system; all draws are too many here, however much is free.
 		free := 0
 		if s := e.seatNow(); s != nil && s.resident != nil {
 			if u, err := s.resident.Usage(); err == nil {
 				free = u.Available()
 			}
 		}
-		steps := memory.Policy{Original: true}
-		t.fewer(min(steps.Samples(t.draws, free), max(20, t.draws/2)), "the processor computes, and the policy allows fewer")
+		t.fewer(e.options.Policy.SamplesOnProcessor(t.draws, free), "the processor computes, and the policy allows fewer")
 	}
 	return nil
 }

@@ -108,6 +108,15 @@ func (p Policy) Samples(n, free int) int {
 	return min(n, LeastDraws)
 }
 
+// SamplesOnProcessor is how many of n draws are taken where the processor takes the place of a device that has so many bytes free: all,
+// unless the policy allows fewer. Then it goes by the steps of the original system; all are too many, however much is free.
+func (p Policy) SamplesOnProcessor(n, free int) int {
+	if !p.Fewer {
+		return n
+	}
+	return min(Policy{Original: true}.Samples(n, free), max(20, n/2))
+}
+
 // Skips reports whether a volume is not begun when so many bytes are free for it (Usage.Available), as the original system decides: below
 // 0.5 GB. Other policies try.
 func (p Policy) Skips(free int) bool { return p.Original && p.Skip && free < skipsBelow }
