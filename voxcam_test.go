@@ -149,8 +149,8 @@ func TestRangeOfOptions(t *testing.T) {
 		req  voxcam.Request
 		says []string
 	}{
-		{voxcam.Request{}, []string{"no method is named: choose from gradcam"}},
-		{voxcam.Request{Methods: []string{"gradcamm"}}, []string{`methods cannot be used: unknown method "gradcamm"`}},
+		{voxcam.Request{}, []string{"methods names no method: choose from gradcam"}},
+		{voxcam.Request{Methods: []string{"gradcamm"}}, []string{`methods has an unknown method "gradcamm"`}},
 		{voxcam.Request{Methods: draws, NSamples: -1, NoiseLevel: -0.5},
 			[]string{"n_samples is -1; it must be from 1 to 2147483647", "noise_level is -0.5; it must be a positive number"}},
 		{voxcam.Request{Methods: draws, NSamples: 1 << 40}, []string{"n_samples is 1099511627776"}},
@@ -159,7 +159,7 @@ func TestRangeOfOptions(t *testing.T) {
 		{voxcam.Request{Methods: draws, NoiseLevel: 1e39}, []string{"noise_level is 1e+39"}},
 		{voxcam.Request{Methods: draws, NoiseLevel: 1e-60}, []string{"noise_level is 1e-60"}}, // 0 as a float32
 		{voxcam.Request{Methods: []string{"vargrad"}, NSamples: 1}, []string{"n_samples is 1; vargrad (original) needs at least 2"}},
-		{voxcam.Request{Methods: draws, Convention: map[string]string{"smoothgrad": "papr"}}, []string{`conventions cannot be used: unknown convention`}},
+		{voxcam.Request{Methods: draws, Convention: map[string]string{"smoothgrad": "papr"}}, []string{`conventions has an unknown convention`}},
 		{voxcam.Request{Methods: draws, Class: voxcam.Class{Kind: 7}}, []string{"target_class is of kind 7"}},
 		{voxcam.Request{Methods: draws, Class: voxcam.Class{Kind: voxcam.ClassIndex, Index: -1}}, []string{"target_class is -1; it must be at least 0"}},
 		{voxcam.Request{Methods: draws, Class: voxcam.Class{Kind: voxcam.ClassIndex, Index: 4}}, []string{"class 4 is out of range", "0 to 3"}},

@@ -45,15 +45,16 @@ type rule[T any] struct {
 // requestRules are those of a Request whose defaults have been filled in.
 var requestRules = []rule[Request]{
 	{"methods", func(r Request) error {
-		_, err := cam.Choose(r.Methods, nil)
-		if err == nil && len(r.Methods) == 0 {
-			err = fmt.Errorf("no method is named: choose from %s", strings.Join(cam.Methods(), ", "))
+		list := strings.Join(r.Methods, ",")
+		if strings.Trim(list, ", ") == "" {
+			return fmt.Errorf("names no method: choose from %s", strings.Join(cam.Methods(), ", "))
 		}
-		return prefixed("cannot be used: ", err)
+		_, err := cam.Expand(list)
+		return prefixed("has an ", err)
 	}},
 	{"conventions", func(r Request) error {
 		_, err := cam.Choose(nil, r.Convention)
-		return prefixed("cannot be used: ", err)
+		return prefixed("has an ", err)
 	}},
 	{"n_samples", func(r Request) error {
 		if r.NSamples < 1 || r.NSamples > mostDraws {
@@ -103,6 +104,7 @@ var optionRules = []rule[Options]{
 	}},
 }
 
+// prefixed puts text before an error, if there is one.
 func prefixed(text string, err error) error {
 	if err == nil {
 		return nil
@@ -119,11 +121,9 @@ func (r Request) Filled() (Request, error) {
 	if r.NoiseLevel == 0 {
 		r.NoiseLevel = DefaultNoiseLevel
 	}
-	methods, err := cam.Expand(strings.Join(r.Methods, ","))
-	if err != nil {
-		return r, &OptionError{"methods", prefixed("cannot be used: ", err)}
+	if methods, err := cam.Expand(strings.Join(r.Methods, ",")); err == nil { // otherwise Check says why
+		r.Methods = methods
 	}
-	r.Methods = methods
 	return r, r.Check()
 }
 
