@@ -19,6 +19,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/cam"
@@ -110,16 +111,34 @@ func Read(path string, opt ReadOptions) (*Volume, error) {
 	return format.Read(path, opt)
 }
 
-// NewVolume returns a volume of zeros.
+// MaxVoxels is how many voxels a volume of NewVolume has at most, over all channels.
+const MaxVoxels = 1 << 31
+
+// NewVolume returns a volume of zeros. Sizes below 1, and more than MaxVoxels, give a volume of those sizes without Data, which Explain
+// refuses.
 func NewVolume(channels, depth, height, width int) *Volume {
+	left := MaxVoxels
+	for _, d := range []int{channels, depth, height, width} {
+		if left /= max(d, 1); d < 1 || left < 1 {
+			return &Volume{Channels: channels, Depth: depth, Height: height, Width: width, Geometry: volume.Identity()}
+		}
+	}
 	return volume.New(channels, depth, height, width)
 }
 
-// Model is an opened classifier. It may be used by many goroutines; one at a time computes.
+// Model is an opened classifier. It may be used by many goroutines; one at a time computes. Open makes it: of another one, all that is
+// said is empty, and Explain is an error.
 type Model struct {
 	model  *explain.Model
 	device *device.Device
+	close  func() error // once
 }
+
+// ErrClosed is the error of Explain behind Close.
+var ErrClosed = explain.ErrClosed
+
+// isOpen reports whether Open made the model.
+func (m *Model) isOpen() bool { return m != nil && m.model != nil }
 
 // Open opens an ONNX file. If the file fixes the size of the volume, or opt.Shape gives it, a target layer that does not exist
 // is an error now; otherwise with the first volume.
@@ -135,22 +154,49 @@ func Open(path string, opt Options) (*Model, error) {
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
-	return &Model{m, d}, nil
+	return &Model{m, d, sync.OnceValue(func() error { return errors.Join(m.Close(), d.Close()) })}, nil
 }
 
 // Device names what the model is computed on, such as "cuda/NVIDIA H200" or "cpu/avx512".
-func (m *Model) Device() string { return m.device.Name() }
+func (m *Model) Device() string {
+	if !m.isOpen() {
+		return ""
+	}
+	return m.device.Name()
+}
 
 // Notes are what is worth knowing of the device: why a GPU that is there is not used, or what would make it faster.
-func (m *Model) Notes() []string { return slices.Concat(m.device.Warnings, m.device.Notes) }
+func (m *Model) Notes() []string {
+	if !m.isOpen() {
+		return nil
+	}
+	return slices.Concat(m.device.Warnings, m.device.Notes)
+}
 
 // Info describes the model. What depends on the volume's size is unknown until the first volume, unless the file fixes it.
-func (m *Model) Info() Info { return m.model.Info() }
+func (m *Model) Info() Info {
+	if !m.isOpen() {
+		return Info{}
+	}
+	return m.model.Info()
+}
 
-// Explain answers a request. An error means that nothing could be computed; the failure of one method is that method's status.
+// Explain answers a request. An error means that nothing could be computed: the volume is none or has another shape than the model takes,
+// a value is out of range, ctx has ended, the model is closed. The failure of one method is that method's status.
 func (m *Model) Explain(ctx context.Context, v *Volume, req Request) (*Result, error) {
+	switch {
+	case !m.isOpen():
+		return nil, errors.New("the model is not open: voxcam.Open opens one")
+	case ctx == nil:
+		return nil, errors.New("the context is nil: context.Background() never ends")
+	}
 	return m.model.Explain(ctx, v, req)
 }
 
-// Close gives the model's memory and threads back.
-func (m *Model) Close() error { return errors.Join(m.model.Close(), m.device.Close()) }
+// Close gives the model's memory and threads back, after the volume that is being explained. Closing again only returns the same error.
+func (m *Model) Close() error {
+	if !m.isOpen() {
+		return nil
+	}
+	return m.close()
+}

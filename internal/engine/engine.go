@@ -330,6 +330,9 @@ func (e *Engine) Begin(ctx context.Context, v *volume.Volume, req explain.Reques
 	if err != nil {
 		return nil, err
 	}
+	if err := v.CheckSize(); err != nil {
+		return nil, err
+	}
 	w := newWork(e, v, req, choices)
 	s, g := e.through()
 	if s == nil {

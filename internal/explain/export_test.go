@@ -13,7 +13,11 @@ type Staying struct{ e *explanation }
 
 // Stay uploads a volume for a request.
 func (m *Model) Stay(ctx context.Context, v *volume.Volume, req Request) (*Staying, error) {
-	defer m.alone()()
+	leave, err := m.alone()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	choices, err := cam.Choose(req.Methods, req.Convention)
 	if err != nil {
 		return nil, err

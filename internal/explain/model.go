@@ -69,6 +69,7 @@ type Model struct {
 	// otherwise, holds turn. Both are held by an element in the channel; begun is taken first. Who holds turn may use net; place is held to
 	// bring a volume to where it waits, and to change what that needs: net, its fields, and where they are.
 	begun, turn chan struct{}
+	closed      bool // changed by who holds both
 	place       sync.Mutex
 	net         *network
 	waits       *work // whose volume waits in net.fields.ahead
@@ -154,31 +155,47 @@ func (o Options) withInput(file *onnx.Model, b backend.Backend) (_ Options, assu
 	return o, order.Assumed, nil
 }
 
+// ErrClosed is the error of using a model that was closed.
+var ErrClosed = errors.New("the model is closed")
+
 // enter waits for the turn to compute; leave ends it.
 func (m *Model) enter(ctx context.Context) error {
 	select {
 	case m.turn <- struct{}{}:
-		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	if m.closed {
+		m.leave()
+		return ErrClosed
+	}
+	return nil
 }
 
 func (m *Model) leave() { <-m.turn }
 
 // alone waits until nobody else uses the model, and returns what lets others in again.
-func (m *Model) alone() (leave func()) {
+func (m *Model) alone() (leave func(), err error) {
 	m.begun <- struct{}{}
 	m.turn <- struct{}{}
-	return func() {
+	leave = func() {
 		<-m.turn
 		<-m.begun
 	}
+	if m.closed {
+		leave()
+		return nil, ErrClosed
+	}
+	return leave, nil
 }
 
 // Bind prepares the model for volumes of a shape, [C, D, H, W], as the first volume of that shape would.
 func (m *Model) Bind(shape [4]int) error {
-	defer m.alone()()
+	leave, err := m.alone()
+	if err != nil {
+		return err
+	}
+	defer leave()
 	return m.bind(context.Background(), shape)
 }
 
@@ -209,11 +226,17 @@ func (m *Model) bind(ctx context.Context, shape [4]int) error {
 	return nil
 }
 
-// Close gives the model's memory back. Work must have been ended.
+// Close gives the model's memory back, after the volume that is being explained. Work that was begun must have been ended. Closing again
+// does nothing.
 func (m *Model) Close() error {
 	m.shuttle.close()
-	defer m.alone()()
-	err := m.giveBack()
+	leave, err := m.alone()
+	if err != nil {
+		return nil
+	}
+	defer leave()
+	m.closed = true
+	err = m.giveBack()
 	if m.seen.lost() != nil {
 		err = nil // nothing can be given back to a device that is gone
 	}
@@ -242,7 +265,11 @@ func (m *Model) Info() Info {
 // Prepare makes the plans that methods need ready for the shape that the model is bound to, so that a budget that is too small, a
 // *BudgetError, or too little memory, a *MemoryError, is known before the work. It does nothing for a model that is not bound yet.
 func (m *Model) Prepare(ctx context.Context, methods []string) error {
-	defer m.alone()()
+	leave, err := m.alone()
+	if err != nil {
+		return err
+	}
+	defer leave()
 	choices, err := cam.Choose(methods, nil)
 	if err != nil || m.net == nil {
 		return err

@@ -21,6 +21,9 @@ func (m *Model) Release(ctx context.Context, meanwhile func() error) error {
 	select {
 	case m.turn <- struct{}{}:
 		defer m.leave()
+		if m.closed {
+			return ErrClosed
+		}
 		_ = m.release(m.nobody(), r)
 	case m.releases <- r:
 	case <-ctx.Done():

@@ -29,6 +29,9 @@ func (m *Model) Begin(ctx context.Context, v *volume.Volume, req Request) (Work,
 	if err != nil {
 		return nil, err
 	}
+	if err := v.CheckSize(); err != nil {
+		return nil, err
+	}
 	if err := v.CheckFinite(); err != nil {
 		return nil, err
 	}
@@ -40,6 +43,10 @@ func (m *Model) Begin(ctx context.Context, v *volume.Volume, req Request) (Work,
 	case m.begun <- struct{}{}:
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
+	}
+	if m.closed {
+		<-m.begun
+		return nil, ErrClosed
 	}
 	if err := w.wait(); err != nil {
 		switch m.trouble(err) {

@@ -27,3 +27,19 @@ func TestCheckFinite(t *testing.T) {
 		t.Errorf("found %+v", found)
 	}
 }
+
+func TestCheckSize(t *testing.T) {
+	if err := New(2, 3, 4, 5).CheckSize(); err != nil {
+		t.Error(err)
+	}
+	data := make([]float32, 8)
+	for name, v := range map[string]*Volume{
+		"nil": nil, "empty": {}, "too few": {Data: data[:7], Channels: 1, Depth: 2, Height: 2, Width: 2},
+		"too many": {Data: data, Channels: 1, Depth: 1, Height: 2, Width: 2}, "negative": {Data: data, Channels: -2, Depth: -2, Height: 2, Width: 1},
+		"zero": {Channels: 1, Depth: 0, Height: 2, Width: 2}, "overflow": {Channels: 1 << 32, Depth: 1 << 32, Height: 1, Width: 1},
+	} {
+		if v.CheckSize() == nil {
+			t.Errorf("%s is accepted", name)
+		}
+	}
+}

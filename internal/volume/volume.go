@@ -5,7 +5,10 @@
 // centre. Geometry maps such an index to patient space in millimetres.
 package volume
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // Volume is a multi-channel image of float32 voxels.
 type Volume struct {
@@ -24,6 +27,28 @@ func New(channels, depth, height, width int) *Volume {
 		Channels: channels, Depth: depth, Height: height, Width: width,
 		Geometry: Identity(),
 	}
+}
+
+// CheckSize says why a volume is none: it is nil, a size is below 1, or Data has another length than the sizes have.
+func (v *Volume) CheckSize() error {
+	if v == nil {
+		return errors.New("there is no volume: it is nil")
+	}
+	n := 1
+	for _, d := range []int{v.Channels, v.Depth, v.Height, v.Width} {
+		if d < 1 {
+			return fmt.Errorf("the volume is %s, channels x depth x height x width: each must be at least 1", v.Shape())
+		}
+		if n > len(v.Data)/d {
+			n = -1 // more than there are
+			break
+		}
+		n *= d
+	}
+	if n != len(v.Data) {
+		return fmt.Errorf("the volume is %s, channels x depth x height x width, but has %d values", v.Shape(), len(v.Data))
+	}
+	return nil
 }
 
 // Dims returns the size of the spatial axes: depth, height, width.

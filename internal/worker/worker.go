@@ -291,6 +291,9 @@ func (w *Worker) Begin(ctx context.Context, v *volume.Volume, req explain.Reques
 	if req.Noise != nil && w.set.Noise.Path == "" {
 		return nil, errors.New("internal error, please report it: draws must be in a file that the worker reads")
 	}
+	if err := v.CheckSize(); err != nil {
+		return nil, err
+	}
 	k := &work{worker: w, volume: v, req: req, kept: map[string]kept{}}
 	w.change(func() {
 		if w.closed {
