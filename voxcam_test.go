@@ -127,8 +127,9 @@ func TestRangeOfOptions(t *testing.T) {
 		opt  voxcam.Options
 		says string
 	}{
-		{voxcam.Options{LayerLayout: "nonsense"}, `layer_layout cannot be used: "nonsense" is none of auto, channels-first`},
-		{voxcam.Options{TargetLayer: "head_conv", LayerLayout: "nonsense"}, `layer_layout cannot be used: "nonsense"`},
+		{voxcam.Options{LayerLayout: "nonsense"}, `layer_layout cannot be used: layer layout "nonsense": 'n' is not known; it is auto, channels-first`},
+		{voxcam.Options{TargetLayer: "head_conv", LayerLayout: "nonsense"}, `layer_layout cannot be used: layer layout "nonsense"`},
+		{voxcam.Options{LayerLayout: "NDHWW"}, "W twice"},
 		{voxcam.Options{TokenGrid: [3]int{1, 2, 0}}, "token_grid is [1 2 0]; it must be three sizes from 1 to 65536"},
 		{voxcam.Options{TokenGrid: [3]int{-1, 2, 2}}, "token_grid is [-1 2 2]"},
 		{voxcam.Options{Shape: [4]int{1, 12, -16, 14}}, "volume_shape is [1 12 -16 14]; sizes must be at least 0"},

@@ -27,7 +27,7 @@ type Options struct {
 	TokenGrid [3]int
 	// PrefixTokens are tokens of no place (class tokens, registers) in front of the others; 0 takes their number from the graph.
 	PrefixTokens int
-	// LayerLayout names the axes of the target layer, as LayoutHelp says; "" recognises them.
+	// LayerLayout names the axes of the target layer, as layer.LayoutHelp says; "" recognises them.
 	LayerLayout string
 	// Shape is [C, D, H, W] of the volumes to come, where it is known; zero sizes are taken from the model's file.
 	Shape [4]int

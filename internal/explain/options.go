@@ -9,6 +9,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/layer"
+	"github.com/voxcam/voxcam/internal/onnx"
 )
 
 // Defaults of a request, those of the library, the program and configurations alike.
@@ -82,6 +83,13 @@ var requestRules = []rule[Request]{
 
 // optionRules are those of Options.
 var optionRules = []rule[Options]{
+	{"input_axes", func(o Options) error { return prefixed("cannot be used: ", onnx.CheckInputAxes(o.InputAxes)) }},
+	{"prefix_tokens", func(o Options) error {
+		if o.PrefixTokens < 0 {
+			return fmt.Errorf("is %d; it must be at least 0, which stands for what the graph shows", o.PrefixTokens)
+		}
+		return nil
+	}},
 	{"layer_layout", func(o Options) error { return prefixed("cannot be used: ", layer.CheckLayout(o.LayerLayout)) }},
 	{"token_grid", func(o Options) error {
 		if o.TokenGrid == [3]int{} {
