@@ -140,8 +140,6 @@ func colored() bool { return os.Getenv("NO_COLOR") == "" }
 
 // live draws on a terminal until a key, a signal or the context ends it. keys is nil where nobody can press one.
 func live(ctx context.Context, o monitorOptions, title string, keys, screen *os.File, look func(context.Context) (monitor.Look, error)) (err error) {
-	ctx, stop := signal.NotifyContext(ctx, hangup...)
-	defer stop()
 	ctx, cancel := context.WithCancel(ctx)
 	var owned sync.WaitGroup
 	defer owned.Wait()

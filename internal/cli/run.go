@@ -31,6 +31,7 @@ type runFlags struct {
 	methodFlags
 	memoryFlags
 	config, dataset, class, out, session, noise, log string
+	userSignals                                      string
 	max                                              int
 	formats                                          []string
 	verify, worker, checkOnly, clearCache            bool
@@ -47,6 +48,10 @@ The same --session again continues it: what is finished stays, what failed is tr
 
 The device lives in a process of its own, a worker, whose end does not end the run. SIGUSR1 makes the session give its memory of the
 GPU to others for a minute, and SIGUSR2 has it back at once; voxcam monitor shows it, and voxcam recover asks more of it.
+
+SIGINT, SIGTERM, SIGHUP and SIGXCPU stop the run: samples that are done are kept, the report is written, and the same session continues it.
+In a job of Slurm, PBS, LSF, Grid Engine, Flux or OAR so do SIGUSR1 and SIGUSR2, which announce that a job is about to be killed; --user-signals
+says what they mean.
 
 A configuration of the original system ([DataModule], [NetModule]) is taken as it is, with --model for the ONNX file.`,
 		Args: exactArgs(),
@@ -68,6 +73,7 @@ A configuration of the original system ([DataModule], [NetModule]) is taken as i
 	fl.BoolVar(&f.verify, "verify", false, "when continuing, compare the contents of finished files with their digests, not only sizes")
 	fl.BoolVar(&f.worker, "worker", true, "keep the device in a process of its own, so that its end does not end the run")
 	fl.DurationVar(&f.passTimeout, "pass-timeout", 5*time.Minute, "how long a pass on a GPU may take before its process is ended and another goes on; 0 for no limit")
+	fl.StringVar(&f.userSignals, "user-signals", dataset.UserSignalsAuto, "what SIGUSR1 and SIGUSR2 mean: memory (leave the GPU's, and take it again), stop, or auto: stop in jobs of batch systems")
 	fl.BoolVar(&f.checkOnly, "check-only", false, "only say how the memory is, and whether the run would fit, as voxcam check does")
 	fl.BoolVar(&f.clearCache, "clear-cache", false, "first have your other sessions give back what they keep unused of GPUs' memory")
 	return cmd
@@ -96,7 +102,7 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 	summary, err := runConfig(cmd.Context(), config, f, cmd.ErrOrStderr())
 	code := session.ExitCode(summary, err)
 	if summary.Dir != "" {
-		if perr := summary.Print(cmd.OutOrStdout()); perr != nil {
+		if perr := summary.Print(cmd.OutOrStdout()); perr != nil && code == session.ExitOK {
 			return perr
 		}
 	}
@@ -138,6 +144,7 @@ func (f *runFlags) override(cmd *cobra.Command, c *dataset.Config) error {
 		{"shuttle", "memory.shuttle", func() { c.Memory.Shuttle = string(f.shuttle) }},
 		{"launch-blocking", "memory.launch_blocking", func() { c.Memory.LaunchBlocking = f.blocking }},
 		{"pass-timeout", "memory.pass_timeout", func() { c.Memory.PassTimeout = f.passTimeout }},
+		{"user-signals", "memory.user_signals", func() { c.Memory.UserSignals = f.userSignals }},
 		{"worker", "memory.worker", func() { c.Memory.Worker = f.worker }},
 		{"output-dir", "output.dir", func() { c.Output.Dir = f.out }},
 		{"session", "output.session", func() { c.Output.Session = f.session }},
@@ -202,7 +209,17 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 	}
 	seen := newRunning(c.Model.File, c.Explain.Device, progress)
 	defer func() { err = errors.Join(err, seen.close()) }()
-	defer seen.listen(ctx)()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	stops, system := userSignalsStop(c.Memory.UserSignals, os.Getenv)
+	if system != "" {
+		fmt.Fprintf(stderr, "voxcam: note: in this job of %s, SIGUSR1 and SIGUSR2 stop the run, which can be continued (--user-signals)\n", system)
+	}
+	if stops {
+		defer seen.listen(ctx, stop)()
+	} else {
+		defer seen.listen(ctx, nil)()
+	}
 	if server, err := control.Serve(ctx, seen); err != nil {
 		fmt.Fprintln(stderr, "voxcam: warning: voxcam monitor and recover cannot reach this session:", err)
 	} else {

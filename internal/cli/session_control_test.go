@@ -136,7 +136,7 @@ func TestSignalsAreOrders(t *testing.T) {
 	l, heard := newTestRunning(t)
 	device := &fakeDevice{orders: make(chan memory.Order, 1)}
 	l.computes(device)
-	stop := l.listen(t.Context())
+	stop := l.listen(t.Context(), nil)
 	send := func(s syscall.Signal) memory.Order {
 		t.Helper()
 		if err := syscall.Kill(os.Getpid(), s); err != nil {
@@ -159,6 +159,48 @@ func TestSignalsAreOrders(t *testing.T) {
 	}
 	if e := heard.list[1]; e.Kind != session.EventWarning || !strings.HasSuffix(e.Reason, "resume: no") {
 		t.Errorf("%+v", e)
+	}
+}
+
+// Where they stop a run, the first of them ends its context, and says so.
+func TestSignalsThatStop(t *testing.T) {
+	l, heard := newTestRunning(t)
+	l.computes(&fakeDevice{}) // which an order would make panic
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	end := l.listen(ctx, cancel)
+	if err := syscall.Kill(os.Getpid(), syscall.SIGUSR2); err != nil {
+		t.Fatal(err)
+	}
+	<-ctx.Done()
+	end()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) || err.Error() != "stopped by the signal user defined signal 2" {
+		t.Error(err)
+	}
+	if e := heard.list[0]; e.Kind != session.EventWarning || !strings.Contains(e.Reason, "user defined signal 2: the run stops") {
+		t.Errorf("%+v", e)
+	}
+}
+
+func TestUserSignals(t *testing.T) {
+	for _, c := range []struct {
+		setting, variable string
+		stop              bool
+		system            string
+	}{
+		{"auto", "", false, ""}, {"auto", "HOME", false, ""}, {"auto", "SLURM_JOB_ID", true, "Slurm"}, {"auto", "PBS_JOBID", true, "PBS"},
+		{"auto", "LSB_JOBID", true, "LSF"}, {"auto", "SGE_TASK_ID", true, "Grid Engine"},
+		{"memory", "SLURM_JOB_ID", false, ""}, {"stop", "", true, ""}, {"stop", "LSB_JOBID", true, ""},
+	} {
+		getenv := func(name string) string {
+			if name == c.variable {
+				return "7"
+			}
+			return ""
+		}
+		if stop, system := userSignalsStop(c.setting, getenv); stop != c.stop || system != c.system {
+			t.Errorf("%s in %s: %v, %q", c.setting, c.variable, stop, system)
+		}
 	}
 }
 

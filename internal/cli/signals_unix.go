@@ -12,25 +12,34 @@ import (
 	"github.com/voxcam/voxcam/internal/memory"
 )
 
-// orders are what signals ask of a session.
+// stopping are the signals that end a command in good order.
+var stopping = []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGXCPU}
+
+// orders are what signals ask of a session where they do not stop it.
 var orders = map[os.Signal]memory.Order{
 	syscall.SIGUSR1: {Operation: memory.Release, For: yieldFor},
 	syscall.SIGUSR2: {Operation: memory.Resume},
 }
 
-// listen carries out what signals ask of the session, one after the other, until the function that it returns is called.
-func (l *running) listen(ctx context.Context) (stop func()) {
+// listen carries out what signals ask of the session, one after the other, until the function that it returns is called; with a stop that is
+// not nil they end the run. Meanwhile a pipe to the outside that is gone is an error of who writes to it, and ends no run.
+func (l *running) listen(ctx context.Context, stop context.CancelCauseFunc) (end func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	asked := make(chan os.Signal, 8)
+	asked, broken := make(chan os.Signal, 8), make(chan os.Signal, 1)
 	for s := range orders {
 		signal.Notify(asked, s)
 	}
+	signal.Notify(broken, syscall.SIGPIPE)
 	var tasks sync.WaitGroup
 	tasks.Go(func() {
 		for {
 			select {
 			case s := <-asked:
-				l.obey(ctx, orders[s], s)
+				if stop != nil {
+					l.stopOn(s, stop)
+				} else {
+					l.obey(ctx, orders[s], s)
+				}
 			case <-ctx.Done():
 				return
 			}
@@ -38,6 +47,7 @@ func (l *running) listen(ctx context.Context) (stop func()) {
 	})
 	return func() {
 		signal.Stop(asked)
+		signal.Stop(broken)
 		cancel()
 		tasks.Wait()
 	}

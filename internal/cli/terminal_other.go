@@ -7,7 +7,7 @@ import (
 	"os"
 )
 
-var resized, hangup []os.Signal
+var resized []os.Signal
 
 // canWait: on this system only a read waits, and the context cannot end it.
 const canWait = false

@@ -11,10 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var (
-	resized = []os.Signal{syscall.SIGWINCH} // when the terminal's size changes
-	hangup  = []os.Signal{syscall.SIGHUP}   // when the terminal goes away
-)
+// resized comes when the terminal's size changes.
+var resized = []os.Signal{syscall.SIGWINCH}
 
 // canWait says that readable does: without it nobody can stop waiting for a key.
 const canWait = true

@@ -83,6 +83,7 @@ type Memory struct {
 	LaunchBlocking bool          // wait after every step on a GPU
 	PassTimeout    time.Duration // most time for a pass on a GPU; 0: none
 	Worker         bool          // the device lives in a process of its own
+	UserSignals    string        // what SIGUSR1 and SIGUSR2 mean: one of UserSignals
 }
 
 // Output says what is written.
@@ -92,6 +93,16 @@ type Output struct {
 	Formats      []string // names of Formats
 	OverlayAlpha float64  // weight of the heatmap in an overlay
 }
+
+// What SIGUSR1 and SIGUSR2 mean to a run.
+const (
+	UserSignalsAuto   = "auto"   // stop in a job of a batch system, else memory
+	UserSignalsMemory = "memory" // leave the GPU's memory for a minute, and take it again
+	UserSignalsStop   = "stop"   // stop the run in good order
+)
+
+// UserSignals are the values of Memory.UserSignals.
+var UserSignals = []string{UserSignalsAuto, UserSignalsMemory, UserSignalsStop}
 
 // Formats are the kinds of result files that one can ask for.
 var Formats = []string{"nifti", "npy", "mat", "tiff", "png"}
@@ -109,7 +120,7 @@ func Defaults() *Config {
 		},
 		Explain: Explain{Methods: []string{explain.DefaultMethod}, NSamples: explain.DefaultNSamples, NoiseLevel: explain.DefaultNoiseLevel,
 			Device: "auto", Precision: "fp32"},
-		Memory: Memory{Policy: "exact", Wait: 10 * time.Second, Shuttle: "never", PassTimeout: 5 * time.Minute, Worker: true},
+		Memory: Memory{Policy: "exact", Wait: 10 * time.Second, Shuttle: "never", PassTimeout: 5 * time.Minute, Worker: true, UserSignals: UserSignalsAuto},
 		Output: Output{Dir: "CAMVis", Formats: []string{"nifti", "tiff", "png"}, OverlayAlpha: 0.4},
 	}
 }

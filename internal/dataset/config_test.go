@@ -28,7 +28,7 @@ func TestEveryKeyArrives(t *testing.T) {
 		Explain: Explain{Methods: []string{"gradcam", "vargrad"}, NSamples: 8, NoiseLevel: 1, Seed: 42, Device: "cuda:1", Precision: "tf32", Threads: 6,
 			Conventions: map[string]string{"gradcam++": "paper"}},
 		Memory: Memory{Policy: "original", Wait: 2500 * time.Millisecond, CPU: new(bool), Fewer: &yes, Skip: new(bool), Shuttle: "idle",
-			LaunchBlocking: true, PassTimeout: time.Minute},
+			LaunchBlocking: true, PassTimeout: time.Minute, UserSignals: "stop"},
 		Output: Output{Dir: "testdata/out", Session: "first", Formats: []string{"nifti", "mat"}, OverlayAlpha: 0.5},
 	}
 	if err := want.Explain.Memory.Set("512MiB"); err != nil {
@@ -82,7 +82,7 @@ func TestComplaints(t *testing.T) {
 			[]string{"c.toml:4: model.target_class is \"c\": no class is called \"c\"; choose one of: predicted, true, all, an index, a, b"}},
 		{"class index", "[model]\nfile='m'\nclasses = ['a', 'b']\ntarget_class = 2\n[data]\nfolder='d'\nlabels='l'\nscale='none'\n",
 			[]string{"class 2 is out of range: the model has classes 0 to 1"}},
-		{"memory", rest + "[memory]\npolicy = 'exakt'\nwait = 'long'\nskip = 1\nshuttle = 'now'\npass_timeout = -1\nworker = 'no'\nwaits = 3\n" +
+		{"memory", rest + "[memory]\npolicy = 'exakt'\nwait = 'long'\nskip = 1\nshuttle = 'now'\npass_timeout = -1\nworker = 'no'\nuser_signals = 'usr1'\nwaits = 3\n" +
 			"[explain]\nthreads = -2\n", []string{
 			"c.toml:8: memory.policy is \"exakt\"; choose one of: exact, original; did you mean exact?",
 			"c.toml:9: memory.wait must be a number of seconds, not \"long\"",
@@ -90,8 +90,9 @@ func TestComplaints(t *testing.T) {
 			"c.toml:11: memory.shuttle is \"now\"; choose one of: never, idle, always",
 			"c.toml:12: memory.pass_timeout is -1s; a time cannot be negative",
 			"c.toml:13: memory.worker must be true or false, not \"no\"",
-			"c.toml:14: unknown key memory.waits; the nearest known key is memory.wait",
-			"c.toml:16: explain.threads is -2; it must be at least 0"}},
+			"c.toml:14: memory.user_signals is \"usr1\"; choose one of: auto, memory, stop",
+			"c.toml:15: unknown key memory.waits; the nearest known key is memory.wait",
+			"c.toml:17: explain.threads is -2; it must be at least 0"}},
 		{"endless", rest + "[memory]\nwait = 1e300\n", []string{"c.toml:8: memory.wait is 1e+300; it must be a number of seconds up to"}},
 		{"good", rest, nil},
 	} {

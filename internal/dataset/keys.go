@@ -111,6 +111,9 @@ var keys = []key{
 		notNegative(func(c *Config) time.Duration { return c.Memory.PassTimeout })},
 	{"memory.worker", "keep the device in a process of its own, so that its end does not end the run",
 		boolean(func(c *Config) *bool { return &c.Memory.Worker }), nil},
+	{"memory.user_signals", "what SIGUSR1 and SIGUSR2 mean: memory (give the GPU's memory to others for a minute, and take it again), stop, or auto: " +
+		"stop in a job of Slurm, PBS, LSF, Grid Engine, Flux or OAR, else memory",
+		text(func(c *Config) *string { return &c.Memory.UserSignals }), oneOf(func(c *Config) string { return c.Memory.UserSignals }, UserSignals)},
 
 	{"output.dir", "folder that sessions are made in; default: CAMVis in the working directory",
 		text(func(c *Config) *string { return &c.Output.Dir }), nil},

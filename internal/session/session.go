@@ -47,7 +47,7 @@ const (
 	ExitDegraded    = 3   // every sample has a result, some are degraded
 	ExitFailed      = 4   // some samples or methods have no result: they failed, or were skipped for lack of memory
 	ExitOutput      = 5   // results cannot be written: full disk, missing permission
-	ExitInterrupted = 130 // stopped by a signal; the same session continues it
+	ExitInterrupted = 130 // stopped by a signal, whichever; the same session continues it
 )
 
 // ExitCodes explains the codes, for help texts.

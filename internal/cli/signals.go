@@ -1,0 +1,75 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+
+	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/internal/session"
+)
+
+// stopped is why a context ended that a signal has ended. It is a context.Canceled.
+type stopped struct{ signal os.Signal }
+
+func (e *stopped) Error() string        { return fmt.Sprintf("stopped by the signal %v", e.signal) }
+func (e *stopped) Is(target error) bool { return target == context.Canceled }
+
+// Interruptible returns a context that ends with the first signal that asks a program to end: ctrl-C, SIGTERM, a terminal that goes away
+// (SIGHUP), time of the processor that is used up (SIGXCPU). stop ends listening. A SIGHUP that was ignored when the program was started
+// stays so, as nohup wants it.
+func Interruptible(ctx context.Context) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	asked := make(chan os.Signal, 1)
+	for _, s := range stopping {
+		if s == os.Interrupt || !signal.Ignored(s) {
+			signal.Notify(asked, s)
+		}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case s := <-asked:
+			cancel(&stopped{s})
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(asked)
+		cancel(nil)
+		<-done
+	}
+}
+
+// batchSystems set these variables in the environment of their jobs. They, or who submits the job, choose SIGUSR1 or SIGUSR2 as the
+// warning that it is about to be killed.
+var batchSystems = []struct{ name, variable string }{
+	{"Slurm", "SLURM_JOB_ID"},
+	{"PBS", "PBS_JOBID"},
+	{"LSF", "LSB_JOBID"},
+	{"Grid Engine", "SGE_TASK_ID"},
+	{"Flux", "FLUX_JOB_ID"},
+	{"OAR", "OAR_JOB_ID"},
+}
+
+// userSignalsStop reports whether SIGUSR1 and SIGUSR2 stop a run, given memory.user_signals, and within a job of which batch system that was
+// decided.
+func userSignalsStop(setting string, getenv func(string) string) (stop bool, system string) {
+	if setting != dataset.UserSignalsAuto {
+		return setting == dataset.UserSignalsStop, ""
+	}
+	for _, b := range batchSystems {
+		if getenv(b.variable) != "" {
+			return true, b.name
+		}
+	}
+	return false, ""
+}
+
+// stopOn ends a run because of a signal, and tells of it.
+func (l *running) stopOn(s os.Signal, cancel context.CancelCauseFunc) {
+	l.next.Event(session.Event{Kind: session.EventWarning, Reason: fmt.Sprintf("signal %v: the run stops here (memory.user_signals, --user-signals)", s)})
+	cancel(&stopped{s})
+}
