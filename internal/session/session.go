@@ -48,6 +48,7 @@ const (
 	ExitFailed      = 4   // some samples or methods have no result: they failed, or were skipped for lack of memory
 	ExitOutput      = 5   // results cannot be written: full disk, missing permission
 	ExitInterrupted = 130 // stopped by a signal, whichever; the same session continues it
+	ExitCrashed     = 134 // ended by SIGABRT, as shells say it: the program crashed, which is a fault of it; command voxcam sees to that
 )
 
 // ExitCodes explains the codes, for help texts.
@@ -61,7 +62,8 @@ var ExitCodes = []struct {
 	{ExitDegraded, "all samples have results, some are degraded (their status says how)"},
 	{ExitFailed, "some samples or methods failed, or were skipped for lack of memory (their status says why)"},
 	{ExitOutput, "results cannot be written: full disk, missing permission"},
-	{ExitInterrupted, "interrupted; run the same session again to continue"},
+	{ExitInterrupted, "interrupted, by whichever signal; run the same session again to continue"},
+	{ExitCrashed, "the program crashed (signal SIGABRT): please report it; run the same session again to continue"},
 }
 
 // RefusedError says why a run was not begun.
