@@ -279,6 +279,9 @@ func start(ctx context.Context, c *dataset.Config, o engine.Options, noise worke
 	}
 	if c.Memory.Worker && unusable == nil {
 		w, err := worker.Start(ctx, o, worker.Options{PassTimeout: c.Memory.PassTimeout, Noise: noise})
+		if errors.Is(err, worker.ErrNoProcess) {
+			err = fmt.Errorf("%w; --worker=false (memory.worker = false) keeps the device in this process", err)
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -53,6 +53,9 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
+// noLocks is for network file systems whose locks are turned off, or whose server of locks does not answer.
+const noLocks = "; its file system cannot do that (locks, for example): choose an output folder on another one, such as a local disk"
+
 // remedies says what a user can do about the usual causes.
 var remedies = []struct {
 	cause  error
@@ -61,6 +64,7 @@ var remedies = []struct {
 	{syscall.ENOSPC, "; free some space there or choose another output folder, then run the same session again"},
 	{syscall.EDQUOT, "; the disk quota is used up: free some space or choose another output folder, then run the same session again"},
 	{syscall.EFBIG, "; the file system or a limit (ulimit -f) forbids a file of this size"},
+	{syscall.ENOLCK, noLocks}, {syscall.ENOSYS, noLocks}, {syscall.EOPNOTSUPP, noLocks},
 	{syscall.EROFS, "; choose another output folder"},
 	{fs.ErrPermission, "; choose another output folder or change its permissions"},
 	{syscall.ENOTDIR, "; a part of that path is a file: choose another output folder"},

@@ -61,7 +61,8 @@ func plot(points []point, now time.Time, window time.Duration, columns, rows int
 	low, high = -1, -1
 	for _, p := range points {
 		v := value(p)
-		at := columns - 1 - int(newest-p.at.UnixNano()/int64(each))
+		taken := now.Add(-now.Sub(p.at)) // by the clock of now, which may have been set since
+		at := columns - 1 - int(newest-taken.UnixNano()/int64(each))
 		if v < 0 || at < 0 || at >= columns {
 			continue
 		}

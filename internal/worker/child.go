@@ -34,12 +34,15 @@ type child struct {
 	calls map[uint64]chan frame
 	last  uint64
 
-	heard  atomic.Int64  // when it last showed that it gets on, in nanoseconds
+	signs  atomic.Int64  // that it gets on: how many it has given
 	reason atomic.Value  // string: why it was ended by us
 	gone   chan struct{} // closed when nothing comes from it any more, and all that came was heard
 	ended  chan struct{} // closed when the process has ended
 	tasks  sync.WaitGroup
 }
+
+// ErrNoProcess says that the system gives no process, or not what the two sides are connected by.
+var ErrNoProcess = errors.New("the worker process cannot be started")
 
 // errDied says that a child is no more. It is answered by another one.
 var errDied = errors.New("the worker process has ended")
@@ -61,12 +64,12 @@ func spawn(options engine.Options, set *Options, in *os.File, hear func(*child, 
 	}
 	ours, theirs, err := newPair()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrNoProcess, err)
 	}
 	defer theirs.Close()
 	out, err := newShared("voxcam-worker")
 	if err != nil {
-		return nil, errors.Join(err, ours.Close())
+		return nil, errors.Join(fmt.Errorf("%w: %w", ErrNoProcess, err), ours.Close())
 	}
 	c := &child{options: options, conn: ours, pipe: newPipe(ours), out: out, hear: hear, kills: set.oomKills(),
 		stderr: &tail{}, calls: map[uint64]chan frame{}, gone: make(chan struct{}), ended: make(chan struct{})}
@@ -74,7 +77,7 @@ func spawn(options engine.Options, set *Options, in *os.File, hear func(*child, 
 	if len(command) == 0 {
 		path, err := program()
 		if err != nil {
-			return nil, errors.Join(err, ours.Close(), out.Close())
+			return nil, errors.Join(fmt.Errorf("%w: %w", ErrNoProcess, err), ours.Close(), out.Close())
 		}
 		command = []string{path, "worker"}
 	}
@@ -88,7 +91,7 @@ func spawn(options engine.Options, set *Options, in *os.File, hear func(*child, 
 	}
 	c.cmd.WaitDelay = time.Second // for what it may have started
 	if err := c.cmd.Start(); err != nil {
-		return nil, errors.Join(fmt.Errorf("the worker process cannot be started: %w", err), ours.Close(), out.Close())
+		return nil, errors.Join(fmt.Errorf("%w: %w", ErrNoProcess, err), ours.Close(), out.Close())
 	}
 	c.tasks.Go(c.read)
 	go func() { // not waited for: a process in a call to a driver may stay for ever
@@ -134,12 +137,13 @@ func ended(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, os.ErrClosed) || errors.Is(err, syscall.ECONNRESET)
 }
 
-func (c *child) progressed() { c.heard.Store(time.Now().UnixNano()) }
+func (c *child) progressed() { c.signs.Add(1) }
 
 // watch ends a child that was asked for something and does not get on with it for so long: what hangs in a driver cannot be cancelled.
 func (c *child) watch(limit time.Duration) {
-	tick := time.NewTicker(max(limit/20, time.Millisecond))
+	tick := time.NewTicker(max(limit/watchTicks, time.Millisecond))
 	defer tick.Stop()
+	var s stall
 	for {
 		select {
 		case <-c.gone:
@@ -149,11 +153,31 @@ func (c *child) watch(limit time.Duration) {
 		c.mu.Lock()
 		busy := len(c.calls) > 0
 		c.mu.Unlock()
-		if busy && time.Now().UnixNano()-c.heard.Load() > int64(limit) {
+		if s.tick(busy, c.signs.Load()) {
 			c.kill(fmt.Sprintf("no progress for %v", limit))
 			return
 		}
 	}
+}
+
+// watchTicks is how often a child is looked at within the limit.
+const watchTicks = 20
+
+// stall counts the ticks of a watch without a sign of progress. It reads no clock: whose steps, and the time in which the machine sleeps or
+// this process is stopped, with the child or without it, must end no child. A ticker makes up for no ticks that were missed.
+type stall struct {
+	signs int64
+	quiet int // ticks
+}
+
+// tick reports whether a child that is busy has given no sign for longer than the limit, with the number of signs that it has given so far.
+func (s *stall) tick(busy bool, signs int64) bool {
+	if !busy || signs != s.signs {
+		s.signs, s.quiet = signs, 0
+		return false
+	}
+	s.quiet++
+	return s.quiet > watchTicks
 }
 
 // kill ends the process, for a reason that is told. Only the first one counts. What it has said is heard; of one that the system cannot

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -16,13 +17,33 @@ import (
 const Supported = true
 
 // Usable says why this process could not hand volumes to a child, nil if it can: the system counts shared memory as files, whose size a
-// limit may bound.
+// limit may bound; and old kernels, and filters of calls in containers, have no memory without a name, or do not take it back in parts.
 func Usable() error {
 	var limit syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil || limit.Cur == math.MaxUint64 {
-		return nil
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit); err == nil && limit.Cur != math.MaxUint64 {
+		return fmt.Errorf("files, and so shared memory, may not be larger than %d bytes (ulimit -f)", limit.Cur)
 	}
-	return fmt.Errorf("files, and so shared memory, may not be larger than %d bytes (ulimit -f)", limit.Cur)
+	return usable(newShared, punch, newPair)
+}
+
+// usable tries what the parent of a child does with shared memory and connections, by the functions for that.
+func usable(shared func(string) (*os.File, error), punch func(*os.File, region) error, pair func() (ours, theirs *os.File, err error)) error {
+	file, err := shared("voxcam-probe")
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if _, err := file.Write(make([]byte, page)); err != nil {
+		return fmt.Errorf("shared memory cannot be written: %w", err)
+	}
+	if err := punch(file, region{0, page}); err != nil {
+		return fmt.Errorf("shared memory cannot be given back in parts: %w", err)
+	}
+	ours, theirs, err := pair()
+	if err != nil {
+		return err
+	}
+	return errors.Join(ours.Close(), theirs.Close())
 }
 
 // newShared makes a file of shared memory without a name: it goes with the last process that has it.

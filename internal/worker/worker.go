@@ -87,7 +87,8 @@ var _ explain.Overlapping = (*Worker)(nil)
 
 var errClosed = errors.New("the worker is closed")
 
-// Start starts a child, and has it open an engine. An error of opening is what the engine says. ctx is of the start alone.
+// Start starts a child, and has it open an engine. An error of opening is what the engine says, or wraps
+// ErrNoProcess. ctx is of the start alone.
 func Start(ctx context.Context, options engine.Options, set Options) (*Worker, error) {
 	options.Supervised = true
 	if set.Restarts == 0 {
@@ -107,7 +108,7 @@ func Start(ctx context.Context, options engine.Options, set Options) (*Worker, e
 	}
 	file, err := newShared("voxcam-parent")
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrNoProcess, err)
 	}
 	w := &Worker{set: set, in: &arena{file: file}, done: make(chan struct{}), changed: make(chan struct{}), options: options, budget: options.Budget}
 	w.ctx, w.close = context.WithCancelCause(context.Background())
