@@ -62,7 +62,7 @@ same figures as metrics besides, at http://ADDRESS/metrics. NO_COLOR in the envi
 	fl.DurationVar(&o.history, "history", 5*time.Minute, "time that the graphs show")
 	fl.BoolVar(&o.once, "once", false, "look once")
 	fl.BoolVar(&o.asJSON, "json", false, "print a line of JSON for each look")
-	fl.StringVar(&o.prometheus, "prometheus", "", "serve metrics for Prometheus at this address, such as localhost:9400")
+	fl.StringVar(&o.prometheus, "prometheus", "", "serve metrics for Prometheus at this address: :9400 for this machine alone, 0.0.0.0:9400 for all that reach it")
 	fl.Var(&o.bands, "thresholds", "bounds of healthy, caution and warning: three sizes that are free, and three shares of fragmentation")
 	return cmd
 }
@@ -82,12 +82,17 @@ func (o monitorOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr
 	last := &latest{look: o.look}
 	title := fmt.Sprintf("voxcam monitor, each %v, graphs of %v", o.interval, o.history)
 	if o.prometheus != "" {
-		stop, address, err := serveMetrics(o.prometheus, last.get)
+		stop, address, open, err := serveMetrics(o.prometheus, last.get)
 		if err != nil {
 			return usage(fmt.Errorf("--prometheus: %w", err))
 		}
 		defer stop()
-		title += ", metrics at http://" + address + "/metrics"
+		where := "metrics at http://" + address + "/metrics"
+		if open {
+			where += ", for everybody who reaches this machine"
+		}
+		fmt.Fprintln(stderr, "voxcam: note:", where)
+		title += ", " + where
 		if o.served != nil {
 			o.served(address)
 		}
@@ -243,11 +248,22 @@ func (l *latest) get(context.Context) (monitor.Look, error) {
 	return l.last, nil
 }
 
-// serveMetrics serves /metrics at an address until stop.
-func serveMetrics(address string, look func(context.Context) (monitor.Look, error)) (stop func(), at string, err error) {
-	listener, err := net.Listen("tcp", address)
+// serveMetrics serves /metrics at an address until stop. An address without a host is that of this machine for itself. Open says that others
+// may reach it.
+func serveMetrics(address string, look func(context.Context) (monitor.Look, error)) (stop func(), at string, open bool, err error) {
+	host, port, err := net.SplitHostPort(address)
 	if err != nil {
-		return nil, "", err
+		return nil, "", false, err
+	}
+	if host == "" {
+		host = "localhost"
+	}
+	listener, err := net.Listen("tcp", net.JoinHostPort(host, port))
+	if err != nil {
+		return nil, "", false, err
+	}
+	if tcp, ok := listener.Addr().(*net.TCPAddr); ok {
+		open = !tcp.IP.IsLoopback()
 	}
 	routes := http.NewServeMux()
 	routes.Handle("GET /metrics", monitor.Handler(look))
@@ -257,7 +273,7 @@ func serveMetrics(address string, look func(context.Context) (monitor.Look, erro
 		defer close(done)
 		_ = server.Serve(listener) // it ends by Close
 	}()
-	return func() { server.Close(); <-done }, listener.Addr().String(), nil
+	return func() { server.Close(); <-done }, listener.Addr().String(), open, nil
 }
 
 // watcher looks at this machine. It takes one look at a time.

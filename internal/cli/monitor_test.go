@@ -108,6 +108,24 @@ func TestMonitorServesMetrics(t *testing.T) {
 	}
 }
 
+// Only who says so opens metrics to others.
+func TestMetricsForWhom(t *testing.T) {
+	for address, open := range map[string]bool{":0": false, "localhost:0": false, "127.0.0.1:0": false, "0.0.0.0:0": true} {
+		var talk strings.Builder
+		ctx, cancel := context.WithCancel(t.Context())
+		o := watching(time.Millisecond)
+		o.prometheus, o.served = address, func(string) { cancel() }
+		if err := o.run(ctx, nil, io.Discard, &talk); err != nil {
+			t.Errorf("%s: %v", address, err)
+		}
+		said := strings.Contains(talk.String(), "for everybody who reaches this machine")
+		if !strings.Contains(talk.String(), "note: metrics at http://") || said != open || !open && !strings.Contains(talk.String(), "http://127.0.0.1:") {
+			t.Errorf("%s: %q", address, talk.String())
+		}
+		cancel()
+	}
+}
+
 type writer func([]byte)
 
 func (w writer) Write(p []byte) (int, error) { w(p); return len(p), nil }
