@@ -188,3 +188,28 @@ func opened(t *testing.T, opt voxcam.Options) (*voxcam.Model, *voxcam.Volume) {
 	}
 	return m, v
 }
+
+// A volume of one value has nothing in it to see, whatever the maps look like.
+func TestVolumeOfOneValue(t *testing.T) {
+	m, v := opened(t, voxcam.Options{Device: "cpu"})
+	for i := range v.Data {
+		v.Data[i] = 0.5
+	}
+	req := voxcam.Request{Methods: []string{"gradcam", "saliency", "smoothgrad"}, NSamples: 2, Convention: map[string]string{"smoothgrad": "monai"}}
+	r, err := m.Explain(t.Context(), v, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range r.Methods {
+		if r.Status != voxcam.StatusDegraded || !strings.Contains(r.Reason, "every voxel of the volume has the value 0.5") {
+			t.Errorf("%s: %s: %s", r.Method, r.Status, r.Reason)
+		}
+	}
+	if reason := r.Methods[2].Reason; !strings.Contains(reason, "the noise has a standard deviation of 0") {
+		t.Error(reason)
+	}
+	v.Data[7] = 0.75
+	if r, err = m.Explain(t.Context(), v, req); err != nil || r.Methods[2].Status != voxcam.StatusOK {
+		t.Errorf("with two values: %v, %+v", err, r.Methods)
+	}
+}

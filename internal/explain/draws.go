@@ -131,6 +131,9 @@ func (e *explanation) drawsAt(ctx context.Context, d *draws, left []int) error {
 		if err := e.finish(ctx, i, s, e.volume.Dims(), d.moments.Map(s.free(), e.choices[i])); err != nil {
 			return err
 		}
+		if d.sigma == 0 { // of a level in shares of the volume's range
+			m.doubt("the noise has a standard deviation of 0: there is none")
+		}
 	}
 	return nil
 }

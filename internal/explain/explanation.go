@@ -328,11 +328,25 @@ func (e *explanation) finish(ctx context.Context, i int, signed *slide, dims [3]
 	}
 	r.Dims, r.Status = dims, StatusOK
 	if finding != "" {
-		r.Status, r.Reason = StatusDegraded, string(finding)
+		r.doubt(string(finding))
+	}
+	if e.low == e.high {
+		r.doubt(fmt.Sprintf("every voxel of the volume has the value %g, so that there is nothing in it to see", e.low))
 	}
 	if another := e.another(i); another != "" {
 		r.Status = StatusDegraded
 		r.Reason = strings.TrimPrefix(r.Reason+"; "+another, "; ")
 	}
 	return nil
+}
+
+// doubt makes a method that has a map degraded, for one more reason.
+func (r *MethodResult) doubt(reason string) {
+	if r.Status == StatusFailed || r.Status == "" {
+		return
+	}
+	if r.Reason != "" {
+		reason = r.Reason + "; " + reason
+	}
+	r.Status, r.Reason = StatusDegraded, reason
 }
