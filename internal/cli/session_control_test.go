@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
+	"os/signal"
 	"strings"
 	"sync"
 	"syscall"
@@ -137,20 +139,18 @@ func TestSignalsAreOrders(t *testing.T) {
 	device := &fakeDevice{orders: make(chan memory.Order, 1)}
 	l.computes(device)
 	stop := l.listen(t.Context(), nil)
-	send := func(s syscall.Signal) memory.Order {
+	order := func(s syscall.Signal) memory.Order {
 		t.Helper()
-		if err := syscall.Kill(os.Getpid(), s); err != nil {
-			t.Fatal(err)
-		}
+		send(t, s)
 		o := <-device.orders
 		<-heard.more
 		return o
 	}
-	if o := send(syscall.SIGUSR1); o != (memory.Order{Operation: memory.Release, For: time.Minute}) {
+	if o := order(syscall.SIGUSR1); o != (memory.Order{Operation: memory.Release, For: time.Minute}) {
 		t.Errorf("%+v", o)
 	}
 	device.err = errors.New("no")
-	if o := send(syscall.SIGUSR2); o.Operation != memory.Resume {
+	if o := order(syscall.SIGUSR2); o.Operation != memory.Resume {
 		t.Errorf("%+v", o)
 	}
 	stop()
@@ -169,9 +169,7 @@ func TestSignalsThatStop(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
 	end := l.listen(ctx, cancel)
-	if err := syscall.Kill(os.Getpid(), syscall.SIGUSR2); err != nil {
-		t.Fatal(err)
-	}
+	send(t, syscall.SIGUSR2)
 	<-ctx.Done()
 	end()
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) || err.Error() != "stopped by the signal user defined signal 2" {
@@ -179,6 +177,36 @@ func TestSignalsThatStop(t *testing.T) {
 	}
 	if e := heard.list[0]; e.Kind != session.EventWarning || !strings.Contains(e.Reason, "user defined signal 2: the run stops") {
 		t.Errorf("%+v", e)
+	}
+}
+
+// A program ends with the first signal that asks for it; what nohup has it ignore does not.
+func TestInterruptible(t *testing.T) {
+	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGXCPU} {
+		ctx, stop := Interruptible(t.Context())
+		send(t, s)
+		<-ctx.Done()
+		stop()
+		if err := context.Cause(ctx); !errors.Is(err, context.Canceled) || err.Error() != fmt.Sprintf("stopped by the signal %v", s) {
+			t.Error(err)
+		}
+	}
+	signal.Ignore(syscall.SIGHUP)
+	defer signal.Reset(syscall.SIGHUP)
+	ctx, stop := Interruptible(t.Context())
+	defer stop()
+	send(t, syscall.SIGHUP)
+	send(t, syscall.SIGTERM)
+	<-ctx.Done()
+	if err := context.Cause(ctx); err.Error() != "stopped by the signal terminated" {
+		t.Error(err)
+	}
+}
+
+func send(t *testing.T, s syscall.Signal) {
+	t.Helper()
+	if err := syscall.Kill(os.Getpid(), s); err != nil {
+		t.Fatal(err)
 	}
 }
 
