@@ -182,6 +182,9 @@ func TestSignalsThatStop(t *testing.T) {
 
 // A program ends with the first signal that asks for it; what nohup has it ignore does not.
 func TestInterruptible(t *testing.T) {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP) // so that it is not ignored, as when the test runs under nohup
+	signal.Stop(hangup)
 	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGXCPU} {
 		ctx, stop := Interruptible(t.Context())
 		send(t, s)

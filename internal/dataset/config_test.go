@@ -125,7 +125,7 @@ func TestComplaints(t *testing.T) {
 
 // What is not said is as the policy decides.
 func TestMemoryDefaults(t *testing.T) {
-	want := Memory{Policy: "exact", Wait: 10 * time.Second, Shuttle: "never", PassTimeout: 5 * time.Minute, Worker: true}
+	want := Memory{Policy: "exact", Wait: 10 * time.Second, Shuttle: "never", PassTimeout: 5 * time.Minute, Worker: true, UserSignals: "auto"}
 	if got := Defaults().Memory; got != want {
 		t.Errorf("%+v instead of %+v", got, want)
 	}
