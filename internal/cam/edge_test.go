@@ -249,9 +249,6 @@ func TestWhatMomentsAreNot(t *testing.T) {
 
 // Edges of what is asked for.
 func TestNamesAndNumbersAtTheirEdges(t *testing.T) {
-	if err := choice(t, "smoothgrad", "").Check(Parameters{Draws: 1}); err != nil {
-		t.Errorf("draws without noise: %v", err)
-	}
 	c, err := ParseConventions("gradcam++=paper, ,smoothgrad=captum,")
 	if err != nil || len(c) != 2 || c["smoothgrad"] != "captum" {
 		t.Errorf("%v, %v", c, err)
