@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"sync"
+
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/op"
 	"github.com/voxcam/voxcam/internal/tensor"
@@ -27,7 +29,8 @@ type network struct {
 	index  map[*ir.Value]int
 	costs  Costs
 
-	ordinal []int // of each value: what lists of one are made of
+	ordinal []int     // of each value: what lists of one are made of
+	desks   sync.Pool // of *desk
 }
 
 type nodeInfo struct {
@@ -132,6 +135,7 @@ func newNetwork(g *ir.Graph, external []*ir.Value, costs Costs) *network {
 		}
 		n.nodes = append(n.nodes, info)
 	}
+	n.desks.New = func() any { return newDesk(len(n.nodes), len(n.values)) }
 	for i := range n.nodes {
 		info := &n.nodes[i]
 		if info.depth = n.values[i].depth; info.kind == gathers {

@@ -82,17 +82,7 @@ func (n *network) outline(kept []bool, chunk int, cache *timetables) *outline {
 			place(k, ui)
 		}
 	}
-	alive := make([]int, len(o.units)+2)
-	for _, b := range o.buffers {
-		if !b.external {
-			alive[max(b.first, 0)] += b.bytes
-			alive[min(b.last, len(o.units)-1)+1] -= b.bytes
-		}
-	}
-	sum := 0
-	for ui := range o.units {
-		sum += alive[ui]
-		here := sum
+	for ui, here := range o.alive() {
 		if t := o.tables[ui]; t != nil {
 			here += t.bytes
 		}
@@ -101,6 +91,21 @@ func (n *network) outline(kept []bool, chunk int, cache *timetables) *outline {
 		}
 	}
 	return o
+}
+
+// alive are the bytes of the buffers that live in each unit.
+func (o *outline) alive() []int {
+	bytes := make([]int, len(o.units)+2)
+	for _, b := range o.buffers {
+		if !b.external {
+			bytes[max(b.first, 0)] += b.bytes
+			bytes[min(b.last, len(o.units)-1)+1] -= b.bytes
+		}
+	}
+	for ui := range o.units[:max(0, len(o.units)-1)] {
+		bytes[ui+1] += bytes[ui]
+	}
+	return bytes[:len(o.units)]
 }
 
 // overhead is the time of a sweep's steps beyond one for each node, which the costs of nodes include.
@@ -159,9 +164,10 @@ func (n *network) plan(o *outline) *Plan {
 		}
 		p.Buffers = append(p.Buffers, b)
 	}
-	computed := make([]bool, len(n.nodes))
+	computed, alive := make([]bool, len(n.nodes)), o.alive()
 	for i, u := range o.units {
 		p.Units = append(p.Units, n.describe(o, i, len(p.Steps), computed))
+		p.Units[i].AliveBytes = alive[i]
 		if u.whole >= 0 {
 			n.step(p, planned{node: u.whole}, Whole, func(v int) int { return o.home[v] })
 			p.Units[i].Steps = 1
@@ -239,11 +245,6 @@ func (n *network) describe(o *outline, i, first int, computed []bool) Unit {
 	if t := o.tables[i]; t != nil {
 		d.RingBytes = t.bytes
 		d.Seconds += n.overhead(u, t)
-	}
-	for _, b := range o.buffers {
-		if !b.external && b.first <= i && b.last >= i {
-			d.AliveBytes += b.bytes
-		}
 	}
 	return d
 }

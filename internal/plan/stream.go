@@ -480,13 +480,14 @@ func (n *network) candidates(o *outline) []int {
 		bytes int
 	}
 	var options []option
+	units := n.unitsOf(o)
 	for _, b := range o.buffers {
 		if b.external || b.first > o.at || b.last < o.at {
 			continue
 		}
 		for _, v := range b.values {
 			if v < len(n.nodes) && n.values[v].free && o.kept[v] {
-				options = append(options, option{v, n.again(v, o) / float64(n.values[v].bytes), n.values[v].bytes})
+				options = append(options, option{v, n.again(v, o, units) / float64(n.values[v].bytes), n.values[v].bytes})
 			}
 		}
 	}
@@ -510,31 +511,60 @@ func (n *network) candidates(o *outline) []int {
 	return drop
 }
 
+// occurrences are the sweeps that nodes are in, in lists that follow one another, and marks on nodes and units for who walks along them.
+type occurrences struct {
+	first []int // of each node, in units; one more for the end
+	units []int
+
+	mark        int
+	node, sweep []int
+}
+
+// unitsOf lists the sweeps of each node of an outline.
+func (n *network) unitsOf(o *outline) *occurrences {
+	c := &occurrences{first: make([]int, len(n.nodes)+1), node: make([]int, len(n.nodes)), sweep: make([]int, len(o.units))}
+	for _, u := range o.units {
+		for _, k := range u.nodes {
+			c.first[k+1]++
+		}
+	}
+	for k := range n.nodes {
+		c.first[k+1] += c.first[k]
+	}
+	c.units = make([]int, c.first[len(n.nodes)])
+	next := slices.Clone(c.first)
+	for ui, u := range o.units {
+		for _, k := range u.nodes {
+			c.units[next[k]] = ui
+			next[k]++
+		}
+	}
+	return c
+}
+
 // again estimates the time that it takes to compute a value again for those of its readers that run in later units.
-func (n *network) again(v int, o *outline) float64 {
+func (n *network) again(v int, o *outline, in *occurrences) float64 {
+	in.mark++
 	once := 0.0
-	seen := map[int]bool{v: true}
+	in.node[v] = in.mark
 	stack := []int{v}
 	for len(stack) > 0 {
 		k := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
 		once += n.nodes[k].cost
-		for _, in := range n.nodes[k].inputs {
-			if in >= 0 && in < len(n.nodes) && n.nodes[in].kind == local && !o.kept[in] && !seen[in] {
-				seen[in] = true
-				stack = append(stack, in)
+		for _, from := range n.nodes[k].inputs {
+			if from >= 0 && from < len(n.nodes) && n.nodes[from].kind == local && !o.kept[from] && in.node[from] != in.mark {
+				in.node[from] = in.mark
+				stack = append(stack, from)
 			}
 		}
 	}
 	units := 0
-	for ui, u := range o.units {
-		if u.whole >= 0 || ui == o.buffers[o.home[v]].first {
-			continue
-		}
-		for _, r := range n.values[v].readers {
-			if u.has(r) {
+	for _, r := range n.values[v].readers {
+		for _, ui := range in.units[in.first[r]:in.first[r+1]] {
+			if in.sweep[ui] != in.mark && ui != o.buffers[o.home[v]].first {
+				in.sweep[ui] = in.mark
 				units++
-				break
 			}
 		}
 	}

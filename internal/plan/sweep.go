@@ -138,12 +138,6 @@ func (h *holders) have(value, unit int) bool {
 	return false
 }
 
-// has reports whether node k is one of a sweep.
-func (u *unit) has(k int) bool {
-	_, found := slices.BinarySearch(u.nodes, k)
-	return found
-}
-
 // join appends to a list. Most have a single element, and share memory that is not written.
 func (n *network) join(list []int, v int) []int {
 	if len(list) == 0 {
@@ -168,9 +162,9 @@ type ring struct {
 // timetable is a sweep run once on paper: its steps and how many planes each ring must hold.
 type timetable struct {
 	steps []planned
-	count int     // of steps
-	rings []*ring // by node, nil where there is none
-	bytes int     // of all rings
+	count int           // of steps
+	rings map[int]*ring // by node; nil if they were not asked for
+	bytes int           // of all rings
 }
 
 // planned is a step of a node over planes.
@@ -183,8 +177,15 @@ type planned struct {
 // reads, and no plane is computed before somebody needs it, so that rings stay as small as the windows allow. Without record the
 // steps are left out: the search simulates many sweeps, and their steps would take more memory than the plan.
 func (n *network) simulate(u *unit, kept []bool, chunk int, record bool) *timetable {
-	t := &timetable{rings: make([]*ring, len(n.nodes))}
-	inSweep := make([]bool, len(n.nodes))
+	t := &timetable{}
+	desk := n.desks.Get().(*desk)
+	defer func() { // as it was found
+		for _, k := range u.nodes {
+			desk.in[k], desk.rings[k], desk.done[k], desk.tail[k] = false, nil, 0, 0
+		}
+		n.desks.Put(desk)
+	}()
+	inSweep, rings := desk.in, desk.rings
 	for _, k := range u.nodes {
 		inSweep[k] = true
 	}
@@ -202,12 +203,12 @@ func (n *network) simulate(u *unit, kept []bool, chunk int, record bool) *timeta
 		if streamed(k) {
 			r := &ring{root: k}
 			if in := n.nodes[k].inputs[0]; n.runsInPlace(k) && in >= 0 && streamed(in) && alone(in) && once(n.nodes[k].inputs, in) {
-				r.root = t.rings[in].root
+				r.root = rings[in].root
 			}
-			t.rings[k] = r
+			rings[k] = r
 		}
 	}
-	done := make([]int, len(n.values)) // planes of a node that have been computed, or taken
+	done := desk.done // planes of a node that have been computed, or taken
 	total := func(k int) int {
 		if n.nodes[k].kind == gathers {
 			return n.gatheredDepth(k)
@@ -239,9 +240,9 @@ func (n *network) simulate(u *unit, kept []bool, chunk int, record bool) *timeta
 		return low
 	}
 	// tail is the last value computed in place in a value's ring.
-	tail := make([]int, len(n.nodes))
+	tail := desk.tail
 	for _, k := range u.nodes {
-		if r := t.rings[k]; r != nil {
+		if r := rings[k]; r != nil {
 			tail[r.root] = k
 		}
 	}
@@ -266,9 +267,9 @@ func (n *network) simulate(u *unit, kept []bool, chunk int, record bool) *timeta
 					need(in, int(info.hi[i][z1-1]))
 				}
 			}
-			if r := t.rings[k]; r != nil {
+			if r := rings[k]; r != nil {
 				// Room for the planes that are still needed and the new ones.
-				root := t.rings[r.root]
+				root := rings[r.root]
 				root.planes = max(root.planes, z1-min(z0, floor(tail[r.root])))
 			}
 			t.count++
@@ -292,17 +293,37 @@ func (n *network) simulate(u *unit, kept []bool, chunk int, record bool) *timeta
 		}
 		advance(next, min(done[next]+n.pace(next, chunk), total(next)))
 	}
-	for k, r := range t.rings {
-		if r != nil && r.root == k {
+	if record {
+		t.rings = make(map[int]*ring, len(u.nodes))
+	}
+	for _, k := range u.nodes {
+		r := rings[k]
+		if r == nil {
+			continue
+		}
+		if r.root == k {
 			r.planes = min(r.planes, n.values[k].depth)
 			_, bytes, _ := n.ring(r.planes, n.values[k].plane, n.values[k].depth)
 			t.bytes += bytes
 		}
-	}
-	if !record {
-		t.rings = nil // there are many tables
+		if record { // there are many tables
+			t.rings[k] = r
+		}
 	}
 	return t
+}
+
+// desk is what a simulation writes on, by node: as much as the graph is large, so that simulations of small sweeps share it. It is empty
+// between them.
+type desk struct {
+	in    []bool
+	rings []*ring
+	done  []int
+	tail  []int
+}
+
+func newDesk(nodes, values int) *desk {
+	return &desk{make([]bool, nodes), make([]*ring, nodes), make([]int, values), make([]int, nodes)}
 }
 
 // gatheredDepth is the number of planes that a gathering node takes.
