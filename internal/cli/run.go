@@ -318,7 +318,7 @@ func openFor(ctx context.Context, c *dataset.Config, policy memory.Policy, noise
 		return m, nil
 	}
 	first := eachVolume(ctx, set, samples, func(v *volume.Volume) error {
-		return m.Bind([4]int{v.Channels, v.Depth, v.Height, v.Width})
+		return m.Bind(ctx, [4]int{v.Channels, v.Depth, v.Height, v.Width})
 	})
 	if first == nil {
 		return m, nil

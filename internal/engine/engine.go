@@ -104,7 +104,7 @@ const retry = 30 * time.Second
 // model is what an engine asks of an *explain.Model.
 type model interface {
 	explain.Overlapping
-	Bind(shape [4]int) error
+	Bind(ctx context.Context, shape [4]int) error
 	Prepare(ctx context.Context, methods []string) error
 	Release(ctx context.Context, meanwhile func() error) error
 	Trim(keep int) (freed int, err error)
@@ -264,9 +264,9 @@ func (e *Engine) warn(format string, args ...any) {
 }
 
 // Bind prepares the model for volumes of a shape, [C, D, H, W].
-func (e *Engine) Bind(shape [4]int) error {
-	return e.alone(context.Background(), func(s *seat) error {
-		if err := s.model.Bind(shape); err != nil {
+func (e *Engine) Bind(ctx context.Context, shape [4]int) error {
+	return e.alone(ctx, func(s *seat) error {
+		if err := s.model.Bind(ctx, shape); err != nil {
 			return err
 		}
 		e.options.Shape = shape

@@ -148,7 +148,7 @@ type fakeModel struct {
 func (m *fakeModel) Info() explain.Info {
 	return explain.Info{Path: "m.onnx", Classes: 2, TargetLayer: "layer"}
 }
-func (m *fakeModel) Bind([4]int) error { return nil }
+func (m *fakeModel) Bind(_ context.Context, _ [4]int) error { return nil }
 func (m *fakeModel) Prepare(context.Context, []string) error {
 	_, err := m.fit()
 	return err

@@ -211,7 +211,7 @@ func (e *explanation) between(ctx context.Context) error {
 
 // ready brings plans, programs and fields to what is needed and allowed.
 func (m *Model) ready(ctx context.Context, e *explanation, needed needs) error {
-	if err := m.plan(e, needed); err != nil {
+	if err := m.plan(ctx, e, needed); err != nil {
 		return err
 	}
 	m.tellChange(e)
@@ -230,7 +230,7 @@ func (m *Model) ready(ctx context.Context, e *explanation, needed needs) error {
 }
 
 // plan decides where fields lie and by which plans programs run, and makes room for what is taken then.
-func (m *Model) plan(e *explanation, needed needs) error {
+func (m *Model) plan(ctx context.Context, e *explanation, needed needs) error {
 	m.place.Lock()
 	defer m.place.Unlock()
 	if e.adjust {
@@ -239,7 +239,7 @@ func (m *Model) plan(e *explanation, needed needs) error {
 		}
 		e.adjust = false
 	}
-	if err := m.net.require(needed); err != nil {
+	if err := m.net.require(ctx, needed); err != nil {
 		return err
 	}
 	for _, d := range e.draws {

@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"context"
 	"errors"
 	"math"
 	"runtime"
@@ -183,16 +184,16 @@ func (n *network) waits(at places) bool {
 }
 
 // place decides where fields lie: on the device, unless plans that have their room are so much faster that it pays to fetch them.
-func (n *network) place() (at places, err error) {
+func (n *network) place(ctx context.Context) (at places, err error) {
 	switch {
 	case n.budget.Smallest:
 		at = onHost
 	case n.budget.Bytes > 0 && n.fieldBytes(n.needs, places{}) > 0:
-		if at, err = n.fastestPlaces(); err != nil {
+		if at, err = n.fastestPlaces(ctx); err != nil {
 			return at, err
 		}
 		if generous := (places{}); n.overlaps(generous) {
-			whole, err := n.passBytes(func(p *gradient) (sized, error) { return n.size(plan.Make(p.graph)) })
+			whole, err := n.passBytes(ctx, func(p *gradient) (sized, error) { return n.size(plan.Make(p.graph)) })
 			if err != nil {
 				return at, err
 			}
@@ -205,8 +206,8 @@ func (n *network) place() (at places, err error) {
 }
 
 // fastestPlaces are those of cheaper with which a pass takes the least time, by the estimates of plans; the most on the device of several.
-func (n *network) fastestPlaces() (at places, err error) {
-	least, err := n.leastBytes()
+func (n *network) fastestPlaces(ctx context.Context) (at places, err error) {
+	least, err := n.leastBytes(ctx)
 	if err != nil {
 		return at, err
 	}
@@ -217,7 +218,7 @@ func (n *network) fastestPlaces() (at places, err error) {
 		if fields+least > n.budget.Bytes {
 			continue
 		}
-		seconds, err := n.passSeconds(n.budget.Bytes - fields)
+		seconds, err := n.passSeconds(ctx, n.budget.Bytes-fields)
 		if err != nil {
 			return at, err
 		}
@@ -249,8 +250,8 @@ func (n *network) hostSeconds(at places) float64 {
 }
 
 // passSeconds estimates the time of the passes that volumes need, or of a draw where there are some, in so many bytes besides fields.
-func (n *network) passSeconds(bytes int) (seconds float64, err error) {
-	err = n.eachPass(func(p *gradient, weights int) error {
+func (n *network) passSeconds(ctx context.Context, bytes int) (seconds float64, err error) {
+	err = n.eachPass(ctx, func(p *gradient, weights int) error {
 		if p.input || !n.needs.draws {
 			seconds += p.drafts.search.Seconds(bytes - weights)
 		}
@@ -268,12 +269,12 @@ func (n *network) wants(needed needs, input bool) bool {
 }
 
 // eachPass calls f with the choices for each pass that volumes need, and the bytes of the weights.
-func (n *network) eachPass(f func(p *gradient, weights int) error) error {
+func (n *network) eachPass(ctx context.Context, f func(p *gradient, weights int) error) error {
 	for _, input := range []bool{false, true} {
 		if !n.wants(n.needs, input) {
 			continue
 		}
-		p, err := n.draft(input)
+		p, err := n.draft(ctx, input)
 		if err != nil {
 			return err
 		}
@@ -309,13 +310,13 @@ func (n *network) move(to places) (err error) {
 }
 
 // leastBytes is the least that the passes that are needed take besides fields.
-func (n *network) leastBytes() (int, error) {
-	return n.passBytes(n.smallest)
+func (n *network) leastBytes(ctx context.Context) (int, error) {
+	return n.passBytes(ctx, func(p *gradient) (sized, error) { return n.smallest(ctx, p) })
 }
 
 // passBytes is what the passes that are needed take besides fields with the plans that choose makes.
-func (n *network) passBytes(choose func(*gradient) (sized, error)) (most int, err error) {
-	err = n.eachPass(func(p *gradient, weights int) error {
+func (n *network) passBytes(ctx context.Context, choose func(*gradient) (sized, error)) (most int, err error) {
+	err = n.eachPass(ctx, func(p *gradient, weights int) error {
 		made, err := choose(p)
 		most = max(most, weights+made.bytes)
 		return err

@@ -30,7 +30,7 @@ func Inspect(ctx context.Context, path string, opt Options) (s *Summary, err err
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	opt, assumed, err := opt.withInput(file, nil)
+	opt, assumed, err := opt.withInput(ctx, file, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -97,7 +97,7 @@ func Open(ctx context.Context, path string, b backend.Backend, opt Options) (*Mo
 	if opt.SHA256 != "" && opt.SHA256 != file.SHA256() {
 		return nil, errors.Join(&input.ChangedError{Path: path}, file.Close())
 	}
-	opt, assumed, err := opt.withInput(file, b)
+	opt, assumed, err := opt.withInput(ctx, file, b)
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
@@ -143,11 +143,11 @@ func fullShape(file *onnx.Model, opt Options) ([4]int, error) {
 }
 
 // withInput finds the order of the axes of the file's input, if the options do not say it, and says what it had to assume.
-func (o Options) withInput(file *onnx.Model, b backend.Backend) (_ Options, assumed string, err error) {
+func (o Options) withInput(ctx context.Context, file *onnx.Model, b backend.Backend) (_ Options, assumed string, err error) {
 	if o.InputAxes != "" {
 		return o, "", onnx.CheckInputAxes(o.InputAxes)
 	}
-	order, err := layer.InputAxes(file, openingBytes(o.Budget, b))
+	order, err := layer.InputAxes(ctx, file, openingBytes(o.Budget, b))
 	if err != nil {
 		return o, "", fmt.Errorf("%s: %w", file.Path, err)
 	}
@@ -190,13 +190,13 @@ func (m *Model) alone() (leave func(), err error) {
 }
 
 // Bind prepares the model for volumes of a shape, [C, D, H, W], as the first volume of that shape would.
-func (m *Model) Bind(shape [4]int) error {
+func (m *Model) Bind(ctx context.Context, shape [4]int) error {
 	leave, err := m.alone()
 	if err != nil {
 		return err
 	}
 	defer leave()
-	return m.bind(context.Background(), shape)
+	return m.bind(ctx, shape)
 }
 
 // bind makes m.net fit the shape.

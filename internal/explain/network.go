@@ -69,10 +69,10 @@ func newNetwork(ctx context.Context, file *onnx.Model, shape [4]int, opt Options
 		g.Targets = []ir.Target{n.target.Target}
 		n.layer = describe(n.target)
 	}
-	if err := onnx.Recognise(g); err != nil {
+	if err := onnx.Recognise(ctx, g); err != nil {
 		return nil, fmt.Errorf("%s: %w", file.Path, err)
 	}
-	if err := pass.Run(g); err != nil {
+	if err := pass.Run(ctx, g); err != nil {
 		return nil, fmt.Errorf("%s: %w", file.Path, err)
 	}
 	n.logits = g.Outputs[0]
@@ -138,7 +138,7 @@ func (n *network) gradientAt(ctx context.Context, input bool) (*gradient, error)
 	if !input && n.noLayer != nil {
 		return nil, n.noLayer
 	}
-	if err := n.plan(needed); err != nil {
+	if err := n.plan(ctx, needed); err != nil {
 		return nil, err
 	}
 	if err := n.load(ctx); err != nil {
@@ -175,7 +175,7 @@ func (n *network) passes() (list []*gradient) {
 
 // require makes places and plans for what is needed besides what was needed before. It takes no memory of a device, and gives some back
 // where plans and fields are in the way.
-func (n *network) require(needed needs) error {
+func (n *network) require(ctx context.Context, needed needs) error {
 	more := n.needs.and(needed)
 	grown := more.input && !n.needs.input || n.fieldBytes(more, n.places) > n.fieldBytes(n.needs, n.places)
 	if n.needs = more; grown { // plans did not reckon with weights and fields that are needed now
@@ -184,7 +184,7 @@ func (n *network) require(needed needs) error {
 		}
 	}
 	if !n.placed {
-		to, err := n.place()
+		to, err := n.place(ctx)
 		if err != nil {
 			return err
 		}
@@ -193,9 +193,9 @@ func (n *network) require(needed needs) error {
 		}
 		n.placed = true
 	}
-	err := n.plan(needed)
+	err := n.plan(ctx, needed)
 	if tooSmall := (*BudgetError)(nil); errors.As(err, &tooSmall) { // the other pass may need more
-		least, leastErr := n.leastBytes()
+		least, leastErr := n.leastBytes(ctx)
 		if leastErr != nil {
 			return leastErr
 		}
@@ -215,14 +215,14 @@ func (n *network) replan(b Budget) error {
 }
 
 // plan makes the plans that are needed and not there.
-func (n *network) plan(needed needs) error {
+func (n *network) plan(ctx context.Context, needed needs) error {
 	for _, input := range []bool{true, false} {
 		if !n.wants(needed, input) {
 			continue
 		}
 		p, err := n.pass(input)
 		if err == nil && p.plan == nil {
-			err = n.planPass(p)
+			err = n.planPass(ctx, p)
 		}
 		if err != nil {
 			return err

@@ -39,11 +39,11 @@ func TestSmallestNeedsFreeMemory(t *testing.T) {
 	free := 1000
 	n.free = func() (int, error) { return free, nil }
 	var small *BudgetError
-	if err := n.require(needs{layer: true}); !errors.As(err, &small) || !small.Free || small.Budget != free || small.Smallest <= free {
+	if err := n.require(t.Context(), needs{layer: true}); !errors.As(err, &small) || !small.Free || small.Budget != free || small.Smallest <= free {
 		t.Fatalf("with %d bytes free: %v", free, err)
 	}
 	free = small.Smallest
-	if err := n.require(needs{layer: true}); err != nil {
+	if err := n.require(t.Context(), needs{layer: true}); err != nil {
 		t.Errorf("with the %d bytes that it asked for: %v", free, err)
 	}
 }

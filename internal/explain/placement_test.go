@@ -68,7 +68,7 @@ func checkPlaced(t *testing.T, b *cpu.Backend, path string, opt explain.Options,
 	m, err := explain.Open(context.Background(), path, b, opt)
 	if err == nil {
 		defer m.Close()
-		err = m.Bind([4]int{v.Channels, v.Depth, v.Height, v.Width})
+		err = m.Bind(context.Background(), [4]int{v.Channels, v.Depth, v.Height, v.Width})
 	}
 	if want.Error != "" {
 		if err == nil || !regexp.MustCompile(want.Error).MatchString(err.Error()) {

@@ -48,30 +48,32 @@ type sized struct {
 const keptPlans = 8
 
 // draft is a pass with the choices for its plan.
-func (n *network) draft(input bool) (*gradient, error) {
+func (n *network) draft(ctx context.Context, input bool) (*gradient, error) {
 	p, err := n.pass(input)
-	if err == nil && p.drafts.search == nil {
-		p.drafts = drafts{
-			search: plan.NewSearch(p.graph, plan.Options{External: p.external(), Costs: n.backend.Costs()}),
-			made:   map[int]sized{}, leastPeak: p.drafts.leastPeak, whole: p.drafts.whole,
-		}
+	if err != nil || p.drafts.search != nil {
+		return p, err
 	}
-	return p, err
+	search, err := plan.NewSearch(ctx, p.graph, plan.Options{External: p.external(), Costs: n.backend.Costs()})
+	if err != nil {
+		return nil, err
+	}
+	p.drafts = drafts{search: search, made: map[int]sized{}, leastPeak: p.drafts.leastPeak, whole: p.drafts.whole}
+	return p, nil
 }
 
 // planPass gives a pass its plan within the network's budget, of which fields, the backend's copies of the weights, and what its steps
 // compute with take a part.
-func (n *network) planPass(p *gradient) (err error) {
+func (n *network) planPass(ctx context.Context, p *gradient) (err error) {
 	var made sized
 	if n.budget.bounded() {
-		if _, err := n.draft(p.input); err != nil {
+		if _, err := n.draft(ctx, p.input); err != nil {
 			return err
 		}
-		if made, err = n.within(p); err != nil {
+		if made, err = n.within(ctx, p); err != nil {
 			return err
 		}
 		if !keepsAll(made.plan) && p.drafts.leastPeak == 0 { // which tells levels apart
-			if _, err := n.smallest(p); err != nil {
+			if _, err := n.smallest(ctx, p); err != nil {
 				return err
 			}
 		}
@@ -93,12 +95,12 @@ func (n *network) planPass(p *gradient) (err error) {
 }
 
 // within plans a draft.
-func (n *network) within(p *gradient) (sized, error) {
+func (n *network) within(ctx context.Context, p *gradient) (sized, error) {
 	switch {
 	case n.budget.Smallest:
-		return n.smallestFree(p)
+		return n.smallestFree(ctx, p)
 	case n.budget.Arena > 0:
-		made, err := p.drafts.search.Plan(n.budget.Arena)
+		made, err := p.drafts.search.Plan(ctx, n.budget.Arena)
 		if err != nil {
 			return sized{}, err
 		}
@@ -110,9 +112,9 @@ func (n *network) within(p *gradient) (sized, error) {
 	}
 	fixed := weights + n.fieldBytes(n.needs, n.places)
 	for besides := 0; ; {
-		made, err := n.upTo(p, max(1, n.budget.Bytes-fixed-besides))
+		made, err := n.upTo(ctx, p, max(1, n.budget.Bytes-fixed-besides))
 		if tooSmall := (*plan.TooSmallError)(nil); errors.As(err, &tooSmall) {
-			smallest, err := n.smallest(p)
+			smallest, err := n.smallest(ctx, p)
 			if err != nil {
 				return sized{}, err
 			}
@@ -132,9 +134,9 @@ func (n *network) within(p *gradient) (sized, error) {
 
 // upTo is the fastest plan of a draft that takes at most so many bytes, or a few percent less where budgets move: so that those that are
 // close have the same plan.
-func (n *network) upTo(p *gradient, budget int) (sized, error) {
+func (n *network) upTo(ctx context.Context, p *gradient, budget int) (sized, error) {
 	if n.follows {
-		least, err := n.smallest(p)
+		least, err := n.smallest(ctx, p)
 		if err != nil {
 			return sized{}, err
 		}
@@ -145,7 +147,7 @@ func (n *network) upTo(p *gradient, budget int) (sized, error) {
 	if made, ok := p.drafts.made[budget]; ok {
 		return made, nil
 	}
-	best, err := p.drafts.search.Plan(budget)
+	best, err := p.drafts.search.Plan(ctx, budget)
 	if err != nil {
 		return sized{}, err
 	}
@@ -166,9 +168,13 @@ func coarsely(x int) int {
 }
 
 // smallest is the smallest plan of a draft.
-func (n *network) smallest(p *gradient) (least sized, err error) {
+func (n *network) smallest(ctx context.Context, p *gradient) (least sized, err error) {
 	if p.drafts.least.plan == nil {
-		if p.drafts.least, err = n.size(p.drafts.search.Smallest()); err != nil {
+		found, err := p.drafts.search.Smallest(ctx)
+		if err != nil {
+			return sized{}, err
+		}
+		if p.drafts.least, err = n.size(found); err != nil {
 			p.drafts.least = sized{}
 			return sized{}, err
 		}
@@ -178,8 +184,8 @@ func (n *network) smallest(p *gradient) (least sized, err error) {
 }
 
 // smallestFree is the smallest plan of a draft, if the host has the memory for it: a device says so itself.
-func (n *network) smallestFree(p *gradient) (sized, error) {
-	least, err := n.smallest(p)
+func (n *network) smallestFree(ctx context.Context, p *gradient) (sized, error) {
+	least, err := n.smallest(ctx, p)
 	if _, resident := n.backend.(backend.Resident); err != nil || resident {
 		return least, err
 	}
@@ -289,7 +295,7 @@ func Plans(ctx context.Context, path string, b backend.Backend, opt Options, met
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	opt, _, err = opt.withInput(file, b)
+	opt, _, err = opt.withInput(ctx, file, b)
 	if err != nil {
 		return nil, err
 	}
@@ -302,7 +308,7 @@ func Plans(ctx context.Context, path string, b backend.Backend, opt Options, met
 		return nil, err
 	}
 	n.needs = needsOf(choices, n.voxels(), n.shape[0])
-	if n.places, err = n.place(); err != nil {
+	if n.places, err = n.place(ctx); err != nil {
 		return nil, err
 	}
 	for _, input := range []bool{false, true} {
@@ -318,7 +324,7 @@ func Plans(ctx context.Context, path string, b backend.Backend, opt Options, met
 		if len(pass.Methods) == 0 {
 			continue
 		}
-		p, err := n.draft(input)
+		p, err := n.draft(ctx, input)
 		if err != nil {
 			return nil, err
 		}
@@ -326,7 +332,7 @@ func Plans(ctx context.Context, path string, b backend.Backend, opt Options, met
 		for _, v := range p.external() {
 			pass.Volume += 4 * v.Shape().Elements()
 		}
-		least, err := n.smallest(p)
+		least, err := n.smallest(ctx, p)
 		if err != nil {
 			return nil, err
 		}
@@ -337,7 +343,7 @@ func Plans(ctx context.Context, path string, b backend.Backend, opt Options, met
 		pass.Weights += least.bytes - least.plan.Peak
 		pass.Fields = n.fieldBytes(n.needs, n.places)
 		var tooSmall *BudgetError
-		switch err := n.planPass(p); {
+		switch err := n.planPass(ctx, p); {
 		case errors.As(err, &tooSmall):
 			pass.Err = err
 		case err != nil:

@@ -24,7 +24,7 @@ func openPools(t *testing.T, b backend.Backend, o Options) *network {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := newNetwork(t.Context(), file, shape, o, b)
+	n, err := newNetwork(context.Background(), file, shape, o, b)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +40,7 @@ func TestPlansDoNotDependOnTheOnesBefore(t *testing.T) {
 	defer b.Close()
 	open := func() *network {
 		n := openPools(t, b, Options{Allow: func(backend.Usage) Budget { return Budget{} }})
-		if err := n.require(needs{layer: true, input: true}); err != nil {
+		if err := n.require(context.Background(), needs{layer: true, input: true}); err != nil {
 			t.Fatal(err)
 		}
 		return n
@@ -54,7 +54,7 @@ func TestPlansDoNotDependOnTheOnesBefore(t *testing.T) {
 		if err := n.replan(budget); err != nil {
 			t.Fatal(err)
 		}
-		if err := n.require(needs{layer: true, input: true}); err != nil {
+		if err := n.require(context.Background(), needs{layer: true, input: true}); err != nil {
 			t.Fatal(err)
 		}
 		for i, p := range n.passes() {
@@ -67,7 +67,7 @@ func TestPlansDoNotDependOnTheOnesBefore(t *testing.T) {
 	if err := all.replan(Budget{Smallest: true}); err != nil {
 		t.Fatal(err)
 	}
-	if err := all.require(needs{layer: true, input: true}); err != nil {
+	if err := all.require(context.Background(), needs{layer: true, input: true}); err != nil {
 		t.Fatal(err)
 	}
 	least := all.taken
@@ -97,12 +97,12 @@ func TestPlaces(t *testing.T) {
 	defer b.Close()
 	n := openPools(t, b, Options{Ahead: true})
 	n.needs = needs{layer: true, input: true, draws: true, moments: 2 * n.values()}
-	least, err := n.leastBytes()
+	least, err := n.leastBytes(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
 	seconds := func(at places, budget int) float64 {
-		s, err := n.passSeconds(budget - n.fieldBytes(n.needs, at))
+		s, err := n.passSeconds(context.Background(), budget-n.fieldBytes(n.needs, at))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -112,7 +112,7 @@ func TestPlaces(t *testing.T) {
 	seen := map[places]bool{}
 	for budget, before := least, math.Inf(1); budget <= least+3*all; budget += all / 16 {
 		n.budget = Budget{Bytes: budget}
-		at, err := n.place()
+		at, err := n.place(context.Background())
 		if err != nil {
 			t.Fatal(err)
 		}

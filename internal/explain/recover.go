@@ -148,12 +148,12 @@ func (m *Model) recover(ctx context.Context, e *explanation, err error) error {
 	tooSmall := (*BudgetError)(nil)
 	switch m.trouble(err) {
 	case backend.NoMemory:
-		return m.less(e, err)
+		return m.less(ctx, e, err)
 	case backend.Transient:
 		return m.again(e, err)
 	}
 	if m.follows() && errors.As(err, &tooSmall) {
-		return m.least(e, tooSmall)
+		return m.least(ctx, e, tooSmall)
 	}
 	return m.end(e, err)
 }
@@ -235,7 +235,7 @@ func (m *Model) again(e *explanation, err error) error {
 }
 
 // less plans for less memory after a refusal.
-func (m *Model) less(e *explanation, refused error) error {
+func (m *Model) less(ctx context.Context, e *explanation, refused error) error {
 	n := m.net
 	usage, err := m.resident.Usage()
 	if m.trouble(err) == backend.Lost {
@@ -247,7 +247,7 @@ func (m *Model) less(e *explanation, refused error) error {
 	}
 	e.tell(IncidentRefused, "%v%s", refused, free)
 	if n == nil || n.budget.Smallest {
-		return m.surrender(e, &MemoryError{Free: usage.Available(), Err: refused})
+		return m.surrender(ctx, e, &MemoryError{Free: usage.Available(), Err: refused})
 	}
 	next := usage.Available()
 	if n.taken > 0 && (err != nil || next >= n.taken) { // it is not the sum that there is too little of
@@ -257,7 +257,7 @@ func (m *Model) less(e *explanation, refused error) error {
 		next = min(next, allowed)
 	}
 	to := Budget{Bytes: next}
-	if least, err := n.leastBytes(); err != nil || next <= least {
+	if least, err := n.leastBytes(ctx); err != nil || next <= least {
 		to = Budget{Smallest: true}
 	}
 	return m.shrink(e, to, true)
@@ -277,20 +277,20 @@ func (m *Model) shrink(e *explanation, to Budget, forced bool) error {
 }
 
 // least goes on after a budget that is too small for any plan: with the least that works, if it was the device that said so.
-func (m *Model) least(e *explanation, tooSmall *BudgetError) error {
+func (m *Model) least(ctx context.Context, e *explanation, tooSmall *BudgetError) error {
 	switch {
 	case m.net.forced && m.allows(tooSmall.Smallest):
 		return m.shrink(e, Budget{Smallest: true}, true)
 	case m.opt.Allow == nil:
 		return m.end(e, tooSmall)
 	}
-	return m.surrender(e, &MemoryError{Needs: tooSmall.Smallest, Free: tooSmall.Budget, Err: tooSmall})
+	return m.surrender(ctx, e, &MemoryError{Needs: tooSmall.Smallest, Free: tooSmall.Budget, Err: tooSmall})
 }
 
 // surrender gives all back when not even the least can be had.
-func (m *Model) surrender(e *explanation, why *MemoryError) error {
+func (m *Model) surrender(ctx context.Context, e *explanation, why *MemoryError) error {
 	if why.Needs == 0 && m.net != nil {
-		why.Needs, _ = m.net.leastBytes() // of a plan that was made before
+		why.Needs, _ = m.net.leastBytes(ctx) // of a plan that was made before
 	}
 	if lost := m.evacuate(e); lost != nil {
 		return lost

@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
@@ -22,7 +23,7 @@ type InputOrder struct {
 // InputAxes finds the order of the axes of a file's input from the first operation that treats channels and space differently: the
 // channels of a convolution, or what a matrix product sums over while it keeps the other axes as places. An error asks for the order.
 // memory bounds the bytes that looking takes, as onnx.Options.Memory.
-func InputAxes(file *onnx.Model, memory int) (InputOrder, error) {
+func InputAxes(ctx context.Context, file *onnx.Model, memory int) (InputOrder, error) {
 	inputs := file.Inputs()
 	if len(inputs) != 1 || len(inputs[0].Dims) != 4 && len(inputs[0].Dims) != 5 {
 		return InputOrder{}, nil
@@ -51,7 +52,7 @@ func InputAxes(file *onnx.Model, memory int) (InputOrder, error) {
 	if dims[0].Size > 1 {
 		return InputOrder{}, nil // no batch of one volume: said when a volume is bound
 	}
-	m, err := onnx.Import(file, onnx.Options{InputShape: shape, Memory: memory})
+	m, err := onnx.ImportContext(ctx, file, onnx.Options{InputShape: shape, Memory: memory})
 	if err != nil {
 		return InputOrder{}, nil // said when a volume is bound
 	}

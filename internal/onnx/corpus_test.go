@@ -67,10 +67,10 @@ func TestCorpus(t *testing.T) {
 			if err := g.Verify(); err != nil {
 				t.Fatal(err)
 			}
-			if err := Recognise(g); err != nil {
+			if err := Recognise(context.Background(), g); err != nil {
 				t.Fatal(err)
 			}
-			if err := pass.Run(g); err != nil {
+			if err := pass.Run(context.Background(), g); err != nil {
 				t.Fatal(err)
 			}
 			ops := map[string]int{}

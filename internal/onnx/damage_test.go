@@ -1,6 +1,7 @@
 package onnx
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"maps"
@@ -47,7 +48,7 @@ func TestDamagedModels(t *testing.T) {
 			im, err := Import(m, Options{MaxFolded: 1 << 12})
 			if err == nil {
 				imported++
-				err = Recognise(im.Graph)
+				err = Recognise(context.Background(), im.Graph)
 			}
 			var f *FormatError
 			var u *UnsupportedError

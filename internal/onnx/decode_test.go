@@ -327,7 +327,7 @@ func FuzzImport(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if err := Recognise(im.Graph); err != nil {
+		if err := Recognise(context.Background(), im.Graph); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -121,7 +121,7 @@ func (f *frame) find(name string) *slot {
 }
 
 type importer struct {
-	ctx      context.Context
+	ctx      context.Context // of the import
 	m        *Model
 	g        *ir.Graph
 	out      *Imported
@@ -141,7 +141,7 @@ func Import(m *Model, opt Options) (*Imported, error) {
 	return ImportContext(context.Background(), m, opt)
 }
 
-// ImportContext is Import, until the context ends.
+// ImportContext is Import that stops when ctx is done.
 func ImportContext(ctx context.Context, m *Model, opt Options) (*Imported, error) {
 	if opt.MaxFolded == 0 {
 		opt.MaxFolded = DefaultMaxFolded
@@ -298,6 +298,9 @@ func (im *importer) run(f *frame, nodes []*Node) error {
 	for i, n := range nodes {
 		if f.depth == 0 {
 			im.index = i
+		}
+		if im.ctx.Err() != nil {
+			return context.Cause(im.ctx)
 		}
 		if im.executed++; im.executed > maxNodes {
 			return &FormatError{Path: im.m.Path, Offset: -1, Err: fmt.Errorf("the model has more than %d nodes", maxNodes)}

@@ -80,7 +80,7 @@ func checkNode(t *testing.T, path string, constant bool) {
 		}
 		g := im.Graph
 		g.Outputs = g.Outputs[:1]
-		if err := Recognise(g); err != nil {
+		if err := Recognise(context.Background(), g); err != nil {
 			t.Fatal(err)
 		}
 		values, err := reference.Eval(context.Background(), g, map[*ir.Value][]float64{im.Input: readArray(t, filepath.Join(dir, "in.npy"), "")})

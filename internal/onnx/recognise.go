@@ -1,6 +1,7 @@
 package onnx
 
 import (
+	"context"
 	"math"
 	"slices"
 
@@ -12,8 +13,8 @@ import (
 // Recognise gives what exporters spell out an operation of its own: activations written as formulas, GroupNorm written as
 // reshapes round an InstanceNorm, LayerNorm written as means, and zero padding in front of a convolution. It works on a graph
 // as imported, once its targets are known: no value that is a target or an output disappears, and none becomes independent of
-// a target that it depended on. Values inside what was recognised are gone afterwards, as are nodes that nothing needs.
-func Recognise(g *ir.Graph) error {
+// a target that it depended on. Values inside what was recognised are gone afterwards, as are nodes that nothing needs. ctx stops it.
+func Recognise(ctx context.Context, g *ir.Graph) error {
 	// Each finder may enable the next: a HardSigmoid in full is part of a HardSwish.
 	for _, find := range []func(r *recogniser, n *ir.Node) *ir.Value{
 		(*recogniser).pad, (*recogniser).groupNorm, (*recogniser).layerNorm, (*recogniser).activation, (*recogniser).activation,
@@ -26,7 +27,7 @@ func Recognise(g *ir.Graph) error {
 		for _, t := range g.Targets {
 			r.kept[t.Value] = true
 		}
-		if err := r.run(find); err != nil {
+		if err := r.run(ctx, find); err != nil {
 			return err
 		}
 	}
@@ -42,11 +43,14 @@ type recogniser struct {
 }
 
 // run tries find on each node. What it emits takes the place of the node, and its result that of the node's output.
-func (r *recogniser) run(find func(r *recogniser, n *ir.Node) *ir.Value) error {
+func (r *recogniser) run(ctx context.Context, find func(r *recogniser, n *ir.Node) *ir.Value) error {
 	old := r.g.Nodes
 	r.g.Nodes = make([]*ir.Node, 0, len(old))
 	r.b = ir.NewBuilder(r.g)
 	for _, n := range old {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		start := len(r.g.Nodes)
 		r.b.Name, r.b.Scope = n.Name, n.Scope
 		y := find(r, n)

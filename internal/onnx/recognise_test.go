@@ -1,6 +1,7 @@
 package onnx
 
 import (
+	"context"
 	"slices"
 	"testing"
 
@@ -66,7 +67,7 @@ func TestRecognise(t *testing.T) {
 			im := importOf(t, c.importCase)
 			want := evaluateModel(t, im)
 			y := im.Graph.Outputs[0]
-			if err := Recognise(im.Graph); err != nil {
+			if err := Recognise(context.Background(), im.Graph); err != nil {
 				t.Fatal(err)
 			}
 			if got := opsOf(im.Graph); !slices.Equal(got, c.ops) {
@@ -104,7 +105,7 @@ func TestRecogniseKeepsTargets(t *testing.T) {
 			target := im.Names[name]
 			axes := make(ir.Axes, len(target.Shape()))
 			im.Graph.Targets = []ir.Target{{Value: target, Axes: axes, Label: name}}
-			if err := Recognise(im.Graph); err != nil {
+			if err := Recognise(context.Background(), im.Graph); err != nil {
 				t.Fatalf("%s with target %s: %v", c.name, name, err)
 			}
 			if im.Graph.Targets[0].Value != target || !reaches(im.Graph, target, im.Graph.Outputs[0]) {

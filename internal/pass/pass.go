@@ -3,6 +3,7 @@
 package pass
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/voxcam/voxcam/internal/ir"
@@ -24,10 +25,13 @@ var List = []Pass{
 	{"affine", foldAffine, "needs the inference BatchNorm right behind its convolution"},
 }
 
-// Run applies all passes. Outputs and targets keep their meaning; a target's axes follow its value.
-func Run(g *ir.Graph) error {
+// Run applies all passes, until ctx is done. Outputs and targets keep their meaning; a target's axes follow its value.
+func Run(ctx context.Context, g *ir.Graph) error {
 	g.Prune()
 	for _, p := range List {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if err := p.Run(g); err != nil {
 			return fmt.Errorf("pass %s: %w", p.Name, err)
 		}

@@ -125,7 +125,7 @@ func TestPassesKeepWhatGraphsCompute(t *testing.T) {
 
 		data := randoms(99, x.Shape().Elements())
 		want := eval(t, before, twin[x], data)
-		if err := pass.Run(g); err != nil {
+		if err := pass.Run(context.Background(), g); err != nil {
 			t.Fatalf("%v\n%v", err, before)
 		}
 		got := eval(t, g, g.Inputs[0], transposed(data, x.Shape(), pass.ChannelsLast))
@@ -203,7 +203,7 @@ func TestFoldsStopAtTargets(t *testing.T) {
 		if err := b.Err(); err != nil {
 			t.Fatal(err)
 		}
-		if err := pass.Run(g); err != nil {
+		if err := pass.Run(context.Background(), g); err != nil {
 			t.Fatal(err)
 		}
 		count := map[*ir.Op]int{}

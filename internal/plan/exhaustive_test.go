@@ -86,7 +86,10 @@ func TestSearchAgainstAllChoices(t *testing.T) {
 			}
 			return seconds, peak
 		}
-		search := NewSearch(g, Options{External: []*ir.Value{g.Inputs[0]}})
+		search, err := NewSearch(t.Context(), g, Options{External: []*ir.Value{g.Inputs[0]}})
+		if err != nil {
+			t.Fatal(err)
+		}
 		points := search.Curve()
 		_, least := best(0)
 		if got := points[len(points)-1].Bytes; float64(got) > 1.1*float64(least) {
@@ -94,7 +97,7 @@ func TestSearchAgainstAllChoices(t *testing.T) {
 		}
 		for budget := least * 11 / 10; budget < 2*points[0].Bytes; budget += least / 4 {
 			want, _ := best(budget)
-			p, err := search.Plan(budget)
+			p, err := search.Plan(t.Context(), budget)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -37,7 +37,10 @@ func TestPlansOfAGatedBlock(t *testing.T) {
 	} {
 		g := gated(t, c.gradient)
 		opt := Options{External: []*ir.Value{g.Inputs[0]}, Costs: slow}
-		s := NewSearch(g, opt)
+		s, err := NewSearch(t.Context(), g, opt)
+		if err != nil {
+			t.Fatal(err)
+		}
 		micros := func(seconds float64) int { return int(math.Round(seconds * 1e6)) }
 		var curve [][3]int
 		for _, p := range s.Curve() {

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -42,31 +43,46 @@ type Search struct {
 	least  *Plan
 }
 
-// NewSearch looks for choices. Options.Budget does not matter here.
-func NewSearch(g *ir.Graph, opt Options) *Search {
+// NewSearch looks for choices, until ctx is done. Options.Budget does not matter here.
+func NewSearch(ctx context.Context, g *ir.Graph, opt Options) (*Search, error) {
 	n := newNetwork(g, opt.External, opt.Costs)
 	s := &Search{n: n, cache: newTimetables()}
-	s.points = n.explore(s.cache)
-	return s
+	s.points = n.explore(ctx, s.cache)
+	return s, stopped(ctx)
+}
+
+// stopped is why a search was stopped, which has found only a part then.
+func stopped(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return nil
 }
 
 // Stream plans g within a budget: values with depth are kept whole while there is room, and streamed through rings and
 // computed again where there is not. Of the plans that fit, it returns the one with the least estimated time.
 func Stream(g *ir.Graph, opt Options) (*Plan, error) {
-	s := NewSearch(g, opt)
-	if opt.Budget <= 0 {
-		return s.Smallest(), nil
+	ctx := context.Background()
+	s, err := NewSearch(ctx, g, opt)
+	switch {
+	case err != nil:
+		return nil, err
+	case opt.Budget <= 0:
+		return s.Smallest(ctx)
 	}
-	return s.Plan(opt.Budget)
+	return s.Plan(ctx, opt.Budget)
 }
 
-// Plan returns the plan with the least estimated time that takes at most budget bytes, or a *TooSmallError.
-func (s *Search) Plan(budget int) (*Plan, error) {
-	fitting := s.fit(budget)
+// Plan returns the plan with the least estimated time that takes at most budget bytes, or a *TooSmallError. ctx stops it.
+func (s *Search) Plan(ctx context.Context, budget int) (*Plan, error) {
+	fitting := s.fit(ctx, budget)
 	slices.SortStableFunc(fitting, func(a, b Point) int { return cmp.Or(cmp.Compare(a.Seconds, b.Seconds), cmp.Compare(a.Bytes, b.Bytes)) })
 	var best *Plan
 	tried, misfits := 0, 0
 	for _, pt := range fitting {
+		if err := stopped(ctx); err != nil {
+			return nil, err
+		}
 		if pt.Bytes > budget || best != nil && tried == hastened {
 			continue
 		}
@@ -75,13 +91,13 @@ func (s *Search) Plan(budget int) (*Plan, error) {
 			if misfits++; misfits > 1 {
 				continue
 			}
-			if p = s.n.neighbour(pt.outline, budget, s.cache); p == nil {
+			if p = s.n.neighbour(ctx, pt.outline, budget, s.cache); p == nil {
 				continue
 			}
 		}
 		tried++
 		for _, room := range []int{budget, budget - budget/16} { // offsets can need more than what is alive
-			if faster := s.n.plan(s.n.hasten(pt.outline, room, s.cache)); faster.Peak <= budget {
+			if faster := s.n.plan(s.n.hasten(ctx, pt.outline, room, s.cache)); faster.Peak <= budget {
 				p = faster
 				break
 			}
@@ -90,10 +106,16 @@ func (s *Search) Plan(budget int) (*Plan, error) {
 			best = p
 		}
 	}
+	if err := stopped(ctx); err != nil {
+		return nil, err
+	}
 	if best != nil {
 		return best, nil
 	}
-	p := s.Smallest()
+	p, err := s.Smallest(ctx)
+	if err != nil {
+		return nil, err
+	}
 	if p.Peak > budget {
 		return nil, &TooSmallError{Budget: budget, Smallest: p.Peak}
 	}
@@ -102,7 +124,7 @@ func (s *Search) Plan(budget int) (*Plan, error) {
 
 // fit is the points within a budget, and those that become so with slabs of the right height: for the choices with the least work, the
 // highest slabs that there is room for.
-func (s *Search) fit(budget int) []Point {
+func (s *Search) fit(ctx context.Context, budget int) []Point {
 	var fitting, low []Point
 	for _, pt := range s.points {
 		if pt.Bytes > budget {
@@ -140,7 +162,7 @@ func (s *Search) fit(budget int) []Point {
 		}
 		return best
 	}
-	for _, best := range each(choices, highest) {
+	for _, best := range each(ctx, choices, highest) {
 		if best != nil {
 			fitting = append(fitting, newPoint(best))
 		}
@@ -156,10 +178,10 @@ func (n *network) heights() (list []int) {
 	return list
 }
 
-// Smallest returns the plan with the least peak, or one that is faster and hardly larger.
-func (s *Search) Smallest() *Plan {
+// Smallest returns the plan with the least peak, or one that is faster and hardly larger. ctx stops it.
+func (s *Search) Smallest(ctx context.Context) (*Plan, error) {
 	if s.least != nil {
-		return s.least
+		return s.least, nil
 	}
 	// Offsets can need more than the sum of what is alive, so the first few choices are tried.
 	const tries = 24
@@ -175,6 +197,9 @@ func (s *Search) Smallest() *Plan {
 	for _, pt := range points[:min(len(points), tries)] {
 		if least > 0 && pt.Bytes > least+least/50 {
 			break
+		}
+		if err := stopped(ctx); err != nil {
+			return nil, err
 		}
 		p := s.n.plan(pt.outline)
 		tried = append(tried, trial{pt.outline, p.Peak, p.Seconds})
@@ -192,7 +217,7 @@ func (s *Search) Smallest() *Plan {
 	if whole := Make(s.n.g); whole.Peak < s.least.Peak { // it shares buffers in ways that sweeps do not
 		s.least = whole
 	}
-	return s.least
+	return s.least, nil
 }
 
 // Curve returns the choices from the fastest to the smallest, none of which is both slower and larger than another. Their bytes
@@ -211,7 +236,7 @@ func (s *Search) Curve() []Point {
 
 // Seconds estimates the time of the plan for a budget, without making it: of the fastest choice within it, or of the smallest.
 func (s *Search) Seconds(budget int) float64 {
-	fitting := s.fit(budget)
+	fitting := s.fit(context.Background(), budget)
 	if len(fitting) == 0 {
 		curve := s.Curve()
 		return curve[len(curve)-1].Seconds
@@ -220,23 +245,34 @@ func (s *Search) Seconds(budget int) float64 {
 }
 
 // Curve is NewSearch and Search.Curve.
-func Curve(g *ir.Graph, opt Options) []Point { return NewSearch(g, opt).Curve() }
+func Curve(g *ir.Graph, opt Options) []Point {
+	s, _ := NewSearch(context.Background(), g, opt) // which is not stopped
+	return s.Curve()
+}
 
 // explore collects choices for each size of slabs, and the same choices with slabs of one plane, from the largest to the smallest.
-func (n *network) explore(cache *timetables) []Point {
+func (n *network) explore(ctx context.Context, cache *timetables) []Point {
 	sizes := append(slices.Clone(n.costs.SlabBytes), 0)
-	found := each(sizes, func(chunk int) []Point { return n.descend(chunk, cache) })
+	found := each(ctx, sizes, func(chunk int) []Point { return n.descend(ctx, chunk, cache) })
 	points := slices.Concat(found...)
-	for _, o := range each(slices.Concat(found[:len(sizes)-1]...), func(pt Point) *outline { return n.outline(pt.outline.kept, 0, cache) }) {
+	for _, o := range each(ctx, slices.Concat(found[:len(sizes)-1]...), func(pt Point) *outline { return n.outline(pt.outline.kept, 0, cache) }) {
+		if o == nil {
+			break // stopped
+		}
 		points = append(points, newPoint(o))
 	}
 	slices.SortStableFunc(points, func(a, b Point) int { return b.Bytes - a.Bytes })
 	return points
 }
 
-// each makes something of each element of a list, on all processors.
-func each[E, R any](list []E, f func(E) R) []R {
-	return parallel.Collect(len(list), 1, func(i, _ int) R { return f(list[i]) })
+// each makes something of each element of a list, on all processors; nothing of those that come when ctx is done.
+func each[E, R any](ctx context.Context, list []E, f func(E) R) []R {
+	return parallel.Collect(len(list), 1, func(i, _ int) (r R) {
+		if ctx.Err() == nil {
+			r = f(list[i])
+		}
+		return r
+	})
 }
 
 func newPoint(o *outline) Point {
@@ -251,7 +287,7 @@ func newPoint(o *outline) Point {
 
 // descend walks from the plan that keeps everything to one that cannot be made smaller: at the fullest unit it lets go of the
 // values that cost the least time a byte. Every stop is a point.
-func (n *network) descend(chunk int, cache *timetables) []Point {
+func (n *network) descend(ctx context.Context, chunk int, cache *timetables) []Point {
 	kept := make([]bool, len(n.nodes))
 	for i := range kept {
 		kept[i] = n.nodes[i].kind == local
@@ -260,7 +296,7 @@ func (n *network) descend(chunk int, cache *timetables) []Point {
 	visit := func(o *outline) { points = append(points, newPoint(o)) }
 	o := n.outline(slices.Clone(kept), chunk, cache)
 	visit(o)
-	n.letGo(o, visit, cache)
+	n.letGo(ctx, o, visit, cache)
 	// What is read only in the sweep that computes it costs little to stream.
 	for changed := true; changed; {
 		changed = false
@@ -278,7 +314,7 @@ func (n *network) descend(chunk int, cache *timetables) []Point {
 	}
 	o = n.outline(slices.Clone(kept), chunk, cache)
 	visit(o)
-	n.letGo(o, visit, cache)
+	n.letGo(ctx, o, visit, cache)
 	// Checkpoints: keep what is small, whatever it costs to compute the rest again.
 	sizes := map[int]bool{}
 	for i := range n.nodes {
@@ -287,6 +323,9 @@ func (n *network) descend(chunk int, cache *timetables) []Point {
 		}
 	}
 	for _, most := range slices.Sorted(maps.Keys(sizes)) {
+		if ctx.Err() != nil {
+			return points
+		}
 		trial := make([]bool, len(n.nodes))
 		for i := range trial {
 			trial[i] = n.nodes[i].kind == local && (!n.values[i].free || n.values[i].bytes < most)
@@ -300,17 +339,17 @@ func (n *network) descend(chunk int, cache *timetables) []Point {
 	start := points
 	slices.SortStableFunc(start, func(a, b Point) int { return cmp.Compare(a.Bytes, b.Bytes) })
 	for _, pt := range slices.Clone(start[:min(len(start), starts)]) {
-		n.improve(pt.outline, visit, cache)
+		n.improve(ctx, pt.outline, visit, cache)
 	}
 	return points
 }
 
 // letGo lets the fullest unit go of the values that cost the least time a byte, again and again, and visits every stop.
-func (n *network) letGo(o *outline, visit func(*outline), cache *timetables) {
+func (n *network) letGo(ctx context.Context, o *outline, visit func(*outline), cache *timetables) {
 	stuck := 0
 	for range 4*len(n.nodes) + 16 {
 		drop := n.candidates(o)
-		if len(drop) == 0 {
+		if len(drop) == 0 || ctx.Err() != nil {
 			return
 		}
 		kept := slices.Clone(o.kept)
@@ -338,7 +377,7 @@ const (
 )
 
 // improve changes one value at a time, the one that lowers the peak the most, and visits every stop.
-func (n *network) improve(o *outline, visit func(*outline), cache *timetables) {
+func (n *network) improve(ctx context.Context, o *outline, visit func(*outline), cache *timetables) {
 	for range rounds {
 		var best *outline
 		change := func(v int) *outline {
@@ -346,8 +385,8 @@ func (n *network) improve(o *outline, visit func(*outline), cache *timetables) {
 			kept[v] = !kept[v]
 			return n.outline(kept, o.chunk, cache)
 		}
-		for _, next := range each(n.changes(o), change) {
-			if next.peak < o.peak && (best == nil || next.peak < best.peak) {
+		for _, next := range each(ctx, n.changes(o), change) {
+			if next != nil && next.peak < o.peak && (best == nil || next.peak < best.peak) {
 				best = next
 			}
 		}
@@ -360,7 +399,7 @@ func (n *network) improve(o *outline, visit func(*outline), cache *timetables) {
 }
 
 // hasten keeps values, or lets go of others, one at a time, as long as that saves time within a budget.
-func (n *network) hasten(o *outline, budget int, cache *timetables) *outline {
+func (n *network) hasten(ctx context.Context, o *outline, budget int, cache *timetables) *outline {
 	for range rounds {
 		var best *outline
 		keep := func(v int) *outline {
@@ -380,8 +419,8 @@ func (n *network) hasten(o *outline, budget int, cache *timetables) *outline {
 			}
 			return next
 		}
-		for _, next := range each(n.streamed(o), keep) {
-			if next.peak <= budget && next.seconds < o.seconds*(1-1e-9) && (best == nil || next.seconds < best.seconds) {
+		for _, next := range each(ctx, n.streamed(o), keep) {
+			if next != nil && next.peak <= budget && next.seconds < o.seconds*(1-1e-9) && (best == nil || next.seconds < best.seconds) {
 				best = next
 			}
 		}
@@ -394,11 +433,11 @@ func (n *network) hasten(o *outline, budget int, cache *timetables) *outline {
 }
 
 // neighbour is the fastest plan that fits a budget and differs from an outline in one value, or nil.
-func (n *network) neighbour(o *outline, budget int, cache *timetables) *Plan {
+func (n *network) neighbour(ctx context.Context, o *outline, budget int, cache *timetables) *Plan {
 	var best *Plan
 	tries := 0
 	for v := range n.nodes {
-		if !n.values[v].free || tries == 2*wide {
+		if !n.values[v].free || tries == 2*wide || ctx.Err() != nil {
 			continue
 		}
 		kept := slices.Clone(o.kept)

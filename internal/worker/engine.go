@@ -11,7 +11,7 @@ import (
 // Engine is what the child runs: an engine.Engine, or a stand-in in tests.
 type Engine interface {
 	explain.Overlapping
-	Bind(shape [4]int) error
+	Bind(ctx context.Context, shape [4]int) error
 	Prepare(ctx context.Context, methods []string) error
 	Order(ctx context.Context, o memory.Order) (memory.Outcome, error)
 	State() engine.State

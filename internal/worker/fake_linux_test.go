@@ -177,7 +177,7 @@ func (e *fake) Info() explain.Info {
 	return i
 }
 
-func (e *fake) Bind(shape [4]int) error {
+func (e *fake) Bind(_ context.Context, shape [4]int) error {
 	e.note("bind %v", shape)
 	if err := e.harm(context.Background(), "bind", "", 0); err != nil {
 		return err

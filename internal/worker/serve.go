@@ -244,12 +244,12 @@ func (s *server) tell(e Engine) {
 	}
 }
 
-func (s *server) answerBind(_ context.Context, shape [4]int) (any, error) {
+func (s *server) answerBind(ctx context.Context, shape [4]int) (any, error) {
 	e, err := s.opened()
 	if err != nil {
 		return nil, err
 	}
-	if err := e.Bind(shape); err != nil {
+	if err := e.Bind(ctx, shape); err != nil {
 		return nil, err
 	}
 	return e.Info(), nil

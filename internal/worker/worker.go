@@ -240,9 +240,9 @@ func (w *Worker) do(ctx context.Context, ask func(*child) error) error {
 }
 
 // Bind prepares the engine for volumes of a shape, [C, D, H, W].
-func (w *Worker) Bind(shape [4]int) error {
+func (w *Worker) Bind(ctx context.Context, shape [4]int) error {
 	var info explain.Info
-	err := w.do(w.ctx, func(c *child) error { return c.call(w.ctx, callBind, shape, &info) })
+	err := w.do(ctx, func(c *child) error { return c.call(ctx, callBind, shape, &info) })
 	if err == nil {
 		w.change(func() { w.info, w.bound = info, &shape })
 	}

@@ -228,7 +228,7 @@ func TestUndisturbed(t *testing.T) {
 	if w.Info().Classes != 0 || w.PID() == os.Getpid() || w.PID() == 0 {
 		t.Errorf("info %+v, process %d", w.Info(), w.PID())
 	}
-	if err := w.Bind([4]int{2, 8, 16, 40}); err != nil || w.Info().Classes != 3 {
+	if err := w.Bind(t.Context(), [4]int{2, 8, 16, 40}); err != nil || w.Info().Classes != 3 {
 		t.Errorf("bound: %v, %+v", err, w.Info())
 	}
 	results, errs := runAll(t.Context(), w, 5, 3)
@@ -287,7 +287,7 @@ func TestEndAtEveryMessage(t *testing.T) {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			t.Setenv("VOXCAM_TEST_DIE", fmt.Sprint(n, " ", dir))
 			w := start(t, script{}, Options{pulse: time.Hour})
-			if err := w.Bind([4]int{2, 8, 16, 40}); err != nil {
+			if err := w.Bind(t.Context(), [4]int{2, 8, 16, 40}); err != nil {
 				t.Error(err)
 			}
 			if err := w.Prepare(t.Context(), []string{"gradcam"}); err != nil {
@@ -360,7 +360,7 @@ func TestRestarts(t *testing.T) {
 			dir := t.TempDir()
 			c.harm.Times, c.harm.Sample = 1, "s1"
 			w := start(t, script{Dir: dir, Harm: []harm{c.harm}}, Options{})
-			if err := errors.Join(w.Bind([4]int{2, 8, 16, 40}), w.Prepare(t.Context(), []string{"gradcam"})); err != nil {
+			if err := errors.Join(w.Bind(t.Context(), [4]int{2, 8, 16, 40}), w.Prepare(t.Context(), []string{"gradcam"})); err != nil {
 				t.Fatal(err)
 			}
 			results, errs := runAll(t.Context(), w, 3, 6)
@@ -469,7 +469,7 @@ func TestWatchdog(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer w.Close()
-			if err := w.Bind([4]int{2, 8, 16, 40}); err != nil {
+			if err := w.Bind(t.Context(), [4]int{2, 8, 16, 40}); err != nil {
 				t.Fatal(err)
 			}
 			r, err := w.Explain(t.Context(), newVolume(1), request(1, 1))
