@@ -84,10 +84,11 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 		err = errors.Join(err, perr)
 	}
 	var exit *exitError
+	stopped := ctx.Err() != nil && (errors.Is(err, ctx.Err()) || errors.Is(err, context.Cause(ctx)))
 	switch {
 	case err == nil:
 		return session.ExitOK
-	case errors.As(err, &exit):
+	case errors.As(err, &exit) && !(stopped && exit.code == session.ExitRefused): // what was stopped was not refused
 		switch {
 		case exit.code == session.ExitInterrupted && err.Error() == context.Canceled.Error():
 			fmt.Fprintln(stderr, "voxcam: interrupted before work began")
