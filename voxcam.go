@@ -59,7 +59,8 @@ type (
 // Options say how a model is opened. The zero value explains the last layer with spatial extent, on a GPU if there is one. Values out of
 // range are an *OptionError.
 type Options struct {
-	// TargetLayer is a PyTorch module path, or the name of a node or value in the file; "" is the last layer with spatial extent.
+	// TargetLayer is a PyTorch module path, perhaps with the number of a call ("layer4.1.relu@1"), or the name of a node or value in the
+	// file; "" is the last layer with spatial extent. Result.Layer says which tensor that is, and what was assumed.
 	TargetLayer string
 	// InputAxes are the axes of the model's input in the file's order: letters of N (batch), C (channels), D, H, W (depth, height, width),
 	// such as "NDHWC" (Keras, JAX) or "NDCHW" (video). "" recognises them where the model's operations show them. Volumes, maps and

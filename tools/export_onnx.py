@@ -656,6 +656,8 @@ def candidates(model, x):
         y = _only_tensor(model(x))
     for h in hooks:
         h.remove()
+    while y.dim() > 2 and y.shape[-1] == 1:
+        y = y.squeeze(-1)  # a convolution as the last layer leaves [1, classes, 1, 1, 1]
     if y.dim() != 2 or y.shape[0] != 1:
         raise ExportError(f"the model returns {tuple(y.shape)}; voxcam needs class scores [1, classes]")
     last = {c.name: c for c in found}  # a module that runs again counts where it ran last

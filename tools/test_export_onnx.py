@@ -217,6 +217,39 @@ class ExportTest(unittest.TestCase):
         with torch.no_grad():
             torch.testing.assert_close(torch.from_numpy(got), self.net(x), rtol=1e-4, atol=1e-5)
 
+    def test_record_of_modules(self):
+        """Which value is the output of which call, and what is overwritten in place, is in the file."""
+        try:
+            import onnxruntime  # noqa: F401
+        except ImportError:
+            self.skipTest("onnxruntime is not installed")
+        if onnx is None:
+            self.skipTest("onnx is not installed")
+
+        class Twice(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.a, self.b, self.relu, self.drop = nn.Conv3d(1, 2, 1), nn.Conv3d(2, 2, 1), nn.ReLU(), nn.Dropout()
+                self.over, self.lists, self.fc = nn.ReLU(inplace=True), nn.ModuleList([nn.Tanh()]), nn.Linear(2, 3)
+
+            def forward(self, x):
+                x = self.over(self.b(self.relu(self.a(x))))
+                return self.fc(self.lists[0](self.drop(self.relu(-x))).mean((2, 3, 4)))
+
+        torch.manual_seed(0)
+        model, x = Twice().eval(), torch.randn(1, 1, 4, 5, 6)
+        with contextlib.redirect_stdout(io.StringIO()):
+            export_onnx.export(model, x, self.path("t.onnx"))
+            export_onnx.record_modules(model, x, self.path("t.onnx"))
+        record = {p.key: json.loads(p.value) for p in onnx.load(self.path("t.onnx")).metadata_props}[export_onnx.RECORD]
+        relu = ["/relu/Relu_output_0", "/relu_1/Relu_output_0"]
+        self.assertEqual(record["relu"], [{"value": v} for v in relu])
+        self.assertEqual(record["a"], [{"value": "/a/Conv_output_0"}])
+        self.assertEqual(record["b"], [{"value": "/b/Conv_output_0", "in_place": True}])
+        self.assertEqual(record["drop"], [{"value": relu[1]}])  # the same tensor in evaluation mode
+        self.assertEqual(record["lists.0"], [{"value": "/lists.0/Tanh_output_0"}])
+        self.assertNotIn("lists", record)
+
     def test_check_finds_a_wrong_file(self):
         try:
             import onnxruntime  # noqa: F401

@@ -44,7 +44,7 @@ type modelFlags struct {
 func (f *modelFlags) add(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.model, "model", "", "ONNX file of the classifier")
-	fl.StringVar(&f.layer, "target-layer", "", "layer to explain: a PyTorch module path or a name in the file (default: the last with spatial extent)")
+	fl.StringVar(&f.layer, "target-layer", "", "layer to explain: a PyTorch module path (of the second call: PATH@2) or a name in the file (default: the last with spatial extent)")
 	fl.StringVar(&f.inputAxes, "input-axes", "", "axes of the model's input in its order, such as NDHWC (Keras, JAX) or NDCHW (video) (default: as its operations show)")
 	fl.StringVar(&f.layout, "layer-layout", "auto", "axes of the target layer: "+layer.LayoutHelp)
 	fl.IntSliceVar(&f.grid, "token-grid", nil, "place the tokens of the layer in space: depth,height,width (default: as the graph shows)")

@@ -18,8 +18,8 @@ import (
 
 // Options say how a model is to be opened.
 type Options struct {
-	// TargetLayer is a PyTorch module path, or the name of a node or value in the file; "" is the last layer with spatial
-	// extent.
+	// TargetLayer is a PyTorch module path, perhaps with the number of a call ("layer4.1.relu@1"), or the name of a node or value in the
+	// file; "" is the last layer with spatial extent.
 	TargetLayer string
 	// InputAxes are the axes of the model's input in the file's order, letters of N C D H W such as "NDHWC"; "" recognises them.
 	InputAxes string

@@ -151,7 +151,7 @@ func (idx *index) missing() string {
 
 // exactly finds a module, a value or a node of that very name. The call is t.Call, or the last.
 func (idx *index) exactly(t *Target, name string) (bool, error) {
-	if calls := idx.record[name]; calls != nil {
+	if calls := idx.record[name]; len(calls) > 0 {
 		return true, idx.recorded(t, name, calls)
 	}
 	if nodes := idx.module(name); len(nodes) > 0 {

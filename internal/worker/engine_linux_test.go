@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"sync"
 	"syscall"
@@ -43,6 +44,9 @@ func TestEngine(t *testing.T) {
 	defer w.Close()
 	if got, want := w.Info(), here.Info(); got.SHA256 != want.SHA256 || got.TargetLayer != want.TargetLayer || got.Classes != want.Classes {
 		t.Errorf("info %+v instead of %+v", got, want)
+	}
+	if l := w.Info().Layer; l == nil || !reflect.DeepEqual(l, here.Info().Layer) || !reflect.DeepEqual(l, want.Layer) {
+		t.Errorf("the layer is %+v instead of %+v", l, want.Layer)
 	}
 	if err := w.Prepare(t.Context(), req.Methods); err != nil {
 		t.Error(err)
