@@ -23,6 +23,7 @@ type Options struct {
 	TargetLayer string
 	// InputAxes are the axes of the model's input in the file's order, letters of N C D H W such as "NDHWC"; "" recognises them.
 	InputAxes string
+	confirm   bool // that the input is N C D H W, when the volume's size is known
 	// TokenGrid places the tokens of a layer in space: depth, height, width; zero takes it from the graph.
 	TokenGrid [3]int
 	// PrefixTokens are tokens of no place (class tokens, registers) in front of the others; 0 takes their number from the graph.
@@ -151,7 +152,7 @@ func (o Options) withInput(ctx context.Context, file *onnx.Model, b backend.Back
 	if err != nil {
 		return o, "", fmt.Errorf("%s: %w", file.Path, err)
 	}
-	o.InputAxes = order.Axes
+	o.InputAxes, o.confirm = order.Axes, order.Open
 	return o, order.Assumed, nil
 }
 
@@ -256,8 +257,12 @@ func (m *Model) Info() Info {
 		info.TargetLayer, info.Layer = m.net.target.Label, m.net.layer
 		info.Warnings, info.Notes = m.net.target.Warnings, m.net.target.Notes
 	}
-	if m.assumed != "" {
-		info.Warnings = append([]string{m.assumed}, info.Warnings...)
+	assumed := m.assumed
+	if m.net != nil && m.net.assumed != "" {
+		assumed = m.net.assumed
+	}
+	if assumed != "" {
+		info.Warnings = append([]string{assumed}, info.Warnings...)
 	}
 	return info
 }

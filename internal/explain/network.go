@@ -18,6 +18,7 @@ import (
 // network is the model bound to one volume shape: a graph that passes have prepared, and programs made from it on demand.
 type network struct {
 	shape      [4]int // [C, D, H, W]
+	assumed    string // about the order of the input's axes; "" if nothing is
 	ahead      bool   // volumes may overlap
 	follows    bool   // plans may be made anew for other budgets: what that takes is kept
 	graph      *ir.Graph
@@ -49,8 +50,14 @@ func newNetwork(ctx context.Context, file *onnx.Model, shape [4]int, opt Options
 	if err != nil {
 		return nil, err
 	}
+	assumed := ""
+	if opt.confirm {
+		if assumed, err = layer.Confirm(imported); err != nil {
+			return nil, fmt.Errorf("%s: %w", file.Path, err)
+		}
+	}
 	g := imported.Graph
-	n := &network{shape: shape, budget: opt.Budget, ahead: opt.Ahead, graph: g, backend: b, free: bytesize.FreeMemory, weights: map[[2]bool]int{}}
+	n := &network{assumed: assumed, shape: shape, budget: opt.Budget, ahead: opt.Ahead, graph: g, backend: b, free: bytesize.FreeMemory, weights: map[[2]bool]int{}}
 	_, resident := b.(backend.Resident)
 	n.follows = resident || opt.Allow != nil
 	if n.logits, err = scores(g); err != nil {

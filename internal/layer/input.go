@@ -18,6 +18,8 @@ type InputOrder struct {
 	Axes string // letters, as onnx.Options.InputAxes; "" where the rank of the input says it
 	// Assumed says what was assumed and why; "" where the order follows from the file.
 	Assumed string
+	// Open says that the file does not show the order before its open sizes are known: Confirm tells then.
+	Open bool
 }
 
 // InputAxes finds the order of the axes of a file's input from the first operation that treats channels and space differently: the
@@ -54,7 +56,7 @@ func InputAxes(ctx context.Context, file *onnx.Model, memory int) (InputOrder, e
 	}
 	m, err := onnx.ImportContext(ctx, file, onnx.Options{InputShape: shape, Memory: memory})
 	if err != nil {
-		return InputOrder{}, nil // said when a volume is bound
+		return InputOrder{Open: rank == 5}, nil
 	}
 	at := channelAxis(m.Graph, shape)
 	switch {
@@ -65,6 +67,20 @@ func InputAxes(ctx context.Context, file *onnx.Model, memory int) (InputOrder, e
 	}
 	rest := usual[2:]
 	return InputOrder{Axes: "N" + rest[:at-1] + "C" + rest[at-1:]}, nil
+}
+
+// Confirm says what is assumed of the input of a model that was imported with its axes as N, C, D, H, W, and returns an error if an
+// operation shows another order.
+func Confirm(m *onnx.Imported) (assumed string, err error) {
+	shape := m.Input.Shape()
+	switch at := channelAxis(m.Graph, shape); at {
+	case 1:
+		return "", nil
+	case 0:
+		return fmt.Sprintf("the axes of the input %v are taken to be NCDHW, since no operation tells channels from places; name them by --input-axes if they are others", shape), nil
+	default:
+		return "", fmt.Errorf("the model takes its channels from axis %d of the input %v, not from axis 1: name the axes by --input-axes", at, shape)
+	}
 }
 
 // channelAxis is the axis of the input that holds channels, 0 where no operation shows it.
@@ -105,6 +121,7 @@ func channelOf(t *traced, features axis, kept []axis, letters string, shape []in
 		return slices.ContainsFunc(a.pieces, func(p piece) bool { return p.letter == l && p.place() })
 	}
 	var summed []int // and those of one position
+	first := len(shape) > 1 && has(features, letters[1])
 	for i := 1; i < len(shape); i++ {
 		_, picked := t.narrow[letters[i]] // slices one by one
 		switch l := letters[i]; {
@@ -119,8 +136,8 @@ func channelOf(t *traced, features axis, kept []axis, letters string, shape []in
 	switch {
 	case len(summed) == 1:
 		return summed[0]
-	case len(summed) > 1 && len(summed) < len(shape)-2 && summed[0] == 1 && shape[1] == 1: // slices as channels of an image
-		return 1
+	case len(summed) > 1 && len(summed) < len(shape)-2 && summed[0] == 1 && (shape[1] == 1 || first && len(features.pieces) == 1):
+		return 1 // slices as channels of an image, or images of one slice
 	}
 	return 0
 }

@@ -47,6 +47,15 @@ save("ncdhw_images", [1, 2, D, H, W], [move(0, 2, 1, 3, 4, out="s"), node("Resha
 save("nhwc", [1, H, W, 2], [move(0, 3, 1, 2)], -2)
 save("dchw", [D, 2, H, W], [node("Identity", ["x"], ["t"])], -2)
 save("ndhw", [1, D, H, W], [move(1, 0, 2, 3)], -1)
+# Sizes that the file leaves open, but that its scores fix.
+for name, dims, nodes, channels in (("open", ["n", 1, None, None, None], [], 1), ("open_last", ["n", None, None, None, 1], [move(0, 4, 1, 2, 3)], 1)):
+    w, f = rng.uniform(0.5, 1, size=(1, 1, 1, 1, 1)).astype("f4"), rng.uniform(0.5, 1, size=(D * H * W, 3)).astype("f4")
+    more = [node("Conv", ["t" if nodes else "x", "w"], ["c"], name="layer"), node("Flatten", ["c"], ["v"]), node("MatMul", ["v", "f"], ["y"])]
+    graph = helper.make_graph(nodes + more, name, [helper.make_tensor_value_info("x", TensorProto.FLOAT, dims)],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], [numpy_helper.from_array(w, "w"), numpy_helper.from_array(f, "f")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)])
+    model.ir_version = 8
+    onnx.save(model, f"{here}/{name}.onnx")
 # No operation tells channels from places.
 for name, dims in (("linear", [1, 2, D, H, W]), ("linear_last", [1, D, H, W, 2])):
     f = rng.normal(size=(2 * D * H * W, 3)).astype("f4")
