@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -18,6 +19,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/voxcam/voxcam/internal/backend/cpu"
+	"github.com/voxcam/voxcam/internal/session"
 )
 
 // commands are the programs that the binary of the tests can be, by the name that it is started with.
@@ -31,7 +33,7 @@ func TestMain(m *testing.M) {
 // Besides the commands of testscript there are
 //
 //	exits CODE ARGS...               run voxcam and compare its exit code; its messages must be fit for people
-//	signal NAME COUNT GLOB CODE ARGS... start voxcam, send INT, TERM or KILL once COUNT files match, and compare the exit code
+//	signal NAME COUNT GLOB CODE ARGS... start voxcam, send the signal (a name of signals) once COUNT files match, and compare the exit code
 //	waitfor GLOB                     wait until a file matches, that a voxcam in the background writes
 //	npy FILE SHAPE [nan]             write waves of that shape, [..., H, W], as float32, with one NaN
 //	cut FILE BYTES                   keep the first bytes of a file
@@ -146,11 +148,15 @@ func waitFor(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// signals by name.
+var signals = map[string]os.Signal{"INT": os.Interrupt, "TERM": syscall.SIGTERM, "KILL": os.Kill, "HUP": syscall.SIGHUP, "USR1": syscall.SIGUSR1,
+	"USR2": syscall.SIGUSR2, "QUIT": syscall.SIGQUIT}
+
 func signalled(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 5 {
 		ts.Fatalf("usage: signal NAME COUNT GLOB CODE ARGS...")
 	}
-	signal := map[string]os.Signal{"INT": os.Interrupt, "TERM": syscall.SIGTERM, "KILL": os.Kill}[args[0]]
+	sent := signals[args[0]]
 	count, err := strconv.Atoi(args[1])
 	ts.Check(err)
 	code, err := strconv.Atoi(args[3])
@@ -159,19 +165,31 @@ func signalled(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	var out bytes.Buffer
 	cmd := &exec.Cmd{Path: self, Args: append([]string{"voxcam"}, args[4:]...), Dir: ts.MkAbs("."), Stdout: &out, Stderr: &out}
-	cmd.Env = ts.Value(environment{}).([]string)
+	cmd.Env = append(slices.Clone(ts.Value(environment{}).([]string)), "SLURM_JOB_ID="+ts.Getenv("SLURM_JOB_ID"))
+	// A test that runs under nohup ignores SIGHUP, and so would what it starts; what is caught is the default again there.
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	ts.Check(cmd.Start())
 	if !appear(ts, count, args[2]) {
 		cmd.Process.Kill() //nolint:errcheck // the test fails anyway
 		cmd.Wait()         //nolint:errcheck // as above
 		ts.Fatalf("%s did not come:\n%s", args[2], out.String())
 	}
-	ts.Check(cmd.Process.Signal(signal))
+	ts.Check(cmd.Process.Signal(sent))
 	cmd.Wait() //nolint:errcheck // the state says more
-	if got := cmd.ProcessState.ExitCode(); got != code {
+	got := cmd.ProcessState.ExitCode()
+	crashed := cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() == syscall.SIGABRT
+	if crashed {
+		got = session.ExitCrashed // as a shell has it
+	}
+	if got != code {
 		ts.Fatalf("exit code %d instead of %d (-1 is a kill):\n%s", got, code, out.String())
 	}
 	fmt.Fprint(ts.Stderr(), out.String())
+	if crashed {
+		return // it shows what its goroutines did
+	}
 	checkMessages(ts, out.String())
 }
 
