@@ -25,5 +25,5 @@ func Example() {
 	for _, r := range result.Methods {
 		fmt.Println(r.Method, r.Status, r.Dims, r.HeatDims)
 	}
-	// Output: gradcam ok [3 2 3] [11 14 13]
+	// Output: gradcam ok [4 3 4] [11 14 13]
 }
