@@ -145,8 +145,8 @@ func (idx *index) missing() string {
 	if n == 0 {
 		return gone
 	}
-	return fmt.Sprintf("the exporter has folded BatchNorms into %d convolutions of this file, and does not tell their names: the output of such a norm "+
-		"is that of the convolution before it; %s, which keeps norms apart; %s", n, exportTool, gone)
+	return fmt.Sprintf("the exporter has folded BatchNorms into the convolutions before them (%d in this file) and does not tell their names: the "+
+		"output of such a norm is that of the convolution; %s, which keeps norms apart; %s", n, exportTool, gone)
 }
 
 // exactly finds a module, a value or a node of that very name. The call is t.Call, or the last.
@@ -258,8 +258,9 @@ func (idx *index) judge(t *Target, name string, nodes []int, made int) {
 // judgeNumbers warns where a module is known by scopes that may be numbered calls, or may not.
 func (idx *index) judgeNumbers(t *Target, name string, nodes []int) {
 	if k := slices.IndexFunc(nodes, func(i int) bool { return idx.members[i].guessed && idx.members[i].own() == name }); k >= 0 {
-		t.warn("%s is taken for call %d of %d of the module %s, since the exporter numbers calls (%s): if that is a module of its own, name it; "+
-			"%s to have the file tell", quoted(t.Value), t.Call, t.Calls, name, idx.members[nodes[k]].stated, exportTool)
+		other := idx.members[nodes[k]].stated
+		t.warn("%s is taken for call %d of %d of the module %s, since the exporter numbers calls (%s); if %s is a module of its own, the output "+
+			"of %s is %s@1; %s to have the file tell", quoted(t.Value), t.Call, t.Calls, name, other, other, name, name, exportTool)
 		return
 	}
 	if slices.ContainsFunc(nodes, func(i int) bool { return slices.ContainsFunc(idx.m.Nodes[i].InputNames, parameter) }) {

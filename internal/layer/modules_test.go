@@ -92,3 +92,31 @@ func TestDefaultLayer(t *testing.T) {
 		})
 	}
 }
+
+// TestRecordsAreData reads what only looks like a record of tools/export_onnx.py, or is of another file.
+func TestRecordsAreData(t *testing.T) {
+	m := load(t, filepath.Join("testdata", "modules.tool_torchscript.onnx"), nil)
+	for _, record := range []string{
+		``,
+		`not JSON`,
+		`{"relu_1":7}`,
+		`{"relu_1":null}`,
+		`{"relu_1":[]}`,
+		`{"relu_1":[{"value":"nowhere"}]}`,
+		`{"relu_1":[{"value":""}]}`,
+		`{"relu_1":[{"value":"fc.weight"}]}`,
+		`{"relu_2":[{"value":"","in_place":true}]}`,
+		`{"gone":[{"value":""}],"relu":[{}],"a":[{}]}`,
+	} {
+		m.Model.Metadata["voxcam.modules"] = record
+		got, err := find(m, layer.Request{Name: "relu_1"})
+		if err != nil || len(got.Warnings) == 0 {
+			t.Errorf("%s: %v, %q, %v", record, got.Value, got.Warnings, err)
+		}
+		for _, name := range []string{"gone", "relu_2", ""} {
+			if _, err := find(m, layer.Request{Name: name}); name == "gone" && err == nil {
+				t.Errorf("%s: a layer called gone is found", record)
+			}
+		}
+	}
+}

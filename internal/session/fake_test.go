@@ -31,8 +31,13 @@ type fake struct {
 	calls []string // sample IDs in order
 }
 
+// targetLayer is the layer that the fake explains.
+var targetLayer = &explain.Layer{
+	Name: "layer4", Value: "relu_8", Shape: []int{1, 2, 2, 3, 2}, Axes: "NCDHW", Module: "layer4", Call: 2, Calls: 2, Warnings: []string{"assumed"},
+}
+
 func (f *fake) Info() explain.Info {
-	return explain.Info{Path: "net.onnx", SHA256: "abc" + f.sha, Classes: f.classes, TargetLayer: "layer4"}
+	return explain.Info{Path: "net.onnx", SHA256: "abc" + f.sha, Classes: f.classes, TargetLayer: "layer4", Layer: targetLayer}
 }
 
 func (f *fake) Explain(ctx context.Context, v *volume.Volume, req explain.Request) (*explain.Result, error) {
@@ -47,7 +52,7 @@ func (f *fake) Explain(ctx context.Context, v *volume.Volume, req explain.Reques
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	r := &explain.Result{TargetLayer: "layer4", CellSize: [3]float64{2, 2, 2}}
+	r := &explain.Result{TargetLayer: "layer4", Layer: targetLayer, CellSize: [3]float64{2, 2, 2}}
 	sum := float32(0)
 	for _, x := range v.Data {
 		sum += x

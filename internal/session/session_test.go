@@ -80,6 +80,8 @@ func TestMetadata(t *testing.T) {
 		"target_layer": "layer4", "crop_offset": []any{0.0, -1.0, 1.0}, "volume_shape": []any{1.0, 4.0, 6.0, 4.0},
 		"input_shape": []any{1.0, 4.0, 4.0, 6.0}, "cell_size_voxels": []any{2.0, 2.0, 2.0}, "model_sha256": "abc",
 		"scaling": map[string]any{"name": "none", "offset": 0.0, "divisor": 1.0},
+		"layer": map[string]any{"name": "layer4", "value": "relu_8", "shape": []any{1.0, 2.0, 2.0, 3.0, 2.0}, "axes": "NCDHW", "module": "layer4",
+			"call": 2.0, "calls": 2.0, "warnings": []any{"assumed"}},
 	} {
 		if !reflect.DeepEqual(m[key], want) {
 			t.Errorf("%s = %v, want %v", key, m[key], want)
