@@ -55,15 +55,19 @@ var classes = [...]string{
 	11: "uint16", 12: "int32", 13: "uint32", 14: "int64", 15: "uint64", 16: "function", 17: "opaque object",
 }
 
+// elementPadding is the most that writers put behind a compressed matrix.
+const elementPadding = 8
+
 // Flags in the first word of a matrix, above the class.
 const (
 	flagLogical = 0x0200
 	flagComplex = 0x0800
 )
 
-// scan5 lists the variables of a level 5 file: it visits the tag of every element, so that a file that is cut off is found
-// out even if the variable asked for is whole, and decodes the description of each matrix.
-func scan5(r *io.SectionReader, head []byte) (file, error) {
+// scan5 lists the variables of a level 5 file: it visits the tag of every element and decodes the description of each matrix. A file
+// that is cut off is found out even if the variable that will be read is whole; and so is damage in the compressed data of
+// another one, by its checksum.
+func scan5(r *io.SectionReader, head []byte, wanted string) (file, error) {
 	if len(head) < headerSize {
 		return nil, volume.Malformed(format, "it has %d bytes, fewer than its header", len(head))
 	}
@@ -97,7 +101,13 @@ func scan5(r *io.SectionReader, head []byte) (file, error) {
 		if err != nil {
 			return nil, err
 		}
+		if m.name != wanted {
+			err = m.check()
+		}
 		m.close()
+		if err != nil {
+			return nil, volume.Malformed(format, "the element at offset %d (variable %q): %w", at, m.name, err)
+		}
 		if m.name != "" { // MATLAB keeps data of its own in a matrix without a name
 			f = append(f, variable{name: m.name, class: m.describe(), shape: m.shape, read: e.read})
 		}
@@ -126,6 +136,17 @@ func (m *matrix) close() {
 	if m.closer != nil {
 		m.closer.Close()
 	}
+}
+
+// check decodes the rest of a compressed matrix whose values are not needed.
+func (m *matrix) check() error {
+	if m.closer == nil {
+		return nil
+	}
+	if n, err := io.CopyN(io.Discard, m.r, m.left); err != nil {
+		return fmt.Errorf("compressed data: %d of the last %d bytes: %w", n, m.left, noEOF(err))
+	}
+	return array.Drain(m.r, elementPadding)
 }
 
 func (m *matrix) describe() string {
@@ -295,8 +316,7 @@ func (e element) read(opt array.Options) (*array.Array, error) {
 		return nil, damaged(err)
 	}
 	if m.closer != nil {
-		const padding = 8
-		if err := array.Drain(m.r, padding); err != nil {
+		if err := array.Drain(m.r, elementPadding); err != nil {
 			return nil, damaged(err)
 		}
 	}

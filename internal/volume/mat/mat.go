@@ -53,7 +53,8 @@ func Read(r *io.SectionReader, opt array.Options) (*array.Array, error) {
 	}
 	if bytes.HasPrefix(head, []byte(hdf5)) || bytes.HasPrefix(head, []byte("MATLAB 7.3")) || string(signature[:]) == hdf5 {
 		return nil, volume.Unsupported(format, "it is a v7.3 file (HDF5); save it again with save(file, '%s', '-v7') in MATLAB, "+
-			"or convert it to .npy with h5py", opt.Variable)
+			"or convert it with numpy.save('volume.npy', h5py.File('volume.mat')['%s'][()].T) in Python: "+
+			"h5py shows the axes of MATLAB in reverse, and .T turns them back", opt.Variable, opt.Variable)
 	}
 	var f file
 	switch {
@@ -62,7 +63,7 @@ func Read(r *io.SectionReader, opt array.Options) (*array.Array, error) {
 	case bytes.IndexByte(head[:4], 0) >= 0: // the text that opens a level 5 file has no zeros there
 		f, err = scan4(r)
 	default:
-		f, err = scan5(r, head)
+		f, err = scan5(r, head, opt.Variable)
 	}
 	if err != nil {
 		return nil, err

@@ -24,7 +24,8 @@ func TestRefused(t *testing.T) {
 		{"other.mat", "z", "variable z is a complex double"},
 		{"other.mat", "sparse", "variable sparse is a sparse"},
 		{"v4.mat", "text", "variable text is a char"},
-		{"v73.mat", "", "it is a v7.3 file (HDF5); save it again with save(file, 'imgMat', '-v7')"},
+		{"v73.mat", "", "it is a v7.3 file (HDF5); save it again with save(file, 'imgMat', '-v7') in MATLAB, " +
+			"or convert it with numpy.save('volume.npy', h5py.File('volume.mat')['imgMat'][()].T) in Python"},
 		{"v1.npy", "", "the header has no mark of byte order"},
 	} {
 		_, err := Read(volumetest.Section(volumetest.Open(t, test.file)), array.Options{Variable: test.variable})
@@ -68,6 +69,62 @@ func TestBomb(t *testing.T) {
 	}
 	if a, err := Read(volumetest.Section(file(1024, 1<<20, 0)), array.Options{}); err != nil || len(a.Data) != 1<<20 {
 		t.Errorf("a file in order: %v", err)
+	}
+}
+
+// TestDamageElsewhere has a variable in order behind one whose compressed data are damaged: the file is not to be trusted.
+func TestDamageElsewhere(t *testing.T) {
+	le := binary.LittleEndian
+	matrix := func(name string, announced uint32) []byte {
+		var m []byte
+		for _, x := range []uint32{miMatrix, announced, miUint32, 8, mxDouble, 0, miInt32, 8, 1, 5, miInt8, uint32(len(name))} {
+			m = le.AppendUint32(m, x)
+		}
+		m = append(append(m, name...), make([]byte, 8-len(name))...)
+		m = le.AppendUint32(le.AppendUint32(m, miUint8), 5)
+		return append(m, 1, 2, 3, 4, 5, 0, 0, 0)
+	}
+	const size = 64 // of the content above
+	zip := func(m []byte) []byte {
+		var b bytes.Buffer
+		z := zlib.NewWriter(&b)
+		z.Write(m)
+		z.Close()
+		return b.Bytes()
+	}
+	file := func(elements ...[]byte) []byte {
+		b := append(bytes.Repeat([]byte{' '}, 124), 0, 1, 'I', 'M')
+		for _, e := range elements {
+			b = append(le.AppendUint32(le.AppendUint32(b, miCompressed), uint32(len(e))), e...)
+		}
+		return b
+	}
+	good, flipped, sum := zip(matrix("imgMat", size)), zip(matrix("other", size)), zip(matrix("other", size))
+	flipped[len(flipped)/2] ^= 8
+	sum[len(sum)-1] ^= 0xff
+	for name, test := range map[string]struct {
+		other []byte
+		want  string
+	}{
+		"in order":  {zip(matrix("other", size)), ""},
+		"checksum":  {sum, "checksum"},
+		"a bit":     {flipped, "element at offset 128"},
+		"cut off":   {zip(matrix("other", size)[:40]), "element at offset 128"},
+		"cut short": {zip(matrix("other", size+8)), "other"},
+		"longer":    {zip(append(matrix("other", size), make([]byte, 100)...)), "goes on"},
+	} {
+		for _, b := range [][]byte{file(test.other, good), file(good, test.other)} {
+			a, err := Read(volumetest.Section(b), array.Options{})
+			if test.want == "" && (err != nil || !slices.Equal(a.Data, []float32{1, 2, 3, 4, 5})) {
+				t.Errorf("%s: %v, %v", name, a, err)
+			}
+			if test.want != "" && err == nil {
+				t.Errorf("%s: accepted", name)
+			}
+		}
+		if _, err := Read(volumetest.Section(file(test.other, good)), array.Options{}); err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: error %v, want %q", name, err, test.want)
+		}
 	}
 }
 
