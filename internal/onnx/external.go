@@ -3,6 +3,7 @@ package onnx
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -72,17 +73,28 @@ func (d *decoder) openExternal(root *os.Root, location string) (span, error) {
 		return span{}, errors.New("the path leaves the model's folder")
 	}
 	info, err := root.Stat(local) // before opening, which would wait for the writer of a pipe
+	if errors.Is(err, fs.ErrNotExist) {
+		return span{}, fmt.Errorf("%w in the model's folder; copy it there, together with the model", fs.ErrNotExist)
+	}
 	if err != nil {
-		return span{}, err
+		return span{}, reason(err)
 	}
 	if err := input.Regular(location, info); err != nil {
 		return span{}, err
 	}
 	f, err := root.OpenFile(local, os.O_RDONLY|input.Flag, 0)
 	if err != nil {
-		return span{}, err
+		return span{}, reason(err)
 	}
 	return d.m.hash(d.ctx, f)
+}
+
+// reason strips what failed of the names of the call and the file.
+func reason(err error) error {
+	if of := (*fs.PathError)(nil); errors.As(err, &of) {
+		return of.Err
+	}
+	return err
 }
 
 // externalPart is the part of a file that a tensor names.

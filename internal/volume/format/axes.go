@@ -46,8 +46,15 @@ func Arrange(a *array.Array, f Format, axes string) (*volume.Volume, error) {
 			axes = defaultAxes[rank]
 		}
 		if axes == "" {
-			return nil, fmt.Errorf("an array of shape %s has %s; a volume has 3 (D, H, W) to 5; "+
-				"name the axes as stored to read it, e.g. axes = \"HW\"", array.FormatShape(a.Shape), countAxes(rank))
+			advice := `name the axes as stored to read it, e.g. axes = "HW"`
+			switch {
+			case rank < 2:
+				advice = "save it in its own shape"
+			case rank > len(letters):
+				advice = "save the part that the model sees with at most 5 axes"
+			}
+			return nil, fmt.Errorf("an array of shape %s has %s; a volume has 3 (D, H, W) to 5; %s",
+				array.FormatShape(a.Shape), countAxes(rank), advice)
 		}
 	}
 	if err := CheckAxes(axes); err != nil {

@@ -34,6 +34,7 @@ type Format struct {
 	Extensions  []string // lower case, with the dot; the first is the usual one
 	Description string
 	Read        array.Reader
+	Refused     bool // known, but not read: Read says what to do
 
 	// Match recognises the first bytes of a file (fewer than headBytes if the file is shorter). It may be nil.
 	Match func(head []byte) bool
@@ -57,12 +58,13 @@ var table = []Format{
 	{Name: "npz", Extensions: []string{".npz"}, Description: "NumPy archive: the named array, or the only one", Read: npy.ReadZip, Match: npy.MatchZip},
 	{Name: "nifti", Extensions: []string{".nii.gz", ".nii"}, Description: "NIfTI-1 and NIfTI-2 with their affine", Read: nifti.Read,
 		Match: func(head []byte) bool { return nifti.Match(head) || nifti.MatchGzip(head) }, Axes: niftiAxes},
-	{Name: "nifti pair", Extensions: []string{".hdr", ".img"}, Description: "refused: header and voxels in two files", Read: refusePair},
+	{Name: "nifti pair", Extensions: []string{".hdr", ".img", ".hdr.gz", ".img.gz"}, Description: "header and voxels in two files",
+		Read: refusePair, Refused: true},
 	{Name: "mat", Extensions: []string{".mat"}, Description: "MATLAB v4 to v7.2: the named variable, by default " + mat.DefaultVariable,
 		Read: mat.Read, Match: mat.Match},
 }
 
-// Table returns the formats that are read.
+// Table returns the formats.
 func Table() []Format { return slices.Clone(table) }
 
 func refusePair(*io.SectionReader, array.Options) (*array.Array, error) {
@@ -177,6 +179,9 @@ func recognise(path string, r *io.SectionReader) (Format, error) {
 		return Format{}, err
 	}
 	named, extension, ok := Find(path)
+	if err := checkKind(r, head, named.Name == "nifti" || named.Refused); err != nil {
+		return Format{}, err
+	}
 	if ok && (named.Match == nil || named.Match(head)) {
 		return named, nil
 	}
@@ -194,7 +199,9 @@ func recognise(path string, r *io.SectionReader) (Format, error) {
 	}
 	var known []string
 	for _, f := range table {
-		known = append(known, f.Extensions...)
+		if !f.Refused {
+			known = append(known, f.Extensions...)
+		}
 	}
 	return Format{}, fmt.Errorf("is of no known format; volumes are read from %s", strings.Join(known, ", "))
 }

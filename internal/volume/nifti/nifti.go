@@ -223,6 +223,10 @@ func parseHeader(b []byte, version int, order binary.ByteOrder) (*header, error)
 		}
 		h.shape = append(h.shape, int(n))
 	}
+	const named = 5 // axes that have a meaning here; more are common with size 1, of which the standard makes nothing
+	for len(h.shape) > named && h.shape[len(h.shape)-1] == 1 {
+		h.shape = h.shape[:len(h.shape)-1]
+	}
 	element, ok := dataTypes[f.dataType]
 	if !ok {
 		name := fmt.Sprintf("type %d", f.dataType)
