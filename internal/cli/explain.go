@@ -218,6 +218,7 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 		return usage(fmt.Errorf("%s: %w", path, err))
 	}
 	printNotes(cmd.ErrOrStderr(), m.Info())
+	printNotes(cmd.ErrOrStderr(), explain.Info{Warnings: v.Warnings})
 	if f.noise != "" {
 		draws, err := npy.Open(cmd.Context(), f.noise)
 		if err != nil {
@@ -409,7 +410,7 @@ func (f *explainFlags) write(stderr io.Writer, dir string, v *volume.Volume, inf
 	file := resultFile{
 		Logits: r.Logits, Probabilities: r.Probabilities, PredictedClass: r.Predicted, PredictedClassName: name(r.Predicted),
 		TargetClass: r.TargetClass, TargetClassName: name(r.TargetClass), TargetLayer: r.TargetLayer, Layer: r.Layer,
-		Model: info.Path, ModelSHA256: info.SHA256, Warnings: info.Warnings,
+		Model: info.Path, ModelSHA256: info.SHA256, Warnings: slices.Concat(info.Warnings, v.Warnings),
 		Execution: r.Execution,
 	}
 	if r.CellSize[0] > 0 {

@@ -79,7 +79,7 @@ func CropPad(v *volume.Volume, shape [3]int) (out *volume.Volume, offset [3]int)
 		}
 	}
 	out = volume.New(v.Channels, shape[0], shape[1], shape[2])
-	out.Geometry = v.Geometry.Shift(offset)
+	out.Geometry, out.Warnings = v.Geometry.Shift(offset), v.Warnings
 	// The part of the result that v covers, on each axis.
 	var from, to [3]int
 	for i := range 3 {

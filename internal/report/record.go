@@ -62,6 +62,8 @@ type Sample struct {
 	Status explain.Status `json:"status"`
 	Reason string         `json:"reason,omitempty"`
 
+	Warnings []string `json:"warnings,omitempty"` // of the volume's file
+
 	TrueClass          *int      `json:"true_class"`
 	TrueClassName      *string   `json:"true_class_name"`
 	PredictedClass     *int      `json:"predicted_class"`

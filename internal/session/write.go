@@ -266,6 +266,7 @@ func (r *run) describe(j *job) *report.Sample {
 		v := p.Volume
 		record.Input, record.InputShape, record.CropOffset, record.Scaling = &p.Input, &p.InputShape, &p.CropOffset, &p.Scaling
 		record.Shape = &[4]int{v.Channels, v.Depth, v.Height, v.Width}
+		record.Warnings = v.Warnings
 	}
 	return record
 }

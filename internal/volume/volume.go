@@ -18,6 +18,9 @@ type Volume struct {
 	Height   int
 	Width    int
 	Geometry Geometry
+
+	// Warnings are what a record of results should say of the volume's file.
+	Warnings []string
 }
 
 // New returns a volume of zeros with the identity geometry. All sizes must be positive.

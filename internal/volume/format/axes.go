@@ -92,8 +92,17 @@ func Arrange(a *array.Array, f Format, axes string) (*volume.Volume, error) {
 		perm[0] = 2
 		spatial++
 	}
-	if a.Geometry != nil && spatial == 3 {
+	switch {
+	case a.Geometry == nil:
+	case spatial < 3:
+		v.Warnings = append(v.Warnings, fmt.Sprintf("the affine of the volume's file is not used: it is of the first three stored axes, "+
+			"which are not D, H and W (axes %q); results have one millimetre a voxel", axes))
+	default:
 		v.Geometry = a.Geometry.Permute(perm)
+		if !v.Geometry.Forms.Coded() {
+			v.Warnings = append(v.Warnings, "the volume's file does not say where it lies (its qform_code and sform_code are 0), and programs differ in "+
+				"where they put it: NIfTI results on another grid than its own, as maps and crops, are placed for nibabel (sform) and ITK (qform)")
+		}
 	}
 	return v, nil
 }

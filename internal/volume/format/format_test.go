@@ -104,7 +104,7 @@ func TestAxes(t *testing.T) {
 	}
 	// Channels first in a NIfTI file: its affine is not about D, H, W.
 	v, err := Read(fixture("channels.nii.gz"), Options{Axes: "CDHW"})
-	if err != nil || v.Geometry != volume.Identity() {
+	if err != nil || v.Geometry != volume.Identity() || len(v.Warnings) != 1 || !strings.Contains(v.Warnings[0], `(axes "CDHW")`) {
 		t.Errorf("axes CDHW of a NIfTI file: geometry %+v, %v", v, err)
 	}
 }
@@ -251,5 +251,18 @@ func TestReadFile(t *testing.T) {
 	_, file, err := ReadFile(t.Context(), path, Options{})
 	if sum := sha256.Sum256(data); err != nil || file.Path != path || file.Bytes != int64(len(data)) || file.SHA256 != hex.EncodeToString(sum[:]) || file.Modified.IsZero() {
 		t.Errorf("%+v, %v", file, err)
+	}
+}
+
+// TestWarnings demands that a file that does not say where it lies is marked, and one that does is not.
+func TestWarnings(t *testing.T) {
+	for name, want := range map[string]string{"none": "qform_code and sform_code are 0", "aligned": "", "sform_only": "", "oblique": ""} {
+		v, err := Read(filepath.Join("..", "nifti", "testdata", "forms_"+name+".nii.gz"), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(v.Warnings, "; "); (got == "") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("%s: warnings %q, want %q", name, got, want)
+		}
 	}
 }
