@@ -88,7 +88,7 @@ func (c *call) run() (outs []*slot, err error) {
 		}
 		s := c.f.find(name)
 		if s == nil {
-			c.badf("nothing computes its input %q before it", name)
+			c.badf("nothing computes its input %q", name)
 		}
 		if s.err != nil && spoilt == nil {
 			spoilt = s.err

@@ -288,9 +288,20 @@ func (im *importer) outputs(f *frame) error {
 	return nil
 }
 
-// run imports nodes in order. A node that cannot be imported spoils its outputs; that is an error only if an output of the
+// run imports nodes, each behind those that it needs. A node that cannot be imported spoils its outputs; that is an error only if an output of the
 // model needs them, or when the file itself is malformed.
 func (im *importer) run(f *frame, nodes []*Node) error {
+	order, err := inOrder(nodes, func(name string) bool { return f.find(name) != nil })
+	if err != nil {
+		return &FormatError{Path: im.m.Path, Offset: -1, Err: err}
+	}
+	if order != nil {
+		sorted := make([]*Node, len(nodes))
+		for i, at := range order {
+			sorted[i] = nodes[at]
+		}
+		nodes = sorted
+	}
 	var last map[int][]string
 	if f.depth == 0 {
 		last = lastReaders(nodes)
@@ -298,6 +309,9 @@ func (im *importer) run(f *frame, nodes []*Node) error {
 	for i, n := range nodes {
 		if f.depth == 0 {
 			im.index = i
+			if order != nil {
+				im.index = order[i]
+			}
 		}
 		if im.ctx.Err() != nil {
 			return context.Cause(im.ctx)

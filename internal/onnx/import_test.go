@@ -295,7 +295,10 @@ func TestWhatNoOutputNeedsMayBeUnsupported(t *testing.T) {
 
 func TestContradictionsAreFormatErrors(t *testing.T) {
 	for name, m := range map[string]*Model{
-		"before it":        modelOf(17, []int64{2}, nil, node("Add", "x later", "y"), node("Exp", "x", "later")),
+		`computes its input "later"`: modelOf(17, []int64{2}, nil, node("Add", "x later", "y")),
+		`wait for one another: "n_y" (Add) needs "n_later" (Exp) needs "n_between" (Neg) needs "n_y" (Add)`: modelOf(17, []int64{2}, nil,
+			node("Relu", "x", "z"), node("Add", "z later", "y"), node("Exp", "between", "later"), node("Neg", "y", "between")),
+		`wait for one another: "n_y" (Exp) needs "n_y" (Exp)`: modelOf(17, []int64{2}, nil, node("Exp", "y", "y")),
 		"no output":        func() *Model { m := sampleModel(); m.Graph.Outputs = nil; return m }(),
 		"nothing computes": modelOf(17, []int64{2}, nil),
 		"does not depend":  modelOf(17, []int64{2}, []*Tensor{list("a", 1)}, node("Identity", "a", "y")),
