@@ -208,7 +208,7 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	f.memoryFlags.put(cmd, &opt)
 	m, err := openEngine(cmd.Context(), opt, cmd.ErrOrStderr())
 	if err != nil {
-		return err
+		return explain.SuggestAxes(err, v)
 	}
 	defer m.Close()
 	if err := m.Prepare(cmd.Context(), req.Methods); err != nil {

@@ -210,10 +210,7 @@ func (m *Model) bind(ctx context.Context, shape [4]int) error {
 		return changed
 	}
 	if err != nil {
-		if declared := m.file.VolumeShape(m.opt.InputAxes); slices.Contains(declared[:], -1) {
-			return fmt.Errorf("for a volume of shape %v [C D H W]: %w", shape, err)
-		}
-		return err
+		return m.misfit(shape, err)
 	}
 	m.place.Lock()
 	defer m.place.Unlock()

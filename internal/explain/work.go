@@ -146,7 +146,7 @@ func (w *work) Compute(ctx context.Context) error {
 func (w *work) attempt(ctx context.Context) error {
 	m, e := w.model, &w.e
 	if err := m.bind(ctx, shapeOf(e.volume)); err != nil {
-		return err
+		return SuggestAxes(err, e.volume)
 	}
 	if c := e.req.Class; c.Kind != ClassPredicted && (c.Index < 0 || c.Index >= m.net.classCount) {
 		return fmt.Errorf("class %d is out of range: %s has classes 0 to %d", c.Index, m.file.Path, m.net.classCount-1)

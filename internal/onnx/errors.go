@@ -70,6 +70,7 @@ func (e *UnsupportedError) Unwrap() error { return e.cause }
 type InputError struct {
 	Path   string
 	Reason string
+	Want   [4]int // sizes [C, D, H, W] that the model takes, 0 for any; all 0 if they are not what is wrong
 }
 
 func (e *InputError) Error() string { return e.Path + ": " + e.Reason }

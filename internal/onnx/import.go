@@ -198,7 +198,7 @@ func (im *importer) bindInput(f *frame, shape tensor.Shape, axes string) error {
 	}
 	in := inputs[0]
 	if _, float := map[int32]bool{1: true, 10: true, 11: true, 16: true}[in.Type]; !float && in.Type != 0 {
-		return wrong("the input %q does not hold floating-point numbers (element type %d)", in.Name, in.Type)
+		return notFloat(im.m.Path, in)
 	}
 	want := describeDims(in.Dims)
 	if axes != "" && axes != volumeAxes {
@@ -215,18 +215,12 @@ func (im *importer) bindInput(f *frame, shape tensor.Shape, axes string) error {
 	if axes == "" && len(shape) == 5 && len(in.Dims) == 4 && shape[2] == 1 { // a model of images, and a volume of one plane
 		axes = "NCHW"
 	}
+	if err := misfit(im.m.Path, in.Dims, axes, shape); err != nil {
+		return err
+	}
 	inner, perm, err := inOrder(shape, axes)
 	if err != nil {
 		return wrong("%v", err)
-	}
-	if in.Dims != nil && len(in.Dims) != len(inner) {
-		return wrong("the model takes %s, a volume is [1,channels,depth,height,width]; this one is %v", want, shape)
-	}
-	for i, d := range in.Dims {
-		if d.Size != 0 && int(d.Size) != inner[i] {
-			return wrong("the model was exported for an input of shape %s, the volume is %v: crop, pad or resample it, "+
-				"or export the model with dynamic axes", want, shape)
-		}
 	}
 	if err := shape.Check(); err != nil {
 		return wrong("the volume: %v", err)
@@ -291,7 +285,7 @@ func (im *importer) outputs(f *frame) error {
 // run imports nodes, each behind those that it needs. A node that cannot be imported spoils its outputs; that is an error only if an output of the
 // model needs them, or when the file itself is malformed.
 func (im *importer) run(f *frame, nodes []*Node) error {
-	order, err := inOrder(nodes, func(name string) bool { return f.find(name) != nil })
+	order, err := topological(nodes, func(name string) bool { return f.find(name) != nil })
 	if err != nil {
 		return &FormatError{Path: im.m.Path, Offset: -1, Err: err}
 	}

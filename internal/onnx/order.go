@@ -7,11 +7,11 @@ import (
 	"strings"
 )
 
-// inOrder returns the places of nodes in an order in which each comes behind those that compute its inputs; nil if they stand in
+// topological returns the places of nodes in an order in which each comes behind those that compute its inputs; nil if they stand in
 // such an order, which ONNX demands of a file. Converters to float16 do not care: they put the casts of inputs and outputs last. Of
 // nodes that could come next the first in the file does. known reports names that have a meaning before any node. Nodes that wait for
 // one another are an error that names them.
-func inOrder(nodes []*Node, known func(name string) bool) ([]int, error) {
+func topological(nodes []*Node, known func(name string) bool) ([]int, error) {
 	maker := map[string]int{} // node that computes a name
 	for i, n := range nodes {
 		for _, name := range n.Outputs {

@@ -51,11 +51,11 @@ func TestAnyOrder(t *testing.T) {
 func TestSortedStays(t *testing.T) {
 	none := func(string) bool { return false }
 	nodes := []*Node{node("Exp", "x", "b"), node("Exp", "x", "a"), node("Add", "a b", "y")}
-	if order, err := inOrder(nodes, none); err != nil || order != nil {
+	if order, err := topological(nodes, none); err != nil || order != nil {
 		t.Errorf("order %v, %v", order, err)
 	}
 	nodes = []*Node{node("Neg", "c", "z"), node("Exp", "x", "b"), node("Add", "a b", "c"), node("Exp", "x", "a")}
-	if order, err := inOrder(nodes, none); err != nil || !slices.Equal(order, []int{1, 3, 2, 0}) {
+	if order, err := topological(nodes, none); err != nil || !slices.Equal(order, []int{1, 3, 2, 0}) {
 		t.Errorf("order %v, %v", order, err)
 	}
 	// A long chain, backwards.
@@ -63,7 +63,7 @@ func TestSortedStays(t *testing.T) {
 	for i := range 50000 {
 		nodes = append(nodes, node("Exp", fmt.Sprint(i+1), fmt.Sprint(i)))
 	}
-	if order, err := inOrder(nodes, none); err != nil || order[0] != len(nodes)-1 {
+	if order, err := topological(nodes, none); err != nil || order[0] != len(nodes)-1 {
 		t.Errorf("%d nodes, %v", len(order), err)
 	}
 }

@@ -149,6 +149,7 @@ type (
 		Shape      [4]int
 		Voxels     region // of the parent's memory, until they are read
 		Geometry   volume.Geometry
+		Axes       string
 		Methods    []string
 		Class      explain.Class
 		NSamples   int

@@ -291,7 +291,7 @@ func (s *server) answerBegin(ctx context.Context, b beginning) (any, error) {
 	for _, k := range b.Kept {
 		w.kept[k.Key] = kept{draws: k.Draws, state: k.State}
 	}
-	v := &volume.Volume{Channels: b.Shape[0], Depth: b.Shape[1], Height: b.Shape[2], Width: b.Shape[3], Geometry: b.Geometry}
+	v := &volume.Volume{Channels: b.Shape[0], Depth: b.Shape[1], Height: b.Shape[2], Width: b.Shape[3], Geometry: b.Geometry, Axes: b.Axes}
 	if v.Data, err = get(s.in, b.Voxels, int(b.Voxels.Length/4)); err != nil {
 		return nil, err
 	}

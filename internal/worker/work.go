@@ -187,7 +187,7 @@ func (c *child) begin(ctx context.Context, k *work) error {
 	}
 	k.worker.change(func() { k.voxels = &voxels })
 	defer k.worker.change(k.taken)
-	b := beginning{Work: k.id, Shape: [4]int{v.Channels, v.Depth, v.Height, v.Width}, Voxels: voxels, Geometry: v.Geometry,
+	b := beginning{Work: k.id, Shape: [4]int{v.Channels, v.Depth, v.Height, v.Width}, Voxels: voxels, Geometry: v.Geometry, Axes: v.Axes,
 		Methods: k.req.Methods, Class: k.req.Class, NSamples: k.req.NSamples, NoiseLevel: k.req.NoiseLevel, Seed: k.req.Seed,
 		SampleID: k.req.SampleID, Noise: k.req.Noise != nil, Convention: k.req.Convention}
 	k.worker.mu.Lock()

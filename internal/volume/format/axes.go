@@ -86,7 +86,7 @@ func Arrange(a *array.Array, f Format, axes string) (*volume.Volume, error) {
 	v := &volume.Volume{
 		Data:     array.Gather(a.Data, shape[:], strides[:]),
 		Channels: shape[0], Depth: shape[1], Height: shape[2], Width: shape[3],
-		Geometry: volume.Identity(),
+		Geometry: volume.Identity(), Axes: axes,
 	}
 	if rank == 2 { // the header of an image of two axes has a third, of one voxel
 		perm[0] = 2
