@@ -69,6 +69,10 @@ func newNetwork(ctx context.Context, file *onnx.Model, shape [4]int, opt Options
 	n.target, n.noLayer = layer.Find(imported, layer.Request{
 		Name: opt.TargetLayer, Grid: opt.TokenGrid, Prefix: opt.PrefixTokens, Layout: opt.LayerLayout, Volume: [3]int(shape[1:]),
 	})
+	if n.noLayer == nil && !grad.Depends(g, n.logits, n.target.Value) {
+		n.noLayer = fmt.Errorf("the class scores (output %q) are not computed from layer %q, which leads elsewhere, as an auxiliary head does; "+
+			"choose a layer on the way to the scores", n.logits.Name, n.target.Label)
+	}
 	if n.noLayer != nil && opt.TargetLayer != "" {
 		return nil, fmt.Errorf("%s: %w", file.Path, n.noLayer)
 	}

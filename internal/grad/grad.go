@@ -82,6 +82,9 @@ func Build(g *ir.Graph, score *ir.Value, wrt []*ir.Value) (seed *ir.Value, gradi
 	return seed, gradients, nil
 }
 
+// Depends reports whether score is computed from v.
+func Depends(g *ir.Graph, score, v *ir.Value) bool { return needed(g.Nodes, score, []*ir.Value{v})[v] }
+
 // needed finds the values on a path from one of wrt to score.
 func needed(nodes []*ir.Node, score *ir.Value, wrt []*ir.Value) map[*ir.Value]bool {
 	after := map[*ir.Value]bool{}

@@ -335,7 +335,7 @@ func (idx *index) ambiguous(name string, values []*ir.Value) error {
 		e.Candidates = append(e.Candidates, v.Name)
 	}
 	if len(values) == 0 {
-		return fmt.Errorf("the module %q computes nothing that others read: it is constant in this file", name)
+		return fmt.Errorf("the module %q computes nothing that another node reads: it is constant in this file, or leads to another output than the class scores", name)
 	}
 	return e
 }
