@@ -596,3 +596,49 @@ func TestExitCode(t *testing.T) {
 		}
 	}
 }
+
+// TestPlace explains volumes whose headers have two forms, or none, and demands that results are written with them, moved by the crop and
+// enlarged to the layer's cells. testdata/forms.py of package nifti made the volumes: 8x9x10 voxels of 1x2x3 mm.
+func TestPlace(t *testing.T) {
+	w := newWorld(t, 0)
+	w.labels("caseID,label,split\nmni,0,val\nnone,1,val\n")
+	for _, name := range []string{"mni", "none"} {
+		b, err := os.ReadFile("../volume/nifti/testdata/forms_" + name + ".nii.gz")
+		if err == nil {
+			err = os.WriteFile(filepath.Join(w.dir, name+".nii.gz"), b, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.config.Data.ImageShape = []int{6, 9, 12} // offset 1, 0, -1
+	w.config.Output.Formats = []string{"nifti"}
+	w.must(&fake{}, ExitOK)
+	for _, test := range []struct {
+		path         string
+		qform, sform int     // codes
+		q, s         float64 // x of voxel (0, 0, 0) by each
+	}{
+		// The qform is diag(-1, 2, 3) with x = 9 at voxel 0, the sform is turned by 0.3 about z, with x = 21.
+		{"val/class_0_normal/mni/mni_volume_heatmap.nii.gz", 1, 4, 8, 21 - math.Cos(0.3)},
+		{"val/class_0_normal/mni/mni_volume_map.nii.gz", 1, 4, 7.5, 21 - 1.5*math.Cos(0.3) - 0.625*2*math.Sin(0.3)},
+		// nibabel puts the centre at the origin, x from 3.5 down; ITK voxel 0, x from 0 down.
+		{"val/class_1_early_amd/none/none_volume_heatmap.nii.gz", 2, 2, -1, 2.5},
+		{"val/class_1_early_amd/none/none_volume_map.nii.gz", 2, 2, -1.5, 2},
+	} {
+		v, err := format.Read(w.session("heatmaps/"+test.path), format.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := v.Geometry.Forms
+		if f.Qform.Code != test.qform || f.Sform.Code != test.sform || f.Unit != volume.Millimetre ||
+			!(math.Abs(f.Qform.Affine[0][3]-test.q) < 1e-5) || !(math.Abs(f.Sform.Affine[0][3]-test.s) < 1e-5) {
+			t.Errorf("%s: %+v, want %+v", test.path, f, test)
+		}
+	}
+	for path, want := range map[string]int{"val/class_0_normal/mni/mni_metadata.json": 0, "val/class_1_early_amd/none/none_metadata.json": 1} {
+		if warnings, _ := metadata(t, w, "heatmaps/"+path)["warnings"].([]any); len(warnings) != want {
+			t.Errorf("%s: warnings %v", path, warnings)
+		}
+	}
+}
