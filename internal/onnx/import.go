@@ -215,7 +215,7 @@ func (im *importer) bindInput(f *frame, shape tensor.Shape, axes string) error {
 	if axes == "" && len(shape) == 5 && len(in.Dims) == 4 && shape[2] == 1 { // a model of images, and a volume of one plane
 		axes = "NCHW"
 	}
-	if err := misfit(im.m.Path, in.Dims, axes, shape); err != nil {
+	if err := misfit(im.m.Path, impliedDims(im.m.Graph, in, axes), axes, shape); err != nil {
 		return err
 	}
 	inner, perm, err := inOrder(shape, axes)

@@ -80,6 +80,31 @@ func misfit(path string, dims []Dim, letters string, shape tensor.Shape) error {
 	return e
 }
 
+// impliedDims are the sizes of the input, with an open number of channels replaced by that of the convolution that reads the input, if one does.
+// letters are the axes of the input, "" for those that its rank says.
+func impliedDims(g *Graph, in ValueInfo, letters string) []Dim {
+	if len(in.Dims) < 2 || in.Dims[1].Size != 0 || letters != "" && !strings.HasPrefix(letters, "NC") {
+		return in.Dims
+	}
+	for _, n := range g.Nodes {
+		if n.Op != "Conv" || n.Domain != "" || len(n.Inputs) < 2 || n.Inputs[0] != in.Name {
+			continue
+		}
+		group := int64(1)
+		if a := n.Attributes["group"]; a != nil {
+			group = a.Int
+		}
+		for _, t := range g.Initializers {
+			if t.Name == n.Inputs[1] && len(t.Shape) == len(in.Dims) && group > 0 && group <= 1<<20 {
+				dims := slices.Clone(in.Dims)
+				dims[1].Size = int64(t.Shape[1]) * group
+				return dims
+			}
+		}
+	}
+	return in.Dims
+}
+
 // elementTypes are the names of the element types of an input that hold no floating-point numbers, by DataType of the format.
 var elementTypes = map[int32]string{2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "string", 9: "bool",
 	12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128"}

@@ -40,6 +40,23 @@ func TestMisfit(t *testing.T) {
 	}
 }
 
+// TestImpliedChannels has a model that leaves all sizes open, whose first convolution does not.
+func TestImpliedChannels(t *testing.T) {
+	m := modelOf(17, []int64{0, 0, 0, 0, 0}, []*Tensor{floats("w", sh{2, 3, 1, 1, 1}, 1, 2, 3, 4, 5, 6)}, node("Conv", "x w", "y"))
+	var in *InputError
+	if _, err := Import(reread(t, m), Options{InputShape: []int{1, 5, 6, 7, 3}}); !errors.As(err, &in) || in.Want != [4]int{3} ||
+		!strings.Contains(err.Error(), "channels 5 instead of 3") {
+		t.Errorf("%v", err)
+	}
+	if _, err := Import(reread(t, m), Options{InputShape: []int{1, 3, 5, 6, 7}}); err != nil {
+		t.Error(err)
+	}
+	m = modelOf(17, []int64{0, 0, 0, 0, 0}, []*Tensor{floats("w", sh{6, 1, 1, 1, 1}, 1, 2, 3, 4, 5, 6)}, node("Conv", "x w", "y", aInt("group", 3)))
+	if _, err := Import(reread(t, m), Options{InputShape: []int{1, 3, 5, 6, 7}}); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestInputTypes demands that every type of floating-point numbers is taken, and others are refused with what to do.
 func TestInputTypes(t *testing.T) {
 	for number, want := range map[int32]string{1: "", 10: "", 11: "", 16: "", 2: "holds uint8, and a gradient needs floating-point numbers: export the model with a float32 input",
