@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math"
 	"strings"
 
@@ -56,14 +57,15 @@ func decode(ctx context.Context, m *Model, data span) error {
 	return d.loadExternal()
 }
 
-// notONNX adds a guess to the error of a file that is something else altogether.
+// notONNX says of a file that is something else altogether what it takes.
 func notONNX(m *Model, err error) error {
 	if m.Graph != nil || m.IRVersion != 0 {
 		return err
 	}
 	var f *FormatError
 	if errors.As(err, &f) {
-		f.Err = errors.Join(errors.New("this is not an ONNX file"), f.Err)
+		f.Err = fmt.Errorf("this is not an ONNX file (%w); a PyTorch model becomes one by torch.onnx.export, a Keras model by "+
+			"model.export('model.onnx', format='onnx')", f.Err)
 	}
 	return err
 }
