@@ -43,7 +43,7 @@ func TestUnsortedFloat16(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	m, err := explain.Open(filepath.Join(dir, "model.onnx"), b, explain.Options{TargetLayer: "relu"})
+	m, err := explain.Open(t.Context(), filepath.Join(dir, "model.onnx"), b, explain.Options{TargetLayer: "relu"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,7 +41,7 @@ func TestMisfit(t *testing.T) {
 			[]string{"for a volume of shape [1 4 4 4] [C D H W]: ", "[1,32] and [8,3] do not multiply", "the model takes volumes of one size only"}, ""},
 		{"one_size.onnx", "", shapeOf("DHWC", 2, 4, 4, 4), []string{"channels 2 instead of 1; save the channels that the model takes (1 of 2)"}, "for a volume"},
 	} {
-		m, err := explain.Open(filepath.Join("testdata", test.model), b, explain.Options{TargetLayer: test.layer})
+		m, err := explain.Open(t.Context(), filepath.Join("testdata", test.model), b, explain.Options{TargetLayer: test.layer})
 		if err == nil {
 			_, err = m.Explain(t.Context(), test.volume, explain.Request{Methods: []string{"gradcam"}, Class: explain.Class{Kind: explain.ClassPredicted}})
 			m.Close()
@@ -79,7 +79,7 @@ func TestMisfitCases(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m, err := explain.Open(filepath.Join(dir, test.model), b, explain.Options{})
+		m, err := explain.Open(t.Context(), filepath.Join(dir, test.model), b, explain.Options{})
 		if err == nil {
 			_, err = m.Explain(t.Context(), v, explain.Request{Methods: []string{"saliency"}, Class: explain.Class{Kind: explain.ClassPredicted}})
 			m.Close()
