@@ -347,9 +347,10 @@ func concatenated(n *ir.Node, in []*traced) *traced {
 		}
 	case len(placed) == 1:
 		a := in[placed[0]].axes[k]
-		if joined := joined(in, k, s[k]); !joined.has(mixed) { // a roll by one position
-			a = joined
-			out.axes[k] = a
+		if out.axes[k] = joined(in, k, s[k]); !out.axes[k].has(mixed) { // a roll by one position
+			break
+		}
+		if !tokens(in, placed[0], k) {
 			break
 		}
 		for i := range in {
@@ -364,6 +365,22 @@ func concatenated(n *ir.Node, in []*traced) *traced {
 		out.axes[k] = joined(in, k, s[k])
 	}
 	return out
+}
+
+// tokens reports whether the values beside the one whose axis k is a place are tokens of no place: constants, or features; not positions
+// of the same letters, and not what is lost.
+func tokens(in []*traced, placed, k int) bool {
+	p, plain := in[placed].axes[k].plain()
+	for i, t := range in {
+		if t == nil || i == placed {
+			continue
+		}
+		_, left := t.narrow[p.letter]
+		if t.axes[k].has(mixed) || plain && left {
+			return false
+		}
+	}
+	return true
 }
 
 // joined is the axis of parts that all are places.
