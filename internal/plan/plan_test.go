@@ -173,6 +173,9 @@ func checkPlan(t fatal, p *plan.Plan) {
 		y := s.Node.Out()
 		for i, v := range s.Node.Inputs {
 			if v == nil || v.Const != nil {
+				if s.In[i] != -1 {
+					t.Fatalf("step %d (%s): input %d needs no buffer and has %d", at, s.Node.Op.Name, i, s.In[i])
+				}
 				continue
 			}
 			lo, hi := 0, planes(s.In[i], v)
@@ -183,6 +186,17 @@ func checkPlan(t fatal, p *plan.Plan) {
 				}
 			}
 			expect(at, s.In[i], v, lo, hi)
+		}
+		if s.InPlace() && !s.Node.Op.View {
+			first := s.Node.Inputs[0]
+			if !s.Node.Op.InPlace || !first.Shape().Equal(y.Shape()) || first.Type.Elem != y.Type.Elem {
+				t.Fatalf("P3: step %d (%s) runs in place on %v", at, s.Node.Op.Name, first.Type)
+			}
+			for i, v := range s.Node.Inputs {
+				if v != first && s.In[i] == s.Out[0] {
+					t.Fatalf("P3: step %d (%s) writes over its input %d", at, s.Node.Op.Name, i)
+				}
+			}
 		}
 		if b := p.Buffers[s.Out[0]]; at < b.First || at > b.Last {
 			t.Fatalf("P2: step %d writes buffer %d, which lives from %d to %d", at, s.Out[0], b.First, b.Last)
@@ -251,4 +265,46 @@ func TestPeakOfKnownGraphs(t *testing.T) {
 	if p := plan.Make(g); p.Peak != 4096+5*128+2*64 {
 		t.Errorf("the gradient of five relus takes %d bytes, not %d", p.Peak, 4096+5*128+2*64)
 	}
+}
+
+// What runs in place, and what may not: P3.
+func TestInPlace(t *testing.T) {
+	g := &ir.Graph{}
+	b := ir.NewBuilder(g)
+	x := g.Input("x", ir.F32(4, 4))
+	relu := func(v *ir.Value) *ir.Value { return b.Emit(op.UnaryOp("Relu"), op.UnaryAttr{}, v) }
+	add := func(v, w *ir.Value) *ir.Value { return b.Emit(op.BinaryOp("Add"), nil, v, w) }
+	reshape := func(v *ir.Value, s ...int) *ir.Value { return b.Emit(op.Reshape, op.ReshapeAttr{Shape: s}, v) }
+	constant := b.Const(tensor.Shape{4, 4}, make([]float32, 16))
+	last := relu(x)                                                                 // x is not read again
+	twice := add(last, last)                                                        // an operand that is both
+	kept := relu(twice)                                                             // twice is read again
+	other := add(kept, twice)                                                       // the second operand has a buffer of its own
+	view := reshape(other, 16)                                                      // a view
+	aliased := add(other, reshape(view, 4, 4))                                      // the second operand is a view of the first
+	withConst := add(aliased, constant)                                             // a constant has no buffer
+	first := add(constant, withConst)                                               // nothing to write over
+	wider := add(b.Emit(op.ReduceSum, op.ReduceAttr{Axes: []int{0}}, first), first) // the output is larger
+	product := b.Emit(op.MatMul, op.MatMulAttr{}, wider, constant)                  // not this operation
+	bits := b.Emit(op.Bits, op.BitsAttr{}, product)                                 // another type
+	masked := b.Emit(op.MaskBackward, op.MaskAttr{In: 1}, product, bits)
+	g.Outputs = []*ir.Value{masked}
+	if err := b.Err(); err != nil {
+		t.Fatal(err)
+	}
+	want := map[*ir.Value]bool{last: true, twice: true, kept: false, other: true, view: true, aliased: false, withConst: true, first: false, wider: false,
+		product: false, bits: false, masked: true}
+	for name, p := range map[string]*plan.Plan{"whole": plan.Make(g)} {
+		checkPlan(t, p)
+		for _, s := range p.Steps {
+			if in, ok := want[s.Node.Out()]; ok && s.InPlace() != in {
+				t.Errorf("%s: %s of %v runs in place: %v", name, s.Node.Op.Name, s.Node.Inputs[0].Type, s.InPlace())
+			}
+		}
+	}
+	smallest, err := plan.Stream(g, plan.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkPlan(t, smallest)
 }
