@@ -83,16 +83,23 @@ func TestGoldenPlans(t *testing.T) {
 				if device.external {
 					external = g.Inputs[:1]
 				}
-				s := NewSearch(g, Options{External: external, Costs: device.costs})
+				s, err := NewSearch(t.Context(), g, Options{External: external, Costs: device.costs})
+				if err != nil {
+					t.Fatal(err)
+				}
 				fmt.Fprintf(&text, "%s, gradient %v, %s: %d choices\n", network.name, gradient, device.name, len(s.points))
 				for _, p := range s.Curve() {
 					fmt.Fprintf(&text, "\tchoice %d B %.2f us %d kept\n", p.Bytes, p.Seconds*1e6, p.Kept)
 				}
-				least, most := s.Smallest(), Make(g).Peak
+				least, err := s.Smallest(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				most := Make(g).Peak
 				fmt.Fprintf(&text, "\twhole %d B\n", most)
 				for i := range 14 {
 					budget := int(float64(least.Peak) * math.Pow(1.2*float64(most)/float64(least.Peak), float64(i)/13))
-					p, err := s.Plan(budget)
+					p, err := s.Plan(t.Context(), budget)
 					if err != nil {
 						t.Fatal(err)
 					}
