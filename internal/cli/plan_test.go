@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -88,6 +89,18 @@ func TestPlanRefuses(t *testing.T) {
 	} {
 		if text, err := runPlan(t, args...); err == nil {
 			t.Errorf("%q printed\n%s", args, text)
+		}
+	}
+}
+
+// A command that is interrupted while it opens or plans says so, and was not refused.
+func TestInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, args := range [][]string{{"inspect", demoModel}, {"plan", demoModel, "--device", "cpu"}, {"check", "--device", "cpu", "--model", demoModel}} {
+		var stdout, stderr bytes.Buffer
+		if code := Run(ctx, args, &stdout, &stderr); code != session.ExitInterrupted || !strings.Contains(stderr.String(), "interrupted") {
+			t.Errorf("%v: exit code %d, %q", args, code, stderr.String())
 		}
 	}
 }

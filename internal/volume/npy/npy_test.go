@@ -3,11 +3,13 @@ package npy
 import (
 	"bytes"
 	"errors"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/array"
 	"github.com/voxcam/voxcam/internal/volume/volumetest"
@@ -137,5 +139,55 @@ func TestDraws(t *testing.T) {
 	}
 	if _, err := Open(t.Context(), filepath.Join(volumetest.Dir, "fortran.npy")); err == nil || !strings.Contains(err.Error(), "Fortran") {
 		t.Errorf("Fortran order: %v", err)
+	}
+}
+
+// Draws of a file that was changed since it was opened are an error; those of one that was replaced under its name are the first one's.
+func TestChangedDraws(t *testing.T) {
+	const n = 1 << 18
+	write := func(path string, first float32) {
+		t.Helper()
+		data := make([]float32, 2*n)
+		data[0], data[n] = first, first
+		f, err := os.Create(path)
+		if err == nil {
+			err = errors.Join(Write(f, []int{2, n}, data), f.Close())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, replaced := range []bool{false, true} {
+		path := filepath.Join(t.TempDir(), "noise.npy")
+		write(path, 1)
+		f, err := Open(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		digest := f.SHA256()
+		if replaced {
+			write(path+".new", 2)
+			err = os.Rename(path+".new", path)
+		} else {
+			write(path, 2)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		dst := make([]float32, n)
+		err = f.Draw(1, dst)
+		var changed *input.ChangedError
+		if replaced && (err != nil || dst[0] != 1) || !replaced && !errors.As(err, &changed) {
+			t.Errorf("replaced %v: %v, %v", replaced, dst[0], err)
+		}
+		again, err := Open(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer again.Close()
+		if again.SHA256() == digest {
+			t.Error("another file has the same digest")
+		}
 	}
 }
