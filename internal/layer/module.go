@@ -17,6 +17,7 @@ type index struct {
 	record  map[string][]entry // what tools/export_onnx.py wrote of each module's calls; nil if it did not
 	axes    map[*ir.Value]*traced
 	readers map[*ir.Value][]int // nodes of m.Nodes that read a value
+	makers  map[*ir.Value]int   // the node of m.Nodes that computes a value
 }
 
 // member says which modules a node belongs to.
@@ -53,10 +54,15 @@ func (m *member) in(path string) bool {
 
 func newIndex(m *onnx.Imported) *index {
 	idx := &index{m: m, members: make([]member, len(m.Nodes)), lost: map[string]bool{}, record: recordOf(m.Model),
-		axes: trace(m.Graph, "NCDHW"), readers: map[*ir.Value][]int{}}
+		axes: trace(m.Graph, "NCDHW"), readers: map[*ir.Value][]int{}, makers: map[*ir.Value]int{}}
 	for i, n := range m.Nodes {
 		for _, v := range n.Inputs {
 			idx.readers[v] = append(idx.readers[v], i)
+		}
+		for _, v := range n.Outputs {
+			if _, ok := idx.makers[v]; !ok && v != nil { // Identity has the value of its input
+				idx.makers[v] = i
+			}
 		}
 		b := &idx.members[i]
 		b.stated = n.Scope
@@ -99,11 +105,15 @@ func (idx *index) findFolded() {
 
 // findCalls takes the numbers off scopes of the TorchScript exporter: it calls the second call of relu relu_1.
 func (idx *index) findCalls() {
-	nodes := map[string][]int{} // by scope as stated
-	outer := map[string]bool{}  // scopes that others are in: numbers are at the innermost only
+	all, nodes := map[string][]int{}, map[string][]int{} // by scope as stated; nodes compute something
+	outer := map[string]bool{}                           // scopes that others are in: numbers are at the innermost only
 	for i, n := range idx.m.Nodes {
 		b := &idx.members[i]
-		if complete(n) || len(b.stack) == 0 || !computes(n) {
+		if complete(n) || len(b.stack) == 0 {
+			continue
+		}
+		all[b.stated] = append(all[b.stated], i)
+		if !computes(n) {
 			continue
 		}
 		nodes[b.stated] = append(nodes[b.stated], i)
@@ -120,12 +130,10 @@ func (idx *index) findCalls() {
 		if !same {
 			continue
 		}
-		for i := range idx.m.Nodes {
-			if b := &idx.members[i]; b.stated == scope && !complete(idx.m.Nodes[i]) && len(b.stack) > 0 {
-				b.stack = slices.Clone(b.stack)
-				b.stack[len(b.stack)-1] = base
-				b.guessed = !sure
-			}
+		for _, i := range all[scope] {
+			b := &idx.members[i]
+			b.stack[len(b.stack)-1] = base
+			b.guessed = !sure
 		}
 	}
 }
@@ -226,13 +234,12 @@ func (idx *index) findParents() {
 		if len(b.stack) == 0 || complete(idx.m.Nodes[i]) {
 			continue
 		}
-		own, best := b.own(), ""
-		for scope, path := range alias { // the longest that fits is what the parameters say
-			if path != "" && within(own, scope) && len(scope) > len(best) {
-				best = scope
-			}
+		own := b.own()
+		scope := own // the longest that fits is what the parameters say
+		for scope != "" && alias[scope] == "" {
+			scope = parent(scope)
 		}
-		scope, path := best, alias[best]
+		path := alias[scope]
 		if paths[i] != "" {
 			if base, k := cutNumber(own); k > 0 && endsWith(paths[i], base) {
 				own = base
@@ -243,7 +250,6 @@ func (idx *index) findParents() {
 		if path == "" || scope == path {
 			continue
 		}
-		b.stack = slices.Clone(b.stack)
 		b.stack[len(b.stack)-1] = own
 		for k, s := range b.stack {
 			if within(s, scope) {
@@ -424,5 +430,8 @@ func (idx *index) leaving(nodes []int) (values []*ir.Value) {
 
 // maker is the node of the file that computes a value, -1 if none does.
 func (idx *index) maker(v *ir.Value) int {
-	return slices.IndexFunc(idx.m.Nodes, func(n *onnx.NodeInfo) bool { return slices.Contains(n.Outputs, v) })
+	if i, ok := idx.makers[v]; ok {
+		return i
+	}
+	return -1
 }
