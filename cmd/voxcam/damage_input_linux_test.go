@@ -354,8 +354,10 @@ func (t *trial) damageMat(data []byte) []byte {
 }
 
 // junk is what nobody expects in a record.
-var junk = []any{nil, true, -1, 0, 1e308, -1e308, 1 << 40, "", "\x1b[31m", "../../other", "../other/keep", "/", "a\x00b", "\xff\xfe", []any{}, map[string]any{}, []any{nil},
-	strings.Repeat("x", 100000), []any{1, 2, 3}, "a/../../../other/folder"}
+func junk() []any {
+	return []any{nil, true, -1, 0, 1e308, -1e308, 1 << 40, "", "\x1b[31m", "../../other", "../other/keep", "/", "a\x00b", "\xff\xfe", []any{}, map[string]any{}, []any{nil},
+		strings.Repeat("x", 100000), []any{1, 2, 3}, "a/../../../other/folder"}
+}
 
 // damagedSession damages what lies in the folder of a session, and continues it.
 func damagedSession(t *trial) {
@@ -457,7 +459,7 @@ func (t *trial) damageValue(v any, where string) any {
 		}
 	}
 	t.told("%s", where)
-	return pick(t.Rand, junk)
+	return pick(t.Rand, junk())
 }
 
 // damagedConfiguration damages a configuration, and has it run or checked.
