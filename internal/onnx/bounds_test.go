@@ -48,6 +48,7 @@ func bombs() map[string]*Model {
 		"volume expanded": volume([]*Tensor{list("n", 1, 1<<40, 4, 4, 4)}, node("Expand", "x n", "y")),
 		"window in padding": modelOf(17, input, []*Tensor{floats("w", sh{1, 1, 3, 3, 3}, 1)},
 			node("Conv", "x w", "y", aInts("pads", 1, 1<<24, 1, 1, 1<<24, 1))),
+		"strides":     modelOf(17, input, []*Tensor{floats("w", sh{1, 1, 1, 1, 1}, 1)}, node("Conv", "x w", "y", aInts("strides", 1<<20, 1<<20, 1))),
 		"running sum": modelOf(17, []int64{1, 1, 1 << 13, 1, 1}, []*Tensor{int64s("axis", sh{}, 2)}, node("CumSum", "x axis", "y")),
 	}
 }
