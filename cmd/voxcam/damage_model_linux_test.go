@@ -401,7 +401,7 @@ func amplify(r *rand.Rand, p, g *part) string {
 		scalar("fz_n", int64(axis))
 		front = append(front, operation(kind, "fz_x", x, "fz_n"))
 	case "many nodes":
-		much = min(much, 3000)
+		much = min(much, 1000)
 		from := x
 		for i := range much {
 			to := fmt.Sprint("fz_", i)

@@ -28,7 +28,7 @@ type Budget struct {
 func (b Budget) bounded() bool { return b.Smallest || b.Bytes > 0 || b.Arena > 0 }
 
 // drafts are the choices for the plan of a pass, and what is known of its plans. Where plans follow a budget that moves they are kept with
-// the network, besides a few plans: choices take some 70 KB of the host's memory for each node of the graph, and a tenth of a second or two
+// the network, besides a few plans: choices take some KB of the host's memory for each node of the graph, and a tenth of a second or two
 // to find again.
 type drafts struct {
 	search    *plan.Search

@@ -32,7 +32,11 @@ type Point struct {
 	Bytes   int     // of the arena
 	Seconds float64 // estimate
 	Kept    int     // values that are kept whole
-	outline *outline
+
+	// What its outline, which takes much room, is made of again.
+	kept  []bool
+	chunk int
+	steps float64 // of Seconds
 }
 
 // Search holds the choices for one graph, from which plans for any budget are made.
@@ -86,18 +90,19 @@ func (s *Search) Plan(ctx context.Context, budget int) (*Plan, error) {
 		if pt.Bytes > budget || best != nil && tried == hastened {
 			continue
 		}
-		p := s.n.plan(pt.outline)
+		o := s.outline(pt)
+		p := s.n.plan(o)
 		if p.Peak > budget { // offsets need more than what is alive: a choice close by may be placed better
 			if misfits++; misfits > 1 {
 				continue
 			}
-			if p = s.n.neighbour(ctx, pt.outline, budget, s.cache); p == nil {
+			if p = s.n.neighbour(ctx, o, budget, s.cache); p == nil {
 				continue
 			}
 		}
 		tried++
 		for _, room := range []int{budget, budget - budget/16} { // offsets can need more than what is alive
-			if faster := s.n.plan(s.n.hasten(ctx, pt.outline, room, s.cache)); faster.Peak <= budget {
+			if faster := s.n.plan(s.n.hasten(ctx, o, room, s.cache)); faster.Peak <= budget {
 				p = faster
 				break
 			}
@@ -130,11 +135,11 @@ func (s *Search) fit(ctx context.Context, budget int) []Point {
 		if pt.Bytes > budget {
 			continue
 		}
-		if fitting = append(fitting, pt); pt.outline.chunk == 0 {
+		if fitting = append(fitting, pt); pt.chunk == 0 {
 			low = append(low, pt)
 		}
 	}
-	work := func(pt Point) float64 { return pt.Seconds - pt.outline.steps }
+	work := func(pt Point) float64 { return pt.Seconds - pt.steps }
 	slices.SortStableFunc(low, func(a, b Point) int { return cmp.Or(cmp.Compare(work(a), work(b)), cmp.Compare(a.Bytes, b.Bytes)) })
 	heights := s.n.heights()
 	tried := map[string]bool{}
@@ -143,9 +148,9 @@ func (s *Search) fit(ctx context.Context, budget int) []Point {
 		if len(tried) == 2*wide {
 			break
 		}
-		if key := fmt.Sprint(pt.outline.kept); !tried[key] {
+		if key := fmt.Sprint(pt.kept); !tried[key] {
 			tried[key] = true
-			choices = append(choices, pt.outline.kept)
+			choices = append(choices, pt.kept)
 		}
 	}
 	highest := func(kept []bool) *outline {
@@ -188,7 +193,7 @@ func (s *Search) Smallest(ctx context.Context) (*Plan, error) {
 	points := slices.Clone(s.points) // whose order decides between equals in other plans
 	slices.SortStableFunc(points, func(a, b Point) int { return cmp.Or(cmp.Compare(a.Bytes, b.Bytes), cmp.Compare(a.Seconds, b.Seconds)) })
 	type trial struct { // without the plan, which takes much room
-		outline *outline
+		point   Point
 		peak    int
 		seconds float64
 	}
@@ -201,8 +206,8 @@ func (s *Search) Smallest(ctx context.Context) (*Plan, error) {
 		if err := stopped(ctx); err != nil {
 			return nil, err
 		}
-		p := s.n.plan(pt.outline)
-		tried = append(tried, trial{pt.outline, p.Peak, p.Seconds})
+		p := s.n.plan(s.outline(pt))
+		tried = append(tried, trial{pt, p.Peak, p.Seconds})
 		if least == 0 || p.Peak < least {
 			least = p.Peak
 		}
@@ -213,7 +218,7 @@ func (s *Search) Smallest(ctx context.Context) (*Plan, error) {
 			best = &tried[i]
 		}
 	}
-	s.least = s.n.plan(best.outline)
+	s.least = s.n.plan(s.outline(best.point))
 	if whole := Make(s.n.g); whole.Peak < s.least.Peak { // it shares buffers in ways that sweeps do not
 		s.least = whole
 	}
@@ -255,11 +260,11 @@ func (n *network) explore(ctx context.Context, cache *timetables) []Point {
 	sizes := append(slices.Clone(n.costs.SlabBytes), 0)
 	found := each(ctx, sizes, func(chunk int) []Point { return n.descend(ctx, chunk, cache) })
 	points := slices.Concat(found...)
-	for _, o := range each(ctx, slices.Concat(found[:len(sizes)-1]...), func(pt Point) *outline { return n.outline(pt.outline.kept, 0, cache) }) {
-		if o == nil {
+	for _, pt := range each(ctx, slices.Concat(found[:len(sizes)-1]...), func(pt Point) Point { return newPoint(n.outline(pt.kept, 0, cache)) }) {
+		if pt.kept == nil {
 			break // stopped
 		}
-		points = append(points, newPoint(o))
+		points = append(points, pt)
 	}
 	slices.SortStableFunc(points, func(a, b Point) int { return b.Bytes - a.Bytes })
 	return points
@@ -275,6 +280,9 @@ func each[E, R any](ctx context.Context, list []E, f func(E) R) []R {
 	})
 }
 
+// outline makes the outline of a point again.
+func (s *Search) outline(pt Point) *outline { return s.n.outline(pt.kept, pt.chunk, s.cache) }
+
 func newPoint(o *outline) Point {
 	count := 0
 	for _, k := range o.kept {
@@ -282,7 +290,7 @@ func newPoint(o *outline) Point {
 			count++
 		}
 	}
-	return Point{Bytes: o.peak, Seconds: o.seconds, Kept: count, outline: o}
+	return Point{Bytes: o.peak, Seconds: o.seconds, Kept: count, kept: o.kept, chunk: o.chunk, steps: o.steps}
 }
 
 // descend walks from the plan that keeps everything to one that cannot be made smaller: at the fullest unit it lets go of the
@@ -339,7 +347,7 @@ func (n *network) descend(ctx context.Context, chunk int, cache *timetables) []P
 	start := points
 	slices.SortStableFunc(start, func(a, b Point) int { return cmp.Compare(a.Bytes, b.Bytes) })
 	for _, pt := range slices.Clone(start[:min(len(start), starts)]) {
-		n.improve(ctx, pt.outline, visit, cache)
+		n.improve(ctx, n.outline(pt.kept, pt.chunk, cache), visit, cache)
 	}
 	return points
 }
