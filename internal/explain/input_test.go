@@ -23,7 +23,7 @@ var inputCases = []struct {
 }{
 	{model: "ndhwc", volume: [4]int{2, 4, 6, 8}},
 	{model: "ndhwc", axes: "NDHWC", volume: [4]int{2, 4, 6, 8}},
-	{model: "ndhwc", volume: [4]int{4, 6, 8, 2}, err: "an input of shape [n,4,6,8,2] (NDHWC)"},
+	{model: "ndhwc", volume: [4]int{4, 6, 8, 2}, err: "the model takes [n,4,6,8,2] (NDHWC)"},
 	{model: "ndhwc", axes: "NDHWX", err: `input axes "NDHWX"`},
 	{model: "ndhwc", axes: "NDHC", err: "H and W"},
 	{model: "ndhwc_open", volume: [4]int{1, 4, 6, 8}},
