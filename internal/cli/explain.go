@@ -41,11 +41,13 @@ type modelFlags struct {
 	ahead  bool // volumes come one after the other
 }
 
+const inputAxesHelp = "axes of the model's input in its order, such as NDHWC (Keras, JAX) or NDCHW (video) (default: as its operations show)"
+
 func (f *modelFlags) add(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.model, "model", "", "ONNX file of the classifier")
 	fl.StringVar(&f.layer, "target-layer", "", "layer to explain: a PyTorch module path (of the second call: PATH@2) or a name in the file (default: the last with spatial extent)")
-	fl.StringVar(&f.inputAxes, "input-axes", "", "axes of the model's input in its order, such as NDHWC (Keras, JAX) or NDCHW (video) (default: as its operations show)")
+	fl.StringVar(&f.inputAxes, "input-axes", "", inputAxesHelp)
 	fl.StringVar(&f.layout, "layer-layout", "auto", "axes of the target layer: "+layer.LayoutHelp)
 	fl.IntSliceVar(&f.grid, "token-grid", nil, "place the tokens of the layer in space: depth,height,width (default: as the graph shows)")
 	fl.IntVar(&f.prefix, "prefix-tokens", 0, "tokens of the layer in front of those in space, such as class tokens (default: as the graph shows)")

@@ -14,6 +14,7 @@ import (
 
 func newInspect() *cobra.Command {
 	var shape []int
+	var inputAxes string
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "inspect MODEL",
@@ -24,7 +25,7 @@ func newInspect() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			summary, err := explain.Inspect(cmd.Context(), args[0], explain.Options{Shape: s})
+			summary, err := explain.Inspect(cmd.Context(), args[0], explain.Options{Shape: s, InputAxes: inputAxes})
 			if err != nil {
 				return usage(err)
 			}
@@ -37,6 +38,7 @@ func newInspect() *cobra.Command {
 		},
 	}
 	cmd.Flags().IntSliceVar(&shape, "volume-shape", nil, "channels,depth,height,width where the model leaves them open")
+	cmd.Flags().StringVar(&inputAxes, "input-axes", "", inputAxesHelp)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

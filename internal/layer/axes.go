@@ -553,7 +553,7 @@ func (t *traced) cut() (warnings []string, err error) {
 		if found := t.find(l); len(found) == 1 {
 			left, cropped = found[0].line.cropped()
 		}
-		if !cropped {
+		if !cropped || left.from < 0.5 && left.to > float64(left.voxels)-0.5 { // parts may be all together
 			continue
 		}
 		text := fmt.Sprintf("along %s it shows voxels %.4g to %.4g of %d alone: the network cuts off the others", letterNames[k], left.from, left.to, left.voxels)
