@@ -29,7 +29,7 @@ func TestVolumesThatAreNone(t *testing.T) {
 		"made of -1":  {voxcam.NewVolume(-1, 2, 2, 2), "-1x2x2x2"},
 		"made of 0":   {voxcam.NewVolume(1, 0, 2, 2), "1x0x2x2"},
 		"made of all": {voxcam.NewVolume(math.MaxInt, math.MaxInt, 2, 2), "but has 0 values"},
-		"another":     {voxcam.NewVolume(1, 2, 2, 2), "the volume is [1,1,2,2,2]"},
+		"another":     {voxcam.NewVolume(1, 2, 2, 2), "depth 2 instead of 12"},
 		"not finite":  {func() *voxcam.Volume { v := voxcam.NewVolume(1, 12, 16, 14); v.Data[3] = float32(math.NaN()); return v }(), "NaN"},
 	} {
 		if _, err := m.Explain(t.Context(), c.volume, voxcam.Request{Methods: []string{"gradcam"}}); err == nil || !strings.Contains(err.Error(), c.says) {
