@@ -47,7 +47,8 @@ backend/cuda/simulator:         dl
 backend/cuda:                   tensor ir op plan invariants dl cam noise backend backend/host backend/cuda/driver backend/cuda/nvml backend/cuda/cudnn backend/cuda/kernel
 
 # Volumes and files: they know nothing of models.
-volume, volume/tiff, durable:
+volume, volume/tiff:
+durable:                        input
 volume/array:                   volume
 volume/npy:                     input volume volume/array
 volume/mat, volume/nifti:       volume volume/array
@@ -72,8 +73,8 @@ monitor:                        backend bytesize control explain memory
 rescue:                         backend bytesize control memory
 planview:                       tensor ir op plan bytesize
 dataset:                        bytesize cam explain input volume volume/format
-report:                         dataset durable explain
-session:                        cam dataset durable explain memory picture report volume volume/format volume/npy volume/mat volume/nifti
+report:                         cam dataset durable explain input
+session:                        cam dataset durable explain input memory picture report volume volume/format volume/npy volume/mat volume/nifti
 demo:                           dataset durable phantom volume volume/npy volume/mat
 cli:                            backend backend/cpu backend/cuda bytesize cam control dataset demo device durable engine explain input layer memory monitor noise picture planview report rescue session volume volume/format volume/npy volume/mat volume/nifti worker
 cmd/voxcam:                     cli

@@ -10,6 +10,9 @@
 //	err = stage.Commit()                       // now maps/case-1 exists, complete and on disk
 //
 // Invariant D1: no name outside the folder .partial ever belongs to an incomplete file.
+//
+// Invariant D2: a Folder may come from somebody else. Nothing outside of it is ever read, written or removed: its files are opened
+// relative to it, no link in it is followed, and a file that has a second name is not written in place.
 package durable
 
 import (
@@ -20,16 +23,13 @@ import (
 	"hash"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 
-	"github.com/google/renameio/v2"
+	"github.com/voxcam/voxcam/internal/input"
 )
-
-// partialName is the sub-folder of a Folder in which unfinished files live. It is emptied by Open.
-const partialName = ".partial"
 
 // Error is a failure to store results: a full disk, a missing permission. It is the environment's fault, so that the next
 // file would fail too; callers stop on it.
@@ -68,6 +68,7 @@ var remedies = []struct {
 	{syscall.EROFS, "; choose another output folder"},
 	{fs.ErrPermission, "; choose another output folder or change its permissions"},
 	{syscall.ENOTDIR, "; a part of that path is a file: choose another output folder"},
+	{errLink, "; remove it or put what it leads to in its place (the output folder itself may be a link)"},
 }
 
 func advice(err error) string {
@@ -157,30 +158,91 @@ func fill(f *os.File, path string, write func(*File) error) (Info, error) {
 }
 
 // WriteFile writes path atomically: write fills a temporary file beside it, which replaces path only when complete and
-// synced, and the folder is synced after that. An error of write is returned as it is, one of the file system as *Error.
+// synced, and the folder is synced after that. An error of write is returned as it is, one of the file system as *Error. Only a regular
+// file is replaced: a link, a pipe or a device is refused.
 func WriteFile(path string, write func(*File) error) (Info, error) {
-	return writeFile(path, filepath.Dir(path), write)
-}
-
-func writeFile(path, tempDir string, write func(*File) error) (Info, error) {
-	pending, err := renameio.NewPendingFile(path, renameio.WithTempDir(tempDir), renameio.WithPermissions(0o644))
+	root, err := os.OpenRoot(filepath.Dir(path))
 	if err != nil {
 		return Info{}, &Error{Path: path, Err: err}
 	}
-	defer pending.Cleanup()
-	info, err := fill(pending.File, path, write)
+	defer root.Close()
+	return replace(root, filepath.Base(path), ".", path, write)
+}
+
+// replace writes the file name of root by way of a temporary one in the folder temp of root. path names it in messages.
+func replace(root *os.Root, name, temp, path string, write func(*File) error) (info Info, err error) {
+	if at, err := root.Lstat(name); err == nil {
+		if err := input.Regular(path, at); err != nil {
+			return Info{}, &Error{Path: path, Err: err}
+		}
+	}
+	temporary, err := unused(filepath.Join(temp, "."+filepath.Base(name)), func(name string) error {
+		info, err = create(root, name, path, write)
+		return err
+	})
 	if err != nil {
 		return Info{}, err
 	}
-	if err := pending.CloseAtomicallyReplace(); err != nil {
+	if err := root.Rename(temporary, name); err != nil {
+		root.Remove(temporary) //nolint:errcheck // the first error is told
 		return Info{}, &Error{Path: path, Err: err}
 	}
-	return info, SyncDir(filepath.Dir(path))
+	return info, syncDir(root, filepath.Dir(name), filepath.Dir(path))
 }
+
+// create writes the new file name of root and syncs it; one that cannot be written is removed. path names it in messages.
+func create(root *os.Root, name, path string, write func(*File) error) (info Info, err error) {
+	f, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
+	if err != nil {
+		return Info{}, &Error{Path: path, Err: err}
+	}
+	defer func() {
+		if cerr := f.Close(); cerr != nil && err == nil {
+			err = &Error{Path: path, Err: cerr}
+		}
+		if err != nil {
+			root.Remove(name) //nolint:errcheck // what is left in .partial is removed by the next Open
+		}
+	}()
+	if info, err = fill(f, path, write); err != nil {
+		return Info{}, err
+	}
+	if err := f.Sync(); err != nil {
+		return Info{}, &Error{Path: path, Err: err}
+	}
+	return info, nil
+}
+
+// unused makes something under a name that begins with stem and that nothing has.
+func unused(stem string, make func(name string) error) (name string, err error) {
+	for range 100 {
+		name = fmt.Sprintf("%s-%d", stem, rand.Uint32())
+		if err = make(name); !errors.Is(err, fs.ErrExist) {
+			break
+		}
+	}
+	return name, err
+}
+
+// Modes of what is made, of which the umask takes its part.
+const (
+	fileMode   = 0o666
+	folderMode = 0o777
+)
 
 // SyncDir makes the names in a folder durable.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)
+	return syncOpen(d, err, dir)
+}
+
+// syncDir is SyncDir for a folder of root. path names it in messages.
+func syncDir(root *os.Root, dir, path string) error {
+	d, err := root.Open(dir)
+	return syncOpen(d, err, path)
+}
+
+func syncOpen(d *os.File, err error, dir string) error {
 	if err != nil {
 		return &Error{Path: dir, Err: err}
 	}
@@ -206,191 +268,8 @@ func MkdirAll(dir string) error {
 			return err
 		}
 	}
-	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Mkdir(dir, folderMode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return &Error{Path: dir, Err: err}
 	}
 	return SyncDir(parent)
-}
-
-// Folder is a tree of results that this process alone writes into, until Close.
-type Folder struct {
-	root string
-	lock *lock
-}
-
-// Open makes the folder if it does not exist, locks it, and removes what a killed process left unfinished in it. It fails
-// with ErrLocked when another process holds it, and with *Error when it cannot be written.
-func Open(root string) (*Folder, error) {
-	if err := MkdirAll(root); err != nil {
-		return nil, err
-	}
-	l, err := takeLock(filepath.Join(root, ".lock"))
-	if err != nil {
-		return nil, err
-	}
-	f := &Folder{root: root, lock: l}
-	partial := filepath.Join(root, partialName)
-	if err := os.RemoveAll(partial); err != nil {
-		f.Close()
-		return nil, &Error{Path: partial, Err: err}
-	}
-	if err := MkdirAll(partial); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
-}
-
-// Root is the folder's path.
-func (f *Folder) Root() string { return f.root }
-
-// Path joins a slash-separated relative name to the folder's path.
-func (f *Folder) Path(rel string) string { return filepath.Join(f.root, filepath.FromSlash(rel)) }
-
-// Close removes the folder for unfinished files and gives the lock back.
-func (f *Folder) Close() error {
-	err := os.RemoveAll(filepath.Join(f.root, partialName))
-	return errors.Join(err, f.lock.release())
-}
-
-// WriteFile writes one file of the tree atomically; parents are made. rel is slash-separated.
-func (f *Folder) WriteFile(rel string, write func(*File) error) (Info, error) {
-	path := f.Path(rel)
-	if err := MkdirAll(filepath.Dir(path)); err != nil {
-		return Info{}, err
-	}
-	return writeFile(path, filepath.Join(f.root, partialName), write)
-}
-
-// Remove deletes a file or a sub-folder of the tree. A sub-folder leaves its name in one step, so that no half of it is
-// ever seen. What does not exist is no error.
-func (f *Folder) Remove(rel string) error {
-	path := f.Path(rel)
-	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	grave, err := os.MkdirTemp(filepath.Join(f.root, partialName), "old-")
-	if err != nil {
-		return &Error{Path: path, Err: err}
-	}
-	if err := os.Rename(path, filepath.Join(grave, "old")); err != nil {
-		return &Error{Path: path, Err: err}
-	}
-	if err := SyncDir(filepath.Dir(path)); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(grave); err != nil {
-		return &Error{Path: path, Err: err}
-	}
-	return nil
-}
-
-// Stage is a sub-folder in the making. Its files get their place in the tree all at once, by Commit.
-type Stage struct {
-	folder *Folder
-	rel    string
-	dir    string
-	closed bool
-}
-
-// Stage begins the sub-folder rel (slash-separated).
-func (f *Folder) Stage(rel string) (*Stage, error) {
-	base := strings.ReplaceAll(filepath.Base(filepath.FromSlash(rel)), "*", "_")
-	dir, err := os.MkdirTemp(filepath.Join(f.root, partialName), base+"-")
-	if err != nil {
-		return nil, &Error{Path: f.Path(rel), Err: err}
-	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return nil, &Error{Path: f.Path(rel), Err: err}
-	}
-	return &Stage{folder: f, rel: rel, dir: dir}, nil
-}
-
-// Path is where the file of that name lies until Commit.
-func (s *Stage) Path(name string) string { return filepath.Join(s.dir, name) }
-
-// Write adds a file and syncs it. It may be called from several goroutines with different names.
-func (s *Stage) Write(name string, write func(*File) error) (info Info, err error) {
-	final := filepath.Join(s.folder.Path(s.rel), name)
-	f, err := os.OpenFile(s.Path(name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return Info{}, &Error{Path: final, Err: err}
-	}
-	defer func() {
-		if cerr := f.Close(); cerr != nil && err == nil {
-			err = &Error{Path: final, Err: cerr}
-		}
-		if err != nil {
-			os.Remove(s.Path(name))
-		}
-	}()
-	if info, err = fill(f, final, write); err != nil {
-		return Info{}, err
-	}
-	if err := f.Sync(); err != nil {
-		return Info{}, &Error{Path: final, Err: err}
-	}
-	return info, nil
-}
-
-// Link gives the stage's file name a second name in the tree, at once and beside the first: rel (slash-separated). Where the
-// file system has no links, it is a copy.
-func (s *Stage) Link(name, rel string) error {
-	path := s.folder.Path(rel)
-	if err := MkdirAll(filepath.Dir(path)); err != nil {
-		return err
-	}
-	dir, err := os.MkdirTemp(filepath.Join(s.folder.root, partialName), "link-")
-	if err != nil {
-		return &Error{Path: path, Err: err}
-	}
-	defer os.RemoveAll(dir)
-	temp := filepath.Join(dir, "link")
-	if err := os.Link(s.Path(name), temp); err != nil {
-		_, err := s.folder.WriteFile(rel, func(w *File) error {
-			f, err := os.Open(s.Path(name))
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			_, err = io.Copy(w, f)
-			return err
-		})
-		return err
-	}
-	if err := os.Rename(temp, path); err != nil {
-		return &Error{Path: path, Err: err}
-	}
-	return SyncDir(filepath.Dir(path))
-}
-
-// Commit gives the sub-folder its name, replacing an earlier one, and makes that durable. Between the removal of an
-// earlier folder and the new name there is a moment with neither.
-func (s *Stage) Commit() error {
-	if s.closed {
-		return errors.New("durable: stage committed twice")
-	}
-	final := s.folder.Path(s.rel)
-	if err := SyncDir(s.dir); err != nil {
-		return err
-	}
-	if err := MkdirAll(filepath.Dir(final)); err != nil {
-		return err
-	}
-	if err := s.folder.Remove(s.rel); err != nil {
-		return err
-	}
-	if err := os.Rename(s.dir, final); err != nil {
-		return &Error{Path: final, Err: err}
-	}
-	s.closed = true
-	return SyncDir(filepath.Dir(final))
-}
-
-// Abort throws an uncommitted stage away. It is harmless after Commit.
-func (s *Stage) Abort() {
-	if !s.closed {
-		s.closed = true
-		os.RemoveAll(s.dir) // what cannot be removed now is removed by the next Open
-	}
 }

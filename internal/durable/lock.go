@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 	"syscall"
@@ -18,23 +19,31 @@ type lock struct{ f *os.File }
 
 // takeLock takes an advisory lock that the kernel gives back when the process ends, however it ends; the file itself
 // stays, so that no process can lock a file that another has just removed.
-func takeLock(path string) (*lock, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+func (f *Folder) takeLock() (*lock, error) {
+	file, _, err := f.openFile(lockName, os.O_RDWR|os.O_CREATE)
 	if err != nil {
-		return nil, &Error{Path: path, Err: err}
+		return nil, f.failed(lockName, err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		defer f.Close()
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		defer file.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			holder, _ := io.ReadAll(io.LimitReader(f, 64))
-			return nil, fmt.Errorf("%s is %w (%s); wait for it or use another session", path, ErrLocked, strings.TrimSpace(string(holder)))
+			holder, _ := io.ReadAll(io.LimitReader(file, 64))
+			return nil, fmt.Errorf("%s is %w (%s); wait for it or use another session", f.Path(lockName), ErrLocked, strings.TrimSpace(string(holder)))
 		}
-		return nil, &Error{Path: path, Err: err}
+		return nil, f.failed(lockName, err)
 	}
 	// Who holds it is only told, not relied upon; a full disk is noticed by the first result.
-	f.Truncate(0)
-	fmt.Fprintf(f, "process %d\n", os.Getpid())
-	return &lock{f: f}, nil
+	file.Truncate(0)
+	fmt.Fprintf(file, "process %d\n", os.Getpid())
+	return &lock{f: file}, nil
 }
 
 func (l *lock) release() error { return l.f.Close() }
+
+// links is the number of names that a file has.
+func links(info fs.FileInfo) uint64 {
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		return uint64(stat.Nlink)
+	}
+	return 1
+}

@@ -6,16 +6,15 @@
 package report
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
+	"path"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/explain"
 )
@@ -39,6 +38,8 @@ type Session struct {
 
 	SplitSource string              `json:"split_source"` // column or shuffle
 	Splits      map[string][]string `json:"splits"`       // IDs of the whole data set
+
+	Digest string `json:"record_sha256,omitempty"` // as in Sample; where there is none, the samples' records have none either
 }
 
 // ModelInfo describes the network.
@@ -55,6 +56,8 @@ type ModelInfo struct {
 
 // Sample is the metadata.json of a sample. Pointers are nil, and null in JSON, where there is no value.
 type Sample struct {
+	Place string `json:"-"` // where Collect found it: its folder in the session's
+
 	Schema int            `json:"schema"`
 	ID     string         `json:"sample_id"`
 	Name   string         `json:"name"` // in file names
@@ -96,6 +99,8 @@ type Sample struct {
 	Finished    time.Time        `json:"finished"`
 	Seconds     float64          `json:"processing_time"` // of explaining, without reading and writing
 	Files       []File           `json:"files"`
+
+	Digest string `json:"record_sha256,omitempty"` // of all the rest of the record; WriteJSON fills it in
 }
 
 // Method is what became of one method for one target class.
@@ -135,46 +140,24 @@ type Statistics struct {
 // MetadataName is the name of a sample's record in its folder.
 func MetadataName(sample string) string { return sample + "_metadata.json" }
 
-// maxRecord bounds a record: those of a session with many thousand samples and of a sample with thousands of classes fit.
-const maxRecord = 256 << 20
-
-// ReadJSON reads a record. A file that is not one is an error that names it.
-func ReadJSON(path string, record any) error {
-	info, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	if info.Size() > maxRecord {
-		return fmt.Errorf("%s: %d bytes are too many for a record", path, info.Size())
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(text, record); err != nil {
-		return fmt.Errorf("%s: damaged record: %w", path, err)
-	}
-	return nil
-}
-
-// Collect reads the records of all samples in a session's folder, ordered by split and name. Records that cannot be read
-// are left out and named in problems; their samples count as not done.
-func Collect(dir string) (samples []*Sample, problems []error, err error) {
-	// Split, class and sample are the three levels below heatmaps.
-	folders, err := filepath.Glob(filepath.Join(escape(dir), "heatmaps", "*", "class_*", "*"))
+// Collect reads the records of all samples in a session's folder, ordered by split and name. Records that cannot be read, that do not
+// fit the place where they lie, or that hold what no run writes, are left out and named in problems; their samples count as not done.
+func Collect(folder fs.FS, session *Session) (samples []*Sample, problems []error, err error) {
+	places, err := places(folder)
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, folder := range folders {
-		s := &Sample{}
-		err := ReadJSON(filepath.Join(folder, MetadataName(filepath.Base(folder))), s)
+	for _, place := range places {
+		name := path.Join(place, MetadataName(path.Base(place)))
+		s, err := readSample(folder, name, session)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			continue
 		case err != nil:
-			problems = append(problems, err)
+			problems = append(problems, fmt.Errorf("%s: damaged record: %w", name, err))
 			continue
 		}
+		s.Place = place
 		samples = append(samples, s)
 	}
 	slices.SortFunc(samples, func(a, b *Sample) int {
@@ -186,9 +169,41 @@ func Collect(dir string) (samples []*Sample, problems []error, err error) {
 	return samples, problems, nil
 }
 
-// escape keeps Glob from reading a session's path as a pattern.
-func escape(path string) string {
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
+// places lists the folders of samples, the third level below heatmaps: split, class and sample.
+func places(folder fs.FS) ([]string, error) {
+	found := []string{"heatmaps"}
+	for level := range 3 {
+		var below []string
+		for _, parent := range found {
+			entries, err := fs.ReadDir(folder, parent)
+			if err != nil && !(level == 0 && errors.Is(err, fs.ErrNotExist)) {
+				return nil, err
+			}
+			for _, e := range entries {
+				if e.IsDir() && (level != 1 || strings.HasPrefix(e.Name(), "class_")) {
+					below = append(below, path.Join(parent, e.Name()))
+				}
+			}
+		}
+		found = below
+	}
+	return found, nil
+}
+
+func readSample(folder fs.FS, name string, session *Session) (*Sample, error) {
+	s := &Sample{}
+	if err := ReadJSON(folder, name, mostSample(&session.Model), s); err != nil {
+		return nil, err
+	}
+	if session.Digest != "" && s.Digest == "" {
+		return nil, errors.New("record_sha256 is missing")
+	}
+	return s, s.validate(path.Dir(name), &session.Model)
+}
+
+// mostSample bounds the bytes of a sample's record: 4 MiB for what happened to it, and room for each class as a target of each method.
+func mostSample(m *ModelInfo) int64 {
+	return 4<<20 + int64(m.Classes)*int64(len(cam.Methods()))*(4<<10)
 }
 
 func splitRank(split string) int {

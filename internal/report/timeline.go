@@ -10,7 +10,6 @@ import (
 	"io"
 	"io/fs"
 	"math"
-	"os"
 	"slices"
 	"time"
 
@@ -83,9 +82,12 @@ type Extremes struct {
 	LeastAvailable int     `json:"least_host_available_bytes"`
 }
 
-// ReadTimeline reads the timeline of a session. What a crash left of a line is passed over; a file that does not exist is empty.
-func ReadTimeline(path string) ([]Moment, error) {
-	f, err := os.Open(path)
+// mostLines bounds a timeline: a run thins it out long before.
+const mostLines = 1 << 16
+
+// ReadTimeline reads the timeline in a session's folder. What a crash left of a line is passed over; a file that does not exist is empty.
+func ReadTimeline(folder fs.FS) ([]Moment, error) {
+	f, err := folder.Open(TimelineFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -95,7 +97,10 @@ func ReadTimeline(path string) ([]Moment, error) {
 	defer f.Close()
 	var out []Moment
 	lines := bufio.NewReaderSize(f, 1<<16)
-	for {
+	for n := 0; ; n++ {
+		if n == mostLines {
+			return nil, fmt.Errorf("%s: more than %d lines, which no run writes: remove it", TimelineFile, mostLines)
+		}
 		line, err := lines.ReadSlice('\n')
 		var m Moment
 		if err == nil && json.Unmarshal(bytes.TrimSpace(line), &m) == nil && !m.Time.IsZero() {
@@ -303,6 +308,9 @@ func (a *axis) panel(title string, known func(*Figures) bool, curves []curve) (*
 	return p, nil
 }
 
+// mostKinds is how many kinds of incidents the legend has room for.
+const mostKinds = 16
+
 // incidents marks what happened, a row of marks a kind.
 func (a *axis) incidents(p *plot.Plot, y float64) error {
 	marks := map[explain.IncidentKind]plotter.XYs{}
@@ -314,7 +322,8 @@ func (a *axis) incidents(p *plot.Plot, y float64) error {
 		}
 	}
 	shapes := []draw.GlyphDrawer{draw.PyramidGlyph{}, draw.BoxGlyph{}, draw.CrossGlyph{}}
-	for i, kind := range sortedKeys(marks) {
+	kinds := sortedKeys(marks)
+	for i, kind := range kinds[:min(len(kinds), mostKinds)] {
 		s, err := plotter.NewScatter(marks[kind])
 		if err != nil {
 			return err

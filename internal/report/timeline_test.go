@@ -4,11 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"image/png"
-	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/voxcam/voxcam/internal/explain"
@@ -52,8 +51,7 @@ func asLines(t *testing.T, moments []Moment) string {
 // What a crash or a full disk leaves of a line is passed over, wherever it is, and so is what nobody of ours wrote.
 func TestReadTimelinePassesOverTornLines(t *testing.T) {
 	all := timeline()
-	path := filepath.Join(t.TempDir(), "t.jsonl")
-	if moments, err := ReadTimeline(path); err != nil || moments != nil {
+	if moments, err := ReadTimeline(fstest.MapFS{}); err != nil || moments != nil {
 		t.Errorf("a file that is not there: %v, %v", moments, err)
 	}
 	whole := asLines(t, all)
@@ -70,10 +68,7 @@ func TestReadTimelinePassesOverTornLines(t *testing.T) {
 		"other":               {"{}\n[]\n\n" + whole, all},
 		"empty":               {"", nil},
 	} {
-		if err := os.WriteFile(path, []byte(tc.text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if got, err := ReadTimeline(path); err != nil || !reflect.DeepEqual(got, tc.want) {
+		if got, err := ReadTimeline(fstest.MapFS{TimelineFile: {Data: []byte(tc.text)}}); err != nil || !reflect.DeepEqual(got, tc.want) {
 			t.Errorf("%s: %d moments instead of %d, %v", name, len(got), len(tc.want), err)
 		}
 	}

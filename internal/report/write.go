@@ -1,30 +1,21 @@
 package report
 
 import (
-	"encoding/json"
 	"io"
 	"time"
 
 	"github.com/voxcam/voxcam/internal/durable"
 )
 
-// WriteJSON writes a record, indented, with a final newline.
-func WriteJSON(w io.Writer, record any) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	e.SetEscapeHTML(false)
-	return e.Encode(record)
-}
-
 // Write makes all reports of a session from the records in its folder. It returns the statistics and the records that
 // could not be read. dpi is the resolution of the plots.
 func Write(folder *durable.Folder, session *Session, now time.Time, dpi int) (o *Overall, problems []error, err error) {
-	samples, problems, err := Collect(folder.Root())
+	samples, problems, err := Collect(folder.FS(), session)
 	if err != nil {
 		return nil, nil, err
 	}
 	o = Aggregate(session, samples, now)
-	moments, err := ReadTimeline(folder.Path(TimelineFile))
+	moments, err := ReadTimeline(folder.FS())
 	if err != nil {
 		problems = append(problems, err)
 	}

@@ -68,7 +68,7 @@ func (w *world) child(env ...string) *exec.Cmd {
 // sound checks that everything under a final name is complete, and returns the finished samples.
 func (w *world) sound() []string {
 	w.t.Helper()
-	records, problems, err := report.Collect(w.session(""))
+	records, problems, err := report.Collect(w.files(), w.record())
 	if err != nil || len(problems) > 0 {
 		w.t.Fatal(err, problems)
 	}
@@ -79,8 +79,8 @@ func (w *world) sound() []string {
 		for _, f := range r.Files {
 			known[f.Path] = true
 			path := w.session(f.Path)
-			if info, err := os.Stat(path); err != nil || info.Size() != f.Bytes || sum(path) != f.SHA256 {
-				w.t.Fatalf("%s of a finished sample is not complete: %v", f.Path, err)
+			if !complete(w.files(), f, true) {
+				w.t.Fatalf("%s of a finished sample is not complete", path)
 			}
 		}
 	}

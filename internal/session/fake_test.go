@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/report"
 	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/npy"
 )
@@ -187,6 +189,19 @@ func (w *world) must(f *fake, code int) Summary {
 
 func (w *world) session(rel string) string {
 	return filepath.Join(w.dir, "out", "session_s", filepath.FromSlash(rel))
+}
+
+// files is the session's folder.
+func (w *world) files() fs.FS { return os.DirFS(w.session("")) }
+
+// record is session.json.
+func (w *world) record() *report.Session {
+	w.t.Helper()
+	s := &report.Session{}
+	if err := report.ReadJSON(w.files(), sessionFile, maxSession, s); err != nil {
+		w.t.Fatal(err)
+	}
+	return s
 }
 
 // tree lists the files of the session, without its lock.

@@ -6,11 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/voxcam/voxcam/internal/durable"
+	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/report"
 )
 
@@ -91,14 +94,14 @@ func (r *run) identify(name string) error {
 	for _, s := range r.set.Samples {
 		now.Splits[string(s.Split)] = append(now.Splits[string(s.Split)], s.ID)
 	}
+	r.record = now
 	before := &report.Session{}
-	switch err := report.ReadJSON(r.folder.Path(sessionFile), before); {
-	case errors.Is(err, os.ErrNotExist):
-		r.record = now
+	switch err := report.ReadJSON(r.folder.FS(), sessionFile, maxSession, before); {
+	case errors.Is(err, fs.ErrNotExist):
 		_, err := r.folder.WriteFile(sessionFile, func(w *durable.File) error { return report.WriteJSON(w, now) })
 		return err
 	case err != nil:
-		return refuse("session %s cannot be continued: %w; choose another --session", name, err)
+		return refuse("session %s cannot be continued: %s: damaged record: %w; choose another --session", name, sessionFile, err)
 	}
 	if before.Schema != report.Schema {
 		return refuse("session %s was made by another version of this program (records of version %d, here %d); choose another --session",
@@ -108,7 +111,38 @@ func (r *run) identify(name string) error {
 		return refuse("session %s was made under other settings and is not continued; choose another --session. What differs:\n%s",
 			name, strings.Join(differences(before.Settings, settings), "\n"))
 	}
-	r.record = before
+	// The rest follows from the settings, or is where things lie now; what the folder says of it is not relied upon.
+	now.Created, now.Version, now.Digest = before.Created, before.Version, before.Digest
+	return nil
+}
+
+// maxSession bounds session.json, which names all samples of the data set.
+const maxSession = 64 << 20
+
+// checkOurs refuses a folder with results of something else, before anything in it is touched.
+func checkOurs(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) == 0 {
+		return nil //nolint:nilerr // that it cannot be read is told when it is opened
+	}
+	text, err := input.ReadFile(filepath.Join(dir, sessionFile), maxSession)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && durable.OnlyOurs(entries):
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		return refuse("%s exists but has no %s, so it is not a session of this program; choose another --session", dir, sessionFile)
+	case err != nil:
+		return refuse("%s: %w; choose another --session", dir, err)
+	}
+	var record struct {
+		Hash *string `json:"configuration_sha256"`
+	}
+	if err := json.Unmarshal(text, &record); err != nil {
+		return refuse("%s: damaged record: %w; choose another --session", filepath.Join(dir, sessionFile), err)
+	}
+	if record.Hash == nil {
+		return refuse("%s is not of this program, or damaged: it has no configuration_sha256; choose another --session", filepath.Join(dir, sessionFile))
+	}
 	return nil
 }
 

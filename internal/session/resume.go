@@ -5,7 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
-	"os"
+	"io/fs"
 	"path"
 
 	"github.com/voxcam/voxcam/internal/dataset"
@@ -24,18 +24,17 @@ func (r *run) place(s dataset.Sample) string {
 
 // sort tells finished samples from those that are to be done.
 func (r *run) sort(ctx context.Context, samples []dataset.Sample) (todo []dataset.Sample, done []*report.Sample, err error) {
-	records, problems, err := report.Collect(r.folder.Root())
+	records, problems, err := report.Collect(r.folder.FS(), r.record)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, refuse("session %s cannot be continued: %w", r.record.Name, err)
 	}
 	for _, p := range problems {
 		r.observe.Event(Event{Kind: EventWarning, Reason: p.Error() + "; the sample is done again"})
 	}
 	byPlace := map[string]*report.Sample{}
 	for _, record := range records {
-		place := r.recordPlace(record)
-		byPlace[place] = record
-		r.stale[record.ID] = append(r.stale[record.ID], place)
+		byPlace[record.Place] = record
+		r.stale[record.ID] = append(r.stale[record.ID], record.Place)
 	}
 	for _, s := range samples {
 		if ctx.Err() != nil {
@@ -50,14 +49,6 @@ func (r *run) sort(ctx context.Context, samples []dataset.Sample) (todo []datase
 	return todo, done, nil
 }
 
-func (r *run) recordPlace(record *report.Sample) string {
-	label := -1
-	if record.TrueClass != nil {
-		label = *record.TrueClass
-	}
-	return path.Join("heatmaps", record.Split, r.config.ClassFolder(label), record.Name)
-}
-
 // finished reports whether a record is that of this sample as it is now, complete, with all its files. What failed or
 // was skipped is not finished: its cause may be mended. What is degraded is a result: done again, it might come out worse.
 func (r *run) finished(s dataset.Sample, record *report.Sample) bool {
@@ -66,6 +57,9 @@ func (r *run) finished(s dataset.Sample, record *report.Sample) bool {
 	}
 	if record.TrueClass == nil || *record.TrueClass != s.Label || record.Status == explain.StatusFailed ||
 		record.Status == explain.StatusSkipped {
+		return false
+	}
+	if len(record.Methods) != len(r.methods)*len(r.targets) {
 		return false
 	}
 	for _, m := range record.Methods {
@@ -79,27 +73,27 @@ func (r *run) finished(s dataset.Sample, record *report.Sample) bool {
 		return false
 	}
 	for _, f := range record.Files {
-		info, err := os.Stat(r.folder.Path(f.Path))
-		if err != nil || info.Size() != f.Bytes {
-			return false
-		}
-		if r.opt.VerifyFiles && sum(r.folder.Path(f.Path)) != f.SHA256 {
+		if !complete(r.folder.FS(), f, r.opt.VerifyFiles) {
 			return false
 		}
 	}
 	return true
 }
 
-// sum is the digest of a file, empty if it cannot be read.
-func sum(path string) string {
-	f, err := os.Open(path)
+// complete reports whether a result file is there with its size and, if asked for, with its digest.
+func complete(folder fs.FS, file report.File, digest bool) bool {
+	f, err := folder.Open(file.Path)
 	if err != nil {
-		return ""
+		return false
 	}
 	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return ""
+	if info, err := f.Stat(); err != nil || info.Size() != file.Bytes {
+		return false
 	}
-	return hex.EncodeToString(h.Sum(nil))
+	if !digest {
+		return true
+	}
+	h := sha256.New()
+	_, err = io.Copy(h, f)
+	return err == nil && hex.EncodeToString(h.Sum(nil)) == file.SHA256
 }

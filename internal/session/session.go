@@ -29,7 +29,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -175,7 +174,7 @@ type run struct {
 	formats map[string]bool
 	record  *report.Session
 	folder  *durable.Folder
-	stale   map[string][]string // ID to folders of records that lie elsewhere than the sample's place
+	stale   map[string][]string // ID to folders with a record of it
 	observe Observer
 	memory  *recorder
 
@@ -212,7 +211,8 @@ func Run(ctx context.Context, opt Options, ex explain.Explainer) (Summary, error
 			s.Status.All(), s.Selected, s.Name), err}
 	}
 	var output *durable.Error
-	if !errors.As(err, &output) {
+	var refused *RefusedError
+	if !errors.As(err, &output) && !errors.As(err, &refused) {
 		// Also after an interruption: there should be a report of what is there.
 		if _, problems, rerr := report.Write(r.folder, r.record, r.now(), r.opt.PlotDPI); rerr != nil {
 			err = errors.Join(err, rerr)
@@ -317,10 +317,8 @@ func (r *run) open() error {
 		}
 	}
 	dir := filepath.Join(base, prefix+name)
-	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
-		if _, err := os.Stat(filepath.Join(dir, sessionFile)); errors.Is(err, os.ErrNotExist) && !onlyOurs(entries) {
-			return refuse("%s exists but has no %s, so it is not a session of this program; choose another --session", dir, sessionFile)
-		}
+	if err := checkOurs(dir); err != nil {
+		return err
 	}
 	folder, err := durable.Open(dir)
 	if errors.Is(err, durable.ErrLocked) {
@@ -337,11 +335,6 @@ func (r *run) open() error {
 	return nil
 }
 
-// onlyOurs reports whether a folder holds only what a run leaves that was killed before it wrote its first file.
-func onlyOurs(entries []os.DirEntry) bool {
-	return !slices.ContainsFunc(entries, func(e os.DirEntry) bool { return !strings.HasPrefix(e.Name(), ".") })
-}
-
 // freshName names a new session by the time, and by a number if another run had the same idea in the same second. Its
 // folder is made here, so that no two runs get the same.
 func freshName(base string, now time.Time) (string, error) {
@@ -352,7 +345,7 @@ func freshName(base string, now time.Time) (string, error) {
 	name := stamp
 	for n := 2; ; n++ {
 		dir := filepath.Join(base, prefix+name)
-		err := os.Mkdir(dir, 0o755)
+		err := os.Mkdir(dir, 0o777)
 		if err == nil {
 			return name, durable.SyncDir(base)
 		}

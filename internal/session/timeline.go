@@ -6,9 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -25,6 +25,8 @@ const (
 	patience = 10 * time.Second
 	// mostMoments is how many lines a timeline may have before half of them are left out. It is then some megabytes.
 	mostMoments = 20000
+	// mostTimeline is how many bytes are read of a timeline.
+	mostTimeline = 256 << 20
 )
 
 // recorder tells what happens to memory: to the observer and, if figures can be had, in the session's timeline. Figures that cannot be
@@ -112,24 +114,45 @@ func (r *recorder) begun() {
 }
 
 func (r *recorder) open() error {
-	path := r.folder.Path(report.TimelineFile)
-	if err := durable.MkdirAll(filepath.Dir(path)); err != nil {
-		return err
-	}
-	text, err := os.ReadFile(path)
+	lines, whole, err := countLines(r.folder.FS())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	whole := bytes.LastIndexByte(text, '\n') + 1
-	r.lines = bytes.Count(text, []byte("\n"))
-	if r.file, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644); err != nil {
-		r.file = nil
+	file, info, err := r.folder.Append(report.TimelineFile)
+	if err != nil {
 		return err
 	}
-	if whole < len(text) {
-		return r.file.Truncate(int64(whole))
+	r.file, r.lines = file, lines
+	if whole < info.Size() {
+		return r.file.Truncate(whole)
 	}
 	return nil
+}
+
+// countLines counts the lines of a timeline, and the bytes up to the end of the last one.
+func countLines(folder fs.FS) (lines int, whole int64, err error) {
+	f, err := folder.Open(report.TimelineFile)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer f.Close()
+	buffer := make([]byte, 1<<16)
+	for at := int64(0); ; {
+		n, err := f.Read(buffer)
+		lines += bytes.Count(buffer[:n], []byte("\n"))
+		if end := bytes.LastIndexByte(buffer[:n], '\n'); end >= 0 {
+			whole = at + int64(end) + 1
+		}
+		at += int64(n)
+		switch {
+		case errors.Is(err, io.EOF):
+			return lines, whole, nil
+		case err != nil:
+			return 0, 0, err
+		case at > mostTimeline:
+			return 0, 0, fmt.Errorf("%s has more than %d bytes, which no run writes: remove it", report.TimelineFile, mostTimeline)
+		}
+	}
 }
 
 // end gives the timeline up if err is not nil.
@@ -194,7 +217,7 @@ func (r *recorder) add(m report.Moment) {
 
 // thin leaves out half of the timeline, and lets half as many figures come.
 func (r *recorder) thin() error {
-	moments, err := report.ReadTimeline(r.folder.Path(report.TimelineFile))
+	moments, err := report.ReadTimeline(r.folder.FS())
 	if err != nil {
 		return err
 	}

@@ -41,10 +41,10 @@ func kinds(e *explain.Execution) (out []explain.IncidentKind) {
 	return out
 }
 
-func sampleRecord(t *testing.T, w *world, rel string) *report.Sample {
+func sampleRecord(t testing.TB, w *world, rel string) *report.Sample {
 	t.Helper()
 	s := &report.Sample{}
-	if err := report.ReadJSON(w.session(rel), s); err != nil {
+	if err := report.ReadJSON(w.files(), rel, 1<<20, s); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -134,7 +134,7 @@ func TestRecordsWithoutExecution(t *testing.T) {
 
 func readTimeline(t *testing.T, w *world) []report.Moment {
 	t.Helper()
-	moments, err := report.ReadTimeline(w.session(report.TimelineFile))
+	moments, err := report.ReadTimeline(w.files())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -264,7 +264,7 @@ func TestTimelineIsBounded(t *testing.T) {
 	r.incident(dataset.Sample{ID: "late"}, explain.Incident{Kind: explain.IncidentSkipped})
 	close(r.done)
 	r.close()
-	moments, err := report.ReadTimeline(folder.Path(report.TimelineFile))
+	moments, err := report.ReadTimeline(folder.FS())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -73,7 +73,7 @@ func (w *writer) store(result *explain.Result) error {
 	r, v := w.run, w.job.prepared.Volume
 	if w.stage == nil {
 		var err error
-		if w.stage, err = r.folder.Stage(r.place(w.job.sample)); err != nil {
+		if w.stage, err = r.stage(w.job.sample); err != nil {
 			return err
 		}
 		w.window = picture.FullWindow(v.Channel(0))
@@ -110,9 +110,9 @@ func (w *writer) store(result *explain.Result) error {
 		stem := w.job.sample.Name + "_" + rm.Key
 		outputs := r.arrays(stem, w.record, m, v)
 		if r.formats["tiff"] {
-			outputs = append(outputs, output{stem + "_heatmap.tiff", view.WriteHeatmap}, output{stem + "_overlay.tiff", view.WriteOverlay})
+			outputs = append(outputs, output{stem + heatTIFF, view.WriteHeatmap}, output{stem + overlayTIFF, view.WriteOverlay})
 			if w.cover == "" {
-				w.cover = stem + "_overlay.tiff"
+				w.cover = stem + overlayTIFF
 			}
 		}
 		for _, o := range outputs {
@@ -166,14 +166,14 @@ func (w *writer) finish() (*report.Sample, error) {
 		w.record.Seconds = seconds
 		w.record.Status, w.record.Reason = statusOf(w.failed), w.failed.Error()
 		var err error
-		if w.stage, err = r.folder.Stage(place); err != nil {
+		if w.stage, err = r.stage(w.job.sample); err != nil {
 			return nil, err
 		}
 	}
 	if len(w.record.Statistics) == 0 {
 		// Pictures of an earlier attempt must not stay behind.
 		sheet, overlay := pictureNames(w.job.sample)
-		if err := errors.Join(r.folder.Remove(sheet), r.folder.Remove(overlay)); err != nil {
+		if err := errors.Join(r.removePicture(sheet), r.removePicture(overlay)); err != nil {
 			return nil, err
 		}
 	}
@@ -186,12 +186,14 @@ func (w *writer) finish() (*report.Sample, error) {
 	// Records of the same sample under another label or split would be counted twice.
 	for _, old := range r.stale[w.job.sample.ID] {
 		if old != place && !r.ownedByAnother(old, w.job.sample.ID) {
-			if err := r.folder.Remove(old); err != nil {
+			if err := r.removeSample(old); err != nil {
 				return nil, err
 			}
 		}
 	}
-	return w.record, w.stage.Commit()
+	err = w.stage.Commit()
+	r.tellKept(place, w.stage.Kept)
+	return w.record, err
 }
 
 // statusOf is the status of a sample that has no result because of an error. Errors that know better have a method Status.
@@ -339,13 +341,13 @@ func (r *run) arrays(stem string, record *report.Sample, m explain.MethodResult,
 	cell := cellSize(m)
 	if r.formats["nifti"] {
 		out = append(out,
-			output{stem + "_map.nii.gz", func(w io.Writer) error { return nifti.Write(w, m.Dims, m.Map, v.Geometry.Resample(cell)) }},
-			output{stem + "_heatmap.nii.gz", func(w io.Writer) error { return nifti.Write(w, m.HeatDims, m.Heatmap, v.Geometry) }})
+			output{stem + mapNIfTI, func(w io.Writer) error { return nifti.Write(w, m.Dims, m.Map, v.Geometry.Resample(cell)) }},
+			output{stem + heatNIfTI, func(w io.Writer) error { return nifti.Write(w, m.HeatDims, m.Heatmap, v.Geometry) }})
 	}
 	if r.formats["npy"] {
 		out = append(out,
-			output{stem + "_map.npy", func(w io.Writer) error { return npy.Write(w, m.Dims[:], m.Map) }},
-			output{stem + "_heatmap.npy", func(w io.Writer) error { return npy.Write(w, m.HeatDims[:], m.Heatmap) }})
+			output{stem + mapNPY, func(w io.Writer) error { return npy.Write(w, m.Dims[:], m.Map) }},
+			output{stem + heatNPY, func(w io.Writer) error { return npy.Write(w, m.HeatDims[:], m.Heatmap) }})
 	}
 	if r.formats["mat"] {
 		truth := -1 // as the original's key is a number
@@ -353,7 +355,7 @@ func (r *run) arrays(stem string, record *report.Sample, m explain.MethodResult,
 			truth = *record.TrueClass
 		}
 		shape := []int32{int32(m.HeatDims[0]), int32(m.HeatDims[1]), int32(m.HeatDims[2])}
-		out = append(out, output{stem + ".mat", func(w io.Writer) error {
+		out = append(out, output{stem + arraysMAT, func(w io.Writer) error {
 			return mat.Write(w, []mat.Variable{
 				{Name: "heatmap", Shape: m.HeatDims[:], Data: m.Heatmap},
 				{Name: "shape", Shape: []int{3}, Data: shape},

@@ -1,0 +1,88 @@
+package session
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/internal/durable"
+	"github.com/voxcam/voxcam/internal/report"
+)
+
+// Endings of the files in a sample's folder, behind SAMPLE_KEY.
+const (
+	mapNIfTI    = "_map.nii.gz"
+	heatNIfTI   = "_heatmap.nii.gz"
+	mapNPY      = "_map.npy"
+	heatNPY     = "_heatmap.npy"
+	arraysMAT   = ".mat"
+	heatTIFF    = "_heatmap.tiff"
+	overlayTIFF = "_overlay.tiff"
+)
+
+var endings = []string{mapNIfTI, heatNIfTI, mapNPY, heatNPY, arraysMAT, heatTIFF, overlayTIFF}
+
+// isResult reports whether a file in the folder of a sample has a name that only this program gives. Nothing else is removed: people
+// put notes and masks of their own beside results.
+func isResult(sample, file string) bool {
+	rest, ok := strings.CutPrefix(file, sample+"_")
+	if !ok {
+		return false
+	}
+	return file == report.MetadataName(sample) || slices.ContainsFunc(endings, func(ending string) bool {
+		key, ok := strings.CutSuffix(rest, ending)
+		return ok && isKey(key)
+	})
+}
+
+// isKey reports whether run.key makes a name: METHOD_class_I_volume, of which method and class may be missing.
+func isKey(key string) bool {
+	for _, method := range cam.Methods() {
+		if rest, ok := strings.CutPrefix(key, method+"_"); ok {
+			key = rest
+			break
+		}
+	}
+	if rest, ok := strings.CutPrefix(key, "class_"); ok {
+		number, volume, _ := strings.Cut(rest, "_")
+		if _, err := strconv.ParseUint(number, 10, 31); err != nil {
+			return false
+		}
+		key = volume
+	}
+	return key == "volume"
+}
+
+// stage begins the folder of a sample.
+func (r *run) stage(s dataset.Sample) (*durable.Stage, error) {
+	stage, err := r.folder.Stage(r.place(s))
+	if err == nil {
+		stage.Ours = func(name string) bool { return isResult(s.Name, name) }
+	}
+	return stage, err
+}
+
+// removeSample removes the folder of a sample.
+func (r *run) removeSample(place string) error {
+	kept, err := r.folder.RemoveOurs(place, func(name string) bool { return isResult(path.Base(place), name) })
+	r.tellKept(place, kept)
+	return err
+}
+
+// removePicture removes a file of a sample in visualizations.
+func (r *run) removePicture(picture string) error {
+	kept, err := r.folder.RemoveOurs(picture, func(name string) bool { return name == path.Base(picture) })
+	r.tellKept(picture, kept)
+	return err
+}
+
+// tellKept says where something is that lay in the place of results.
+func (r *run) tellKept(place, kept string) {
+	if kept != "" {
+		r.observe.Event(Event{Kind: EventWarning, Reason: fmt.Sprintf("%s held files that this program does not write; they are in %s now", place, kept)})
+	}
+}
