@@ -138,7 +138,12 @@ func (r *gpuRun) until(what string, will func(control.Status) bool) (*control.Cl
 
 func (r *gpuRun) records(name string) []*report.Sample {
 	r.t.Helper()
-	samples, problems, err := report.Collect(filepath.Join(r.dir, "out", "session_"+name))
+	folder := os.DirFS(filepath.Join(r.dir, "out", "session_"+name))
+	session, err := report.ReadSession(folder)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	samples, problems, err := report.Collect(folder, session)
 	if err != nil || len(problems) > 0 {
 		r.t.Fatal(err, problems)
 	}
@@ -158,7 +163,7 @@ func TestTimelineOfSharedGPU(t *testing.T) {
 			t.Errorf("%s: %+v", s.ID, e)
 		}
 	}
-	moments, err := report.ReadTimeline(filepath.Join(r.dir, "out/session_s", report.TimelineFile))
+	moments, err := report.ReadTimeline(os.DirFS(filepath.Join(r.dir, "out/session_s")))
 	if err != nil {
 		t.Fatal(err)
 	}

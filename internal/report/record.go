@@ -137,6 +137,22 @@ type Statistics struct {
 	Peak          [3]int  `json:"heatmap_peak_voxel"`       // depth, height, width of the heatmap's maximum
 }
 
+// SessionFile is the file of a session that holds its Session.
+const SessionFile = "session.json"
+
+// MaxSession bounds SessionFile in bytes; it names all samples of a data set.
+const MaxSession = 64 << 20
+
+// ReadSession reads the record of a session in its folder.
+func ReadSession(folder fs.FS) (*Session, error) {
+	s := &Session{}
+	err := ReadJSON(folder, SessionFile, MaxSession, s)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%s: damaged record: %w", SessionFile, err)
+	}
+	return s, err
+}
+
 // MetadataName is the name of a sample's record in its folder.
 func MetadataName(sample string) string { return sample + "_metadata.json" }
 

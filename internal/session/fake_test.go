@@ -197,8 +197,8 @@ func (w *world) files() fs.FS { return os.DirFS(w.session("")) }
 // record is session.json.
 func (w *world) record() *report.Session {
 	w.t.Helper()
-	s := &report.Session{}
-	if err := report.ReadJSON(w.files(), sessionFile, maxSession, s); err != nil {
+	s, err := report.ReadSession(w.files())
+	if err != nil {
 		w.t.Fatal(err)
 	}
 	return s

@@ -17,8 +17,6 @@ import (
 	"github.com/voxcam/voxcam/internal/report"
 )
 
-const sessionFile = "session.json"
-
 // settings are all settings that change results, as text. What does not change a sample's result is left out: where files
 // lie, which splits and how many samples are asked for, the device, and what is done when memory is short: with the policy exact, a result
 // that had to do with less says so. With the policy original the number of draws is a matter of the moment.
@@ -95,13 +93,13 @@ func (r *run) identify(name string) error {
 		now.Splits[string(s.Split)] = append(now.Splits[string(s.Split)], s.ID)
 	}
 	r.record = now
-	before := &report.Session{}
-	switch err := report.ReadJSON(r.folder.FS(), sessionFile, maxSession, before); {
+	before, err := report.ReadSession(r.folder.FS())
+	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		_, err := r.folder.WriteFile(sessionFile, func(w *durable.File) error { return report.WriteJSON(w, now) })
+		_, err := r.folder.WriteFile(report.SessionFile, func(w *durable.File) error { return report.WriteJSON(w, now) })
 		return err
 	case err != nil:
-		return refuse("session %s cannot be continued: %s: damaged record: %w; choose another --session", name, sessionFile, err)
+		return refuse("session %s cannot be continued: %w; choose another --session", name, err)
 	}
 	if before.Schema != report.Schema {
 		return refuse("session %s was made by another version of this program (records of version %d, here %d); choose another --session",
@@ -116,21 +114,18 @@ func (r *run) identify(name string) error {
 	return nil
 }
 
-// maxSession bounds session.json, which names all samples of the data set.
-const maxSession = 64 << 20
-
 // checkOurs refuses a folder with results of something else, before anything in it is touched.
 func checkOurs(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) == 0 {
 		return nil //nolint:nilerr // that it cannot be read is told when it is opened
 	}
-	text, err := input.ReadFile(filepath.Join(dir, sessionFile), maxSession)
+	text, err := input.ReadFile(filepath.Join(dir, report.SessionFile), report.MaxSession)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && durable.OnlyOurs(entries):
 		return nil
 	case errors.Is(err, fs.ErrNotExist):
-		return refuse("%s exists but has no %s, so it is not a session of this program; choose another --session", dir, sessionFile)
+		return refuse("%s exists but has no %s, so it is not a session of this program; choose another --session", dir, report.SessionFile)
 	case err != nil:
 		return refuse("%s: %w; choose another --session", dir, err)
 	}
@@ -138,10 +133,10 @@ func checkOurs(dir string) error {
 		Hash *string `json:"configuration_sha256"`
 	}
 	if err := json.Unmarshal(text, &record); err != nil {
-		return refuse("%s: damaged record: %w; choose another --session", filepath.Join(dir, sessionFile), err)
+		return refuse("%s: damaged record: %w; choose another --session", filepath.Join(dir, report.SessionFile), err)
 	}
 	if record.Hash == nil {
-		return refuse("%s is not of this program, or damaged: it has no configuration_sha256; choose another --session", filepath.Join(dir, sessionFile))
+		return refuse("%s is not of this program, or damaged: it has no configuration_sha256; choose another --session", filepath.Join(dir, report.SessionFile))
 	}
 	return nil
 }

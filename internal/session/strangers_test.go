@@ -333,7 +333,7 @@ func TestDamagedSessionRecord(t *testing.T) {
 			if !sealed {
 				text = strings.Replace(text, s.Digest, digest, 1)
 			}
-			if err := os.WriteFile(w.session(sessionFile), []byte(text), 0o644); err != nil {
+			if err := os.WriteFile(w.session(report.SessionFile), []byte(text), 0o644); err != nil {
 				t.Fatal(err)
 			}
 			f := &fake{}
@@ -352,7 +352,7 @@ func TestDamagedSessionRecord(t *testing.T) {
 func TestSessionsWithoutDigestsGoOn(t *testing.T) {
 	w := newWorld(t, 2)
 	w.must(&fake{}, ExitOK)
-	for _, name := range []string{sessionFile, case0 + "case0_metadata.json"} {
+	for _, name := range []string{report.SessionFile, case0 + "case0_metadata.json"} {
 		var doc map[string]any
 		text := w.tree()[name]
 		if err := json.Unmarshal([]byte(text), &doc); err != nil {
