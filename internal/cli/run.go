@@ -243,10 +243,24 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 		}
 		return refuse(err)
 	}
-	printNotes(stderr, m.Info())
+	if f.log == "json" {
+		tellNotes(progress, m.Info())
+	} else {
+		printNotes(stderr, m.Info())
+	}
 	seen.computes(m)
 	opt.Observer, opt.Figures = seen, seen.figures
 	return session.Run(ctx, opt, m)
+}
+
+// tellNotes is printNotes for a log of events.
+func tellNotes(to session.Observer, info explain.Info) {
+	for _, text := range info.Warnings {
+		to.Event(session.Event{Kind: session.EventWarning, Reason: text})
+	}
+	for _, text := range info.Notes {
+		to.Event(session.Event{Kind: session.EventNote, Reason: text})
+	}
 }
 
 // policyOf is the policy that a configuration names, with what it says besides.

@@ -115,7 +115,7 @@ func (r *run) identify(name string) error {
 }
 
 // checkOurs refuses a folder with results of something else, before anything in it is touched.
-func checkOurs(dir string) error {
+func checkOurs(dir, name string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) == 0 {
 		return nil //nolint:nilerr // that it cannot be read is told when it is opened
@@ -127,16 +127,17 @@ func checkOurs(dir string) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return refuse("%s exists but has no %s, so it is not a session of this program; choose another --session", dir, report.SessionFile)
 	case err != nil:
-		return refuse("%s: %w; choose another --session", dir, err)
+		return refuse("session %s cannot be continued: %w; choose another --session", name, err)
 	}
 	var record struct {
 		Hash *string `json:"configuration_sha256"`
 	}
 	if err := json.Unmarshal(text, &record); err != nil {
-		return refuse("%s: damaged record: %w; choose another --session", filepath.Join(dir, report.SessionFile), err)
+		return refuse("session %s cannot be continued: %s: damaged record: %w; choose another --session", name, report.SessionFile, err)
 	}
 	if record.Hash == nil {
-		return refuse("%s is not of this program, or damaged: it has no configuration_sha256; choose another --session", filepath.Join(dir, report.SessionFile))
+		return refuse("session %s cannot be continued: %s is damaged, or not of this program: it has no configuration_sha256; choose another --session",
+			name, filepath.Join(dir, report.SessionFile))
 	}
 	return nil
 }

@@ -317,7 +317,7 @@ func (r *run) open() error {
 		}
 	}
 	dir := filepath.Join(base, prefix+name)
-	if err := checkOurs(dir); err != nil {
+	if err := checkOurs(dir, name); err != nil {
 		return err
 	}
 	folder, err := durable.Open(dir)
