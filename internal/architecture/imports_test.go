@@ -18,7 +18,7 @@ const module = "github.com/voxcam/voxcam"
 // make a build pass.
 const order = `
 # What is computed: the way of the model.
-tensor, invariants, parallel, bytesize, input:
+tensor, invariants, parallel, printable, bytesize, input:
 ir:                             tensor
 op:                             tensor ir
 grad, pass:                     tensor ir op
@@ -69,14 +69,14 @@ device:                         backend backend/cpu backend/cuda backend/cuda/dr
 engine:                         backend bytesize cam device explain memory volume
 worker:                         backend bytesize cam engine explain input memory noise volume volume/npy
 control:                        backend explain memory
-monitor:                        backend bytesize control explain memory
+monitor:                        backend bytesize control explain memory printable
 rescue:                         backend bytesize control memory
-planview:                       tensor ir op plan bytesize
+planview:                       tensor ir op plan bytesize printable
 dataset:                        bytesize cam explain input volume volume/format
-report:                         cam dataset durable explain input
-session:                        cam dataset durable explain input memory picture report volume volume/format volume/npy volume/mat volume/nifti
-demo:                           dataset durable phantom volume volume/npy volume/mat
-cli:                            backend backend/cpu backend/cuda bytesize cam control dataset demo device durable engine explain input layer memory monitor noise picture planview report rescue session volume volume/format volume/npy volume/mat volume/nifti worker
+report:                         cam dataset durable explain input printable
+session:                        cam dataset durable explain input memory picture printable report volume volume/format volume/npy volume/mat volume/nifti
+demo:                           dataset durable input phantom volume volume/npy volume/mat
+cli:                            backend backend/cpu backend/cuda bytesize cam control dataset demo device durable engine explain input layer memory monitor noise picture planview printable report rescue session volume volume/format volume/npy volume/mat volume/nifti worker
 cmd/voxcam:                     cli
 
 # The public door of the library.

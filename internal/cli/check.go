@@ -12,13 +12,13 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
 
 	"github.com/spf13/cobra"
 
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/session"
 )
 
@@ -152,7 +152,7 @@ func check(ctx context.Context, o checkOptions, stdout, stderr io.Writer) error 
 		return err
 	}
 	for _, note := range c.notes() {
-		fmt.Fprintln(stderr, "voxcam: note:", note)
+		printable.Fprintln(stderr, "voxcam: note:", note)
 	}
 	if c.ExitCode != session.ExitOK {
 		return &exitError{code: c.ExitCode, quiet: true, err: fmt.Errorf("memory is %s", c.Health)}
@@ -245,7 +245,7 @@ var checkColumns = []struct {
 	cell func(memory.GPU) string
 }{
 	{"device", gpuName},
-	{"name", func(g memory.GPU) string { return printable(g.Name, 40) }},
+	{"name", func(g memory.GPU) string { return printable.Short(g.Name, 40) }},
 	{"total", func(g memory.GPU) string { return bytesize.Format(g.Total) }},
 	{"used", known(func(g memory.GPU) string { return bytesize.Format(g.Used) })},
 	{"truly free", known(func(g memory.GPU) string { return bytesize.Format(g.TrulyFree) })},
@@ -277,15 +277,15 @@ func (c *checked) print(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	if len(c.GPUs) > 0 {
 		for _, column := range checkColumns {
-			fmt.Fprintf(t, "%s\t", column.head)
+			printable.Fprintf(t, "%s\t", column.head)
 		}
-		fmt.Fprintln(t)
+		printable.Fprintln(t)
 	}
 	for _, g := range c.GPUs {
 		for _, column := range checkColumns {
-			fmt.Fprintf(t, "%s\t", column.cell(g))
+			printable.Fprintf(t, "%s\t", column.cell(g))
 		}
-		fmt.Fprintln(t)
+		printable.Fprintln(t)
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -297,16 +297,16 @@ func (c *checked) print(w io.Writer) error {
 		printSession(w, s)
 	}
 	if len(c.GPUs)+len(c.Sessions) > 0 {
-		fmt.Fprintln(w)
+		printable.Fprintln(w)
 	}
 	if c.Host.Free >= 0 {
-		fmt.Fprintf(w, "host: %s free for this process, of %s: %s\n", bytesize.Format(c.Host.Free), bytesize.Format(c.Host.Total), c.Host.Health)
+		printable.Fprintf(w, "host: %s free for this process, of %s: %s\n", bytesize.Format(c.Host.Free), bytesize.Format(c.Host.Total), c.Host.Health)
 	}
-	fmt.Fprintf(w, "memory of %s: %s\n", strings.Join(c.Counted, ", "), c.Health)
+	printable.Fprintf(w, "memory of %s: %s\n", strings.Join(c.Counted, ", "), c.Health)
 	if c.Run == nil {
 		return nil
 	}
-	fmt.Fprintln(w)
+	printable.Fprintln(w)
 	return c.Run.print(w)
 }
 
@@ -318,22 +318,22 @@ func printHolders(w io.Writer, g memory.GPU) {
 		if p.Bytes >= 0 {
 			size = bytesize.Format(p.Bytes)
 		}
-		what := printable(p.Command, 80)
+		what := printable.Short(p.Command, 80)
 		if what == "" {
-			what = printable(p.Name, 80)
+			what = printable.Short(p.Name, 80)
 		}
 		pid := fmt.Sprint(p.PID)
 		switch {
 		case p.Elsewhere:
 			pid += "?"
 		case p.Ours:
-			what = fmt.Sprintf("session %s: %s", printable(p.Session, 40), what)
+			what = fmt.Sprintf("session %s: %s", printable.Short(p.Session, 40), what)
 		case p.Orphan:
 			what = "orphan of a session that is gone: " + what
 		case what == "":
 			what = "(gone)"
 		}
-		rows = append(rows, [4]string{pid, printable(p.User, 20), size, what})
+		rows = append(rows, [4]string{pid, printable.Short(p.User, 20), size, what})
 	}
 	if g.Unattributed >= bytesize.MiB {
 		rows = append(rows, [4]string{"", "", bytesize.Format(g.Unattributed), "not attributed"})
@@ -342,20 +342,20 @@ func printHolders(w io.Writer, g memory.GPU) {
 		rows = append(rows, [4]string{"", "", bytesize.Format(g.System), "driver and firmware, besides what is used"})
 	}
 	if len(rows) > 0 {
-		fmt.Fprintf(w, "\n%s is held by\n", gpuName(g))
+		printable.Fprintf(w, "\n%s is held by\n", gpuName(g))
 		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 		for _, r := range rows {
-			fmt.Fprintf(t, "  %s\t%s\t%s\t%s\n", r[0], r[1], r[2], r[3])
+			printable.Fprintf(t, "  %s\t%s\t%s\t%s\n", r[0], r[1], r[2], r[3])
 		}
 		_ = t.Flush() // w keeps its error for the next who writes
 	}
 	if c := g.Context; c != nil {
-		fmt.Fprintf(w, "the driver says of %s: %s free besides this program's context", gpuName(g), bytesize.Format(c.Free))
+		printable.Fprintf(w, "the driver says of %s: %s free besides this program's context", gpuName(g), bytesize.Format(c.Free))
 		if c.Bytes >= 0 {
-			fmt.Fprintf(w, ", which took %s meanwhile", bytesize.Format(c.Bytes))
+			printable.Fprintf(w, ", which took %s meanwhile", bytesize.Format(c.Bytes))
 		}
-		if fmt.Fprintln(w); c.Asked > 0 {
-			fmt.Fprintf(w, "of %s that were asked for as one block it gave %s\n", bytesize.Format(c.Asked), bytesize.Format(c.Got))
+		if printable.Fprintln(w); c.Asked > 0 {
+			printable.Fprintf(w, "of %s that were asked for as one block it gave %s\n", bytesize.Format(c.Asked), bytesize.Format(c.Got))
 		}
 	}
 }
@@ -365,28 +365,14 @@ func printSession(w io.Writer, s memory.Session) {
 	if s.Held {
 		state = "; it was asked to release memory"
 	}
-	fmt.Fprintf(w, "\nsession %s (processes %s): ", printable(s.Name, 60), strings.Trim(fmt.Sprint(s.PIDs), "[]"))
+	printable.Fprintf(w, "\nsession %s (processes %s): ", printable.Short(s.Name, 60), strings.Trim(fmt.Sprint(s.PIDs), "[]"))
 	if s.UUID == "" {
-		fmt.Fprintf(w, "on no GPU%s\n", state)
+		printable.Fprintf(w, "on no GPU%s\n", state)
 		return
 	}
 	u := s.Usage
-	fmt.Fprintf(w, "%s allocated of %s that it has, %s besides, fragmentation %s%s\n",
+	printable.Fprintf(w, "%s allocated of %s that it has, %s besides, fragmentation %s%s\n",
 		bytesize.Format(u.Allocated), bytesize.Format(u.Reserved), bytesize.Format(u.Overhead), percent(s.Fragmentation()), state)
-}
-
-// printable is a text of somebody else without what a terminal would take as a command, and at most so long.
-func printable(text string, most int) string {
-	letters := []rune(strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return '?'
-	}, text))
-	if len(letters) > most {
-		return string(letters[:most-1]) + "…"
-	}
-	return string(letters)
 }
 
 // patience is how long a session may take to say how it is: it answers between two steps.

@@ -15,6 +15,7 @@ import (
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/session"
 )
 
@@ -275,25 +276,25 @@ func (a *runAnswer) print(w io.Writer) error {
 		budget += ", " + bytesize.Format(a.Free) + " are free"
 	}
 	if a.Fits {
-		fmt.Fprintf(w, "a run of %s fits on %s %s (%s)\n", a.Model, a.Device, levelTexts[a.Level], budget)
+		printable.Fprintf(w, "a run of %s fits on %s %s (%s)\n", a.Model, a.Device, levelTexts[a.Level], budget)
 	} else {
-		fmt.Fprintf(w, "a run of %s does not fit on %s (%s)\n", a.Model, a.Device, budget)
+		printable.Fprintf(w, "a run of %s does not fit on %s (%s)\n", a.Model, a.Device, budget)
 	}
 	if a.Reason != "" {
-		fmt.Fprintln(w, a.Reason)
+		fmt.Fprintln(w, printable.Lines(a.Reason))
 	}
 	if len(a.Passes) > 0 {
 		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 		for _, c := range passColumns {
-			fmt.Fprintf(t, "%s\t", c.head)
+			printable.Fprintf(t, "%s\t", c.head)
 		}
 		for _, p := range a.Passes {
-			fmt.Fprintln(t)
+			printable.Fprintln(t)
 			for _, c := range passColumns {
-				fmt.Fprintf(t, "%s\t", c.cell(p))
+				printable.Fprintf(t, "%s\t", c.cell(p))
 			}
 		}
-		fmt.Fprintln(t)
+		printable.Fprintln(t)
 		if err := t.Flush(); err != nil {
 			return err
 		}
@@ -302,8 +303,8 @@ func (a *runAnswer) print(w io.Writer) error {
 		return nil
 	}
 	if a.Draws > 0 {
-		fmt.Fprintf(w, "%d draws of noise a volume\n", a.Draws)
+		printable.Fprintf(w, "%d draws of noise a volume\n", a.Draws)
 	}
-	_, err := fmt.Fprintf(w, "about %s a volume (estimate: %s)\n", seconds(a.Seconds), a.Basis)
+	_, err := printable.Fprintf(w, "about %s a volume (estimate: %s)\n", seconds(a.Seconds), a.Basis)
 	return err
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/session"
 )
 
@@ -317,10 +318,10 @@ func TestCheckAsksSessions(t *testing.T) {
 }
 
 func TestPrintable(t *testing.T) {
-	if got := printable("a\x1b[31mb\nc", 80); got != "a?[31mb?c" {
+	if got := printable.Short("a\x1b[31mb\nc", 80); got != `a\u001b[31mb\nc` {
 		t.Errorf("%q", got)
 	}
-	if got := printable("äöüß", 3); got != "äö…" {
+	if got := printable.Short("äöüß", 3); got != "äö…" {
 		t.Errorf("%q", got)
 	}
 }

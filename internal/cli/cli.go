@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/session"
 )
 
@@ -63,6 +64,7 @@ func flagged(err error) error {
 
 // Run runs the program with arguments (without its name) and returns the exit code.
 func Run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int) {
+	stdout, stderr = &printable.Writer{To: stdout}, &printable.Writer{To: stderr} // names come from files, and files from anybody
 	defer func() {
 		if r := recover(); r != nil {
 			fmt.Fprintf(stderr, "voxcam: internal error: %v\nPlease report it with the command that led here: %s\n", r, issues)
@@ -93,7 +95,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 		case exit.code == session.ExitInterrupted && err.Error() == context.Canceled.Error():
 			fmt.Fprintln(stderr, "voxcam: interrupted before work began")
 		case !exit.quiet:
-			fmt.Fprintln(stderr, "voxcam:", err)
+			complain(stderr, err)
 		}
 		return exit.code
 	case !begun: // the library's own complaints
@@ -103,8 +105,13 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 		fmt.Fprintln(stderr, "voxcam: interrupted")
 		return session.ExitInterrupted
 	}
-	fmt.Fprintln(stderr, "voxcam:", err)
+	complain(stderr, err)
 	return session.ExitCode(session.Summary{}, err)
+}
+
+// complain prints why the program ends.
+func complain(stderr io.Writer, err error) {
+	fmt.Fprintln(stderr, "voxcam:", printable.Lines(err.Error()))
 }
 
 // issues is where defects are reported.

@@ -23,6 +23,7 @@ import (
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/layer"
 	"github.com/voxcam/voxcam/internal/picture"
+	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/session"
 	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/format"
@@ -94,10 +95,10 @@ func lean() { debug.SetGCPercent(10) }
 // printNotes tells what the user should know of the model.
 func printNotes(w io.Writer, info explain.Info) {
 	for _, text := range info.Warnings {
-		fmt.Fprintln(w, "voxcam: warning:", text)
+		printable.Fprintln(w, "voxcam: warning:", text)
 	}
 	for _, text := range info.Notes {
-		fmt.Fprintln(w, "voxcam: note:", text)
+		printable.Fprintln(w, "voxcam: note:", text)
 	}
 }
 
@@ -239,7 +240,7 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	req.Incident = func(i explain.Incident) {
 		told.Lock()
 		defer told.Unlock()
-		fmt.Fprintf(cmd.ErrOrStderr(), "voxcam: memory: %s: %s\n", i.Kind, i.Text)
+		printable.Fprintf(cmd.ErrOrStderr(), "voxcam: memory: %s: %s\n", i.Kind, i.Text)
 	}
 	classes, err := f.targets(m.Info().Classes)
 	if err != nil {
@@ -422,7 +423,7 @@ func (f *explainFlags) write(stderr io.Writer, dir string, v *volume.Volume, inf
 		m := &r.Methods[i]
 		file.Methods = append(file.Methods, resultMethod{m.Method, m.Status, m.Reason, m.Seconds, m.Parameters})
 		if m.Status != explain.StatusOK {
-			fmt.Fprintf(stderr, "voxcam: %s: %s: %s\n", m.Method, m.Status, m.Reason)
+			printable.Fprintf(stderr, "voxcam: %s: %s: %s\n", m.Method, m.Status, m.Reason)
 		}
 		if m.Status == explain.StatusFailed {
 			failed++

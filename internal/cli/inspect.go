@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/printable"
 )
 
 func newInspect() *cobra.Command {
@@ -70,9 +71,9 @@ func inspectFile(s *explain.Summary) any {
 }
 
 func printSummary(w io.Writer, s *explain.Summary) error {
-	fmt.Fprintf(w, "%s: %s, opset %d, volume %s, %d classes, %d parameters\n\n", s.Path, s.Producer, s.Opset, join(s.Volume[:], "x"), s.Classes, s.Parameters)
+	printable.Fprintf(w, "%s: %s, opset %d, volume %s, %d classes, %d parameters\n\n", s.Path, s.Producer, s.Opset, join(s.Volume[:], "x"), s.Classes, s.Parameters)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "layer\toperation\toutput shape\tparameters\tcells\tcell size (voxels)\t")
+	printable.Fprintln(t, "layer\toperation\toutput shape\tparameters\tcells\tcell size (voxels)\t")
 	for _, r := range s.Layers {
 		cells, size, mark := "", "", ""
 		if r.Candidate {
@@ -90,13 +91,13 @@ func printSummary(w io.Writer, s *explain.Summary) error {
 		if r.Parameters > 0 {
 			parameters = fmt.Sprint(r.Parameters)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.Operation, join(r.Shape, "x"), parameters, cells, size, mark)
+		printable.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.Operation, join(r.Shape, "x"), parameters, cells, size, mark)
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
 	for _, note := range s.Warnings {
-		fmt.Fprintln(w, "note:", note)
+		printable.Fprintln(w, "note:", note)
 	}
 	return nil
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/memory"
 	"github.com/voxcam/voxcam/internal/monitor"
+	"github.com/voxcam/voxcam/internal/printable"
 )
 
 // monitorOptions say how often is looked, and how it is told.
@@ -67,8 +68,11 @@ same figures as metrics besides, at http://ADDRESS/metrics. NO_COLOR in the envi
 	return cmd
 }
 
-// terminal is the file behind a stream, if it is one that can be drawn on.
+// terminal is the file behind a stream, if it is one that can be drawn on: then names must be made printable by who draws.
 func terminal(stream any) (*os.File, bool) {
+	if w, ok := stream.(*printable.Writer); ok {
+		stream = w.To
+	}
 	file, ok := stream.(*os.File)
 	return file, ok && term.IsTerminal(int(file.Fd())) && os.Getenv("TERM") != "dumb"
 }
@@ -118,7 +122,7 @@ func (o monitorOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr
 	case drawn:
 		show = func(l monitor.Look) error {
 			width, _, err := term.GetSize(int(screen.Fd()))
-			return errors.Join(err, printAll(stdout, monitor.View{Width: width, Color: colored(), Title: "voxcam monitor"}.Frame(l, nil)))
+			return errors.Join(err, printAll(screen, monitor.View{Width: width, Color: colored(), Title: "voxcam monitor"}.Frame(l, nil)))
 		}
 	}
 	if o.once {

@@ -18,6 +18,7 @@ import (
 	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/rescue"
 	"github.com/voxcam/voxcam/internal/session"
 )
@@ -175,7 +176,7 @@ func (o recoverOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr
 	}
 	if o.answer != nil {
 		opt.Consent.Ask = func(c rescue.Candidate) (bool, error) {
-			fmt.Fprintf(stderr, "End %s? [y/N] ", printable(c.Described(), 200))
+			printable.Fprintf(stderr, "End %s? [y/N] ", printable.Short(c.Described(), 200))
 			text, err := o.answer(ctx)
 			text = strings.ToLower(strings.TrimSpace(text))
 			return text == "y" || text == "yes", err
@@ -201,11 +202,11 @@ func (o recoverOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr
 		err = errors.Join(err, o.print(stdout, r, last))
 	}
 	for _, p := range report.Problems {
-		fmt.Fprintln(stderr, "voxcam: warning:", printable(p, 500))
+		printable.Fprintln(stderr, "voxcam: warning:", printable.Short(p, 500))
 	}
 	if last != nil {
 		for _, n := range last.Notes {
-			fmt.Fprintln(stderr, "voxcam: note:", n)
+			printable.Fprintln(stderr, "voxcam: note:", n)
 		}
 	}
 	if err != nil {
@@ -238,10 +239,10 @@ func (o *recoverOptions) exitCode(r *recovered) int {
 func (o *recoverOptions) print(w io.Writer, r *recovered, now *memory.Survey) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	if len(r.Steps) > 0 {
-		fmt.Fprintf(t, "step\twhat\tfreed really\n")
+		printable.Fprintf(t, "step\twhat\tfreed really\n")
 	}
 	for _, s := range r.Steps {
-		fmt.Fprintf(t, "%s\t%s\t%s\n", s.Step, printable(s.Target, 60), printable(s.Text, 300))
+		printable.Fprintf(t, "%s\t%s\t%s\n", s.Step, printable.Short(s.Target, 60), printable.Short(s.Text, 300))
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -250,7 +251,7 @@ func (o *recoverOptions) print(w io.Writer, r *recovered, now *memory.Survey) er
 		fmt.Fprintln(w, nobody(now))
 	}
 	if o.dryRun {
-		_, err := fmt.Fprintln(w, "nothing was done: this was a dry run")
+		_, err := printable.Fprintln(w, "nothing was done: this was a dry run")
 		return err
 	}
 	if len(r.Steps) > 0 {
@@ -260,7 +261,7 @@ func (o *recoverOptions) print(w io.Writer, r *recovered, now *memory.Survey) er
 	if len(r.Counted) > 0 {
 		health = fmt.Sprintf("memory of %s is %s", strings.Join(r.Counted, ", "), r.Health)
 	}
-	_, err := fmt.Fprintf(w, "%s; %s\n", health, result(r))
+	_, err := printable.Fprintf(w, "%s; %s\n", health, result(r))
 	return err
 }
 
@@ -299,11 +300,11 @@ func nobody(now *memory.Survey) string {
 // printBeforeAfter tells the figures of the driver and of sessions, before and after.
 func printBeforeAfter(w io.Writer, r *recovered) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "\n\tbefore\tafter\t\n")
+	printable.Fprintf(t, "\n\tbefore\tafter\t\n")
 	for _, b := range r.Before {
 		for _, a := range r.After {
 			if a.UUID == b.UUID && a.TrulyFree >= 0 && b.TrulyFree >= 0 {
-				fmt.Fprintf(t, "truly free on %s\t%s\t%s\t%s\n", gpuName(a), bytesize.Format(b.TrulyFree), bytesize.Format(a.TrulyFree), signed(a.TrulyFree-b.TrulyFree))
+				printable.Fprintf(t, "truly free on %s\t%s\t%s\t%s\n", gpuName(a), bytesize.Format(b.TrulyFree), bytesize.Format(a.TrulyFree), signed(a.TrulyFree-b.TrulyFree))
 			}
 		}
 	}
@@ -313,10 +314,10 @@ func printBeforeAfter(w io.Writer, r *recovered) {
 			n := s.After.Reserved + s.After.Overhead
 			after, change = bytesize.Format(n), signed(n-held)
 		}
-		fmt.Fprintf(t, "held by session %s\t%s\t%s\t%s\n", printable(s.Session, 60), bytesize.Format(held), after, change)
+		printable.Fprintf(t, "held by session %s\t%s\t%s\t%s\n", printable.Short(s.Session, 60), bytesize.Format(held), after, change)
 	}
 	_ = t.Flush() // w keeps its error for the next who writes
-	fmt.Fprintln(w)
+	printable.Fprintln(w)
 }
 
 func signed(n int) string {
@@ -329,11 +330,11 @@ func signed(n int) string {
 // printCandidates lists who holds memory, and what becomes of them.
 func printCandidates(w io.Writer, list []rescue.Candidate) {
 	if len(list) == 0 {
-		fmt.Fprintln(w, "no process is listed that holds memory of a GPU")
+		printable.Fprintln(w, "no process is listed that holds memory of a GPU")
 		return
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "pid\tuser\tname\tmemory\tage\twhose\tended?\n")
+	printable.Fprintf(t, "pid\tuser\tname\tmemory\tage\twhose\tended?\n")
 	for _, c := range list {
 		bytes, age, whose := "not told", "", "another program"
 		if c.Bytes >= 0 {
@@ -351,10 +352,10 @@ func printCandidates(w io.Writer, list []rescue.Candidate) {
 			whose = "this program"
 		}
 		ended := map[rescue.Ruling]string{rescue.End: "yes: ", rescue.Ask: "", rescue.Leave: "no: "}[c.Ruling] + c.Why
-		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", c.PID, printable(c.User, 20), printable(c.Name, 20), bytes, age, printable(whose, 60), ended)
+		printable.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", c.PID, printable.Short(c.User, 20), printable.Short(c.Name, 20), bytes, age, printable.Short(whose, 60), ended)
 	}
 	_ = t.Flush() // w keeps its error for the next who writes
-	fmt.Fprintln(w)
+	printable.Fprintln(w)
 }
 
 // findSessions finds those of this user.

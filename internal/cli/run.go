@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/control"
@@ -194,11 +192,12 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 		opt.Noise, opt.NoiseName = draws, draws.SHA256()
 		noise = worker.Noise{Path: f.noise, SHA256: draws.SHA256()}
 	}
-	terminal := false
-	if file, ok := stderr.(*os.File); ok {
-		terminal = term.IsTerminal(int(file.Fd()))
+	out := stderr
+	file, drawn := terminal(stderr)
+	if drawn {
+		out = file
 	}
-	progress, err := session.NewProgress(stderr, f.log, terminal)
+	progress, err := session.NewProgress(out, f.log, drawn)
 	if err != nil {
 		return refuse(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/cam"
@@ -272,6 +273,9 @@ func (c *Config) ClassName(i int) string {
 	return "class_" + strconv.Itoa(i)
 }
 
+// mostFolder is how many bytes of a class's name its folder's name has, which file systems bound.
+const mostFolder = 100
+
 // ClassFolder is the folder of the samples whose label is i: class_1_early_amd.
 func (c *Config) ClassFolder(i int) string {
 	if i < 0 {
@@ -279,7 +283,12 @@ func (c *Config) ClassFolder(i int) string {
 	}
 	folder := "class_" + strconv.Itoa(i)
 	if i < len(c.Model.Classes) {
-		if name := snake(c.Model.Classes[i]); name != "" {
+		name := snake(c.Model.Classes[i])
+		for len(name) > mostFolder {
+			_, last := utf8.DecodeLastRuneInString(name)
+			name = name[:len(name)-last]
+		}
+		if name != "" {
 			folder += "_" + name
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/voxcam/voxcam/internal/explain"
 )
@@ -207,4 +208,14 @@ func FuzzConfig(f *testing.F) {
 			c.Validate()
 		}
 	})
+}
+
+// A file system has room for the folder of any class.
+func TestClassFolderIsBounded(t *testing.T) {
+	for _, name := range []string{strings.Repeat("x", 5000), strings.Repeat("黄", 5000), strings.Repeat("../", 100), "\x1b[31m", "a\x00b"} {
+		c := &Config{Model: Model{Classes: []string{name}}}
+		if folder := c.ClassFolder(0); len(folder) > 128 || !utf8.ValidString(folder) || strings.ContainsAny(folder, "/.\x00\x1b") {
+			t.Errorf("the folder of %.20q is %q", name, folder)
+		}
+	}
 }

@@ -37,6 +37,7 @@ func Open(c *Config) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
+	refuseAliases(samples, c.Data.Extension)
 	s := &Set{Config: c, Samples: samples, Split: c.Data.Split}
 	switch {
 	case s.Split == "column" && !hasColumn:

@@ -18,7 +18,7 @@ import (
 
 func TestLabels(t *testing.T) {
 	samples, hasSplit, err := parseLabels("\ufeffsplit, label ,caseID,eye\r\ntrain,0,a,L\r\nValidation,1,sub/a.mat,R\r\n" +
-		"test,-1,c,L\r\ntest,x,d,L\r\nnone,2,e,L\r\ntest,3,a,L\r\ntest,3,../f,L\r\ntest,3,,L\r\ntest\r\n\"test\",2,\"A b/ü\",L\r\n")
+		"test,-1,c,L\r\ntest,x,d,L\r\nnone,2,e,L\r\ntest,3,a,L\r\ntest,3,../f,L\r\ntest,3,,L\r\ntest\r\n\"test\",2,\"A b/ü\",L\r\nval,0,sub/../a,L\r\n")
 	if err != nil || !hasSplit {
 		t.Fatal(err, hasSplit)
 	}
@@ -39,6 +39,7 @@ func TestLabels(t *testing.T) {
 		{"", "sample", 3, Test, "line 9: caseID is empty"},
 		{"", "sample_line10", -1, Test, "line 10: caseID is empty"},
 		{"A b/ü", "ü", 2, Test, ""},
+		{"sub/../a", "sub_.._a", 0, Val, "line 12: caseID \"sub/../a\" is already on line 2"},
 	}
 	if len(samples) != len(want) {
 		t.Fatalf("%d samples", len(samples))
@@ -66,6 +67,8 @@ func TestLabelFaults(t *testing.T) {
 		"caseID;label\na;0\n":     "separated by commas",
 		"caseID,label\na,\"0\n":   "line 2",
 		"caseID,label,label\na,0": "two columns",
+
+		"caseID,label\na,0\nM\xfcller,0\nM\xf6ller,0\n": `line 3: the file is not UTF-8 ("M\xfcller,0")`,
 	} {
 		if _, _, err := parseLabels(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", text, err)
@@ -249,11 +252,12 @@ func testSet(t *testing.T, labels string, change func(*Config)) (*Set, string) {
 }
 
 func TestPrepare(t *testing.T) {
-	s, dir := testSet(t, "caseID,label\nok,0\nmissing,1\nnan,1\ntwice,0\nbroken,0\nok.npy,0\n", func(c *Config) {
+	s, dir := testSet(t, "caseID,label\nok,0\nmissing,1\nnan,1\ntwice,0\nbroken,0\nfile.npy,0\nok.npy,0\n./ok,0\nfile.mat,1\n", func(c *Config) {
 		c.Data.ImageShape = []int{2, 4, 3}
 		c.Data.Scale = "div255"
 	})
 	writeVolume(t, filepath.Join(dir, "ok.npy"), ramp(1, 3, 3, 3))
+	writeVolume(t, filepath.Join(dir, "file.npy"), ramp(1, 3, 3, 3))
 	bad := ramp(1, 2, 2, 2)
 	bad.Data[3] = float32(math.NaN())
 	writeVolume(t, filepath.Join(dir, "nan.npy"), bad)
@@ -274,11 +278,13 @@ func TestPrepare(t *testing.T) {
 		p.Input.Path != filepath.Join(dir, "ok.npy") || p.Volume.Data[1] != float32(2.0/255) {
 		t.Errorf("%s %+v", p.Volume.Shape(), p)
 	}
-	if _, err := s.Prepare(t.Context(), byID["ok.npy"]); err != nil {
+	if _, err := s.Prepare(t.Context(), byID["file.npy"]); err != nil {
 		t.Errorf("an ID with the extension: %v", err)
 	}
 	for id, want := range map[string]string{
 		"missing": "no file", "nan": "not finite", "twice": "both", "broken": "broken.npy",
+		"ok.npy": `line 8: caseID "ok.npy" is the file of caseID "ok" on line 2`, "./ok": `line 9: caseID "./ok" is already on line 2`,
+		"file.mat": "does not exist",
 	} {
 		if _, err := s.Prepare(t.Context(), byID[id]); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", id, err)

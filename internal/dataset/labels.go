@@ -70,6 +70,10 @@ func parseLabels(text string) (samples []Sample, hasSplit bool, err error) {
 		return nil, false, errors.New("the file is UTF-16; save it as UTF-8")
 	}
 	text = strings.TrimPrefix(text, "\ufeff")
+	if !utf8.ValidString(text) {
+		return nil, false, fmt.Errorf("line %d: the file is not UTF-8 (%q); save it as UTF-8, and rename files whose names are in another encoding",
+			1+strings.Count(text[:invalid(text)], "\n"), near(text, invalid(text)))
+	}
 	r := csv.NewReader(strings.NewReader(text))
 	r.FieldsPerRecord = -1
 	r.TrimLeadingSpace = true
@@ -98,7 +102,7 @@ func parseLabels(text string) (samples []Sample, hasSplit bool, err error) {
 		}
 		return nil, false, fmt.Errorf("line 1: the columns must include caseID and label%s, found %q", hint, header)
 	}
-	lines := map[string]int{} // of the first sample with an ID
+	lines := map[string]int{} // of the first sample with an ID, as a clean path
 	for {
 		record, err := r.Read()
 		if err == io.EOF {
@@ -135,15 +139,62 @@ func parseLabels(text string) (samples []Sample, hasSplit bool, err error) {
 			s.Err = fmt.Errorf("labels line %d: caseID is empty", line)
 		} else if !filepath.IsLocal(filepath.FromSlash(s.ID)) {
 			s.Err = fmt.Errorf("labels line %d: caseID %q leads out of the data folder", line, s.ID)
-		} else if first, twice := lines[s.ID]; twice {
+		} else if first, twice := lines[path.Clean(s.ID)]; twice {
 			s.Err = fmt.Errorf("labels line %d: caseID %q is already on line %d", line, s.ID, first)
 		} else {
-			lines[s.ID] = line
+			lines[path.Clean(s.ID)] = line
 		}
 		samples = append(samples, s)
 	}
 	nameSamples(samples)
 	return samples, hasSplit, nil
+}
+
+// invalid is where the first byte of text is that is not UTF-8.
+func invalid(text string) int {
+	for i, r := range text {
+		if _, size := utf8.DecodeRuneInString(text[i:]); r == utf8.RuneError && size == 1 {
+			return i
+		}
+	}
+	return len(text)
+}
+
+// near is the text around a place, within its line.
+func near(text string, at int) string {
+	const before, behind = 16, 8
+	from := max(strings.LastIndexByte(text[:at], '\n')+1, at-before)
+	to := min(at+behind, len(text))
+	if end := strings.IndexByte(text[at:to], '\n'); end >= 0 {
+		to = at + end
+	}
+	return strings.TrimRight(text[from:to], "\r")
+}
+
+// refuseAliases gives the later of two rows an error that name the same file, one with its extension and one without: it would count
+// twice. extension is that of all cases, or empty.
+func refuseAliases(samples []Sample, extension string) {
+	first := map[string]*Sample{} // by the path without extension
+	for i := range samples {
+		s := &samples[i]
+		if s.Err != nil {
+			continue
+		}
+		id := path.Clean(s.ID)
+		bare := trimExtension(id)
+		other := first[bare]
+		if other == nil {
+			first[bare] = s
+			continue
+		}
+		without, with := id, path.Clean(other.ID)
+		if with == bare {
+			without, with = with, without
+		}
+		if without == bare && (extension == "" || with == bare+extension) {
+			s.Err = fmt.Errorf("labels line %d: caseID %q is the file of caseID %q on line %d", s.Line, s.ID, other.ID, other.Line)
+		}
+	}
 }
 
 // nameSamples gives each sample the stem of its ID as a name, as the original does; where stems are equal (a/scan and

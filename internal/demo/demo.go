@@ -4,15 +4,20 @@
 package demo
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	_ "embed"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"path/filepath"
 	"strings"
 
 	"github.com/voxcam/voxcam/internal/durable"
+	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/phantom"
 	"github.com/voxcam/voxcam/internal/volume/mat"
 	"github.com/voxcam/voxcam/internal/volume/npy"
@@ -68,8 +73,15 @@ type Dataset struct {
 	Cases  []Case
 }
 
+// file is a file of the data set. write makes the same bytes each time.
+type file struct {
+	path  string
+	write func(io.Writer) error
+}
+
 // WriteDataset writes a data set of n volumes, the model and a configuration into a folder, which is made if need be. The
-// same n and seed give the same files. Every file is complete or absent.
+// same n and seed give the same files. Every file is complete or absent. What is there already is left as it is; if it is something
+// else, nothing is written and the error says which file.
 func WriteDataset(ctx context.Context, dir string, n int, seed uint64) (*Dataset, error) {
 	if n < 1 {
 		return nil, fmt.Errorf("demo: %d volumes: want at least 1", n)
@@ -78,55 +90,90 @@ func WriteDataset(ctx context.Context, dir string, n int, seed uint64) (*Dataset
 		Config: filepath.Join(dir, "config.toml"), Model: filepath.Join(dir, "model.onnx"), Labels: filepath.Join(dir, "labels.csv"),
 		Data: filepath.Join(dir, "data"), Masks: filepath.Join(dir, "masks"), Cases: Cases(n, seed),
 	}
+	files := s.files()
+	there := make([]bool, len(files))
+	for i, f := range files {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		var err error
+		if there[i], err = f.exists(); err != nil {
+			return nil, fmt.Errorf("demo: %w", err)
+		}
+	}
 	for _, folder := range []string{s.Data, s.Masks} {
 		if err := durable.MkdirAll(folder); err != nil {
 			return nil, fmt.Errorf("demo: %w", err)
 		}
 	}
-	for _, c := range s.Cases {
+	for i, f := range files {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if err := s.writeCase(c); err != nil {
-			return nil, fmt.Errorf("demo: %s: %w", c.ID, err)
+		if there[i] {
+			continue
 		}
-	}
-	for _, f := range []struct{ path, text string }{{s.Labels, labels(s.Cases)}, {s.Model, Model}, {s.Config, config}} {
-		if err := writeText(f.path, f.text); err != nil {
+		if _, err := durable.WriteFile(f.path, func(w *durable.File) error { return f.write(w) }); err != nil {
 			return nil, fmt.Errorf("demo: %w", err)
 		}
 	}
 	return s, nil
 }
 
-func (s *Dataset) writeCase(c Case) error {
-	p, err := phantom.Generate(c.Params)
-	if err != nil {
-		return err
+// files are all files of the data set, the configuration last.
+func (s *Dataset) files() (files []file) {
+	for _, c := range s.Cases {
+		files = append(files,
+			file{filepath.Join(s.Data, c.ID+".mat"), func(w io.Writer) error {
+				p, err := phantom.Generate(c.Params)
+				if err != nil {
+					return err
+				}
+				return mat.Write(w, []mat.Variable{{Name: "imgMat", Shape: p.Dims[:], Data: p.Volume().Data}})
+			}},
+			file{filepath.Join(s.Masks, c.ID+".npy"), func(w io.Writer) error {
+				p, err := phantom.Generate(c.Params)
+				if err != nil {
+					return err
+				}
+				mask := make([]float32, len(p.Mask))
+				for i, m := range p.Mask {
+					mask[i] = float32(m)
+				}
+				return npy.Write(w, p.Dims[:], mask)
+			}})
 	}
-	shape := p.Dims[:]
-	_, err = durable.WriteFile(filepath.Join(s.Data, c.ID+".mat"), func(f *durable.File) error {
-		return mat.Write(f, []mat.Variable{{Name: "imgMat", Shape: shape, Data: p.Volume().Data}})
-	})
-	if err != nil {
-		return err
+	for _, f := range []struct{ path, text string }{{s.Labels, labels(s.Cases)}, {s.Model, Model}, {s.Config, config}} {
+		files = append(files, file{f.path, func(w io.Writer) error {
+			_, err := io.WriteString(w, f.text)
+			return err
+		}})
 	}
-	mask := make([]float32, len(p.Mask))
-	for i, m := range p.Mask {
-		mask[i] = float32(m)
-	}
-	_, err = durable.WriteFile(filepath.Join(s.Masks, c.ID+".npy"), func(f *durable.File) error {
-		return npy.Write(f, shape, mask)
-	})
-	return err
+	return files
 }
 
-func writeText(path, text string) error {
-	_, err := durable.WriteFile(path, func(f *durable.File) error {
-		_, err := io.WriteString(f, text)
-		return err
-	})
-	return err
+// exists reports whether the file is there already. Another file in its place is an error.
+func (f file) exists() (bool, error) {
+	at, _, err := input.Open(f.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer at.Close()
+	want, have := sha256.New(), sha256.New()
+	if err := f.write(want); err != nil {
+		return false, err
+	}
+	if _, err := io.Copy(have, at); err != nil {
+		return false, err
+	}
+	if !bytes.Equal(want.Sum(nil), have.Sum(nil)) {
+		return false, fmt.Errorf("%s is there already and is another file, which is not overwritten: "+
+			"choose another --out (it may be of a demo with other --volumes or --seed)", f.path)
+	}
+	return true, nil
 }
 
 func labels(cases []Case) string {

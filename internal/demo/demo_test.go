@@ -3,10 +3,13 @@ package demo
 import (
 	"bytes"
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/voxcam/voxcam/internal/dataset"
@@ -170,5 +173,54 @@ func TestRefuses(t *testing.T) {
 func TestModelIsSmall(t *testing.T) {
 	if n := len(Model); n < 1<<14 || n > 2<<20 {
 		t.Errorf("the embedded model has %d bytes", n)
+	}
+}
+
+// What a user has in the folder is not overwritten, and a demo that is written again changes nothing.
+func TestWriteDatasetOverwritesNothing(t *testing.T) {
+	for _, name := range []string{"config.toml", "labels.csv", "model.onnx", "data/oct_001.mat", "masks/oct_000.npy"} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, filepath.FromSlash(name))
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte("mine"), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := WriteDataset(t.Context(), dir, 2, 1); err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v", name, err)
+		}
+		var files []string
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && !d.IsDir() {
+				files = append(files, path)
+			}
+			return err
+		})
+		if text, _ := os.ReadFile(path); err != nil || string(text) != "mine" || len(files) != 1 {
+			t.Errorf("%s: it is %q now, beside %v, %v", name, text, files, err)
+		}
+	}
+	dir := t.TempDir()
+	s, err := WriteDataset(t.Context(), dir, 2, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.Stat(s.Labels)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(s.Config); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := WriteDataset(t.Context(), dir, 2, 1); err != nil {
+		t.Fatal(err)
+	}
+	after, err := os.Stat(s.Labels)
+	if err != nil || !os.SameFile(before, after) {
+		t.Errorf("the same file was written again: %v", err)
+	}
+	if _, err := os.Stat(s.Config); err != nil {
+		t.Error(err)
+	}
+	if _, err := WriteDataset(t.Context(), dir, 3, 1); err == nil || !strings.Contains(err.Error(), "--volumes") {
+		t.Errorf("another table of labels: %v", err)
 	}
 }

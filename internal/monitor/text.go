@@ -2,9 +2,10 @@ package monitor
 
 import (
 	"strings"
-	"unicode"
 
 	"github.com/rivo/uniseg"
+
+	"github.com/voxcam/voxcam/internal/printable"
 )
 
 // style is how a piece of text looks, as SGR parameters of a terminal (ECMA-48).
@@ -37,7 +38,7 @@ func (l line) add(s string, st style) line { return append(l, piece{s, st}) }
 func (l line) width() int {
 	n := 0
 	for _, p := range l {
-		n += uniseg.StringWidth(printable(p.text))
+		n += uniseg.StringWidth(printable.Line(p.text))
 	}
 	return n
 }
@@ -62,14 +63,14 @@ func (l line) render(width int, color bool) string {
 		if room <= 0 {
 			break
 		}
-		s, cells := fit(printable(p.text), room)
+		s, cells := fit(printable.Line(p.text), room)
 		room -= cells
 		if color && p.style != plain && s != "" {
 			b.WriteString("\x1b[" + string(p.style) + "m" + s + "\x1b[0m")
 		} else {
 			b.WriteString(s)
 		}
-		if s != printable(p.text) {
+		if s != printable.Line(p.text) {
 			break
 		}
 	}
@@ -96,16 +97,6 @@ func fit(s string, room int) (head string, cells int) {
 		cells += w
 	}
 	return head, cells
-}
-
-// printable keeps out what would steer the terminal: names of processes and samples can hold anything.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return '�'
-	}, s)
 }
 
 // clip is s in at most so many cells, filled up with blanks.

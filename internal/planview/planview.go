@@ -10,11 +10,11 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"unicode"
 
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/plan"
+	"github.com/voxcam/voxcam/internal/printable"
 )
 
 // Pass is a plan with what is known around it. Sizes are in bytes.
@@ -202,21 +202,11 @@ func (r *reading) row(i, n int) Row {
 func module(n *ir.Node) string {
 	switch {
 	case n.Scope != "":
-		return printable(n.Scope)
+		return printable.Line(n.Scope)
 	case n.Name != "":
-		return printable(strings.ReplaceAll(strings.Trim(n.Name, "/"), "/", "."))
+		return printable.Line(strings.ReplaceAll(strings.Trim(n.Name, "/"), "/", "."))
 	}
 	return n.Op.Name
-}
-
-// printable replaces what no terminal and no XML should see. Names come from the model's file.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return unicode.ReplacementChar
-		}
-		return r
-	}, s)
 }
 
 // modules names the modules of nodes by the first and the last one, "layer1.0 … 1", without what both begin with.
@@ -391,7 +381,7 @@ func valueName(v *ir.Value) string {
 	case v.Def != nil:
 		return module(v.Def) + " (" + v.Def.Op.Name + ")"
 	case v.Name != "":
-		return printable(v.Name)
+		return printable.Line(v.Name)
 	}
 	return "input"
 }

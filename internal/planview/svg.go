@@ -11,6 +11,7 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/plan"
+	"github.com/voxcam/voxcam/internal/printable"
 )
 
 // Sizes of a picture in pixels.
@@ -105,7 +106,7 @@ func names(passes []Pass) string {
 }
 
 // escape makes any text fit for XML.
-func escape(s string) string { return html.EscapeString(printable(s)) }
+func escape(s string) string { return html.EscapeString(printable.Line(s)) }
 
 // panel is the picture of one pass.
 type panel struct {

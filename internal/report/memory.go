@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/printable"
 )
 
 // levels from the most memory to the least.
@@ -64,7 +65,7 @@ func (m *Memory) write(w io.Writer) {
 			used = append(used, fmt.Sprintf("%d %s", n, l))
 		}
 	}
-	fmt.Fprintf(w, "Samples by level: %s\n", orNA(strings.Join(used, ", ")))
+	printable.Fprintf(w, "Samples by level: %s\n", orNA(strings.Join(used, ", ")))
 	var kinds []string
 	for _, k := range sortedKeys(m.Incidents) {
 		kinds = append(kinds, fmt.Sprintf("%d %s", m.Incidents[k], k))
@@ -72,22 +73,22 @@ func (m *Memory) write(w io.Writer) {
 	if kinds == nil {
 		kinds = []string{"none"}
 	}
-	fmt.Fprintf(w, "Incidents:        %s\n", strings.Join(kinds, ", "))
-	fmt.Fprintf(w, "Restarts:         %d\n", m.Incidents[explain.IncidentRestart])
+	printable.Fprintf(w, "Incidents:        %s\n", strings.Join(kinds, ", "))
+	printable.Fprintf(w, "Restarts:         %d\n", m.Incidents[explain.IncidentRestart])
 	t := m.Timeline
 	if t == nil {
 		return
 	}
-	fmt.Fprintf(w, "Observed:         %d runs, %.0f s, %d times\n", t.Runs, t.Seconds, t.Figures)
+	printable.Fprintf(w, "Observed:         %d runs, %.0f s, %d times\n", t.Runs, t.Seconds, t.Figures)
 	if t.GPUTotal > 0 {
-		fmt.Fprintf(w, "GPU:              %.2f GiB; at most %.2f GiB by this session, %.2f GiB by others; %.2f GiB free at the least\n",
+		printable.Fprintf(w, "GPU:              %.2f GiB; at most %.2f GiB by this session, %.2f GiB by others; %.2f GiB free at the least\n",
 			gib(t.GPUTotal), gib(t.MostOurs), gib(t.MostOthers), gib(t.LeastFree))
 	}
-	fmt.Fprintf(w, "Host:             at most %.2f GiB by this session", gib(t.MostResident))
+	printable.Fprintf(w, "Host:             at most %.2f GiB by this session", gib(t.MostResident))
 	if t.LeastAvailable > 0 {
-		fmt.Fprintf(w, "; %.2f GiB available at the least", gib(t.LeastAvailable))
+		printable.Fprintf(w, "; %.2f GiB available at the least", gib(t.LeastAvailable))
 	}
-	fmt.Fprintln(w)
+	printable.Fprintln(w)
 }
 
 func gib(bytes int) float64 { return float64(bytes) / (1 << 30) }

@@ -12,6 +12,8 @@ import (
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 	"gonum.org/v1/plot/vg/vgimg"
+
+	"github.com/voxcam/voxcam/internal/printable"
 )
 
 // palette is Okabe and Ito's, which colour-blind readers can tell apart.
@@ -108,7 +110,7 @@ func WriteDetailPlot(w io.Writer, o *Overall, samples []*Sample, dpi int) error 
 }
 
 func scatter(p *plot.Plot, key string, o *Overall, samples []*Sample) error {
-	p.Title.Text = key
+	p.Title.Text = printable.Short(key, mostLabel)
 	p.X.Label.Text, p.Y.Label.Text = "mean of the signed map", "maximum of the signed map"
 	// One glyph colour a class, in the order of the classes.
 	byClass := make([]plotter.XYs, o.Model.Classes)
@@ -130,7 +132,7 @@ func scatter(p *plot.Plot, key string, o *Overall, samples []*Sample) error {
 		sc.Shape = draw.CircleGlyph{}
 		sc.Radius = vg.Points(3)
 		p.Add(sc)
-		p.Legend.Add(o.Model.ClassNames[class], sc)
+		p.Legend.Add(printable.Short(o.Model.ClassNames[class], mostLabel), sc)
 	}
 	p.Legend.Top, p.Legend.Left = true, true
 	p.Y.Max += (headroom - 1) * (p.Y.Max - p.Y.Min)
@@ -229,6 +231,9 @@ func logBars(title string, labels []string, groups []series) (*plot.Plot, error)
 	return p, nil
 }
 
+// mostLabel is how many letters of a name a plot has room for.
+const mostLabel = 60
+
 // tilt labels the groups; many or long names are set at an angle.
 func tilt(p *plot.Plot, labels []string) {
 	if len(labels) == 0 {
@@ -236,9 +241,13 @@ func tilt(p *plot.Plot, labels []string) {
 	}
 	total := 0
 	for _, l := range labels {
-		total += len(l)
+		total += min(len(l), mostLabel)
 	}
-	p.NominalX(labels...)
+	shown := make([]string, len(labels))
+	for i, l := range labels {
+		shown[i] = printable.Short(l, mostLabel)
+	}
+	p.NominalX(shown...)
 	if total > 48 {
 		p.X.Tick.Label.Rotation = math.Pi / 7
 		p.X.Tick.Label.XAlign, p.X.Tick.Label.YAlign = draw.XRight, draw.YCenter

@@ -8,56 +8,57 @@ import (
 	"strings"
 
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/printable"
 )
 
 // WriteText writes detailed_analysis_report.txt.
 func WriteText(w io.Writer, session *Session, o *Overall, samples []*Sample, dir string) error {
 	var b strings.Builder
 	rule := strings.Repeat("=", 80)
-	heading := func(s string) { fmt.Fprintf(&b, "\n%s\n%s\n", s, strings.Repeat("-", len(s))) }
-	fmt.Fprintf(&b, "%s\nvoxcam: detailed analysis report\n%s\n", rule, rule)
-	fmt.Fprintf(&b, "Generated:        %s\n", o.Timestamp.Format("2006-01-02 15:04:05 MST"))
-	fmt.Fprintf(&b, "Configuration:    %s\n", orNA(o.Config))
-	fmt.Fprintf(&b, "Output directory: %s\n", dir)
-	fmt.Fprintf(&b, "Model:            %s (sha256 %.12s)\n", o.Model.File, o.Model.SHA256)
-	fmt.Fprintf(&b, "Target layer:     %s\n", orNA(o.Model.TargetLayer))
+	heading := func(s string) { printable.Fprintf(&b, "\n%s\n%s\n", s, strings.Repeat("-", len(s))) }
+	printable.Fprintf(&b, "%s\nvoxcam: detailed analysis report\n%s\n", rule, rule)
+	printable.Fprintf(&b, "Generated:        %s\n", o.Timestamp.Format("2006-01-02 15:04:05 MST"))
+	printable.Fprintf(&b, "Configuration:    %s\n", orNA(o.Config))
+	printable.Fprintf(&b, "Output directory: %s\n", dir)
+	printable.Fprintf(&b, "Model:            %s (sha256 %.12s)\n", o.Model.File, o.Model.SHA256)
+	printable.Fprintf(&b, "Target layer:     %s\n", orNA(o.Model.TargetLayer))
 
 	for _, warning := range o.Model.Warnings {
-		fmt.Fprintf(&b, "Warning:          %s\n", warning)
+		printable.Fprintf(&b, "Warning:          %s\n", warning)
 	}
 
 	heading("OVERALL SUMMARY")
 	t := o.Overall
-	fmt.Fprintf(&b, "Samples:          %d (%s)\n", t.Status.All(), t.Status)
-	fmt.Fprintf(&b, "With prediction:  %d\n", t.Processed)
-	fmt.Fprintf(&b, "Accuracy:         %s\n", number(t.Accuracy, 4))
-	fmt.Fprintf(&b, "Classes:          %s\n", strings.Join(o.Model.ClassNames, ", "))
-	fmt.Fprintf(&b, "Backbone:         %s\n", orNA(o.Model.Backbone))
+	printable.Fprintf(&b, "Samples:          %d (%s)\n", t.Status.All(), t.Status)
+	printable.Fprintf(&b, "With prediction:  %d\n", t.Processed)
+	printable.Fprintf(&b, "Accuracy:         %s\n", number(t.Accuracy, 4))
+	printable.Fprintf(&b, "Classes:          %s\n", strings.Join(o.Model.ClassNames, ", "))
+	printable.Fprintf(&b, "Backbone:         %s\n", orNA(o.Model.Backbone))
 
 	for _, name := range splitNames(o) {
 		s := o.Splits[name]
 		heading(strings.ToUpper(name))
-		fmt.Fprintf(&b, "Samples:            %d (%s)\n", s.Status.All(), s.Status)
-		fmt.Fprintf(&b, "With prediction:    %d\n", s.Processed)
-		fmt.Fprintf(&b, "Accuracy:           %s\n", number(s.Accuracy, 4))
-		fmt.Fprintf(&b, "Average confidence: %s\n", number(s.Confidence, 4))
-		fmt.Fprintf(&b, "Average time:       %s s\n", number(s.Seconds, 2))
-		fmt.Fprintf(&b, "Class distribution:\n")
+		printable.Fprintf(&b, "Samples:            %d (%s)\n", s.Status.All(), s.Status)
+		printable.Fprintf(&b, "With prediction:    %d\n", s.Processed)
+		printable.Fprintf(&b, "Accuracy:           %s\n", number(s.Accuracy, 4))
+		printable.Fprintf(&b, "Average confidence: %s\n", number(s.Confidence, 4))
+		printable.Fprintf(&b, "Average time:       %s s\n", number(s.Seconds, 2))
+		printable.Fprintf(&b, "Class distribution:\n")
 		total := 0
 		for _, n := range s.ClassDistribution {
 			total += n
 		}
 		for _, class := range classOrder(o.Model.ClassNames, s.ClassDistribution) {
 			n := s.ClassDistribution[class]
-			fmt.Fprintf(&b, "  %-24s %5d (%.1f %%)\n", class, n, 100*float64(n)/float64(total))
+			printable.Fprintf(&b, "  %-24s %5d (%.1f %%)\n", class, n, 100*float64(n)/float64(total))
 		}
-		fmt.Fprintf(&b, "Maps (signed, at the layer's resolution; mean +- standard deviation over samples):\n")
+		printable.Fprintf(&b, "Maps (signed, at the layer's resolution; mean +- standard deviation over samples):\n")
 		if len(s.Heatmaps) == 0 {
-			fmt.Fprintf(&b, "  n/a\n")
+			printable.Fprintf(&b, "  n/a\n")
 		}
 		for _, key := range sortedKeys(s.Heatmaps) {
 			h := s.Heatmaps[key]
-			fmt.Fprintf(&b, "  %-24s Avg Max Activation: %.6g +- %.6g   Avg Mean Activation: %.6g +- %.6g   (%d samples)\n",
+			printable.Fprintf(&b, "  %-24s Avg Max Activation: %.6g +- %.6g   Avg Mean Activation: %.6g +- %.6g   (%d samples)\n",
 				key, h.AvgMax, h.StdMax, h.AvgMean, h.StdMean, h.N)
 		}
 	}
@@ -87,10 +88,10 @@ func WriteText(w io.Writer, session *Session, o *Overall, samples []*Sample, dir
 	list := func(title string, samples []*Sample, say func(*Sample) string) {
 		heading(fmt.Sprintf("%s (%d)", title, len(samples)))
 		if len(samples) == 0 {
-			fmt.Fprintln(&b, "none")
+			printable.Fprintln(&b, "none")
 		}
 		for _, s := range samples {
-			fmt.Fprintf(&b, "%s/%s: %s\n", s.Split, s.ID, say(s))
+			printable.Fprintf(&b, "%s/%s: %s\n", s.Split, s.ID, say(s))
 		}
 	}
 	reason := func(s *Sample) string { return s.Reason }
@@ -105,7 +106,7 @@ func WriteText(w io.Writer, session *Session, o *Overall, samples []*Sample, dir
 
 	heading("RECOMMENDATIONS")
 	for _, line := range recommend(session, o, failed, skipped, degraded) {
-		fmt.Fprintf(&b, "- %s\n", line)
+		printable.Fprintf(&b, "- %s\n", line)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -143,24 +144,24 @@ func recommend(session *Session, o *Overall, failed, skipped, degraded []*Sample
 func writeConfusion(b *strings.Builder, o *Overall) {
 	const most = 20 // classes that fit on a page
 	if o.Model.Classes > most {
-		fmt.Fprintf(b, "(%d classes; see overall_statistics.json)\n", o.Model.Classes)
+		printable.Fprintf(b, "(%d classes; see overall_statistics.json)\n", o.Model.Classes)
 		return
 	}
 	width := len("true\\predicted")
 	for _, name := range o.Model.ClassNames {
-		width = max(width, len(name))
+		width = max(width, len(printable.Line(name)))
 	}
-	fmt.Fprintf(b, "%-*s", width, "true\\predicted")
+	printable.Fprintf(b, "%-*s", width, "true\\predicted")
 	for i := range o.Overall.Confusion {
-		fmt.Fprintf(b, " %6d", i)
+		printable.Fprintf(b, " %6d", i)
 	}
-	fmt.Fprintln(b)
+	printable.Fprintln(b)
 	for i, row := range o.Overall.Confusion {
-		fmt.Fprintf(b, "%-*s", width, o.Model.ClassNames[i])
+		printable.Fprintf(b, "%-*s", width, o.Model.ClassNames[i])
 		for _, n := range row {
-			fmt.Fprintf(b, " %6d", n)
+			printable.Fprintf(b, " %6d", n)
 		}
-		fmt.Fprintln(b)
+		printable.Fprintln(b)
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/printable"
 )
 
 // TimelineFile is the file of a session that has a line of JSON, a Moment, for each second or so of its runs. It is appended to while
@@ -331,7 +332,7 @@ func (a *axis) incidents(p *plot.Plot, y float64) error {
 		n := len(palette) - 1 - i%len(palette) // from the end, away from the colours of the curves
 		s.Color, s.Shape, s.Radius = palette[n], shapes[i%len(shapes)], vg.Points(3)
 		p.Add(s)
-		p.Legend.Add(fmt.Sprintf("%s (%d)", kind, len(marks[kind])), s)
+		p.Legend.Add(printable.Short(fmt.Sprintf("%s (%d)", kind, len(marks[kind])), mostLabel), s)
 	}
 	return nil
 }

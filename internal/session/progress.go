@@ -12,6 +12,7 @@ import (
 	"github.com/schollz/progressbar/v3"
 
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/printable"
 )
 
 // Progress tells people or programs how a run is going. It is an Observer; Close ends a bar's line.
@@ -50,7 +51,7 @@ func (l *lines) Event(e Event) {
 	defer l.mu.Unlock()
 	text := line(e)
 	if e.Kind == EventPass && l.clock().Sub(l.last) >= quiet && e.Passes < e.PassesTotal {
-		text = fmt.Sprintf("%s/%s: pass %d of %d", e.Split, e.Sample, e.Passes, e.PassesTotal)
+		text = printable.Sprintf("%s/%s: pass %d of %d", e.Split, e.Sample, e.Passes, e.PassesTotal)
 	}
 	if text != "" {
 		l.last = l.clock()
@@ -69,31 +70,31 @@ func line(e Event) string {
 	case EventStart:
 		done := ""
 		if e.Resumed > 0 {
-			done = fmt.Sprintf(", %d already done", e.Resumed)
+			done = printable.Sprintf(", %d already done", e.Resumed)
 		}
-		return fmt.Sprintf("session %s in %s: %d samples to do%s", e.Session, e.Dir, e.Total, done)
+		return printable.Sprintf("session %s in %s: %d samples to do%s", e.Session, e.Dir, e.Total, done)
 	case EventSample:
 		var b strings.Builder
-		fmt.Fprintf(&b, "[%d/%d] %s/%s: %s", e.Done, e.Total, e.Split, e.Sample, e.Status)
+		printable.Fprintf(&b, "[%d/%d] %s/%s: %s", e.Done, e.Total, e.Split, e.Sample, e.Status)
 		if e.Predicted != "" {
-			fmt.Fprintf(&b, ", %s (%.3f)", e.Predicted, e.Confidence)
+			printable.Fprintf(&b, ", %s (%.3f)", e.Predicted, e.Confidence)
 		}
 		if e.Seconds > 0 {
-			fmt.Fprintf(&b, ", %s", duration(e.Seconds))
+			printable.Fprintf(&b, ", %s", duration(e.Seconds))
 		}
 		if e.Done < e.Total {
-			fmt.Fprintf(&b, ", %s left", duration(e.Left))
+			printable.Fprintf(&b, ", %s left", duration(e.Left))
 		}
 		if e.Reason != "" {
-			fmt.Fprintf(&b, ": %s", e.Reason)
+			printable.Fprintf(&b, ": %s", e.Reason)
 		}
 		return b.String()
 	case EventIncident:
-		return fmt.Sprintf("%s/%s: %s: %s", e.Split, e.Sample, e.Incident.Kind, e.Incident.Text)
+		return printable.Sprintf("%s/%s: %s: %s", e.Split, e.Sample, e.Incident.Kind, e.Incident.Text)
 	case EventNote:
-		return "note: " + e.Reason
+		return "note: " + printable.Line(e.Reason)
 	case EventWarning:
-		return "warning: " + e.Reason
+		return "warning: " + printable.Line(e.Reason)
 	}
 	return ""
 }
@@ -138,7 +139,7 @@ func (b *bar) Event(e Event) {
 
 func (b *bar) describe(format string, args ...any) {
 	if b.bar != nil {
-		b.bar.Describe(fmt.Sprintf(format, args...))
+		b.bar.Describe(printable.Sprintf(format, args...))
 	}
 }
 

@@ -35,6 +35,7 @@ import (
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/durable"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/report"
 )
 
@@ -140,23 +141,23 @@ func ExitCode(s Summary, err error) int {
 // Print writes the summary for people.
 func (s Summary) Print(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "session %s: %d samples, %s", s.Name, s.Selected, s.Status)
+	printable.Fprintf(&b, "session %s: %d samples, %s", s.Name, s.Selected, s.Status)
 	if s.Pending > 0 {
-		fmt.Fprintf(&b, ", %d not done", s.Pending)
+		printable.Fprintf(&b, ", %d not done", s.Pending)
 	}
 	if s.Resumed > 0 {
-		fmt.Fprintf(&b, " (%d of them by earlier runs)", s.Resumed)
+		printable.Fprintf(&b, " (%d of them by earlier runs)", s.Resumed)
 	}
-	fmt.Fprintf(&b, ", %s\n", duration(s.Seconds))
+	printable.Fprintf(&b, ", %s\n", duration(s.Seconds))
 	const most = 20
 	for i, p := range s.Problems {
 		if i == most {
-			fmt.Fprintf(&b, "  and %d more: see reports/detailed_analysis_report.txt\n", len(s.Problems)-most)
+			printable.Fprintf(&b, "  and %d more: see reports/detailed_analysis_report.txt\n", len(s.Problems)-most)
 			break
 		}
-		fmt.Fprintf(&b, "  %s: %s/%s: %s\n", p.Status, p.Split, p.Sample, p.Reason)
+		printable.Fprintf(&b, "  %s: %s/%s: %s\n", p.Status, p.Split, p.Sample, p.Reason)
 	}
-	fmt.Fprintf(&b, "results: %s\n", s.Dir)
+	printable.Fprintf(&b, "results: %s\n", s.Dir)
 	_, err := io.WriteString(w, b.String())
 	return err
 }
