@@ -235,6 +235,14 @@ func (f *Folder) Remove(rel string) error {
 	return f.failed(rel, f.root.RemoveAll(grave))
 }
 
+// RemoveEmpty removes a sub-folder of the tree if it is there and empty.
+func (f *Folder) RemoveEmpty(rel string) {
+	name := filepath.FromSlash(rel)
+	if info, err := f.root.Lstat(name); err == nil && info.IsDir() && f.straight(rel) == nil {
+		f.root.Remove(name) //nolint:errcheck // one that is not empty stays
+	}
+}
+
 // RemoveOurs is Remove for what others may have put there or added to: of a file, or of the files of a sub-folder, only those whose names
 // ours knows and that are regular files are removed. The rest is kept beside, in NAME.kept-1 or another number, which is returned;
 // empty, if there was nothing.

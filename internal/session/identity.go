@@ -120,6 +120,7 @@ func checkOurs(dir, name string) error {
 	if err != nil || len(entries) == 0 {
 		return nil //nolint:nilerr // that it cannot be read is told when it is opened
 	}
+	entries = slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return e.Name() == readingFolder })
 	text, err := input.ReadFile(filepath.Join(dir, report.SessionFile), report.MaxSession)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && durable.OnlyOurs(entries):

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"os"
 	"path"
 	"sync"
 	"time"
@@ -51,7 +50,7 @@ func newReading(r *run, samples []dataset.Sample) (*reading, []dataset.Sample) {
 	var first, last []dataset.Sample
 	for _, s := range samples {
 		m := &mark{}
-		if err := report.ReadJSON(r.folder.Path(markOf(s.ID)), m); err == nil && m.Sample == s.ID {
+		if err := report.ReadJSON(r.folder.FS(), markOf(s.ID), markedBytes, m); err == nil && m.Sample == s.ID {
 			g.left[s.ID] = m
 			last = append(last, s)
 		} else {
@@ -99,4 +98,4 @@ func (g *reading) prepare(ctx context.Context, s dataset.Sample) (*dataset.Prepa
 }
 
 // close removes the folder of marks, unless some are to stay.
-func (g *reading) close() { _ = os.Remove(g.run.folder.Path(readingFolder)) }
+func (g *reading) close() { g.run.folder.RemoveEmpty(readingFolder) }
