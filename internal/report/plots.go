@@ -3,7 +3,6 @@ package report
 import (
 	"fmt"
 	"image/color"
-	"image/png"
 	"io"
 	"math"
 
@@ -11,7 +10,6 @@ import (
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
-	"gonum.org/v1/plot/vg/vgimg"
 
 	"github.com/voxcam/voxcam/internal/printable"
 )
@@ -281,13 +279,20 @@ func writeGrid(w io.Writer, grid [][]*plot.Plot, dpi int) error {
 func writePanels(w io.Writer, grid [][]*plot.Plot, panelWidth, right vg.Length, dpi int) error {
 	const panelHeight = 4 * vg.Inch
 	rows, columns := len(grid), len(grid[0])
-	canvas := vgimg.NewWith(vgimg.UseWH(panelWidth*vg.Length(columns), panelHeight*vg.Length(rows)), vgimg.UseDPI(dpi))
+	width, height := panelWidth*vg.Length(columns), panelHeight*vg.Length(rows)
 	tiles := draw.Tiles{Rows: rows, Cols: columns, PadX: vg.Points(18), PadY: vg.Points(18),
 		PadTop: vg.Points(8), PadBottom: vg.Points(8), PadLeft: vg.Points(8), PadRight: right}
-	for i, row := range plot.Align(grid, tiles, draw.New(canvas)) {
-		for j, c := range row {
-			grid[i][j].Draw(c)
+	var panels [][]draw.Canvas
+	return writeBands(w, width, height, dpi, func(canvas vg.Canvas, bottom, top vg.Length) {
+		if panels == nil {
+			panels = plot.Align(grid, tiles, draw.NewCanvas(canvas, width, height))
 		}
-	}
-	return (&png.Encoder{CompressionLevel: png.BestSpeed}).Encode(w, canvas.Image())
+		for i, row := range panels {
+			for j, c := range row {
+				if c.Min.Y-tiles.PadY < top && c.Max.Y+tiles.PadY > bottom { // some texts reach a little beyond
+					grid[i][j].Draw(c)
+				}
+			}
+		}
+	})
 }
