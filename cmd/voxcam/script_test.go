@@ -36,6 +36,7 @@ func TestMain(m *testing.M) {
 //	signal NAME COUNT GLOB CODE ARGS... start voxcam, send the signal (a name of signals) once COUNT files match, and compare the exit code
 //	waitfor GLOB                     wait until a file matches, that a voxcam in the background writes
 //	npy FILE SHAPE [nan]             write waves of that shape, [..., H, W], as float32, with one NaN
+//	text FILE TEXT                   write a text with the escapes of Go, such as \\x1b
 //	cut FILE BYTES                   keep the first bytes of a file
 //	onnx FILE KIND                   write a small model, see onnxKinds
 //	array FILE SHAPE [unit]          check a .npy file of finite float32, with values in [0, 1] that reach 1
@@ -67,7 +68,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits": exits, "signal": signalled, "waitfor": waitFor, "npy": writeNpy, "cut": cut, "onnx": writeONNX,
-			"array": checkArray, "json": checkJSON, "entries": entries, "same": same, "stamp": stamp,
+			"array": checkArray, "json": checkJSON, "entries": entries, "same": same, "stamp": stamp, "text": writeText,
 		},
 	})
 }
@@ -200,6 +201,15 @@ func cut(ts *testscript.TestScript, neg bool, args []string) {
 	n, err := strconv.ParseInt(args[1], 10, 64)
 	ts.Check(err)
 	ts.Check(os.Truncate(ts.MkAbs(args[0]), n))
+}
+
+func writeText(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: text FILE TEXT")
+	}
+	text, err := strconv.Unquote(`"` + strings.ReplaceAll(args[1], `"`, `\"`) + `"`)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o644))
 }
 
 func entries(ts *testscript.TestScript, neg bool, args []string) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
@@ -21,6 +22,7 @@ import (
 	"github.com/voxcam/voxcam/internal/durable"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/layer"
 	"github.com/voxcam/voxcam/internal/picture"
 	"github.com/voxcam/voxcam/internal/printable"
@@ -246,7 +248,18 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	if err != nil {
 		return err
 	}
+	folder := func(c explain.Class) string {
+		if len(classes) == 1 {
+			return f.out
+		}
+		return filepath.Join(f.out, fmt.Sprintf("class_%d", c.Index))
+	}
 	// Before the work, so that it is not lost on a folder that cannot be written.
+	for _, c := range classes {
+		if err := checkResultFile(folder(c)); err != nil {
+			return usage(err)
+		}
+	}
 	if err := durable.MkdirAll(f.out); err != nil {
 		return err
 	}
@@ -260,11 +273,7 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 		if err != nil {
 			return err
 		}
-		dir := f.out
-		if len(classes) > 1 {
-			dir = filepath.Join(dir, fmt.Sprintf("class_%d", c.Index))
-		}
-		n, err := f.write(cmd.ErrOrStderr(), dir, &source, m.Info(), result)
+		n, err := f.write(cmd.ErrOrStderr(), folder(c), &source, m.Info(), result)
 		if err != nil {
 			return err
 		}
@@ -372,6 +381,30 @@ func writeFile(dir, name string, write func(io.Writer) error) error {
 	return err
 }
 
+// resultName is the file of a folder of results that holds a resultFile.
+const resultName = "result.json"
+
+// checkResultFile refuses a folder in which that file is of another program: it has a name that many use.
+func checkResultFile(dir string) error {
+	const most = 64 << 20
+	path := filepath.Join(dir, resultName)
+	text, err := input.ReadFile(path, most)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var known struct {
+		Model   *string          `json:"model_sha256"`
+		Methods *json.RawMessage `json:"methods"`
+	}
+	if err := json.Unmarshal(text, &known); err != nil || known.Model == nil || known.Methods == nil {
+		return fmt.Errorf("%s is not of voxcam explain and is not overwritten: choose another --out", path)
+	}
+	return nil
+}
+
 // resultFile is result.json. Keys are stable: programs read them.
 type resultFile struct {
 	Logits             []float32      `json:"logits"`
@@ -437,7 +470,7 @@ func (f *explainFlags) write(stderr io.Writer, dir string, v *volume.Volume, inf
 			}
 		}
 	}
-	return failed, writeFile(dir, "result.json", func(w io.Writer) error {
+	return failed, writeFile(dir, resultName, func(w io.Writer) error {
 		enc := json.NewEncoder(w)
 		enc.SetIndent("", "  ")
 		return enc.Encode(file)

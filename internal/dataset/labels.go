@@ -162,7 +162,7 @@ func invalid(text string) int {
 
 // near is the text around a place, within its line.
 func near(text string, at int) string {
-	const before, behind = 16, 8
+	const before, behind = 16, 16
 	from := max(strings.LastIndexByte(text[:at], '\n')+1, at-before)
 	to := min(at+behind, len(text))
 	if end := strings.IndexByte(text[at:to], '\n'); end >= 0 {
