@@ -74,7 +74,7 @@ func sweep(ctx context.Context, dir string) (out []*Client, err error) {
 	entries, err := os.ReadDir(dir)
 	for _, e := range entries {
 		pid, ok := socketPID(e.Name())
-		if !ok {
+		if !ok || e.Type() != fs.ModeSocket {
 			continue
 		}
 		path := filepath.Join(dir, e.Name())

@@ -100,6 +100,9 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 		if reachable(ctx, path) {
 			return nil, fmt.Errorf("%s is in use by a process of the same number, in another container perhaps", path)
 		}
+		if info, err := os.Lstat(path); err == nil && info.Mode().Type() != fs.ModeSocket {
+			return nil, fmt.Errorf("%s is no socket: remove it", path)
+		}
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/explain"
@@ -441,7 +442,7 @@ func checkSession(c *Config) error {
 	if s == "" {
 		return nil
 	}
-	if s != filepath.Base(s) || s == "." || s == ".." || strings.ContainsAny(s, "/\\\x00") || len(s) > 200 {
+	if s != filepath.Base(s) || s == "." || s == ".." || strings.ContainsAny(s, "/\\\x00") || len(s) > 200 || !utf8.ValidString(s) {
 		return fmt.Errorf("is %q; it must be a plain name, without slashes", s)
 	}
 	return nil

@@ -176,7 +176,7 @@ func replace(root *os.Root, name, temp, path string, write func(*File) error) (i
 			return Info{}, &Error{Path: path, Err: err}
 		}
 	}
-	temporary, err := unused(filepath.Join(temp, "."+filepath.Base(name)), func(name string) error {
+	temporary, err := unused(filepath.Join(temp, ".new"), func(name string) error {
 		info, err = create(root, name, path, write)
 		return err
 	})

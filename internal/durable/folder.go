@@ -308,7 +308,7 @@ type Stage struct {
 
 // Stage begins the sub-folder rel.
 func (f *Folder) Stage(rel string) (*Stage, error) {
-	dir, err := f.temporary(strings.ReplaceAll(path.Base(rel), "*", "_"))
+	dir, err := f.temporary("stage")
 	if err != nil {
 		return nil, f.failed(rel, err)
 	}

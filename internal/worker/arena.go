@@ -83,7 +83,7 @@ func get(file *os.File, r region, count int) ([]float32, error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case count < 0 || r.Offset < 0 || r.Length != 4*int64(count) || r.Offset > info.Size()-r.Length:
+	case count < 0 || int64(count) > info.Size()/4 || r.Offset < 0 || r.Length != 4*int64(count) || r.Offset > info.Size()-r.Length:
 		return nil, fmt.Errorf("shared memory has no %d values at %d to %d", count, r.Offset, r.Offset+r.Length)
 	}
 	values := make([]float32, count)

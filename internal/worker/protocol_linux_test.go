@@ -181,7 +181,7 @@ func TestArena(t *testing.T) {
 	for _, bad := range []struct {
 		at    region
 		count int
-	}{{region{-4, 4}, 1}, {region{0, 4}, 2}, {region{1 << 40, 4}, 1}, {region{0, 1 << 40}, 1 << 38}, {region{0, -4}, -1}} {
+	}{{region{-4, 4}, 1}, {region{0, 4}, 2}, {region{1 << 40, 4}, 1}, {region{0, 1 << 40}, 1 << 38}, {region{0, -4}, -1}, {region{}, 1 << 62}} {
 		if _, err := get(file, bad.at, bad.count); err == nil {
 			t.Errorf("%v was read", bad)
 		}
