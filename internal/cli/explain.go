@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
@@ -389,11 +388,11 @@ func checkResultFile(dir string) error {
 	const most = 64 << 20
 	path := filepath.Join(dir, resultName)
 	text, err := input.ReadFile(path, most)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	if errors.Is(err, input.ErrNotRegular) {
+		return err
 	}
 	if err != nil {
-		return err
+		return nil //nolint:nilerr // it is not there; and that the folder is none, or closed, is told when it is made
 	}
 	var known struct {
 		Model   *string          `json:"model_sha256"`

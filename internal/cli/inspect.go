@@ -73,7 +73,7 @@ func inspectFile(s *explain.Summary) any {
 func printSummary(w io.Writer, s *explain.Summary) error {
 	printable.Fprintf(w, "%s: %s, opset %d, volume %s, %d classes, %d parameters\n\n", s.Path, s.Producer, s.Opset, join(s.Volume[:], "x"), s.Classes, s.Parameters)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	printable.Fprintln(t, "layer\toperation\toutput shape\tparameters\tcells\tcell size (voxels)\t")
+	fmt.Fprintln(t, "layer\toperation\toutput shape\tparameters\tcells\tcell size (voxels)\t")
 	for _, r := range s.Layers {
 		cells, size, mark := "", "", ""
 		if r.Candidate {

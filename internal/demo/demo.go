@@ -15,6 +15,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/voxcam/voxcam/internal/durable"
 	"github.com/voxcam/voxcam/internal/input"
@@ -155,7 +156,7 @@ func (s *Dataset) files() (files []file) {
 // exists reports whether the file is there already. Another file in its place is an error.
 func (f file) exists() (bool, error) {
 	at, _, err := input.Open(f.path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) { // that a folder is a file is told when the folder is made
 		return false, nil
 	}
 	if err != nil {
