@@ -256,7 +256,7 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	// Before the work, so that it is not lost on a folder that cannot be written.
 	for _, c := range classes {
 		if err := checkResultFile(folder(c)); err != nil {
-			return usage(err)
+			return err
 		}
 	}
 	if err := durable.MkdirAll(f.out); err != nil {
@@ -389,7 +389,7 @@ func checkResultFile(dir string) error {
 	path := filepath.Join(dir, resultName)
 	text, err := input.ReadFile(path, most)
 	if errors.Is(err, input.ErrNotRegular) {
-		return err
+		return &durable.Error{Path: path, Err: err}
 	}
 	if err != nil {
 		return nil //nolint:nilerr // it is not there; and that the folder is none, or closed, is told when it is made
@@ -399,7 +399,7 @@ func checkResultFile(dir string) error {
 		Methods *json.RawMessage `json:"methods"`
 	}
 	if err := json.Unmarshal(text, &known); err != nil || known.Model == nil || known.Methods == nil {
-		return fmt.Errorf("%s is not of voxcam explain and is not overwritten: choose another --out", path)
+		return usage(fmt.Errorf("%s is not of voxcam explain and is not overwritten: choose another --out", path))
 	}
 	return nil
 }
