@@ -27,7 +27,7 @@ func misfit(path string, dims []Dim, letters string, shape tensor.Shape) error {
 	case letters != "" && letters != volumeAxes:
 		takes += " (" + letters + ")"
 	}
-	takes += fmt.Sprintf(", the volume is %v", []int(shape))
+	takes += fmt.Sprintf(", the volume is %v", shape)
 	if len(shape) != len(volumeAxes) || len(dims) != len(letters) {
 		return &InputError{Path: path, Reason: takes + "; a volume is [1,channels,depth,height,width]"}
 	}

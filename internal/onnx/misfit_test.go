@@ -23,7 +23,7 @@ func TestMisfit(t *testing.T) {
 		{[]int64{1, 8, 20, 24}, []int{1, 1, 8, 20, 24}, "channels 1 instead of 8, the input has no axis of depth, the volume has 8; explain a volume of one, one after the other", [4]int{8, 1, 20, 24}, "crop"},
 		{[]int64{1, 3, 0, 0}, []int{1, 1, 1, 20, 24}, "channels 1 instead of 3; save the 3 channels", [4]int{3, 1, 0, 0}, "crop"},
 		{[]int64{1, 1, 20, 32}, []int{1, 1, 1, 20, 24}, "width 24 instead of 32; crop", [4]int{1, 1, 20, 32}, "channels"},
-		{[]int64{1, 2, 3}, []int{1, 1, 4, 5, 6}, "the model takes [1,2,3], the volume is [1 1 4 5 6]; a volume is [1,channels,depth,height,width]", [4]int{}, "crop"},
+		{[]int64{1, 2, 3}, []int{1, 1, 4, 5, 6}, "the model takes [1,2,3], the volume is [1,1,4,5,6]; a volume is [1,channels,depth,height,width]", [4]int{}, "crop"},
 	} {
 		m := modelOf(17, test.dims, nil, node("Relu", "x", "y"))
 		_, err := Import(reread(t, m), Options{InputShape: test.shape})
