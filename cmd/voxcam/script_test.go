@@ -22,11 +22,8 @@ import (
 	"github.com/voxcam/voxcam/internal/session"
 )
 
-// commands are the programs that the binary of the tests can be, by the name that it is started with.
-var commands = map[string]func(){"voxcam": main}
-
 func TestMain(m *testing.M) {
-	testscript.Main(m, commands)
+	testscript.Main(m, map[string]func(){"voxcam": main})
 }
 
 // TestScripts runs the scripts in testdata/script, each of which is a story of one user: the whole program, in processes of its own.

@@ -79,6 +79,9 @@ demo:                           dataset durable input phantom volume volume/npy 
 cli:                            backend backend/cpu backend/cuda bytesize cam control dataset demo device durable engine explain input layer memory monitor noise picture planview printable report rescue session volume volume/format volume/npy volume/mat volume/nifti worker
 cmd/voxcam:                     cli
 
+# Tests of the whole program on a simulated GPU.
+harm:                           backend/cuda/simulator cli control explain report
+
 # The public door of the library.
 .:                              bytesize cam device explain volume volume/format
 `

@@ -1,10 +1,9 @@
-package main
+package contention
 
 import (
 	"bytes"
 	"fmt"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,11 +15,12 @@ import (
 	"github.com/voxcam/voxcam/internal/cli"
 	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/harm"
 )
 
 // counter notes what is taken each time that a run in this process tells of a volume.
 type counter struct {
-	h *harm
+	h *harm.Rig
 
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -31,21 +31,21 @@ func (c *counter) Write(text []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for range bytes.Count(text, []byte(": ok, ")) {
-		c.seen = append(c.seen, [3]int{c.h.gpu.Simulator.Used(), c.h.gpu.Host(), c.h.gpu.Handles()})
+		c.seen = append(c.seen, [3]int{c.h.GPU.Simulator.Used(), c.h.GPU.Host(), c.h.GPU.Handles()})
 	}
 	return c.text.Write(text)
 }
 
 // A long session has at its end what it had after some volumes: of the device and of pinned memory to the byte.
 func TestHarmManyVolumes(t *testing.T) {
-	volumes := often(30, 200)
-	h := withMethods(t, volumes, 2)
+	volumes := harm.Often(30, 200)
+	h := harm.WithMethods(t, volumes, 2)
 
 	// In processes of its own, by what the devices say.
-	h.begin("many")
+	h.Start("many")
 	device, host := map[int]int{}, map[string][2]int{}
-	for done := 5; h.isRunning(); time.Sleep(5 * time.Millisecond) {
-		client, err := control.Dial(t.Context(), h.cmd.Process.Pid)
+	for done := 5; h.IsRunning(); time.Sleep(5 * time.Millisecond) {
+		client, err := control.Dial(t.Context(), h.Cmd.Process.Pid)
 		if err != nil {
 			continue // it has not begun, or has just ended
 		}
@@ -54,8 +54,8 @@ func TestHarmManyVolumes(t *testing.T) {
 			continue
 		}
 		done = s.Done + 1
-		device[h.gpu.Used(s.Worker)]++
-		for name, pid := range map[string]int{"run": h.cmd.Process.Pid, "worker": s.Worker} {
+		device[h.GPU.Used(s.Worker)]++
+		for name, pid := range map[string]int{"run": h.Cmd.Process.Pid, "worker": s.Worker} {
 			if rss := resident(pid); host[name][0] == 0 {
 				host[name] = [2]int{rss, rss}
 			} else if rss > 0 {
@@ -63,8 +63,8 @@ func TestHarmManyVolumes(t *testing.T) {
 			}
 		}
 	}
-	h.finish(0)
-	h.isFree(0)
+	h.Finish(0)
+	h.IsFree(0)
 	if len(device) != 1 || device[0] > 0 {
 		t.Errorf("the worker has had so many bytes of the device, so often: %v", device)
 	}
@@ -75,8 +75,8 @@ func TestHarmManyVolumes(t *testing.T) {
 	}
 
 	// In this process, by what the driver says.
-	h.t.Chdir(h.dir)
-	h.gpu.Reset()
+	h.T.Chdir(h.Dir)
+	h.GPU.Reset()
 	c := &counter{h: h}
 	if code := cli.Run(t.Context(), []string{"run", "--config", "config.toml", "--session", "here", "--worker=false"}, c, c); code != 0 {
 		t.Fatal(c.text.String())
@@ -93,9 +93,8 @@ func TestHarmManyVolumes(t *testing.T) {
 			t.Errorf("after volume %d, [bytes of the device, of pinned memory, handles] are %v, after the 6th %v", i+6, seen, c.seen[5])
 		}
 	}
-	h.want = h.results("here")
-	h.files = h.names("here")
-	if worst := h.check("many"); worst != 0 {
+	h.Expect("here")
+	if worst := h.Check("many"); worst != 0 {
 		t.Errorf("%.1e off", worst)
 	}
 	t.Logf("%d volumes: bytes of the device and how often they were seen: %v; resident after 5 and at the end: %v; in one process: %v", volumes,
@@ -113,13 +112,12 @@ func resident(pid int) int {
 	return pages * os.Getpagesize()
 }
 
-// recover runs voxcam recover, which is to find that memory came back or was healthy.
-func (h *harm) recover(args ...string) string {
-	h.t.Helper()
-	cmd := &exec.Cmd{Path: h.self(), Args: append([]string{"voxcam", "recover"}, args...), Dir: h.dir}
-	out, err := cmd.CombinedOutput()
+// recovered runs voxcam recover, which is to find that memory came back or was healthy, and returns what it wrote.
+func recovered(h *harm.Rig, args ...string) string {
+	h.T.Helper()
+	out, err := h.Program(append([]string{"recover"}, args...)...).CombinedOutput()
 	if err != nil {
-		h.t.Errorf("recover %v: %v: %s", args, err, out)
+		h.T.Errorf("recover %v: %v: %s", args, err, out)
 	}
 	return string(out)
 }
@@ -127,22 +125,22 @@ func (h *harm) recover(args ...string) string {
 // A session gives its memory to others when a signal or voxcam recover says so, takes it back with the next volume, and has its context made
 // anew, while it explains volumes to the same results.
 func TestHarmMovingBudget(t *testing.T) {
-	h := withMethods(t, often(10, 60), 8)
-	h.gpu.SetContext(4 * piece) // of which the worker has half as long as it lives: it needs no stacks
-	h.wholly()
-	library, err := nvml.Open(h.gpu.Path)
+	h := harm.WithMethods(t, harm.Often(10, 60), 8)
+	h.GPU.SetContext(4 * harm.Piece) // of which the worker has half as long as it lives: it needs no stacks
+	h.Undisturbed()
+	library, err := nvml.Open(h.GPU.Path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer library.Close()
-	h.begin("moved")
-	_, s := h.until("a pass", func(s control.Status) bool { return isComputing(s) && s.Passes > 2 && s.Worker != 0 })
-	full := h.used(library, s.Worker)
+	h.Start("moved")
+	_, s := h.Until("a pass", func(s control.Status) bool { return harm.IsComputing(s) && s.Passes > 2 && s.Worker != 0 })
+	full := usedBy(h, library, s.Worker)
 	steps := []string{fmt.Sprint(full>>20, " MiB")}
 	gives := func(what string, order func()) {
 		order()
-		h.until("little memory after "+what, func(s control.Status) bool { return s.Held && s.Level == explain.LevelHost && isComputing(s) })
-		used := h.used(library, s.Worker)
+		h.Until("little memory after "+what, func(s control.Status) bool { return s.Held && s.Level == explain.LevelHost && harm.IsComputing(s) })
+		used := usedBy(h, library, s.Worker)
 		if used >= full {
 			t.Errorf("%s: the worker has %d bytes, and had %d before", what, used, full)
 		}
@@ -150,58 +148,58 @@ func TestHarmMovingBudget(t *testing.T) {
 	}
 	returns := func(what string) {
 		used := 0 // plans can be whole a volume before the last field is on the device
-		h.until("all memory after "+what, func(now control.Status) bool {
-			used = h.used(library, s.Worker)
-			return !now.Held && now.Level == explain.LevelWhole && isComputing(now) && used == full
+		h.Until("all memory after "+what, func(now control.Status) bool {
+			used = usedBy(h, library, s.Worker)
+			return !now.Held && now.Level == explain.LevelWhole && harm.IsComputing(now) && used == full
 		})
 		steps = append(steps, fmt.Sprint(what, ": ", used>>20, " MiB"))
 	}
 	signal := func(s syscall.Signal) {
-		if err := h.cmd.Process.Signal(s); err != nil {
+		if err := h.Cmd.Process.Signal(s); err != nil {
 			t.Error(err)
 		}
 	}
 	gives("SIGUSR1", func() { signal(syscall.SIGUSR1) })
 	signal(syscall.SIGUSR2)
 	returns("SIGUSR2")
-	gives("recover", func() { h.recover("--for", "1s") })
+	gives("recover", func() { recovered(h, "--for", "1s") })
 	returns("recover --for")
-	if client, err := control.Dial(t.Context(), h.cmd.Process.Pid); err != nil {
+	if client, err := control.Dial(t.Context(), h.Cmd.Process.Pid); err != nil {
 		t.Error(err)
 	} else if metrics, err := client.Get(t.Context(), "/metrics"); err != nil || !strings.Contains(string(metrics), "voxcam_") {
 		t.Errorf("metrics: %q, %v", metrics, err)
 	}
-	if said := h.recover("--restart-cuda"); !strings.Contains(said, "restart  session moved") {
+	if said := recovered(h, "--restart-cuda"); !strings.Contains(said, "restart  session moved") {
 		t.Error(said)
 	}
-	if h.gpu.Used(s.Worker) < 2*piece {
+	if h.GPU.Used(s.Worker) < 2*harm.Piece {
 		t.Error("the worker has ended")
 	}
-	out := h.finish(0)
+	out := h.Finish(0)
 	t.Log(strings.Join(steps, ", "))
-	if worst := h.check("moved"); worst != 0 {
+	if worst := h.Check("moved"); worst != 0 {
 		t.Errorf("%.1e off", worst)
 	}
-	_, kinds := h.levels("moved")
+	_, kinds := h.Levels("moved")
 	for _, k := range []explain.IncidentKind{explain.IncidentReleased, explain.IncidentLarger, explain.IncidentResumed, explain.IncidentRestart} {
 		if kinds[k] == 0 {
 			t.Errorf("nothing is told of %s: %v\n%s", k, kinds, out)
 		}
 	}
-	h.isFree(0)
-	h.noSockets()
+	h.IsFree(0)
+	h.NoSockets()
 }
 
-// used is what NVML says that a process has of the device.
-func (h *harm) used(library *nvml.Library, pid int) int {
-	h.t.Helper()
+// usedBy is what NVML says that a process has of the device.
+func usedBy(h *harm.Rig, library *nvml.Library, pid int) int {
+	h.T.Helper()
 	device, err := library.ByIndex(0)
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	processes, err := device.Processes()
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	for _, p := range processes {
 		if p.PID == pid {

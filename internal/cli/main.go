@@ -1,0 +1,17 @@
+package cli
+
+import (
+	"context"
+	"os"
+	"runtime/debug"
+)
+
+// Main is the whole program: it runs the command that the arguments of the process name, and exits.
+func Main() {
+	// A crash ends by SIGABRT, exit code 134 in a shell. The runtime's own exit code for it, 2, is that of a call that was refused.
+	debug.SetTraceback("crash")
+	ctx, stop := Interruptible(context.Background())
+	code := Run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
