@@ -1,6 +1,6 @@
 """Holds voxcam's layers against PyTorch: for published 3D architectures, every module by its path, in files of both exporters and several opsets.
 
-    python3 tools/check_layers.py VOXCAM OUT [name ...] [--most 40] [--list] [--ts 13,17,20] [--dynamo 18,20,21] [--tool]
+    python3 tools/check_layers.py VOXCAM OUT [name ...] [--most 40] [--list] [--ts 13,17,20] [--dynamo 18,20,21]
 
 For each module the signed Grad-CAM map of the last call, from forward hooks in float64, is compared with the map that `voxcam explain
 --target-layer PATH` writes. Both the module's output as it was and as a later in-place operation left it count as right. OUT/layers.jsonl has one
@@ -34,12 +34,12 @@ from torch.nn import functional as F
 
 warnings.filterwarnings("ignore")
 HERE = os.path.dirname(os.path.abspath(__file__))
-MODELS = {}  # name -> (constructor, input shape)
+MODELS = {}  # name -> (constructor, input shape, axes of the volume as it is stored)
 
 
-def model(name, *shape):
+def model(name, *shape, axes="CDHW"):
     def add(make):
-        MODELS[name] = (make, (1, *shape))
+        MODELS[name] = (make, (1, *shape), axes)
         return make
     return add
 
@@ -164,7 +164,7 @@ def _():
     return Net()
 
 
-@model("monai_mil_att", 5, 3, 64, 64)
+@model("monai_mil_att", 5, 3, 64, 64, axes="DCHW")
 def _():
     from monai.networks.nets import MILModel
     return MILModel(4, mil_mode="att", pretrained=False, backbone="resnet18")
@@ -224,7 +224,7 @@ def _():
     return SimpleViT(image_size=16, frames=16, image_patch_size=8, frame_patch_size=4, num_classes=4, dim=36, depth=2, heads=4, mlp_dim=64, channels=1)
 
 
-@model("hf_vivit", 4, 3, 16, 16)
+@model("hf_vivit", 4, 3, 16, 16, axes="DCHW")
 def _():
     from transformers import VivitConfig, VivitForVideoClassification
 
@@ -239,7 +239,7 @@ def _():
     return Net()
 
 
-@model("hf_timesformer", 4, 3, 16, 16)
+@model("hf_timesformer", 4, 3, 16, 16, axes="DCHW")
 def _():
     from transformers import TimesformerConfig, TimesformerForVideoClassification
 
@@ -444,7 +444,7 @@ def _():  # slices along the last axis become the depth
 # --- comparison ---
 
 def build(name):
-    make, shape = MODELS[name]
+    make, shape, _ = MODELS[name]
     torch.manual_seed(0)
     net = make()
     generator = torch.Generator().manual_seed(1)
@@ -520,42 +520,36 @@ def own(net, x, path, calls, target):
 
 
 def views(y, g, shape):
-    """Grad-CAM maps of an activation under each way of reading its axes whose map has that many cells."""
+    """Grad-CAM maps of an activation under each way of reading its axes, with tokens in front or without, whose map has that many cells."""
     cells = int(np.prod(shape))
     y, g = np.squeeze(y), np.squeeze(g)
     for channel in range(y.ndim):
         a, b = np.moveaxis(y, channel, -1), np.moveaxis(g, channel, -1)
-        for front in ({0} if a.ndim != 2 else {0, a.shape[0] - cells}):
-            if front < 0:
-                continue
-            c, d = (a, b) if not front else (a[front:], b[front:])
-            if int(np.prod(c.shape[:-1])) != cells:
-                continue
-            space = tuple(range(c.ndim - 1))
-            yield (c * d.mean(space)).sum(-1)
-            if front:  # weights may be over all tokens
-                yield (c * b.mean(space)).sum(-1)
+        space = tuple(range(a.ndim - 1))
+        if int(np.prod(a.shape[:-1])) == cells:
+            yield (a * b.mean(space)).sum(-1)
+        for axis in space:
+            others = int(np.prod(a.shape[:-1])) // a.shape[axis]
+            front = a.shape[axis] - cells // others
+            if 0 < front < a.shape[axis] and (a.shape[axis] - front) * others == cells:
+                c, d = (np.delete(v, range(front), axis) for v in (a, b))
+                yield (c * d.mean(space)).sum(-1)
+                yield (c * b.mean(space)).sum(-1)  # weights over all tokens
 
 
 def like(got, want):
-    """The least difference over the largest value, under any order of the axes that gives the shape."""
+    """The least difference over the largest value, whichever axis of the volume comes first in the activation."""
     best = np.inf
-    got = np.squeeze(got)
-    for order in itertools.permutations(range(want.ndim)) if want.ndim <= 3 else [range(want.ndim)]:
-        w = want.transpose(order)
-        if w.size == got.size and (w.shape == got.shape or w.ndim == 1):
-            best = min(best, np.abs(w.reshape(got.shape) - got).max() / max(np.abs(w).max(), 1e-30))
-    if want.ndim == 4 or want.size == got.size and best == np.inf:
-        best = min(best, np.abs(want.reshape(got.shape) - got).max() / max(np.abs(want).max(), 1e-30))
+    for order in itertools.permutations(range(got.ndim)):
+        w = want.reshape([got.shape[i] for i in order]).transpose(np.argsort(order))
+        best = min(best, np.abs(w - got).max() / max(np.abs(w).max(), 1e-30))
     return best
 
 
 def explain(voxcam, onnx, volume, axes, path, folder):
-    command = [voxcam, "explain", volume, "--model", onnx, "--out", folder, "--method", "gradcam", "--save", "npy", "--device", "cpu", "--threads", "1"]
+    command = [voxcam, "explain", volume, "--axes", axes, "--model", onnx, "--out", folder, "--method", "gradcam", "--save", "npy", "--device", "cpu", "--threads", "1"]
     if path:
         command += ["--target-layer", path]
-    if axes:
-        command += axes
     p = subprocess.run(command, capture_output=True, text=True, timeout=120)
     if p.returncode:
         return None, None, p.stderr.strip()[-400:]
@@ -565,7 +559,8 @@ def explain(voxcam, onnx, volume, axes, path, folder):
 
 
 def said(record):
-    return bool(record.get("warnings")) or any(m["status"] == "degraded" for m in record["methods"])
+    layer = record.get("layer") or {}
+    return bool(record.get("warnings") or layer.get("warnings")) or any(m["status"] == "degraded" for m in record["methods"])
 
 
 def check(voxcam, out, name, files, x, target, found, chosen, log):
@@ -575,7 +570,7 @@ def check(voxcam, out, name, files, x, target, found, chosen, log):
     for kind, onnx in files:
         for path in chosen:
             with tempfile.TemporaryDirectory() as folder:
-                record, got, message = explain(voxcam, onnx, volume, [], path, folder)
+                record, got, message = explain(voxcam, onnx, volume, MODELS[name][2], path, folder)
             line = {"model": name, "file": kind, "layer": path}
             if record is None:
                 line.update(verdict="refused", message=message)
@@ -584,7 +579,7 @@ def check(voxcam, out, name, files, x, target, found, chosen, log):
                 usable = [w for w in wants if np.abs(w).max() > 1e-12]
                 error = min((like(got, w) for w in usable), default=np.inf)
                 line.update(error=None if error == np.inf else float(error), shape=list(got.shape), calls=found[path][0][2] if path in found else 0,
-                            warnings=record.get("warnings"), reason=record["methods"][0].get("reason"), layer_record=record.get("target_layer") or record.get("layer"))
+                            warnings=record.get("warnings"), reason=record["methods"][0].get("reason"), layer_record=record.get("layer"))
                 if error < 2e-2:
                     line["verdict"] = "right"
                 elif said(record):

@@ -96,7 +96,7 @@ golang.org/x/term:                   session cli
 golang.org/x/image:                  picture report
 gonum.org/v1/plot:                   report
 github.com/klauspost/compress:       volume/nifti
-github.com/google/renameio/v2:       durable backend/cuda/cudnn
+github.com/google/renameio/v2:       backend/cuda/cudnn
 github.com/pelletier/go-toml/v2:     dataset
 github.com/agnivade/levenshtein:     cam dataset layer cli
 github.com/schollz/progressbar/v3:   session cli
