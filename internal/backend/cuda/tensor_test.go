@@ -1,7 +1,6 @@
 package cuda
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -92,22 +91,6 @@ func normals(r *rand.Rand, x []float64) {
 	}
 }
 
-// checkCase runs a case by all plans, or unless tests may be long by one in each mode.
-func checkCase(t *testing.T, b *Backend, c backendtest.Case, limit float64) {
-	t.Helper()
-	var plans []string
-	if !backendtest.Long() {
-		plans = []string{"whole", "slabs of 1"}
-	}
-	s, err := c.Sample(7)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := backendtest.Check(context.Background(), b, s, limit, 1e-30, plans...); err != nil {
-		t.Fatalf("%s: %v", c.Name, err)
-	}
-}
-
 // checkLarge runs convolutions of several tiles with exact and with rounded products.
 func checkLarge(t *testing.T, b *Backend, rounded float64) {
 	onlyTensor(t, b, func(*tensorMachine) {})
@@ -116,8 +99,14 @@ func checkLarge(t *testing.T, b *Backend, rounded float64) {
 			t.Run(k.Name, func(t *testing.T) { checkCase(t, b, k, 1e-7) })
 		}
 	}
-	for _, k := range tensorCases[0].cases(t, normals) {
-		t.Run("rounded/"+k.Name, func(t *testing.T) { checkCase(t, b, k, rounded) })
+	inexact := tensorCases[1:2]
+	if backendtest.Long() {
+		inexact = tensorCases[:2]
+	}
+	for _, c := range inexact {
+		for _, k := range c.cases(t, normals) {
+			t.Run("rounded/"+k.Name, func(t *testing.T) { checkCase(t, b, k, rounded) })
+		}
 	}
 }
 
