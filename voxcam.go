@@ -112,7 +112,7 @@ func Read(path string, opt ReadOptions) (*Volume, error) {
 	return format.Read(path, opt)
 }
 
-// MaxVoxels is how many voxels a volume of NewVolume has at most, over all channels.
+// MaxVoxels bounds the voxels of a volume of NewVolume, over all channels.
 const MaxVoxels = 1 << 31
 
 // NewVolume returns a volume of zeros. Sizes below 1, and more than MaxVoxels, give a volume of those sizes without Data, which Explain

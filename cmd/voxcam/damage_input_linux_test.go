@@ -353,7 +353,7 @@ func (t *trial) damageMat(data []byte) []byte {
 	return b
 }
 
-// junk is what nobody expects in a record.
+// junk has values that nobody expects in a record.
 func junk() []any {
 	return []any{nil, true, -1, 0, 1e308, -1e308, 1 << 40, "", "\x1b[31m", "../../other", "../other/keep", "/", "a\x00b", "\xff\xfe", []any{}, map[string]any{}, []any{nil},
 		strings.Repeat("x", 100000), []any{1, 2, 3}, "a/../../../other/folder"}

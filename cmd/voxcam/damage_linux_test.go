@@ -235,7 +235,7 @@ func union(a, b map[string]string) map[string]string {
 
 func clip(s string, n int) string { return s[:min(len(s), n)] }
 
-// listing is what is below a folder, but for what the program is free to write: kind, size, and digest or target of each entry.
+// listing describes everything below a folder, but for what the program is free to write: kind, size, and digest or target of each entry.
 func listing(dir string) (map[string]string, error) {
 	list := map[string]string{}
 	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
@@ -273,7 +273,7 @@ func listing(dir string) (map[string]string, error) {
 	return list, err
 }
 
-// ending is how a run of the program ended.
+// ending has exit code, output and measures of a run of the program.
 type ending struct {
 	code     int
 	signal   string // that ended it

@@ -60,7 +60,7 @@ func Room(bytes, parts int) error {
 		FormatUp(bytes), Format(free/parts))
 }
 
-// addressSpace is what the limit of the process's address space leaves.
+// addressSpace returns the bytes that the limit of the process's address space leaves.
 func addressSpace(root fs.FS) int {
 	limits, err := fs.ReadFile(root, "proc/self/limits")
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 // stopping are the signals that end a command in good order.
 var stopping = []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGXCPU}
 
-// orders are what signals ask of a session where they do not stop it.
+// orders has the request to a session that each signal stands for where it does not stop it.
 var orders = map[os.Signal]memory.Order{
 	syscall.SIGUSR1: {Operation: memory.Release, For: yieldFor},
 	syscall.SIGUSR2: {Operation: memory.Resume},

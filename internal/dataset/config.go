@@ -228,7 +228,7 @@ func (c *Config) Validate() error {
 	return nil
 }
 
-// request is what Explain asks of each volume.
+// request returns the request that Explain makes of each volume.
 func (c *Config) request() explain.Request {
 	methods, _ := c.Methods() // a name that is not known is told by its own check
 	return explain.Request{Methods: methods, Convention: c.Explain.Conventions, NSamples: c.Explain.NSamples,
@@ -273,7 +273,7 @@ func (c *Config) ClassName(i int) string {
 	return "class_" + strconv.Itoa(i)
 }
 
-// mostFolder is how many bytes of a class's name its folder's name has, which file systems bound.
+// mostFolder bounds the bytes of a class's name in its folder's name, since file systems do.
 const mostFolder = 100
 
 // ClassFolder is the folder of the samples whose label is i: class_1_early_amd.

@@ -150,7 +150,7 @@ func parseLabels(text string) (samples []Sample, hasSplit bool, err error) {
 	return samples, hasSplit, nil
 }
 
-// invalid is where the first byte of text is that is not UTF-8.
+// invalid returns the place of the first byte of text that is not UTF-8.
 func invalid(text string) int {
 	for i, r := range text {
 		if _, size := utf8.DecodeRuneInString(text[i:]); r == utf8.RuneError && size == 1 {

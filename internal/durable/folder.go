@@ -315,7 +315,7 @@ func (f *Folder) Stage(rel string) (*Stage, error) {
 	return &Stage{folder: f, rel: rel, dir: dir}, nil
 }
 
-// Path is where the file of that name lies until Commit.
+// Path returns the place of the file of that name until Commit.
 func (s *Stage) Path(name string) string { return filepath.Join(s.folder.path, s.dir, name) }
 
 // Write adds a file and syncs it. It may be called from several goroutines with different names.

@@ -19,7 +19,7 @@ import (
 // tracedFolder, if set, makes this test binary the program that TestOrderOfSystemCalls looks at.
 const tracedFolder = "DURABLE_TEST_TRACED"
 
-// The order of system calls is what a power failure would show: bytes reach the disk before the name that they get, and the folder with
+// The order of system calls decides what is left after a power failure: bytes reach the disk before the name that they get, and the folder with
 // the name before the call returns. The calls are those of a process that does each operation once.
 func TestOrderOfSystemCalls(t *testing.T) {
 	if dir := os.Getenv(tracedFolder); dir != "" {

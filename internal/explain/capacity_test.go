@@ -19,7 +19,7 @@ type band struct {
 // levelRefused is the level of a budget that is too small for any plan.
 const levelRefused explain.Level = "refused"
 
-// takes is what the request takes on a limited device without a bound.
+// takes returns the bytes that the request takes on a limited device without a bound.
 func takes(t testing.TB, inner backend.Backend, req explain.Request) int {
 	t.Helper()
 	b := newLimited(t, inner, 1<<30)

@@ -98,7 +98,7 @@ func explainBright(b *cpu.Backend, path string, opt explain.Options, shape [4]in
 	return r, m.Info(), at, err
 }
 
-// peak is where the largest magnitude is.
+// peak returns the place of the largest magnitude.
 func peak(m []float32) (at int) {
 	for i, x := range m {
 		if math.Abs(float64(x)) > math.Abs(float64(m[at])) {

@@ -9,13 +9,13 @@ import (
 	"github.com/voxcam/voxcam/internal/onnx"
 )
 
-// leastOpening is what opening a model may take of the host's memory, however small the budget.
+// leastOpening has the bytes that opening a model may take of the host's memory, however small the budget.
 const leastOpening = 128 << 20
 
-// unknownOpening is what it may take where nobody says how much is free.
+// unknownOpening has those where nobody says how much is free.
 const unknownOpening = 4 << 30
 
-// openingBytes is what opening a model may take of the host's memory, before there is a plan: the budget, where that is a size and bounds
+// openingBytes returns the bytes that opening a model may take of the host's memory, before there is a plan: the budget, where that is a size and bounds
 // the host's memory, else the share of what is free that the budget auto takes.
 func openingBytes(budget Budget, b backend.Backend) int {
 	if _, resident := b.(backend.Resident); !resident && budget.Bytes > 0 {

@@ -18,7 +18,7 @@ import (
 	"github.com/voxcam/voxcam/internal/report"
 )
 
-// nearly is how far results of another device may be off, as a share of the largest value.
+// nearly bounds the difference of another device's results, as a share of the largest value.
 const nearly = 1e-4
 
 // Undisturbed runs the session that others are compared with, and leaves it alone.

@@ -34,7 +34,7 @@ func (e *ChangedError) Error() string {
 	return e.Path + " was changed while it was in use: put the first one back, or begin anew with this one"
 }
 
-// blockBytes is how much is compared at a time.
+// blockBytes has the size of the blocks that are compared.
 const blockBytes = 256 << 10
 
 // Hash reads a file, which the result closes, from beginning to end, and writes all of it to sum. ctx stops it.

@@ -60,7 +60,7 @@ func ReadAll(f io.Reader, path string, most int64) ([]byte, error) {
 	return text, err
 }
 
-// kinds are what a path may lead to besides a regular file, in words.
+// kinds has the words for things that a path may lead to besides a regular file.
 var kinds = []struct {
 	mode fs.FileMode
 	name string

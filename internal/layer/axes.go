@@ -62,7 +62,7 @@ func (a axis) plain() (piece, bool) {
 	return a.pieces[0], true
 }
 
-// traced is what is known of the axes of a value.
+// traced describes the axes of a value as far as they are known.
 type traced struct {
 	axes []axis
 	// narrow has what is left of letters that have no axis any more, if that is not all.

@@ -167,7 +167,7 @@ func (idx *index) depend() *dependence {
 	return d
 }
 
-// through is how much of an input of a node the scores depend on, where r is that of its output.
+// through returns the part of a node's input that the scores depend on, where r is that of its output.
 func (idx *index) through(n *ir.Node, v *ir.Value, r reach) reach {
 	before, after := idx.axes[v].cells(), idx.axes[n.Out()].cells()
 	switch n.Op {

@@ -63,7 +63,7 @@ func (e *NotFoundError) Error() string {
 	return fmt.Sprintf("%s %q%s%s (voxcam inspect lists all)", what, e.Name, hint, strings.Join(e.Candidates, ", "))
 }
 
-// exportTool is what is advised where an export lacks what is asked for.
+// exportTool has the advice for exports that lack what is asked for.
 const exportTool = "export the model with tools/export_onnx.py"
 
 // Find resolves a request on a graph as imported, before any pass.

@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// line is how the positions of a letter lie along that axis of the volume.
+// line places the positions of a letter along that axis of the volume.
 type line struct {
 	n        int        // positions
 	voxels   int        // of the volume along the letter
@@ -19,7 +19,7 @@ type line struct {
 // segment is count positions from one on.
 type segment struct{ from, count int }
 
-// rest is what is left of the voxels along a letter.
+// rest returns the voxels along a letter that are left.
 type rest struct {
 	from, to float64
 	voxels   int // of the volume
@@ -35,7 +35,7 @@ func (l *line) like(m *line) bool {
 		math.Abs(l.first-m.first) <= max(2*step, float64(l.n)*step/4)
 }
 
-// resampling is what an operation does along an axis: out positions from windows of a span, a stride apart, before padded in front. A
+// resampling describes an operation along an axis: out positions from windows of a span, a stride apart, before padded in front. A
 // stride of 0 is a resize.
 type resampling struct{ out, span, stride, before int }
 

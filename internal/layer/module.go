@@ -9,7 +9,7 @@ import (
 	"github.com/voxcam/voxcam/internal/onnx"
 )
 
-// index is what is known of the model's modules.
+// index has the model's modules, as far as they are known.
 type index struct {
 	m       *onnx.Imported
 	members []member           // of the nodes of m.Nodes

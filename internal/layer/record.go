@@ -10,7 +10,7 @@ import (
 // recordKey is the key of the file's metadata under which tools/export_onnx.py writes what it saw of the modules.
 const recordKey = "voxcam.modules"
 
-// entry is what the tool saw of a call of a module.
+// entry has the tool's observations of a call of a module.
 type entry struct {
 	// Value is the name of the value that equals the output; "" if none does.
 	Value string `json:"value"`

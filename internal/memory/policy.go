@@ -108,7 +108,7 @@ func (p Policy) Samples(n, free int) int {
 	return min(n, LeastDraws)
 }
 
-// SamplesOnProcessor is how many of n draws are taken where the processor takes the place of a device that has so many bytes free: all,
+// SamplesOnProcessor returns the number of n draws that are taken where the processor takes the place of a device that has so many bytes free: all,
 // unless the policy allows fewer. Then it goes by the steps of the original system; all are too many, however much is free.
 func (p Policy) SamplesOnProcessor(n, free int) int {
 	if !p.Fewer {

@@ -27,7 +27,7 @@ type block struct {
 
 const (
 	nodeBytes = 1 << 10 // of a node of the file, and of what it becomes in the graph, about
-	// tableBytes is what operations that move elements along an axis take for each of its positions, about: forwards and backwards.
+	// tableBytes has the bytes, about, that operations which move elements along an axis take for each of its positions: forwards and backwards.
 	tableBytes = 48
 )
 

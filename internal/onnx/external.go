@@ -56,7 +56,7 @@ func (d *decoder) loadExternal() error {
 	return nil
 }
 
-// maxShared is how often tensors may take the same bytes of a file: what computing makes of weights takes memory for each.
+// maxShared bounds how often tensors take the same bytes of a file, since computing makes something of each.
 const maxShared = 16
 
 // location is the file's name.

@@ -127,7 +127,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// A value in several buffers is where the caller finds it: an input where it was put, an output where it stays.
+// A value in several buffers lies where the caller finds it: an input where it was put, an output where it stays.
 func TestBufferOf(t *testing.T) {
 	x, y, z := &ir.Value{}, &ir.Value{}, &ir.Value{}
 	p := plan.Plan{Steps: make([]plan.Step, 4), Buffers: []plan.Buffer{

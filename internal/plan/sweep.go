@@ -313,7 +313,7 @@ func (n *network) simulate(u *unit, kept []bool, chunk int, record bool) *timeta
 	return t
 }
 
-// desk is what a simulation writes on, by node: as much as the graph is large, so that simulations of small sweeps share it. It is empty
+// desk has the working memory of a simulation, by node: as much as the graph is large, so that simulations of small sweeps share it. It is empty
 // between them.
 type desk struct {
 	in    []bool

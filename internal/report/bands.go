@@ -11,7 +11,7 @@ import (
 	"gonum.org/v1/plot/vg/vgimg"
 )
 
-// bandRows is how many rows of pixels of a picture are in memory at a time.
+// bandRows has the number of rows of a picture's pixels that are in memory at a time.
 const bandRows = 400
 
 // bands is a picture that is drawn while it is read, from its first row to its last, so that it is never in memory as a whole: pages of
@@ -35,7 +35,7 @@ func writeBands(w io.Writer, width, height vg.Length, dpi int, draw func(c vg.Ca
 	return (&png.Encoder{CompressionLevel: png.BestSpeed}).Encode(w, b)
 }
 
-// length is how long so many rows are.
+// length returns the extent of so many rows.
 func (b *bands) length(rows int) vg.Length { return vg.Length(rows) / vg.Length(b.dpi) * vg.Inch }
 
 func (b *bands) ColorModel() color.Model { return color.RGBAModel }

@@ -229,7 +229,7 @@ func logBars(title string, labels []string, groups []series) (*plot.Plot, error)
 	return p, nil
 }
 
-// mostLabel is how many letters of a name a plot has room for.
+// mostLabel bounds the letters of a name in a plot.
 const mostLabel = 60
 
 // tilt labels the groups; many or long names are set at an angle.

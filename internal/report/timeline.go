@@ -309,7 +309,7 @@ func (a *axis) panel(title string, known func(*Figures) bool, curves []curve) (*
 	return p, nil
 }
 
-// mostKinds is how many kinds of incidents the legend has room for.
+// mostKinds bounds the kinds of incidents in the legend.
 const mostKinds = 16
 
 // incidents marks what happened, a row of marks a kind.

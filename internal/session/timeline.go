@@ -25,7 +25,7 @@ const (
 	patience = 10 * time.Second
 	// mostMoments is how many lines a timeline may have before half of them are left out. It is then some megabytes.
 	mostMoments = 20000
-	// mostTimeline is how many bytes are read of a timeline.
+	// mostTimeline bounds the bytes that are read of a timeline.
 	mostTimeline = 256 << 20
 )
 

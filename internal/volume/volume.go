@@ -22,7 +22,7 @@ type Volume struct {
 	// Axes names the axes of the array that the volume was read from, as stored (letters of N, C, D, H, W); "" if it was not read, or
 	// was changed since.
 	Axes string
-	// Warnings are what a record of results should say of the volume's file.
+	// Warnings has remarks on the volume's file for the record of results.
 	Warnings []string
 }
 

@@ -160,7 +160,7 @@ func (c *child) watch(limit time.Duration) {
 	}
 }
 
-// watchTicks is how often a child is looked at within the limit.
+// watchTicks has the number of looks at a child within the limit.
 const watchTicks = 20
 
 // stall counts the ticks of a watch without a sign of progress. It reads no clock: whose steps, and the time in which the machine sleeps or

@@ -36,7 +36,7 @@ type Options struct {
 	// PassTimeout is how long the child may show no progress while it is to do something, before it is ended and another one goes on: a
 	// pass through the network, or a sign that it waits or loads. 0: for ever.
 	PassTimeout time.Duration
-	// Noise is where the draws of requests with Noise come from: the child reads them itself.
+	// Noise names the file of draws for requests with Noise: the child reads it itself.
 	Noise Noise
 	// Restarts is how many children a volume may cost in a row without getting on; after so many more than the first one, the processor
 	// has a try, if the policy allows it. 0: 3.
@@ -87,7 +87,7 @@ var _ explain.Overlapping = (*Worker)(nil)
 
 var errClosed = errors.New("the worker is closed")
 
-// Start starts a child, and has it open an engine. An error of opening is what the engine says, or wraps
+// Start starts a child, and has it open an engine. An error of opening is the engine's, or wraps
 // ErrNoProcess. ctx is of the start alone.
 func Start(ctx context.Context, options engine.Options, set Options) (*Worker, error) {
 	options.Supervised = true

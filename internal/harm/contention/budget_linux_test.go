@@ -190,7 +190,7 @@ func TestHarmMovingBudget(t *testing.T) {
 	h.NoSockets()
 }
 
-// usedBy is what NVML says that a process has of the device.
+// usedBy returns the bytes that a process has of the device, as NVML says.
 func usedBy(h *harm.Rig, library *nvml.Library, pid int) int {
 	h.T.Helper()
 	device, err := library.ByIndex(0)

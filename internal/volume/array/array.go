@@ -39,7 +39,7 @@ type Options struct {
 	Allow func(bytes int) error
 }
 
-// voxelBytes is what reading takes for a voxel: in the order of the file, and once more in that of a volume.
+// voxelBytes has the bytes that reading takes for a voxel: in the order of the file, and once more in that of a volume.
 const voxelBytes = 4 + 4
 
 // Reader decodes one format.

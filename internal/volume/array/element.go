@@ -32,7 +32,7 @@ type Element struct {
 // chunkBytes is how much is read at a time: large enough for the disk, small enough for the cache.
 const chunkBytes = 64 << 10
 
-// mostRatio is how many bytes of deflate's output one of its input can stand for (RFC 1951: 258 bytes take two bits, besides a header).
+// mostRatio bounds the bytes of deflate's output that one of its input stands for (RFC 1951: 258 bytes take two bits, besides a header).
 const mostRatio = 1032
 
 // Read decodes n elements from r. have is the number of stored bytes behind r, compressed or not. No memory is taken for elements that

@@ -18,7 +18,7 @@ import (
 	"github.com/voxcam/voxcam/internal/volume/volumetest"
 )
 
-// operation is what testdata/forms.py did to a volume.
+// operation names a change that testdata/forms.py made to a volume.
 type operation struct {
 	dims   [3]int
 	change func(volume.Geometry) volume.Geometry
@@ -134,13 +134,13 @@ func inflate(t *testing.T, dims [3]int, g volume.Geometry) []byte {
 	return plain.Bytes()
 }
 
-// nibabelAffine is what nibabel 5 makes of a header; it ignores units.
+// nibabelAffine returns the affine that nibabel 5 makes of a header; it ignores units.
 func nibabelAffine(f fields) volume.Affine {
 	f.units = 0
 	return f.geometry().Affine
 }
 
-// itkAffine is what ITK 5 makes of one, in millimetres: the sform if its code is 1 or the qform has none, else the qform; without
+// itkAffine returns the affine that ITK 5 makes of one, in millimetres: the sform if its code is 1 or the qform has none, else the qform; without
 // both, voxel 0 at the origin and the axes of DICOM.
 func itkAffine(f fields) volume.Affine {
 	switch {
