@@ -65,9 +65,10 @@ func checkBudgets(t *testing.T, path string) {
 	for _, p := range passes {
 		low, high = max(low, p.Smallest), max(high, p.Whole)
 	}
+	least := fitting(t, path, opt, v, methods, c.Class)
 	budgets := map[string]explain.Budget{"smallest": {Smallest: true}}
 	for name, part := range map[string]int{"tight": 1 << 30, "quarter": 4, "half": 2} {
-		budgets[name] = explain.Budget{Bytes: fitting(t, path, opt, v, methods, c.Class, (high-low)/part)}
+		budgets[name] = explain.Budget{Bytes: least + (high-low)/part}
 	}
 	for name, b := range budgets {
 		opt.Budget = b
@@ -83,9 +84,9 @@ func checkBudgets(t *testing.T, path string) {
 	}
 }
 
-// fitting is a budget that a refusal names, and some more. What steps compute with depends on the plan, so that the next plan may
+// fitting is a budget that a refusal names, and that is enough. What steps compute with depends on the plan, so that the next plan may
 // need a little more again.
-func fitting(t *testing.T, path string, opt explain.Options, v *volume.Volume, methods []string, class, more int) int {
+func fitting(t *testing.T, path string, opt explain.Options, v *volume.Volume, methods []string, class int) int {
 	opt.Budget = explain.Budget{Bytes: 1}
 	for range 8 {
 		r, err := tryExplain(path, opt, v, methods, class)
@@ -100,7 +101,7 @@ func fitting(t *testing.T, path string, opt explain.Options, v *volume.Volume, m
 				}
 			}
 			if err == nil {
-				return opt.Budget.Bytes + more
+				return opt.Budget.Bytes
 			}
 			opt.Budget.Bytes += opt.Budget.Bytes/4 + 1<<16
 			continue

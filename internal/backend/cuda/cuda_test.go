@@ -5,7 +5,6 @@ import (
 	"os"
 	"testing"
 
-	"github.com/voxcam/voxcam/internal/backend/backendtest"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
 )
@@ -86,12 +85,4 @@ func TestStacks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-func TestConformance(t *testing.T) {
-	networks := backendtest.AllNetworks
-	if !backendtest.Long() {
-		networks /= 4
-	}
-	backendtest.Run(t, open(t, Options{}), networks)
 }
