@@ -29,14 +29,19 @@ func TestCheckFinite(t *testing.T) {
 }
 
 func TestCheckSize(t *testing.T) {
-	if err := New(2, 3, 4, 5).CheckSize(); err != nil {
-		t.Error(err)
+	for _, v := range []*Volume{New(2, 3, 4, 5), New(1, 1, 1, 1)} {
+		if err := v.CheckSize(); err != nil {
+			t.Error(err)
+		}
 	}
 	data := make([]float32, 8)
 	for name, v := range map[string]*Volume{
 		"nil": nil, "empty": {}, "too few": {Data: data[:7], Channels: 1, Depth: 2, Height: 2, Width: 2},
 		"too many": {Data: data, Channels: 1, Depth: 1, Height: 2, Width: 2}, "negative": {Data: data, Channels: -2, Depth: -2, Height: 2, Width: 1},
 		"zero": {Channels: 1, Depth: 0, Height: 2, Width: 2}, "overflow": {Channels: 1 << 32, Depth: 1 << 32, Height: 1, Width: 1},
+		// The products of these sizes are 8 in 64 bits.
+		"as many in 64 bits":      {Data: data, Channels: 4, Depth: 1<<62 + 2, Height: 1, Width: 1},
+		"as many after the first": {Data: data, Channels: 1 << 20, Depth: 1, Height: 8, Width: 1<<61 - 1},
 	} {
 		if v.CheckSize() == nil {
 			t.Errorf("%s is accepted", name)

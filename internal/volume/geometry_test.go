@@ -43,3 +43,27 @@ func TestGrids(t *testing.T) {
 		}
 	}
 }
+
+// A header without codes leaves programs to their own rules: the sform is get_base_affine of nibabel's Nifti1Header for 8x9x10 voxels of
+// 0.5x1x2 mm, the qform where SimpleITK has the image (direction -1, -1, 1 in RAS, origin 0).
+func TestNoForms(t *testing.T) {
+	f := NoForms([3]int{8, 9, 10}, [3]float64{0.5, 1, 2})
+	if want := (Affine{{-0.5, 0, 0, 1.75}, {0, 1, 0, -4}, {0, 0, 2, -9}}); f.Sform.Affine != want {
+		t.Errorf("sform %v, want %v", f.Sform.Affine, want)
+	}
+	if want := (Affine{{-0.5, 0, 0, 0}, {0, -1, 0, 0}, {0, 0, 2, 0}}); f.Qform.Affine != want {
+		t.Errorf("qform %v, want %v", f.Qform.Affine, want)
+	}
+}
+
+func TestCoded(t *testing.T) {
+	for _, test := range []struct {
+		qform, sform int
+		want         bool
+	}{{0, 0, false}, {1, 0, true}, {0, 4, true}, {2, 2, true}} {
+		f := Forms{Qform: Form{Code: test.qform}, Sform: Form{Code: test.sform}}
+		if f.Coded() != test.want {
+			t.Errorf("codes %d and %d: %v", test.qform, test.sform, f.Coded())
+		}
+	}
+}

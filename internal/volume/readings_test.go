@@ -21,6 +21,7 @@ func TestReadings(t *testing.T) {
 		{"NCDHW", [4]int{5, 6, 7, 1}, [4]int{1, 5, 6, 7}, []string{"NDHWC", "CDHWN"}}, // either is right
 		{"HWD", [4]int{1, 3, 20, 24}, [4]int{3, 1, 20, 24}, []string{"HWC"}},
 		{"DHW", [4]int{1, 5, 6, 7}, [4]int{1, 5, 6, 7}, nil}, // fits already
+		{"DHW", [4]int{1, 5, 6, 7}, [4]int{5, 6, 0, 7}, nil}, // not CDW: a volume without height; nor HDW: its one channel is not five
 		{"", [4]int{5, 6, 7, 1}, [4]int{1, 0, 0, 0}, nil},
 		{"DHW", [4]int{1, 5, 6, 7}, [4]int{1, 5, 6, 8}, nil},
 	} {

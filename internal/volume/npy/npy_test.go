@@ -2,6 +2,7 @@ package npy
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
@@ -55,6 +56,11 @@ func TestHostileHeaders(t *testing.T) {
 		"not a dict":  {"[1, 2]", "'{' expected"},
 		"unknown key": {"{'descr': '<f4', 'code': 1}", `unknown key "code"`},
 		"open string": {"{'descr", "string without end"},
+		"no text":     {"", "'{' expected"},
+		"ends":        {"{'descr': ", "string expected"},
+		"ends in 12":  {"{'descr': '<f4', 'fortran_order': False, 'shape': (12", "')' expected"},
+		"no type":     {"{'descr': '', 'fortran_order': False, 'shape': (1,)}", `elements of type ""`},
+		"text behind": {"{'descr': '<f4', 'fortran_order': False, 'shape': (1,)} x", "text behind the dictionary"},
 		"more behind": {"{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}", "5 bytes follow the array"},
 	} {
 		_, err := Read(volumetest.Section(raw(test.text, make([]byte, 9))), array.Options{})
@@ -131,14 +137,108 @@ func TestDraws(t *testing.T) {
 			t.Errorf("draw %d: %v, %v", i, dst, err)
 		}
 	}
-	if err := f.Draw(5, dst); err == nil {
-		t.Error("draw 5 of 5 was read")
+	for _, i := range []int{-1, 5} {
+		if err := f.Draw(i, dst); err == nil || !strings.Contains(err.Error(), "it has 5") {
+			t.Errorf("draw %d of 5: %v", i, err)
+		}
 	}
 	if err := f.Draw(0, dst[:23]); err == nil || !strings.Contains(err.Error(), "1x2x3x4 has 24 values, 23 are needed") {
 		t.Errorf("draw of 23 values: %v", err)
 	}
 	if _, err := Open(t.Context(), filepath.Join(volumetest.Dir, "fortran.npy")); err == nil || !strings.Contains(err.Error(), "Fortran") {
 		t.Errorf("Fortran order: %v", err)
+	}
+}
+
+// A draw is read in parts; the last one is shorter.
+func TestLargeDraw(t *testing.T) {
+	const n = 1<<17 + 3
+	data := make([]float32, 2*n)
+	for i := range data {
+		data[i] = float32(i)
+	}
+	var b bytes.Buffer
+	if err := Write(&b, []int{2, n}, data); err != nil {
+		t.Fatal(err)
+	}
+	f, err := NewFile(volumetest.Section(b.Bytes()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dst := make([]float32, n)
+	if err := f.Draw(1, dst); err != nil || !slices.Equal(dst, data[n:]) {
+		t.Errorf("draw 1: from %v to %v, %v", dst[0], dst[n-1], err)
+	}
+	if err := f.Close(); err != nil {
+		t.Errorf("close of what was not opened: %v", err)
+	}
+}
+
+func TestClose(t *testing.T) {
+	f, err := Open(t.Context(), filepath.Join(volumetest.Dir, "noise.npy"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := f.Close(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("closed twice: %v", err)
+	}
+}
+
+// Numbers in one row have one order: Fortran's is C's.
+func TestFortranVector(t *testing.T) {
+	f, err := NewFile(volumetest.Section(raw("{'descr': '<f4', 'fortran_order': True, 'shape': (2,)}", make([]byte, 8))))
+	if err != nil || f.Len() != 2 {
+		t.Errorf("%v, %v", f, err)
+	}
+}
+
+// The limits of a header themselves are allowed.
+func TestLimits(t *testing.T) {
+	axes := raw("{'descr': '<f4', 'fortran_order': False, 'shape': ("+strings.Repeat("1,", 32)+")}", make([]byte, 4))
+	if a, err := Read(volumetest.Section(axes), array.Options{}); err != nil || len(a.Shape) != 32 {
+		t.Errorf("32 axes: %v", err)
+	}
+	for _, length := range []int{maxHeader, maxHeader + 1} {
+		text := "{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}"
+		b := append([]byte(magic), 2, 0)
+		b = binary.LittleEndian.AppendUint32(b, uint32(length))
+		b = append(append(b, text...), bytes.Repeat([]byte{' '}, length-len(text))...)
+		_, err := Read(volumetest.Section(append(b, 0, 0, 0, 0)), array.Options{})
+		if (err == nil) != (length == maxHeader) {
+			t.Errorf("a header of %d bytes: %v", length, err)
+		}
+	}
+}
+
+func TestMatchZip(t *testing.T) {
+	for head, want := range map[string]bool{"PK\x03\x04\x14": true, "PK\x05\x06\x00": true, "PK\x01\x02": false, "PK": false, magic: false} {
+		if MatchZip([]byte(head)) != want {
+			t.Errorf("%q: %v", head, !want)
+		}
+	}
+}
+
+// TestHead compares heads with those that numpy.save writes (NumPy 2).
+func TestHead(t *testing.T) {
+	for _, test := range []struct {
+		shape []int
+		want  string
+	}{
+		{nil, "{'descr': '<f4', 'fortran_order': False, 'shape': (), }"},
+		{[]int{2}, "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }"},
+		{[]int{1, 2, 1}, "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2, 1), }"},
+	} {
+		var b bytes.Buffer
+		if err := Write(&b, test.shape, make([]float32, max(1, 2*min(1, len(test.shape))))); err != nil {
+			t.Fatal(err)
+		}
+		want := "\x93NUMPY\x01\x00\x76\x00" + test.want + strings.Repeat(" ", 117-len(test.want)) + "\n"
+		if got := b.String()[:128]; got != want {
+			t.Errorf("shape %v: head %q, want %q", test.shape, got, want)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hhrutter/lzw"
 	"golang.org/x/image/tiff"
+	strict "golang.org/x/image/tiff/lzw"
 )
 
 // stack returns pages that compress well (smooth) and not at all (noise), by turns.
@@ -147,7 +148,13 @@ func TestCoder(t *testing.T) {
 	noise := stack(Options{Width: 100, Height: 100, Pages: 2})[1]
 	check := func(data []byte) {
 		t.Helper()
-		got, err := io.ReadAll(lzw.NewReader(bytes.NewReader(c.strip(data)), true))
+		strip := c.strip(data)
+		got, err := io.ReadAll(lzw.NewReader(bytes.NewReader(strip), true))
+		if err != nil || !bytes.Equal(got, data) {
+			t.Fatalf("%d bytes: %d came back, %v", len(data), len(got), err)
+		}
+		// This reader misses a last code of another width.
+		got, err = io.ReadAll(strict.NewReader(bytes.NewReader(strip), strict.MSB, 8))
 		if err != nil || !bytes.Equal(got, data) {
 			t.Fatalf("%d bytes: %d came back, %v", len(data), len(got), err)
 		}
@@ -181,6 +188,7 @@ func TestChoiceOfBig(t *testing.T) {
 	}{
 		{Options{Width: 1000, Height: 1000, Pages: 900}, false},
 		{Options{Width: 1000, Height: 1000, Pages: 1000}, true},
+		{Options{Width: 1, Height: 1, Pages: 4_500_000}, true}, // directories
 	} {
 		e, err := NewEncoder(io.Discard, test.opt)
 		if err != nil || e.big != test.big {
@@ -200,6 +208,51 @@ func TestDescription(t *testing.T) {
 	} {
 		if strings.Count(b.String(), want) != 1+2*b2i(strings.HasPrefix(want, "\x00")) {
 			t.Errorf("%q appears %d times", want, strings.Count(b.String(), want))
+		}
+	}
+}
+
+// TestFields reads the fields whose values lie behind the directory, of each page.
+func TestFields(t *testing.T) {
+	for _, test := range []struct {
+		spacing    [3]float64
+		resolution bool
+		described  string
+	}{
+		{[3]float64{0.5, 0.25, 0.25}, true, "unit=mm\nspacing=0.5\n"},
+		{[3]float64{0.5, 0.25, 0}, false, "unit=mm\nspacing=0.5\n"},
+		{[3]float64{0, 0, 0.25}, false, ""},
+	} {
+		var buf bytes.Buffer
+		opt := Options{Width: 3, Height: 5, Pages: 3, Spacing: test.spacing}
+		encode(t, &buf, opt, false, stack(opt))
+		b, le := buf.Bytes(), binary.LittleEndian
+		for page, at := range directories(t, b) {
+			values := map[uint16]string{}
+			for i := range uint32(le.Uint16(b[at:])) {
+				entry := b[at+2+12*i:]
+				size := le.Uint32(entry[4:]) * map[uint16]uint32{ascii: 1, short: 2, long: 4, rational: 8}[le.Uint16(entry[2:])]
+				value := entry[8:]
+				if size > 4 {
+					value = b[le.Uint32(entry[8:]):]
+				}
+				values[le.Uint16(entry)] = string(value[:size])
+			}
+			if values[258] != "\x08\x00\x08\x00\x08\x00" || values[305] != "voxcam\x00" {
+				t.Errorf("page %d: bits %q, software %q", page, values[258], values[305])
+			}
+			want := ""
+			if page == 0 {
+				want = "ImageJ=1.54f\nimages=3\nslices=3\nloop=false\n" + test.described + "\x00"
+			}
+			if values[270] != want {
+				t.Errorf("page %d: description %q, want %q", page, values[270], want)
+			}
+			for _, tag := range []uint16{282, 283} {
+				if _, ok := values[tag]; ok != test.resolution {
+					t.Errorf("spacing %v: tag %d is there: %v", test.spacing, tag, ok)
+				}
+			}
 		}
 	}
 }
