@@ -52,6 +52,9 @@ func TestForeign(t *testing.T) {
 		{"volume.npz", torch, "is a file of torch.save"},
 		{"volume.pt", []byte("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02"), "is a file of torch.save"},
 		{"volume.pkl", []byte("\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00"), "is a Python pickle"},
+		{"volume.pkl", []byte("\x80\x02"), "is a Python pickle"},
+		{"volume.pkl", []byte("\x80\x05"), "is a Python pickle"},
+		{"IM0000", dicom[:132], "is a DICOM file"},
 		{"IM0001", dicom, "is a DICOM file, which is not read; convert its series: dcm2niix"},
 		{"scan.nrrd", []byte("NRRD0004\ntype: float\n"), "SimpleITK.WriteImage"},
 		{"scan.mha", []byte("ObjectType = Image\nNDims = 3\n"), "SimpleITK.WriteImage"},
@@ -63,6 +66,35 @@ func TestForeign(t *testing.T) {
 		}
 		if _, err := Read(path, Options{}); err == nil || !strings.Contains(err.Error(), test.want) || strings.Count(err.Error(), path) != 1 {
 			t.Errorf("%s: error %v, want %q", test.name, err, test.want)
+		}
+	}
+}
+
+// TestNotForeign has files that differ from a kind's in one number: they are not called so.
+func TestNotForeign(t *testing.T) {
+	mgh := func(at int, n uint32) []byte {
+		b := make([]byte, 308)
+		for i, n := range []uint32{1, 1 << 20, 3, 4, 1, 10} {
+			binary.BigEndian.PutUint32(b[4*i:], n)
+		}
+		binary.BigEndian.PutUint32(b[4*at:], n)
+		return b
+	}
+	if !isMGH(mgh(0, 1)) {
+		t.Fatal("a header of an MGH file is none")
+	}
+	for _, test := range []struct{ at, n int }{{0, 2}, {1, 0}, {4, 0}, {2, 1<<20 + 1}, {4, 1<<20 + 1}, {5, 11}} {
+		if isMGH(mgh(test.at, uint32(test.n))) {
+			t.Errorf("an MGH file whose number %d is %d", test.at, test.n)
+		}
+	}
+	for _, content := range []string{"\x80", "\x80\x01", "\x80\x06", strings.Repeat("\x00", 128) + "DIC"} {
+		path := filepath.Join(t.TempDir(), "file.bin")
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Read(path, Options{}); err == nil || strings.Contains(err.Error(), "which is not read") {
+			t.Errorf("%q: %v", content, err)
 		}
 	}
 }
