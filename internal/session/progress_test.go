@@ -64,6 +64,11 @@ func TestLongSamplesAreHeardOf(t *testing.T) {
 	if got := b.String(); got != "val/a: pass 2 of 9\nval/a: pass 4 of 9\n" {
 		t.Errorf("%q", got)
 	}
+	b.Reset()
+	now = now.Add(quiet)
+	if l.Event(Event{Kind: EventPass, Sample: "a", Split: "val", Passes: 9, PassesTotal: 9}); b.Len() > 0 {
+		t.Errorf("%q of the last pass, which a line on the sample follows", b.String())
+	}
 }
 
 func TestJSONLines(t *testing.T) {

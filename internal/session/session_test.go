@@ -226,8 +226,8 @@ func TestMapsThatAreNone(t *testing.T) {
 		"a logit too few":            {func(r *explain.Result) { r.Logits = r.Logits[1:] }, "internal error"},
 		"a probability too few":      {func(r *explain.Result) { r.Probabilities = r.Probabilities[1:] }, "internal error"},
 		"a method too few":           {func(r *explain.Result) { r.Methods = nil }, "internal error"},
-		"a class below":              {func(r *explain.Result) { r.Predicted = -1 }, "internal error"},
-		"a class above":              {func(r *explain.Result) { r.Predicted = 3 }, "internal error"},
+		"a class below":              {func(r *explain.Result) { r.Predicted = -1 }, "predicted class -1"},
+		"a class above":              {func(r *explain.Result) { r.Predicted = 3 }, "predicted class 3"},
 	} {
 		w := newWorld(t, 1)
 		s := w.must(&fake{hook: func(_ context.Context, _ explain.Request, r *explain.Result) error { c.harm(r); return nil }}, ExitFailed)
@@ -561,20 +561,24 @@ func TestOutputFailsInTheMiddle(t *testing.T) {
 }
 
 func TestSummaryPrint(t *testing.T) {
-	s := Summary{Name: "s", Dir: "out/session_s", Selected: 24, Resumed: 1, Pending: 2, Seconds: 3,
-		Status: report.Counts{OK: 1, Failed: 21}}
-	for i := range 21 {
+	s := Summary{Name: "s", Dir: "out/session_s", Selected: 25, Resumed: 1, Pending: 2, Seconds: 3,
+		Status: report.Counts{OK: 1, Failed: 22}}
+	for i := range 22 {
 		s.Problems = append(s.Problems, Problem{fmt.Sprint("case", i), "val", explain.StatusFailed, "why"})
 	}
 	var b bytes.Buffer
 	if err := s.Print(&b); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"24 samples, 1 ok, 0 degraded, 21 failed, 2 not done (1 of them by earlier runs), 3.0 s\n",
-		"  failed: val/case0: why\n", "and 1 more", "results: out/session_s\n"} {
+	for _, want := range []string{"25 samples, 1 ok, 0 degraded, 22 failed, 2 not done (1 of them by earlier runs), 3.0 s\n",
+		"  failed: val/case0: why\n", ": val/case19: why\n  and 2 more: see reports/detailed_analysis_report.txt\nresults: out/session_s\n"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("%q lacks %q", b.String(), want)
 		}
+	}
+	b.Reset()
+	if err := (Summary{Selected: 1, Status: report.Counts{OK: 1}}).Print(&b); err != nil || strings.Contains(b.String(), "not done") {
+		t.Errorf("%v: %q", err, b.String())
 	}
 }
 
