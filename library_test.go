@@ -36,7 +36,7 @@ func TestVolumesThatAreNone(t *testing.T) {
 			t.Errorf("%s: %v, want %q", name, err, c.says)
 		}
 	}
-	//nolint:staticcheck // a nil context is what is tested
+	//lint:ignore SA1012 a nil context is tested
 	if _, err := m.Explain(nil, good, voxcam.Request{Methods: []string{"gradcam"}}); err == nil || !strings.Contains(err.Error(), "context is nil") {
 		t.Errorf("a nil context: %v", err)
 	}

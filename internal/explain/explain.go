@@ -80,6 +80,7 @@ type Layer struct {
 	// layer are then degraded.
 	AnotherTensor string   `json:"another_tensor,omitempty"`
 	Warnings      []string `json:"warnings,omitempty"` // what was assumed, and what the user should know
+	Notes         []string `json:"notes,omitempty"`    // choices that follow from the file
 }
 
 // Class says which class score is explained.

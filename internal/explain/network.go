@@ -94,7 +94,7 @@ func newNetwork(ctx context.Context, file *onnx.Model, shape [4]int, opt Options
 func describe(t layer.Target) *Layer {
 	return &Layer{
 		Name: t.Label, Value: t.Value.Name, Shape: t.Value.Shape().Clone(), Axes: t.Axes.String(), Module: t.Module, Call: t.Call, Calls: t.Calls,
-		AnotherTensor: t.Another, Warnings: t.Warnings,
+		AnotherTensor: t.Another, Warnings: t.Warnings, Notes: t.Notes,
 	}
 }
 

@@ -156,18 +156,6 @@ func (t *traced) letters() (n int) {
 	return n
 }
 
-// prefix is the number of tokens in front of those of the volume.
-func (t *traced) prefix() int {
-	if t != nil {
-		for _, a := range t.axes {
-			if a.places() && a.before > 0 {
-				return a.before
-			}
-		}
-	}
-	return 0
-}
-
 func (p piece) like(q piece) bool {
 	return p.letter == q.letter && p.size == q.size && p.unit == q.unit && (p.line == nil) == (q.line == nil) && (p.line == nil || p.line.like(q.line))
 }

@@ -138,7 +138,7 @@ func (idx *index) missing() string {
 	const gone = "modules that compute nothing when the model is used (Dropout, Identity) have no node in the file"
 	n := 0
 	for i := range idx.members {
-		if b := &idx.members[i]; b.folded || b.conv != "" {
+		if idx.members[i].folded {
 			n++
 		}
 	}

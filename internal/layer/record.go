@@ -53,7 +53,9 @@ func (idx *index) recorded(t *Target, name string, calls []entry) error {
 		if n := idx.m.Nodes[readers[0]]; n.Op == "Relu" && len(n.Outputs) == 1 && n.Outputs[0] != nil {
 			t.Notes = append(t.Notes, fmt.Sprintf("the ReLU behind %s runs in place, so that hooks see its result, which is explained; name the value %q for the tensor before it", name, t.Value.Name))
 			t.Value = n.Outputs[0]
+			return nil
 		}
 	}
+	t.warn("a later operation of the PyTorch code overwrites the output of %s, so that hooks that keep it see that operation's result; the module's own output is explained", name)
 	return nil
 }
