@@ -2,9 +2,11 @@ package layer_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/voxcam/voxcam/internal/layer"
@@ -118,5 +120,40 @@ func TestRecordsAreData(t *testing.T) {
 				t.Errorf("%s: a layer called gone is found", record)
 			}
 		}
+	}
+}
+
+// What the export noted of an output that is overwritten later is told: it is the ReLU's where only a ReLU reads it, else the module's own.
+func TestOverwrittenOutputs(t *testing.T) {
+	m := load(t, filepath.Join("testdata", "modules.tool_torchscript.onnx"), nil)
+	readers := map[string]int{}
+	for _, n := range m.Nodes {
+		for _, v := range n.InputNames {
+			readers[v]++
+		}
+	}
+	alone, shared := 0, 0
+	for _, n := range m.Nodes {
+		if len(n.Outputs) != 1 || n.Outputs[0] == nil || n.Outputs[0].Const != nil || readers[n.Outputs[0].Name] == 0 || len(n.Outputs[0].Shape()) != 5 {
+			continue
+		}
+		value := n.Outputs[0].Name
+		m.Model.Metadata["voxcam.modules"] = fmt.Sprintf(`{"noted":[{"value":%q,"in_place":true}]}`, value)
+		got, err := find(m, layer.Request{Name: "noted"})
+		switch {
+		case err != nil:
+			t.Errorf("%s: %v", value, err)
+		case got.Value.Name == value:
+			if shared++; len(got.Warnings) == 0 || !strings.Contains(got.Warnings[0], "overwrites the output") {
+				t.Errorf("%s: its own output is explained, and the warnings are %q", value, got.Warnings)
+			}
+		default:
+			if alone++; len(got.Notes) == 0 || !strings.Contains(got.Notes[0], "runs in place") || readers[value] != 1 {
+				t.Errorf("%s: %s is explained, and the notes are %q", value, got.Value.Name, got.Notes)
+			}
+		}
+	}
+	if alone == 0 || shared == 0 {
+		t.Errorf("%d outputs with a ReLU alone, %d others: both are wanted", alone, shared)
 	}
 }
