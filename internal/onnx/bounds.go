@@ -3,6 +3,7 @@ package onnx
 import (
 	"errors"
 	"fmt"
+	"runtime/debug"
 
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/ir"
@@ -31,6 +32,9 @@ const (
 	tableBytes = 48
 )
 
+// largePiece is the size of memory that is taken only after what others have left was given back: garbage beside it could be as much again.
+const largePiece = 32 << 20
+
 // hold counts memory that is about to be taken for something, and refuses the node if it is more than may be held.
 func (c *call) hold(bytes int, what string, args ...any) {
 	im := c.im
@@ -39,6 +43,9 @@ func (c *call) hold(bytes int, what string, args ...any) {
 			fmt.Sprintf(what, args...), bytesize.Format(bytes), bytesize.Format(im.memory), bytesize.Format(im.held))
 		e.Advice, e.cause = "give a larger --memory-budget if the model is meant to be so", ErrMemory
 		panic(abort{e})
+	}
+	if bytes > largePiece {
+		debug.FreeOSMemory() // what earlier ones left, which nobody counts
 	}
 	im.held += bytes
 	im.out.Held = max(im.out.Held, im.held)

@@ -133,6 +133,9 @@ type importer struct {
 	index    int // of the outermost node at work
 }
 
+// foldedOnes bounds the elements that are computed while a file is opened, in times of Options.MaxFolded: some seconds' work.
+const foldedOnes = 8
+
 // maxNodes bounds the nodes of a file, and what functions that call functions can grow to.
 const maxNodes = 1 << 16
 
@@ -147,7 +150,7 @@ func ImportContext(ctx context.Context, m *Model, opt Options) (*Imported, error
 		opt.MaxFolded = DefaultMaxFolded
 	}
 	g := &ir.Graph{}
-	im := &importer{ctx: ctx, m: m, g: g, memory: opt.Memory, folded: 32 * opt.MaxFolded, maxOne: opt.MaxFolded}
+	im := &importer{ctx: ctx, m: m, g: g, memory: opt.Memory, folded: foldedOnes * opt.MaxFolded, maxOne: opt.MaxFolded}
 	im.out = &Imported{Model: m, Graph: g, Names: map[string]*ir.Value{}, ParamElements: map[string]int{}}
 	top := &frame{slots: map[string]*slot{}, opsets: m.Opsets}
 	if err := im.initializers(top, m.Graph); err != nil {
