@@ -301,6 +301,15 @@ func enoughDraws(draws *npy.File, path string, methods []string, conventions map
 // targets resolves --target-class for a model of n classes.
 func (f *explainFlags) targets(n int) ([]explain.Class, error) {
 	index := func(i int) explain.Class { return explain.Class{Kind: explain.ClassIndex, Index: i} }
+	names := strings.Split(f.classes, ",")
+	if f.classes != "" && len(names) != n {
+		return nil, usage(fmt.Errorf("--classes names %d classes, but the model has %d", len(names), n))
+	}
+	for i, name := range names {
+		if slices.Contains(names[:i], name) {
+			return nil, usage(fmt.Errorf("--classes has the name %q twice", name))
+		}
+	}
 	switch f.class {
 	case "predicted":
 		return []explain.Class{{Kind: explain.ClassPredicted}}, nil
@@ -311,7 +320,6 @@ func (f *explainFlags) targets(n int) ([]explain.Class, error) {
 		}
 		return all, nil
 	}
-	names := strings.Split(f.classes, ",")
 	i, err := strconv.Atoi(f.class)
 	if err != nil {
 		if i = slices.Index(names, f.class); i < 0 {

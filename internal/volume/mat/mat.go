@@ -68,6 +68,15 @@ func Read(r *io.SectionReader, opt array.Options) (*array.Array, error) {
 	if err != nil {
 		return nil, err
 	}
+	times := 0
+	for _, v := range f {
+		if v.name == opt.Variable {
+			times++
+		}
+	}
+	if times > 1 {
+		return nil, volume.Malformed(format, "it holds the variable %q %d times; save it once", opt.Variable, times)
+	}
 	for _, v := range f {
 		if v.name == opt.Variable {
 			a, err := v.read(opt)

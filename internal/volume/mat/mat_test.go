@@ -183,3 +183,21 @@ func TestWrite(t *testing.T) {
 		}
 	}
 }
+
+// A file may hold a variable twice, of which programs take one or the other.
+func TestTwice(t *testing.T) {
+	var one, two bytes.Buffer
+	for _, w := range []*bytes.Buffer{&one, &two} {
+		err := Write(w, []Variable{{Name: "imgMat", Shape: []int{2, 2}, Data: []float32{1, 2, 3, float32(w.Len())}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	both := append(one.Bytes(), two.Bytes()[128:]...)
+	if _, err := Read(volumetest.Section(both), array.Options{}); err == nil || !strings.Contains(err.Error(), `"imgMat" 2 times`) {
+		t.Errorf("error %v", err)
+	}
+	if _, err := Read(volumetest.Section(one.Bytes()[:one.Len()]), array.Options{}); err != nil {
+		t.Error(err)
+	}
+}

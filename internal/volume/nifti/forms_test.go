@@ -202,7 +202,7 @@ func TestSameHeader(t *testing.T) {
 	}
 }
 
-// TestNoPlace changes a number of a NIfTI-2 header, which has float64, so that it cannot be written as float32 or places nothing.
+// TestNoPlace changes a number of a NIfTI-2 header, which has float64, so that it cannot be written as float32, places nothing, or contradicts another.
 func TestNoPlace(t *testing.T) {
 	good := volumetest.Open(t, "two.nii")
 	f64 := func(at int, x float64) func([]byte) {
@@ -224,6 +224,7 @@ func TestNoPlace(t *testing.T) {
 		{"the size of a voxel along axis 0 is NaN", []func([]byte){code(344, 0), code(348, 0), f64(112, math.NaN())}},
 		{"the size of a voxel along axis 2 is 1e-320", []func([]byte){f64(128, -1e-320)}},
 		{"sform_code is 65536", []func([]byte){code(348, 1<<16)}},
+		{"and bitpix is 24; repair the header", []func([]byte){func(b []byte) { binary.LittleEndian.PutUint16(b[14:], 24) }}},
 	} {
 		b := slices.Clone(good)
 		for _, change := range test.changes {

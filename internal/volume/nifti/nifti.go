@@ -163,6 +163,7 @@ var otherTypes = map[int]string{
 type fields struct {
 	dim          [8]int64
 	dataType     int
+	bits         int // of a voxel; 0 is not said
 	pixdim       [8]float64
 	offset       float64
 	slope, inter float64
@@ -176,7 +177,7 @@ type fields struct {
 func fields1(b []byte, o binary.ByteOrder) fields {
 	i16 := func(at int) int { return int(int16(o.Uint16(b[at:]))) }
 	f32 := func(at int) float64 { return float64(math.Float32frombits(o.Uint32(b[at:]))) }
-	f := fields{dataType: i16(70), offset: f32(108), slope: f32(112), inter: f32(116),
+	f := fields{dataType: i16(70), bits: i16(72), offset: f32(108), slope: f32(112), inter: f32(116),
 		units: int(b[123]), qform: i16(252), sform: i16(254)}
 	for i := range f.dim {
 		f.dim[i], f.pixdim[i] = int64(i16(40+2*i)), f32(76+4*i)
@@ -193,7 +194,7 @@ func fields1(b []byte, o binary.ByteOrder) fields {
 func fields2(b []byte, o binary.ByteOrder) fields {
 	i32 := func(at int) int { return int(int32(o.Uint32(b[at:]))) }
 	f64 := func(at int) float64 { return math.Float64frombits(o.Uint64(b[at:])) }
-	f := fields{dataType: int(int16(o.Uint16(b[12:]))), offset: float64(int64(o.Uint64(b[168:]))), slope: f64(176), inter: f64(184),
+	f := fields{dataType: int(int16(o.Uint16(b[12:]))), bits: int(int16(o.Uint16(b[14:]))), offset: float64(int64(o.Uint64(b[168:]))), slope: f64(176), inter: f64(184),
 		units: i32(500), qform: i32(344), sform: i32(348)}
 	for i := range f.dim {
 		f.dim[i], f.pixdim[i] = int64(o.Uint64(b[16+8*i:])), f64(104+8*i)
@@ -234,6 +235,9 @@ func parseHeader(b []byte, version int, order binary.ByteOrder) (*header, error)
 			name = s
 		}
 		return nil, volume.Unsupported(format, "its voxels are of type %s; save it with a real numeric type", name)
+	}
+	if bits := 8 * element.Size; f.bits != 0 && f.bits != bits {
+		return nil, volume.Malformed(format, "its voxels are of type %d, which has %d bits, and bitpix is %d; repair the header", f.dataType, bits, f.bits)
 	}
 	h.element = element
 	h.element.Big = order == binary.ByteOrder(binary.BigEndian)
