@@ -223,8 +223,8 @@ func nameSamples(samples []Sample) {
 	}
 }
 
-// SampleID is the ID of a file's sample where no table names it: the file's name without folder and extension, which is what most
-// tables call the case.
+// SampleID is the ID of a file's sample where no table names it: the file's name without folder and extension, as most tables
+// call the case.
 func SampleID(path string) string { return stem(path) }
 
 func stem(id string) string { return trimExtension(path.Base(filepath.ToSlash(id))) }

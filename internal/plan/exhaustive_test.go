@@ -30,6 +30,12 @@ func gated(t *testing.T, gradient bool) *ir.Graph {
 		z = b.Emit(op.BinaryOp("Add"), nil, z, conv(y, 4, 1))
 	}
 	score := b.Emit(op.ReduceMean, op.ReduceAttr{Axes: []int{1, 2, 3, 4}}, z)
+	return finished(t, b, g, x, score, gradient)
+}
+
+// finished is the graph of a score, with the gradient at x if that is asked for.
+func finished(t *testing.T, b *ir.Builder, g *ir.Graph, x, score *ir.Value, gradient bool) *ir.Graph {
+	t.Helper()
 	if err := b.Err(); err != nil {
 		t.Fatal(err)
 	}

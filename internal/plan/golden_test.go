@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/voxcam/voxcam/internal/grad"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/op"
 	"github.com/voxcam/voxcam/internal/tensor"
@@ -45,19 +44,7 @@ func skipping(t *testing.T, gradient bool) *ir.Graph {
 	}
 	y = b.Emit(op.Pad, op.PadAttr{Before: []int{0, 1, 0, 0, 0}, After: []int{0, 1, 0, 0, 0}, Mode: op.PadConstant}, y)
 	score := b.Emit(op.ReduceMean, op.ReduceAttr{Axes: []int{1, 2, 3}}, y)
-	if err := b.Err(); err != nil {
-		t.Fatal(err)
-	}
-	g.Outputs = []*ir.Value{score}
-	if gradient {
-		_, d, err := grad.Build(g, score, []*ir.Value{x})
-		if err != nil {
-			t.Fatal(err)
-		}
-		g.Outputs = append(g.Outputs, d...)
-		g.Prune()
-	}
-	return g
+	return finished(t, b, g, x, score, gradient)
 }
 
 // Plans are a function of the graph, the budget and the costs of a device alone: those of small networks are written down in

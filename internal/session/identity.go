@@ -109,7 +109,7 @@ func (r *run) identify(name string) error {
 		return refuse("session %s was made under other settings and is not continued; choose another --session. What differs:\n%s",
 			name, strings.Join(differences(before.Settings, settings), "\n"))
 	}
-	// The rest follows from the settings, or is where things lie now; what the folder says of it is not relied upon.
+	// The rest follows from the settings, or tells the present places; the folder's word for it is not relied upon.
 	now.Created, now.Version, now.Digest = before.Created, before.Version, before.Digest
 	return nil
 }

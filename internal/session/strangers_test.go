@@ -224,7 +224,7 @@ func TestResultsAreKnown(t *testing.T) {
 	}
 }
 
-// Whatever is changed in a record, its sample is done again, with a word, and the record is what it was.
+// Whatever is changed in a record, its sample is done again, with a word, and the record is as before.
 func TestDamagedRecordsAreDoneAgain(t *testing.T) {
 	w := newWorld(t, 2)
 	w.must(&fake{}, ExitOK)

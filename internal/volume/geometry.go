@@ -44,8 +44,8 @@ func Identity() Geometry {
 }
 
 // NoForms are the forms of a header without codes, for a grid of dims voxels of the given size. Nothing says then where the
-// volume lies, and programs differ: sform is where nibabel and SPM put it (x flipped, the centre at the origin), qform is
-// where ITK does (voxel 0 at the origin, the axes those of DICOM).
+// volume lies, and programs differ: sform has the place of nibabel and SPM (x flipped, the centre at the origin), qform
+// that of ITK (voxel 0 at the origin, the axes those of DICOM).
 func NoForms(dims [3]int, size [3]float64) Forms {
 	var f Forms
 	for i, s := range size {

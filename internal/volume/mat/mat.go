@@ -11,6 +11,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/voxcam/voxcam/internal/volume"
@@ -68,25 +69,14 @@ func Read(r *io.SectionReader, opt array.Options) (*array.Array, error) {
 	if err != nil {
 		return nil, err
 	}
-	times := 0
-	for _, v := range f {
-		if v.name == opt.Variable {
-			times++
-		}
+	named := slices.DeleteFunc(slices.Clone(f), func(v variable) bool { return v.name != opt.Variable })
+	switch len(named) {
+	case 0:
+		return nil, volume.Unsupported(format, "it holds no variable %q, only %s; name one of them as the variable", opt.Variable, f)
+	case 1:
+		return named[0].read(opt)
 	}
-	if times > 1 {
-		return nil, volume.Malformed(format, "it holds the variable %q %d times; save it once", opt.Variable, times)
-	}
-	for _, v := range f {
-		if v.name == opt.Variable {
-			a, err := v.read(opt)
-			if err != nil {
-				return nil, err
-			}
-			return a, nil
-		}
-	}
-	return nil, volume.Unsupported(format, "it holds no variable %q, only %s; name one of them as the variable", opt.Variable, f)
+	return nil, volume.Malformed(format, "it holds the variable %q %d times; save it once", opt.Variable, len(named))
 }
 
 // file is the list of variables.

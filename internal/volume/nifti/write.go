@@ -66,7 +66,7 @@ func formsOf(dims [3]int, g volume.Geometry) volume.Forms {
 	if f.Coded() {
 		return f
 	}
-	// The header has no code. A file without codes says where this grid lies only if that is where programs put such a file.
+	// The header has no code. A file without codes places this grid only if programs put such a file there.
 	size, _, _, _ := decompose(f.Qform.Affine)
 	again := volume.NoForms(dims, size)
 	if again.Unit = f.Unit; f != again {
