@@ -21,12 +21,12 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/bytesize"
-	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/volume"
-	"github.com/voxcam/voxcam/internal/volume/format"
+	"github.com/voxcam/voxcam/volume"
+	"github.com/voxcam/voxcam/volume/format"
 )
 
 // Types of requests and results.

@@ -14,7 +14,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/cli"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/device"

@@ -18,11 +18,11 @@ import (
 	"syscall"
 
 	"github.com/voxcam/voxcam/internal/session"
-	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/array"
 	"github.com/voxcam/voxcam/internal/volume/mat"
 	"github.com/voxcam/voxcam/internal/volume/nifti"
 	"github.com/voxcam/voxcam/internal/volume/npy"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // samples are files that are whole.

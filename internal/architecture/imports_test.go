@@ -32,10 +32,10 @@ cam:                            parallel
 
 # Where it is computed.
 backend:                        tensor ir plan cam noise
-backend/host:                   parallel backend cam noise
+backend/hostmem:                   parallel backend cam noise
 backend/reference:              tensor ir op
 backend/cpu/kernel:
-backend/cpu:                    tensor ir op plan invariants backend backend/host backend/cpu/kernel
+backend/cpu:                    tensor ir op plan invariants backend backend/hostmem backend/cpu/kernel
 backend/backendtest:            tensor ir op grad plan backend backend/reference
 
 # The same on a GPU, whose libraries are found when the program runs.
@@ -44,7 +44,7 @@ backend/cuda/driver:            dl
 backend/cuda/nvml:              dl
 backend/cuda/cudnn:             dl backend/cuda/driver
 backend/cuda/simulator:         dl
-backend/cuda:                   tensor ir op plan invariants dl cam noise backend backend/host backend/cuda/driver backend/cuda/nvml backend/cuda/cudnn backend/cuda/kernel
+backend/cuda:                   tensor ir op plan invariants dl cam noise backend backend/hostmem backend/cuda/driver backend/cuda/nvml backend/cuda/cudnn backend/cuda/kernel
 
 # Volumes and files: they know nothing of models.
 volume, volume/tiff:
@@ -70,13 +70,13 @@ engine:                         backend bytesize cam device explain memory volum
 worker:                         backend bytesize cam engine explain input memory noise volume volume/npy
 control:                        backend explain memory
 monitor:                        backend bytesize control explain memory printable
-rescue:                         backend bytesize control memory
+reclaim:                         backend bytesize control memory
 planview:                       tensor ir op plan bytesize printable
 dataset:                        bytesize cam explain input volume volume/format
 report:                         cam dataset durable explain input printable
 session:                        cam dataset durable explain input memory picture printable report volume volume/format volume/npy volume/mat volume/nifti
 demo:                           dataset durable input phantom volume volume/npy volume/mat
-cli:                            backend backend/cpu backend/cuda bytesize cam control dataset demo device durable engine explain input layer memory monitor noise picture planview printable report rescue session volume volume/format volume/npy volume/mat volume/nifti worker
+cli:                            backend backend/cpu backend/cuda bytesize cam control dataset demo device durable engine explain input layer memory monitor noise picture planview printable report reclaim session volume volume/format volume/npy volume/mat volume/nifti worker
 cmd/voxcam:                     cli
 
 # Tests of the whole program on a simulated GPU.
@@ -90,7 +90,7 @@ harm:                           backend/cuda/simulator cli control explain repor
 const outside = `
 github.com/ebitengine/purego:        dl
 google.golang.org/protobuf:          onnx
-golang.org/x/sys:                    backend/cpu backend/cpu/kernel control durable memory rescue session worker cli
+golang.org/x/sys:                    backend/cpu backend/cpu/kernel control durable memory reclaim session worker cli
 golang.org/x/sync:                   backend/cpu phantom/phantomset session worker
 golang.org/x/term:                   session cli
 golang.org/x/image:                  picture report

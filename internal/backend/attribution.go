@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/noise"
 	"github.com/voxcam/voxcam/internal/tensor"

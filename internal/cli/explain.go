@@ -15,8 +15,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/bytesize"
-	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/durable"
 	"github.com/voxcam/voxcam/internal/engine"
@@ -26,10 +26,10 @@ import (
 	"github.com/voxcam/voxcam/internal/picture"
 	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/session"
-	"github.com/voxcam/voxcam/internal/volume"
-	"github.com/voxcam/voxcam/internal/volume/format"
 	"github.com/voxcam/voxcam/internal/volume/nifti"
 	"github.com/voxcam/voxcam/internal/volume/npy"
+	"github.com/voxcam/voxcam/volume"
+	"github.com/voxcam/voxcam/volume/format"
 )
 
 // modelFlags are those of every command that opens a model.

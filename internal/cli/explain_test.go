@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/voxcam/voxcam/internal/volume/format"
+	"github.com/voxcam/voxcam/volume/format"
 )
 
 // TestExplainOverlays explains the volumes of a case from use, whose forms differ, that have none, or whose unit is the micrometre. The

@@ -19,7 +19,7 @@ import (
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/memory"
 	"github.com/voxcam/voxcam/internal/printable"
-	"github.com/voxcam/voxcam/internal/rescue"
+	"github.com/voxcam/voxcam/internal/reclaim"
 	"github.com/voxcam/voxcam/internal/session"
 )
 
@@ -31,8 +31,8 @@ type recoverOptions struct {
 	bands                                                                memory.Bands
 
 	survey   func(context.Context) (*memory.Survey, error)
-	sessions func(context.Context) ([]rescue.Session, error)
-	system   rescue.System
+	sessions func(context.Context) ([]reclaim.Session, error)
+	system   reclaim.System
 	answer   func(context.Context) (string, error) // a line that somebody writes; nil: the terminal, if there is one
 }
 
@@ -135,7 +135,7 @@ func (o *recoverOptions) operations() (list []memory.Operation) {
 
 // recovered is what recover prints as JSON. Keys are stable.
 type recovered struct {
-	*rescue.Report
+	*reclaim.Report
 	Counted  []string      `json:"counted"` // whose health counts: the GPUs or, where there is none, the processor
 	Health   memory.Health `json:"health"`  // the worst of them, afterwards
 	ExitCode int           `json:"exit_code"`
@@ -151,7 +151,7 @@ func (o recoverOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr
 		o.sessions = findSessions
 	}
 	if o.system == nil {
-		o.system = rescue.Machine(device.CUDA().Driver)
+		o.system = reclaim.Machine(device.CUDA().Driver)
 	}
 	if in, ok := terminal(stdin); o.answer == nil && ok {
 		if _, ok := terminal(stderr); ok {
@@ -159,7 +159,7 @@ func (o recoverOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr
 		}
 	}
 	var last *memory.Survey
-	opt := rescue.Options{
+	opt := reclaim.Options{
 		Survey: func(ctx context.Context) ([]memory.GPU, error) {
 			v, err := o.survey(ctx)
 			if err != nil {
@@ -169,13 +169,13 @@ func (o recoverOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr
 			return v.GPUs, nil
 		},
 		Sessions: o.sessions, System: o.system, Operations: o.operations(), For: o.holds, Timeout: o.timeout,
-		End: o.kill || o.full, Grace: o.grace, Consent: rescue.Consent{Named: o.pids, Yes: o.yes}, DryRun: o.dryRun,
+		End: o.kill || o.full, Grace: o.grace, Consent: reclaim.Consent{Named: o.pids, Yes: o.yes}, DryRun: o.dryRun,
 	}
 	if o.untilResumed {
 		opt.For = 0
 	}
 	if o.answer != nil {
-		opt.Consent.Ask = func(c rescue.Candidate) (bool, error) {
+		opt.Consent.Ask = func(c reclaim.Candidate) (bool, error) {
 			printable.Fprintf(stderr, "End %s? [y/N] ", printable.Short(c.Described(), 200))
 			text, err := o.answer(ctx)
 			text = strings.ToLower(strings.TrimSpace(text))
@@ -183,9 +183,9 @@ func (o recoverOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr
 		}
 	}
 	if !o.asJSON {
-		opt.Listed = func(list []rescue.Candidate) { printCandidates(stdout, list) }
+		opt.Listed = func(list []reclaim.Candidate) { printCandidates(stdout, list) }
 	}
-	report, err := rescue.Run(ctx, opt)
+	report, err := reclaim.Run(ctx, opt)
 	r := &recovered{Report: report}
 	if last != nil {
 		all := &checked{Survey: last, Device: "all"}
@@ -328,7 +328,7 @@ func signed(n int) string {
 }
 
 // printCandidates lists who holds memory, and what becomes of them.
-func printCandidates(w io.Writer, list []rescue.Candidate) {
+func printCandidates(w io.Writer, list []reclaim.Candidate) {
 	if len(list) == 0 {
 		printable.Fprintln(w, "no process is listed that holds memory of a GPU")
 		return
@@ -351,7 +351,7 @@ func printCandidates(w io.Writer, list []rescue.Candidate) {
 		case c.Ours:
 			whose = "this program"
 		}
-		ended := map[rescue.Ruling]string{rescue.End: "yes: ", rescue.Ask: "", rescue.Leave: "no: "}[c.Ruling] + c.Why
+		ended := map[reclaim.Ruling]string{reclaim.End: "yes: ", reclaim.Ask: "", reclaim.Leave: "no: "}[c.Ruling] + c.Why
 		printable.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", c.PID, printable.Short(c.User, 20), printable.Short(c.Name, 20), bytes, age, printable.Short(whose, 60), ended)
 	}
 	_ = t.Flush() // w keeps its error for the next who writes
@@ -359,10 +359,10 @@ func printCandidates(w io.Writer, list []rescue.Candidate) {
 }
 
 // findSessions finds those of this user.
-func findSessions(ctx context.Context) (found []rescue.Session, err error) {
+func findSessions(ctx context.Context) (found []reclaim.Session, err error) {
 	clients, err := control.Sessions(ctx)
 	for _, c := range clients {
-		found = append(found, rescue.Session{PID: c.PID, Session: c})
+		found = append(found, reclaim.Session{PID: c.PID, Session: c})
 	}
 	return found, err
 }

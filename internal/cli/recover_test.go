@@ -17,24 +17,24 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/memory"
-	"github.com/voxcam/voxcam/internal/rescue"
+	"github.com/voxcam/voxcam/internal/reclaim"
 	"github.com/voxcam/voxcam/internal/session"
 )
 
 // bench is a machine with one GPU of 8 GiB, processes that hold its memory, and at most one session.
 type bench struct {
 	holds     map[int]int
-	processes map[int]rescue.Process
+	processes map[int]reclaim.Process
 	worker    int // of the session; 0: there is none
 	least     int // that the session keeps
 	orders    []memory.Order
 }
 
 func newBench() *bench {
-	p := func(name string, uid int) rescue.Process {
-		return rescue.Process{Process: memory.Process{Name: name, UID: uid, User: "me", Parent: 1, Program: name == "voxcam"}, Euid: uid, UsesGPU: true, Age: time.Hour}
+	p := func(name string, uid int) reclaim.Process {
+		return reclaim.Process{Process: memory.Process{Name: name, UID: uid, User: "me", Parent: 1, Program: name == "voxcam"}, Euid: uid, UsesGPU: true, Age: time.Hour}
 	}
-	b := &bench{holds: map[int]int{}, processes: map[int]rescue.Process{
+	b := &bench{holds: map[int]int{}, processes: map[int]reclaim.Process{
 		1: p("init", 0), 100: p("voxcam", 1000), 200: p("python", 1000), 201: p("python", 1001), 300: p("voxcam", 1000), 301: p("voxcam", 1000), 302: p("voxcam", 1000),
 	}}
 	orphan := b.processes[302]
@@ -55,11 +55,11 @@ func (b *bench) survey(context.Context) (*memory.Survey, error) {
 	return &memory.Survey{GPUs: []memory.GPU{g}}, nil
 }
 
-func (b *bench) sessions(context.Context) ([]rescue.Session, error) {
+func (b *bench) sessions(context.Context) ([]reclaim.Session, error) {
 	if b.worker == 0 {
 		return nil, nil
 	}
-	return []rescue.Session{{PID: 300, Session: b}}, nil
+	return []reclaim.Session{{PID: 300, Session: b}}, nil
 }
 
 func (b *bench) usage() backend.Usage { return backend.Usage{Reserved: b.holds[b.worker]} }
@@ -79,7 +79,7 @@ func (b *bench) Order(_ context.Context, o memory.Order) (memory.Outcome, error)
 
 func (b *bench) Self() int { return 100 }
 
-func (b *bench) Find(pid int) (rescue.Process, error) {
+func (b *bench) Find(pid int) (reclaim.Process, error) {
 	p, ok := b.processes[pid]
 	if !ok {
 		return p, fs.ErrNotExist
@@ -88,7 +88,7 @@ func (b *bench) Find(pid int) (rescue.Process, error) {
 	return p, nil
 }
 
-func (b *bench) Hold(pid int) (rescue.Handle, error) { return benchHandle{b, pid}, nil }
+func (b *bench) Hold(pid int) (reclaim.Handle, error) { return benchHandle{b, pid}, nil }
 
 type benchHandle struct {
 	b   *bench

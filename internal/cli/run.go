@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/engine"
@@ -19,9 +19,9 @@ import (
 	"github.com/voxcam/voxcam/internal/memory"
 	"github.com/voxcam/voxcam/internal/monitor"
 	"github.com/voxcam/voxcam/internal/session"
-	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/npy"
 	"github.com/voxcam/voxcam/internal/worker"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // runFlags override the configuration; only those that were given count.

@@ -14,7 +14,7 @@ import (
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/memory"
 	"github.com/voxcam/voxcam/internal/session"
-	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // checkRun is voxcam check for the run that a configuration stands for. It writes nothing.

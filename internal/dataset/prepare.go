@@ -5,7 +5,7 @@ import (
 	"math"
 	"strings"
 
-	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // Scales are the ways of bringing intensities to what the network expects.

@@ -11,7 +11,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/volume"
 )
 
 const gib = 1 << 30

@@ -12,7 +12,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/memory"
-	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // pausing explains a volume in the background, which stops before a draw until go is called.

@@ -18,8 +18,8 @@ import (
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/memory"
-	"github.com/voxcam/voxcam/internal/volume"
-	"github.com/voxcam/voxcam/internal/volume/format"
+	"github.com/voxcam/voxcam/volume"
+	"github.com/voxcam/voxcam/volume/format"
 )
 
 // rig is an engine on the simulator, with a small network that all methods work on.

@@ -7,9 +7,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // task is how far a volume, or the opening of a device, has come on the ladder.

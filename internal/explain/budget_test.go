@@ -11,8 +11,8 @@ import (
 
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/volume"
-	"github.com/voxcam/voxcam/internal/volume/format"
+	"github.com/voxcam/voxcam/volume"
+	"github.com/voxcam/voxcam/volume/format"
 )
 
 // A smaller budget costs time, not truth: from the smallest plan up, every golden model gives what it gives with whole tensors,

@@ -14,7 +14,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/input"
-	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // heavyModel is an ONNX file of a convolution of one channel to two and a product with a matrix of 640 KiB, whose bytes come last.

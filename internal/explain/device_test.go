@@ -9,14 +9,14 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/backend/cuda"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
-	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/volume/format"
+	"github.com/voxcam/voxcam/volume/format"
 )
 
 // openCPU opens the processor with two threads on any machine: the least that works depends on how many there are.

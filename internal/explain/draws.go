@@ -8,8 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
-	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/noise"
 )
 

@@ -11,7 +11,7 @@ import (
 	"context"
 	"time"
 
-	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // Explainer explains one volume at a time. It is the boundary between the engine and everything that handles files.

@@ -9,9 +9,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
-	"github.com/voxcam/voxcam/internal/cam"
-	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // explanation is the work on one volume. It is computed in attempts, each of which does what the ones before have left.

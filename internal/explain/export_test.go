@@ -4,8 +4,8 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/voxcam/voxcam/internal/cam"
-	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // Staying is a volume that is explained over and over where it is: maps and heatmaps are left there, too.

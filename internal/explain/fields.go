@@ -7,8 +7,8 @@ import (
 	"runtime"
 	"sync"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
-	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/plan"
 )
 

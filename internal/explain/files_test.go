@@ -9,7 +9,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/volume/format"
+	"github.com/voxcam/voxcam/volume/format"
 )
 
 // sharedCase is a folder of the cases from use, which lie outside the repository.

@@ -7,7 +7,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/volume/format"
+	"github.com/voxcam/voxcam/volume/format"
 )
 
 // heapAfter explains a volume n times with that many draws each and returns the live heap behind a collection.

@@ -13,8 +13,8 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/volume/array"
-	"github.com/voxcam/voxcam/internal/volume/format"
 	"github.com/voxcam/voxcam/internal/volume/npy"
+	"github.com/voxcam/voxcam/volume/format"
 )
 
 // goldenCase is case.json of a golden case.

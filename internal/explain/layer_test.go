@@ -9,7 +9,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/volume/format"
+	"github.com/voxcam/voxcam/volume/format"
 )
 
 // TestLayerIsRecorded asks for layers that exporters left out, or left in doubt: result and model say so, and a map of another tensor is

@@ -9,8 +9,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
-	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/noise"
 	"github.com/voxcam/voxcam/internal/plan"

@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/voxcam/voxcam/internal/onnx"
-	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // misfit adds to err, for which a model cannot be bound to a shape [C, D, H, W], what the shape may have to do with it.

@@ -8,12 +8,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
-	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/layer"
 	"github.com/voxcam/voxcam/internal/onnx"
-	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // Options say how a model is to be opened.

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/layer"
 	"github.com/voxcam/voxcam/internal/onnx"
 )

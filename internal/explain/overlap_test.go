@@ -13,8 +13,8 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/cuda"
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/volume"
-	"github.com/voxcam/voxcam/internal/volume/format"
+	"github.com/voxcam/voxcam/volume"
+	"github.com/voxcam/voxcam/volume/format"
 )
 
 const methodsCase = "../../testdata/cases/methods"

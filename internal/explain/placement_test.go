@@ -13,7 +13,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // placed is a layer of a case of testdata/placement, and its map in the volume's axes, as PyTorch has it in float64, or why there is none.

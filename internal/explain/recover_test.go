@@ -12,7 +12,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/backendtest"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // troubleRequest asks for maps of layers, of the input and of draws with two kinds of noise.

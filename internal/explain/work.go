@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
-	"github.com/voxcam/voxcam/internal/cam"
-	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // work implements Work.

@@ -12,7 +12,7 @@ package phantom
 import (
 	"fmt"
 
-	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // Grade is a grade of AMD; its value is the class index of the demonstration model.

@@ -10,8 +10,8 @@ import (
 	"io"
 	"math"
 
-	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/tiff"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // levels is the number of colours of a map.

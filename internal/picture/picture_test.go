@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/image/tiff"
 
-	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/volume"
 )
 
 func near(a, b [3]uint8) bool {

@@ -18,8 +18,8 @@ import (
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/report"
-	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/npy"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // fake explains by arithmetic: the map is a function of the volume, the method and the class alone.

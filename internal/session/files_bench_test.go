@@ -11,11 +11,11 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/phantom"
-	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/mat"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // still gives the same maps for every volume, at once: what a run takes is what files take.

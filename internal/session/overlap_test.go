@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // ahead is a fake with a place where one volume waits, as a device has it. Results come late.

@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/durable"
 	"github.com/voxcam/voxcam/internal/report"

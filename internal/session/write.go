@@ -16,10 +16,10 @@ import (
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/picture"
 	"github.com/voxcam/voxcam/internal/report"
-	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/mat"
 	"github.com/voxcam/voxcam/internal/volume/nifti"
 	"github.com/voxcam/voxcam/internal/volume/npy"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // writer stores one sample, target by target.

@@ -14,8 +14,8 @@ import (
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/memory"
-	"github.com/voxcam/voxcam/internal/volume"
-	"github.com/voxcam/voxcam/internal/volume/format"
+	"github.com/voxcam/voxcam/volume"
+	"github.com/voxcam/voxcam/volume/format"
 )
 
 // The program's engine gives in a child what it gives here, to the bit, also if the child is killed between two draws.

@@ -14,7 +14,7 @@ import (
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/input"
-	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // kind is what a frame says.

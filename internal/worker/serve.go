@@ -17,8 +17,8 @@ import (
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/memory"
-	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/npy"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // Descriptors that a child starts with, behind the standard ones.

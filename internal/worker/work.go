@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // stage is how far a work is.

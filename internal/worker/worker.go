@@ -28,7 +28,7 @@ import (
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/memory"
-	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // Options of a Worker. The zero value has no limit of time.

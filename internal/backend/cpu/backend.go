@@ -15,7 +15,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/cpu/kernel"
-	"github.com/voxcam/voxcam/internal/backend/host"
+	"github.com/voxcam/voxcam/internal/backend/hostmem"
 	"github.com/voxcam/voxcam/internal/plan"
 	"github.com/voxcam/voxcam/internal/tensor"
 )
@@ -31,7 +31,7 @@ type Options struct {
 
 // Backend is the processor. It may be used by many goroutines; their steps take turns.
 type Backend struct {
-	host.Attribution
+	hostmem.Attribution
 	set     *kernel.Set
 	pool    *pool
 	precise int // multiplications of a convolution or product up to which sums are float64
@@ -81,7 +81,7 @@ func (b *Backend) Costs() plan.Costs { return plan.Costs{} }
 
 // NewField implements backend.Backend.
 func (b *Backend) NewField(n int, _ backend.Place) (backend.Field, error) {
-	f, err := host.NewField(n)
+	f, err := hostmem.NewField(n)
 	if err != nil {
 		return nil, fmt.Errorf("cpu: %w", err)
 	}

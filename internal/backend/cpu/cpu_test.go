@@ -11,7 +11,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/backendtest"
 	"github.com/voxcam/voxcam/internal/backend/cpu/kernel"
-	"github.com/voxcam/voxcam/internal/backend/host"
+	"github.com/voxcam/voxcam/internal/backend/hostmem"
 	"github.com/voxcam/voxcam/internal/grad"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/op"
@@ -168,7 +168,7 @@ func fill(t testing.TB, prog backend.Program, p *plan.Plan) {
 	of := p.BufferOf()
 	for _, v := range backendtest.External(p.Graph) {
 		if p.Buffers[of[v]].External {
-			f, err := host.NewField(v.Shape().Elements())
+			f, err := hostmem.NewField(v.Shape().Elements())
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/cpu/kernel"
-	"github.com/voxcam/voxcam/internal/backend/host"
+	"github.com/voxcam/voxcam/internal/backend/hostmem"
 	"github.com/voxcam/voxcam/internal/invariants"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/plan"
@@ -24,7 +24,7 @@ type Program struct {
 	owned     bool              // the arena
 	buffer    map[*ir.Value]int // of the values that a caller may touch
 	memory    [][]byte          // of each buffer; nil for an external one that is not bound
-	fields    []*host.Field     // that external buffers are bound to
+	fields    []*hostmem.Field  // that external buffers are bound to
 	instances []*instance
 	steps     []step
 	dies      [][]int // buffers by their last step, where dead memory is poisoned
@@ -124,7 +124,7 @@ func (p *Program) load(ctx context.Context, a backend.Arena) (err error) {
 	default:
 		return fmt.Errorf("cpu: an arena of another backend (%T)", a)
 	}
-	p.memory, p.fields = make([][]byte, len(p.plan.Buffers)), make([]*host.Field, len(p.plan.Buffers))
+	p.memory, p.fields = make([][]byte, len(p.plan.Buffers)), make([]*hostmem.Field, len(p.plan.Buffers))
 	for i, b := range p.plan.Buffers {
 		if !b.External {
 			p.memory[i] = p.arena.data[b.Offset : b.Offset+b.Bytes]
@@ -307,7 +307,7 @@ func (p *Program) float32s(v *ir.Value, n int) (data []float32, buffer int, err 
 
 // Bind implements backend.Program.
 func (p *Program) Bind(v *ir.Value, f backend.Field) error {
-	own, ok := f.(*host.Field)
+	own, ok := f.(*hostmem.Field)
 	if !ok || own.Closed() {
 		return fmt.Errorf("cpu: %v (%q) cannot be bound to a field that is closed or of another backend (%T)", v, v.Name, f)
 	}
@@ -350,7 +350,7 @@ func (p *Program) Field(v *ir.Value) (backend.Field, error) {
 	if v.Def == nil { // to be written
 		p.arena.touch(p.plan.Buffers[i].Offset + 4*len(data))
 	}
-	return host.View(data), nil
+	return hostmem.View(data), nil
 }
 
 // Write implements backend.Program.

@@ -6,10 +6,10 @@ import (
 	"math"
 	"unsafe"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
-	"github.com/voxcam/voxcam/internal/backend/host"
-	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/internal/backend/hostmem"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/noise"
 )
@@ -79,26 +79,26 @@ func (b *Backend) onDevice(fields ...backend.Field) ([]*field, bool) {
 }
 
 // toHost is a field's values on the host.
-func (b *Backend) toHost(f backend.Field) (*host.Field, error) {
+func (b *Backend) toHost(f backend.Field) (*hostmem.Field, error) {
 	switch f := f.(type) {
-	case *host.Field:
+	case *hostmem.Field:
 		return f, nil
 	case *field:
 		if err := f.check(f.n); err != nil {
 			return nil, err
 		}
 		if f.host != nil {
-			return host.View(f.values()), nil
+			return hostmem.View(f.values()), nil
 		}
 		values, err := f.Take()
-		return host.Wrap(values), err
+		return hostmem.Wrap(values), err
 	}
 	return nil, fmt.Errorf("cuda: a field of another backend (%T)", f)
 }
 
 // onHost computes a field on the host, with what other fields hold: where there is no room on the device for all of them, or no kernel.
-func (b *Backend) onHost(dst backend.Field, with []backend.Field, compute func(dst *host.Field, with []*host.Field) error) error {
-	var values []*host.Field
+func (b *Backend) onHost(dst backend.Field, with []backend.Field, compute func(dst *hostmem.Field, with []*hostmem.Field) error) error {
+	var values []*hostmem.Field
 	for _, f := range with {
 		v, err := b.toHost(f)
 		if err != nil {
@@ -107,7 +107,7 @@ func (b *Backend) onHost(dst backend.Field, with []backend.Field, compute func(d
 		values = append(values, v)
 	}
 	if own, ok := dst.(*field); ok && own.memory != nil {
-		made, err := host.NewField(own.n)
+		made, err := hostmem.NewField(own.n)
 		if err != nil {
 			return err
 		}
@@ -211,7 +211,9 @@ func (b *Backend) Upload(dst backend.Field, volume []float32, channels int) erro
 	own, ok := b.onDevice(dst)
 	switch {
 	case !ok:
-		return b.onHost(dst, nil, func(dst *host.Field, _ []*host.Field) error { return host.Attribution{}.Upload(dst, volume, channels) })
+		return b.onHost(dst, nil, func(dst *hostmem.Field, _ []*hostmem.Field) error {
+			return hostmem.Attribution{}.Upload(dst, volume, channels)
+		})
 	case channels == 1:
 		return dst.Write(volume)
 	}
@@ -245,8 +247,8 @@ func (b *Backend) copyWithHost(dst, src backend.Field) error {
 	to, ok := dst.(*field)
 	from, also := src.(*field)
 	if !ok || !also || to.memory == nil && from.memory == nil {
-		return b.onHost(dst, []backend.Field{src}, func(dst *host.Field, with []*host.Field) error {
-			return host.Attribution{}.Copy(dst, with[0])
+		return b.onHost(dst, []backend.Field{src}, func(dst *hostmem.Field, with []*hostmem.Field) error {
+			return hostmem.Attribution{}.Copy(dst, with[0])
 		})
 	}
 	if err := errors.Join(to.check(from.n), from.check(from.n)); err != nil {
@@ -277,8 +279,8 @@ type noiseParams struct {
 func (b *Backend) AddNoise(dst, x backend.Field, channels int, z noise.Stream, sigma float32) error {
 	own, ok := b.onDevice(dst, x)
 	if !ok {
-		return b.onHost(dst, []backend.Field{x}, func(dst *host.Field, with []*host.Field) error {
-			return host.Attribution{}.AddNoise(dst, with[0], channels, z, sigma)
+		return b.onHost(dst, []backend.Field{x}, func(dst *hostmem.Field, with []*hostmem.Field) error {
+			return hostmem.Attribution{}.AddNoise(dst, with[0], channels, z, sigma)
 		})
 	}
 	if err := own[0].check(x.Len()); err != nil {
@@ -307,7 +309,7 @@ type moments struct {
 // NewMoments implements backend.Attribution.
 func (b *Backend) NewMoments(values, channels int, where backend.Place, choices ...cam.Choice) (backend.Moments, error) {
 	if where == backend.OnHost {
-		m, err := host.Attribution{}.NewMoments(values, channels, where, choices...)
+		m, err := hostmem.Attribution{}.NewMoments(values, channels, where, choices...)
 		if err != nil {
 			return nil, err
 		}
@@ -494,11 +496,11 @@ func (m *hostMoments) Add(gradient backend.Field) error {
 	if err := own[0].Read(m.values); err != nil {
 		return err
 	}
-	return m.Moments.Add(host.View(m.values))
+	return m.Moments.Add(hostmem.View(m.values))
 }
 
 func (m *hostMoments) Map(dst backend.Field, c cam.Choice) error {
-	return m.backend.onHost(dst, nil, func(dst *host.Field, _ []*host.Field) error { return m.Moments.Map(dst, c) })
+	return m.backend.onHost(dst, nil, func(dst *hostmem.Field, _ []*hostmem.Field) error { return m.Moments.Map(dst, c) })
 }
 
 type voxelParams struct {
@@ -542,8 +544,8 @@ func (b *Backend) InputMap(dst backend.Field, c cam.Choice, x, gradient backend.
 			return err
 		}
 	}
-	return b.onHost(dst, []backend.Field{x, gradient}, func(dst *host.Field, with []*host.Field) error {
-		return host.Attribution{}.InputMap(dst, c, with[0], with[1], channels)
+	return b.onHost(dst, []backend.Field{x, gradient}, func(dst *hostmem.Field, with []*hostmem.Field) error {
+		return hostmem.Attribution{}.InputMap(dst, c, with[0], with[1], channels)
 	})
 }
 
@@ -573,10 +575,10 @@ func (b *Backend) LayerMap(dst backend.Field, c cam.Choice, l backend.Layer) err
 			return err
 		}
 	}
-	return b.onHost(dst, []backend.Field{l.Activation, l.Gradient}, func(dst *host.Field, with []*host.Field) error {
+	return b.onHost(dst, []backend.Field{l.Activation, l.Gradient}, func(dst *hostmem.Field, with []*hostmem.Field) error {
 		l := l
 		l.Activation, l.Gradient = with[0], with[1]
-		return host.Attribution{}.LayerMap(dst, c, l)
+		return hostmem.Attribution{}.LayerMap(dst, c, l)
 	})
 }
 
@@ -669,8 +671,8 @@ func (b *Backend) Heatmap(dst, signed backend.Field, c cam.Choice, from, to [3]i
 			return "", fmt.Errorf("cuda: %s: values of the map are %w", c.Name, cam.ErrNotFinite)
 		}
 	}
-	err = b.onHost(dst, []backend.Field{signed}, func(dst *host.Field, with []*host.Field) error {
-		finding, err = host.Attribution{}.Heatmap(dst, with[0], c, from, to)
+	err = b.onHost(dst, []backend.Field{signed}, func(dst *hostmem.Field, with []*hostmem.Field) error {
+		finding, err = hostmem.Attribution{}.Heatmap(dst, with[0], c, from, to)
 		return err
 	})
 	return finding, err

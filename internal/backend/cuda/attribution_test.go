@@ -7,9 +7,9 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
-	"github.com/voxcam/voxcam/internal/backend/host"
-	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/internal/backend/hostmem"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/noise"
 	"github.com/voxcam/voxcam/internal/tensor"
@@ -40,14 +40,14 @@ func put(t *testing.T, b *Backend, values []float32, where backend.Place) (devic
 	if err := f.Write(values); err != nil {
 		t.Fatal(err)
 	}
-	return f, host.Wrap(values)
+	return f, hostmem.Wrap(values)
 }
 
 // empty is a pair of fields to be written.
 func empty(t *testing.T, b *Backend, n int, where backend.Place) (device, onHost backend.Field) {
 	t.Helper()
 	device, _ = put(t, b, make([]float32, n), where)
-	onHost, err := host.NewField(n)
+	onHost, err := hostmem.NewField(n)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func TestUpload(t *testing.T) {
 			for _, f := range []struct {
 				a backend.Attribution
 				f backend.Field
-			}{{b, got}, {host.Attribution{}, want}} {
+			}{{b, got}, {hostmem.Attribution{}, want}} {
 				if err := f.a.Upload(f.f, volume, shape[0]); err != nil {
 					t.Fatal(err)
 				}
@@ -121,7 +121,7 @@ func TestNoiseOnTheDevice(t *testing.T) {
 			if err := b.AddNoise(got, at, shape[0], z, 0.15); err != nil {
 				t.Fatal(err)
 			}
-			if err := (host.Attribution{}).AddNoise(want, onHost, shape[0], z, 0.15); err != nil {
+			if err := (hostmem.Attribution{}).AddNoise(want, onHost, shape[0], z, 0.15); err != nil {
 				t.Fatal(err)
 			}
 			alike(t, fmt.Sprint(place, shape), got, want, 0)
@@ -192,7 +192,7 @@ func TestMomentsOnTheDevice(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			want, err := host.Attribution{}.NewMoments(voxels*channels, channels, where, set...)
+			want, err := hostmem.Attribution{}.NewMoments(voxels*channels, channels, where, set...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -226,7 +226,7 @@ func TestInputMapsOnTheDevice(t *testing.T) {
 			x, xHost := put(t, b, random(voxels*channels, 1), where)
 			g, gHost := put(t, b, random(voxels*channels, 2), backend.OnDevice)
 			got, want := empty(t, b, voxels, backend.OnDevice)
-			if err := errors.Join(b.InputMap(got, c, x, g, channels), host.Attribution{}.InputMap(want, c, xHost, gHost, channels)); err != nil {
+			if err := errors.Join(b.InputMap(got, c, x, g, channels), hostmem.Attribution{}.InputMap(want, c, xHost, gHost, channels)); err != nil {
 				t.Fatal(err)
 			}
 			alike(t, place+" "+c.Key(), got, want, 1e-7)
@@ -271,7 +271,7 @@ func TestLayerMapsOnTheDevice(t *testing.T) {
 				got, want := empty(t, b, l.voxels, backend.OnDevice)
 				err := errors.Join(
 					b.LayerMap(got, c, backend.Layer{Activation: a, Gradient: g, Layout: layout, Score: 3.5}),
-					host.Attribution{}.LayerMap(want, c, backend.Layer{Activation: aHost, Gradient: gHost, Layout: layout, Score: 3.5}),
+					hostmem.Attribution{}.LayerMap(want, c, backend.Layer{Activation: aHost, Gradient: gHost, Layout: layout, Score: 3.5}),
 				)
 				if err != nil {
 					t.Fatal(err)
@@ -303,9 +303,9 @@ func TestNotFiniteOnTheDevice(t *testing.T) {
 			var one, other error
 			if atLayer(c) {
 				one = b.LayerMap(got, c, backend.Layer{Activation: a, Gradient: g, Layout: layout})
-				other = host.Attribution{}.LayerMap(want, c, backend.Layer{Activation: aHost, Gradient: gHost, Layout: layout})
+				other = hostmem.Attribution{}.LayerMap(want, c, backend.Layer{Activation: aHost, Gradient: gHost, Layout: layout})
 			} else {
-				one, other = b.InputMap(got, c, a, g, 5), host.Attribution{}.InputMap(want, c, aHost, gHost, 5)
+				one, other = b.InputMap(got, c, a, g, 5), hostmem.Attribution{}.InputMap(want, c, aHost, gHost, 5)
 			}
 			if fmt.Sprint(one) != fmt.Sprint(other) {
 				t.Errorf("%s: %v; on the host: %v", c.Key(), one, other)
@@ -345,7 +345,7 @@ func TestHeatmapsOnTheDevice(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					other, err := host.Attribution{}.Heatmap(want, signedHost, all[key], from, to)
+					other, err := hostmem.Attribution{}.Heatmap(want, signedHost, all[key], from, to)
 					if err != nil {
 						t.Fatal(err)
 					}

@@ -13,12 +13,12 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/backendtest"
 	"github.com/voxcam/voxcam/internal/backend/cuda/cudnn"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
-	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/invariants"
 	"github.com/voxcam/voxcam/internal/noise"
 	"github.com/voxcam/voxcam/internal/plan"

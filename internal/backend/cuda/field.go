@@ -6,7 +6,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
-	"github.com/voxcam/voxcam/internal/backend/host"
+	"github.com/voxcam/voxcam/internal/backend/hostmem"
 )
 
 // field is float32 memory on the device, or pinned memory of the host. Behind those that are taken on the device is memory for what
@@ -91,7 +91,7 @@ func (f *field) Write(src []float32) error {
 		return err
 	}
 	if f.host != nil {
-		return host.View(f.values()).Write(src)
+		return hostmem.View(f.values()).Write(src)
 	}
 	if f.used == nil {
 		return f.backend.copyToDevice(f.memory.at, src)
@@ -105,7 +105,7 @@ func (f *field) Read(dst []float32) error {
 		return err
 	}
 	if f.host != nil {
-		return host.View(f.values()).Read(dst)
+		return hostmem.View(f.values()).Read(dst)
 	}
 	if f.used == nil {
 		return f.backend.copyToHost(dst, f.memory.at)

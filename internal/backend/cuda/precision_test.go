@@ -10,7 +10,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/backendtest"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/volume/format"
+	"github.com/voxcam/voxcam/volume/format"
 )
 
 // What the precisions of tensor cores cost on whole networks, against float32 on the processor: the figures of docs/gpu.md come from

@@ -8,10 +8,10 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/backendtest"
-	"github.com/voxcam/voxcam/internal/backend/host"
-	"github.com/voxcam/voxcam/internal/cam"
+	"github.com/voxcam/voxcam/internal/backend/hostmem"
 )
 
 func TestResident(t *testing.T) { backendtest.RunResident(t, open(t, Options{})) }
@@ -90,14 +90,14 @@ func TestMomentsVacated(t *testing.T) {
 	const n = 5000
 	m, err := b.NewMoments(n, 1, backend.OnDevice, choices...)
 	must(t, err)
-	want, err := host.Attribution{}.NewMoments(n, 1, backend.OnHost, choices...)
+	want, err := hostmem.Attribution{}.NewMoments(n, 1, backend.OnHost, choices...)
 	must(t, err)
 	g, out := newField(t, b, n, backend.OnDevice), newField(t, b, n, backend.OnDevice)
 	add := func(from float32) {
 		values := counting(n, from)
 		must(t, g.Write(values))
 		must(t, m.Add(g))
-		must(t, want.Add(host.View(values)))
+		must(t, want.Add(hostmem.View(values)))
 	}
 	add(1)
 	add(2)
@@ -112,7 +112,7 @@ func TestMomentsVacated(t *testing.T) {
 	must(t, m.Load(state, 2))
 	add(3)
 	for _, c := range choices {
-		onHost, err := host.NewField(n)
+		onHost, err := hostmem.NewField(n)
 		must(t, err)
 		must(t, errors.Join(m.Map(out, c), want.Map(onHost, c)))
 		alike(t, c.Key(), out, onHost, 1e-7)

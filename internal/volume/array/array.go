@@ -14,7 +14,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // DefaultMaxVoxels is the largest array that is decoded when Options says nothing: 8 GiB of float32.

@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/array"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // Types of elements.

@@ -14,8 +14,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/array"
+	"github.com/voxcam/voxcam/volume"
 )
 
 const (

@@ -5,7 +5,7 @@ import (
 	"math"
 	"testing"
 
-	"github.com/voxcam/voxcam/internal/volume"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // counter counts what is written.

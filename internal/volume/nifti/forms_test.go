@@ -13,9 +13,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/array"
 	"github.com/voxcam/voxcam/internal/volume/volumetest"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // operation names a change that testdata/forms.py made to a volume.

@@ -10,9 +10,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/array"
 	"github.com/voxcam/voxcam/internal/volume/volumetest"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // TestScale reads voxels that are stored as -2 ... 3.75 and become slope*s + inter.

@@ -10,9 +10,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/array"
 	"github.com/voxcam/voxcam/internal/volume/volumetest"
+	"github.com/voxcam/voxcam/volume"
 )
 
 func TestFixtures(t *testing.T) { volumetest.Fixtures(t, Read, "*.nii", "*.nii.gz") }

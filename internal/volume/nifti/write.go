@@ -9,8 +9,8 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 
-	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/array"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // aligned is the code of both forms: coordinates of another file, here the volume that was explained.

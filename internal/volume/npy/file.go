@@ -9,8 +9,8 @@ import (
 	"slices"
 
 	"github.com/voxcam/voxcam/internal/input"
-	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/array"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // File is an open .npy file that is read slice by slice along its first axis, so that a stack of noise draws

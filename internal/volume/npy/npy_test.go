@@ -11,9 +11,9 @@ import (
 	"testing"
 
 	"github.com/voxcam/voxcam/internal/input"
-	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/array"
 	"github.com/voxcam/voxcam/internal/volume/volumetest"
+	"github.com/voxcam/voxcam/volume"
 )
 
 func TestFixtures(t *testing.T)    { volumetest.Fixtures(t, Read, "*.npy") }
@@ -121,7 +121,7 @@ func TestWrite(t *testing.T) {
 }
 
 func TestDraws(t *testing.T) {
-	path := filepath.Join(volumetest.Dir, "noise.npy")
+	path := filepath.Join(volumetest.Dir(), "noise.npy")
 	f, err := Open(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
@@ -145,7 +145,7 @@ func TestDraws(t *testing.T) {
 	if err := f.Draw(0, dst[:23]); err == nil || !strings.Contains(err.Error(), "1x2x3x4 has 24 values, 23 are needed") {
 		t.Errorf("draw of 23 values: %v", err)
 	}
-	if _, err := Open(t.Context(), filepath.Join(volumetest.Dir, "fortran.npy")); err == nil || !strings.Contains(err.Error(), "Fortran") {
+	if _, err := Open(t.Context(), filepath.Join(volumetest.Dir(), "fortran.npy")); err == nil || !strings.Contains(err.Error(), "Fortran") {
 		t.Errorf("Fortran order: %v", err)
 	}
 }
@@ -175,7 +175,7 @@ func TestLargeDraw(t *testing.T) {
 }
 
 func TestClose(t *testing.T) {
-	f, err := Open(t.Context(), filepath.Join(volumetest.Dir, "noise.npy"))
+	f, err := Open(t.Context(), filepath.Join(volumetest.Dir(), "noise.npy"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,8 +13,8 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/array"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // Expected is what a reference library read from a fixture.
@@ -25,13 +25,22 @@ type Expected struct {
 	Affine   *[3][4]float64
 }
 
-// Dir is the folder of the fixtures, relative to a package below internal/volume.
-const Dir = "../testdata"
+// Dir returns the folder of the fixtures, internal/volume/testdata, seen from any package of the module.
+func Dir() string {
+	for above := "."; ; above = filepath.Join(above, "..") {
+		if _, err := os.Stat(filepath.Join(above, "go.mod")); err == nil {
+			return filepath.Join(above, "internal", "volume", "testdata")
+		}
+		if len(above) > 64 {
+			panic("the tests run outside of the module")
+		}
+	}
+}
 
 // Expectations returns the expectations by file name, from the table that testdata/make.py wrote.
 func Expectations(t testing.TB) map[string][]Expected {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join(Dir, "expect.json"))
+	b, err := os.ReadFile(filepath.Join(Dir(), "expect.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +54,7 @@ func Expectations(t testing.TB) map[string][]Expected {
 // Open returns the content of a fixture.
 func Open(t testing.TB, name string) []byte {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join(Dir, name))
+	b, err := os.ReadFile(filepath.Join(Dir(), name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +167,7 @@ func files(t testing.TB, patterns []string) []string {
 	t.Helper()
 	var names []string
 	for _, p := range patterns {
-		found, err := filepath.Glob(filepath.Join(Dir, p))
+		found, err := filepath.Glob(filepath.Join(Dir(), p))
 		if err != nil || len(found) == 0 {
 			t.Fatalf("no fixture matches %s: %v", p, err)
 		}

@@ -1,10 +1,10 @@
-package host
+package hostmem
 
 import (
 	"fmt"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
-	"github.com/voxcam/voxcam/internal/cam"
 	"github.com/voxcam/voxcam/internal/noise"
 	"github.com/voxcam/voxcam/internal/parallel"
 )

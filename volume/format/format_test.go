@@ -12,12 +12,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/array"
 	"github.com/voxcam/voxcam/internal/volume/volumetest"
+	"github.com/voxcam/voxcam/volume"
 )
 
-func fixture(name string) string { return filepath.Join(volumetest.Dir, name) }
+func fixture(name string) string { return filepath.Join(volumetest.Dir(), name) }
 
 // copyTo copies a fixture to another name in a temporary folder.
 func copyTo(t *testing.T, name, as string) string {
@@ -257,7 +257,7 @@ func TestReadFile(t *testing.T) {
 // TestWarnings demands that a file that does not say where it lies is marked, and one that does is not.
 func TestWarnings(t *testing.T) {
 	for name, want := range map[string]string{"none": "qform_code and sform_code are 0", "aligned": "", "sform_only": "", "oblique": ""} {
-		v, err := Read(filepath.Join("..", "nifti", "testdata", "forms_"+name+".nii.gz"), Options{})
+		v, err := Read(filepath.Join("..", "..", "internal", "volume", "nifti", "testdata", "forms_"+name+".nii.gz"), Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

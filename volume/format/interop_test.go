@@ -8,12 +8,12 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/mat"
 	"github.com/voxcam/voxcam/internal/volume/nifti"
 	"github.com/voxcam/voxcam/internal/volume/npy"
 	"github.com/voxcam/voxcam/internal/volume/tiff"
 	"github.com/voxcam/voxcam/internal/volume/volumetest"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // TestInterop writes a file of every kind and lets testdata/interop.py check them with the libraries of others. It needs
@@ -95,7 +95,7 @@ func TestInterop(t *testing.T) {
 			return e.Close()
 		})
 	}
-	out, err := exec.Command(python, filepath.Join(volumetest.Dir, "interop.py"), dir).CombinedOutput()
+	out, err := exec.Command(python, filepath.Join(volumetest.Dir(), "interop.py"), dir).CombinedOutput()
 	if err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package rescue
+package reclaim
 
 import (
 	"errors"

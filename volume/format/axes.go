@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/array"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // letters are the names of axes: sample, channel, depth, height, width. A volume is in the order of the last four.

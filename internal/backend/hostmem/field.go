@@ -1,6 +1,6 @@
-// Package host has fields in the host's memory, and attribution there by package cam: all that the CPU backend needs, and what other
+// Package hostmem has fields in the host's memory, and attribution there by package cam: all that the CPU backend needs, and what other
 // backends fall back on.
-package host
+package hostmem
 
 import (
 	"errors"

@@ -9,7 +9,7 @@ import (
 )
 
 // goldenDir lies beside the repository where the reference data is at hand.
-const goldenDir = "../../../shared/golden"
+const goldenDir = "../../shared/golden"
 
 // goldenMaps are the arrays of a golden file that are maps of a layer.
 var goldenMaps = []struct{ array, method, convention string }{

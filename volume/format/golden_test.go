@@ -11,7 +11,7 @@ import (
 
 // TestGolden reads the volumes and the reference arrays of every golden case, where they are at hand.
 func TestGolden(t *testing.T) {
-	cases, err := filepath.Glob("../../../../shared/golden/*/volume.npy")
+	cases, err := filepath.Glob("../../../shared/golden/*/volume.npy")
 	if err != nil || len(cases) == 0 {
 		t.Skip("../shared/golden is not here: its volumes and references were not read")
 	}

@@ -21,11 +21,11 @@ import (
 	"time"
 
 	"github.com/voxcam/voxcam/internal/input"
-	"github.com/voxcam/voxcam/internal/volume"
 	"github.com/voxcam/voxcam/internal/volume/array"
 	"github.com/voxcam/voxcam/internal/volume/mat"
 	"github.com/voxcam/voxcam/internal/volume/nifti"
 	"github.com/voxcam/voxcam/internal/volume/npy"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // Format is a file format.

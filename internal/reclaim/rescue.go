@@ -1,7 +1,7 @@
-// Package rescue gets memory of GPUs back: from this program's own sessions by asking them, and from processes that the user has named or
+// Package reclaim gets memory of GPUs back: from this program's own sessions by asking them, and from processes that the user has named or
 // confirmed by ending them. It says of each step what came back, by the figures of the driver before and after, and it never makes a
 // context of its own, which would take memory.
-package rescue
+package reclaim
 
 import (
 	"context"
