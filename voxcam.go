@@ -22,9 +22,9 @@ import (
 	"sync"
 
 	"github.com/voxcam/voxcam/cam"
-	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/sysmem"
 	"github.com/voxcam/voxcam/volume"
 	"github.com/voxcam/voxcam/volume/format"
 )
@@ -107,7 +107,7 @@ func Methods() []string { return cam.Methods() }
 // One that takes more memory than is free is an error; opt.Allow decides instead.
 func Read(path string, opt ReadOptions) (*Volume, error) {
 	if opt.Allow == nil {
-		opt.Allow = func(bytes int) error { return bytesize.Room(bytes, 1) }
+		opt.Allow = func(bytes int) error { return sysmem.Room(bytes, 1) }
 	}
 	return format.Read(path, opt)
 }

@@ -19,6 +19,7 @@ const module = "github.com/voxcam/voxcam"
 const order = `
 # What is computed: the way of the model.
 tensor, invariants, parallel, printable, bytesize, input:
+sysmem:                         bytesize
 ir:                             tensor
 op:                             tensor ir
 grad, pass:                     tensor ir op
@@ -59,38 +60,39 @@ phantom:                        volume
 phantom/phantomset:             phantom
 
 # The engine that ties model, methods and volume together. It writes no files and knows no data set.
-explain:                        bytesize input tensor ir grad pass onnx layer plan backend cam noise volume
+explain:                        bytesize input tensor ir grad pass onnx layer plan backend cam noise volume sysmem
 
 # A device's memory: who holds it, what may be taken, what can be got back.
-memory:                         backend backend/cuda/driver backend/cuda/nvml bytesize
+policy:                         backend bytesize
+gpusurvey:                      backend backend/cuda/driver backend/cuda/nvml bytesize policy sysmem
 
 # What people run. Only here a backend is chosen.
-device:                         backend backend/cpu backend/cuda backend/cuda/driver bytesize
-engine:                         backend bytesize cam device explain memory volume
-worker:                         backend bytesize cam engine explain input memory noise volume volume/npy
-control:                        backend explain memory
-monitor:                        backend bytesize control explain memory printable
-reclaim:                         backend bytesize control memory
+device:                         backend backend/cpu backend/cuda backend/cuda/driver bytesize sysmem
+engine:                         backend bytesize cam device explain policy volume sysmem
+worker:                         backend bytesize cam engine explain input policy noise volume volume/npy sysmem
+control:                        backend explain policy
+monitor:                        backend bytesize control explain gpusurvey policy printable
+reclaim:                        backend bytesize control gpusurvey policy
 planview:                       tensor ir op plan bytesize printable
-dataset:                        bytesize cam explain input volume volume/format
+dataset:                        bytesize cam explain input volume volume/format sysmem
 report:                         cam dataset durable explain input printable
-session:                        cam dataset durable explain input memory picture printable report volume volume/format volume/npy volume/mat volume/nifti
+session:                        cam dataset durable explain input gpusurvey picture printable report volume volume/format volume/npy volume/mat volume/nifti
 demo:                           dataset durable input phantom volume volume/npy volume/mat
-cli:                            backend backend/cpu backend/cuda bytesize cam control dataset demo device durable engine explain input layer memory monitor noise picture planview printable report reclaim session volume volume/format volume/npy volume/mat volume/nifti worker
+cli:                            backend backend/cpu backend/cuda bytesize cam control dataset demo device durable engine explain input layer gpusurvey policy monitor noise picture planview printable report reclaim session volume volume/format volume/npy volume/mat volume/nifti worker sysmem
 cmd/voxcam:                     cli
 
 # Tests of the whole program on a simulated GPU.
 harm:                           backend/cuda/simulator cli control explain report
 
 # The public door of the library.
-.:                              bytesize cam device explain volume volume/format
+.:                              bytesize cam device explain volume volume/format sysmem
 `
 
 // outside is policy too: the modules of others, and the packages that may import them. The engine needs none but what reads ONNX.
 const outside = `
 github.com/ebitengine/purego:        dl
 google.golang.org/protobuf:          onnx
-golang.org/x/sys:                    backend/cpu backend/cpu/kernel control durable memory reclaim session worker cli
+golang.org/x/sys:                    backend/cpu backend/cpu/kernel control durable gpusurvey reclaim session worker cli
 golang.org/x/sync:                   backend/cpu phantom/phantomset session worker
 golang.org/x/term:                   session cli
 golang.org/x/image:                  picture report

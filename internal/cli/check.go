@@ -17,7 +17,8 @@ import (
 
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/device"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/gpusurvey"
+	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/session"
 )
@@ -25,15 +26,15 @@ import (
 // checkOptions say what check looks at and how it is told.
 type checkOptions struct {
 	device         string // whose health counts: all, auto, cpu, cuda or cuda:N
-	bands          memory.Bands
+	bands          gpusurvey.Bands
 	context, probe bool // as in memory.Options
 	asJSON         bool
-	sessions       func(context.Context) ([]memory.Session, error) // nil: those whose control sockets answer
-	run            *runQuestion                                    // nil: nothing is asked about a run
+	sessions       func(context.Context) ([]gpusurvey.Session, error) // nil: those whose control sockets answer
+	run            *runQuestion                                       // nil: nothing is asked about a run
 }
 
 func newCheck() *cobra.Command {
-	o, q := checkOptions{bands: memory.DefaultBands()}, runQuestion{policy: memory.DefaultPolicy()}
+	o, q := checkOptions{bands: gpusurvey.DefaultBands()}, runQuestion{policy: policy.DefaultPolicy()}
 	var methods methodFlags
 	var shape []int
 	cmd := &cobra.Command{
@@ -94,21 +95,21 @@ func volumeShape(sizes []int) (shape [4]int, err error) {
 }
 
 // checkCodes are the exit codes of states of health.
-var checkCodes = map[memory.Health]int{
-	memory.Unknown: session.ExitError, memory.Healthy: session.ExitOK, memory.Caution: session.ExitOK,
-	memory.Warning: session.ExitDegraded, memory.Critical: session.ExitFailed,
+var checkCodes = map[gpusurvey.Health]int{
+	gpusurvey.Unknown: session.ExitError, gpusurvey.Healthy: session.ExitOK, gpusurvey.Caution: session.ExitOK,
+	gpusurvey.Warning: session.ExitDegraded, gpusurvey.Critical: session.ExitFailed,
 }
 
 // checked is what check found. Keys are stable: programs read them.
 type checked struct {
 	Version string `json:"version"`
-	*memory.Survey
-	Device     string        `json:"device"` // as it was asked for
-	Counted    []string      `json:"counted"`
-	Health     memory.Health `json:"health"` // the worst of Counted
-	Thresholds memory.Bands  `json:"thresholds"`
-	Run        *runAnswer    `json:"run,omitempty"`
-	ExitCode   int           `json:"exit_code"`
+	*gpusurvey.Survey
+	Device     string           `json:"device"` // as it was asked for
+	Counted    []string         `json:"counted"`
+	Health     gpusurvey.Health `json:"health"` // the worst of Counted
+	Thresholds gpusurvey.Bands  `json:"thresholds"`
+	Run        *runAnswer       `json:"run,omitempty"`
+	ExitCode   int              `json:"exit_code"`
 }
 
 // check surveys the machine, prints what it found, and returns an error that has the exit code, nil for 0. It is what run --check-only does
@@ -122,11 +123,11 @@ func check(ctx context.Context, o checkOptions, stdout, stderr io.Writer) error 
 		o.sessions = reachSessions
 	}
 	libraries := device.CUDA()
-	opt := memory.Options{Driver: libraries.Driver, NVML: libraries.NVML, Bands: o.bands, Sessions: o.sessions, Context: o.context || o.probe, Probe: o.probe}
+	opt := gpusurvey.Options{Driver: libraries.Driver, NVML: libraries.NVML, Bands: o.bands, Sessions: o.sessions, Context: o.context || o.probe, Probe: o.probe}
 	if number != allGPUs {
 		opt.Only = []int{number}
 	}
-	survey, err := memory.Look(ctx, opt)
+	survey, err := gpusurvey.Look(ctx, opt)
 	if err != nil {
 		return err
 	}
@@ -225,14 +226,14 @@ func (c *checked) notes() []string {
 	if c.Host.Problem != "" {
 		notes = append(notes, c.Host.Problem)
 	}
-	if c.Health == memory.Caution {
+	if c.Health == gpusurvey.Caution {
 		notes = append(notes, "the memory of "+strings.Join(c.Counted, ", ")+" calls for caution: large volumes will be computed by smaller plans, which take longer")
 	}
 	return notes
 }
 
 // gpuName is the GPU as --device names it or, if CUDA does not show it, by NVML's number.
-func gpuName(g memory.GPU) string {
+func gpuName(g gpusurvey.GPU) string {
 	if g.Hidden() {
 		return fmt.Sprintf("NVML %d", g.Index)
 	}
@@ -242,28 +243,28 @@ func gpuName(g memory.GPU) string {
 // checkColumns are the columns of the table.
 var checkColumns = []struct {
 	head string
-	cell func(memory.GPU) string
+	cell func(gpusurvey.GPU) string
 }{
 	{"device", gpuName},
-	{"name", func(g memory.GPU) string { return printable.Short(g.Name, 40) }},
-	{"total", func(g memory.GPU) string { return bytesize.Format(g.Total) }},
-	{"used", known(func(g memory.GPU) string { return bytesize.Format(g.Used) })},
-	{"truly free", known(func(g memory.GPU) string { return bytesize.Format(g.TrulyFree) })},
-	{"ours", func(g memory.GPU) string { return bytesize.Format(g.Reserved) }},
-	{"fragmentation", known(func(g memory.GPU) string { return percent(g.Fragmentation) })},
-	{"slack", func(g memory.GPU) string { return percent(g.Slack) }},
-	{"works", func(g memory.GPU) string {
+	{"name", func(g gpusurvey.GPU) string { return printable.Short(g.Name, 40) }},
+	{"total", func(g gpusurvey.GPU) string { return bytesize.Format(g.Total) }},
+	{"used", known(func(g gpusurvey.GPU) string { return bytesize.Format(g.Used) })},
+	{"truly free", known(func(g gpusurvey.GPU) string { return bytesize.Format(g.TrulyFree) })},
+	{"ours", func(g gpusurvey.GPU) string { return bytesize.Format(g.Reserved) }},
+	{"fragmentation", known(func(g gpusurvey.GPU) string { return percent(g.Fragmentation) })},
+	{"slack", func(g gpusurvey.GPU) string { return percent(g.Slack) }},
+	{"works", func(g gpusurvey.GPU) string {
 		if g.Utilization < 0 {
 			return "?"
 		}
 		return percent(g.Utilization)
 	}},
-	{"health", func(g memory.GPU) string { return g.Health.String() }},
+	{"health", func(g gpusurvey.GPU) string { return g.Health.String() }},
 }
 
 // known leaves a cell open where nobody says what is free.
-func known(cell func(memory.GPU) string) func(memory.GPU) string {
-	return func(g memory.GPU) string {
+func known(cell func(gpusurvey.GPU) string) func(gpusurvey.GPU) string {
+	return func(g gpusurvey.GPU) string {
 		if g.TrulyFree < 0 {
 			return "?"
 		}
@@ -311,7 +312,7 @@ func (c *checked) print(w io.Writer) error {
 }
 
 // printHolders says who holds a GPU's memory.
-func printHolders(w io.Writer, g memory.GPU) {
+func printHolders(w io.Writer, g gpusurvey.GPU) {
 	var rows [][4]string
 	for _, p := range g.Processes {
 		size := "?"
@@ -360,7 +361,7 @@ func printHolders(w io.Writer, g memory.GPU) {
 	}
 }
 
-func printSession(w io.Writer, s memory.Session) {
+func printSession(w io.Writer, s gpusurvey.Session) {
 	state := ""
 	if s.Held {
 		state = "; it was asked to release memory"
@@ -379,7 +380,7 @@ func printSession(w io.Writer, s memory.Session) {
 const patience = 3 * time.Second
 
 // reachSessions asks the sessions of this user that run.
-func reachSessions(ctx context.Context) (found []memory.Session, err error) {
+func reachSessions(ctx context.Context) (found []gpusurvey.Session, err error) {
 	sessions, err := askSessions(ctx, patience)
 	for _, s := range sessions {
 		if s.Problem != "" {

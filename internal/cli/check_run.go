@@ -14,7 +14,7 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/session"
 )
@@ -25,7 +25,7 @@ type runQuestion struct {
 	shape   [4]int     // [C, D, H, W]; zero where the model's file says it
 	methods []string   // expanded
 	samples int
-	policy  memory.Policy
+	policy  policy.Policy
 
 	free func(*device.Device) (int, error) // nil: the device's FreeMemory
 }
@@ -93,7 +93,7 @@ func (q *runQuestion) answer(ctx context.Context, name string, stderr io.Writer)
 	}
 	onCPU := *q
 	if err == nil { // the run has looked at the policy's thresholds on the device
-		onCPU.policy = memory.Policy{CPU: true}
+		onCPU.policy = policy.Policy{CPU: true}
 		if a.Draws > 0 {
 			onCPU.samples = q.policy.SamplesOnProcessor(a.Draws, a.Free)
 		}
@@ -143,7 +143,7 @@ func (q *runQuestion) plan(ctx context.Context, name, precision string, stderr i
 	var unknown error // where the system does not tell, nothing is below a threshold
 	a.Free, unknown = free()
 	if onGPU(d) { // as the governor of a run does it
-		bytes, least := memory.NewGovernor(flags.budget, nil).Allow(backend.Usage{Total: max(1, a.Free), Free: a.Free})
+		bytes, least := policy.NewGovernor(flags.budget, nil).Allow(backend.Usage{Total: max(1, a.Free), Free: a.Free})
 		opt.Budget = explain.Budget{Bytes: bytes, Smallest: least}
 	}
 	a.Budget = opt.Budget.Bytes

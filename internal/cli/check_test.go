@@ -19,12 +19,13 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/device"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/gpusurvey"
+	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/session"
 )
 
-// simulatedNVML builds the stand-in of package memory, which shows the simulator's two devices: of the first 4 GiB are free and
+// simulatedNVML builds the stand-in of package gpusurvey, which shows the simulator's two devices: of the first 4 GiB are free and
 // this process holds 1, of the second 600 MiB are free.
 func simulatedNVML(t *testing.T) string {
 	t.Helper()
@@ -39,11 +40,11 @@ func simulatedNVML(t *testing.T) string {
 // runCheck checks and returns the exit code.
 func runCheck(t *testing.T, o checkOptions) (code int, results, messages string) {
 	t.Helper()
-	if o.bands == (memory.Bands{}) {
-		o.bands = memory.DefaultBands()
+	if o.bands == (gpusurvey.Bands{}) {
+		o.bands = gpusurvey.DefaultBands()
 	}
 	if o.sessions == nil {
-		o.sessions = func(context.Context) ([]memory.Session, error) { return nil, nil }
+		o.sessions = func(context.Context) ([]gpusurvey.Session, error) { return nil, nil }
 	}
 	var out, talk bytes.Buffer
 	err := check(t.Context(), o, &out, &talk)
@@ -61,8 +62,8 @@ func runCheck(t *testing.T, o checkOptions) (code int, results, messages string)
 func TestCheck(t *testing.T) {
 	s := simulated(t)
 	nvml := simulatedNVML(t)
-	sessions := func(context.Context) ([]memory.Session, error) {
-		return []memory.Session{{Name: "mine", PIDs: []int{os.Getpid()}, UUID: "GPU-73696d75-6c61-7465-6420-646576696365",
+	sessions := func(context.Context) ([]gpusurvey.Session, error) {
+		return []gpusurvey.Session{{Name: "mine", PIDs: []int{os.Getpid()}, UUID: "GPU-73696d75-6c61-7465-6420-646576696365",
 			Usage: backend.Usage{Total: 8 << 30, Free: 4 << 30, Allocated: 200 << 20, Reserved: 600 << 20, Largest: 4<<30 + 400<<20}}}, nil
 	}
 	for name, c := range map[string]struct {
@@ -78,7 +79,7 @@ func TestCheck(t *testing.T) {
 		}, []string{`nvidia-smi calls 0`}},
 		"the first": {checkOptions{device: "auto"}, session.ExitOK, []string{`memory of cuda:0: caution`}, []string{`calls for caution`}},
 		"one":       {checkOptions{device: "cuda:1"}, session.ExitDegraded, []string{`memory of cuda:1: warning`}, nil},
-		"thresholds": {checkOptions{device: "cuda:1", bands: memory.Bands{Free: [3]int{8 << 30, 2 << 30, 1 << 30}, Fragmentation: [3]float64{.1, .2, .3}}},
+		"thresholds": {checkOptions{device: "cuda:1", bands: gpusurvey.Bands{Free: [3]int{8 << 30, 2 << 30, 1 << 30}, Fragmentation: [3]float64{.1, .2, .3}}},
 			session.ExitFailed, []string{`memory of cuda:1: critical`}, nil},
 		"processor": {checkOptions{device: "cpu"}, -1, []string{`memory of cpu: `}, nil},
 		"none":      {checkOptions{device: "cuda:2"}, session.ExitRefused, nil, []string{`no such GPU`}},
@@ -117,7 +118,7 @@ func TestCheckAsJSON(t *testing.T) {
 	simulated(t).SetCount(1)
 	t.Setenv(device.NVML, simulatedNVML(t))
 	_, text, _ := runCheck(t, checkOptions{device: "cuda", asJSON: true,
-		run: &runQuestion{model: modelFlags{model: demoModel, deviceFlags: deviceFlags{precision: "fp32"}}, methods: []string{"gradcam", "smoothgrad"}, samples: 7, policy: memory.DefaultPolicy()}})
+		run: &runQuestion{model: modelFlags{model: demoModel, deviceFlags: deviceFlags{precision: "fp32"}}, methods: []string{"gradcam", "smoothgrad"}, samples: 7, policy: policy.DefaultPolicy()}})
 	var doc struct {
 		GPUs []struct {
 			Total         float64 `json:"total_gb"`
@@ -126,12 +127,12 @@ func TestCheckAsJSON(t *testing.T) {
 			Reserved      *float64 `json:"reserved_gb"`
 			Fragmentation *float64 `json:"fragmentation_ratio"`
 			Slack         *float64 `json:"slack_ratio"`
-			Health        memory.Health
-			Processes     []memory.Process
+			Health        gpusurvey.Health
+			Processes     []gpusurvey.Process
 		}
 		Host     struct{ Total float64 }
 		Counted  []string
-		Health   memory.Health
+		Health   gpusurvey.Health
 		ExitCode int `json:"exit_code"`
 		Run      runAnswer
 	}
@@ -139,7 +140,7 @@ func TestCheckAsJSON(t *testing.T) {
 		t.Fatalf("%v\n%s", err, text)
 	}
 	g := doc.GPUs[0]
-	if g.Total != 8 || g.Free != 4 || g.Reserved == nil || g.Fragmentation == nil || g.Slack == nil || g.Health != memory.Caution || len(g.Processes) != 3 || doc.Health != memory.Caution {
+	if g.Total != 8 || g.Free != 4 || g.Reserved == nil || g.Fragmentation == nil || g.Slack == nil || g.Health != gpusurvey.Caution || len(g.Processes) != 3 || doc.Health != gpusurvey.Caution {
 		t.Errorf("%s", text)
 	}
 	if r := doc.Run; !r.Fits || r.Level != "whole" || r.Device != "cuda:0" || r.Draws != 7 || len(r.Passes) != 2 || r.Passes[1].Runs != 7 || r.Seconds <= 0 {
@@ -183,14 +184,14 @@ func TestCheckRun(t *testing.T) {
 			if q.model.budget, err = bytesize.ParseBudget(c.budget); err != nil {
 				t.Fatal(err)
 			}
-			if q.policy, err = memory.ParsePolicy(c.policy); err != nil {
+			if q.policy, err = policy.ParsePolicy(c.policy); err != nil {
 				t.Fatal(err)
 			}
 			if c.set != nil {
 				c.set(s)
 			}
 			t.Setenv(device.NVML, simulatedNVML(t))
-			bands := memory.DefaultBands()
+			bands := gpusurvey.DefaultBands()
 			bands.Free = [3]int{} // all is healthy: the run alone decides
 			code, results, messages := runCheck(t, checkOptions{device: c.device, bands: bands, run: q})
 			if code != c.code {
@@ -235,12 +236,12 @@ func TestCheckRunByThresholds(t *testing.T) {
 			t.Setenv(device.NVML, simulatedNVML(t))
 			q := &runQuestion{model: modelFlags{model: demoModel, deviceFlags: deviceFlags{precision: "fp32"}}, methods: []string{"smoothgrad"}, samples: 50,
 				free: c.free}
-			q.policy, _ = memory.ParsePolicy("original")
+			q.policy, _ = policy.ParsePolicy("original")
 			q.policy.CPU = c.cpu
 			if err := q.model.budget.Set(c.budget); err != nil {
 				t.Fatal(err)
 			}
-			bands := memory.DefaultBands()
+			bands := gpusurvey.DefaultBands()
 			bands.Free = [3]int{}
 			code, results, messages := runCheck(t, checkOptions{device: c.device, bands: bands, run: q})
 			if code != c.code || !regexp.MustCompile(c.says).MatchString(results) {
@@ -294,8 +295,8 @@ func noSessions(t *testing.T) {
 type answering control.Status
 
 func (a answering) Status(context.Context) (control.Status, error) { return control.Status(a), nil }
-func (a answering) Order(context.Context, memory.Order) (memory.Outcome, error) {
-	return memory.Outcome{}, errors.ErrUnsupported
+func (a answering) Order(context.Context, policy.Order) (policy.Outcome, error) {
+	return policy.Outcome{}, errors.ErrUnsupported
 }
 
 func TestCheckAsksSessions(t *testing.T) {

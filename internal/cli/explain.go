@@ -26,6 +26,7 @@ import (
 	"github.com/voxcam/voxcam/internal/picture"
 	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/session"
+	"github.com/voxcam/voxcam/internal/sysmem"
 	"github.com/voxcam/voxcam/internal/volume/nifti"
 	"github.com/voxcam/voxcam/internal/volume/npy"
 	"github.com/voxcam/voxcam/volume"
@@ -194,7 +195,7 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	if !(f.alpha >= 0 && f.alpha <= 1) {
 		return usage(fmt.Errorf("--overlay-alpha %g: a weight from 0 to 1 expected", f.alpha))
 	}
-	v, err := format.ReadContext(cmd.Context(), path, format.Options{Variable: f.variable, Axes: f.axes, Allow: func(bytes int) error { return bytesize.Room(bytes, 1) }})
+	v, err := format.ReadContext(cmd.Context(), path, format.Options{Variable: f.variable, Axes: f.axes, Allow: func(bytes int) error { return sysmem.Room(bytes, 1) }})
 	if err != nil {
 		return usage(err)
 	}

@@ -9,12 +9,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/voxcam/voxcam/internal/engine"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/policy"
 )
 
 // memoryFlags say what is done when memory is short.
 type memoryFlags struct {
-	policy   memory.Policy
+	policy   policy.Policy
 	wait     time.Duration
 	cpu      bool
 	fewer    bool
@@ -24,7 +24,7 @@ type memoryFlags struct {
 }
 
 func (f *memoryFlags) add(cmd *cobra.Command) {
-	f.policy = memory.DefaultPolicy()
+	f.policy = policy.DefaultPolicy()
 	f.shuttle = shuttle(engine.Shuttles[0])
 	fl := cmd.Flags()
 	fl.Var(&f.policy, "policy", "when memory is short: exact never changes a result; original takes fewer draws and skips, as the original system")

@@ -18,7 +18,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/device"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/gpusurvey"
 	"github.com/voxcam/voxcam/internal/monitor"
 	"github.com/voxcam/voxcam/internal/printable"
 )
@@ -26,7 +26,7 @@ import (
 // monitorOptions say how often is looked, and how it is told.
 type monitorOptions struct {
 	interval, history time.Duration
-	bands             memory.Bands
+	bands             gpusurvey.Bands
 	once, asJSON      bool
 	prometheus        string                                          // address; "" serves nothing
 	look              func(ctx context.Context) (monitor.Look, error) // nil: this machine
@@ -37,7 +37,7 @@ type monitorOptions struct {
 const shortest = 100 * time.Millisecond
 
 func newMonitor() *cobra.Command {
-	o := monitorOptions{bands: memory.DefaultBands()}
+	o := monitorOptions{bands: gpusurvey.DefaultBands()}
 	cmd := &cobra.Command{
 		Use:   "monitor",
 		Short: "Watch the memory of the GPUs, who holds it, and how sessions get on",
@@ -282,15 +282,15 @@ func serveMetrics(address string, look func(context.Context) (monitor.Look, erro
 
 // watcher looks at this machine. It takes one look at a time.
 type watcher struct {
-	surveyor *memory.Surveyor
+	surveyor *gpusurvey.Surveyor
 	sessions []monitor.Session // of the look at work
 }
 
 // newWatcher returns one that gives each session so much time to answer.
-func newWatcher(bands memory.Bands, patience time.Duration) *watcher {
+func newWatcher(bands gpusurvey.Bands, patience time.Duration) *watcher {
 	w := &watcher{}
-	w.surveyor = memory.Open(memory.Options{Driver: device.CUDA().Driver, NVML: device.CUDA().NVML, Bands: bands,
-		Sessions: func(ctx context.Context) (found []memory.Session, err error) {
+	w.surveyor = gpusurvey.Open(gpusurvey.Options{Driver: device.CUDA().Driver, NVML: device.CUDA().NVML, Bands: bands,
+		Sessions: func(ctx context.Context) (found []gpusurvey.Session, err error) {
 			w.sessions, err = askSessions(ctx, patience)
 			for _, s := range w.sessions {
 				if s.Problem == "" {
@@ -341,8 +341,8 @@ func askSessions(ctx context.Context, patience time.Duration) ([]monitor.Session
 }
 
 // sessionMemory is what a survey is to know of a session.
-func sessionMemory(s control.Status) memory.Session {
-	m := memory.Session{Name: s.Session, PIDs: []int{s.PID}, UUID: s.UUID, Usage: s.Usage, Held: s.Held}
+func sessionMemory(s control.Status) gpusurvey.Session {
+	m := gpusurvey.Session{Name: s.Session, PIDs: []int{s.PID}, UUID: s.UUID, Usage: s.Usage, Held: s.Held}
 	if s.Worker != 0 {
 		m.PIDs = append(m.PIDs, s.Worker)
 	}

@@ -17,15 +17,16 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/control"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/gpusurvey"
 	"github.com/voxcam/voxcam/internal/monitor"
+	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/session"
 )
 
 // looked is a machine with a GPU and a session.
 func looked() monitor.Look {
-	return monitor.Look{Time: time.Now(), GPUs: []memory.GPU{{UUID: "GPU-1", Name: "Card", Health: memory.Healthy,
-		Figures: memory.Figures{Total: 8 * bytesize.GiB, Used: bytesize.GiB, TrulyFree: 7 * bytesize.GiB}}},
+	return monitor.Look{Time: time.Now(), GPUs: []gpusurvey.GPU{{UUID: "GPU-1", Name: "Card", Health: gpusurvey.Healthy,
+		Figures: gpusurvey.Figures{Total: 8 * bytesize.GiB, Used: bytesize.GiB, TrulyFree: 7 * bytesize.GiB}}},
 		Sessions: []monitor.Session{{Status: control.Status{PID: 300, Session: "night", State: "computing", Done: 1, Total: 2}}}}
 }
 
@@ -178,10 +179,10 @@ func (r *resident) Status(context.Context) (control.Status, error) {
 
 func (r *resident) usage() backend.Usage { return backend.Usage{Reserved: r.s.Used(os.Getpid())} }
 
-func (r *resident) Order(_ context.Context, o memory.Order) (memory.Outcome, error) {
+func (r *resident) Order(_ context.Context, o policy.Order) (policy.Outcome, error) {
 	before := r.usage()
-	if o.Operation == memory.Release {
+	if o.Operation == policy.Release {
 		r.s.TakeAs(os.Getpid(), "voxcam", 0, bytesize.GiB)
 	}
-	return memory.Outcome{Operation: o.Operation, Before: before, After: r.usage()}, nil
+	return policy.Outcome{Operation: o.Operation, Before: before, After: r.usage()}, nil
 }

@@ -17,7 +17,8 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/device"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/gpusurvey"
+	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/reclaim"
 	"github.com/voxcam/voxcam/internal/session"
@@ -28,16 +29,16 @@ type recoverOptions struct {
 	resume, kill, restart, full, trim, yes, dryRun, asJSON, untilResumed bool
 	pids                                                                 []int
 	holds, grace, timeout                                                time.Duration
-	bands                                                                memory.Bands
+	bands                                                                gpusurvey.Bands
 
-	survey   func(context.Context) (*memory.Survey, error)
+	survey   func(context.Context) (*gpusurvey.Survey, error)
 	sessions func(context.Context) ([]reclaim.Session, error)
 	system   reclaim.System
 	answer   func(context.Context) (string, error) // a line that somebody writes; nil: the terminal, if there is one
 }
 
 func newRecover() *cobra.Command {
-	o := recoverOptions{bands: memory.DefaultBands()}
+	o := recoverOptions{bands: gpusurvey.DefaultBands()}
 	cmd := &cobra.Command{
 		Use:   "recover",
 		Short: "Get memory of the GPUs back, and say what really came back",
@@ -117,18 +118,18 @@ func (o *recoverOptions) validate(given func(flag string) bool) error {
 }
 
 // operations are what sessions are asked for, in order.
-func (o *recoverOptions) operations() (list []memory.Operation) {
+func (o *recoverOptions) operations() (list []policy.Operation) {
 	if o.resume {
-		return []memory.Operation{memory.Resume}
+		return []policy.Operation{policy.Resume}
 	}
 	if o.restart || o.full {
-		list = append(list, memory.Restart)
+		list = append(list, policy.Restart)
 	}
 	switch {
 	case o.full || !o.restart && !o.kill && !o.trim:
-		list = append(list, memory.Release, memory.Trim, memory.Defragment)
+		list = append(list, policy.Release, policy.Trim, policy.Defragment)
 	case o.trim:
-		list = append(list, memory.Trim)
+		list = append(list, policy.Trim)
 	}
 	return list
 }
@@ -136,9 +137,9 @@ func (o *recoverOptions) operations() (list []memory.Operation) {
 // recovered is what recover prints as JSON. Keys are stable.
 type recovered struct {
 	*reclaim.Report
-	Counted  []string      `json:"counted"` // whose health counts: the GPUs or, where there is none, the processor
-	Health   memory.Health `json:"health"`  // the worst of them, afterwards
-	ExitCode int           `json:"exit_code"`
+	Counted  []string         `json:"counted"` // whose health counts: the GPUs or, where there is none, the processor
+	Health   gpusurvey.Health `json:"health"`  // the worst of them, afterwards
+	ExitCode int              `json:"exit_code"`
 }
 
 func (o recoverOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) (err error) {
@@ -158,9 +159,9 @@ func (o recoverOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr
 			o.answer = func(ctx context.Context) (string, error) { return readAnswer(ctx, in) }
 		}
 	}
-	var last *memory.Survey
+	var last *gpusurvey.Survey
 	opt := reclaim.Options{
-		Survey: func(ctx context.Context) ([]memory.GPU, error) {
+		Survey: func(ctx context.Context) ([]gpusurvey.GPU, error) {
 			v, err := o.survey(ctx)
 			if err != nil {
 				return nil, err
@@ -225,8 +226,8 @@ func (o *recoverOptions) exitCode(r *recovered) int {
 		return session.ExitOK
 	case o.resume && !r.Failed():
 		return session.ExitOK
-	case r.Health == memory.Critical:
-		return checkCodes[memory.Critical]
+	case r.Health == gpusurvey.Critical:
+		return checkCodes[gpusurvey.Critical]
 	case r.Failed():
 		return session.ExitError
 	case r.Gained() > 0:
@@ -236,7 +237,7 @@ func (o *recoverOptions) exitCode(r *recovered) int {
 }
 
 // print tells what was done, and what came of it.
-func (o *recoverOptions) print(w io.Writer, r *recovered, now *memory.Survey) error {
+func (o *recoverOptions) print(w io.Writer, r *recovered, now *gpusurvey.Survey) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	if len(r.Steps) > 0 {
 		printable.Fprintf(t, "step\twhat\tfreed really\n")
@@ -277,7 +278,7 @@ func result(r *recovered) string {
 }
 
 // nobody says that there is no session to ask, and whether something of this program holds memory all the same.
-func nobody(now *memory.Survey) string {
+func nobody(now *gpusurvey.Survey) string {
 	var others []string
 	if now != nil {
 		for _, g := range now.GPUs {

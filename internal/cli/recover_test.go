@@ -16,7 +16,8 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/control"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/gpusurvey"
+	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/reclaim"
 	"github.com/voxcam/voxcam/internal/session"
 )
@@ -27,12 +28,12 @@ type bench struct {
 	processes map[int]reclaim.Process
 	worker    int // of the session; 0: there is none
 	least     int // that the session keeps
-	orders    []memory.Order
+	orders    []policy.Order
 }
 
 func newBench() *bench {
 	p := func(name string, uid int) reclaim.Process {
-		return reclaim.Process{Process: memory.Process{Name: name, UID: uid, User: "me", Parent: 1, Program: name == "voxcam"}, Euid: uid, UsesGPU: true, Age: time.Hour}
+		return reclaim.Process{Process: gpusurvey.Process{Name: name, UID: uid, User: "me", Parent: 1, Program: name == "voxcam"}, Euid: uid, UsesGPU: true, Age: time.Hour}
 	}
 	b := &bench{holds: map[int]int{}, processes: map[int]reclaim.Process{
 		1: p("init", 0), 100: p("voxcam", 1000), 200: p("python", 1000), 201: p("python", 1001), 300: p("voxcam", 1000), 301: p("voxcam", 1000), 302: p("voxcam", 1000),
@@ -43,16 +44,16 @@ func newBench() *bench {
 	return b
 }
 
-func (b *bench) survey(context.Context) (*memory.Survey, error) {
-	g := memory.GPU{UUID: "GPU-1", Figures: memory.Figures{Total: 8 * bytesize.GiB, TrulyFree: 8 * bytesize.GiB}}
+func (b *bench) survey(context.Context) (*gpusurvey.Survey, error) {
+	g := gpusurvey.GPU{UUID: "GPU-1", Figures: gpusurvey.Figures{Total: 8 * bytesize.GiB, TrulyFree: 8 * bytesize.GiB}}
 	for pid, n := range b.holds {
 		g.TrulyFree -= n
 		p := b.processes[pid]
-		g.Processes = append(g.Processes, memory.Process{PID: pid, Bytes: n, Program: p.Program})
+		g.Processes = append(g.Processes, gpusurvey.Process{PID: pid, Bytes: n, Program: p.Program})
 	}
-	slices.SortFunc(g.Processes, func(a, b memory.Process) int { return a.PID - b.PID })
-	g.Health = memory.DefaultBands().Judge(g.TrulyFree, 0)
-	return &memory.Survey{GPUs: []memory.GPU{g}}, nil
+	slices.SortFunc(g.Processes, func(a, b gpusurvey.Process) int { return a.PID - b.PID })
+	g.Health = gpusurvey.DefaultBands().Judge(g.TrulyFree, 0)
+	return &gpusurvey.Survey{GPUs: []gpusurvey.GPU{g}}, nil
 }
 
 func (b *bench) sessions(context.Context) ([]reclaim.Session, error) {
@@ -68,13 +69,13 @@ func (b *bench) Status(context.Context) (control.Status, error) {
 	return control.Status{PID: 300, Worker: b.worker, Session: "night", Usage: b.usage()}, nil
 }
 
-func (b *bench) Order(_ context.Context, o memory.Order) (memory.Outcome, error) {
+func (b *bench) Order(_ context.Context, o policy.Order) (policy.Outcome, error) {
 	b.orders = append(b.orders, o)
 	before := b.usage()
-	if o.Operation == memory.Release {
+	if o.Operation == policy.Release {
 		b.holds[b.worker] = min(b.holds[b.worker], b.least)
 	}
-	return memory.Outcome{Operation: o.Operation, Before: before, After: b.usage()}, nil
+	return policy.Outcome{Operation: o.Operation, Before: before, After: b.usage()}, nil
 }
 
 func (b *bench) Self() int { return 100 }
@@ -106,7 +107,7 @@ func (h benchHandle) Close() error                                      { return
 // recoverWith runs the command on a bench, with what a user would answer.
 func (b *bench) recover(t *testing.T, answers []string, args ...string) (code int, results, messages string) {
 	t.Helper()
-	o := recoverOptions{bands: memory.DefaultBands(), holds: time.Minute, survey: b.survey, sessions: b.sessions, system: b}
+	o := recoverOptions{bands: gpusurvey.DefaultBands(), holds: time.Minute, survey: b.survey, sessions: b.sessions, system: b}
 	if answers != nil {
 		o.answer = func(context.Context) (string, error) {
 			if len(answers) == 0 {
@@ -152,21 +153,21 @@ func TestRecover(t *testing.T) {
 		args    []string
 		code    int
 		says    []string // patterns
-		orders  []memory.Operation
+		orders  []policy.Operation
 		left    map[int]int
 	}{
 		{"release", map[int]int{301: 7 * gib}, 301, nil, nil, session.ExitOK,
 			[]string{`release +session night \(process 300\) +6.5 GiB freed; it holds little for 1m0s`, `trim .* 0 B: nothing was unused`,
 				`truly free on cuda:0 +1 GiB +7.5 GiB +\+6.5 GiB`, `held by session night +7 GiB +512 MiB +-6.5 GiB`, `healthy; 6.5 GiB came back`},
-			[]memory.Operation{memory.Release, memory.Trim, memory.Defragment}, map[int]int{301: gib / 2}},
+			[]policy.Operation{policy.Release, policy.Trim, policy.Defragment}, map[int]int{301: gib / 2}},
 		{"nothing to release", map[int]int{301: gib / 2}, 301, nil, []string{"--until-resumed"}, session.ExitOK,
 			[]string{`0 B: nothing was held; it holds little until voxcam recover --resume`, `healthy; 0 B came back`},
-			[]memory.Operation{memory.Release, memory.Trim, memory.Defragment}, map[int]int{301: gib / 2}},
+			[]policy.Operation{policy.Release, policy.Trim, policy.Defragment}, map[int]int{301: gib / 2}},
 		{"others hold all", map[int]int{200: 8 * gib}, 0, nil, nil, session.ExitFailed,
 			[]string{`nothing of this program holds memory`, `is theirs, and is never taken`, `critical; nothing was done`}, nil, map[int]int{200: 8 * gib}},
 		{"others hold much", map[int]int{200: 7*gib + gib/4}, 0, nil, nil, session.ExitDegraded, []string{`warning; nothing was done`}, nil, map[int]int{200: 7*gib + gib/4}},
 		{"freed, but critical", map[int]int{200: 7*gib + 3*gib/4, 301: gib / 4}, 301, nil, nil, session.ExitFailed, []string{`critical; 0 B came back`},
-			[]memory.Operation{memory.Release, memory.Trim, memory.Defragment}, map[int]int{200: 7*gib + 3*gib/4, 301: gib / 4}},
+			[]policy.Operation{policy.Release, policy.Trim, policy.Defragment}, map[int]int{200: 7*gib + 3*gib/4, 301: gib / 4}},
 		{"orphan without session", map[int]int{302: gib}, 0, nil, nil, session.ExitOK, []string{`processes of this program hold memory: 302; voxcam recover --kill-processes`}, nil, map[int]int{302: gib}},
 		{"list, nobody to ask", map[int]int{200: gib, 201: gib, 302: gib}, 0, nil, []string{"--kill-processes"}, session.ExitOK,
 			[]string{`200 +me +python +1 GiB +1h0m0s +another program +no: nobody can be asked here: --pid 200`, `201 .* no: it belongs to`, `302 .* orphaned worker +no: nobody`}, nil,
@@ -178,11 +179,11 @@ func TestRecover(t *testing.T) {
 		{"yes", map[int]int{200: gib, 302: gib}, 0, nil, []string{"--kill-processes", "--yes"}, session.ExitOK, []string{`end +process 302`}, nil, map[int]int{200: gib}},
 		{"full", map[int]int{301: 3 * gib, 302: gib}, 301, nil, []string{"--full-recovery", "--yes"}, session.ExitOK,
 			[]string{`(?s)end .*restart .*release .*trim .*defragment `, `3.5 GiB came back`},
-			[]memory.Operation{memory.Restart, memory.Release, memory.Trim, memory.Defragment}, map[int]int{301: gib / 2}},
+			[]policy.Operation{policy.Restart, policy.Release, policy.Trim, policy.Defragment}, map[int]int{301: gib / 2}},
 		{"restart", map[int]int{301: 3 * gib}, 301, nil, []string{"--restart-cuda"}, session.ExitOK, []string{`restart .*0 B: the new context takes what the old one took`},
-			[]memory.Operation{memory.Restart}, map[int]int{301: 3 * gib}},
-		{"trim", map[int]int{301: 3 * gib}, 301, nil, []string{"--clear-cache"}, session.ExitOK, nil, []memory.Operation{memory.Trim}, map[int]int{301: 3 * gib}},
-		{"resume", map[int]int{301: 3 * gib, 200: 5 * gib}, 301, nil, []string{"--resume"}, session.ExitOK, nil, []memory.Operation{memory.Resume}, map[int]int{301: 3 * gib, 200: 5 * gib}},
+			[]policy.Operation{policy.Restart}, map[int]int{301: 3 * gib}},
+		{"trim", map[int]int{301: 3 * gib}, 301, nil, []string{"--clear-cache"}, session.ExitOK, nil, []policy.Operation{policy.Trim}, map[int]int{301: 3 * gib}},
+		{"resume", map[int]int{301: 3 * gib, 200: 5 * gib}, 301, nil, []string{"--resume"}, session.ExitOK, nil, []policy.Operation{policy.Resume}, map[int]int{301: 3 * gib, 200: 5 * gib}},
 		{"dry run", map[int]int{301: 3 * gib, 302: gib}, 301, nil, []string{"--full-recovery", "--yes", "--dry-run"}, session.ExitOK,
 			[]string{`end +process 302 .* would be ended`, `release .* would give back all .* it has 3 GiB`, `nothing was done`}, nil, map[int]int{301: 3 * gib, 302: gib}},
 	} {
@@ -198,7 +199,7 @@ func TestRecover(t *testing.T) {
 					t.Errorf("%s is not said", pattern)
 				}
 			}
-			var orders []memory.Operation
+			var orders []policy.Operation
 			for _, o := range b.orders {
 				orders = append(orders, o.Operation)
 			}

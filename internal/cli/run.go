@@ -16,8 +16,8 @@ import (
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/memory"
 	"github.com/voxcam/voxcam/internal/monitor"
+	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/session"
 	"github.com/voxcam/voxcam/internal/volume/npy"
 	"github.com/voxcam/voxcam/internal/worker"
@@ -264,8 +264,8 @@ func tellNotes(to session.Observer, info explain.Info) {
 }
 
 // policyOf is the policy that a configuration names, with what it says besides.
-func policyOf(m *dataset.Memory) (memory.Policy, error) {
-	p, err := memory.ParsePolicy(m.Policy)
+func policyOf(m *dataset.Memory) (policy.Policy, error) {
+	p, err := policy.ParsePolicy(m.Policy)
 	if err != nil {
 		return p, err
 	}
@@ -306,7 +306,7 @@ func start(ctx context.Context, c *dataset.Config, o engine.Options, noise worke
 
 // openFor opens the model for a data set. Where the file and the configuration leave the volume's size open, it is that of the
 // first volume that goes through the network: one bad volume must not stop the others.
-func openFor(ctx context.Context, c *dataset.Config, policy memory.Policy, noise worker.Noise, stderr io.Writer) (m worker.Engine, err error) {
+func openFor(ctx context.Context, c *dataset.Config, policy policy.Policy, noise worker.Noise, stderr io.Writer) (m worker.Engine, err error) {
 	set, err := dataset.Open(c)
 	if err != nil {
 		return nil, err

@@ -12,7 +12,8 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/dataset"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/gpusurvey"
+	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/session"
 	"github.com/voxcam/voxcam/volume"
 )
@@ -38,7 +39,7 @@ func checkRun(cmd *cobra.Command, c *dataset.Config) error {
 		}
 		return usage(err)
 	}
-	return check(ctx, checkOptions{device: c.Explain.Device, bands: memory.DefaultBands(),
+	return check(ctx, checkOptions{device: c.Explain.Device, bands: gpusurvey.DefaultBands(),
 		run: &runQuestion{model: modelOf(c), shape: shape, methods: methods, samples: c.Explain.NSamples, policy: policy}}, cmd.OutOrStdout(), stderr)
 }
 
@@ -72,7 +73,7 @@ func clearCaches(ctx context.Context, stderr io.Writer) {
 	freed := 0
 	for _, client := range clients {
 		ctx, cancel := context.WithTimeout(ctx, clearPatience)
-		outcome, oerr := client.Order(ctx, memory.Order{Operation: memory.Trim})
+		outcome, oerr := client.Order(ctx, policy.Order{Operation: policy.Trim})
 		cancel()
 		if oerr != nil {
 			err = errors.Join(err, oerr)

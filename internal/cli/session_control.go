@@ -15,17 +15,19 @@ import (
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/gpusurvey"
 	"github.com/voxcam/voxcam/internal/monitor"
+	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/report"
 	"github.com/voxcam/voxcam/internal/session"
+	"github.com/voxcam/voxcam/internal/sysmem"
 	"github.com/voxcam/voxcam/internal/worker"
 )
 
 // running is a session that runs, as others see it: it joins what the session tells with what its device says of itself.
 type running struct {
 	looking sync.Mutex // of survey
-	survey  *memory.Surveyor
+	survey  *gpusurvey.Surveyor
 	next    session.Observer
 
 	mu     sync.Mutex
@@ -46,9 +48,9 @@ func newRunning(model, device string, next session.Observer) *running {
 }
 
 // openSurvey looks at GPUs from outside: it makes no context.
-func openSurvey() *memory.Surveyor {
+func openSurvey() *gpusurvey.Surveyor {
 	libraries := device.CUDA()
-	return memory.Open(memory.Options{Driver: libraries.Driver, NVML: libraries.NVML})
+	return gpusurvey.Open(gpusurvey.Options{Driver: libraries.Driver, NVML: libraries.NVML})
 }
 
 func (l *running) close() error { return l.survey.Close() }
@@ -118,7 +120,7 @@ func (l *running) Status(context.Context) (control.Status, error) {
 }
 
 // surveyed is how the memory of the GPUs is, for who draws the timeline and who asks for metrics.
-func (l *running) surveyed(ctx context.Context) (*memory.Survey, error) {
+func (l *running) surveyed(ctx context.Context) (*gpusurvey.Survey, error) {
 	l.looking.Lock()
 	defer l.looking.Unlock()
 	return l.survey.Survey(ctx)
@@ -143,10 +145,10 @@ func workerPID(device worker.Engine) int {
 }
 
 // Order implements control.Session.
-func (l *running) Order(ctx context.Context, o memory.Order) (memory.Outcome, error) {
+func (l *running) Order(ctx context.Context, o policy.Order) (policy.Outcome, error) {
 	_, device := l.now()
 	if device == nil {
-		return memory.Outcome{Operation: o.Operation}, errors.New("the session has no device now: it is being opened, or was closed; try again in a moment")
+		return policy.Outcome{Operation: o.Operation}, errors.New("the session has no device now: it is being opened, or was closed; try again in a moment")
 	}
 	return device.Order(ctx, o)
 }
@@ -170,9 +172,9 @@ func (l *running) figures(ctx context.Context) (f report.Figures, err error) {
 	state := device.State()
 	f = report.Figures{Budget: state.Budget, Level: state.Level, State: state.State}
 	worker := workerPID(device)
-	f.Resident, _ = memory.Resident(os.Getpid()) // 0 where it is not known
+	f.Resident, _ = sysmem.Resident(os.Getpid()) // 0 where it is not known
 	if worker != 0 {
-		f.Worker, _ = memory.Resident(worker)
+		f.Worker, _ = sysmem.Resident(worker)
 	}
 	v, err := l.surveyed(ctx)
 	if err != nil {
@@ -187,7 +189,7 @@ func (l *running) figures(ctx context.Context) (f report.Figures, err error) {
 		f.Reserved, f.Allocated, f.Overhead = u.Reserved, u.Allocated, u.Overhead
 		f.GPUTotal, f.GPUFree, f.GPUUsed = u.Total, u.Free, u.Total-u.Free
 	}
-	i := slices.IndexFunc(v.GPUs, func(g memory.GPU) bool { return g.UUID == uuid })
+	i := slices.IndexFunc(v.GPUs, func(g gpusurvey.GPU) bool { return g.UUID == uuid })
 	if i < 0 || v.GPUs[i].TrulyFree < 0 {
 		return f, nil
 	}
@@ -210,7 +212,7 @@ func (l *running) figures(ctx context.Context) (f report.Figures, err error) {
 const yieldFor = time.Minute
 
 // obey carries out one order that came by a signal, and tells of it.
-func (l *running) obey(ctx context.Context, o memory.Order, signal os.Signal) {
+func (l *running) obey(ctx context.Context, o policy.Order, signal os.Signal) {
 	outcome, err := l.Order(ctx, o)
 	switch {
 	case err != nil && ctx.Err() != nil:

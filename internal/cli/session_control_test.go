@@ -18,7 +18,7 @@ import (
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/session"
 	"github.com/voxcam/voxcam/internal/worker"
 )
@@ -27,15 +27,15 @@ import (
 type fakeDevice struct {
 	worker.Engine
 	state  engine.State
-	orders chan memory.Order
+	orders chan policy.Order
 	err    error
 }
 
 func (f *fakeDevice) State() engine.State { return f.state }
 func (f *fakeDevice) PID() int            { return 4711 }
-func (f *fakeDevice) Order(_ context.Context, o memory.Order) (memory.Outcome, error) {
+func (f *fakeDevice) Order(_ context.Context, o policy.Order) (policy.Outcome, error) {
 	f.orders <- o
-	return memory.Outcome{Operation: o.Operation, Before: backend.Usage{Reserved: 3 << 20}, After: backend.Usage{Reserved: 1 << 20}, Note: "so it is"}, f.err
+	return policy.Outcome{Operation: o.Operation, Before: backend.Usage{Reserved: 3 << 20}, After: backend.Usage{Reserved: 1 << 20}, Note: "so it is"}, f.err
 }
 
 // events are those that an observer heard.
@@ -67,7 +67,7 @@ func TestStatusOfSession(t *testing.T) {
 	if err != nil || s.PID != os.Getpid() || s.Model != "net.onnx" || s.State != engine.StateStarting || s.Worker != 0 || s.Plans == nil {
 		t.Errorf("%+v, %v", s, err)
 	}
-	if _, err := l.Order(t.Context(), memory.Order{Operation: memory.Trim}); err == nil {
+	if _, err := l.Order(t.Context(), policy.Order{Operation: policy.Trim}); err == nil {
 		t.Error("an order without a device")
 	}
 	until := time.Now().Add(time.Minute)
@@ -136,21 +136,21 @@ func TestFiguresOfSession(t *testing.T) {
 // Signals are orders, and what came of them is told.
 func TestSignalsAreOrders(t *testing.T) {
 	l, heard := newTestRunning(t)
-	device := &fakeDevice{orders: make(chan memory.Order, 1)}
+	device := &fakeDevice{orders: make(chan policy.Order, 1)}
 	l.computes(device)
 	stop := l.listen(t.Context(), nil)
-	order := func(s syscall.Signal) memory.Order {
+	order := func(s syscall.Signal) policy.Order {
 		t.Helper()
 		send(t, s)
 		o := <-device.orders
 		<-heard.more
 		return o
 	}
-	if o := order(syscall.SIGUSR1); o != (memory.Order{Operation: memory.Release, For: time.Minute}) {
+	if o := order(syscall.SIGUSR1); o != (policy.Order{Operation: policy.Release, For: time.Minute}) {
 		t.Errorf("%+v", o)
 	}
 	device.err = errors.New("no")
-	if o := order(syscall.SIGUSR2); o.Operation != memory.Resume {
+	if o := order(syscall.SIGUSR2); o.Operation != policy.Resume {
 		t.Errorf("%+v", o)
 	}
 	stop()
@@ -240,14 +240,14 @@ func TestPolicyOfConfiguration(t *testing.T) {
 	yes, no := true, false
 	for name, tc := range map[string]struct {
 		change func(*dataset.Memory)
-		want   memory.Policy
+		want   policy.Policy
 	}{
-		"default":  {func(*dataset.Memory) {}, memory.DefaultPolicy()},
-		"original": {func(m *dataset.Memory) { m.Policy = "original" }, memory.Policy{Original: true, Wait: 10 * time.Second, Fewer: true, Skip: true}},
+		"default":  {func(*dataset.Memory) {}, policy.DefaultPolicy()},
+		"original": {func(m *dataset.Memory) { m.Policy = "original" }, policy.Policy{Original: true, Wait: 10 * time.Second, Fewer: true, Skip: true}},
 		"besides": {func(m *dataset.Memory) {
 			m.Policy, m.CPU, m.Fewer, m.Skip, m.Wait = "original", &yes, &no, &no, time.Second
 		},
-			memory.Policy{Original: true, CPU: true, Wait: time.Second}},
+			policy.Policy{Original: true, CPU: true, Wait: time.Second}},
 	} {
 		m := dataset.Defaults().Memory
 		tc.change(&m)

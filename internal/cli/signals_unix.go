@@ -9,16 +9,16 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/policy"
 )
 
 // stopping are the signals that end a command in good order.
 var stopping = []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGXCPU}
 
 // orders has the request to a session that each signal stands for where it does not stop it.
-var orders = map[os.Signal]memory.Order{
-	syscall.SIGUSR1: {Operation: memory.Release, For: yieldFor},
-	syscall.SIGUSR2: {Operation: memory.Resume},
+var orders = map[os.Signal]policy.Order{
+	syscall.SIGUSR1: {Operation: policy.Release, For: yieldFor},
+	syscall.SIGUSR2: {Operation: policy.Resume},
 }
 
 // listen carries out what signals ask of the session, one after the other, until the function that it returns is called; with a stop that is

@@ -16,7 +16,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/policy"
 )
 
 // Client asks a session. It holds no connection between calls.
@@ -116,7 +116,7 @@ func (c *Client) Status(ctx context.Context) (s Status, err error) {
 }
 
 // Order has the session do something with its memory, and returns when it is done.
-func (c *Client) Order(ctx context.Context, o memory.Order) (out memory.Outcome, err error) {
+func (c *Client) Order(ctx context.Context, o policy.Order) (out policy.Outcome, err error) {
 	return out, c.ask(ctx, http.MethodPost, "/order", o, &out)
 }
 

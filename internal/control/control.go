@@ -10,14 +10,14 @@ import (
 
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/policy"
 )
 
 // Session is what answers on a socket.
 type Session interface {
 	Status(ctx context.Context) (Status, error)
 	// Order returns when the operation is done, which may take as long as a pass through the network.
-	Order(ctx context.Context, o memory.Order) (memory.Outcome, error)
+	Order(ctx context.Context, o policy.Order) (policy.Outcome, error)
 }
 
 // Status is what a session says of itself.

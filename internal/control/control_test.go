@@ -13,18 +13,18 @@ import (
 	"time"
 
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/policy"
 )
 
 // session is a fake.
 type session struct {
 	status Status
-	order  func(ctx context.Context, o memory.Order) (memory.Outcome, error)
+	order  func(ctx context.Context, o policy.Order) (policy.Outcome, error)
 }
 
 func (s *session) Status(context.Context) (Status, error) { return s.status, nil }
 
-func (s *session) Order(ctx context.Context, o memory.Order) (memory.Outcome, error) {
+func (s *session) Order(ctx context.Context, o policy.Order) (policy.Outcome, error) {
 	return s.order(ctx, o)
 }
 
@@ -62,11 +62,11 @@ func TestAsk(t *testing.T) {
 	started := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	s := &session{status: Status{PID: os.Getpid(), Session: "s", Started: started, Level: explain.LevelStreamed,
 		Incidents: []explain.Incident{{Time: started, Kind: explain.IncidentSmaller, Text: "less"}}}}
-	s.order = func(_ context.Context, o memory.Order) (memory.Outcome, error) {
-		if o.Operation == memory.Restart {
-			return memory.Outcome{}, errors.New("not now")
+	s.order = func(_ context.Context, o policy.Order) (policy.Outcome, error) {
+		if o.Operation == policy.Restart {
+			return policy.Outcome{}, errors.New("not now")
 		}
-		return memory.Outcome{Operation: o.Operation, Seconds: o.For.Seconds()}, nil
+		return policy.Outcome{Operation: o.Operation, Seconds: o.For.Seconds()}, nil
 	}
 	server := serve(t, s)
 	server.Handle("GET /metrics", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("voxcam_up 1\n")) }))
@@ -85,18 +85,18 @@ func TestAsk(t *testing.T) {
 	if err != nil || status.Session != "s" || !status.Started.Equal(started) || len(status.Incidents) != 1 || status.Level != explain.LevelStreamed {
 		t.Errorf("status %+v, %v", status, err)
 	}
-	out, err := c.Order(t.Context(), memory.Order{Operation: memory.Release, For: 3 * time.Second})
-	if err != nil || out.Operation != memory.Release || out.Seconds != 3 {
+	out, err := c.Order(t.Context(), policy.Order{Operation: policy.Release, For: 3 * time.Second})
+	if err != nil || out.Operation != policy.Release || out.Seconds != 3 {
 		t.Errorf("outcome %+v, %v", out, err)
 	}
 	for _, bad := range []struct {
-		order memory.Order
+		order policy.Order
 		want  string
 	}{
-		{memory.Order{Operation: memory.Restart}, "not now"},
-		{memory.Order{Operation: "burn"}, `"burn" is not known`},
-		{memory.Order{Operation: memory.Trim, Keep: -1}, "cannot be kept"},
-		{memory.Order{Operation: memory.Release, For: -1}, "cannot be released for"},
+		{policy.Order{Operation: policy.Restart}, "not now"},
+		{policy.Order{Operation: "burn"}, `"burn" is not known`},
+		{policy.Order{Operation: policy.Trim, Keep: -1}, "cannot be kept"},
+		{policy.Order{Operation: policy.Release, For: -1}, "cannot be released for"},
 	} {
 		var refused *RefusedError
 		if _, err := c.Order(t.Context(), bad.order); !errors.As(err, &refused) || !strings.Contains(err.Error(), bad.want) {
@@ -118,10 +118,10 @@ func TestAsk(t *testing.T) {
 func TestEnds(t *testing.T) {
 	place(t)
 	in := make(chan struct{})
-	s := &session{order: func(ctx context.Context, o memory.Order) (memory.Outcome, error) {
+	s := &session{order: func(ctx context.Context, o policy.Order) (policy.Outcome, error) {
 		in <- struct{}{}
 		<-ctx.Done()
-		return memory.Outcome{}, errors.New("the session ends")
+		return policy.Outcome{}, errors.New("the session ends")
 	}}
 	server := serve(t, s)
 	c, err := Dial(t.Context(), os.Getpid())
@@ -130,13 +130,13 @@ func TestEnds(t *testing.T) {
 	}
 	done := make(chan error, 1)
 	ctx, cancel := context.WithCancel(t.Context())
-	go func() { _, err := c.Order(ctx, memory.Order{Operation: memory.Release}); done <- err }()
+	go func() { _, err := c.Order(ctx, policy.Order{Operation: policy.Release}); done <- err }()
 	<-in
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("who gave up got %v", err)
 	}
-	go func() { _, err := c.Order(t.Context(), memory.Order{Operation: memory.Release}); done <- err }()
+	go func() { _, err := c.Order(t.Context(), policy.Order{Operation: policy.Release}); done <- err }()
 	<-in
 	if err := server.Close(); err != nil {
 		t.Error(err)

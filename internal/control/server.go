@@ -15,11 +15,11 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/policy"
 )
 
 // operations that may be asked for.
-var operations = []memory.Operation{memory.Release, memory.Resume, memory.Trim, memory.Defragment, memory.Restart}
+var operations = []policy.Operation{policy.Release, policy.Resume, policy.Trim, policy.Defragment, policy.Restart}
 
 // Server answers for a session.
 type Server struct {
@@ -125,8 +125,8 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 	s.routes.ServeHTTP(w, r)
 }
 
-func readOrder(w http.ResponseWriter, r *http.Request) (memory.Order, error) {
-	var o memory.Order
+func readOrder(w http.ResponseWriter, r *http.Request) (policy.Order, error) {
+	var o policy.Order
 	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16))
 	d.DisallowUnknownFields() // what is not understood is not done by half
 	if err := d.Decode(&o); err != nil {

@@ -13,8 +13,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/input"
+	"github.com/voxcam/voxcam/internal/sysmem"
 	"github.com/voxcam/voxcam/volume"
 	"github.com/voxcam/voxcam/volume/format"
 )
@@ -58,7 +58,7 @@ func Open(c *Config) (*Set, error) {
 
 // room refuses to read a volume that takes more than half of what is free: another one is read at the same time, and computing takes
 // memory, too.
-func room(bytes int) error { return bytesize.Room(bytes, 2) }
+func room(bytes int) error { return sysmem.Room(bytes, 2) }
 
 // bytesOf is the memory of a volume.
 func bytesOf(sizes ...int) int {

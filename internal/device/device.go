@@ -12,7 +12,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/backend/cuda"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
-	"github.com/voxcam/voxcam/internal/bytesize"
+	"github.com/voxcam/voxcam/internal/sysmem"
 )
 
 // Variables of the environment. They are for machines whose libraries lie where nobody looks, and for tests and those who change kernels.
@@ -146,7 +146,7 @@ func openCPU(_ int, o Options) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Device{Backend: b, close: b.Close, free: bytesize.FreeMemory}, nil
+	return &Device{Backend: b, close: b.Close, free: sysmem.Free}, nil
 }
 
 // openCUDA opens a GPU that was asked for.

@@ -34,7 +34,7 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/volume"
 )
 
@@ -57,7 +57,7 @@ type Options struct {
 	Threads   int    `json:"threads,omitempty"` // of the processor; 0: all
 
 	Budget  string        `json:"budget,omitempty"` // as bytesize.ParseBudget reads it
-	Policy  memory.Policy `json:"policy"`           // the zero value gives nothing up, and fails
+	Policy  policy.Policy `json:"policy"`           // the zero value gives nothing up, and fails
 	Shuttle string        `json:"shuttle,omitempty"`
 
 	// LaunchBlocking waits after every step on a GPU, so that an error names the step that it is of.
@@ -153,7 +153,7 @@ type Engine struct {
 	budget   bytesize.Budget
 	size     int // of the budget, if it is one in bytes
 	shuttle  explain.Shuttle
-	governor *memory.Governor
+	governor *policy.Governor
 
 	// Who explains a volume, or changes the seats, holds an element of turn.
 	turn   chan struct{}
@@ -187,7 +187,7 @@ func open(ctx context.Context, o Options, p parts) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{parts: p, options: o, budget: budget, governor: memory.NewGovernor(budget, nil), turn: make(chan struct{}, 1),
+	e := &Engine{parts: p, options: o, budget: budget, governor: policy.NewGovernor(budget, nil), turn: make(chan struct{}, 1),
 		ahead: map[*work]bool{}, untaken: map[*work]bool{}, state: StateStarting}
 	if e.shuttle, err = shuttle(o.Shuttle); err != nil {
 		return nil, err

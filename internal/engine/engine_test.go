@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/volume"
 )
 
@@ -25,7 +25,7 @@ const sum = draws * (draws + 1) / 2 // of a volume that is explained undisturbed
 type disturbance struct {
 	name      string
 	set       func(w *world)
-	policy    func(p *memory.Policy)
+	policy    func(p *policy.Policy)
 	options   func(o *Options)
 	incidents []explain.IncidentKind
 	level     explain.Level // of the result
@@ -97,9 +97,9 @@ var disturbances = []disturbance{
 			w.draw = func(_ context.Context, _, _ string, d int) error { w.set(d / 3 * 79 * gib); return nil }
 		}},
 	{name: "short without the processor", incidents: []explain.IncidentKind{waited, skips}, skipped: true, opened: "cuda", took: 10 * time.Second,
-		set: func(w *world) { w.set(79 * gib) }, policy: func(p *memory.Policy) { p.CPU = false }},
+		set: func(w *world) { w.set(79 * gib) }, policy: func(p *policy.Policy) { p.CPU = false }},
 	{name: "short with nothing allowed", opened: "cuda",
-		set: func(w *world) { w.set(79 * gib) }, policy: func(p *memory.Policy) { *p = memory.Policy{} },
+		set: func(w *world) { w.set(79 * gib) }, policy: func(p *policy.Policy) { *p = policy.Policy{} },
 		fails: func(err error) bool { var m *explain.MemoryError; return errors.As(err, &m) && m.Needs == gib }},
 	{name: "short here and there", incidents: []explain.IncidentKind{waited, cpu, skips}, skipped: true, opened: "cuda cpu", took: 10 * time.Second,
 		set: func(w *world) { w.set(79 * gib); w.host, w.least = gib, 2*gib }},
@@ -114,7 +114,7 @@ var disturbances = []disturbance{
 	{name: "lost", level: explain.LevelCPU, incidents: []explain.IncidentKind{cpu, resumed}, opened: "cuda cpu",
 		set: func(w *world) { w.draw = at(3, 1, "cuda", fmt.Errorf("a kernel: %w", explain.ErrLost)) }},
 	{name: "lost without the processor", opened: "cuda", set: func(w *world) { w.draw = at(3, 1, "cuda", explain.ErrLost) },
-		policy: func(p *memory.Policy) { p.CPU = false }, fails: func(err error) bool { return errors.Is(err, explain.ErrLost) }},
+		policy: func(p *policy.Policy) { p.CPU = false }, fails: func(err error) bool { return errors.Is(err, explain.ErrLost) }},
 	{name: "lost under a supervisor", opened: "cuda", set: func(w *world) { w.draw = at(3, 1, "cuda", explain.ErrLost) },
 		options: func(o *Options) { o.Supervised = true }, fails: func(err error) bool { return errors.Is(err, explain.ErrLost) }},
 	{name: "failing again and again", level: explain.LevelStreamed, incidents: []explain.IncidentKind{restarted, resumed}, opened: "cuda*2",
@@ -130,7 +130,7 @@ var disturbances = []disturbance{
 			}
 		}},
 	{name: "failing without the processor", incidents: []explain.IncidentKind{restarted, resumed}, opened: "cuda*2",
-		set: func(w *world) { w.draw = at(3, 2, "cuda", errTransient) }, policy: func(p *memory.Policy) { p.CPU = false }, fails: isTransient},
+		set: func(w *world) { w.draw = at(3, 2, "cuda", errTransient) }, policy: func(p *policy.Policy) { p.CPU = false }, fails: isTransient},
 	{name: "failing under a supervisor", incidents: []explain.IncidentKind{restarted, resumed}, opened: "cuda*2",
 		set: func(w *world) { w.draw = at(3, 2, "cuda", errTransient) }, options: func(o *Options) { o.Supervised = true }, fails: isTransient},
 	{name: "no new context", level: explain.LevelCPU, incidents: []explain.IncidentKind{cpu, resumed}, opened: "cuda*2 cpu", set: (*world).failForGood},
@@ -156,13 +156,13 @@ var disturbances = []disturbance{
 	{name: "a size that is too small", opened: "cuda", set: func(*world) {}, options: func(o *Options) { o.Budget = "1MiB" },
 		fails: func(err error) bool { var b *explain.BudgetError; return errors.As(err, &b) }},
 	{name: "fewer draws", level: explain.LevelCPU, incidents: []explain.IncidentKind{waited, cpu, fewer}, draws: 5, opened: "cuda cpu",
-		took: 10 * time.Second, set: func(w *world) { w.set(79 * gib) }, policy: func(p *memory.Policy) { p.Fewer = true }},
+		took: 10 * time.Second, set: func(w *world) { w.set(79 * gib) }, policy: func(p *policy.Policy) { p.Fewer = true }},
 	{name: "as many draws as there are", level: explain.LevelCPU, incidents: []explain.IncidentKind{cpu, fewer, resumed}, draws: 5,
-		opened: "cuda cpu", set: func(w *world) { w.draw = at(5, 1, "cuda", explain.ErrLost) }, policy: func(p *memory.Policy) { p.Fewer = true }},
+		opened: "cuda cpu", set: func(w *world) { w.draw = at(5, 1, "cuda", explain.ErrLost) }, policy: func(p *policy.Policy) { p.Fewer = true }},
 	{name: "the original's draws", level: explain.LevelStreamed, incidents: []explain.IncidentKind{fewer}, draws: 5, opened: "cuda",
-		set: func(w *world) { w.set(79 * gib); w.needs = gib / 4 }, policy: func(p *memory.Policy) { p.Original = true }},
+		set: func(w *world) { w.set(79 * gib); w.needs = gib / 4 }, policy: func(p *policy.Policy) { p.Original = true }},
 	{name: "the original's memory", skipped: true, incidents: []explain.IncidentKind{skips}, opened: "cuda",
-		set: func(w *world) { w.set(79*gib + gib/4); w.needs = gib / 8 }, policy: func(p *memory.Policy) { p.Original = true }},
+		set: func(w *world) { w.set(79*gib + gib/4); w.needs = gib / 8 }, policy: func(p *policy.Policy) { p.Original = true }},
 	{name: "the processor", level: explain.LevelWhole, opened: "cpu", set: func(*world) {}, options: func(o *Options) { o.Device = "cpu" }},
 	{name: "no GPU", level: explain.LevelWhole, opened: "cuda auto", options: func(o *Options) { o.Device = "auto" },
 		set: func(w *world) {
@@ -200,7 +200,7 @@ func TestGoesOn(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
-				o := Options{Model: "m.onnx", Device: "cuda", Policy: memory.DefaultPolicy()}
+				o := Options{Model: "m.onnx", Device: "cuda", Policy: policy.DefaultPolicy()}
 				if c.policy != nil {
 					c.policy(&o.Policy)
 				}
@@ -319,8 +319,8 @@ func openIn(t *testing.T, w *world, o Options) *Engine {
 	if o.Device == "" {
 		o.Device = "cuda"
 	}
-	if o.Policy == (memory.Policy{}) {
-		o.Policy = memory.DefaultPolicy()
+	if o.Policy == (policy.Policy{}) {
+		o.Policy = policy.DefaultPolicy()
 	}
 	e, err := open(t.Context(), o, w.parts())
 	if err != nil {
@@ -477,7 +477,7 @@ func TestOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.set(80 * gib)
-		_, err := open(t.Context(), Options{Device: "cuda", Policy: memory.Policy{Wait: time.Second, Skip: true}}, w.parts())
+		_, err := open(t.Context(), Options{Device: "cuda", Policy: policy.Policy{Wait: time.Second, Skip: true}}, w.parts())
 		if short := (*explain.MemoryError)(nil); !errors.As(err, &short) || errors.As(err, new(*SkippedError)) || !errors.Is(err, errNoRoom) {
 			t.Errorf("the error is %v", err)
 		}
@@ -513,7 +513,7 @@ func TestOpen(t *testing.T) {
 			t.Error(err)
 		}
 		w.broken = func(string) error { return errors.New("an old driver") }
-		if _, err := open(t.Context(), Options{Device: "cuda", Policy: memory.DefaultPolicy()}, w.parts()); err == nil || err.Error() != "an old driver" {
+		if _, err := open(t.Context(), Options{Device: "cuda", Policy: policy.DefaultPolicy()}, w.parts()); err == nil || err.Error() != "an old driver" {
 			t.Errorf("the error is %v", err)
 		}
 		for _, o := range []Options{{Budget: "much"}, {Shuttle: "sometimes"}} {
@@ -526,7 +526,7 @@ func TestOpen(t *testing.T) {
 
 func TestOptionsGoThroughJSON(t *testing.T) {
 	o := Options{Model: "m", TargetLayer: "l", LayerLayout: "auto", TokenGrid: [3]int{1, 2, 3}, InputAxes: "NDHWC", PrefixTokens: 1, Shape: [4]int{1, 2, 3, 4}, Ahead: true, SHA256: "5", Device: "cuda:1",
-		Precision: "bf16", Threads: 3, Budget: "50%", Policy: memory.DefaultPolicy(), Shuttle: "idle", LaunchBlocking: true,
+		Precision: "bf16", Threads: 3, Budget: "50%", Policy: policy.DefaultPolicy(), Shuttle: "idle", LaunchBlocking: true,
 		Supervised: true}
 	for i := range reflect.TypeOf(o).NumField() {
 		if reflect.ValueOf(o).Field(i).IsZero() {

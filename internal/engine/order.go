@@ -10,24 +10,25 @@ import (
 
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/bytesize"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/policy"
+	"github.com/voxcam/voxcam/internal/sysmem"
 )
 
 // operations are what an engine can be ordered to do. Each returns a note, and an error if it is not done; before and after are the
 // driver's figures, measured by the caller unless the operation measures itself.
-var operations = map[memory.Operation]func(*Engine, context.Context, memory.Order, *memory.Outcome) error{
-	memory.Release:    (*Engine).release,
-	memory.Resume:     (*Engine).resume,
-	memory.Trim:       (*Engine).trim,
-	memory.Defragment: (*Engine).defragment,
-	memory.Restart:    (*Engine).restart,
+var operations = map[policy.Operation]func(*Engine, context.Context, policy.Order, *policy.Outcome) error{
+	policy.Release:    (*Engine).release,
+	policy.Resume:     (*Engine).resume,
+	policy.Trim:       (*Engine).trim,
+	policy.Defragment: (*Engine).defragment,
+	policy.Restart:    (*Engine).restart,
 }
 
 // Order does something with the memory that the engine holds, and says what came of it. It may be called while a volume is explained, and
 // returns when the operation is done, at the next pass through the network. Figures are of the device, or, where the processor was asked
 // for, of this process.
-func (e *Engine) Order(ctx context.Context, o memory.Order) (memory.Outcome, error) {
-	outcome := memory.Outcome{Operation: o.Operation}
+func (e *Engine) Order(ctx context.Context, o policy.Order) (policy.Outcome, error) {
+	outcome := policy.Outcome{Operation: o.Operation}
 	do, known := operations[o.Operation]
 	if !known {
 		return outcome, fmt.Errorf("the operation %q is not known", o.Operation)
@@ -35,14 +36,14 @@ func (e *Engine) Order(ctx context.Context, o memory.Order) (memory.Outcome, err
 	began := time.Now()
 	err := do(e, ctx, o, &outcome)
 	outcome.Seconds = time.Since(began).Seconds()
-	if err == nil && outcome.Freed() == 0 && o.Operation != memory.Resume {
+	if err == nil && outcome.Freed() == 0 && o.Operation != policy.Resume {
 		note(&outcome, "nothing was given back: there was nothing to give")
 	}
 	return outcome, err
 }
 
 // note adds to what is said of an outcome.
-func note(out *memory.Outcome, text string) {
+func note(out *policy.Outcome, text string) {
 	if out.Note != "" {
 		text = out.Note + "; " + text
 	}
@@ -54,7 +55,7 @@ func (s *seat) usage() (backend.Usage, error) {
 	if s.resident != nil {
 		return s.resident.Usage()
 	}
-	resident, err := memory.Resident(os.Getpid())
+	resident, err := sysmem.Resident(os.Getpid())
 	if err != nil {
 		return backend.Usage{}, err
 	}
@@ -63,7 +64,7 @@ func (s *seat) usage() (backend.Usage, error) {
 }
 
 // measured runs f between two measurements. Without a seat there is nothing to measure.
-func (e *Engine) measured(o *memory.Outcome, f func(s *seat) error) error {
+func (e *Engine) measured(o *policy.Outcome, f func(s *seat) error) error {
 	s, _, done := e.use()
 	defer done()
 	if s == nil {
@@ -80,7 +81,7 @@ func (e *Engine) measured(o *memory.Outcome, f func(s *seat) error) error {
 	return nil
 }
 
-func (e *Engine) release(ctx context.Context, o memory.Order, out *memory.Outcome) error {
+func (e *Engine) release(ctx context.Context, o policy.Order, out *policy.Outcome) error {
 	until := time.Time{}
 	out.Note = "as little as possible is taken until it is resumed"
 	if o.For > 0 {
@@ -99,7 +100,7 @@ func (e *Engine) release(ctx context.Context, o memory.Order, out *memory.Outcom
 	})
 }
 
-func (e *Engine) resume(_ context.Context, _ memory.Order, out *memory.Outcome) error {
+func (e *Engine) resume(_ context.Context, _ policy.Order, out *policy.Outcome) error {
 	_, held := e.governor.Held()
 	e.governor.Resume()
 	out.Note = "the budget holds again; larger plans come with the next volume"
@@ -109,7 +110,7 @@ func (e *Engine) resume(_ context.Context, _ memory.Order, out *memory.Outcome) 
 	return e.measured(out, func(*seat) error { return nil })
 }
 
-func (e *Engine) trim(_ context.Context, o memory.Order, out *memory.Outcome) error {
+func (e *Engine) trim(_ context.Context, o policy.Order, out *policy.Outcome) error {
 	return e.measured(out, func(s *seat) (err error) {
 		if s.resident == nil {
 			debug.FreeOSMemory()
@@ -121,8 +122,8 @@ func (e *Engine) trim(_ context.Context, o memory.Order, out *memory.Outcome) er
 	})
 }
 
-func (e *Engine) defragment(ctx context.Context, o memory.Order, out *memory.Outcome) error {
-	if err := e.trim(ctx, memory.Order{}, out); err != nil {
+func (e *Engine) defragment(ctx context.Context, o policy.Order, out *policy.Outcome) error {
+	if err := e.trim(ctx, policy.Order{}, out); err != nil {
 		return err
 	}
 	largest := func(u backend.Usage) string {
@@ -136,12 +137,12 @@ func (e *Engine) defragment(ctx context.Context, o memory.Order, out *memory.Out
 // order is a restart that wants the turn.
 type order struct {
 	context context.Context
-	outcome memory.Outcome
+	outcome policy.Outcome
 	err     error
 	done    chan struct{}
 }
 
-func (e *Engine) restart(ctx context.Context, _ memory.Order, out *memory.Outcome) error {
+func (e *Engine) restart(ctx context.Context, _ policy.Order, out *policy.Outcome) error {
 	o := &order{context: ctx, outcome: *out, done: make(chan struct{})}
 	e.mu.Lock()
 	e.orders = append(e.orders, o)
@@ -180,7 +181,7 @@ func (e *Engine) serve() (anew bool) {
 }
 
 // makeAnew closes the device and opens it again, with a context that nothing is in.
-func (e *Engine) makeAnew(ctx context.Context, out *memory.Outcome) (err error) {
+func (e *Engine) makeAnew(ctx context.Context, out *policy.Outcome) (err error) {
 	s := e.seatNow()
 	if s != nil {
 		if out.Before, err = s.usage(); err != nil && s.resident == nil {

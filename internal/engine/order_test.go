@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/volume"
 )
 
@@ -57,7 +57,7 @@ func TestRelease(t *testing.T) {
 		e := openIn(t, w, Options{})
 		stopped, goOn, result := pausing(t, w, e)
 		<-stopped
-		took, err := e.Order(t.Context(), memory.Order{Operation: memory.Release, For: time.Minute})
+		took, err := e.Order(t.Context(), policy.Order{Operation: policy.Release, For: time.Minute})
 		if err != nil || took.Freed() < 40*gib || took.After.Free-took.Before.Free != took.Freed() || !strings.Contains(took.Note, "1m") {
 			t.Errorf("released %+v, which are %d bytes: %v", took, took.Freed(), err)
 		}
@@ -77,10 +77,10 @@ func TestRelease(t *testing.T) {
 		if st := e.State(); st.Held || st.Budget == 0 {
 			t.Errorf("it does not resume: %+v", st)
 		}
-		if _, err := e.Order(t.Context(), memory.Order{Operation: memory.Release}); err != nil {
+		if _, err := e.Order(t.Context(), policy.Order{Operation: policy.Release}); err != nil {
 			t.Error(err)
 		}
-		again, err := e.Order(t.Context(), memory.Order{Operation: memory.Release})
+		again, err := e.Order(t.Context(), policy.Order{Operation: policy.Release})
 		if err != nil || again.Freed() != 0 || !strings.Contains(again.Note, "nothing was given back") {
 			t.Errorf("a second time: %+v: %v", again, err)
 		}
@@ -89,7 +89,7 @@ func TestRelease(t *testing.T) {
 			t.Errorf("it resumes without an order: %+v", st)
 		}
 		for i, want := range []string{"the budget holds again", "nothing was held back"} {
-			if out, err := e.Order(t.Context(), memory.Order{Operation: memory.Resume}); err != nil || !strings.Contains(out.Note, want) || e.State().Held {
+			if out, err := e.Order(t.Context(), policy.Order{Operation: policy.Resume}); err != nil || !strings.Contains(out.Note, want) || e.State().Held {
 				t.Errorf("resume %d: %+v: %v", i, out, err)
 			}
 		}
@@ -103,7 +103,7 @@ func TestRestart(t *testing.T) {
 		e := openIn(t, w, Options{})
 		stopped, _, result := pausing(t, w, e)
 		<-stopped
-		out, err := e.Order(t.Context(), memory.Order{Operation: memory.Restart})
+		out, err := e.Order(t.Context(), policy.Order{Operation: policy.Restart})
 		if err != nil || out.After.Reserved != 0 || out.Freed() < 40*gib {
 			t.Errorf("restarted %+v: %v", out, err)
 		}
@@ -120,10 +120,10 @@ func TestRestart(t *testing.T) {
 		}
 		// Idle, and into a lack of memory.
 		w.broken = func(string) error { w.others = w.total; return nil }
-		if _, err := e.Order(t.Context(), memory.Order{Operation: memory.Restart}); !errors.Is(err, errNoRoom) {
+		if _, err := e.Order(t.Context(), policy.Order{Operation: policy.Restart}); !errors.Is(err, errNoRoom) {
 			t.Errorf("the error is %v", err)
 		}
-		if _, err := e.Order(t.Context(), memory.Order{Operation: memory.Trim}); err == nil {
+		if _, err := e.Order(t.Context(), policy.Order{Operation: policy.Trim}); err == nil {
 			t.Error("there is nothing to trim, and no error")
 		}
 		w.broken = func(name string) error {
@@ -146,7 +146,7 @@ func TestRestart(t *testing.T) {
 		checkExact(t, r)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := e.Order(ctx, memory.Order{Operation: memory.Restart}); !errors.Is(err, context.Canceled) {
+		if _, err := e.Order(ctx, policy.Order{Operation: policy.Restart}); !errors.Is(err, context.Canceled) {
 			t.Errorf("the error is %v", err)
 		}
 	})
@@ -159,7 +159,7 @@ func TestRestartWhileWaiting(t *testing.T) {
 		w.set(79 * gib)
 		e := openIn(t, w, Options{})
 		w.later(5*time.Second, 0)
-		var out memory.Outcome
+		var out policy.Outcome
 		var failed error
 		var ordered sync.WaitGroup
 		ordered.Go(func() {
@@ -167,7 +167,7 @@ func TestRestartWhileWaiting(t *testing.T) {
 			if st := e.State(); st.State != StateWaiting {
 				t.Errorf("the state is %+v", st)
 			}
-			out, failed = e.Order(t.Context(), memory.Order{Operation: memory.Restart})
+			out, failed = e.Order(t.Context(), policy.Order{Operation: policy.Restart})
 		})
 		r, err := e.Explain(t.Context(), volume.New(1, 2, 2, 2), request("x", draws))
 		ordered.Wait()
@@ -184,22 +184,22 @@ func TestRestartWhileWaiting(t *testing.T) {
 func TestOrdersOnTheProcessor(t *testing.T) {
 	w := newWorld(t)
 	e := openIn(t, w, Options{Device: "cpu"})
-	for _, o := range []memory.Operation{memory.Release, memory.Resume, memory.Trim, memory.Defragment, memory.Restart} {
-		out, err := e.Order(t.Context(), memory.Order{Operation: o})
+	for _, o := range []policy.Operation{policy.Release, policy.Resume, policy.Trim, policy.Defragment, policy.Restart} {
+		out, err := e.Order(t.Context(), policy.Order{Operation: o})
 		if err != nil || out.Operation != o || out.Before.Reserved <= 0 || out.After.Reserved <= 0 || out.Note == "" && out.Freed() == 0 {
 			t.Errorf("%s: %+v, %v", o, out, err)
 		}
-		if o == memory.Restart && !strings.Contains(out.Note, "no context") {
+		if o == policy.Restart && !strings.Contains(out.Note, "no context") {
 			t.Errorf("%s: %q", o, out.Note)
 		}
-		if o == memory.Release {
+		if o == policy.Release {
 			r, err := e.Explain(t.Context(), volume.New(1, 2, 2, 2), request("x", draws))
 			if err != nil || r.Execution.Level != explain.LevelSmallest {
 				t.Errorf("released: %+v, %v", r, err)
 			}
 		}
 	}
-	if _, err := e.Order(t.Context(), memory.Order{Operation: "eat"}); err == nil {
+	if _, err := e.Order(t.Context(), policy.Order{Operation: "eat"}); err == nil {
 		t.Error("an unknown operation was done")
 	}
 }

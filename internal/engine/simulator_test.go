@@ -17,7 +17,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/volume"
 	"github.com/voxcam/voxcam/volume/format"
 )
@@ -49,7 +49,7 @@ func newRig(t *testing.T) *rig {
 	if r.volume, err = format.Read(filepath.Join(folder, "volume.npy"), format.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	r.options = Options{Model: filepath.Join(folder, "model.torchscript.onnx"), TargetLayer: c.Target, Device: "cuda", Ahead: true, Policy: memory.DefaultPolicy()}
+	r.options = Options{Model: filepath.Join(folder, "model.torchscript.onnx"), TargetLayer: c.Target, Device: "cuda", Ahead: true, Policy: policy.DefaultPolicy()}
 	r.options.Policy.Wait = 0
 	r.request = explain.Request{Methods: []string{"gradcam", "saliency", "smoothgrad", "vargrad"}, NSamples: 6, NoiseLevel: 0.1, Seed: 5, SampleID: "x"}
 	return r
@@ -205,11 +205,11 @@ func TestSimulatedOrders(t *testing.T) {
 	e := r.open()
 	defer func() { r.close(e) }()
 	want := r.explain(e, r.request)
-	for _, o := range []memory.Operation{memory.Release, memory.Resume, memory.Trim, memory.Defragment, memory.Restart} {
-		outcome := make(chan memory.Outcome, 1)
+	for _, o := range []policy.Operation{policy.Release, policy.Resume, policy.Trim, policy.Defragment, policy.Restart} {
+		outcome := make(chan policy.Outcome, 1)
 		req := r.request
 		ask := func() {
-			out, err := e.Order(context.WithoutCancel(t.Context()), memory.Order{Operation: o})
+			out, err := e.Order(context.WithoutCancel(t.Context()), policy.Order{Operation: o})
 			if err != nil {
 				t.Errorf("%s: %v", o, err)
 			}
@@ -218,7 +218,7 @@ func TestSimulatedOrders(t *testing.T) {
 		req.Progress = func(done, _ int) {
 			if done == 3 {
 				go ask()
-				if o == memory.Restart || o == memory.Release { // which come between two passes
+				if o == policy.Restart || o == policy.Release { // which come between two passes
 					time.Sleep(10 * time.Millisecond)
 				}
 			}
@@ -226,10 +226,10 @@ func TestSimulatedOrders(t *testing.T) {
 		got := r.explain(e, req)
 		out := <-outcome
 		same(t, got, want, 1e-5)
-		if gave := out.Freed() > 0; gave != (o == memory.Release || o == memory.Restart) {
+		if gave := out.Freed() > 0; gave != (o == policy.Release || o == policy.Restart) {
 			t.Errorf("%s: %+v, which is %d bytes", o, out, out.Freed())
 		}
-		if o == memory.Release && got.Execution.Level == explain.LevelWhole {
+		if o == policy.Release && got.Execution.Level == explain.LevelWhole {
 			t.Errorf("after %s: %+v", o, got.Execution)
 		}
 	}

@@ -6,13 +6,13 @@ import (
 	"fmt"
 
 	"github.com/voxcam/voxcam/internal/backend"
-	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/grad"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/layer"
 	"github.com/voxcam/voxcam/internal/onnx"
 	"github.com/voxcam/voxcam/internal/pass"
 	"github.com/voxcam/voxcam/internal/plan"
+	"github.com/voxcam/voxcam/internal/sysmem"
 )
 
 // network is the model bound to one volume shape: a graph that passes have prepared, and programs made from it on demand.
@@ -57,7 +57,7 @@ func newNetwork(ctx context.Context, file *onnx.Model, shape [4]int, opt Options
 		}
 	}
 	g := imported.Graph
-	n := &network{assumed: assumed, shape: shape, budget: opt.Budget, ahead: opt.Ahead, graph: g, backend: b, free: bytesize.FreeMemory, weights: map[[2]bool]int{}}
+	n := &network{assumed: assumed, shape: shape, budget: opt.Budget, ahead: opt.Ahead, graph: g, backend: b, free: sysmem.Free, weights: map[[2]bool]int{}}
 	_, resident := b.(backend.Resident)
 	n.follows = resident || opt.Allow != nil
 	if n.logits, err = scores(g); err != nil {

@@ -7,6 +7,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/onnx"
+	"github.com/voxcam/voxcam/internal/sysmem"
 )
 
 // leastOpening has the bytes that opening a model may take of the host's memory, however small the budget.
@@ -21,7 +22,7 @@ func openingBytes(budget Budget, b backend.Backend) int {
 	if _, resident := b.(backend.Resident); !resident && budget.Bytes > 0 {
 		return max(budget.Bytes, leastOpening)
 	}
-	free, err := bytesize.FreeMemory()
+	free, err := sysmem.Free()
 	if err != nil {
 		return unknownOpening
 	}

@@ -3,7 +3,7 @@ package monitor
 import (
 	"time"
 
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/gpusurvey"
 )
 
 // History remembers the memory of GPUs over the last time.
@@ -39,7 +39,7 @@ func (h *History) Add(l Look) {
 }
 
 // ours is what processes of this program hold of a GPU.
-func ours(g memory.GPU) int { return g.Reserved }
+func ours(g gpusurvey.GPU) int { return g.Reserved }
 
 // blocks are columns of one eighth of a cell to a whole cell.
 var blocks = []rune(" ▁▂▃▄▅▆▇█")

@@ -9,16 +9,16 @@ import (
 	"time"
 
 	"github.com/voxcam/voxcam/internal/control"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/gpusurvey"
 )
 
 // Look is what was seen at one moment.
 type Look struct {
-	Time     time.Time    `json:"time"`
-	GPUs     []memory.GPU `json:"gpus"`
-	Host     memory.Host  `json:"host"`
-	Sessions []Session    `json:"sessions"`
-	Notes    []string     `json:"notes,omitempty"`
+	Time     time.Time       `json:"time"`
+	GPUs     []gpusurvey.GPU `json:"gpus"`
+	Host     gpusurvey.Host  `json:"host"`
+	Sessions []Session       `json:"sessions"`
+	Notes    []string        `json:"notes,omitempty"`
 }
 
 // Session is what a session said of itself, or, with its PID, why it did not.
@@ -28,7 +28,7 @@ type Session struct {
 }
 
 // label names a GPU in few letters: cuda:N as for --device, or nvml:N where CUDA does not show it to this process.
-func label(g memory.GPU) string {
+func label(g gpusurvey.GPU) string {
 	switch {
 	case g.Number >= 0:
 		return fmt.Sprintf("cuda:%d", g.Number)

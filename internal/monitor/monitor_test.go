@@ -21,7 +21,7 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/gpusurvey"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -33,20 +33,20 @@ func sight() Look {
 	const gib = bytesize.GiB
 	return Look{
 		Time: noon,
-		GPUs: []memory.GPU{
-			{Number: 0, Index: 0, Name: "NVIDIA H200", UUID: "GPU-1", Utilization: 0.87, Health: memory.Healthy, Unattributed: gib / 2,
-				Figures: memory.Figures{Total: 140 * gib, Used: 56 * gib, TrulyFree: 84 * gib, Reserved: 12 * gib, Largest: 83 * gib, Fragmentation: 1. / 84},
-				Processes: []memory.Process{
+		GPUs: []gpusurvey.GPU{
+			{Number: 0, Index: 0, Name: "NVIDIA H200", UUID: "GPU-1", Utilization: 0.87, Health: gpusurvey.Healthy, Unattributed: gib / 2,
+				Figures: gpusurvey.Figures{Total: 140 * gib, Used: 56 * gib, TrulyFree: 84 * gib, Reserved: 12 * gib, Largest: 83 * gib, Fragmentation: 1. / 84},
+				Processes: []gpusurvey.Process{
 					{PID: 4001, Bytes: 41*gib + gib/2, Name: "python", User: "a-colleague-with-a-long-name", UID: 1001},
 					{PID: 23456, Bytes: 12 * gib, Name: "voxcam", User: "me", UID: 1000, Ours: true, Program: true, Session: "night"},
 					{PID: 301, Bytes: gib, Name: "voxcam", User: "me", UID: 1000, Program: true, Orphan: true},
 					{PID: 7, Bytes: gib, Name: "", UID: -1, Elsewhere: true},
 					{PID: 99, Bytes: -1, Name: "evil\x1b[2J\"\\\n日本", User: "me"},
 				}},
-			{Number: -1, Index: 1, Name: "NVIDIA T4", UUID: "GPU-2", Utilization: -1, Health: memory.Unknown, Figures: memory.Figures{TrulyFree: -1},
+			{Number: -1, Index: 1, Name: "NVIDIA T4", UUID: "GPU-2", Utilization: -1, Health: gpusurvey.Unknown, Figures: gpusurvey.Figures{TrulyFree: -1},
 				Problem: "nvmlDeviceGetMemoryInfo: the GPU has fallen off the bus"},
 		},
-		Host: memory.Host{Total: 64 * gib, Free: 32 * gib, Health: memory.Healthy},
+		Host: gpusurvey.Host{Total: 64 * gib, Free: 32 * gib, Health: gpusurvey.Healthy},
 		Sessions: []Session{
 			{Status: control.Status{PID: 23400, Worker: 23456, Session: "night", Device: "cuda:0 NVIDIA H200", UUID: "GPU-1", State: "computing",
 				Level: explain.LevelStreamed, Budget: 12 * gib, Arena: 8 * gib, Plans: []explain.PassState{{Pass: "gradcam", Bytes: 2 * gib}, {Pass: "input", Bytes: 8 * gib}},
@@ -73,7 +73,7 @@ func remembered(l Look) *History {
 		if s < -60 {
 			g.Reserved = bytesize.GiB
 		}
-		past.GPUs = []memory.GPU{g, l.GPUs[1]}
+		past.GPUs = []gpusurvey.GPU{g, l.GPUs[1]}
 		h.Add(past)
 	}
 	return h
@@ -178,7 +178,7 @@ func TestPlot(t *testing.T) {
 func TestHistoryForgets(t *testing.T) {
 	h := NewHistory(time.Minute)
 	for i := range 1000 {
-		h.Add(Look{Time: noon.Add(time.Duration(i) * time.Second), GPUs: []memory.GPU{{UUID: "a"}}})
+		h.Add(Look{Time: noon.Add(time.Duration(i) * time.Second), GPUs: []gpusurvey.GPU{{UUID: "a"}}})
 	}
 	if n := len(h.points["a"]); n != 61 {
 		t.Errorf("%d points of a minute are kept", n)

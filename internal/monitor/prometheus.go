@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/gpusurvey"
 )
 
 // The text format of Prometheus, version 0.0.4:
@@ -58,30 +58,30 @@ func truth(b bool) float64 {
 // gpuGauges are the figures of a GPU; -1 is unknown and left out.
 var gpuGauges = []struct {
 	name, help string
-	value      func(memory.GPU) float64
+	value      func(gpusurvey.GPU) float64
 }{
-	{"voxcam_gpu_memory_total_bytes", "Memory of the GPU.", func(g memory.GPU) float64 { return float64(g.Total) }},
-	{"voxcam_gpu_memory_used_bytes", "Memory that all processes together use.", func(g memory.GPU) float64 { return known(g, g.Used) }},
-	{"voxcam_gpu_memory_free_bytes", "Memory that the driver would give to anybody.", func(g memory.GPU) float64 { return known(g, g.TrulyFree) }},
-	{"voxcam_gpu_memory_ours_bytes", "Memory that processes of voxcam hold.", func(g memory.GPU) float64 { return float64(ours(g)) }},
-	{"voxcam_gpu_memory_largest_bytes", "The largest block that could be handed out to one process.", func(g memory.GPU) float64 { return known(g, g.Largest) }},
-	{"voxcam_gpu_fragmentation_ratio", "One minus the largest block over all that is unused.", func(g memory.GPU) float64 {
+	{"voxcam_gpu_memory_total_bytes", "Memory of the GPU.", func(g gpusurvey.GPU) float64 { return float64(g.Total) }},
+	{"voxcam_gpu_memory_used_bytes", "Memory that all processes together use.", func(g gpusurvey.GPU) float64 { return known(g, g.Used) }},
+	{"voxcam_gpu_memory_free_bytes", "Memory that the driver would give to anybody.", func(g gpusurvey.GPU) float64 { return known(g, g.TrulyFree) }},
+	{"voxcam_gpu_memory_ours_bytes", "Memory that processes of voxcam hold.", func(g gpusurvey.GPU) float64 { return float64(ours(g)) }},
+	{"voxcam_gpu_memory_largest_bytes", "The largest block that could be handed out to one process.", func(g gpusurvey.GPU) float64 { return known(g, g.Largest) }},
+	{"voxcam_gpu_fragmentation_ratio", "One minus the largest block over all that is unused.", func(g gpusurvey.GPU) float64 {
 		if g.TrulyFree < 0 {
 			return -1
 		}
 		return g.Fragmentation
 	}},
-	{"voxcam_gpu_utilization_ratio", "Part of the last moments in which the GPU worked.", func(g memory.GPU) float64 { return g.Utilization }},
+	{"voxcam_gpu_utilization_ratio", "Part of the last moments in which the GPU worked.", func(g gpusurvey.GPU) float64 { return g.Utilization }},
 }
 
-func known(g memory.GPU, n int) float64 {
+func known(g gpusurvey.GPU, n int) float64 {
 	if g.TrulyFree < 0 {
 		return -1
 	}
 	return float64(n)
 }
 
-var healths = []memory.Health{memory.Unknown, memory.Healthy, memory.Caution, memory.Warning, memory.Critical}
+var healths = []gpusurvey.Health{gpusurvey.Unknown, gpusurvey.Healthy, gpusurvey.Caution, gpusurvey.Warning, gpusurvey.Critical}
 
 // sessionGauges are the figures of a session that answers.
 var sessionGauges = []struct {

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/voxcam/voxcam/internal/bytesize"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/gpusurvey"
 )
 
 // View draws looks for a terminal of a size.
@@ -84,20 +84,20 @@ func (v View) draw(l Look, h *History, d detail, width int) (out []line) {
 	return out
 }
 
-func healthStyle(h memory.Health) style {
+func healthStyle(h gpusurvey.Health) style {
 	switch h {
-	case memory.Healthy:
+	case gpusurvey.Healthy:
 		return green
-	case memory.Caution, memory.Warning:
+	case gpusurvey.Caution, gpusurvey.Warning:
 		return yellow
-	case memory.Critical:
+	case gpusurvey.Critical:
 		return red
 	}
 	return dim
 }
 
 // gpu draws the figures of a GPU and who holds its memory.
-func gpu(g memory.GPU, d detail, width int) (out []line) {
+func gpu(g gpusurvey.GPU, d detail, width int) (out []line) {
 	head := line{{label(g), bold}, {" " + g.Name + "  ", plain}, {g.Health.String(), healthStyle(g.Health)}}
 	if g.Utilization >= 0 {
 		head = head.add(fmt.Sprintf("  busy %.0f %%", 100*g.Utilization), plain)
@@ -123,7 +123,7 @@ func gpu(g memory.GPU, d detail, width int) (out []line) {
 }
 
 // memoryBar shows what this program has of a GPU, what others have, and what is free.
-func memoryBar(g memory.GPU, cells int) line {
+func memoryBar(g gpusurvey.GPU, cells int) line {
 	part := func(n int) int { return int(float64(cells)*float64(n)/float64(g.Total) + 0.5) }
 	used := min(cells, part(g.Total-g.TrulyFree))
 	own := min(used, part(ours(g)))
@@ -131,7 +131,7 @@ func memoryBar(g memory.GPU, cells int) line {
 }
 
 // processes is the table of those that hold memory, most first.
-func processes(g memory.GPU, d detail, width int) (out []line) {
+func processes(g gpusurvey.GPU, d detail, width int) (out []line) {
 	if d.processes == 0 || len(g.Processes) == 0 {
 		return nil
 	}
@@ -175,7 +175,7 @@ func processes(g memory.GPU, d detail, width int) (out []line) {
 }
 
 // graphs draws what was free and what this program had over the last time, side by side where there is room.
-func graphs(g memory.GPU, h *History, now time.Time, rows, width int) (out []line) {
+func graphs(g gpusurvey.GPU, h *History, now time.Time, rows, width int) (out []line) {
 	const margin, gap = 16, 3 // for the scale, and between the two
 	each := min(60, width-margin)
 	wide := width >= 2*(margin+30)+gap

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/gpusurvey"
 )
 
 // Machine returns this machine's processes. drivers are the files of the driver's library, where they are not called libcuda.
@@ -34,7 +34,7 @@ func (m machine) Find(pid int) (Process, error) {
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
 		return Process{}, fmt.Errorf("for how long the system runs: %w", err)
 	}
-	is, err := memory.Identify(pid)
+	is, err := gpusurvey.Identify(pid)
 	if err != nil {
 		return Process{}, gone(err)
 	}

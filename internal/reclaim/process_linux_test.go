@@ -18,7 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/gpusurvey"
 )
 
 // roleKey makes the test binary, run again, a process of that role.
@@ -94,7 +94,7 @@ func child(t *testing.T, role, argument string) (cmd *exec.Cmd, pid int, end fun
 		cmd.Process.Kill()
 		end()
 		if pid != cmd.Process.Pid { // in the same group nobody else has started
-			if p, err := memory.Identify(pid); err == nil && p.Program {
+			if p, err := gpusurvey.Identify(pid); err == nil && p.Program {
 				syscall.Kill(pid, syscall.SIGKILL)
 			}
 		}
@@ -133,8 +133,8 @@ func thisMachine(t *testing.T) System {
 }
 
 // alive is a GPU whose memory belongs to processes as long as they live.
-func alive(bytes map[int]int) func(context.Context) ([]memory.GPU, error) {
-	return func(context.Context) ([]memory.GPU, error) {
+func alive(bytes map[int]int) func(context.Context) ([]gpusurvey.GPU, error) {
+	return func(context.Context) ([]gpusurvey.GPU, error) {
 		c := &card{total: 1000, holds: map[int]int{}}
 		for pid, n := range bytes {
 			if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil {

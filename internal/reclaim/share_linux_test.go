@@ -11,7 +11,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
 	"github.com/voxcam/voxcam/internal/bytesize"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/gpusurvey"
 )
 
 // held is what a holder takes of the simulated GPU, besides its context.
@@ -43,7 +43,7 @@ func TestMemoryComesBack(t *testing.T) {
 	const capacity, context = 2 * bytesize.GiB, 64 * bytesize.MiB
 	s.SetCapacity(capacity)
 	s.SetContext(context)
-	surveyor := memory.Open(memory.Options{Driver: s.Path, NVML: s.Path})
+	surveyor := gpusurvey.Open(gpusurvey.Options{Driver: s.Path, NVML: s.Path})
 	defer surveyor.Close()
 
 	_, polite, _ := child(t, "holder", "hold")
@@ -89,7 +89,7 @@ func TestNumberOfAnotherContainer(t *testing.T) {
 	t.Setenv("VOXCAM_CUDA_DRIVER", "") // the child takes nothing
 	_, pid, _ := child(t, "holder", "hold")
 	s.TakeAs(pid, "other", 0, held)
-	surveyor := memory.Open(memory.Options{Driver: s.Path, NVML: s.Path})
+	surveyor := gpusurvey.Open(gpusurvey.Options{Driver: s.Path, NVML: s.Path})
 	defer surveyor.Close()
 	o := Options{System: user{Machine(s.Path)}, Survey: survey(surveyor), Sessions: nobody, End: true, Consent: Consent{Named: []int{pid}}}
 	r, err := Run(t.Context(), o)
@@ -101,8 +101,8 @@ func TestNumberOfAnotherContainer(t *testing.T) {
 	}
 }
 
-func survey(s *memory.Surveyor) func(context.Context) ([]memory.GPU, error) {
-	return func(ctx context.Context) ([]memory.GPU, error) {
+func survey(s *gpusurvey.Surveyor) func(context.Context) ([]gpusurvey.GPU, error) {
+	return func(ctx context.Context) ([]gpusurvey.GPU, error) {
 		v, err := s.Survey(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("survey: %w", err)

@@ -5,7 +5,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/policy"
 )
 
 // Engine is what the child runs: an engine.Engine, or a stand-in in tests.
@@ -13,7 +13,7 @@ type Engine interface {
 	explain.Overlapping
 	Bind(ctx context.Context, shape [4]int) error
 	Prepare(ctx context.Context, methods []string) error
-	Order(ctx context.Context, o memory.Order) (memory.Outcome, error)
+	Order(ctx context.Context, o policy.Order) (policy.Outcome, error)
 	State() engine.State
 	Notes() (warnings, notes []string)
 	Close() error

@@ -13,7 +13,7 @@ import (
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/input"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/volume"
 	"github.com/voxcam/voxcam/volume/format"
 )
@@ -25,7 +25,7 @@ func TestEngine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := engine.Options{Model: filepath.Join(dir, "model.torchscript.onnx"), Device: "cpu", Policy: memory.DefaultPolicy(), Ahead: true,
+	o := engine.Options{Model: filepath.Join(dir, "model.torchscript.onnx"), Device: "cpu", Policy: policy.DefaultPolicy(), Ahead: true,
 		Shape: [4]int{v.Channels, v.Depth, v.Height, v.Width}}
 	req := explain.Request{Methods: []string{"gradcam", "smoothgrad", "vargrad", "saliency"}, NSamples: 6, NoiseLevel: 0.15, Seed: 5, SampleID: "s"}
 	here, err := engine.Open(t.Context(), o)
@@ -92,7 +92,7 @@ func TestEngineOfAnotherModel(t *testing.T) {
 		}
 	}
 	put("convs")
-	w, err := Start(t.Context(), engine.Options{Model: path, Device: "cpu", Policy: memory.DefaultPolicy()}, Options{})
+	w, err := Start(t.Context(), engine.Options{Model: path, Device: "cpu", Policy: policy.DefaultPolicy()}, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

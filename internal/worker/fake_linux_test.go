@@ -16,7 +16,7 @@ import (
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/input"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/volume"
 )
 
@@ -196,15 +196,15 @@ func (e *fake) Prepare(ctx context.Context, methods []string) error {
 	return e.harm(ctx, "prepare", "", 0)
 }
 
-func (e *fake) Order(ctx context.Context, o memory.Order) (memory.Outcome, error) {
+func (e *fake) Order(ctx context.Context, o policy.Order) (policy.Outcome, error) {
 	e.note("order %s", o.Operation)
 	if err := e.harm(ctx, "order", "", 0); err != nil {
-		return memory.Outcome{}, err
+		return policy.Outcome{}, err
 	}
 	e.mu.Lock()
-	e.state.Held = o.Operation == memory.Release || o.Operation == memory.Trim && e.state.Held
+	e.state.Held = o.Operation == policy.Release || o.Operation == policy.Trim && e.state.Held
 	e.mu.Unlock()
-	return memory.Outcome{Operation: o.Operation, Note: "done"}, nil
+	return policy.Outcome{Operation: o.Operation, Note: "done"}, nil
 }
 
 func (e *fake) State() engine.State {

@@ -14,7 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/policy"
 )
 
 // memoryPipe is a connection to nobody.
@@ -36,7 +36,7 @@ var bodies = map[kind]any{
 	callBegin:      beginning{Work: 3, Shape: [4]int{1, 2, 3, 4}, Voxels: region{1, 2}, Seed: 1<<64 - 1, Convention: map[string]string{"a": "b"}, Kept: []checkpoint{{Work: 3, Key: "k", Draws: 4, State: region{5, 6}}}},
 	callCompute:    uint64(7),
 	callMaps:       wanted{7, 1},
-	callOrder:      memory.Order{Operation: memory.Release, For: time.Second},
+	callOrder:      policy.Order{Operation: policy.Release, For: time.Second},
 	kindReply:      explain.Result{Methods: []explain.MethodResult{{Parameters: map[string]any{"seed": uint64(1) << 63, "n_samples": 5, "noise_level": 1.0, "convention": "c"}}}},
 	kindFault:      faultOf(&explain.BudgetError{Budget: 1, Smallest: 2}),
 	tellTaken:      uint64(7),

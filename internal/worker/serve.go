@@ -16,7 +16,7 @@ import (
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/input"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/volume/npy"
 	"github.com/voxcam/voxcam/volume"
 )
@@ -263,7 +263,7 @@ func (s *server) answerPrepare(ctx context.Context, methods []string) (any, erro
 	return nil, e.Prepare(ctx, methods)
 }
 
-func (s *server) answerOrder(ctx context.Context, o memory.Order) (any, error) {
+func (s *server) answerOrder(ctx context.Context, o policy.Order) (any, error) {
 	e, err := s.opened()
 	if err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/input"
+	"github.com/voxcam/voxcam/internal/sysmem"
 )
 
 // starts is how often in a row a child is started in vain before that is said to those who wait.
@@ -350,7 +351,7 @@ func halved(text string) string {
 	if err != nil || b.Min() {
 		return "min"
 	}
-	n, err := b.Bytes(bytesize.FreeMemory)
+	n, err := b.Bytes(sysmem.Free)
 	if err != nil || n < 2 {
 		return "min"
 	}

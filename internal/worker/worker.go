@@ -27,7 +27,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/volume"
 )
 
@@ -79,7 +79,7 @@ type Worker struct {
 	told      telling
 	bound     *[4]int
 	prepared  [][]string
-	held      *memory.Order // a release that has not been resumed
+	held      *policy.Order // a release that has not been resumed
 	until     time.Time     // when it resumes by itself; zero: it does not
 }
 
@@ -263,17 +263,17 @@ func (w *Worker) Prepare(ctx context.Context, methods []string) error {
 }
 
 // Order has the engine do something with the memory that it holds. What it was asked to release, the next child leaves, too.
-func (w *Worker) Order(ctx context.Context, o memory.Order) (out memory.Outcome, err error) {
+func (w *Worker) Order(ctx context.Context, o policy.Order) (out policy.Outcome, err error) {
 	err = w.do(ctx, func(c *child) error { return c.call(ctx, callOrder, o, &out) })
 	if err == nil {
 		w.change(func() {
 			switch o.Operation {
-			case memory.Release:
+			case policy.Release:
 				w.held, w.until = &o, time.Time{}
 				if o.For > 0 {
 					w.until = time.Now().Add(o.For)
 				}
-			case memory.Resume:
+			case policy.Resume:
 				w.held, w.until = nil, time.Time{}
 			}
 		})

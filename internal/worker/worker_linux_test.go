@@ -23,7 +23,7 @@ import (
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/input"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/volume/npy"
 	"github.com/voxcam/voxcam/volume"
 )
@@ -33,7 +33,7 @@ func (s script) options() engine.Options {
 	if err != nil {
 		panic(err)
 	}
-	return engine.Options{Model: string(text), Device: "auto", Policy: memory.DefaultPolicy()}
+	return engine.Options{Model: string(text), Device: "auto", Policy: policy.DefaultPolicy()}
 }
 
 // start starts a worker with a fake, and checks in the end that nothing is left of it.
@@ -247,7 +247,7 @@ func TestUndisturbed(t *testing.T) {
 	if warnings, notes := w.Notes(); len(warnings) != 1 || len(notes) != 1 {
 		t.Errorf("notes %v %v", warnings, notes)
 	}
-	if out, err := w.Order(t.Context(), memory.Order{Operation: memory.Trim}); err != nil || out.Note != "done" {
+	if out, err := w.Order(t.Context(), policy.Order{Operation: policy.Trim}); err != nil || out.Note != "done" {
 		t.Errorf("order %v, %v", out, err)
 	}
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2} {
@@ -519,7 +519,7 @@ func TestClosedAtWork(t *testing.T) {
 // A call that children end over fails in the end; what happens is told at once.
 func TestCalls(t *testing.T) {
 	w := start(t, script{Dir: t.TempDir(), Harm: []harm{{At: "order", How: "exit"}, {At: "pass", Pass: 2, How: "exit", Times: 2}}}, Options{})
-	_, err := w.Order(t.Context(), memory.Order{Operation: memory.Trim})
+	_, err := w.Order(t.Context(), policy.Order{Operation: policy.Trim})
 	if err == nil || !strings.Contains(err.Error(), "4 worker processes ended over this, the last one: exit code 7; it said: the driver gives up") {
 		t.Errorf("order: %v", err)
 	}
@@ -748,7 +748,7 @@ func TestNoise(t *testing.T) {
 func TestHeld(t *testing.T) {
 	dir := t.TempDir()
 	w := start(t, script{Dir: dir, Harm: []harm{{At: "pass", Pass: 1, How: "kill", Times: 1}}}, Options{})
-	for _, o := range []memory.Order{{Operation: memory.Release, For: time.Nanosecond}, {Operation: memory.Release}, {Operation: memory.Trim}} {
+	for _, o := range []policy.Order{{Operation: policy.Release, For: time.Nanosecond}, {Operation: policy.Release}, {Operation: policy.Trim}} {
 		if _, err := w.Order(t.Context(), o); err != nil {
 			t.Fatal(err)
 		}

@@ -11,7 +11,7 @@ import (
 	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/harm"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/report"
 )
 
@@ -52,7 +52,7 @@ func TestSignalYieldsMemory(t *testing.T) {
 		t.Errorf("%+v", held)
 	}
 	r.Until("the least that works", func(s control.Status) bool { return s.Level == explain.LevelHost && harm.IsComputing(s) })
-	if _, err := client.Order(t.Context(), memory.Order{Operation: memory.Resume}); err != nil {
+	if _, err := client.Order(t.Context(), policy.Order{Operation: policy.Resume}); err != nil {
 		t.Error(err)
 	}
 	r.Until("that it is not held", func(s control.Status) bool { return !s.Held })

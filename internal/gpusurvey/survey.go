@@ -1,4 +1,6 @@
-package memory
+// Package gpusurvey tells how much memory the GPUs of this machine have, who holds it, and whether that is healthy, from the driver, NVML and
+// /proc. It runs nothing on a device.
+package gpusurvey
 
 import (
 	"context"
@@ -14,6 +16,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/backend/cuda/nvml"
 	"github.com/voxcam/voxcam/internal/bytesize"
+	"github.com/voxcam/voxcam/internal/sysmem"
 )
 
 // Options of a survey. The zero value asks NVML and the driver where the system has them, and takes no memory of any GPU.
@@ -350,7 +353,7 @@ func (s *Surveyor) figure(g *GPU, sessions []Session) {
 // host says what the processor has.
 func (s *Surveyor) host() Host {
 	h := Host{Free: -1, Total: hostTotal()}
-	free, err := bytesize.FreeMemory()
+	free, err := sysmem.Free()
 	if err != nil {
 		h.Problem = err.Error()
 		return h

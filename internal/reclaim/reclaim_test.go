@@ -11,7 +11,8 @@ import (
 
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/control"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/gpusurvey"
+	"github.com/voxcam/voxcam/internal/policy"
 )
 
 // card is a GPU whose memory processes and sessions hold.
@@ -21,17 +22,17 @@ type card struct {
 	err   error
 }
 
-func (c *card) survey(context.Context) ([]memory.GPU, error) {
+func (c *card) survey(context.Context) ([]gpusurvey.GPU, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
-	g := memory.GPU{Name: "Card", UUID: "GPU-1", Figures: memory.Figures{Total: c.total, TrulyFree: c.total}}
+	g := gpusurvey.GPU{Name: "Card", UUID: "GPU-1", Figures: gpusurvey.Figures{Total: c.total, TrulyFree: c.total}}
 	for pid, bytes := range c.holds {
 		g.TrulyFree -= bytes
-		g.Processes = append(g.Processes, memory.Process{PID: pid, Bytes: bytes})
+		g.Processes = append(g.Processes, gpusurvey.Process{PID: pid, Bytes: bytes})
 	}
-	slices.SortFunc(g.Processes, func(a, b memory.Process) int { return a.PID - b.PID })
-	return []memory.GPU{g}, nil
+	slices.SortFunc(g.Processes, func(a, b gpusurvey.Process) int { return a.PID - b.PID })
+	return []gpusurvey.GPU{g}, nil
 }
 
 // session holds memory of a card through its worker.
@@ -41,7 +42,7 @@ type session struct {
 	least  int // it keeps
 	lies   bool
 	err    error
-	orders []memory.Order
+	orders []policy.Order
 }
 
 func (s *session) usage() backend.Usage {
@@ -52,20 +53,20 @@ func (s *session) Status(context.Context) (control.Status, error) {
 	return control.Status{PID: 300, Worker: s.worker, Session: "night", Usage: s.usage()}, nil
 }
 
-func (s *session) Order(ctx context.Context, o memory.Order) (memory.Outcome, error) {
+func (s *session) Order(ctx context.Context, o policy.Order) (policy.Outcome, error) {
 	s.orders = append(s.orders, o)
 	if s.err != nil {
-		return memory.Outcome{}, s.err
+		return policy.Outcome{}, s.err
 	}
 	before := s.usage()
 	after := before
-	if o.Operation == memory.Release {
+	if o.Operation == policy.Release {
 		after.Reserved = min(before.Reserved, s.least)
 	}
 	if !s.lies {
 		s.card.holds[s.worker] = after.Reserved
 	}
-	return memory.Outcome{Operation: o.Operation, Before: before, After: after}, ctx.Err()
+	return policy.Outcome{Operation: o.Operation, Before: before, After: after}, ctx.Err()
 }
 
 func options(c *card, m System, sessions ...Session) Options {
@@ -87,7 +88,7 @@ func TestSessionsGiveBack(t *testing.T) {
 	c := &card{total: 1000, holds: map[int]int{301: 800, 200: 100}}
 	s := &session{card: c, worker: 301, least: 50}
 	o := options(c, machine1000(), Session{300, s})
-	o.Operations, o.For = []memory.Operation{memory.Release, memory.Trim, memory.Defragment}, time.Minute
+	o.Operations, o.For = []policy.Operation{policy.Release, policy.Trim, policy.Defragment}, time.Minute
 	r, err := Run(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -119,7 +120,7 @@ func TestClaimsAreChecked(t *testing.T) {
 	c := &card{total: 1000, holds: map[int]int{301: 800}}
 	s := &session{card: c, worker: 301, lies: true}
 	o := options(c, machine1000(), Session{300, s})
-	o.Operations = []memory.Operation{memory.Release}
+	o.Operations = []policy.Operation{policy.Release}
 	r, err := Run(t.Context(), o)
 	if got := find(t, r, "release", 300); err != nil || got.Freed != 0 || r.Gained() != 0 || r.Freed != 0 ||
 		!strings.HasPrefix(got.Text, "0 B: nothing came back; its own figure is 800 B: it goes on") {
@@ -127,7 +128,7 @@ func TestClaimsAreChecked(t *testing.T) {
 	}
 	// Where the driver does not tell what each process has, somebody else may have taken it.
 	hidden := o
-	hidden.Survey = func(ctx context.Context) ([]memory.GPU, error) {
+	hidden.Survey = func(ctx context.Context) ([]gpusurvey.GPU, error) {
 		gpus, err := c.survey(ctx)
 		gpus[0].Processes = nil
 		return gpus, err
@@ -150,7 +151,7 @@ func TestDryRunTouchesNothing(t *testing.T) {
 	s := &session{card: c, worker: 301}
 	m := machine1000()
 	o := options(c, m, Session{300, s})
-	o.Operations, o.DryRun, o.End = []memory.Operation{memory.Restart, memory.Release}, true, true
+	o.Operations, o.DryRun, o.End = []policy.Operation{policy.Restart, policy.Release}, true, true
 	o.Consent = Consent{Yes: true, Ask: func(Candidate) (bool, error) { t.Error("somebody was asked"); return true, nil }}
 	r, err := Run(t.Context(), o)
 	if err != nil || len(s.orders) != 0 || len(m.signalled) != 0 || r.Gained() != 0 {

@@ -1,4 +1,4 @@
-package memory
+package policy
 
 import (
 	"sync"
@@ -8,10 +8,10 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 )
 
-// reserve is what computing leaves of a device for the driver, in bytes. While a program runs, the driver itself takes memory in the
+// Reserve is the memory that computing leaves of a device for the driver, in bytes. While a program runs, the driver itself takes memory in the
 // process's name, in steps of 2 MiB: for kernels at their first launch, instantiated graphs, stacks of threads, and libraries'
 // workspaces. If it finds none, a launch fails that needs no memory of its own. A small device leaves an eighth.
-const reserve = 64 * bytesize.MiB
+const Reserve = 64 * bytesize.MiB
 
 // Governor says what computing may take of a device now: what the budget allows of what the others leave, or, while it is held down, the
 // least that works. It may be used by many goroutines.
@@ -45,7 +45,7 @@ func (g *Governor) Allow(u backend.Usage) (bytes int, least bool) {
 	if u.Total <= 0 {
 		return bytes, false
 	}
-	bytes = min(bytes, available-min(reserve, available/8))
+	bytes = min(bytes, available-min(Reserve, available/8))
 	if err != nil || bytes < 1 {
 		return 0, true
 	}

@@ -1,4 +1,4 @@
-package memory
+package policy
 
 import (
 	"testing"
@@ -37,11 +37,11 @@ func TestSamples(t *testing.T) {
 func TestSamplesOnProcessor(t *testing.T) {
 	original, _ := ParsePolicy("original")
 	for _, c := range []struct {
-		policy             Policy
+		Policy
 		n, gigabytes, want int
 	}{{DefaultPolicy(), 50, 0, 50}, {original, 50, 8, 25}, {original, 30, 8, 20}, {original, 12, 8, 12}, {original, 50, 0, 5}} {
-		if got := c.policy.SamplesOnProcessor(c.n, c.gigabytes*bytesize.GiB); got != c.want {
-			t.Errorf("%v: %d draws with %d GB free became %d instead of %d", c.policy, c.n, c.gigabytes, got, c.want)
+		if got := c.SamplesOnProcessor(c.n, c.gigabytes*bytesize.GiB); got != c.want {
+			t.Errorf("%v: %d draws with %d GB free became %d instead of %d", c.Policy, c.n, c.gigabytes, got, c.want)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package memory
+package gpusurvey
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
 	"github.com/voxcam/voxcam/internal/bytesize"
+	"github.com/voxcam/voxcam/internal/policy"
 )
 
 const (
@@ -48,7 +49,9 @@ func look(t *testing.T, o Options) *Survey {
 	return v
 }
 
-func says(v *Survey, text string) bool { return strings.Contains(strings.Join(v.Notes, "\n"), text) }
+func says(v *Survey, text string) bool {
+	return strings.Contains(strings.Join(v.Notes, "\n"), text)
+}
 
 func TestSurvey(t *testing.T) {
 	s := simulator.Load(t)
@@ -155,14 +158,14 @@ func TestSurveyByTheDriver(t *testing.T) {
 	}
 	o.Probe, o.Only = true, nil
 	g := look(t, o).GPUs[0]
-	if c := g.Context; c.Asked != 8*gib-reserve || c.Got != c.Asked || g.Fragmentation != 0 {
+	if c := g.Context; c.Asked != 8*gib-policy.Reserve || c.Got != c.Asked || g.Fragmentation != 0 {
 		t.Errorf("%+v, %+v", g, c)
 	}
 	// The driver refuses some of it.
 	s.FailCall("cuMemCreate", 3, 2)
 	s.SetCapacity(2*gib + 300*mib)
 	g = look(t, o).GPUs[0]
-	if c := g.Context; c.Got != c.Asked || c.Asked != 2*gib+300*mib-reserve {
+	if c := g.Context; c.Got != c.Asked || c.Asked != 2*gib+300*mib-policy.Reserve {
 		t.Errorf("after a refusal of one size, smaller ones were not tried: %+v", c)
 	}
 	s.FailCall("cuMemMap", 2, 205)
@@ -240,7 +243,7 @@ func TestSurveyOfASharedGPU(t *testing.T) {
 		t.Errorf("%+v", g.Processes)
 	}
 	if c := g.Context; c == nil || c.Bytes != context/2 || c.Free != 5*gib-context/2 || // without stacks
-		c.Asked != c.Free-reserve || c.Got != c.Asked {
+		c.Asked != c.Free-policy.Reserve || c.Got != c.Asked {
 		t.Errorf("%+v", c)
 	}
 	end()

@@ -1,4 +1,4 @@
-package memory
+package gpusurvey
 
 // Process is one that holds memory of a device.
 type Process struct {

@@ -1,4 +1,4 @@
-package memory
+package gpusurvey
 
 import (
 	"context"
@@ -6,6 +6,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/bytesize"
+	"github.com/voxcam/voxcam/internal/policy"
 )
 
 // ask asks the driver about a GPU through a context of this process, which is there only meanwhile. Errors are those of ctx.
@@ -33,7 +34,7 @@ func (s *Surveyor) ask(ctx context.Context, g *GPU) error {
 				}
 			}
 			if s.o.Probe {
-				said.Asked = max(0, said.Free-reserve) / piece * piece
+				said.Asked = max(0, said.Free-policy.Reserve) / piece * piece
 				said.Got, err = probe(ctx, c, said.Asked)
 			}
 			return err

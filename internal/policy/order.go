@@ -1,6 +1,6 @@
-// Package memory knows what becomes of a device's memory: how much there is and who holds it, whether that is healthy, how much computing
-// may take of it, and what can be done to get some back. It runs nothing on a device.
-package memory
+// Package policy decides what may be taken of a device's memory and what may be given up: the policy of a run, the governor of its budget, and
+// the orders by which others ask for memory back. It touches no device.
+package policy
 
 import (
 	"time"

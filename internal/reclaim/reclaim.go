@@ -13,7 +13,8 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/control"
-	"github.com/voxcam/voxcam/internal/memory"
+	"github.com/voxcam/voxcam/internal/gpusurvey"
+	"github.com/voxcam/voxcam/internal/policy"
 )
 
 // Session is one that answers.
@@ -24,12 +25,12 @@ type Session struct {
 
 // Options say what to do. Steps are taken in the order of Operations below, after processes were ended.
 type Options struct {
-	Survey   func(ctx context.Context) ([]memory.GPU, error) // the GPUs now; an error where the driver tells nothing
-	Sessions func(ctx context.Context) ([]Session, error)    // those of this user
+	Survey   func(ctx context.Context) ([]gpusurvey.GPU, error) // the GPUs now; an error where the driver tells nothing
+	Sessions func(ctx context.Context) ([]Session, error)       // those of this user
 	System   System
 	Clock    func() time.Time
 
-	Operations []memory.Operation // what each session is asked for, in this order
+	Operations []policy.Operation // what each session is asked for, in this order
 	For        time.Duration      // of memory.Release: 0 is until resumed
 	Timeout    time.Duration      // of each operation; 0: none
 
@@ -43,7 +44,7 @@ type Options struct {
 
 // Step is something that was done, or would be.
 type Step struct {
-	Step     string  `json:"step"`   // an operation of package memory, or end
+	Step     string  `json:"step"`   // an operation of package policy, or end
 	Target   string  `json:"target"` // the session or process
 	PID      int     `json:"pid"`
 	Done     bool    `json:"done"`
@@ -65,14 +66,14 @@ type Usage struct {
 
 // Report is what was done.
 type Report struct {
-	DryRun    bool         `json:"dry_run"`
-	Before    []memory.GPU `json:"before"`
-	After     []memory.GPU `json:"after"`
-	Sessions  []Usage      `json:"sessions"`
-	Processes []Candidate  `json:"processes,omitempty"`
-	Steps     []Step       `json:"steps"`
-	Freed     int          `json:"freed_bytes"` // by which what is free on all GPUs grew; negative if others took more
-	Problems  []string     `json:"problems,omitempty"`
+	DryRun    bool            `json:"dry_run"`
+	Before    []gpusurvey.GPU `json:"before"`
+	After     []gpusurvey.GPU `json:"after"`
+	Sessions  []Usage         `json:"sessions"`
+	Processes []Candidate     `json:"processes,omitempty"`
+	Steps     []Step          `json:"steps"`
+	Freed     int             `json:"freed_bytes"` // by which what is free on all GPUs grew; negative if others took more
+	Problems  []string        `json:"problems,omitempty"`
 }
 
 // Failed reports whether a step failed.
@@ -180,28 +181,28 @@ func ask(ctx context.Context, s Session) (control.Status, error) {
 }
 
 // operations of sessions: what is said before, and what is said when nothing came of it.
-var operations = map[memory.Operation]struct{ would, nothing string }{
-	memory.Release:    {"would give back all but the least that works", "nothing was held"},
-	memory.Trim:       {"would give back what nothing is in", "nothing was unused"},
-	memory.Defragment: {"would make one block of what is unused", "this only moves what is unused together"},
-	memory.Restart:    {"would make its context anew", "the new context takes what the old one took"},
-	memory.Resume:     {"would take what its budget allows again", "it takes memory again when it needs it"},
+var operations = map[policy.Operation]struct{ would, nothing string }{
+	policy.Release:    {"would give back all but the least that works", "nothing was held"},
+	policy.Trim:       {"would give back what nothing is in", "nothing was unused"},
+	policy.Defragment: {"would make one block of what is unused", "this only moves what is unused together"},
+	policy.Restart:    {"would make its context anew", "the new context takes what the old one took"},
+	policy.Resume:     {"would take what its budget allows again", "it takes memory again when it needs it"},
 }
 
 // order has a session do something, and writes down what it really did.
-func (r *run) order(ctx context.Context, s *named, operation memory.Operation) {
+func (r *run) order(ctx context.Context, s *named, operation policy.Operation) {
 	words := operations[operation]
 	step := Step{Step: string(operation), Target: s.String(), PID: s.PID}
 	defer func() { r.report.Steps = append(r.report.Steps, step) }()
 	if r.DryRun {
 		step.Text = words.would
-		if held := s.status.Usage; operation == memory.Release || operation == memory.Trim {
+		if held := s.status.Usage; operation == policy.Release || operation == policy.Trim {
 			step.Text += fmt.Sprintf("; it has %s of the driver, and uses %s", bytesize.Format(held.Reserved+held.Overhead), bytesize.Format(held.Allocated))
 		}
 		return
 	}
-	o := memory.Order{Operation: operation}
-	if operation == memory.Release {
+	o := policy.Order{Operation: operation}
+	if operation == policy.Release {
 		o.For = r.For
 	}
 	before, begun := r.free(ctx), r.Clock()
@@ -233,10 +234,10 @@ func (r *run) order(ctx context.Context, s *named, operation memory.Operation) {
 		doubt = fmt.Sprintf("; the GPU shows only %s more: others took the rest", bytesize.Format(max(0, step.Device)))
 	}
 	step.Text = amount(step.Freed, nothing) + doubt
-	if was, is := outcome.Before.Fragmentation(), outcome.After.Fragmentation(); operation == memory.Defragment || was != is {
+	if was, is := outcome.Before.Fragmentation(), outcome.After.Fragmentation(); operation == policy.Defragment || was != is {
 		step.Text += fmt.Sprintf("; fragmentation %.3g %%, before %.3g %%", 100*is, 100*was)
 	}
-	if operation == memory.Release {
+	if operation == policy.Release {
 		step.Text += "; it holds little " + until(r.For)
 	}
 	if outcome.Note != "" {
@@ -263,7 +264,7 @@ func amount(n int, nothing string) string {
 }
 
 // free is what is free on each GPU now; nil where that is not known.
-func (r *run) free(ctx context.Context) []memory.GPU {
+func (r *run) free(ctx context.Context) []gpusurvey.GPU {
 	gpus, err := r.Survey(ctx)
 	if err != nil {
 		return nil
@@ -272,7 +273,7 @@ func (r *run) free(ctx context.Context) []memory.GPU {
 }
 
 // holding is what the driver lists of processes, and whether it lists one of them with its memory.
-func holding(gpus []memory.GPU, pids []int) (bytes int, listed bool) {
+func holding(gpus []gpusurvey.GPU, pids []int) (bytes int, listed bool) {
 	for _, g := range gpus {
 		for _, p := range g.Processes {
 			if p.Bytes >= 0 && slices.Contains(pids, p.PID) {
@@ -285,7 +286,7 @@ func holding(gpus []memory.GPU, pids []int) (bytes int, listed bool) {
 }
 
 // freed is by how much more is free on those GPUs that both lists have.
-func freed(before, after []memory.GPU) (n int, known bool) {
+func freed(before, after []gpusurvey.GPU) (n int, known bool) {
 	for _, b := range before {
 		for _, a := range after {
 			if a.UUID == b.UUID && a.TrulyFree >= 0 && b.TrulyFree >= 0 {
@@ -419,12 +420,12 @@ const (
 )
 
 // vanished waits until the driver lists none of those numbers, and returns what it says then.
-func (r *run) vanished(ctx context.Context, pids []int) (gone bool, gpus []memory.GPU) {
+func (r *run) vanished(ctx context.Context, pids []int) (gone bool, gpus []gpusurvey.GPU) {
 	deadline := r.Clock().Add(settle)
 	for {
 		gpus = r.free(ctx)
-		gone = gpus != nil && !slices.ContainsFunc(gpus, func(g memory.GPU) bool {
-			return slices.ContainsFunc(g.Processes, func(p memory.Process) bool { return slices.Contains(pids, p.PID) })
+		gone = gpus != nil && !slices.ContainsFunc(gpus, func(g gpusurvey.GPU) bool {
+			return slices.ContainsFunc(g.Processes, func(p gpusurvey.Process) bool { return slices.Contains(pids, p.PID) })
 		})
 		if gone || gpus == nil || !r.Clock().Before(deadline) {
 			return gone, gpus

@@ -1,5 +1,5 @@
 //go:build !linux
 
-package memory
+package gpusurvey
 
 func hostTotal() int { return 0 }

@@ -1,4 +1,4 @@
-package memory
+package policy
 
 import (
 	"math/rand/v2"
@@ -30,9 +30,9 @@ func TestAllow(t *testing.T) {
 		{"auto", 0, 10 * bytesize.GiB, 6 * bytesize.GiB, false},
 		{"auto", 6 * bytesize.GiB, 4 * bytesize.GiB, 6 * bytesize.GiB, false}, // what it has is no reason to take less
 		{"50%", 2 * bytesize.GiB, 2 * bytesize.GiB, 2 * bytesize.GiB, false},
-		{"100%", 0, bytesize.GiB, bytesize.GiB - reserve, false},
+		{"100%", 0, bytesize.GiB, bytesize.GiB - Reserve, false},
 		{"2GiB", 0, 10 * bytesize.GiB, 2 * bytesize.GiB, false},
-		{"2GiB", 0, bytesize.GiB, bytesize.GiB - reserve, false},
+		{"2GiB", 0, bytesize.GiB, bytesize.GiB - Reserve, false},
 		{"2GiB", 0, 80 * bytesize.MiB, 70 * bytesize.MiB, false}, // a small device leaves an eighth
 		{"min", 0, 10 * bytesize.GiB, 0, true},
 		{"auto", 0, 0, 0, true},

@@ -1,4 +1,5 @@
-package bytesize
+// Package sysmem tells how much memory of the host this process may still take.
+package sysmem
 
 import (
 	"fmt"
@@ -9,12 +10,17 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+
+	"github.com/voxcam/voxcam/internal/bytesize"
 )
 
-// FreeMemory is how many bytes this process may still take without pushing anything out: what the machine has available, or what
+// unlimited bounds the limits of control groups that limit something.
+const unlimited = 1 << 60
+
+// Free returns how many bytes this process may still take without pushing anything out: what the machine has available, or what
 // the limits of the process's control groups or of its address space (ulimit -v) leave, if that is less. Page cache that the kernel can drop counts as free. It is known on
 // Linux; elsewhere it is an error that asks for a size.
-func FreeMemory() (int, error) { return freeMemory(os.DirFS("/")) }
+func Free() (int, error) { return freeMemory(os.DirFS("/")) }
 
 // freeMemory reads the files of proc(5) and cgroups(7) below root.
 func freeMemory(root fs.FS) (int, error) {
@@ -23,10 +29,10 @@ func freeMemory(root fs.FS) (int, error) {
 		return 0, fmt.Errorf("how much memory is free cannot be told on this system (%w): give a size, such as 4GiB", err)
 	}
 	free, ok := field(info, "MemAvailable:")
-	if !ok || free > most/KiB {
+	if !ok || free > unlimited/bytesize.KiB {
 		return 0, fmt.Errorf("/proc/meminfo does not tell MemAvailable: give a size, such as 4GiB")
 	}
-	free = min(free*KiB, addressSpace(root))
+	free = min(free*bytesize.KiB, addressSpace(root))
 	groups, err := fs.ReadFile(root, "proc/self/cgroup")
 	if err != nil {
 		return free, nil // a kernel without control groups
@@ -48,16 +54,16 @@ func freeMemory(root fs.FS) (int, error) {
 
 // Room refuses memory that is not there: more than one of so many parts of what is free.
 func Room(bytes, parts int) error {
-	free, err := FreeMemory()
+	free, err := Free()
 	if err == nil && bytes > free/parts {
 		debug.FreeOSMemory() // what is not used any more counts, too
-		free, err = FreeMemory()
+		free, err = Free()
 	}
 	if err != nil || bytes <= free/parts { // nobody knows, on some systems
 		return nil
 	}
 	return fmt.Errorf("reading it takes %s of memory, of %s that may be taken for it; make it smaller, or run where more memory is free",
-		FormatUp(bytes), Format(free/parts))
+		bytesize.FormatUp(bytes), bytesize.Format(free/parts))
 }
 
 // addressSpace returns the bytes that the limit of the process's address space leaves.
@@ -74,7 +80,7 @@ func addressSpace(root fs.FS) int {
 	for line := range strings.Lines(string(limits)) {
 		soft, found := strings.CutPrefix(line, "Max address space ")
 		if limit, limited := field([]byte("x "+soft), "x"); found && limited && known {
-			return max(0, limit-used*KiB)
+			return max(0, limit-used*bytesize.KiB)
 		}
 	}
 	return math.MaxInt
@@ -121,7 +127,7 @@ func (v version) free(root fs.FS, group string) int {
 				limit = min(limit, n)
 			}
 		}
-		if used, ok := number(root, path.Join(dir, v.usage)); ok && limit < most {
+		if used, ok := number(root, path.Join(dir, v.usage)); ok && limit < unlimited {
 			stat, _ := fs.ReadFile(root, path.Join(dir, "memory.stat")) // without it, nothing counts as droppable
 			cache, _ := field(stat, v.droppable)
 			least = min(least, max(0, limit-max(0, used-cache)))
