@@ -36,24 +36,26 @@ type (
 	// ReadOptions say what to read from a file and how to understand its axes.
 	ReadOptions = format.Options
 	// Budget bounds the memory that computing takes.
-	Budget = explain.Budget
+	Budget = cam.Budget
 	// Request is one question about one volume. Zero values: the predicted class, the default conventions, DefaultNSamples draws of
 	// noise of DefaultNoiseLevel. Values out of range are an *OptionError.
-	Request = explain.Request
+	Request = cam.Request
 	// OptionError says that an option of Options or Request has a value that it cannot have.
-	OptionError = explain.OptionError
+	OptionError = cam.OptionError
+	// Target says which score is explained.
+	Target = cam.Target
 	// Class says which class score is explained.
-	Class = explain.Class
+	Class = cam.Class
 	// Result is the answer for one volume.
-	Result = explain.Result
+	Result = cam.Result
 	// Layer says which tensor was explained, and what it stands for.
-	Layer = explain.Layer
+	Layer = cam.Layer
 	// MethodResult is the map of one method.
-	MethodResult = explain.MethodResult
+	MethodResult = cam.MethodResult
 	// Info is what is known of a model.
-	Info = explain.Info
+	Info = cam.Info
 	// Status is ok, degraded or failed.
-	Status = explain.Status
+	Status = cam.Status
 )
 
 // Options say how a model is opened. The zero value explains the last layer with spatial extent, on a GPU if there is one. Values out of
@@ -87,17 +89,17 @@ type Options struct {
 
 // Ways of choosing a class, and the states of a result.
 const (
-	ClassPredicted = explain.ClassPredicted
-	ClassIndex     = explain.ClassIndex
-	StatusOK       = explain.StatusOK
-	StatusDegraded = explain.StatusDegraded
-	StatusFailed   = explain.StatusFailed
+	ClassPredicted = cam.ClassPredicted
+	ClassIndex     = cam.ClassIndex
+	StatusOK       = cam.StatusOK
+	StatusDegraded = cam.StatusDegraded
+	StatusFailed   = cam.StatusFailed
 )
 
 // Defaults of a Request.
 const (
-	DefaultNSamples   = explain.DefaultNSamples
-	DefaultNoiseLevel = explain.DefaultNoiseLevel
+	DefaultNSamples   = cam.DefaultNSamples
+	DefaultNoiseLevel = cam.DefaultNoiseLevel
 )
 
 // Methods returns the names of all methods.
@@ -136,7 +138,7 @@ type Model struct {
 }
 
 // ErrClosed is the error of Explain behind Close.
-var ErrClosed = explain.ErrClosed
+var ErrClosed = cam.ErrClosed
 
 // isOpen reports whether Open made the model.
 func (m *Model) isOpen() bool { return m != nil && m.model != nil }

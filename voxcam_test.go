@@ -152,9 +152,9 @@ func TestRangeOfOptions(t *testing.T) {
 		{voxcam.Request{Methods: draws, NoiseLevel: 1e-60}, []string{"noise_level is 1e-60"}}, // 0 as a float32
 		{voxcam.Request{Methods: []string{"vargrad"}, NSamples: 1}, []string{"n_samples is 1; vargrad (original) needs at least 2"}},
 		{voxcam.Request{Methods: draws, Convention: map[string]string{"smoothgrad": "papr"}}, []string{`conventions has an unknown convention`}},
-		{voxcam.Request{Methods: draws, Class: voxcam.Class{Kind: 7}}, []string{"target_class is of kind 7"}},
-		{voxcam.Request{Methods: draws, Class: voxcam.Class{Kind: voxcam.ClassIndex, Index: -1}}, []string{"target_class is -1; it must be at least 0"}},
-		{voxcam.Request{Methods: draws, Class: voxcam.Class{Kind: voxcam.ClassIndex, Index: 4}}, []string{"class 4 is out of range", "0 to 3"}},
+		{voxcam.Request{Methods: draws, Target: voxcam.Target{Class: voxcam.Class{Kind: 7}}}, []string{"target_class is of kind 7"}},
+		{voxcam.Request{Methods: draws, Target: voxcam.Target{Class: voxcam.Class{Kind: voxcam.ClassIndex, Index: -1}}}, []string{"target_class is -1; it must be at least 0"}},
+		{voxcam.Request{Methods: draws, Target: voxcam.Target{Class: voxcam.Class{Kind: voxcam.ClassIndex, Index: 4}}}, []string{"class 4 is out of range", "0 to 3"}},
 	} {
 		r, err := m.Explain(t.Context(), v, c.req)
 		for _, says := range c.says {

@@ -60,7 +60,7 @@ type Convention struct {
 	NoiseOverRange bool
 
 	// Exactly one of these is set. Each returns one float64 a voxel.
-	layer func(Layer) []float64
+	layer func(LayerPoint) []float64
 	input func(InputPoint) []float64
 	draws func(*Moments) []float64
 	keep  keep // what draws reads

@@ -70,7 +70,7 @@ func TestNotFiniteIsNamed(t *testing.T) {
 		{12, []int{7}, true, "1 of 12 values of the gradient by the activation are not finite, the first at voxel 2, channel 1"},
 		{3 << 18, []int{1<<18 + 4, 2<<18 + 1}, false, "2 of 786432 values of the activation are not finite, the first at voxel 87382, channel 2"},
 	} {
-		l := Layer{Activation: make([]float32, c.size), Gradient: make([]float32, c.size), Channels: 3}
+		l := LayerPoint{Activation: make([]float32, c.size), Gradient: make([]float32, c.size), Channels: 3}
 		values := l.Activation
 		if c.gradient {
 			values = l.Gradient
@@ -89,7 +89,7 @@ func TestNotFiniteIsNamed(t *testing.T) {
 
 // Constants of a denominator have the sign of the formula, which shows where the rest of it is as small.
 func TestDenominators(t *testing.T) {
-	m, err := choice(t, "xgradcam", "").LayerMap(Layer{Activation: []float32{1e-6}, Gradient: []float32{1}, Channels: 1})
+	m, err := choice(t, "xgradcam", "").LayerMap(LayerPoint{Activation: []float32{1e-6}, Gradient: []float32{1}, Channels: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func TestDenominators(t *testing.T) {
 	for convention, constant := range map[string]float64{"original": 1e-8, "pytorch-grad-cam": 1e-6, "monai": 1e-7} {
 		// One voxel of one channel, A = 1e-3 and g = 1e-4, where both conventions have A g^3 in the denominator.
 		const a, g = 1e-3, 1e-4
-		m, err := choice(t, "gradcam++", convention).LayerMap(Layer{Activation: []float32{a}, Gradient: []float32{g}, Channels: 1})
+		m, err := choice(t, "gradcam++", convention).LayerMap(LayerPoint{Activation: []float32{a}, Gradient: []float32{g}, Channels: 1})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -8,8 +8,8 @@ import (
 	"github.com/voxcam/voxcam/internal/parallel"
 )
 
-// Layer is what the engine knows of the target layer for one volume and class.
-type Layer struct {
+// LayerPoint holds the target layer for one volume and class.
+type LayerPoint struct {
 	Activation []float32 // A, channels-last [voxels, Channels]
 	Gradient   []float32 // g, of the same layout
 	Channels   int
@@ -27,7 +27,7 @@ type InputPoint struct {
 var ErrNotFinite = errors.New("not finite")
 
 // LayerMap returns the signed map [voxels] of a method that looks at a layer. Sums are taken in float64.
-func (c Choice) LayerMap(l Layer) ([]float32, error) {
+func (c Choice) LayerMap(l LayerPoint) ([]float32, error) {
 	if c.Convention.layer == nil {
 		return nil, fmt.Errorf("cam: %s is not computed from a layer", c.Name)
 	}
@@ -141,7 +141,7 @@ func notFiniteIn(m []float32) (bad, first int) {
 }
 
 // sum returns, for each channel k, the sum over voxels of f(k, A, g).
-func (l Layer) sum(f func(k int, a, g float64) float64) []float64 {
+func (l LayerPoint) sum(f func(k int, a, g float64) float64) []float64 {
 	out := make([]float64, l.Channels)
 	for at := 0; at < len(l.Activation); at += l.Channels {
 		row, grad := l.Activation[at:at+l.Channels], l.Gradient[at:at+l.Channels]
@@ -153,7 +153,7 @@ func (l Layer) sum(f func(k int, a, g float64) float64) []float64 {
 }
 
 // weigh returns, for each voxel, sum_k w_k A_k.
-func (l Layer) weigh(w []float64) []float64 {
+func (l LayerPoint) weigh(w []float64) []float64 {
 	out := make([]float64, len(l.Activation)/l.Channels)
 	for v := range out {
 		row := l.Activation[v*l.Channels:][:len(w)]
@@ -167,7 +167,7 @@ func (l Layer) weigh(w []float64) []float64 {
 }
 
 // each returns, for each voxel, the sum over channels of f(A, g).
-func (l Layer) each(f func(a, g float64) float64) []float64 {
+func (l LayerPoint) each(f func(a, g float64) float64) []float64 {
 	out := make([]float64, len(l.Activation)/l.Channels)
 	for v := range out {
 		row, grad := l.Activation[v*l.Channels:][:l.Channels], l.Gradient[v*l.Channels:][:l.Channels]
@@ -182,7 +182,7 @@ func (l Layer) each(f func(a, g float64) float64) []float64 {
 
 func relu(x float64) float64 { return max(x, 0) }
 
-func gradCAM(l Layer) []float64 {
+func gradCAM(l LayerPoint) []float64 {
 	w := l.sum(func(_ int, _, g float64) float64 { return g })
 	for k := range w {
 		w[k] *= float64(l.Channels) / float64(len(l.Gradient))
@@ -197,7 +197,7 @@ func sumCubed(_ int, a, g float64) float64 { return a * g * g * g }
 // The conventions of Grad-CAM++ differ in the denominator of the weight that a positive gradient gets; where g <= 0 they all add
 // nothing.
 
-func gradCAMPlusOriginal(l Layer) []float64 {
+func gradCAMPlusOriginal(l LayerPoint) []float64 {
 	cubed := l.sum(sumCubed)
 	return l.weigh(l.sum(func(k int, _, g float64) float64 {
 		if g <= 0 {
@@ -207,7 +207,7 @@ func gradCAMPlusOriginal(l Layer) []float64 {
 	}))
 }
 
-func gradCAMPlusPaper(l Layer) []float64 {
+func gradCAMPlusPaper(l LayerPoint) []float64 {
 	sums := l.sum(sumActivation)
 	return l.weigh(l.sum(func(k int, _, g float64) float64 {
 		// With g > 0 both sides are divided by g^2, which keeps small gradients from underflow.
@@ -219,7 +219,7 @@ func gradCAMPlusPaper(l Layer) []float64 {
 	}))
 }
 
-func gradCAMPlusPytorch(l Layer) []float64 {
+func gradCAMPlusPytorch(l LayerPoint) []float64 {
 	sums := l.sum(sumActivation)
 	return l.weigh(l.sum(func(k int, _, g float64) float64 {
 		if g <= 0 {
@@ -229,7 +229,7 @@ func gradCAMPlusPytorch(l Layer) []float64 {
 	}))
 }
 
-func gradCAMPlusMonai(l Layer) []float64 {
+func gradCAMPlusMonai(l LayerPoint) []float64 {
 	cubed := l.sum(sumCubed)
 	m := l.weigh(l.sum(func(k int, _, g float64) float64 {
 		if g <= 0 {
@@ -266,19 +266,19 @@ func timesExp(m []float64, score float64) []float64 {
 	return m
 }
 
-func hiResCAM(l Layer) []float64 {
+func hiResCAM(l LayerPoint) []float64 {
 	return l.each(func(a, g float64) float64 { return g * a })
 }
 
-func gradCAMElementwise(l Layer) []float64 {
+func gradCAMElementwise(l LayerPoint) []float64 {
 	return l.each(func(a, g float64) float64 { return relu(g * a) })
 }
 
-func layerCAM(l Layer) []float64 {
+func layerCAM(l LayerPoint) []float64 {
 	return l.each(func(a, g float64) float64 { return relu(g) * a })
 }
 
-func xGradCAM(l Layer) []float64 {
+func xGradCAM(l LayerPoint) []float64 {
 	w, sums := l.sum(func(_ int, a, g float64) float64 { return g * a }), l.sum(sumActivation)
 	for k := range w {
 		w[k] /= sums[k] + 1e-7

@@ -59,7 +59,7 @@ func TestFormulas(t *testing.T) {
 					t.Errorf("%s: no reference: add it to testdata/make.py", name)
 					return
 				}
-				got, err := c.LayerMap(Layer{Activation: l.Activation, Gradient: l.Gradient, Channels: l.Channels, Score: l.Score})
+				got, err := c.LayerMap(LayerPoint{Activation: l.Activation, Gradient: l.Gradient, Channels: l.Channels, Score: l.Score})
 				if err != nil {
 					t.Errorf("%s: %v", name, err)
 					return
@@ -120,7 +120,7 @@ func TestInputFormulas(t *testing.T) {
 
 // The monai convention multiplies by exp(S), which leaves float32 for scores over 88; the paper's factor is left out.
 func TestLargeScoresStayFinite(t *testing.T) {
-	l := Layer{Activation: []float32{1, 2, 3, 4}, Gradient: []float32{1, 0.5, -1, 2}, Channels: 2}
+	l := LayerPoint{Activation: []float32{1, 2, 3, 4}, Gradient: []float32{1, 0.5, -1, 2}, Channels: 2}
 	for _, name := range []string{"paper", "monai"} {
 		c := choice(t, "gradcam++", name)
 		m, err := c.LayerMap(l)
@@ -153,11 +153,11 @@ func TestNotFiniteIsAnError(t *testing.T) {
 	nan, inf := float32(math.NaN()), float32(math.Inf(1))
 	for _, bad := range []float32{nan, inf, -inf} {
 		everyChoice(atLayer, func(name string, c Choice) {
-			l := Layer{Activation: []float32{1, bad, 1, 1}, Gradient: []float32{1, 1, 1, 1}, Channels: 2}
+			l := LayerPoint{Activation: []float32{1, bad, 1, 1}, Gradient: []float32{1, 1, 1, 1}, Channels: 2}
 			if _, err := c.LayerMap(l); !errors.Is(err, ErrNotFinite) {
 				t.Errorf("%s with %g in the activation: %v", name, bad, err)
 			}
-			l = Layer{Activation: []float32{1, 1, 1, 1}, Gradient: []float32{1, bad, 1, 1}, Channels: 2}
+			l = LayerPoint{Activation: []float32{1, 1, 1, 1}, Gradient: []float32{1, bad, 1, 1}, Channels: 2}
 			if _, err := c.LayerMap(l); !errors.Is(err, ErrNotFinite) {
 				t.Errorf("%s with %g in the gradient: %v", name, bad, err)
 			}
@@ -178,11 +178,11 @@ func TestNotFiniteIsAnError(t *testing.T) {
 // Finite input can still leave float32, or meet a denominator of zero, which these conventions guard.
 func TestOverflowIsAnError(t *testing.T) {
 	big := float32(math.MaxFloat32)
-	l := Layer{Activation: []float32{big, big}, Gradient: []float32{big, big}, Channels: 1}
+	l := LayerPoint{Activation: []float32{big, big}, Gradient: []float32{big, big}, Channels: 1}
 	if _, err := choice(t, "gradcam", "").LayerMap(l); !errors.Is(err, ErrNotFinite) {
 		t.Errorf("overflow: %v", err)
 	}
-	l = Layer{Activation: []float32{-2, 0}, Gradient: []float32{1, 1}, Channels: 1}
+	l = LayerPoint{Activation: []float32{-2, 0}, Gradient: []float32{1, 1}, Channels: 1}
 	for name, want := range map[string][]float32{"monai": {-4 / (1 + 1e-7), 0}, "paper": {0, 0}} {
 		got, err := choice(t, "gradcam++", name).LayerMap(l)
 		if err != nil {
@@ -196,18 +196,18 @@ func TestOverflowIsAnError(t *testing.T) {
 func TestWrongSizesAreErrors(t *testing.T) {
 	gradcam, smooth, saliency := choice(t, "gradcam", ""), choice(t, "smoothgrad", ""), choice(t, "saliency", "")
 	for name, call := range map[string]func() error{
-		"no values":   func() error { _, err := gradcam.LayerMap(Layer{Channels: 1}); return err },
-		"no channels": func() error { _, err := gradcam.LayerMap(Layer{Activation: make([]float32, 2)}); return err },
+		"no values":   func() error { _, err := gradcam.LayerMap(LayerPoint{Channels: 1}); return err },
+		"no channels": func() error { _, err := gradcam.LayerMap(LayerPoint{Activation: make([]float32, 2)}); return err },
 		"channels": func() error {
-			_, err := gradcam.LayerMap(Layer{make([]float32, 3), make([]float32, 3), 2, 0})
+			_, err := gradcam.LayerMap(LayerPoint{make([]float32, 3), make([]float32, 3), 2, 0})
 			return err
 		},
 		"gradient": func() error {
-			_, err := gradcam.LayerMap(Layer{make([]float32, 4), make([]float32, 2), 2, 0})
+			_, err := gradcam.LayerMap(LayerPoint{make([]float32, 4), make([]float32, 2), 2, 0})
 			return err
 		},
 		"layer of draws": func() error {
-			_, err := smooth.LayerMap(Layer{make([]float32, 2), make([]float32, 2), 2, 0})
+			_, err := smooth.LayerMap(LayerPoint{make([]float32, 2), make([]float32, 2), 2, 0})
 			return err
 		},
 		"input of layer":    func() error { _, err := gradcam.InputMap(InputPoint{nil, make([]float32, 2), 1}); return err },

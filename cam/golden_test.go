@@ -40,7 +40,7 @@ func TestGolden(t *testing.T) {
 			class, volume := goldenCase(t, filepath.Dir(path))
 			a, channels := want["activation"].channelsLast()
 			g, _ := want["gradient"].channelsLast()
-			layer := Layer{Activation: a, Gradient: g, Channels: channels, Score: float64(want["logits"].data[class])}
+			layer := LayerPoint{Activation: a, Gradient: g, Channels: channels, Score: float64(want["logits"].data[class])}
 			seen := 0
 			for _, m := range goldenMaps {
 				ref, ok := want[m.array]

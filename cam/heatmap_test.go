@@ -143,7 +143,7 @@ func BenchmarkHeatmap(b *testing.B) {
 
 func BenchmarkLayerMap(b *testing.B) {
 	const voxels, channels = 24 * 32 * 32, 144
-	l := Layer{Activation: make([]float32, voxels*channels), Gradient: make([]float32, voxels*channels), Channels: channels}
+	l := LayerPoint{Activation: make([]float32, voxels*channels), Gradient: make([]float32, voxels*channels), Channels: channels}
 	for i := range l.Activation {
 		l.Activation[i], l.Gradient[i] = float32(i%5)-1, float32(i%7)-3
 	}

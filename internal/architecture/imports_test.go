@@ -18,7 +18,7 @@ const module = "github.com/voxcam/voxcam"
 // make a build pass.
 const order = `
 # What is computed: the way of the model.
-tensor, invariants, parallel, printable, bytesize, input:
+tensor, invariants, option, parallel, printable, bytesize, input:
 sysmem:                         bytesize
 ir:                             tensor
 op:                             tensor ir
@@ -27,9 +27,9 @@ onnx:                           bytesize input tensor ir op
 layer:                          tensor ir op onnx
 plan:                           parallel tensor ir op
 
-# The methods' arithmetic, and the noise.
+# The methods' arithmetic, the words of requests and results, and the noise.
 noise:
-cam:                            parallel
+cam:                            bytesize option parallel
 
 # Where it is computed.
 backend:                        tensor ir plan cam noise
@@ -60,32 +60,32 @@ phantom:                        volume
 phantom/phantomset:             phantom
 
 # The engine that ties model, methods and volume together. It writes no files and knows no data set.
-explain:                        bytesize input tensor ir grad pass onnx layer plan backend cam noise volume sysmem
+explain:                        bytesize input ir grad pass onnx layer plan backend cam noise volume sysmem option
 
 # A device's memory: who holds it, what may be taken, what can be got back.
 policy:                         backend bytesize
 gpusurvey:                      backend backend/cuda/driver backend/cuda/nvml bytesize policy sysmem
 
 # What people run. Only here a backend is chosen.
-device:                         backend backend/cpu backend/cuda backend/cuda/driver bytesize sysmem
+device:                         backend backend/cpu backend/cuda backend/cuda/driver sysmem
 engine:                         backend bytesize cam device explain policy volume sysmem
-worker:                         backend bytesize cam engine explain input policy noise volume volume/npy sysmem
-control:                        backend explain policy
-monitor:                        backend bytesize control explain gpusurvey policy printable
+worker:                         bytesize cam engine explain input policy volume volume/npy sysmem
+control:                        backend explain policy cam
+monitor:                        bytesize control gpusurvey printable
 reclaim:                        backend bytesize control gpusurvey policy
-planview:                       tensor ir op plan bytesize printable
+planview:                       ir plan bytesize printable
 dataset:                        bytesize cam explain input volume volume/format sysmem
-report:                         cam dataset durable explain input printable
-session:                        cam dataset durable explain input gpusurvey picture printable report volume volume/format volume/npy volume/mat volume/nifti
-demo:                           dataset durable input phantom volume volume/npy volume/mat
-cli:                            backend backend/cpu backend/cuda bytesize cam control dataset demo device durable engine explain input layer gpusurvey policy monitor noise picture planview printable report reclaim session volume volume/format volume/npy volume/mat volume/nifti worker sysmem
+report:                         cam dataset durable input printable
+session:                        cam dataset durable explain input picture printable report volume volume/npy volume/mat volume/nifti
+demo:                           durable input phantom volume/npy volume/mat
+cli:                            backend backend/cpu backend/cuda bytesize cam control dataset demo device durable engine explain input layer gpusurvey policy monitor picture planview printable report reclaim session volume volume/format volume/npy volume/nifti worker sysmem
 cmd/voxcam:                     cli
 
 # Tests of the whole program on a simulated GPU.
-harm:                           backend/cuda/simulator cli control explain report
+harm:                           backend/cuda/simulator cli control report cam
 
 # The public door of the library.
-.:                              bytesize cam device explain volume volume/format sysmem
+.:                              cam device explain volume volume/format sysmem
 `
 
 // outside is policy too: the modules of others, and the packages that may import them. The engine needs none but what reads ONNX.

@@ -89,3 +89,6 @@ func format(n float64, round func(float64) float64) string {
 		n /= 1024
 	}
 }
+
+// FormatMiB writes n bytes in MiB, rounded up to a tenth.
+func FormatMiB(n int) string { return fmt.Sprintf("%.1f MiB", math.Ceil(float64(n)/MiB*10)/10) }

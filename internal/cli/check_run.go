@@ -32,15 +32,15 @@ type runQuestion struct {
 
 // runAnswer says how a run would go now.
 type runAnswer struct {
-	Model  string        `json:"model"`
-	Fits   bool          `json:"fits"`   // on the device that was asked for, or on the processor if the policy lets it go on
-	Device string        `json:"device"` // that would compute
-	Level  explain.Level `json:"level,omitempty"`
-	Budget int           `json:"budget_bytes"` // 0: the least that works
-	Free   int           `json:"free_bytes"`   // that the budget is a part of
-	Reason string        `json:"reason,omitempty"`
-	Draws  int           `json:"n_samples,omitempty"` // that the policy leaves; 0 if no method draws
-	Passes []passAnswer  `json:"passes"`
+	Model  string       `json:"model"`
+	Fits   bool         `json:"fits"`   // on the device that was asked for, or on the processor if the policy lets it go on
+	Device string       `json:"device"` // that would compute
+	Level  cam.Level    `json:"level,omitempty"`
+	Budget int          `json:"budget_bytes"` // 0: the least that works
+	Free   int          `json:"free_bytes"`   // that the budget is a part of
+	Reason string       `json:"reason,omitempty"`
+	Draws  int          `json:"n_samples,omitempty"` // that the policy leaves; 0 if no method draws
+	Passes []passAnswer `json:"passes"`
 	// Seconds is an estimate for one volume, by Basis.
 	Seconds float64 `json:"estimated_seconds_per_volume"`
 	Basis   string  `json:"estimate_basis"`
@@ -50,17 +50,17 @@ type runAnswer struct {
 
 // passAnswer is one pass through the network and its gradient.
 type passAnswer struct {
-	Name     string        `json:"pass"`
-	Methods  []string      `json:"methods"`
-	Level    explain.Level `json:"level,omitempty"` // "" if it does not fit
-	Needs    int           `json:"needs_bytes"`     // of the budget: the arena, weights and, on a GPU, volumes and maps; the least if it does not fit
-	Arena    int           `json:"arena_bytes"`
-	Weights  int           `json:"weights_bytes"`
-	Fields   int           `json:"device_volume_bytes,omitempty"`
-	Whole    int           `json:"whole_tensor_bytes"` // of the arena with whole tensors
-	Runs     int           `json:"runs"`               // of the pass for one volume
-	Seconds  float64       `json:"estimated_seconds"`  // of one of them
-	Smallest int           `json:"smallest_arena_bytes"`
+	Name     string    `json:"pass"`
+	Methods  []string  `json:"methods"`
+	Level    cam.Level `json:"level,omitempty"` // "" if it does not fit
+	Needs    int       `json:"needs_bytes"`     // of the budget: the arena, weights and, on a GPU, volumes and maps; the least if it does not fit
+	Arena    int       `json:"arena_bytes"`
+	Weights  int       `json:"weights_bytes"`
+	Fields   int       `json:"device_volume_bytes,omitempty"`
+	Whole    int       `json:"whole_tensor_bytes"` // of the arena with whole tensors
+	Runs     int       `json:"runs"`               // of the pass for one volume
+	Seconds  float64   `json:"estimated_seconds"`  // of one of them
+	Smallest int       `json:"smallest_arena_bytes"`
 }
 
 // code is the exit code: 0 if the run fits where it was asked to, 3 if the processor goes on, 4 if nothing does.
@@ -68,7 +68,7 @@ func (a *runAnswer) code() int {
 	switch {
 	case !a.Fits:
 		return session.ExitFailed
-	case a.Level == explain.LevelCPU:
+	case a.Level == cam.LevelCPU:
 		return session.ExitDegraded
 	}
 	return session.ExitOK
@@ -103,7 +103,7 @@ func (q *runQuestion) answer(ctx context.Context, name string, stderr io.Writer)
 		return nil, err
 	}
 	if b.Fits {
-		b.Level, b.Reason = explain.LevelCPU, a.Reason
+		b.Level, b.Reason = cam.LevelCPU, a.Reason
 		return b, nil
 	}
 	a.Reason += "\nthe processor cannot go on either: " + b.Reason
@@ -144,7 +144,7 @@ func (q *runQuestion) plan(ctx context.Context, name, precision string, stderr i
 	a.Free, unknown = free()
 	if onGPU(d) { // as the governor of a run does it
 		bytes, least := policy.NewGovernor(flags.budget, nil).Allow(backend.Usage{Total: max(1, a.Free), Free: a.Free})
-		opt.Budget = explain.Budget{Bytes: bytes, Smallest: least}
+		opt.Budget = cam.Budget{Bytes: bytes, Smallest: least}
 	}
 	a.Budget = opt.Budget.Bytes
 	passes, err := explain.Plans(ctx, flags.model, d, opt, q.methods)
@@ -177,7 +177,7 @@ func (q *runQuestion) plan(ctx context.Context, name, precision string, stderr i
 			a.Fits = false
 			is.Arena = p.Smallest
 			refusal := fmt.Sprintf("%s (%s): %v", p.Name, strings.Join(p.Methods, ", "), p.Err)
-			if least := (*explain.BudgetError)(nil); errors.As(p.Err, &least) {
+			if least := (*cam.BudgetError)(nil); errors.As(p.Err, &least) {
 				is.Needs = least.Smallest
 				refusal += "; --memory-budget " + bytesize.FormatUp(least.Smallest) + " would do"
 			}
@@ -234,16 +234,16 @@ func basis(d *device.Device) string {
 }
 
 // levels from the most memory to the least.
-var levels = []explain.Level{explain.LevelWhole, explain.LevelStreamed, explain.LevelSmallest, explain.LevelHost, explain.LevelCPU}
+var levels = []cam.Level{cam.LevelWhole, cam.LevelStreamed, cam.LevelSmallest, cam.LevelHost, cam.LevelCPU}
 
-func lower(a, b explain.Level) explain.Level {
+func lower(a, b cam.Level) cam.Level {
 	return levels[max(0, slices.Index(levels, a), slices.Index(levels, b))]
 }
 
 // levelTexts say what a level means.
-var levelTexts = map[explain.Level]string{
-	explain.LevelWhole: "with whole tensors", explain.LevelStreamed: "by streamed plans", explain.LevelSmallest: "by the smallest plans",
-	explain.LevelHost: "by streamed plans, with volumes in the host's memory", explain.LevelCPU: "only on the processor",
+var levelTexts = map[cam.Level]string{
+	cam.LevelWhole: "with whole tensors", cam.LevelStreamed: "by streamed plans", cam.LevelSmallest: "by the smallest plans",
+	cam.LevelHost: "by streamed plans, with volumes in the host's memory", cam.LevelCPU: "only on the processor",
 }
 
 // passColumns are the columns of the table of passes.

@@ -30,7 +30,7 @@ import (
 func simulatedNVML(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "libnvidia-ml.so.1")
-	out, err := exec.Command("g++", "-shared", "-fPIC", fmt.Sprintf("-DHOLDER=%d", os.Getpid()), "-o", path, "../memory/testdata/nvml.cpp").CombinedOutput()
+	out, err := exec.Command("g++", "-shared", "-fPIC", fmt.Sprintf("-DHOLDER=%d", os.Getpid()), "-o", path, "../gpusurvey/testdata/nvml.cpp").CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

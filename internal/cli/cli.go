@@ -17,7 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/session"
 )
@@ -51,7 +51,7 @@ func flagged(err error) error {
 	}
 	names := map[string]string{"methods": "method", "conventions": "convention"} // of options whose flags are called otherwise
 	for i, err := range list {
-		if o := (*explain.OptionError)(nil); errors.As(err, &o) {
+		if o := (*cam.OptionError)(nil); errors.As(err, &o) {
 			name := strings.ReplaceAll(o.Option, "_", "-")
 			if other := names[name]; other != "" {
 				name = other

@@ -5,8 +5,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/device"
-	"github.com/voxcam/voxcam/internal/explain"
 )
 
 // deviceFlags say where and how precisely it is computed.
@@ -27,6 +27,6 @@ func (f *deviceFlags) open(stderr io.Writer) (*device.Device, error) {
 	if err != nil {
 		return nil, usage(err)
 	}
-	printNotes(stderr, explain.Info{Warnings: d.Warnings, Notes: d.Notes})
+	printNotes(stderr, cam.Info{Warnings: d.Warnings, Notes: d.Notes})
 	return d, nil
 }

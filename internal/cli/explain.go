@@ -86,7 +86,7 @@ func openEngine(ctx context.Context, o engine.Options, stderr io.Writer) (*model
 		return nil, usage(err)
 	}
 	warnings, notes := e.Notes()
-	printNotes(stderr, explain.Info{Warnings: warnings, Notes: notes})
+	printNotes(stderr, cam.Info{Warnings: warnings, Notes: notes})
 	return &model{e}, nil
 }
 
@@ -95,7 +95,7 @@ func openEngine(ctx context.Context, o engine.Options, stderr io.Writer) (*model
 func lean() { debug.SetGCPercent(10) }
 
 // printNotes tells what the user should know of the model.
-func printNotes(w io.Writer, info explain.Info) {
+func printNotes(w io.Writer, info cam.Info) {
 	for _, text := range info.Warnings {
 		printable.Fprintln(w, "voxcam: warning:", text)
 	}
@@ -114,23 +114,23 @@ type methodFlags struct {
 
 func (f *methodFlags) add(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.StringVar(&f.methods, "method", explain.DefaultMethod, "methods, separated by commas: "+strings.Join(cam.Methods(), ", ")+"; both, all")
+	fl.StringVar(&f.methods, "method", cam.DefaultMethod, "methods, separated by commas: "+strings.Join(cam.Methods(), ", ")+"; both, all")
 	fl.StringVar(&f.conventions, "convention", "", "conventions other than the original system's: METHOD=NAME,...")
-	fl.IntVar(&f.samples, "n-samples", explain.DefaultNSamples, "noise draws of smoothgrad and vargrad")
-	fl.Float64Var(&f.level, "noise-level", explain.DefaultNoiseLevel, "standard deviation of the noise, in units of the volume as the network sees it")
+	fl.IntVar(&f.samples, "n-samples", cam.DefaultNSamples, "noise draws of smoothgrad and vargrad")
+	fl.Float64Var(&f.level, "noise-level", cam.DefaultNoiseLevel, "standard deviation of the noise, in units of the volume as the network sees it")
 	fl.Uint64Var(&f.seed, "seed", 0, "seed of the noise")
 }
 
-func (f *methodFlags) request() (explain.Request, error) {
+func (f *methodFlags) request() (cam.Request, error) {
 	methods, err := cam.Expand(f.methods)
 	if err != nil {
-		return explain.Request{}, usage(err)
+		return cam.Request{}, usage(err)
 	}
 	conventions, err := cam.ParseConventions(f.conventions)
 	if err != nil {
-		return explain.Request{}, usage(err)
+		return cam.Request{}, usage(err)
 	}
-	r := explain.Request{Methods: methods, Convention: conventions, NSamples: f.samples, NoiseLevel: f.level, Seed: f.seed}
+	r := cam.Request{Methods: methods, Convention: conventions, NSamples: f.samples, NoiseLevel: f.level, Seed: f.seed}
 	return r, flagged(r.Check())
 }
 
@@ -223,7 +223,7 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 		return usage(fmt.Errorf("%s: %w", path, err))
 	}
 	printNotes(cmd.ErrOrStderr(), m.Info())
-	printNotes(cmd.ErrOrStderr(), explain.Info{Warnings: v.Warnings})
+	printNotes(cmd.ErrOrStderr(), cam.Info{Warnings: v.Warnings})
 	if f.noise != "" {
 		draws, err := npy.Open(cmd.Context(), f.noise)
 		if err != nil {
@@ -239,7 +239,7 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 		req.SampleID = dataset.SampleID(path)
 	}
 	var told sync.Mutex
-	req.Incident = func(i explain.Incident) {
+	req.OnEvent = func(i cam.Event) {
 		told.Lock()
 		defer told.Unlock()
 		printable.Fprintf(cmd.ErrOrStderr(), "voxcam: memory: %s: %s\n", i.Kind, i.Text)
@@ -248,7 +248,7 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	if err != nil {
 		return err
 	}
-	folder := func(c explain.Class) string {
+	folder := func(c cam.Class) string {
 		if len(classes) == 1 {
 			return f.out
 		}
@@ -265,7 +265,7 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	}
 	failed := 0
 	for _, c := range classes {
-		req.Class = c
+		req.Target.Class = c
 		result, err := m.Explain(cmd.Context(), v, req)
 		if err != nil && cmd.Context().Err() == nil {
 			return &exitError{code: session.ExitFailed, err: fmt.Errorf("%s: %w", path, err)}
@@ -300,8 +300,8 @@ func enoughDraws(draws *npy.File, path string, methods []string, conventions map
 }
 
 // targets resolves --target-class for a model of n classes.
-func (f *explainFlags) targets(n int) ([]explain.Class, error) {
-	index := func(i int) explain.Class { return explain.Class{Kind: explain.ClassIndex, Index: i} }
+func (f *explainFlags) targets(n int) ([]cam.Class, error) {
+	index := func(i int) cam.Class { return cam.Class{Kind: cam.ClassIndex, Index: i} }
 	names := strings.Split(f.classes, ",")
 	if f.classes != "" && len(names) != n {
 		return nil, usage(fmt.Errorf("--classes names %d classes, but the model has %d", len(names), n))
@@ -313,9 +313,9 @@ func (f *explainFlags) targets(n int) ([]explain.Class, error) {
 	}
 	switch f.class {
 	case "predicted":
-		return []explain.Class{{Kind: explain.ClassPredicted}}, nil
+		return []cam.Class{{Kind: cam.ClassPredicted}}, nil
 	case "all":
-		var all []explain.Class
+		var all []cam.Class
 		for i := range n {
 			all = append(all, index(i))
 		}
@@ -337,17 +337,17 @@ func (f *explainFlags) targets(n int) ([]explain.Class, error) {
 	if i < 0 || i >= n {
 		return nil, usage(fmt.Errorf("--target-class %s is out of range: the model has classes 0 to %d", f.class, n-1))
 	}
-	return []explain.Class{index(i)}, nil
+	return []cam.Class{index(i)}, nil
 }
 
 // saver writes one method's result in a format, as files in a folder.
 type saver struct {
 	name string
-	save func(dir string, v *volume.Volume, r *explain.Result, m *explain.MethodResult, alpha float64) error
+	save func(dir string, v *volume.Volume, r *cam.Result, m *cam.MethodResult, alpha float64) error
 }
 
 var savers = []saver{
-	{"nifti", func(dir string, v *volume.Volume, r *explain.Result, m *explain.MethodResult, _ float64) error {
+	{"nifti", func(dir string, v *volume.Volume, r *cam.Result, m *cam.MethodResult, _ float64) error {
 		cell := [3]float64{}
 		for i := range cell {
 			cell[i] = float64(v.Dims()[i]) / float64(m.Dims[i])
@@ -358,14 +358,14 @@ var savers = []saver{
 		}
 		return writeFile(dir, m.Method+".heatmap.nii.gz", func(w io.Writer) error { return nifti.Write(w, m.HeatDims, m.Heatmap, v.Geometry) })
 	}},
-	{"npy", func(dir string, _ *volume.Volume, _ *explain.Result, m *explain.MethodResult, _ float64) error {
+	{"npy", func(dir string, _ *volume.Volume, _ *cam.Result, m *cam.MethodResult, _ float64) error {
 		err := writeFile(dir, m.Method+".map.npy", func(w io.Writer) error { return npy.Write(w, m.Dims[:], m.Map) })
 		if err != nil {
 			return err
 		}
 		return writeFile(dir, m.Method+".heatmap.npy", func(w io.Writer) error { return npy.Write(w, m.HeatDims[:], m.Heatmap) })
 	}},
-	{"tiff", func(dir string, v *volume.Volume, _ *explain.Result, m *explain.MethodResult, alpha float64) error {
+	{"tiff", func(dir string, v *volume.Volume, _ *cam.Result, m *cam.MethodResult, alpha float64) error {
 		view, err := picture.NewView(v, picture.FullWindow(v.Channel(0)), m.Heatmap, alpha)
 		if err != nil {
 			return err
@@ -422,26 +422,26 @@ type resultFile struct {
 	TargetClass        int            `json:"target_class"`
 	TargetClassName    string         `json:"target_class_name,omitempty"`
 	TargetLayer        string         `json:"target_layer"`
-	Layer              *explain.Layer `json:"layer,omitempty"`
+	Layer              *cam.Layer     `json:"layer,omitempty"`
 	CellSize           []float64      `json:"cell_size,omitempty"`
 	Model              string         `json:"model"`
 	ModelSHA256        string         `json:"model_sha256"`
 	Warnings           []string       `json:"warnings,omitempty"`
 	Methods            []resultMethod `json:"methods"`
 
-	Execution explain.Execution `json:"execution"`
+	Execution cam.Execution `json:"execution"`
 }
 
 type resultMethod struct {
 	Method     string         `json:"method"`
-	Status     explain.Status `json:"status"`
+	Status     cam.Status     `json:"status"`
 	Reason     string         `json:"reason,omitempty"`
 	Seconds    float64        `json:"seconds"`
 	Parameters map[string]any `json:"parameters"`
 }
 
 // write writes the maps that there are and result.json, and returns the number of methods without one.
-func (f *explainFlags) write(stderr io.Writer, dir string, v *volume.Volume, info explain.Info, r *explain.Result) (failed int, err error) {
+func (f *explainFlags) write(stderr io.Writer, dir string, v *volume.Volume, info cam.Info, r *cam.Result) (failed int, err error) {
 	if err := durable.MkdirAll(dir); err != nil {
 		return 0, err
 	}
@@ -463,10 +463,10 @@ func (f *explainFlags) write(stderr io.Writer, dir string, v *volume.Volume, inf
 	for i := range r.Methods {
 		m := &r.Methods[i]
 		file.Methods = append(file.Methods, resultMethod{m.Method, m.Status, m.Reason, m.Seconds, m.Parameters})
-		if m.Status != explain.StatusOK {
+		if m.Status != cam.StatusOK {
 			printable.Fprintf(stderr, "voxcam: %s: %s: %s\n", m.Method, m.Status, m.Reason)
 		}
-		if m.Status == explain.StatusFailed {
+		if m.Status == cam.StatusFailed {
 			failed++
 			continue
 		}

@@ -122,13 +122,13 @@ func (f *modelFlags) options(shape [4]int, free func() (int, error)) (opt explai
 
 // drawable hands planned passes on to be shown. Passes that do not fit are refused, with the budget that each would need, and the
 // methods that could do without them.
-func drawable(planned []explain.PlannedPass, budget explain.Budget) (passes []planview.Pass, err error) {
+func drawable(planned []explain.PlannedPass, budget cam.Budget) (passes []planview.Pass, err error) {
 	var refusals []error
 	var fitting []string
 	for _, p := range planned {
 		if p.Err != nil {
 			refusal := fmt.Errorf("%s (%s): %w", p.Name, strings.Join(p.Methods, ", "), p.Err)
-			if least := (*explain.BudgetError)(nil); errors.As(p.Err, &least) {
+			if least := (*cam.BudgetError)(nil); errors.As(p.Err, &least) {
 				refusal = fmt.Errorf("%w; --memory-budget %s would do", refusal, bytesize.FormatUp(least.Smallest))
 			}
 			refusals = append(refusals, refusal)

@@ -15,7 +15,6 @@ import (
 	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/engine"
-	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/monitor"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/session"
@@ -254,7 +253,7 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 }
 
 // tellNotes is printNotes for a log of events.
-func tellNotes(to session.Observer, info explain.Info) {
+func tellNotes(to session.Observer, info cam.Info) {
 	for _, text := range info.Warnings {
 		to.Event(session.Event{Kind: session.EventWarning, Reason: text})
 	}
@@ -327,7 +326,7 @@ func openFor(ctx context.Context, c *dataset.Config, policy policy.Policy, noise
 		return nil, err
 	}
 	warnings, notes := m.Notes()
-	printNotes(stderr, explain.Info{Warnings: warnings, Notes: notes})
+	printNotes(stderr, cam.Info{Warnings: warnings, Notes: notes})
 	if m.Info().Classes > 0 {
 		return m, nil
 	}

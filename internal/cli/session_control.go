@@ -87,9 +87,9 @@ func (l *running) hear(e session.Event) {
 		var counts report.Counts
 		counts.Add(e.Status)
 		s.OK, s.Degraded, s.Failed, s.Skipped = s.OK+counts.OK, s.Degraded+counts.Degraded, s.Failed+counts.Failed, s.Skipped+counts.Skipped
-	case session.EventIncident:
-		s.Incidents = append(s.Incidents, e.Incident)
-		s.Incidents = slices.Clone(s.Incidents[max(0, len(s.Incidents)-mostIncidents):])
+	case session.EventExecution:
+		s.Events = append(s.Events, e.Execution)
+		s.Events = slices.Clone(s.Events[max(0, len(s.Events)-mostIncidents):])
 	case session.EventEnd:
 		s.Sample, s.Split, s.LeftSeconds = "", "", 0
 	}

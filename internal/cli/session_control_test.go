@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/dataset"
@@ -72,35 +73,35 @@ func TestStatusOfSession(t *testing.T) {
 	}
 	until := time.Now().Add(time.Minute)
 	l.computes(&fakeDevice{state: engine.State{Device: "cuda:1", Name: "cuda/H200", UUID: "GPU-1", Usage: backend.Usage{Free: 5}, Budget: 7,
-		Level: explain.LevelStreamed, Arena: 3, Held: true, Until: until, State: engine.StateComputing, Plans: []explain.PassState{{Pass: "input", Bytes: 3}}}})
+		Level: cam.LevelStreamed, Arena: 3, Held: true, Until: until, State: engine.StateComputing, Plans: []explain.PassState{{Pass: "input", Bytes: 3}}}})
 	for _, e := range []session.Event{
 		{Kind: session.EventStart, Session: "s", Dir: "out", Total: 6},
 		{Kind: session.EventBegin, Sample: "a", Split: "val"},
-		{Kind: session.EventSample, Sample: "a", Split: "val", Status: explain.StatusOK, Done: 1, Total: 6},
-		{Kind: session.EventSample, Sample: "b", Split: "val", Status: explain.StatusSkipped, Done: 2, Total: 6},
-		{Kind: session.EventSample, Sample: "c", Split: "val", Status: explain.StatusFailed, Done: 3, Total: 6, Left: 12},
+		{Kind: session.EventSample, Sample: "a", Split: "val", Status: cam.StatusOK, Done: 1, Total: 6},
+		{Kind: session.EventSample, Sample: "b", Split: "val", Status: cam.StatusSkipped, Done: 2, Total: 6},
+		{Kind: session.EventSample, Sample: "c", Split: "val", Status: cam.StatusFailed, Done: 3, Total: 6, Left: 12},
 		{Kind: session.EventBegin, Sample: "d", Split: "val"},
 		{Kind: session.EventPass, Sample: "d", Split: "val", Passes: 4, PassesTotal: 9},
 	} {
 		l.Event(e)
 	}
 	for range mostIncidents {
-		l.Event(session.Event{Kind: session.EventIncident, Incident: explain.Incident{Kind: explain.IncidentSmaller}})
+		l.Event(session.Event{Kind: session.EventExecution, Execution: cam.Event{Kind: cam.EventSmaller}})
 	}
-	l.Event(session.Event{Kind: session.EventIncident, Incident: explain.Incident{Kind: explain.IncidentCPU}})
+	l.Event(session.Event{Kind: session.EventExecution, Execution: cam.Event{Kind: cam.EventCPU}})
 	s, err = l.Status(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.HasSuffix(s.Dir, "/out") || s.Started.IsZero() || len(s.Incidents) != mostIncidents || s.Incidents[mostIncidents-1].Kind != explain.IncidentCPU {
+	if !strings.HasSuffix(s.Dir, "/out") || s.Started.IsZero() || len(s.Events) != mostIncidents || s.Events[mostIncidents-1].Kind != cam.EventCPU {
 		t.Errorf("%+v", s)
 	}
 	if len(s.Plans) != 1 || s.Plans[0] != (explain.PassState{Pass: "input", Bytes: 3}) {
 		t.Errorf("%+v", s.Plans)
 	}
-	s.Dir, s.Started, s.Incidents, s.Plans = "", time.Time{}, nil, nil
+	s.Dir, s.Started, s.Events, s.Plans = "", time.Time{}, nil, nil
 	want := control.Status{PID: os.Getpid(), Worker: 4711, Session: "s", Model: "net.onnx", Device: "cuda:1 (cuda/H200)", UUID: "GPU-1", Usage: backend.Usage{Free: 5},
-		Budget: 7, Level: explain.LevelStreamed, Arena: 3, Held: true, Until: until, State: engine.StateComputing, Sample: "d", Split: "val", Passes: 4, PassesTotal: 9,
+		Budget: 7, Level: cam.LevelStreamed, Arena: 3, Held: true, Until: until, State: engine.StateComputing, Sample: "d", Split: "val", Passes: 4, PassesTotal: 9,
 		Done: 3, Total: 6, OK: 1, Failed: 1, Skipped: 1, LeftSeconds: 12}
 	if a, b := mustJSON(t, s), mustJSON(t, want); a != b {
 		t.Errorf("got  %s\nwant %s", a, b)
@@ -120,10 +121,10 @@ func TestFiguresOfSession(t *testing.T) {
 	if _, err := l.figures(t.Context()); err == nil {
 		t.Error("figures without a device")
 	}
-	device := &fakeDevice{state: engine.State{Usage: backend.Usage{Reserved: 9}, Level: explain.LevelWhole, State: engine.StateIdle}}
+	device := &fakeDevice{state: engine.State{Usage: backend.Usage{Reserved: 9}, Level: cam.LevelWhole, State: engine.StateIdle}}
 	l.computes(device)
 	f, err := l.figures(t.Context())
-	if err != nil || f.Resident < 1<<20 || f.HostAvailable < 1<<20 || f.GPUTotal != 0 || f.Reserved != 0 || f.Level != explain.LevelWhole {
+	if err != nil || f.Resident < 1<<20 || f.HostAvailable < 1<<20 || f.GPUTotal != 0 || f.Reserved != 0 || f.Level != cam.LevelWhole {
 		t.Errorf("%+v, %v", f, err)
 	}
 	device.state.UUID, device.state.Usage = "GPU-unknown", backend.Usage{Total: 100, Free: 60, Reserved: 30, Allocated: 20, Overhead: 5}

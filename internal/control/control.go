@@ -8,6 +8,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/policy"
@@ -33,7 +34,7 @@ type Status struct {
 	UUID   string              `json:"uuid,omitempty"` // of the GPU
 	Usage  backend.Usage       `json:"usage"`
 	Budget int                 `json:"budget_bytes"` // now; 0: the least that works
-	Level  explain.Level       `json:"level"`
+	Level  cam.Level           `json:"level"`
 	Arena  int                 `json:"arena_bytes"`
 	Plans  []explain.PassState `json:"plans"`
 	Held   bool                `json:"held"`            // it was asked to release memory, and has not resumed
@@ -52,5 +53,5 @@ type Status struct {
 	Skipped     int     `json:"skipped"`
 	LeftSeconds float64 `json:"left_seconds"`
 
-	Incidents []explain.Incident `json:"incidents,omitempty"` // the latest, oldest first
+	Events []cam.Event `json:"incidents,omitempty"` // the latest, oldest first
 }

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/policy"
 )
 
@@ -60,8 +60,8 @@ func serve(t *testing.T, s Session) *Server {
 func TestAsk(t *testing.T) {
 	runtime, _ := place(t)
 	started := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	s := &session{status: Status{PID: os.Getpid(), Session: "s", Started: started, Level: explain.LevelStreamed,
-		Incidents: []explain.Incident{{Time: started, Kind: explain.IncidentSmaller, Text: "less"}}}}
+	s := &session{status: Status{PID: os.Getpid(), Session: "s", Started: started, Level: cam.LevelStreamed,
+		Events: []cam.Event{{Time: started, Kind: cam.EventSmaller, Text: "less"}}}}
 	s.order = func(_ context.Context, o policy.Order) (policy.Outcome, error) {
 		if o.Operation == policy.Restart {
 			return policy.Outcome{}, errors.New("not now")
@@ -82,7 +82,7 @@ func TestAsk(t *testing.T) {
 		t.Fatal(err)
 	}
 	status, err := c.Status(t.Context())
-	if err != nil || status.Session != "s" || !status.Started.Equal(started) || len(status.Incidents) != 1 || status.Level != explain.LevelStreamed {
+	if err != nil || status.Session != "s" || !status.Started.Equal(started) || len(status.Events) != 1 || status.Level != cam.LevelStreamed {
 		t.Errorf("status %+v, %v", status, err)
 	}
 	out, err := c.Order(t.Context(), policy.Order{Operation: policy.Release, For: 3 * time.Second})

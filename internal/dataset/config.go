@@ -10,7 +10,6 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/bytesize"
-	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/input"
 )
 
@@ -119,7 +118,7 @@ func Defaults() *Config {
 		Data: Data{
 			Split: "auto", SplitRatio: []float64{0.6, 0.2, 0.2}, Dataset: "val",
 		},
-		Explain: Explain{Methods: []string{explain.DefaultMethod}, NSamples: explain.DefaultNSamples, NoiseLevel: explain.DefaultNoiseLevel,
+		Explain: Explain{Methods: []string{cam.DefaultMethod}, NSamples: cam.DefaultNSamples, NoiseLevel: cam.DefaultNoiseLevel,
 			Device: "auto", Precision: "fp32"},
 		Memory: Memory{Policy: "exact", Wait: 10 * time.Second, Shuttle: "never", PassTimeout: 5 * time.Minute, Worker: true, UserSignals: UserSignalsAuto},
 		Output: Output{Dir: "CAMVis", Formats: []string{"nifti", "tiff", "png"}, OverlayAlpha: 0.4},
@@ -229,9 +228,9 @@ func (c *Config) Validate() error {
 }
 
 // request returns the request that Explain makes of each volume.
-func (c *Config) request() explain.Request {
+func (c *Config) request() cam.Request {
 	methods, _ := c.Methods() // a name that is not known is told by its own check
-	return explain.Request{Methods: methods, Convention: c.Explain.Conventions, NSamples: c.Explain.NSamples,
+	return cam.Request{Methods: methods, Convention: c.Explain.Conventions, NSamples: c.Explain.NSamples,
 		NoiseLevel: c.Explain.NoiseLevel, Seed: c.Explain.Seed}
 }
 
@@ -240,28 +239,28 @@ func (c *Config) Methods() ([]string, error) { return cam.Expand(strings.Join(c.
 
 // Target resolves Model.TargetClass for a model of n classes: the class to ask for, or all of them. ClassTrue gets its
 // index from each sample.
-func (c *Config) Target(n int) (class explain.Class, all bool, err error) {
+func (c *Config) Target(n int) (class cam.Class, all bool, err error) {
 	switch text := c.Model.TargetClass; text {
 	case "predicted", "":
-		return explain.Class{Kind: explain.ClassPredicted}, false, nil
+		return cam.Class{Kind: cam.ClassPredicted}, false, nil
 	case "true":
-		return explain.Class{Kind: explain.ClassTrue}, false, nil
+		return cam.Class{Kind: cam.ClassTrue}, false, nil
 	case "all":
-		return explain.Class{}, true, nil
+		return cam.Class{}, true, nil
 	default:
 		if i, err := strconv.Atoi(text); err == nil {
 			if i < 0 || i >= n {
-				return explain.Class{}, false, fmt.Errorf("class %d is out of range: the model has classes 0 to %d", i, n-1)
+				return cam.Class{}, false, fmt.Errorf("class %d is out of range: the model has classes 0 to %d", i, n-1)
 			}
-			return explain.Class{Kind: explain.ClassIndex, Index: i}, false, nil
+			return cam.Class{Kind: cam.ClassIndex, Index: i}, false, nil
 		}
 		for i, name := range c.Model.Classes {
 			if strings.EqualFold(name, text) || snake(name) == snake(text) {
-				return explain.Class{Kind: explain.ClassIndex, Index: i}, false, nil
+				return cam.Class{Kind: cam.ClassIndex, Index: i}, false, nil
 			}
 		}
 		choices := append([]string{"predicted", "true", "all", "an index"}, c.Model.Classes...)
-		return explain.Class{}, false, fmt.Errorf("no class is called %q; choose one of: %s", text, strings.Join(choices, ", "))
+		return cam.Class{}, false, fmt.Errorf("no class is called %q; choose one of: %s", text, strings.Join(choices, ", "))
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/cam"
 )
 
 func TestEveryKeyArrives(t *testing.T) {
@@ -166,9 +166,9 @@ func TestOriginalConfiguration(t *testing.T) {
 func TestTarget(t *testing.T) {
 	c := Defaults()
 	c.Model.Classes = []string{"Normal", "Early AMD"}
-	for text, want := range map[string]explain.Class{
-		"predicted": {Kind: explain.ClassPredicted}, "true": {Kind: explain.ClassTrue},
-		"1": {Kind: explain.ClassIndex, Index: 1}, "early_amd": {Kind: explain.ClassIndex, Index: 1},
+	for text, want := range map[string]cam.Class{
+		"predicted": {Kind: cam.ClassPredicted}, "true": {Kind: cam.ClassTrue},
+		"1": {Kind: cam.ClassIndex, Index: 1}, "early_amd": {Kind: cam.ClassIndex, Index: 1},
 	} {
 		c.Model.TargetClass = text
 		if got, all, err := c.Target(2); got != want || all || err != nil {

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/phantom"
@@ -43,7 +44,7 @@ func TestModelClassifiesAndPoints(t *testing.T) {
 		for i := range v.Data {
 			v.Data[i] /= 255
 		}
-		r, err := model.Explain(t.Context(), v, explain.Request{Methods: []string{"gradcam"}, SampleID: c.ID})
+		r, err := model.Explain(t.Context(), v, cam.Request{Methods: []string{"gradcam"}, SampleID: c.ID})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -57,7 +58,7 @@ func TestModelClassifiesAndPoints(t *testing.T) {
 			continue
 		}
 		m := r.Methods[0]
-		if m.Status != explain.StatusOK || m.HeatDims != p.Dims {
+		if m.Status != cam.StatusOK || m.HeatDims != p.Dims {
 			t.Fatalf("%s: %s %s, size %v", c.ID, m.Status, m.Reason, m.HeatDims)
 		}
 		lesions++

@@ -93,7 +93,7 @@ func (e *SkippedError) Error() string {
 func (e *SkippedError) Unwrap() error { return e.Err }
 
 // Status is that of a volume with this error.
-func (*SkippedError) Status() explain.Status { return explain.StatusSkipped }
+func (*SkippedError) Status() cam.Status { return cam.StatusSkipped }
 
 // errShare says that a budget is no size.
 var errShare = errors.New("a share")
@@ -157,11 +157,11 @@ type Engine struct {
 
 	// Who explains a volume, or changes the seats, holds an element of turn.
 	turn   chan struct{}
-	opened bool                 // Open has succeeded
-	tried  time.Time            // when the device was last tried in vain; with the turn
-	short  *explain.MemoryError // what the device lacked then, if it is known; with the turn
-	lost   error                // why this process gets the device no more; with the turn
-	untold []explain.Incident   // of opening, for the first volume's record; with the turn
+	opened bool             // Open has succeeded
+	tried  time.Time        // when the device was last tried in vain; with the turn
+	short  *cam.MemoryError // what the device lacked then, if it is known; with the turn
+	lost   error            // why this process gets the device no more; with the turn
+	untold []cam.Event      // of opening, for the first volume's record; with the turn
 
 	mu              sync.Mutex
 	seat            *seat          // on the device that was asked for; nil while there is none
@@ -172,7 +172,7 @@ type Engine struct {
 	orders          []*order       // that want the turn
 	stop            context.CancelCauseFunc
 	state           string
-	info            explain.Info
+	info            cam.Info
 	warnings, notes []string
 }
 
@@ -220,7 +220,7 @@ func (e *Engine) openWaiting(ctx context.Context, w *task) (*seat, error) {
 		if err == nil {
 			return s, nil
 		}
-		if short := (*explain.MemoryError)(nil); !errors.As(err, &short) {
+		if short := (*cam.MemoryError)(nil); !errors.As(err, &short) {
 			return nil, err
 		}
 		if err := e.recover(ctx, s, w, err); err != nil {
@@ -233,7 +233,7 @@ func (e *Engine) openWaiting(ctx context.Context, w *task) (*seat, error) {
 }
 
 // Info implements explain.Explainer.
-func (e *Engine) Info() explain.Info {
+func (e *Engine) Info() cam.Info {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.info
@@ -279,7 +279,7 @@ func (e *Engine) Bind(ctx context.Context, shape [4]int) error {
 func (e *Engine) Prepare(ctx context.Context, methods []string) error {
 	return e.alone(ctx, func(s *seat) error {
 		err := s.model.Prepare(ctx, methods)
-		small := (*explain.BudgetError)(nil)
+		small := (*cam.BudgetError)(nil)
 		if errors.As(err, &small) && e.lowers(s, small) {
 			err = s.model.Prepare(ctx, methods)
 		}
@@ -297,9 +297,9 @@ func (e *Engine) Prepare(ctx context.Context, methods []string) error {
 
 // passing reports whether an error says that a device cannot now what it may well be able to do later, or elsewhere.
 func passing(err error) bool {
-	var short *explain.MemoryError
-	var transient *explain.TransientError
-	return errors.As(err, &short) || errors.As(err, &transient) || errors.Is(err, explain.ErrLost)
+	var short *cam.MemoryError
+	var transient *cam.TransientError
+	return errors.As(err, &short) || errors.As(err, &transient) || errors.Is(err, cam.ErrLost)
 }
 
 // alone calls f with the model in use, while no volume is explained or brought ahead.
@@ -321,7 +321,7 @@ func (e *Engine) alone(ctx context.Context, f func(*seat) error) error {
 }
 
 // Begin implements explain.Overlapping. While the device has trouble, the volume waits where the caller has it.
-func (e *Engine) Begin(ctx context.Context, v *volume.Volume, req explain.Request) (explain.Work, error) {
+func (e *Engine) Begin(ctx context.Context, v *volume.Volume, req cam.Request) (explain.Work, error) {
 	req, err := req.Filled()
 	if err != nil {
 		return nil, err
@@ -359,7 +359,7 @@ func (e *Engine) Begin(ctx context.Context, v *volume.Volume, req explain.Reques
 }
 
 // Explain implements explain.Explainer.
-func (e *Engine) Explain(ctx context.Context, v *volume.Volume, req explain.Request) (*explain.Result, error) {
+func (e *Engine) Explain(ctx context.Context, v *volume.Volume, req cam.Request) (*cam.Result, error) {
 	return explain.One(ctx, e, v, req)
 }
 

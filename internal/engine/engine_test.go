@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/volume"
@@ -27,9 +28,9 @@ type disturbance struct {
 	set       func(w *world)
 	policy    func(p *policy.Policy)
 	options   func(o *Options)
-	incidents []explain.IncidentKind
-	level     explain.Level // of the result
-	draws     int           // if fewer
+	incidents []cam.EventKind
+	level     cam.Level // of the result
+	draws     int       // if fewer
 	skipped   bool
 	fails     func(error) bool
 	took      time.Duration // at least, and less than a second more
@@ -37,12 +38,12 @@ type disturbance struct {
 }
 
 const (
-	waited    = explain.IncidentWaited
-	cpu       = explain.IncidentCPU
-	restarted = explain.IncidentRestart
-	resumed   = explain.IncidentResumed
-	fewer     = explain.IncidentFewer
-	skips     = explain.IncidentSkipped
+	waited    = cam.EventWaited
+	cpu       = cam.EventCPU
+	restarted = cam.EventRestart
+	resumed   = cam.EventResumed
+	fewer     = cam.EventFewer
+	skips     = cam.EventSkipped
 )
 
 // at makes an error before a draw, the first times that a device comes there.
@@ -68,10 +69,10 @@ func (w *world) later(after time.Duration, others int) {
 }
 
 // errTransient is what a model gives up with when its device fails again and again.
-var errTransient = &explain.TransientError{Err: errors.New("cuDNN")}
+var errTransient = &cam.TransientError{Err: errors.New("cuDNN")}
 
 func isTransient(err error) bool {
-	var transient *explain.TransientError
+	var transient *cam.TransientError
 	return errors.As(err, &transient)
 }
 
@@ -87,58 +88,58 @@ func (w *world) failForGood() {
 }
 
 var disturbances = []disturbance{
-	{name: "none", set: func(*world) {}, level: explain.LevelStreamed, opened: "cuda"},
-	{name: "short for a while", level: explain.LevelStreamed, incidents: []explain.IncidentKind{waited}, opened: "cuda",
+	{name: "none", set: func(*world) {}, level: cam.LevelStreamed, opened: "cuda"},
+	{name: "short for a while", level: cam.LevelStreamed, incidents: []cam.EventKind{waited}, opened: "cuda",
 		set: func(w *world) { w.set(79 * gib); w.later(time.Second, 0) }, took: time.Second},
-	{name: "short", level: explain.LevelCPU, incidents: []explain.IncidentKind{waited, cpu}, opened: "cuda cpu", took: 10 * time.Second,
+	{name: "short", level: cam.LevelCPU, incidents: []cam.EventKind{waited, cpu}, opened: "cuda cpu", took: 10 * time.Second,
 		set: func(w *world) { w.set(79 * gib) }},
-	{name: "short in the midst", level: explain.LevelCPU, incidents: []explain.IncidentKind{waited, cpu, resumed}, opened: "cuda cpu", took: 10 * time.Second,
+	{name: "short in the midst", level: cam.LevelCPU, incidents: []cam.EventKind{waited, cpu, resumed}, opened: "cuda cpu", took: 10 * time.Second,
 		set: func(w *world) {
 			w.draw = func(_ context.Context, _, _ string, d int) error { w.set(d / 3 * 79 * gib); return nil }
 		}},
-	{name: "short without the processor", incidents: []explain.IncidentKind{waited, skips}, skipped: true, opened: "cuda", took: 10 * time.Second,
+	{name: "short without the processor", incidents: []cam.EventKind{waited, skips}, skipped: true, opened: "cuda", took: 10 * time.Second,
 		set: func(w *world) { w.set(79 * gib) }, policy: func(p *policy.Policy) { p.CPU = false }},
 	{name: "short with nothing allowed", opened: "cuda",
 		set: func(w *world) { w.set(79 * gib) }, policy: func(p *policy.Policy) { *p = policy.Policy{} },
-		fails: func(err error) bool { var m *explain.MemoryError; return errors.As(err, &m) && m.Needs == gib }},
-	{name: "short here and there", incidents: []explain.IncidentKind{waited, cpu, skips}, skipped: true, opened: "cuda cpu", took: 10 * time.Second,
+		fails: func(err error) bool { var m *cam.MemoryError; return errors.As(err, &m) && m.Needs == gib }},
+	{name: "short here and there", incidents: []cam.EventKind{waited, cpu, skips}, skipped: true, opened: "cuda cpu", took: 10 * time.Second,
 		set: func(w *world) { w.set(79 * gib); w.host, w.least = gib, 2*gib }},
-	{name: "little on the host", level: explain.LevelCPU, incidents: []explain.IncidentKind{waited, cpu}, opened: "cuda cpu", took: 10 * time.Second,
+	{name: "little on the host", level: cam.LevelCPU, incidents: []cam.EventKind{waited, cpu}, opened: "cuda cpu", took: 10 * time.Second,
 		set: func(w *world) { w.set(79 * gib); w.host, w.least = 2*gib, 3*gib/2 }},
-	{name: "no room for the context", level: explain.LevelCPU, incidents: []explain.IncidentKind{waited, cpu, cpu}, opened: "cuda*10 cpu",
+	{name: "no room for the context", level: cam.LevelCPU, incidents: []cam.EventKind{waited, cpu, cpu}, opened: "cuda*10 cpu",
 		set: func(w *world) { w.set(80 * gib) }},
-	{name: "no room for the context for a while", level: explain.LevelStreamed, opened: "cuda*5",
+	{name: "no room for the context for a while", level: cam.LevelStreamed, opened: "cuda*5",
 		set: func(w *world) { w.set(80 * gib); w.later(time.Second, 0) }},
-	{name: "less than the share", level: explain.LevelSmallest, opened: "cuda",
+	{name: "less than the share", level: cam.LevelSmallest, opened: "cuda",
 		set: func(w *world) { w.set(78 * gib) }},
-	{name: "lost", level: explain.LevelCPU, incidents: []explain.IncidentKind{cpu, resumed}, opened: "cuda cpu",
-		set: func(w *world) { w.draw = at(3, 1, "cuda", fmt.Errorf("a kernel: %w", explain.ErrLost)) }},
-	{name: "lost without the processor", opened: "cuda", set: func(w *world) { w.draw = at(3, 1, "cuda", explain.ErrLost) },
-		policy: func(p *policy.Policy) { p.CPU = false }, fails: func(err error) bool { return errors.Is(err, explain.ErrLost) }},
-	{name: "lost under a supervisor", opened: "cuda", set: func(w *world) { w.draw = at(3, 1, "cuda", explain.ErrLost) },
-		options: func(o *Options) { o.Supervised = true }, fails: func(err error) bool { return errors.Is(err, explain.ErrLost) }},
-	{name: "failing again and again", level: explain.LevelStreamed, incidents: []explain.IncidentKind{restarted, resumed}, opened: "cuda*2",
+	{name: "lost", level: cam.LevelCPU, incidents: []cam.EventKind{cpu, resumed}, opened: "cuda cpu",
+		set: func(w *world) { w.draw = at(3, 1, "cuda", fmt.Errorf("a kernel: %w", cam.ErrLost)) }},
+	{name: "lost without the processor", opened: "cuda", set: func(w *world) { w.draw = at(3, 1, "cuda", cam.ErrLost) },
+		policy: func(p *policy.Policy) { p.CPU = false }, fails: func(err error) bool { return errors.Is(err, cam.ErrLost) }},
+	{name: "lost under a supervisor", opened: "cuda", set: func(w *world) { w.draw = at(3, 1, "cuda", cam.ErrLost) },
+		options: func(o *Options) { o.Supervised = true }, fails: func(err error) bool { return errors.Is(err, cam.ErrLost) }},
+	{name: "failing again and again", level: cam.LevelStreamed, incidents: []cam.EventKind{restarted, resumed}, opened: "cuda*2",
 		set: func(w *world) { w.draw = at(3, 1, "cuda", errTransient) }},
-	{name: "failing in a new context", level: explain.LevelCPU, incidents: []explain.IncidentKind{restarted, resumed, cpu, resumed}, opened: "cuda*2 cpu",
+	{name: "failing in a new context", level: cam.LevelCPU, incidents: []cam.EventKind{restarted, resumed, cpu, resumed}, opened: "cuda*2 cpu",
 		set: func(w *world) { w.draw = at(3, 2, "cuda", errTransient) }},
-	{name: "failing, then lost", level: explain.LevelCPU, incidents: []explain.IncidentKind{restarted, resumed, cpu, resumed}, opened: "cuda*2 cpu",
+	{name: "failing, then lost", level: cam.LevelCPU, incidents: []cam.EventKind{restarted, resumed, cpu, resumed}, opened: "cuda*2 cpu",
 		set: func(w *world) {
 			failing := at(3, 1, "cuda", errTransient)
-			lost := at(4, 1, "cuda", explain.ErrLost)
+			lost := at(4, 1, "cuda", cam.ErrLost)
 			w.draw = func(ctx context.Context, on, id string, d int) error {
 				return errors.Join(failing(ctx, on, id, d), lost(ctx, on, id, d))
 			}
 		}},
-	{name: "failing without the processor", incidents: []explain.IncidentKind{restarted, resumed}, opened: "cuda*2",
+	{name: "failing without the processor", incidents: []cam.EventKind{restarted, resumed}, opened: "cuda*2",
 		set: func(w *world) { w.draw = at(3, 2, "cuda", errTransient) }, policy: func(p *policy.Policy) { p.CPU = false }, fails: isTransient},
-	{name: "failing under a supervisor", incidents: []explain.IncidentKind{restarted, resumed}, opened: "cuda*2",
+	{name: "failing under a supervisor", incidents: []cam.EventKind{restarted, resumed}, opened: "cuda*2",
 		set: func(w *world) { w.draw = at(3, 2, "cuda", errTransient) }, options: func(o *Options) { o.Supervised = true }, fails: isTransient},
-	{name: "no new context", level: explain.LevelCPU, incidents: []explain.IncidentKind{cpu, resumed}, opened: "cuda*2 cpu", set: (*world).failForGood},
+	{name: "no new context", level: cam.LevelCPU, incidents: []cam.EventKind{cpu, resumed}, opened: "cuda*2 cpu", set: (*world).failForGood},
 	{name: "no new context under a supervisor", opened: "cuda*2", options: func(o *Options) { o.Supervised = true }, set: (*world).failForGood,
 		fails: func(err error) bool {
-			return errors.Is(err, explain.ErrLost) && strings.Contains(err.Error(), "the driver is gone")
+			return errors.Is(err, cam.ErrLost) && strings.Contains(err.Error(), "the driver is gone")
 		}},
-	{name: "failing, and its memory taken", level: explain.LevelStreamed, incidents: []explain.IncidentKind{restarted, resumed, waited}, opened: "cuda*6",
+	{name: "failing, and its memory taken", level: cam.LevelStreamed, incidents: []cam.EventKind{restarted, resumed, waited}, opened: "cuda*6",
 		took: time.Second,
 		set: func(w *world) {
 			fail := at(3, 1, "cuda", errTransient)
@@ -154,17 +155,17 @@ var disturbances = []disturbance{
 	{name: "a fault", opened: "cuda", set: func(w *world) { w.draw = at(3, 1, "cuda", errors.New("a bug")) },
 		fails: func(err error) bool { return err.Error() == "a bug" }},
 	{name: "a size that is too small", opened: "cuda", set: func(*world) {}, options: func(o *Options) { o.Budget = "1MiB" },
-		fails: func(err error) bool { var b *explain.BudgetError; return errors.As(err, &b) }},
-	{name: "fewer draws", level: explain.LevelCPU, incidents: []explain.IncidentKind{waited, cpu, fewer}, draws: 5, opened: "cuda cpu",
+		fails: func(err error) bool { var b *cam.BudgetError; return errors.As(err, &b) }},
+	{name: "fewer draws", level: cam.LevelCPU, incidents: []cam.EventKind{waited, cpu, fewer}, draws: 5, opened: "cuda cpu",
 		took: 10 * time.Second, set: func(w *world) { w.set(79 * gib) }, policy: func(p *policy.Policy) { p.Fewer = true }},
-	{name: "as many draws as there are", level: explain.LevelCPU, incidents: []explain.IncidentKind{cpu, fewer, resumed}, draws: 5,
-		opened: "cuda cpu", set: func(w *world) { w.draw = at(5, 1, "cuda", explain.ErrLost) }, policy: func(p *policy.Policy) { p.Fewer = true }},
-	{name: "the original's draws", level: explain.LevelStreamed, incidents: []explain.IncidentKind{fewer}, draws: 5, opened: "cuda",
+	{name: "as many draws as there are", level: cam.LevelCPU, incidents: []cam.EventKind{cpu, fewer, resumed}, draws: 5,
+		opened: "cuda cpu", set: func(w *world) { w.draw = at(5, 1, "cuda", cam.ErrLost) }, policy: func(p *policy.Policy) { p.Fewer = true }},
+	{name: "the original's draws", level: cam.LevelStreamed, incidents: []cam.EventKind{fewer}, draws: 5, opened: "cuda",
 		set: func(w *world) { w.set(79 * gib); w.needs = gib / 4 }, policy: func(p *policy.Policy) { p.Original = true }},
-	{name: "the original's memory", skipped: true, incidents: []explain.IncidentKind{skips}, opened: "cuda",
+	{name: "the original's memory", skipped: true, incidents: []cam.EventKind{skips}, opened: "cuda",
 		set: func(w *world) { w.set(79*gib + gib/4); w.needs = gib / 8 }, policy: func(p *policy.Policy) { p.Original = true }},
-	{name: "the processor", level: explain.LevelWhole, opened: "cpu", set: func(*world) {}, options: func(o *Options) { o.Device = "cpu" }},
-	{name: "no GPU", level: explain.LevelWhole, opened: "cuda auto", options: func(o *Options) { o.Device = "auto" },
+	{name: "the processor", level: cam.LevelWhole, opened: "cpu", set: func(*world) {}, options: func(o *Options) { o.Device = "cpu" }},
+	{name: "no GPU", level: cam.LevelWhole, opened: "cuda auto", options: func(o *Options) { o.Device = "auto" },
 		set: func(w *world) {
 			w.broken = func(name string) error {
 				if name == "cuda" {
@@ -173,7 +174,7 @@ var disturbances = []disturbance{
 				return nil
 			}
 		}},
-	{name: "a GPU by itself", level: explain.LevelStreamed, opened: "cuda", set: func(*world) {}, options: func(o *Options) { o.Device = "auto" }},
+	{name: "a GPU by itself", level: cam.LevelStreamed, opened: "cuda", set: func(*world) {}, options: func(o *Options) { o.Device = "auto" }},
 }
 
 func count(names []string) string {
@@ -212,9 +213,9 @@ func TestGoesOn(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				var heard []explain.Incident
+				var heard []cam.Event
 				req := request("x", draws)
-				req.Incident = func(i explain.Incident) { heard = append(heard, i) }
+				req.OnEvent = func(i cam.Event) { heard = append(heard, i) }
 				began := time.Now()
 				r, err := e.Explain(t.Context(), volume.New(1, 2, 2, 2), req)
 				if took := time.Since(began); took < c.took || took > c.took+time.Second {
@@ -233,7 +234,7 @@ func TestGoesOn(t *testing.T) {
 	}
 }
 
-func (c *disturbance) check(t *testing.T, w *world, r *explain.Result, err error, heard []explain.Incident) {
+func (c *disturbance) check(t *testing.T, w *world, r *cam.Result, err error, heard []cam.Event) {
 	t.Helper()
 	if got := kinds(heard); !slices.Equal(got, c.incidents) {
 		t.Errorf("incidents %v, not %v: %v", got, c.incidents, heard)
@@ -241,7 +242,7 @@ func (c *disturbance) check(t *testing.T, w *world, r *explain.Result, err error
 	var skipped *SkippedError
 	switch {
 	case c.skipped:
-		if !errors.As(err, &skipped) || skipped.Status() != explain.StatusSkipped {
+		if !errors.As(err, &skipped) || skipped.Status() != cam.StatusSkipped {
 			t.Errorf("the error is %v, not that the volume was skipped", err)
 		}
 		return
@@ -253,8 +254,8 @@ func (c *disturbance) check(t *testing.T, w *world, r *explain.Result, err error
 	case err != nil:
 		t.Fatal(err)
 	}
-	if r.Execution.Level != c.level || !slices.Equal(kinds(r.Execution.Incidents), c.incidents) {
-		t.Errorf("the level is %q, not %q; the incidents are %v", r.Execution.Level, c.level, r.Execution.Incidents)
+	if r.Execution.Level != c.level || !slices.Equal(kinds(r.Execution.Events), c.incidents) {
+		t.Errorf("the level is %q, not %q; the incidents are %v", r.Execution.Level, c.level, r.Execution.Events)
 	}
 	n, total := draws, 0
 	if c.draws > 0 {
@@ -267,9 +268,9 @@ func (c *disturbance) check(t *testing.T, w *world, r *explain.Result, err error
 		t.Errorf("%d draws were taken for %d: %v", total, n, w.done)
 	}
 	for i, m := range r.Methods {
-		status, reason := explain.StatusOK, ""
+		status, reason := cam.StatusOK, ""
 		if i == 1 && n < draws {
-			status, reason = explain.StatusDegraded, fmt.Sprintf("%d draws instead of %d: ", n, draws)
+			status, reason = cam.StatusDegraded, fmt.Sprintf("%d draws instead of %d: ", n, draws)
 		}
 		if want := float32(n*(n+1)) / 2; m.Map[0] != want || m.Status != status || !strings.HasPrefix(m.Reason, reason) {
 			t.Errorf("%s: the map is %g, not %g, with status %s %s", m.Method, m.Map[0], want, m.Status, m.Reason)
@@ -278,7 +279,7 @@ func (c *disturbance) check(t *testing.T, w *world, r *explain.Result, err error
 }
 
 // explainAll explains volumes as a session does: one is begun while another is explained, and results are taken later.
-func explainAll(t *testing.T, e *Engine, n int) (results []*explain.Result, errs []error) {
+func explainAll(t *testing.T, e *Engine, n int) (results []*cam.Result, errs []error) {
 	t.Helper()
 	begun, computed := make(chan explain.Work), make(chan explain.Work)
 	var done sync.WaitGroup
@@ -343,7 +344,7 @@ func TestOverlap(t *testing.T) {
 	}{
 		"undisturbed": {func(*world) {}, "streamed streamed streamed streamed"},
 		"failing":     {func(w *world) { w.draw = at(2, 1, "cuda", errTransient) }, "streamed streamed streamed streamed"},
-		"lost":        {func(w *world) { w.draw = at(2, 1, "cuda", explain.ErrLost) }, "cpu cpu cpu cpu"},
+		"lost":        {func(w *world) { w.draw = at(2, 1, "cuda", cam.ErrLost) }, "cpu cpu cpu cpu"},
 		"short for the first": {func(w *world) {
 			w.draw = func(_ context.Context, on, id string, d int) error {
 				if on == "cuda" && id == "0" {
@@ -358,7 +359,7 @@ func TestOverlap(t *testing.T) {
 			var once sync.Once
 			w.result = func(id string) (err error) {
 				if id == "1" {
-					once.Do(func() { err = explain.ErrLost })
+					once.Do(func() { err = cam.ErrLost })
 				}
 				return err
 			}
@@ -432,7 +433,7 @@ func TestReturnsToTheDevice(t *testing.T) {
 		w := newWorld(t)
 		w.set(79 * gib)
 		e := openIn(t, w, Options{})
-		ask := func(want explain.Level, within time.Duration) {
+		ask := func(want cam.Level, within time.Duration) {
 			t.Helper()
 			began := time.Now()
 			r, err := e.Explain(t.Context(), volume.New(1, 2, 2, 2), request("x", draws))
@@ -440,35 +441,35 @@ func TestReturnsToTheDevice(t *testing.T) {
 				t.Fatal(err)
 			}
 			if r.Execution.Level != want || time.Since(began) > within {
-				t.Errorf("the level is %s, not %s, after %v: %v", r.Execution.Level, want, time.Since(began), r.Execution.Incidents)
+				t.Errorf("the level is %s, not %s, after %v: %v", r.Execution.Level, want, time.Since(began), r.Execution.Events)
 			}
 		}
-		ask(explain.LevelCPU, 11*time.Second)
-		ask(explain.LevelCPU, 0)
+		ask(cam.LevelCPU, 11*time.Second)
+		ask(cam.LevelCPU, 0)
 		w.set(0)
-		ask(explain.LevelStreamed, 0)
+		ask(cam.LevelStreamed, 0)
 		if w.open["cpu"] != 0 {
 			t.Error("the model on the processor still takes memory")
 		}
 		// Without a context what is free is not known: it is tried at times.
 		w.draw = at(2, 2, "cuda", errTransient)
-		ask(explain.LevelCPU, 0)
+		ask(cam.LevelCPU, 0)
 		w.set(80 * gib)
-		ask(explain.LevelCPU, 0)
+		ask(cam.LevelCPU, 0)
 		tried := len(w.openedDevices())
 		time.Sleep(retry)
-		ask(explain.LevelCPU, 0)
+		ask(cam.LevelCPU, 0)
 		if now := len(w.openedDevices()); now != tried+1 {
 			t.Errorf("the device was tried %d times", now-tried)
 		}
 		w.set(0)
-		ask(explain.LevelCPU, 0)
+		ask(cam.LevelCPU, 0)
 		time.Sleep(retry)
 		w.broken = func(name string) error { return errors.New("the driver is being updated") }
-		ask(explain.LevelCPU, 0)
+		ask(cam.LevelCPU, 0)
 		time.Sleep(retry)
 		w.broken = nil
-		ask(explain.LevelStreamed, 0)
+		ask(cam.LevelStreamed, 0)
 	})
 }
 
@@ -478,7 +479,7 @@ func TestOpen(t *testing.T) {
 		w := newWorld(t)
 		w.set(80 * gib)
 		_, err := open(t.Context(), Options{Device: "cuda", Policy: policy.Policy{Wait: time.Second, Skip: true}}, w.parts())
-		if short := (*explain.MemoryError)(nil); !errors.As(err, &short) || errors.As(err, new(*SkippedError)) || !errors.Is(err, errNoRoom) {
+		if short := (*cam.MemoryError)(nil); !errors.As(err, &short) || errors.As(err, new(*SkippedError)) || !errors.Is(err, errNoRoom) {
 			t.Errorf("the error is %v", err)
 		}
 		e := openIn(t, w, Options{})
@@ -505,7 +506,7 @@ func TestOpen(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := r.Execution.Incidents; len(got) != want || want > 0 && got[0].Kind != explain.IncidentFailed {
+			if got := r.Execution.Events; len(got) != want || want > 0 && got[0].Kind != cam.EventFailed {
 				t.Errorf("the incidents are %v, not %d failures", got, want)
 			}
 		}

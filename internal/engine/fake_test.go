@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/explain"
@@ -123,7 +124,7 @@ func (g *fakeGPU) Usage() (backend.Usage, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if g.lost {
-		return backend.Usage{}, explain.ErrLost
+		return backend.Usage{}, cam.ErrLost
 	}
 	free := w.total - w.others - w.context - g.took
 	return backend.Usage{Total: w.total, Free: free, Reserved: g.took, Allocated: g.took, Largest: free, Overhead: w.context}, nil
@@ -145,8 +146,8 @@ type fakeModel struct {
 	closed  bool
 }
 
-func (m *fakeModel) Info() explain.Info {
-	return explain.Info{Path: "m.onnx", Classes: 2, TargetLayer: "layer"}
+func (m *fakeModel) Info() cam.Info {
+	return cam.Info{Path: "m.onnx", Classes: 2, TargetLayer: "layer"}
 }
 func (m *fakeModel) Bind(_ context.Context, _ [4]int) error { return nil }
 func (m *fakeModel) Prepare(context.Context, []string) error {
@@ -169,7 +170,7 @@ func (m *fakeModel) Close() error {
 func (m *fakeModel) Trim(int) (int, error) { return 0, nil }
 
 func (m *fakeModel) State() explain.State {
-	return explain.State{Level: explain.LevelStreamed, Arena: 1}
+	return explain.State{Level: cam.LevelStreamed, Arena: 1}
 }
 
 // Release gives the memory back between two draws, and takes the least again.
@@ -185,33 +186,33 @@ func (m *fakeModel) Release(_ context.Context, meanwhile func() error) error {
 }
 
 // fit takes memory within what is allowed.
-func (m *fakeModel) fit() (explain.Level, error) {
+func (m *fakeModel) fit() (cam.Level, error) {
 	w := m.world
 	if m.gpu == nil {
 		b := m.options.Allow(backend.Usage{})
 		if b.Smallest {
-			return explain.LevelSmallest, nil
+			return cam.LevelSmallest, nil
 		}
 		if b.Bytes > 0 && b.Bytes < w.least {
-			return "", &explain.BudgetError{Budget: b.Bytes, Smallest: w.least}
+			return "", &cam.BudgetError{Budget: b.Bytes, Smallest: w.least}
 		}
-		return explain.LevelWhole, nil
+		return cam.LevelWhole, nil
 	}
 	u, err := m.gpu.Usage()
 	if err != nil {
 		return "", err
 	}
 	b := m.options.Allow(u)
-	level := explain.LevelStreamed
+	level := cam.LevelStreamed
 	if b.Smallest {
-		b.Bytes, level = w.needs, explain.LevelSmallest
+		b.Bytes, level = w.needs, cam.LevelSmallest
 	}
 	if b.Bytes < w.needs {
-		small := &explain.BudgetError{Budget: b.Bytes, Smallest: w.needs}
-		return "", &explain.MemoryError{Needs: w.needs, Free: b.Bytes, Err: small}
+		small := &cam.BudgetError{Budget: b.Bytes, Smallest: w.needs}
+		return "", &cam.MemoryError{Needs: w.needs, Free: b.Bytes, Err: small}
 	}
 	if u.Available() < w.needs {
-		return "", &explain.MemoryError{Needs: w.needs, Free: u.Available(), Err: errors.New("refused")}
+		return "", &cam.MemoryError{Needs: w.needs, Free: u.Available(), Err: errors.New("refused")}
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -221,13 +222,13 @@ func (m *fakeModel) fit() (explain.Level, error) {
 
 type fakeWork struct {
 	model  *fakeModel
-	req    explain.Request
+	req    cam.Request
 	leave  sync.Once
 	ctx    context.Context // which Result would go on with
-	result *explain.Result
+	result *cam.Result
 }
 
-func (m *fakeModel) Begin(ctx context.Context, v *volume.Volume, req explain.Request) (explain.Work, error) {
+func (m *fakeModel) Begin(ctx context.Context, v *volume.Volume, req cam.Request) (explain.Work, error) {
 	if err := v.CheckFinite(); err != nil {
 		return nil, err
 	}
@@ -242,7 +243,7 @@ func (m *fakeModel) Begin(ctx context.Context, v *volume.Volume, req explain.Req
 	return &fakeWork{model: m, req: req}, nil
 }
 
-func (m *fakeModel) Explain(context.Context, *volume.Volume, explain.Request) (*explain.Result, error) {
+func (m *fakeModel) Explain(context.Context, *volume.Volume, cam.Request) (*cam.Result, error) {
 	panic("an engine begins")
 }
 
@@ -262,7 +263,7 @@ func (f *fakeWork) Compute(ctx context.Context) error {
 	if c := f.req.Checkpoint; c != nil {
 		if state, draws := c.Latest("k"); draws > 0 {
 			sum, from = state[0], draws
-			f.req.Incident(explain.Incident{Kind: explain.IncidentResumed})
+			f.req.OnEvent(cam.Event{Kind: cam.EventResumed})
 		}
 	}
 	for d := from; d < f.req.NSamples; d++ {
@@ -277,7 +278,7 @@ func (f *fakeWork) Compute(ctx context.Context) error {
 		}
 		if w.draw != nil {
 			if err := w.draw(ctx, m.on, f.req.SampleID, d); err != nil {
-				if m.gpu != nil && errors.Is(err, explain.ErrLost) {
+				if m.gpu != nil && errors.Is(err, cam.ErrLost) {
 					w.mu.Lock()
 					m.gpu.lost = true
 					w.mu.Unlock()
@@ -298,14 +299,14 @@ func (f *fakeWork) Compute(ctx context.Context) error {
 			}
 		}
 	}
-	f.result = &explain.Result{Execution: explain.Execution{Device: m.on, Level: level}}
+	f.result = &cam.Result{Execution: cam.Execution{Device: m.on, Level: level}}
 	for _, name := range f.req.Methods {
-		f.result.Methods = append(f.result.Methods, explain.MethodResult{Method: name, Status: explain.StatusOK, Map: []float32{sum}})
+		f.result.Methods = append(f.result.Methods, cam.MethodResult{Method: name, Status: cam.StatusOK, Map: []float32{sum}})
 	}
 	return nil
 }
 
-func (f *fakeWork) Result() (*explain.Result, error) {
+func (f *fakeWork) Result() (*cam.Result, error) {
 	if err := f.ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -318,11 +319,11 @@ func (f *fakeWork) Result() (*explain.Result, error) {
 }
 
 // request asks for methods, of which smoothgrad draws.
-func request(id string, draws int) explain.Request {
-	return explain.Request{Methods: []string{"gradcam", "smoothgrad"}, NSamples: draws, NoiseLevel: 0.1, SampleID: id}
+func request(id string, draws int) cam.Request {
+	return cam.Request{Methods: []string{"gradcam", "smoothgrad"}, NSamples: draws, NoiseLevel: 0.1, SampleID: id}
 }
 
-func kinds(incidents []explain.Incident) (k []explain.IncidentKind) {
+func kinds(incidents []cam.Event) (k []cam.EventKind) {
 	for _, i := range incidents {
 		k = append(k, i.Kind)
 	}

@@ -7,8 +7,8 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/bytesize"
-	"github.com/voxcam/voxcam/internal/explain"
 )
 
 // Pauses between looks at what is free: each twice as long as the one before.
@@ -29,7 +29,7 @@ func (e *Engine) climb(ctx context.Context, w *work) error {
 	e.untold = nil
 	for {
 		if e.serve() {
-			w.tell(explain.IncidentRestart, "the context was made anew, as asked")
+			w.tell(cam.EventRestart, "the context was made anew, as asked")
 		}
 		s, err := e.place(ctx, &w.task)
 		if err == nil {
@@ -128,8 +128,8 @@ func (e *Engine) succeeded(s *seat) {
 // is no device.
 func (e *Engine) recover(ctx context.Context, s *seat, t *task, err error) error {
 	var skipped *SkippedError
-	var short *explain.MemoryError
-	var small *explain.BudgetError
+	var short *cam.MemoryError
+	var small *cam.BudgetError
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
@@ -150,7 +150,7 @@ func (e *Engine) recover(ctx context.Context, s *seat, t *task, err error) error
 		return small
 	case errors.As(err, &small), errors.As(err, &short):
 		if short == nil {
-			short = &explain.MemoryError{Needs: small.Smallest, Free: small.Budget, Err: small}
+			short = &cam.MemoryError{Needs: small.Smallest, Free: small.Budget, Err: small}
 		}
 		if host {
 			return e.giveUp(t, err)
@@ -169,7 +169,7 @@ func (e *Engine) recover(ctx context.Context, s *seat, t *task, err error) error
 
 // lowers reports whether another try takes the least that works, because the budget turned out too small: auto and shares are no reason to
 // do without a device, or a host, that has enough.
-func (e *Engine) lowers(s *seat, small *explain.BudgetError) bool {
+func (e *Engine) lowers(s *seat, small *cam.BudgetError) bool {
 	if e.refuses(small) {
 		return false
 	}
@@ -186,7 +186,7 @@ func (e *Engine) lowers(s *seat, small *explain.BudgetError) bool {
 }
 
 // refuses reports whether the budget is a size in which nothing can be done, however much is free.
-func (e *Engine) refuses(small *explain.BudgetError) bool {
+func (e *Engine) refuses(small *cam.BudgetError) bool {
 	return e.size > 0 && e.size < small.Smallest
 }
 
@@ -197,7 +197,7 @@ func (e *Engine) isSpare(s *seat) bool {
 }
 
 // wait waits for other programs to leave memory, and reports whether to try again.
-func (e *Engine) wait(ctx context.Context, s *seat, t *task, short *explain.MemoryError) (again bool, err error) {
+func (e *Engine) wait(ctx context.Context, s *seat, t *task, short *cam.MemoryError) (again bool, err error) {
 	if e.onProcessor() { // which goes on meanwhile
 		return false, nil
 	}
@@ -244,7 +244,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 // settle tells that a task waited, and what for.
 func (e *Engine) settle(t *task) {
 	if t.waited > t.told {
-		t.tell(explain.IncidentWaited, "waited %.1f s for other programs to leave memory", (t.waited - t.told).Seconds())
+		t.tell(cam.EventWaited, "waited %.1f s for other programs to leave memory", (t.waited - t.told).Seconds())
 		t.told = t.waited
 	}
 }
@@ -258,7 +258,7 @@ func (e *Engine) onProcessor() bool {
 // anew goes on after a call failed again and again: with a new context once, else on the processor. For a device that is lost this process
 // gets no new context: a supervisor starts another one.
 func (e *Engine) anew(t *task, err error) error {
-	lost := errors.Is(err, explain.ErrLost)
+	lost := errors.Is(err, cam.ErrLost)
 	first := t.failed == nil && !lost
 	if lost && e.seatNow() != nil { // else it did not open, which may be better later
 		e.lost = err
@@ -287,7 +287,7 @@ func (e *Engine) toProcessor(t *task, err error) error {
 		return e.giveUp(t, err)
 	}
 	t.processor = true
-	t.tell(explain.IncidentCPU, "the processor takes the device's place: %s", brief(err))
+	t.tell(cam.EventCPU, "the processor takes the device's place: %s", brief(err))
 	if e.options.Policy.Fewer && t.draws > 0 {
 		free := 0
 		if s := e.seatNow(); s != nil && s.resident != nil {
@@ -308,7 +308,7 @@ func (e *Engine) seatNow() *seat {
 
 // brief is an error without advice.
 func brief(err error) string {
-	short := (*explain.MemoryError)(nil)
+	short := (*cam.MemoryError)(nil)
 	switch {
 	case !errors.As(err, &short):
 		return err.Error()
@@ -324,7 +324,7 @@ func (e *Engine) giveUp(t *task, err error) error {
 	if !e.options.Policy.Skip {
 		return err
 	}
-	t.tell(explain.IncidentSkipped, "%s", brief(err))
+	t.tell(cam.EventSkipped, "%s", brief(err))
 	return &SkippedError{Err: err}
 }
 
@@ -346,7 +346,7 @@ func (e *Engine) sample(t *task, s *seat) error {
 			debug.FreeOSMemory()
 		}
 		if free, err = s.available(); err == nil && e.options.Policy.Skips(free) {
-			return e.giveUp(t, &explain.MemoryError{Free: free, Err: fmt.Errorf("the policy %v begins no volume with so little memory", e.options.Policy)})
+			return e.giveUp(t, &cam.MemoryError{Free: free, Err: fmt.Errorf("the policy %v begins no volume with so little memory", e.options.Policy)})
 		}
 	}
 	if t.draws > 0 {

@@ -10,13 +10,13 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/volume"
 )
 
 // pausing explains a volume in the background, which stops before a draw until go is called.
-func pausing(t *testing.T, w *world, e *Engine) (stopped <-chan struct{}, goOn func(), result func() *explain.Result) {
+func pausing(t *testing.T, w *world, e *Engine) (stopped <-chan struct{}, goOn func(), result func() *cam.Result) {
 	t.Helper()
 	stop, start := make(chan struct{}), make(chan struct{})
 	reached := false
@@ -33,7 +33,7 @@ func pausing(t *testing.T, w *world, e *Engine) (stopped <-chan struct{}, goOn f
 			return context.Cause(ctx)
 		}
 	}
-	done := make(chan *explain.Result, 1)
+	done := make(chan *cam.Result, 1)
 	go func() {
 		r, err := e.Explain(t.Context(), volume.New(1, 2, 2, 2), request("x", draws))
 		if err != nil {
@@ -41,12 +41,12 @@ func pausing(t *testing.T, w *world, e *Engine) (stopped <-chan struct{}, goOn f
 		}
 		done <- r
 	}()
-	return stop, func() { close(start) }, func() *explain.Result { return <-done }
+	return stop, func() { close(start) }, func() *cam.Result { return <-done }
 }
 
-func checkExact(t *testing.T, r *explain.Result) {
+func checkExact(t *testing.T, r *cam.Result) {
 	t.Helper()
-	if r == nil || r.Methods[1].Map[0] != sum || r.Methods[1].Status != explain.StatusOK {
+	if r == nil || r.Methods[1].Map[0] != sum || r.Methods[1].Status != cam.StatusOK {
 		t.Errorf("the result is %+v", r)
 	}
 }
@@ -70,7 +70,7 @@ func TestRelease(t *testing.T) {
 		if st := e.State(); st.Usage.Reserved != w.needs || st.State != StateIdle {
 			t.Errorf("the state is %+v", st)
 		}
-		if r.Execution.Level != explain.LevelStreamed { // the fake says how it began
+		if r.Execution.Level != cam.LevelStreamed { // the fake says how it began
 			t.Errorf("the level is %s", r.Execution.Level)
 		}
 		time.Sleep(time.Minute)
@@ -109,8 +109,8 @@ func TestRestart(t *testing.T) {
 		}
 		r := result()
 		checkExact(t, r)
-		if !slices.ContainsFunc(r.Execution.Incidents, func(i explain.Incident) bool { return i.Kind == explain.IncidentRestart }) {
-			t.Errorf("no incident tells of it: %+v", r.Execution.Incidents)
+		if !slices.ContainsFunc(r.Execution.Events, func(i cam.Event) bool { return i.Kind == cam.EventRestart }) {
+			t.Errorf("no incident tells of it: %+v", r.Execution.Events)
 		}
 		if w.done["cuda"] != draws {
 			t.Errorf("%d draws were taken", w.done["cuda"])
@@ -133,7 +133,7 @@ func TestRestart(t *testing.T) {
 			return nil
 		}
 		r, err = e.Explain(t.Context(), volume.New(1, 2, 2, 2), request("x", draws))
-		if err != nil || r.Execution.Level != explain.LevelCPU {
+		if err != nil || r.Execution.Level != cam.LevelCPU {
 			t.Fatalf("without a driver: %+v, %v", r, err)
 		}
 		w.broken = nil
@@ -175,7 +175,7 @@ func TestRestartWhileWaiting(t *testing.T) {
 			t.Fatalf("%v, %+v, %v", err, out, failed)
 		}
 		checkExact(t, r)
-		if got := count(w.openedDevices()); got != "cuda*2" || r.Execution.Level != explain.LevelStreamed {
+		if got := count(w.openedDevices()); got != "cuda*2" || r.Execution.Level != cam.LevelStreamed {
 			t.Errorf("opened were %s: %v", got, r.Execution)
 		}
 	})
@@ -194,7 +194,7 @@ func TestOrdersOnTheProcessor(t *testing.T) {
 		}
 		if o == policy.Release {
 			r, err := e.Explain(t.Context(), volume.New(1, 2, 2, 2), request("x", draws))
-			if err != nil || r.Execution.Level != explain.LevelSmallest {
+			if err != nil || r.Execution.Level != cam.LevelSmallest {
 				t.Errorf("released: %+v, %v", r, err)
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/device"
@@ -18,7 +19,7 @@ type seat struct {
 	*machine
 	model    model
 	resident backend.Resident // nil on the processor
-	budget   explain.Budget   // on the processor; fixed when it is opened
+	budget   cam.Budget       // on the processor; fixed when it is opened
 	least    int              // bytes that are known to be the least that works; changed while mu is held
 	users    sync.WaitGroup   // who asks something of it without the turn; added to while mu is held
 }
@@ -91,7 +92,7 @@ const opens = 3
 func (e *Engine) openMachine(t *task, name, precision string) (d *machine, err error) {
 	for tries := range opens {
 		if tries > 0 {
-			t.tell(explain.IncidentFailed, "the device is tried again: %s", brief(err))
+			t.tell(cam.EventFailed, "the device is tried again: %s", brief(err))
 		}
 		d, err = e.parts.device(device.Options{Name: name, Precision: precision, LaunchBlocking: e.options.LaunchBlocking, Threads: e.options.Threads})
 		if err == nil {
@@ -99,7 +100,7 @@ func (e *Engine) openMachine(t *task, name, precision string) (d *machine, err e
 		}
 		switch e.parts.trouble(err) {
 		case backend.NoMemory:
-			return nil, &explain.MemoryError{Err: err}
+			return nil, &cam.MemoryError{Err: err}
 		case backend.Fault:
 			return nil, err
 		}
@@ -125,34 +126,34 @@ func (e *Engine) openOn(ctx context.Context, d *machine) (_ *seat, err error) {
 	s.model, err = e.parts.model(ctx, o.Model, d.Backend, explain.Options{
 		TargetLayer: o.TargetLayer, TokenGrid: o.TokenGrid, LayerLayout: o.LayerLayout, InputAxes: o.InputAxes, PrefixTokens: o.PrefixTokens,
 		Shape: o.Shape, Ahead: o.Ahead, SHA256: o.SHA256,
-		Budget: s.budget, Allow: func(u backend.Usage) explain.Budget { return e.allow(s, u) }, Shuttle: e.shuttle,
+		Budget: s.budget, Allow: func(u backend.Usage) cam.Budget { return e.allow(s, u) }, Shuttle: e.shuttle,
 	})
 	return s, err
 }
 
 // BudgetOf is what a budget gives of memory of which so much is free.
-func BudgetOf(b bytesize.Budget, free func() (int, error)) (explain.Budget, error) {
+func BudgetOf(b bytesize.Budget, free func() (int, error)) (cam.Budget, error) {
 	if b.Min() {
-		return explain.Budget{Smallest: true}, nil
+		return cam.Budget{Smallest: true}, nil
 	}
 	n, err := b.Bytes(free)
 	if err != nil && b == (bytesize.Budget{}) {
-		return explain.Budget{}, nil // auto, on a system that does not say what is free: whole tensors
+		return cam.Budget{}, nil // auto, on a system that does not say what is free: whole tensors
 	}
-	return explain.Budget{Bytes: n}, err
+	return cam.Budget{Bytes: n}, err
 }
 
 // allow is what computing may take on a seat now. Where a share is less than the least that works, it is that.
-func (e *Engine) allow(s *seat, u backend.Usage) explain.Budget {
+func (e *Engine) allow(s *seat, u backend.Usage) cam.Budget {
 	b := s.budget
 	bytes, least := e.governor.Allow(u)
 	if s.resident != nil {
-		b = explain.Budget{Bytes: bytes}
+		b = cam.Budget{Bytes: bytes}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if least || b.Bytes > 0 && b.Bytes < s.least && (e.size == 0 || e.size >= s.least) {
-		return explain.Budget{Smallest: true}
+		return cam.Budget{Smallest: true}
 	}
 	return b
 }
@@ -163,7 +164,7 @@ func (e *Engine) openDevice(ctx context.Context, t *task) (*seat, error) {
 	if name == "" || name == "auto" {
 		// A GPU that is there and has no memory now is waited for; one that does not work, or is not there, makes place for the processor.
 		d, err := e.openMachine(t, "cuda", e.options.Precision)
-		if short := (*explain.MemoryError)(nil); errors.As(err, &short) {
+		if short := (*cam.MemoryError)(nil); errors.As(err, &short) {
 			return nil, err
 		}
 		if err == nil {
@@ -262,7 +263,7 @@ func (e *Engine) place(ctx context.Context, t *task) (*seat, error) {
 		case passing(err) || !e.opened:
 			return nil, err
 		case spare == nil: // it worked before
-			return nil, fmt.Errorf("%w: %w", explain.ErrLost, err)
+			return nil, fmt.Errorf("%w: %w", cam.ErrLost, err)
 		}
 		if err := e.toProcessor(t, err); err != nil {
 			return nil, err
@@ -274,9 +275,9 @@ func (e *Engine) place(ctx context.Context, t *task) (*seat, error) {
 	e.mu.Unlock()
 	switch {
 	case t.failed != nil:
-		t.tell(explain.IncidentRestart, "the context was made anew after: %v", t.failed)
+		t.tell(cam.EventRestart, "the context was made anew after: %v", t.failed)
 	case spare != nil:
-		t.tell(explain.IncidentLarger, "the device is used again: it has memory for its context")
+		t.tell(cam.EventLarger, "the device is used again: it has memory for its context")
 	}
 	return s, nil
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cuda"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
@@ -27,7 +28,7 @@ type rig struct {
 	*simulator.Simulator
 	options Options
 	volume  *volume.Volume
-	request explain.Request
+	request cam.Request
 	t       *testing.T
 }
 
@@ -51,7 +52,7 @@ func newRig(t *testing.T) *rig {
 	}
 	r.options = Options{Model: filepath.Join(folder, "model.torchscript.onnx"), TargetLayer: c.Target, Device: "cuda", Ahead: true, Policy: policy.DefaultPolicy()}
 	r.options.Policy.Wait = 0
-	r.request = explain.Request{Methods: []string{"gradcam", "saliency", "smoothgrad", "vargrad"}, NSamples: 6, NoiseLevel: 0.1, Seed: 5, SampleID: "x"}
+	r.request = cam.Request{Methods: []string{"gradcam", "saliency", "smoothgrad", "vargrad"}, NSamples: 6, NoiseLevel: 0.1, Seed: 5, SampleID: "x"}
 	return r
 }
 
@@ -75,7 +76,7 @@ func (r *rig) close(e *Engine) {
 	}
 }
 
-func (r *rig) explain(e *Engine, req explain.Request) *explain.Result {
+func (r *rig) explain(e *Engine, req cam.Request) *cam.Result {
 	r.t.Helper()
 	res, err := e.Explain(r.t.Context(), r.volume, req)
 	if err != nil {
@@ -85,7 +86,7 @@ func (r *rig) explain(e *Engine, req explain.Request) *explain.Result {
 }
 
 // same compares heatmaps with those of an undisturbed run: to the last bit on the same device, nearly on the processor.
-func same(t *testing.T, got, want *explain.Result, tolerance float64) {
+func same(t *testing.T, got, want *cam.Result, tolerance float64) {
 	t.Helper()
 	for i, m := range got.Methods {
 		w := want.Methods[i]
@@ -125,10 +126,10 @@ func TestSimulatedDevice(t *testing.T) {
 	e := r.open()
 	want := r.explain(e, r.request)
 	needs := e.State().Usage.Reserved
-	if want.Execution.Level != explain.LevelWhole || len(want.Execution.Incidents) != 0 || needs == 0 {
+	if want.Execution.Level != cam.LevelWhole || len(want.Execution.Events) != 0 || needs == 0 {
 		t.Fatalf("undisturbed: %+v", want.Execution)
 	}
-	if st := e.State(); st.UUID == "" || len(st.Plans) != 2 || st.Arena == 0 || st.Level != explain.LevelWhole {
+	if st := e.State(); st.UUID == "" || len(st.Plans) != 2 || st.Arena == 0 || st.Level != cam.LevelWhole {
 		t.Errorf("the state is %+v", st)
 	}
 	r.close(e)
@@ -137,26 +138,26 @@ func TestSimulatedDevice(t *testing.T) {
 	for name, c := range map[string]struct {
 		set       func()
 		progress  func(done int)
-		levels    []explain.Level
+		levels    []cam.Level
 		tolerance float64
-		has       explain.IncidentKind
+		has       cam.EventKind
 		lost      bool // by this process, until it ends
 	}{
-		"less than whole tensors": {set: func() { r.SetCapacity(needs * 3 / 4) }, levels: []explain.Level{explain.LevelStreamed, explain.LevelSmallest, explain.LevelHost}, tolerance: 1e-5},
-		"next to nothing":         {set: func() { r.SetCapacity(2 << 20) }, levels: []explain.Level{explain.LevelCPU}, tolerance: 1e-4, has: cpu},
-		"no context":              {set: func() { r.SetContext(large); r.SetCapacity(large / 2) }, levels: []explain.Level{explain.LevelCPU}, tolerance: 1e-4, has: cpu},
+		"less than whole tensors": {set: func() { r.SetCapacity(needs * 3 / 4) }, levels: []cam.Level{cam.LevelStreamed, cam.LevelSmallest, cam.LevelHost}, tolerance: 1e-5},
+		"next to nothing":         {set: func() { r.SetCapacity(2 << 20) }, levels: []cam.Level{cam.LevelCPU}, tolerance: 1e-4, has: cpu},
+		"no context":              {set: func() { r.SetContext(large); r.SetCapacity(large / 2) }, levels: []cam.Level{cam.LevelCPU}, tolerance: 1e-4, has: cpu},
 		"competition": {set: func() { r.CompeteEach(50, 1, 0, 2*needs) }, tolerance: 1e-4,
-			levels: []explain.Level{explain.LevelWhole, explain.LevelStreamed, explain.LevelSmallest, explain.LevelHost, explain.LevelCPU}},
-		"lost at a draw": {progress: once(5, r.LoseDevice), levels: []explain.Level{explain.LevelCPU}, tolerance: 1e-4, has: cpu, lost: true},
-		"lost at first":  {progress: once(1, r.LoseDevice), levels: []explain.Level{explain.LevelCPU}, tolerance: 1e-4, has: cpu, lost: true},
+			levels: []cam.Level{cam.LevelWhole, cam.LevelStreamed, cam.LevelSmallest, cam.LevelHost, cam.LevelCPU}},
+		"lost at a draw": {progress: once(5, r.LoseDevice), levels: []cam.Level{cam.LevelCPU}, tolerance: 1e-4, has: cpu, lost: true},
+		"lost at first":  {progress: once(1, r.LoseDevice), levels: []cam.Level{cam.LevelCPU}, tolerance: 1e-4, has: cpu, lost: true},
 		"taken away in the midst": {progress: func(done int) {
 			if done == 4 {
 				r.SetCapacity(2 << 20)
 			}
-		}, levels: []explain.Level{explain.LevelCPU}, tolerance: 1e-4, has: cpu},
+		}, levels: []cam.Level{cam.LevelCPU}, tolerance: 1e-4, has: cpu},
 		"ever less, and more again": {progress: func(done int) {
 			r.SetCapacity([]int{large, needs, needs * 3 / 4, needs / 2, needs, large, needs / 2, large, large, large}[done])
-		}, levels: []explain.Level{explain.LevelWhole, explain.LevelStreamed, explain.LevelSmallest, explain.LevelHost, explain.LevelCPU}, tolerance: 1e-4},
+		}, levels: []cam.Level{cam.LevelWhole, cam.LevelStreamed, cam.LevelSmallest, cam.LevelHost, cam.LevelCPU}, tolerance: 1e-4},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r.Reset()
@@ -172,8 +173,8 @@ func TestSimulatedDevice(t *testing.T) {
 			got := r.explain(e, req)
 			same(t, got, want, c.tolerance)
 			x := got.Execution
-			if !slices.Contains(c.levels, x.Level) || c.has != "" && !slices.Contains(kinds(x.Incidents), c.has) {
-				t.Errorf("the level is %s, and what happened: %v", x.Level, x.Incidents)
+			if !slices.Contains(c.levels, x.Level) || c.has != "" && !slices.Contains(kinds(x.Events), c.has) {
+				t.Errorf("the level is %s, and what happened: %v", x.Level, x.Events)
 			}
 			if c.lost {
 				calls := r.Calls("cuDevicePrimaryCtxRetain")
@@ -191,7 +192,7 @@ func TestSimulatedDevice(t *testing.T) {
 			e.tried = time.Time{}
 			next := r.explain(e, r.request)
 			same(t, next, want, 1e-5)
-			if next.Execution.Level == explain.LevelCPU {
+			if next.Execution.Level == cam.LevelCPU {
 				t.Errorf("with all memory: %+v", next.Execution)
 			}
 			r.close(e)
@@ -229,7 +230,7 @@ func TestSimulatedOrders(t *testing.T) {
 		if gave := out.Freed() > 0; gave != (o == policy.Release || o == policy.Restart) {
 			t.Errorf("%s: %+v, which is %d bytes", o, out, out.Freed())
 		}
-		if o == policy.Release && got.Execution.Level == explain.LevelWhole {
+		if o == policy.Release && got.Execution.Level == cam.LevelWhole {
 			t.Errorf("after %s: %+v", o, got.Execution)
 		}
 	}
@@ -261,7 +262,7 @@ func TestSimulatedCompetition(t *testing.T) {
 		}
 	}()
 	var results sync.WaitGroup
-	levels, happened := map[explain.Level]int{}, map[explain.IncidentKind]int{}
+	levels, happened := map[cam.Level]int{}, map[cam.EventKind]int{}
 	n := 0
 	for w := range begun {
 		if n++; n == volumes-1 {
@@ -280,14 +281,14 @@ func TestSimulatedCompetition(t *testing.T) {
 			}
 			same(t, got, want, 1e-4)
 			levels[got.Execution.Level]++
-			for _, k := range kinds(got.Execution.Incidents) {
+			for _, k := range kinds(got.Execution.Events) {
 				happened[k]++
 			}
 		})
 	}
 	results.Wait()
 	t.Log(levels, happened)
-	if happened[explain.IncidentRefused] == 0 || happened[explain.IncidentFailed]+happened[cpu] == 0 {
+	if happened[cam.EventRefused] == 0 || happened[cam.EventFailed]+happened[cpu] == 0 {
 		t.Errorf("the competition is too weak: %v, %v", levels, happened)
 	}
 	r.close(e)
@@ -316,7 +317,7 @@ func TestSimulatedFailures(t *testing.T) {
 		}
 		return &machine{Backend: b, free: b.FreeMemory, close: b.Close}, nil
 	}
-	run := func() (*explain.Result, int) {
+	run := func() (*cam.Result, int) {
 		calls.Store(0)
 		e, err := open(t.Context(), r.options, p)
 		if err != nil {

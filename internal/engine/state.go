@@ -3,6 +3,7 @@ package engine
 import (
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/explain"
 )
@@ -28,7 +29,7 @@ type State struct {
 	State  string        `json:"state"`
 
 	// Of the model, where it is explained now.
-	Level explain.Level       `json:"level,omitempty"`
+	Level cam.Level           `json:"level,omitempty"`
 	Arena int                 `json:"arena_bytes"`
 	Plans []explain.PassState `json:"plans"`
 }
@@ -51,7 +52,7 @@ func (e *Engine) State() State {
 	m := now.model.State()
 	st.Level, st.Arena, st.Plans = m.Level, m.Arena, m.Passes
 	if now != s {
-		st.Level = explain.LevelCPU
+		st.Level = cam.LevelCPU
 	}
 	st.UUID = s.uuid
 	if u, err := s.usage(); err == nil { // of a context that is lost nothing is known

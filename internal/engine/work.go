@@ -28,12 +28,12 @@ type task struct {
 	kept         *checkpoint
 
 	mu        sync.Mutex
-	incidents []explain.Incident
-	listener  func(explain.Incident)
+	incidents []cam.Event
+	listener  func(cam.Event)
 }
 
 // hear keeps an incident, and tells it to who asked for the work.
-func (t *task) hear(i explain.Incident) {
+func (t *task) hear(i cam.Event) {
 	t.mu.Lock()
 	t.incidents = append(t.incidents, i)
 	t.mu.Unlock()
@@ -42,8 +42,8 @@ func (t *task) hear(i explain.Incident) {
 	}
 }
 
-func (t *task) tell(kind explain.IncidentKind, format string, args ...any) {
-	t.hear(explain.Incident{Time: time.Now(), Kind: kind, Text: fmt.Sprintf(format, args...)})
+func (t *task) tell(kind cam.EventKind, format string, args ...any) {
+	t.hear(cam.Event{Time: time.Now(), Kind: kind, Text: fmt.Sprintf(format, args...)})
 }
 
 // fewer takes fewer draws, but no fewer than were taken.
@@ -55,7 +55,7 @@ func (t *task) fewer(n int, why string) {
 		return
 	}
 	t.draws, t.why = n, why
-	t.tell(explain.IncidentFewer, "%s", t.reason())
+	t.tell(cam.EventFewer, "%s", t.reason())
 }
 
 // reason says how many draws there are instead of how many.
@@ -67,7 +67,7 @@ func (t *task) reason() string {
 type work struct {
 	task
 	volume  *volume.Volume
-	req     explain.Request
+	req     cam.Request
 	drawing []bool // by method: it draws
 
 	// While the volume waits ahead on a device; changed while Engine.mu is held.
@@ -86,13 +86,13 @@ type work struct {
 	taking  sync.Mutex
 	done    explain.Work // until its result is there
 	stop    context.CancelCauseFunc
-	result  *explain.Result
+	result  *cam.Result
 	failed  error // instead
 }
 
-func newWork(e *Engine, v *volume.Volume, req explain.Request, choices []cam.Choice) *work {
+func newWork(e *Engine, v *volume.Volume, req cam.Request, choices []cam.Choice) *work {
 	w := &work{volume: v, req: req}
-	w.engine, w.listener = e, req.Incident
+	w.engine, w.listener = e, req.OnEvent
 	for _, c := range choices {
 		w.drawing = append(w.drawing, c.Convention.Needs.Has(cam.Draws))
 	}
@@ -104,9 +104,9 @@ func newWork(e *Engine, v *volume.Volume, req explain.Request, choices []cam.Cho
 }
 
 // request is what the model is asked.
-func (w *work) request() explain.Request {
+func (w *work) request() cam.Request {
 	r := w.req
-	r.Incident = w.hear
+	r.OnEvent = w.hear
 	if w.kept != nil {
 		r.NSamples, r.Checkpoint = w.draws, w.kept
 	}
@@ -126,7 +126,7 @@ func (w *work) Compute(ctx context.Context) error {
 }
 
 // take waits for what comes back from the device, which must not have been closed before.
-func (w *work) take() (*explain.Result, error) {
+func (w *work) take() (*cam.Result, error) {
 	w.taking.Lock()
 	defer w.taking.Unlock()
 	if w.done != nil {
@@ -142,7 +142,7 @@ func (w *work) take() (*explain.Result, error) {
 }
 
 // Result implements explain.Work. Where maps are lost on their way back, the volume is explained again.
-func (w *work) Result() (*explain.Result, error) {
+func (w *work) Result() (*cam.Result, error) {
 	r, err := w.take()
 	for tries := 0; err != nil && passing(err) && w.context.Err() == nil && tries < 2; tries++ {
 		if again := w.Compute(w.context); again != nil {
@@ -154,17 +154,17 @@ func (w *work) Result() (*explain.Result, error) {
 		return nil, err
 	}
 	w.mu.Lock()
-	r.Execution.Incidents = slices.Clone(w.incidents)
+	r.Execution.Events = slices.Clone(w.incidents)
 	w.mu.Unlock()
 	if w.spare {
-		r.Execution.Level = explain.LevelCPU
+		r.Execution.Level = cam.LevelCPU
 	}
 	for i := range r.Methods {
-		if m := &r.Methods[i]; w.draws < w.asked && w.drawing[i] && m.Status != explain.StatusFailed {
+		if m := &r.Methods[i]; w.draws < w.asked && w.drawing[i] && m.Status != cam.StatusFailed {
 			if m.Reason != "" {
 				m.Reason += "; "
 			}
-			m.Status, m.Reason = explain.StatusDegraded, m.Reason+w.reason()
+			m.Status, m.Reason = cam.StatusDegraded, m.Reason+w.reason()
 		}
 	}
 	return r, nil
@@ -185,7 +185,7 @@ func (w *work) Drop() {
 
 // checkpoint keeps unfinished draws for another attempt, and in what the caller gave.
 type checkpoint struct {
-	outer explain.Checkpoint // nil: in states
+	outer cam.Checkpoint // nil: in states
 
 	mu     sync.Mutex
 	states map[string]*state

@@ -5,7 +5,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/bytesize"
 )
 
 // askEvery is how old what is known of the device's memory may be: asking takes a call of the driver, a pass as little as a millisecond.
@@ -20,7 +22,7 @@ type allowance struct {
 	mu     sync.Mutex
 	asked  time.Time // zero: what is known has changed
 	usage  backend.Usage
-	latest Budget
+	latest cam.Budget
 }
 
 // stale says that what is known has changed.
@@ -31,7 +33,7 @@ func (a *allowance) stale() {
 }
 
 // allow asks what computing may take now. Fresh says that the device was asked, too.
-func (m *Model) allow() (b Budget, fresh bool, err error) {
+func (m *Model) allow() (b cam.Budget, fresh bool, err error) {
 	a := &m.allowance
 	a.latest = m.opt.Budget
 	if m.opt.Allow == nil {
@@ -84,7 +86,7 @@ func (m *Model) adjust() error {
 		if _, err := m.ask(); err != nil {
 			return err
 		}
-		most := tighter(allowed, Budget{Bytes: max(1, m.allowance.usage.Available())})
+		most := tighter(allowed, cam.Budget{Bytes: max(1, m.allowance.usage.Available())})
 		n.forced = most != allowed && !n.full()
 		allowed = most
 	}
@@ -98,28 +100,28 @@ func (m *Model) adjust() error {
 }
 
 // tighter is the smaller of two budgets.
-func tighter(a, b Budget) Budget {
-	if !a.bounded() || !a.Smallest && (b.Smallest || b.Bytes > 0 && b.Bytes < a.Bytes) {
+func tighter(a, b cam.Budget) cam.Budget {
+	if !a.Bounded() || !a.Smallest && (b.Smallest || b.Bytes > 0 && b.Bytes < a.Bytes) {
 		return b
 	}
 	return a
 }
 
 // exceeds reports whether plans take more than is allowed.
-func (n *network) exceeds(allowed Budget) bool {
+func (n *network) exceeds(allowed cam.Budget) bool {
 	return allowed.Bytes > 0 && n.taken > allowed.Bytes || allowed.Smallest && !n.budget.Smallest && n.taken > 0
 }
 
 // outgrown reports whether so much more is allowed than plans were made for that others are worth it.
-func (n *network) outgrown(allowed Budget) bool {
+func (n *network) outgrown(allowed cam.Budget) bool {
 	made := n.taken
 	if n.budget.Bytes > 0 {
 		made = n.budget.Bytes
 	}
 	switch {
-	case n.taken == 0 || !n.budget.bounded() || allowed.Smallest || allowed.Arena > 0 || n.full():
+	case n.taken == 0 || !n.budget.Bounded() || allowed.Smallest || allowed.Arena > 0 || n.full():
 		return false
-	case !allowed.bounded():
+	case !allowed.Bounded():
 		return true
 	}
 	return float64(allowed.Bytes) >= growth*float64(made)
@@ -127,17 +129,17 @@ func (n *network) outgrown(allowed Budget) bool {
 
 // full reports whether there is nothing to be had from more memory: whole tensors, and all fields on the device.
 func (n *network) full() bool {
-	return n.level() == LevelWhole && (n.places == places{} || !n.ahead && n.places == cheaper[0])
+	return n.level() == cam.LevelWhole && (n.places == places{} || !n.ahead && n.places == cheaper[0])
 }
 
 // change is that of plans.
 type change struct {
-	level Level // before; "" for none
+	level cam.Level // before; "" for none
 	taken int
 }
 
 // replan gives back what smaller or larger plans have no use for. Place must be held.
-func (m *Model) replan(to Budget) error {
+func (m *Model) replan(to cam.Budget) error {
 	m.change = &change{m.net.level(), m.net.taken}
 	m.allowance.stale()
 	return m.net.replan(to)
@@ -149,11 +151,11 @@ func (m *Model) tellChange(e *explanation) {
 	if was == nil || was.level == "" || n.taken == was.taken {
 		return
 	}
-	kind := IncidentSmaller
+	kind := cam.EventSmaller
 	if n.taken > was.taken {
-		kind = IncidentLarger
+		kind = cam.EventLarger
 	}
-	e.tell(kind, "from %s, %s, to %s, %s", was.level, mib(was.taken), n.level(), mib(n.taken))
+	e.tell(kind, "from %s, %s, to %s, %s", was.level, bytesize.FormatMiB(was.taken), n.level(), bytesize.FormatMiB(n.taken))
 	was.level = "" // which is told
 }
 

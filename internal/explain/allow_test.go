@@ -8,6 +8,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/explain"
 )
@@ -20,18 +21,18 @@ func TestBudgetMoves(t *testing.T) {
 	levels, all := bands(t, inner, req)
 	b := newLimited(t, inner, 1<<30)
 	allowed, draws, least := 2*all, 0, 0
-	m := openOn(t, b, explain.Options{Allow: func(u backend.Usage) explain.Budget {
+	m := openOn(t, b, explain.Options{Allow: func(u backend.Usage) cam.Budget {
 		if u.Total != 1<<30 {
 			t.Errorf("asked of %+v", u)
 		}
-		return explain.Budget{Bytes: allowed}
+		return cam.Budget{Bytes: allowed}
 	}})
 	m.AskAlways()
 	b.before = func(what string) {
 		switch what {
 		case "noise":
 			if draws++; draws == 2 {
-				allowed = last(t, levels, explain.LevelStreamed).from // for the third draw and what follows
+				allowed = last(t, levels, cam.LevelStreamed).from // for the third draw and what follows
 			}
 			if draws > 2 && b.reserved > allowed {
 				t.Errorf("draw %d: %d bytes are held of %d", draws, b.reserved, allowed)
@@ -40,7 +41,7 @@ func TestBudgetMoves(t *testing.T) {
 			least = b.reserved
 		}
 	}
-	explainOne := func(i int) *explain.Result {
+	explainOne := func(i int) *cam.Result {
 		t.Helper()
 		r, err := m.Explain(t.Context(), volumes[i], req)
 		if err != nil {
@@ -52,30 +53,30 @@ func TestBudgetMoves(t *testing.T) {
 		return r
 	}
 	r := explainOne(0)
-	if k := tally(r); k[explain.IncidentSmaller] != 1 || k[explain.IncidentResumed] == 0 || k[explain.IncidentRefused] != 0 || b.said["load"] != 4 {
+	if k := tally(r); k[cam.EventSmaller] != 1 || k[cam.EventResumed] == 0 || k[cam.EventRefused] != 0 || b.said["load"] != 4 {
 		t.Errorf("a budget of less: %+v, %v", r.Execution, b.said)
 	}
 	level, budget := r.Execution.Level, r.Execution.Budget
-	if level == explain.LevelWhole || budget != allowed || least == 0 {
+	if level == cam.LevelWhole || budget != allowed || least == 0 {
 		t.Errorf("level %s, a budget of %d", level, budget)
 	}
 	allowed = budget * 6 / 5 // not enough to plan again
 	r = explainOne(1)
-	if r.Execution.Level != level || r.Execution.Budget != budget || len(r.Execution.Incidents) > 0 || b.said["load"] != 4 {
+	if r.Execution.Level != level || r.Execution.Budget != budget || len(r.Execution.Events) > 0 || b.said["load"] != 4 {
 		t.Errorf("a little more: %+v, %v", r.Execution, b.said)
 	}
 	allowed = 3 * all
 	r = explainOne(2)
-	if k := tally(r); r.Execution.Level != explain.LevelWhole || k[explain.IncidentLarger] != 1 || b.said["load"] != 6 {
+	if k := tally(r); r.Execution.Level != cam.LevelWhole || k[cam.EventLarger] != 1 || b.said["load"] != 6 {
 		t.Errorf("much more: %+v, %v", r.Execution, b.said)
 	}
 	allowed = 10 * all // nothing is to be had from that
 	r = explainOne(3)
-	if len(r.Execution.Incidents) > 0 || b.said["load"] != 6 || b.said["arena"] != 3 {
+	if len(r.Execution.Events) > 0 || b.said["load"] != 6 || b.said["arena"] != 3 {
 		t.Errorf("more than all: %+v, %v", r.Execution, b.said)
 	}
 	allowed = 1000
-	var short *explain.MemoryError
+	var short *cam.MemoryError
 	if _, err := m.Explain(t.Context(), volumes[0], req); !errors.As(err, &short) || short.Needs <= 1000 || short.Free != 1000 {
 		t.Errorf("less than any plan takes: %v", err)
 	}
@@ -94,8 +95,8 @@ func TestForcedDownAndUpAgain(t *testing.T) {
 	volumes, req := series(t, 3), briefRequests()[0]
 	want, inner := expected(t, volumes, req), openCPU(t)
 	levels, all := bands(t, inner, req)
-	little := last(t, levels, explain.LevelHost).to
-	for name, opt := range map[string]explain.Options{"unbounded": {}, "fixed": {Budget: explain.Budget{Bytes: 2 * all}}} {
+	little := last(t, levels, cam.LevelHost).to
+	for name, opt := range map[string]explain.Options{"unbounded": {}, "fixed": {Budget: cam.Budget{Bytes: 2 * all}}} {
 		b := newLimited(t, inner, little)
 		m := openOn(t, b, opt)
 		m.AskAlways()
@@ -110,9 +111,9 @@ func TestForcedDownAndUpAgain(t *testing.T) {
 			}
 			k := tally(r)
 			good := []bool{
-				k[explain.IncidentRefused] > 0 && k[explain.IncidentSmaller] > 0 && r.Execution.Level != explain.LevelWhole,
-				len(r.Execution.Incidents) == 0 && r.Execution.Level != explain.LevelWhole,
-				k[explain.IncidentLarger] == 1 && k[explain.IncidentRefused] == 0 && r.Execution.Level == explain.LevelWhole,
+				k[cam.EventRefused] > 0 && k[cam.EventSmaller] > 0 && r.Execution.Level != cam.LevelWhole,
+				len(r.Execution.Events) == 0 && r.Execution.Level != cam.LevelWhole,
+				k[cam.EventLarger] == 1 && k[cam.EventRefused] == 0 && r.Execution.Level == cam.LevelWhole,
 			}
 			if !good[i] {
 				t.Errorf("%s: volume %d: %+v", name, i, r.Execution)
@@ -124,8 +125,8 @@ func TestForcedDownAndUpAgain(t *testing.T) {
 		b.clean("closed")
 	}
 	b := newLimited(t, inner, 1<<30)
-	m := openOn(t, b, explain.Options{Budget: explain.Budget{Bytes: 1000}})
-	var small *explain.BudgetError
+	m := openOn(t, b, explain.Options{Budget: cam.Budget{Bytes: 1000}})
+	var small *cam.BudgetError
 	if err := m.Prepare(t.Context(), req.Methods); !errors.As(err, &small) {
 		t.Errorf("prepared within 1000 bytes: %v", err)
 	}
@@ -142,7 +143,7 @@ func TestSteadyState(t *testing.T) {
 	v, req := series(t, 1)[0], briefRequests()[0]
 	b := newLimited(t, openCPU(t), 1<<30)
 	asked := 0
-	m := openOn(t, b, explain.Options{Ahead: true, Allow: func(backend.Usage) explain.Budget { asked++; return explain.Budget{Bytes: 1 << 29} }})
+	m := openOn(t, b, explain.Options{Ahead: true, Allow: func(backend.Usage) cam.Budget { asked++; return cam.Budget{Bytes: 1 << 29} }})
 	explainOne := func() map[string]int {
 		t.Helper()
 		b.said = map[string]int{}
@@ -199,10 +200,10 @@ func TestMovingDevice(t *testing.T) {
 		}
 		b := newLimited(t, inner, capacities[0])
 		calls := 0
-		opt.Allow = func(backend.Usage) explain.Budget {
+		opt.Allow = func(backend.Usage) cam.Budget {
 			mu.Lock()
 			defer mu.Unlock()
-			return explain.Budget{Bytes: allowances[calls/every%len(allowances)]}
+			return cam.Budget{Bytes: allowances[calls/every%len(allowances)]}
 		}
 		if !follows {
 			opt.Allow = nil
@@ -217,7 +218,7 @@ func TestMovingDevice(t *testing.T) {
 		m := openOn(t, b, opt)
 		m.AskAlways()
 		keep := []*kept{newKept(), newKept()}
-		both := []explain.Request{reqs[0], reqs[1]}
+		both := []cam.Request{reqs[0], reqs[1]}
 		both[0].Checkpoint, both[1].Checkpoint = keep[0], keep[1]
 		got, err := pair(t.Context(), m, volumes, both)
 		if closed := m.Close(); closed != nil && b.Trouble(closed) == backend.Fault {
@@ -231,9 +232,9 @@ func TestMovingDevice(t *testing.T) {
 				r.Errorf("volume %d: %v: %+v", i, err, one.Execution)
 			}
 		}
-		var short *explain.MemoryError
-		var transient *explain.TransientError
-		if err != nil && !errors.As(err, &short) && !errors.As(err, &transient) && !errors.Is(err, explain.ErrLost) {
+		var short *cam.MemoryError
+		var transient *cam.TransientError
+		if err != nil && !errors.As(err, &short) && !errors.As(err, &transient) && !errors.Is(err, cam.ErrLost) {
 			r.Errorf("ended by %v", err)
 		}
 		b.clean("closed")

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/backend/cuda"
@@ -141,18 +142,18 @@ func benchmarkArenas(b *testing.B, path, method string) {
 			}
 			opt := benchmarkOptions(b)
 			opt.Budget.Arena = a.bytes // copies of the weights are counted in a budget, not in the figures here
-			benchmarkStaying(b, path, opt, explain.Request{Methods: []string{ask}}, method == "gradient")
+			benchmarkStaying(b, path, opt, cam.Request{Methods: []string{ask}}, method == "gradient")
 		})
 	}
 }
 
-func benchmarkStaying(b *testing.B, path string, opt explain.Options, req explain.Request, gradient bool) {
+func benchmarkStaying(b *testing.B, path string, opt explain.Options, req cam.Request, gradient bool) {
 	device, done := openBenchmark(b)
 	m, err := explain.Open(context.Background(), path, device, opt)
 	if err != nil {
 		b.Fatal(err)
 	}
-	req.Class.Kind = explain.ClassIndex
+	req.Target.Class.Kind = cam.ClassIndex
 	ctx := context.Background()
 	s, err := m.Stay(ctx, randomVolume(m), req)
 	if err != nil {
@@ -186,9 +187,9 @@ func benchmarkStaying(b *testing.B, path string, opt explain.Options, req explai
 
 // BenchmarkAll times --method all with 50 draws for every model: up to the heatmaps on the device, and with all copies.
 func BenchmarkAll(b *testing.B) {
-	req := explain.Request{
+	req := cam.Request{
 		Methods: []string{"gradcam", "gradcam++", "smoothgrad", "vargrad"}, NSamples: 50, NoiseLevel: 0.15, SampleID: "benchmark",
-		Class: explain.Class{Kind: explain.ClassIndex},
+		Target: cam.Target{Class: cam.Class{Kind: cam.ClassIndex}},
 	}
 	for _, path := range benchmarkModels(b) {
 		name := strings.TrimSuffix(filepath.Base(path), ".onnx")
@@ -218,7 +219,7 @@ func BenchmarkAll(b *testing.B) {
 					return err
 				}
 				for _, method := range r.Methods {
-					if method.Status == explain.StatusFailed {
+					if method.Status == cam.StatusFailed {
 						return fmt.Errorf("%s: %s", method.Method, method.Reason)
 					}
 				}

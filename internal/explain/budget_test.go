@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/volume"
@@ -66,9 +67,9 @@ func checkBudgets(t *testing.T, path string) {
 		low, high = max(low, p.Smallest), max(high, p.Whole)
 	}
 	least := fitting(t, path, opt, v, methods, c.Class)
-	budgets := map[string]explain.Budget{"smallest": {Smallest: true}}
+	budgets := map[string]cam.Budget{"smallest": {Smallest: true}}
 	for name, part := range map[string]int{"tight": 1 << 30, "quarter": 4, "half": 2} {
-		budgets[name] = explain.Budget{Bytes: least + (high-low)/part}
+		budgets[name] = cam.Budget{Bytes: least + (high-low)/part}
 	}
 	for name, b := range budgets {
 		opt.Budget = b
@@ -87,13 +88,13 @@ func checkBudgets(t *testing.T, path string) {
 // fitting is a budget that a refusal names, and that is enough. What steps compute with depends on the plan, so that the next plan may
 // need a little more again.
 func fitting(t *testing.T, path string, opt explain.Options, v *volume.Volume, methods []string, class int) int {
-	opt.Budget = explain.Budget{Bytes: 1}
+	opt.Budget = cam.Budget{Bytes: 1}
 	for range 8 {
 		r, err := tryExplain(path, opt, v, methods, class)
-		var e *explain.BudgetError
+		var e *cam.BudgetError
 		if err == nil {
 			for _, m := range r.Methods {
-				if m.Status == explain.StatusFailed {
+				if m.Status == cam.StatusFailed {
 					if !strings.Contains(m.Reason, "the least that works is") {
 						t.Fatal(m.Reason)
 					}
@@ -115,20 +116,20 @@ func fitting(t *testing.T, path string, opt explain.Options, v *volume.Volume, m
 	return 0
 }
 
-func explainOnce(t *testing.T, path string, opt explain.Options, v *volume.Volume, methods []string, class int) *explain.Result {
+func explainOnce(t *testing.T, path string, opt explain.Options, v *volume.Volume, methods []string, class int) *cam.Result {
 	r, err := tryExplain(path, opt, v, methods, class)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, m := range r.Methods {
-		if m.Status == explain.StatusFailed {
+		if m.Status == cam.StatusFailed {
 			t.Fatalf("%s: %s", m.Method, m.Reason)
 		}
 	}
 	return r
 }
 
-func tryExplain(path string, opt explain.Options, v *volume.Volume, methods []string, class int) (*explain.Result, error) {
+func tryExplain(path string, opt explain.Options, v *volume.Volume, methods []string, class int) (*cam.Result, error) {
 	b, err := cpu.New(cpu.Options{})
 	if err != nil {
 		return nil, err
@@ -139,5 +140,5 @@ func tryExplain(path string, opt explain.Options, v *volume.Volume, methods []st
 		return nil, err
 	}
 	defer m.Close()
-	return m.Explain(context.Background(), v, explain.Request{Methods: methods, Class: explain.Class{Kind: explain.ClassIndex, Index: class}})
+	return m.Explain(context.Background(), v, cam.Request{Methods: methods, Target: cam.Target{Class: cam.Class{Kind: cam.ClassIndex, Index: class}}})
 }

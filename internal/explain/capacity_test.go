@@ -6,21 +6,22 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/explain"
 )
 
 // band is a range of budgets, in bytes, in which plans on a limited device have one level.
 type band struct {
-	level    explain.Level
+	level    cam.Level
 	from, to int // of the budgets that were tried, the first and the last
 }
 
 // levelRefused is the level of a budget that is too small for any plan.
-const levelRefused explain.Level = "refused"
+const levelRefused cam.Level = "refused"
 
 // takes returns the bytes that the request takes on a limited device without a bound.
-func takes(t testing.TB, inner backend.Backend, req explain.Request) int {
+func takes(t testing.TB, inner backend.Backend, req cam.Request) int {
 	t.Helper()
 	b := newLimited(t, inner, 1<<30)
 	m := openOn(t, b, explain.Options{})
@@ -36,7 +37,7 @@ func takes(t testing.TB, inner backend.Backend, req explain.Request) int {
 
 // bands returns the levels of plans for the request from little memory up, and what it takes without a bound. Sizes of weights depend on
 // the kernels, and those of plans on the model: tests choose capacities by the bands, never as numbers.
-func bands(t testing.TB, inner backend.Backend, req explain.Request) (all []band, takesAll int) {
+func bands(t testing.TB, inner backend.Backend, req cam.Request) (all []band, takesAll int) {
 	t.Helper()
 	takesAll = takes(t, inner, req)
 	step := takesAll / 200
@@ -48,37 +49,37 @@ func bands(t testing.TB, inner backend.Backend, req explain.Request) (all []band
 			all = append(all, band{level, budget, budget})
 		}
 	}
-	if len(all) < 3 || all[0].level != levelRefused || all[1].level != explain.LevelHost || all[len(all)-1].level != explain.LevelWhole {
+	if len(all) < 3 || all[0].level != levelRefused || all[1].level != cam.LevelHost || all[len(all)-1].level != cam.LevelWhole {
 		t.Fatalf("the levels of budgets up to %d bytes: %+v", takesAll, all)
 	}
 	return all, takesAll
 }
 
 // levelWithin is the level of the plans for the request within a budget.
-func levelWithin(t testing.TB, inner backend.Backend, req explain.Request, budget int) (level explain.Level) {
+func levelWithin(t testing.TB, inner backend.Backend, req cam.Request, budget int) (level cam.Level) {
 	t.Helper()
-	opt := explain.Options{Budget: explain.Budget{Bytes: budget}}
+	opt := explain.Options{Budget: cam.Budget{Bytes: budget}}
 	passes, err := explain.Plans(context.Background(), methodsCase+"/model.torchscript.onnx", newLimited(t, inner, 1<<30), opt, req.Methods)
 	if err != nil {
 		t.Fatal(err)
 	}
-	levels := map[explain.Level]bool{}
+	levels := map[cam.Level]bool{}
 	for _, p := range passes {
-		if tooSmall := (*explain.BudgetError)(nil); errors.As(p.Err, &tooSmall) {
+		if tooSmall := (*cam.BudgetError)(nil); errors.As(p.Err, &tooSmall) {
 			return levelRefused
 		}
 		levels[p.Level] = true
 	}
-	for _, l := range []explain.Level{explain.LevelHost, explain.LevelSmallest, explain.LevelStreamed} {
+	for _, l := range []cam.Level{cam.LevelHost, cam.LevelSmallest, cam.LevelStreamed} {
 		if levels[l] {
 			return l
 		}
 	}
-	return explain.LevelWhole
+	return cam.LevelWhole
 }
 
 // last is the last band of a level.
-func last(t testing.TB, all []band, level explain.Level) band {
+func last(t testing.TB, all []band, level cam.Level) band {
 	t.Helper()
 	for _, b := range slices.Backward(all) {
 		if b.level == level {

@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/input"
@@ -89,7 +90,7 @@ func TestChangedModel(t *testing.T) {
 			for i := range v.Data {
 				v.Data[i] = float32(i%7) - 3
 			}
-			req := explain.Request{Methods: []string{"gradcam"}}
+			req := cam.Request{Methods: []string{"gradcam"}}
 			before, err := m.Explain(t.Context(), v, req)
 			if err != nil {
 				t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/backendtest"
 	"github.com/voxcam/voxcam/internal/backend/cuda"
@@ -54,7 +55,7 @@ func failure(call string) int {
 func TestDriverFailures(t *testing.T) {
 	volumes, reqs := series(t, 2), briefRequests()
 	calls := &interceptor{}
-	run := func(b *cuda.Backend, keep *kept) ([]*explain.Result, error) {
+	run := func(b *cuda.Backend, keep *kept) ([]*cam.Result, error) {
 		m := openOn(t, b, explain.Options{Ahead: true})
 		with := slices.Clone(reqs)
 		with[0].Checkpoint = keep
@@ -76,7 +77,7 @@ func TestDriverFailures(t *testing.T) {
 		step = 1
 	}
 	t.Logf("%d calls of the driver", total)
-	check := func(got []*explain.Result, err error) {
+	check := func(got []*cam.Result, err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatalf("%s: %v", calls.what, err)
@@ -97,7 +98,7 @@ func TestDriverFailures(t *testing.T) {
 	for at := 5; at <= total; at += 4 * step {
 		lost, keep := newCUDA(t, cuda.Options{Intercept: calls.intercept}), newKept()
 		calls.reset(at, func(string) int { return 719 })
-		if got, err := run(lost, keep); !errors.Is(err, explain.ErrLost) && len(got) < 2 {
+		if got, err := run(lost, keep); !errors.Is(err, cam.ErrLost) && len(got) < 2 {
 			t.Errorf("%s: %v", calls.what, err)
 		}
 		calls.reset(0, nil)
@@ -113,7 +114,7 @@ func TestRepeatedDriverFailures(t *testing.T) {
 	calls := &interceptor{}
 	b := openCUDA(t, cuda.Options{Intercept: calls.intercept, LaunchBlocking: true}) // without graphs, each kernel is a call
 	m := openOn(t, b, explain.Options{})
-	run := func() *explain.Result {
+	run := func() *cam.Result {
 		t.Helper()
 		r, err := m.Explain(t.Context(), volumes[0], req)
 		if err != nil {
@@ -141,8 +142,8 @@ func TestRepeatedDriverFailures(t *testing.T) {
 	}
 	k := tally(got)
 	t.Logf("each of %d calls failed of %d that a volume takes: %v", every, total, k)
-	if k[explain.IncidentFailed] < 3 || k[explain.IncidentRepeated] < 3 || k[explain.IncidentReloaded] > 0 {
-		t.Errorf("incidents: %+v", got.Execution.Incidents)
+	if k[cam.EventFailed] < 3 || k[cam.EventRepeated] < 3 || k[cam.EventReloaded] > 0 {
+		t.Errorf("incidents: %+v", got.Execution.Events)
 	}
 }
 
@@ -154,7 +155,7 @@ func TestDeviceWithLittleMemory(t *testing.T) {
 	s := simulator.Load(t)
 	v, req := series(t, 1), briefRequests()[0]
 	b := openCUDA(t, cuda.Options{})
-	explainOne := func(keep *kept) (*explain.Result, error) {
+	explainOne := func(keep *kept) (*cam.Result, error) {
 		m := openOn(t, b, explain.Options{})
 		if keep != nil {
 			req.Checkpoint = keep
@@ -176,11 +177,11 @@ func TestDeviceWithLittleMemory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	levels := map[explain.Level]bool{}
+	levels := map[cam.Level]bool{}
 	for free := 32 << 20; free > 0; free -= 2 << 20 {
 		s.SetCapacity(u.Total - u.Free + free)
 		r, err := explainOne(nil)
-		var short *explain.MemoryError
+		var short *cam.MemoryError
 		if errors.As(err, &short) {
 			levels["refused"] = true
 			if short.Needs <= free {
@@ -197,7 +198,7 @@ func TestDeviceWithLittleMemory(t *testing.T) {
 		levels[r.Execution.Level] = true
 	}
 	t.Log(levels)
-	for _, l := range []explain.Level{explain.LevelWhole, explain.LevelHost, "refused"} {
+	for _, l := range []cam.Level{cam.LevelWhole, cam.LevelHost, "refused"} {
 		if !levels[l] {
 			t.Errorf("nothing gave %s: %v", l, levels)
 		}
@@ -208,7 +209,7 @@ func TestDeviceWithLittleMemory(t *testing.T) {
 func TestDeviceShuttles(t *testing.T) {
 	volumes, reqs := series(t, 2), briefRequests()
 	b := openCUDA(t, cuda.Options{})
-	var want []*explain.Result
+	var want []*cam.Result
 	for _, shuttle := range []explain.Shuttle{explain.ShuttleNever, explain.ShuttleAlways} {
 		m := openOn(t, b, explain.Options{Ahead: true, Shuttle: shuttle})
 		for range 2 {
@@ -245,7 +246,7 @@ func TestDeviceShuttles(t *testing.T) {
 }
 
 // checkSame fails the test for volumes whose results differ.
-func checkSame(t *testing.T, got, want []*explain.Result) {
+func checkSame(t *testing.T, got, want []*cam.Result) {
 	t.Helper()
 	for i, r := range got {
 		if err := same(r, want[i]); err != nil {
@@ -258,10 +259,10 @@ func checkSame(t *testing.T, got, want []*explain.Result) {
 func TestDeviceFollowsABudget(t *testing.T) {
 	volumes, reqs := series(t, 2), briefRequests()
 	b := openCUDA(t, cuda.Options{})
-	var want []*explain.Result
+	var want []*cam.Result
 	allowed := 1 << 30
 	for _, moves := range []bool{false, true} {
-		m := openOn(t, b, explain.Options{Ahead: true, Allow: func(backend.Usage) explain.Budget { return explain.Budget{Bytes: allowed} }})
+		m := openOn(t, b, explain.Options{Ahead: true, Allow: func(backend.Usage) cam.Budget { return cam.Budget{Bytes: allowed} }})
 		m.AskAlways()
 		passes := 0
 		with := slices.Clone(reqs)
@@ -279,7 +280,7 @@ func TestDeviceFollowsABudget(t *testing.T) {
 				want = got
 			}
 			checkSame(t, got, want)
-			if k := tally(got[0]); moves && (k[explain.IncidentSmaller] == 0 || k[explain.IncidentResumed] == 0) {
+			if k := tally(got[0]); moves && (k[cam.EventSmaller] == 0 || k[cam.EventResumed] == 0) {
 				t.Errorf("a budget that moves: %+v", got[0].Execution)
 			}
 		}

@@ -67,9 +67,9 @@ func newCUDA(t testing.TB, o cuda.Options) *cuda.Backend {
 func TestDeviceGivesTheSame(t *testing.T) {
 	const folder = "../../testdata/cases/methods"
 	methods := cam.Methods()
-	ask := func(t *testing.T, b backend.Backend, budget explain.Budget, convention map[string]string) *explain.Result {
+	ask := func(t *testing.T, b backend.Backend, budget cam.Budget, convention map[string]string) *cam.Result {
 		t.Helper()
-		r, err := explainWith(b, folder, budget, explain.Request{
+		r, err := explainWith(b, folder, budget, cam.Request{
 			Methods: methods, NSamples: 3, NoiseLevel: 0.1, Seed: 5, SampleID: "x", Convention: convention,
 		})
 		if err != nil {
@@ -81,8 +81,8 @@ func TestDeviceGivesTheSame(t *testing.T) {
 	for _, convention := range []map[string]string{
 		nil, {"gradcam++": "paper", "smoothgrad": "captum", "vargrad": "captum"}, {"gradcam++": "monai", "smoothgrad": "monai"},
 	} {
-		want := ask(t, openCPU(t), explain.Budget{}, convention)
-		for name, budget := range map[string]explain.Budget{"whole": {}, "large": {Bytes: 1 << 30}, "smallest": {Smallest: true}} {
+		want := ask(t, openCPU(t), cam.Budget{}, convention)
+		for name, budget := range map[string]cam.Budget{"whole": {}, "large": {Bytes: 1 << 30}, "smallest": {Smallest: true}} {
 			got := ask(t, device, budget, convention)
 			if e := worst(got.Logits, want.Logits); !(e <= 1e-5) {
 				t.Errorf("%s: logits are %.1e of the maximum off", name, e)
@@ -109,13 +109,13 @@ func TestDeviceGivesTheSame(t *testing.T) {
 func TestBudgetHoldsOnTheDevice(t *testing.T) {
 	const folder = "../../testdata/cases/methods"
 	device := openCUDA(t, cuda.Options{})
-	req := explain.Request{Methods: []string{"gradcam", "saliency", "vargrad"}, NSamples: 2, NoiseLevel: 0.1, SampleID: "x"}
-	_, err := explainWith(device, folder, explain.Budget{Bytes: 1}, req)
-	var small *explain.BudgetError
+	req := cam.Request{Methods: []string{"gradcam", "saliency", "vargrad"}, NSamples: 2, NoiseLevel: 0.1, SampleID: "x"}
+	_, err := explainWith(device, folder, cam.Budget{Bytes: 1}, req)
+	var small *cam.BudgetError
 	if !errors.As(err, &small) {
 		t.Fatalf("a budget of a byte: %v", err)
 	}
-	want, err := explainWith(device, folder, explain.Budget{}, req)
+	want, err := explainWith(device, folder, cam.Budget{}, req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +123,7 @@ func TestBudgetHoldsOnTheDevice(t *testing.T) {
 		budget := small.Smallest + more
 		most := 0
 		req.Progress = func(int, int) { most = max(most, device.Held()) }
-		got, err := explainWith(device, folder, explain.Budget{Bytes: budget}, req)
+		got, err := explainWith(device, folder, cam.Budget{Bytes: budget}, req)
 		if err != nil {
 			t.Fatalf("%d bytes more than the least: %v", more, err)
 		}
@@ -139,7 +139,7 @@ func TestBudgetHoldsOnTheDevice(t *testing.T) {
 }
 
 // explainWith explains the volume of a golden case.
-func explainWith(b backend.Backend, folder string, budget explain.Budget, req explain.Request) (r *explain.Result, err error) {
+func explainWith(b backend.Backend, folder string, budget cam.Budget, req cam.Request) (r *cam.Result, err error) {
 	var c goldenCase
 	text, err := os.ReadFile(filepath.Join(folder, "case.json"))
 	if err != nil {
@@ -157,6 +157,6 @@ func explainWith(b backend.Backend, folder string, budget explain.Budget, req ex
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
-	req.Class = explain.Class{Kind: explain.ClassIndex, Index: c.Class}
+	req.Target.Class = cam.Class{Kind: cam.ClassIndex, Index: c.Class}
 	return m.Explain(context.Background(), v, req)
 }

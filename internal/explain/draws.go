@@ -132,7 +132,7 @@ func (e *explanation) drawsAt(ctx context.Context, d *draws, left []int) error {
 			return err
 		}
 		if d.sigma == 0 { // of a level in shares of the volume's range
-			m.doubt("the noise has a standard deviation of 0: there is none")
+			m.Degrade("the noise has a standard deviation of 0: there is none")
 		}
 	}
 	return nil
@@ -186,7 +186,7 @@ func (e *explanation) openDraws(d *draws) error {
 		}
 	}
 	if d.done > 0 {
-		e.tell(IncidentResumed, "went on from draw %d of %d", d.done, e.req.NSamples)
+		e.tell(cam.EventResumed, "went on from draw %d of %d", d.done, e.req.NSamples)
 	}
 	return nil
 }
@@ -273,7 +273,7 @@ func (e *explanation) keep(d *draws) error {
 	}
 	if err := e.req.Checkpoint.Keep(e.drawsKey(d), d.saved, d.done); err != nil {
 		d.keeping.off = true
-		e.tell(IncidentFailed, "unfinished draws cannot be kept: %v", err)
+		e.tell(cam.EventFailed, "unfinished draws cannot be kept: %v", err)
 	}
 	d.keeping.draws, d.keeping.last = d.done, time.Now()
 	d.keeping.takes = max(1, d.keeping.last.Sub(start))

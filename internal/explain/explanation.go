@@ -18,12 +18,12 @@ import (
 type explanation struct {
 	model   *Model
 	net     *network
-	req     Request
+	req     cam.Request
 	volume  *volume.Volume
 	choices []cam.Choice
 	byKind  map[kind][]int // indices of choices
 	needs   needs
-	result  *Result
+	result  *cam.Result
 	done    int // passes through the network
 	total   int
 	draws   []*draws  // of methods that draw; nil until they are begun
@@ -46,9 +46,9 @@ type explanation struct {
 // begin settles what does not depend on the device: which methods there are, and which passes through the network they need.
 func (e *explanation) begin(choices []cam.Choice) {
 	e.choices, e.byKind = choices, map[kind][]int{}
-	e.result.Methods = make([]MethodResult, len(choices))
+	e.result.Methods = make([]cam.MethodResult, len(choices))
 	for i, c := range choices {
-		e.result.Methods[i] = MethodResult{
+		e.result.Methods[i] = cam.MethodResult{
 			Method: c.Name, HeatDims: e.volume.Dims(), Parameters: map[string]any{"convention": c.Convention.Name},
 		}
 		e.byKind[kindOf(c)] = append(e.byKind[kindOf(c)], i)
@@ -172,7 +172,7 @@ func kindOf(c cam.Choice) kind {
 func (e *explanation) fail(err error, which ...int) {
 	for _, i := range which {
 		if m := &e.result.Methods[i]; m.Status == "" {
-			m.Status, m.Reason = StatusFailed, err.Error()
+			m.Status, m.Reason = cam.StatusFailed, err.Error()
 		}
 	}
 }
@@ -221,8 +221,8 @@ func (e *explanation) classify(ctx context.Context, layer bool) error {
 	}
 	r.Logits, r.Probabilities = logits, softmax(logits)
 	r.TargetClass = r.Predicted
-	if e.req.Class.Kind != ClassPredicted {
-		r.TargetClass = e.req.Class.Index
+	if e.req.Target.Class.Kind != cam.ClassPredicted {
+		r.TargetClass = e.req.Target.Class.Index
 	}
 	return nil
 }
@@ -326,27 +326,16 @@ func (e *explanation) finish(ctx context.Context, i int, signed *slide, dims [3]
 	if err != nil {
 		return e.settle(ctx, err, i)
 	}
-	r.Dims, r.Status = dims, StatusOK
+	r.Dims, r.Status = dims, cam.StatusOK
 	if finding != "" {
-		r.doubt(string(finding))
+		r.Degrade(string(finding))
 	}
 	if e.low == e.high {
-		r.doubt(fmt.Sprintf("every voxel of the volume has the value %g, so that there is nothing in it to see", e.low))
+		r.Degrade(fmt.Sprintf("every voxel of the volume has the value %g, so that there is nothing in it to see", e.low))
 	}
 	if another := e.another(i); another != "" {
-		r.Status = StatusDegraded
+		r.Status = cam.StatusDegraded
 		r.Reason = strings.TrimPrefix(r.Reason+"; "+another, "; ")
 	}
 	return nil
-}
-
-// doubt makes a method that has a map degraded, for one more reason.
-func (r *MethodResult) doubt(reason string) {
-	if r.Status == StatusFailed || r.Status == "" {
-		return
-	}
-	if r.Reason != "" {
-		reason = r.Reason + "; " + reason
-	}
-	r.Status, r.Reason = StatusDegraded, reason
 }

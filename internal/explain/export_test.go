@@ -12,7 +12,7 @@ import (
 type Staying struct{ e *explanation }
 
 // Stay uploads a volume for a request.
-func (m *Model) Stay(ctx context.Context, v *volume.Volume, req Request) (*Staying, error) {
+func (m *Model) Stay(ctx context.Context, v *volume.Volume, req cam.Request) (*Staying, error) {
 	leave, err := m.alone()
 	if err != nil {
 		return nil, err
@@ -25,7 +25,7 @@ func (m *Model) Stay(ctx context.Context, v *volume.Volume, req Request) (*Stayi
 	if err := m.bind(ctx, [4]int{v.Channels, v.Depth, v.Height, v.Width}); err != nil {
 		return nil, err
 	}
-	e := &explanation{model: m, net: m.net, req: req, volume: v, result: &Result{}, stay: true, adjust: true}
+	e := &explanation{model: m, net: m.net, req: req, volume: v, result: &cam.Result{}, stay: true, adjust: true}
 	e.low, e.high = extent(v.Data)
 	e.begin(choices)
 	if err := m.ready(ctx, e, e.needs); err != nil {
@@ -42,7 +42,7 @@ func (s *Staying) Explain(ctx context.Context) error {
 	}
 	for i := range s.e.result.Methods {
 		m := &s.e.result.Methods[i]
-		if m.Status == StatusFailed {
+		if m.Status == cam.StatusFailed {
 			return fmt.Errorf("%s: %s", m.Method, m.Reason)
 		}
 		m.Status = ""

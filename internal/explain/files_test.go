@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/volume/format"
@@ -48,7 +49,7 @@ func TestUnsortedFloat16(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	r, err := m.Explain(t.Context(), v, explain.Request{Methods: []string{"gradcam"}, Class: explain.Class{Kind: explain.ClassPredicted}})
+	r, err := m.Explain(t.Context(), v, cam.Request{Methods: []string{"gradcam"}, Target: cam.Target{Class: cam.Class{Kind: cam.ClassPredicted}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +58,7 @@ func TestUnsortedFloat16(t *testing.T) {
 			t.Errorf("scores %v, want %v", r.Logits, want)
 		}
 	}
-	if r.Predicted != 2 || r.Methods[0].Status != explain.StatusOK {
+	if r.Predicted != 2 || r.Methods[0].Status != cam.StatusOK {
 		t.Errorf("class %d, %+v", r.Predicted, r.Methods[0].Status)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/volume/format"
@@ -18,14 +19,14 @@ func heapAfter(t *testing.T, m *explain.Model, n, draws int) uint64 {
 		t.Fatal(err)
 	}
 	for range n {
-		r, err := m.Explain(context.Background(), v, explain.Request{
+		r, err := m.Explain(context.Background(), v, cam.Request{
 			Methods: []string{"gradcam", "gradcam++", "smoothgrad", "vargrad"}, NSamples: draws, NoiseLevel: 0.1, SampleID: "x",
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, method := range r.Methods {
-			if method.Status == explain.StatusFailed {
+			if method.Status == cam.StatusFailed {
 				t.Fatal(method.Reason)
 			}
 		}
@@ -38,7 +39,7 @@ func heapAfter(t *testing.T, m *explain.Model, n, draws int) uint64 {
 
 // Memory grows neither with the number of volumes nor with the number of draws.
 func TestMemoryIsFlat(t *testing.T) {
-	for _, budget := range []explain.Budget{{}, {Smallest: true}} {
+	for _, budget := range []cam.Budget{{}, {Smallest: true}} {
 		b, err := cpu.New(cpu.Options{})
 		if err != nil {
 			t.Fatal(err)

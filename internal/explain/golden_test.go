@@ -10,6 +10,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/volume/array"
@@ -86,8 +87,8 @@ func checkGolden(t *testing.T, dir, form string, c goldenCase) {
 	}
 	defer m.Close()
 
-	req := explain.Request{
-		Methods: []string{"saliency"}, Class: explain.Class{Kind: explain.ClassIndex, Index: c.Class},
+	req := cam.Request{
+		Methods: []string{"saliency"}, Target: cam.Target{Class: cam.Class{Kind: cam.ClassIndex, Index: c.Class}},
 		NSamples: c.Samples, NoiseLevel: c.NoiseLevel,
 	}
 	if slices.Contains(c.WithTarget, form) {
@@ -117,7 +118,7 @@ func checkGolden(t *testing.T, dir, form string, c goldenCase) {
 	check("logits", r.Logits, expected["logits"].Data, limit)
 	references := map[string]string{"hirescam": "pytorch_grad_cam.HiResCAM", "layercam": "pytorch_grad_cam.LayerCAM"}
 	for _, method := range r.Methods {
-		if method.Status == explain.StatusFailed {
+		if method.Status == cam.StatusFailed {
 			t.Errorf("%s: %s", method.Method, method.Reason)
 			continue
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/volume"
@@ -82,10 +83,10 @@ func TestInputAxes(t *testing.T) {
 }
 
 // explainBright explains a volume with one bright voxel, which is at a place.
-func explainBright(b *cpu.Backend, path string, opt explain.Options, shape [4]int, methods []string) (*explain.Result, explain.Info, int, error) {
+func explainBright(b *cpu.Backend, path string, opt explain.Options, shape [4]int, methods []string) (*cam.Result, cam.Info, int, error) {
 	m, err := explain.Open(context.Background(), path, b, opt)
 	if err != nil {
-		return nil, explain.Info{}, 0, err
+		return nil, cam.Info{}, 0, err
 	}
 	defer m.Close()
 	v := volume.New(shape[0], shape[1], shape[2], shape[3])
@@ -94,7 +95,7 @@ func explainBright(b *cpu.Backend, path string, opt explain.Options, shape [4]in
 	for c := range shape[0] {
 		v.Data[c*voxels+at] = 9
 	}
-	r, err := m.Explain(context.Background(), v, explain.Request{Methods: methods})
+	r, err := m.Explain(context.Background(), v, cam.Request{Methods: methods})
 	return r, m.Info(), at, err
 }
 
@@ -133,7 +134,7 @@ func TestChannelsLastInput(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer m.Close()
-		r, err := m.Explain(context.Background(), v, explain.Request{Methods: []string{"gradcam"}})
+		r, err := m.Explain(context.Background(), v, cam.Request{Methods: []string{"gradcam"}})
 		if err != nil {
 			t.Fatal(err)
 		}

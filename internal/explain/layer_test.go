@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/volume/format"
@@ -17,17 +18,17 @@ import (
 func TestLayerIsRecorded(t *testing.T) {
 	for _, c := range []struct {
 		folder, file, layer string
-		want                explain.Layer
+		want                cam.Layer
 		warnings            int
-		status              explain.Status // of Grad-CAM
+		status              cam.Status // of Grad-CAM
 	}{
-		{"05-folded-norm-then-relu", "model_torchscript.onnx", "conv", explain.Layer{Value: "/conv/Conv_output_0", Module: "conv", Call: 1, Calls: 1,
-			AnotherTensor: "the exporter has folded the BatchNorm behind it into conv"}, 1, explain.StatusDegraded},
-		{"05-folded-norm-then-relu", "model_dynamo.onnx", "conv", explain.Layer{Value: "getitem", Module: "conv", Call: 1, Calls: 1,
-			AnotherTensor: "the exporter has folded bn into conv"}, 1, explain.StatusDegraded},
-		{"06-relu-not-in-place", "model_dynamo.onnx", "body.2", explain.Layer{Value: "relu_1", Module: "body.2", Call: 1, Calls: 1}, 1, explain.StatusOK},
-		{"06-relu-not-in-place", "model_dynamo.onnx", "conv3d_1", explain.Layer{Value: "conv3d_1"}, 0, explain.StatusOK},
-		{"04-module-called-twice", "model_dynamo.onnx", "layer4.1.relu", explain.Layer{Value: "relu_3", Module: "layer4.1.relu", Call: 2, Calls: 2}, 0, explain.StatusOK},
+		{"05-folded-norm-then-relu", "model_torchscript.onnx", "conv", cam.Layer{Value: "/conv/Conv_output_0", Module: "conv", Call: 1, Calls: 1,
+			AnotherTensor: "the exporter has folded the BatchNorm behind it into conv"}, 1, cam.StatusDegraded},
+		{"05-folded-norm-then-relu", "model_dynamo.onnx", "conv", cam.Layer{Value: "getitem", Module: "conv", Call: 1, Calls: 1,
+			AnotherTensor: "the exporter has folded bn into conv"}, 1, cam.StatusDegraded},
+		{"06-relu-not-in-place", "model_dynamo.onnx", "body.2", cam.Layer{Value: "relu_1", Module: "body.2", Call: 1, Calls: 1}, 1, cam.StatusOK},
+		{"06-relu-not-in-place", "model_dynamo.onnx", "conv3d_1", cam.Layer{Value: "conv3d_1"}, 0, cam.StatusOK},
+		{"04-module-called-twice", "model_dynamo.onnx", "layer4.1.relu", cam.Layer{Value: "relu_3", Module: "layer4.1.relu", Call: 2, Calls: 2}, 0, cam.StatusOK},
 	} {
 		t.Run(c.file+"/"+c.layer, func(t *testing.T) {
 			folder := filepath.Join("../../../shared/cases/models_and_files", c.folder)
@@ -48,20 +49,20 @@ func TestLayerIsRecorded(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer m.Close()
-			r, err := m.Explain(context.Background(), v, explain.Request{Methods: []string{"gradcam", "saliency"}})
+			r, err := m.Explain(context.Background(), v, cam.Request{Methods: []string{"gradcam", "saliency"}})
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, l := range []*explain.Layer{r.Layer, m.Info().Layer} {
+			for _, l := range []*cam.Layer{r.Layer, m.Info().Layer} {
 				if l == nil || l.Name != c.layer || l.Value != c.want.Value || l.Module != c.want.Module || l.Call != c.want.Call || l.Calls != c.want.Calls ||
 					!strings.HasPrefix(l.AnotherTensor, c.want.AnotherTensor) || c.want.AnotherTensor == "" && l.AnotherTensor != "" ||
 					len(l.Warnings) != c.warnings || len(l.Shape) != 5 || l.Axes != "NCDHW" {
 					t.Errorf("the record is %+v", l)
 				}
 			}
-			cam, input := r.Methods[0], r.Methods[1]
-			if cam.Status != c.status || !strings.HasPrefix(cam.Reason, c.want.AnotherTensor) || input.Status != explain.StatusOK {
-				t.Errorf("gradcam is %s (%s), saliency %s (%s)", cam.Status, cam.Reason, input.Status, input.Reason)
+			layer, input := r.Methods[0], r.Methods[1]
+			if layer.Status != c.status || !strings.HasPrefix(layer.Reason, c.want.AnotherTensor) || input.Status != cam.StatusOK {
+				t.Errorf("gradcam is %s (%s), saliency %s (%s)", layer.Status, layer.Reason, input.Status, input.Reason)
 			}
 		})
 	}

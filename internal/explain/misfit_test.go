@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/volume"
@@ -43,7 +44,7 @@ func TestMisfit(t *testing.T) {
 	} {
 		m, err := explain.Open(t.Context(), filepath.Join("testdata", test.model), b, explain.Options{TargetLayer: test.layer})
 		if err == nil {
-			_, err = m.Explain(t.Context(), test.volume, explain.Request{Methods: []string{"gradcam"}, Class: explain.Class{Kind: explain.ClassPredicted}})
+			_, err = m.Explain(t.Context(), test.volume, cam.Request{Methods: []string{"gradcam"}, Target: cam.Target{Class: cam.Class{Kind: cam.ClassPredicted}}})
 			m.Close()
 		}
 		if (err == nil) != (test.want == nil) {
@@ -81,7 +82,7 @@ func TestMisfitCases(t *testing.T) {
 		}
 		m, err := explain.Open(t.Context(), filepath.Join(dir, test.model), b, explain.Options{})
 		if err == nil {
-			_, err = m.Explain(t.Context(), v, explain.Request{Methods: []string{"saliency"}, Class: explain.Class{Kind: explain.ClassPredicted}})
+			_, err = m.Explain(t.Context(), v, cam.Request{Methods: []string{"saliency"}, Target: cam.Target{Class: cam.Class{Kind: cam.ClassPredicted}}})
 			m.Close()
 		}
 		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {

@@ -33,10 +33,10 @@ type Options struct {
 	// Shape is [C, D, H, W] of the volumes to come, where it is known; zero sizes are taken from the model's file.
 	Shape [4]int
 	// Budget bounds the memory that computing takes.
-	Budget Budget
+	Budget cam.Budget
 	// Allow is what computing may take now, given how the memory of the device is used. It is asked before each volume and each pass
 	// through the network; on a backend that is not backend.Resident, of an empty Usage. Nil: Budget, always.
-	Allow func(backend.Usage) Budget
+	Allow func(backend.Usage) cam.Budget
 	// Shuttle says when the device's memory is given back between volumes, by backend.Resident.Vacate.
 	Shuttle Shuttle
 	// ShuttleAfter is how long no volume must have been begun or computed for ShuttleIdle; 0: 2 s.
@@ -78,7 +78,7 @@ type Model struct {
 	allowance allowance
 	change    *change       // of plans, until the memory for the new ones is there
 	releases  chan *release // asked for while a volume is computed
-	untold    []Incident    // of times when no volume was computed
+	untold    []cam.Event   // of times when no volume was computed
 	shuttle   shuttle
 	seen      seen
 }
@@ -156,9 +156,6 @@ func (o Options) withInput(ctx context.Context, file *onnx.Model, b backend.Back
 	return o, order.Assumed, nil
 }
 
-// ErrClosed is the error of using a model that was closed.
-var ErrClosed = errors.New("the model is closed")
-
 // enter waits for the turn to compute; leave ends it.
 func (m *Model) enter(ctx context.Context) error {
 	select {
@@ -168,7 +165,7 @@ func (m *Model) enter(ctx context.Context) error {
 	}
 	if m.closed {
 		m.leave()
-		return ErrClosed
+		return cam.ErrClosed
 	}
 	return nil
 }
@@ -185,7 +182,7 @@ func (m *Model) alone() (leave func(), err error) {
 	}
 	if m.closed {
 		leave()
-		return nil, ErrClosed
+		return nil, cam.ErrClosed
 	}
 	return leave, nil
 }
@@ -245,8 +242,8 @@ func (m *Model) Close() error {
 }
 
 // Info implements Explainer. What depends on the volume's shape is unknown (zero) until one is bound.
-func (m *Model) Info() Info {
-	info := Info{Path: m.file.Path, SHA256: m.file.SHA256(), InputShape: m.boundShape()}
+func (m *Model) Info() cam.Info {
+	info := cam.Info{Path: m.file.Path, SHA256: m.file.SHA256(), InputShape: m.boundShape()}
 	m.place.Lock()
 	defer m.place.Unlock()
 	if m.net != nil {
@@ -292,10 +289,10 @@ func (m *Model) intact(err error) error {
 
 // nobody is the work on no volume: what happens meanwhile is told with the next one.
 func (m *Model) nobody() *explanation {
-	return &explanation{model: m, net: m.net, result: &Result{}, quiet: true}
+	return &explanation{model: m, net: m.net, result: &cam.Result{}, quiet: true}
 }
 
 // Explain implements Explainer.
-func (m *Model) Explain(ctx context.Context, v *volume.Volume, req Request) (*Result, error) {
+func (m *Model) Explain(ctx context.Context, v *volume.Volume, req cam.Request) (*cam.Result, error) {
 	return One(ctx, m, v, req)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/grad"
 	"github.com/voxcam/voxcam/internal/ir"
@@ -24,7 +25,7 @@ type network struct {
 	graph      *ir.Graph
 	logits     *ir.Value
 	target     layer.Target // of the graph before the passes
-	layer      *Layer       // the target, as records have it; nil without one
+	layer      *cam.Layer   // the target, as records have it; nil without one
 	noLayer    error        // why there is no target layer; nil if there is one
 	classCount int
 
@@ -32,8 +33,8 @@ type network struct {
 	free    func() (int, error) // memory of the host that is free
 	weights map[[2]bool]int     // bytes, by whether the passes at the layer and at the input are needed
 
-	budget  Budget // of the plans
-	forced  bool   // the device refused more
+	budget  cam.Budget // of the plans
+	forced  bool       // the device refused more
 	needs   needs
 	placed  bool // places are those of needs and budget
 	places  places
@@ -91,8 +92,8 @@ func newNetwork(ctx context.Context, file *onnx.Model, shape [4]int, opt Options
 }
 
 // describe is a target layer as records have it.
-func describe(t layer.Target) *Layer {
-	return &Layer{
+func describe(t layer.Target) *cam.Layer {
+	return &cam.Layer{
 		Name: t.Label, Value: t.Value.Name, Shape: t.Value.Shape().Clone(), Axes: t.Axes.String(), Module: t.Module, Call: t.Call, Calls: t.Calls,
 		AnotherTensor: t.Another, Warnings: t.Warnings, Notes: t.Notes,
 	}
@@ -205,7 +206,7 @@ func (n *network) require(ctx context.Context, needed needs) error {
 		n.placed = true
 	}
 	err := n.plan(ctx, needed)
-	if tooSmall := (*BudgetError)(nil); errors.As(err, &tooSmall) { // the other pass may need more
+	if tooSmall := (*cam.BudgetError)(nil); errors.As(err, &tooSmall) { // the other pass may need more
 		least, leastErr := n.leastBytes(ctx)
 		if leastErr != nil {
 			return leastErr
@@ -216,7 +217,7 @@ func (n *network) require(ctx context.Context, needed needs) error {
 }
 
 // replan forgets plans and programs, for others within a budget.
-func (n *network) replan(b Budget) error {
+func (n *network) replan(b cam.Budget) error {
 	n.budget, n.placed, n.taken = b, false, 0
 	err := n.unload()
 	for _, p := range n.passes() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"runtime/debug"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/onnx"
@@ -18,7 +19,7 @@ const unknownOpening = 4 << 30
 
 // openingBytes returns the bytes that opening a model may take of the host's memory, before there is a plan: the budget, where that is a size and bounds
 // the host's memory, else the share of what is free that the budget auto takes.
-func openingBytes(budget Budget, b backend.Backend) int {
+func openingBytes(budget cam.Budget, b backend.Backend) int {
 	if _, resident := b.(backend.Resident); !resident && budget.Bytes > 0 {
 		return max(budget.Bytes, leastOpening)
 	}

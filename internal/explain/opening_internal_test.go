@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/onnx"
 )
@@ -19,11 +20,11 @@ func TestOpeningFollowsTheBudget(t *testing.T) {
 	}
 	defer b.Close()
 	for budget, want := range map[int]int{1 << 20: leastOpening, leastOpening + 1: leastOpening + 1, 1 << 40: 1 << 40} {
-		if got := openingBytes(Budget{Bytes: budget}, b); got != want {
+		if got := openingBytes(cam.Budget{Bytes: budget}, b); got != want {
 			t.Errorf("%d bytes for a budget of %d, not %d", got, budget, want)
 		}
 	}
-	if got := openingBytes(Budget{Smallest: true}, b); got < leastOpening {
+	if got := openingBytes(cam.Budget{Smallest: true}, b); got < leastOpening {
 		t.Errorf("%d bytes for the smallest budget", got)
 	}
 }
@@ -35,10 +36,10 @@ func TestSmallestNeedsFreeMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	n := openPools(t, b, Options{Budget: Budget{Smallest: true}})
+	n := openPools(t, b, Options{Budget: cam.Budget{Smallest: true}})
 	free := 1000
 	n.free = func() (int, error) { return free, nil }
-	var small *BudgetError
+	var small *cam.BudgetError
 	if err := n.require(t.Context(), needs{layer: true}); !errors.As(err, &small) || !small.Free || small.Budget != free || small.Smallest <= free {
 		t.Fatalf("with %d bytes free: %v", free, err)
 	}
@@ -63,7 +64,7 @@ func TestHostileModelsAreRefused(t *testing.T) {
 	}
 	defer b.Close()
 	for _, path := range paths {
-		for name, budget := range map[string]Budget{"min": {Smallest: true}, "64 MiB": {Bytes: 64 << 20}, "1 GiB": {Bytes: 1 << 30}} {
+		for name, budget := range map[string]cam.Budget{"min": {Smallest: true}, "64 MiB": {Bytes: 64 << 20}, "1 GiB": {Bytes: 1 << 30}} {
 			t.Run(filepath.Base(filepath.Dir(path))+" "+name, func(t *testing.T) {
 				var before, after runtime.MemStats
 				runtime.ReadMemStats(&before)

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/cuda"
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
@@ -20,7 +21,7 @@ import (
 const methodsCase = "../../testdata/cases/methods"
 
 // overlapRequest asks for maps of layers, of the input and of draws, with heatmaps on both pictures.
-var overlapRequest = explain.Request{
+var overlapRequest = cam.Request{
 	Methods: []string{"gradcam", "gradcam++", "saliency", "smoothgrad", "vargrad"}, NSamples: 2, NoiseLevel: 0.1, SampleID: "x",
 }
 
@@ -56,7 +57,7 @@ func openMethods(t testing.TB, b backend.Backend, opt explain.Options) *explain.
 }
 
 // overlap explains volumes as a run over a data set does: one is begun, one computed, and one awaited at a time.
-func overlap(ctx context.Context, m *explain.Model, volumes []*volume.Volume, req explain.Request) ([]*explain.Result, error) {
+func overlap(ctx context.Context, m *explain.Model, volumes []*volume.Volume, req cam.Request) ([]*cam.Result, error) {
 	type step struct {
 		work explain.Work
 		err  error
@@ -78,7 +79,7 @@ func overlap(ctx context.Context, m *explain.Model, volumes []*volume.Volume, re
 			computed <- s
 		}
 	}()
-	var results []*explain.Result
+	var results []*cam.Result
 	var errs []error
 	for s := range computed {
 		if s.err != nil {
@@ -104,7 +105,7 @@ func TestOverlapGivesTheSame(t *testing.T) {
 				backends["cpu"] = openCPU(t)
 			}
 			for name, b := range backends {
-				var want []*explain.Result
+				var want []*cam.Result
 				alone := openMethods(t, b, explain.Options{})
 				for _, v := range volumes {
 					r, err := alone.Explain(t.Context(), v, overlapRequest)
@@ -113,7 +114,7 @@ func TestOverlapGivesTheSame(t *testing.T) {
 					}
 					want = append(want, r)
 				}
-				for _, budget := range []explain.Budget{{}, {Bytes: 1 << 30}, {Bytes: leastBudget(t, b)}, {Smallest: true}} {
+				for _, budget := range []cam.Budget{{}, {Bytes: 1 << 30}, {Bytes: leastBudget(t, b)}, {Smallest: true}} {
 					what := fmt.Sprintf("%s, budget %+v", name, budget)
 					m := openMethods(t, b, explain.Options{Ahead: true, Budget: budget})
 					got, err := overlap(t.Context(), m, volumes, overlapRequest)
@@ -140,9 +141,9 @@ func TestOverlapGivesTheSame(t *testing.T) {
 // leastBudget is the smallest budget for the overlapping request, or a small one where no budget is too small.
 func leastBudget(t *testing.T, b backend.Backend) int {
 	t.Helper()
-	var small *explain.BudgetError
+	var small *cam.BudgetError
 	t.Run("least", func(t *testing.T) {
-		m := openMethods(t, b, explain.Options{Budget: explain.Budget{Bytes: 1}})
+		m := openMethods(t, b, explain.Options{Budget: cam.Budget{Bytes: 1}})
 		if _, err := m.Explain(t.Context(), series(t, 1)[0], overlapRequest); !errors.As(err, &small) {
 			t.Fatalf("a budget of a byte: %v", err)
 		}
@@ -157,7 +158,7 @@ func TestOverlapIsBounded(t *testing.T) {
 	volumes := series(t, 8)
 	for _, budget := range []int{least, least + 12<<20, 1 << 30} {
 		t.Run(fmt.Sprint(budget), func(t *testing.T) {
-			m := openMethods(t, b, explain.Options{Ahead: true, Budget: explain.Budget{Bytes: budget}})
+			m := openMethods(t, b, explain.Options{Ahead: true, Budget: cam.Budget{Bytes: budget}})
 			var heap [2]uint64
 			for i, n := range []int{2, len(volumes)} {
 				most := 0

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/volume"
@@ -79,7 +80,7 @@ func checkPlaced(t *testing.T, b *cpu.Backend, path string, opt explain.Options,
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := m.Explain(context.Background(), v, explain.Request{Methods: []string{"gradcam"}, Class: explain.Class{Kind: explain.ClassIndex, Index: 1}})
+	r, err := m.Explain(context.Background(), v, cam.Request{Methods: []string{"gradcam"}, Target: cam.Target{Class: cam.Class{Kind: cam.ClassIndex, Index: 1}}})
 	if err != nil {
 		t.Fatal(err)
 	}

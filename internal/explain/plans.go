@@ -3,8 +3,6 @@ package explain
 import (
 	"context"
 	"errors"
-	"fmt"
-	"math"
 	"math/bits"
 	"slices"
 
@@ -14,18 +12,6 @@ import (
 	"github.com/voxcam/voxcam/internal/onnx"
 	"github.com/voxcam/voxcam/internal/plan"
 )
-
-// Budget bounds the memory that computing takes: the arena, where activations and gradients live, the backend's copies of the
-// weights, and what steps compute with. The volume and the gradient with respect to it are counted apart, except where a device has
-// memory of its own: there, all that lies on the device is counted.
-type Budget struct {
-	Bytes    int  // 0: no bound
-	Arena    int  // bound of the arena alone, without copies of the weights and what steps compute with; 0: none
-	Smallest bool // as little as possible
-}
-
-// bounded reports whether plans must stream.
-func (b Budget) bounded() bool { return b.Smallest || b.Bytes > 0 || b.Arena > 0 }
 
 // drafts are the choices for the plan of a pass, and what is known of its plans. Where plans follow a budget that moves they are kept with
 // the network, besides a few plans: choices take some KB of the host's memory for each node of the graph, and a tenth of a second or two
@@ -65,7 +51,7 @@ func (n *network) draft(ctx context.Context, input bool) (*gradient, error) {
 // compute with take a part.
 func (n *network) planPass(ctx context.Context, p *gradient) (err error) {
 	var made sized
-	if n.budget.bounded() {
+	if n.budget.Bounded() {
 		if _, err := n.draft(ctx, p.input); err != nil {
 			return err
 		}
@@ -122,7 +108,7 @@ func (n *network) within(ctx context.Context, p *gradient) (sized, error) {
 			if needs <= n.budget.Bytes {
 				return smallest, nil
 			}
-			return sized{}, &BudgetError{Budget: n.budget.Bytes, Smallest: needs, Weights: needs - smallest.plan.Peak - (fixed - weights)}
+			return sized{}, &cam.BudgetError{Budget: n.budget.Bytes, Smallest: needs, Weights: needs - smallest.plan.Peak - (fixed - weights)}
 		}
 		// What the steps need depends on the plan.
 		if err != nil || made.bytes+fixed <= n.budget.Bytes {
@@ -195,7 +181,7 @@ func (n *network) smallestFree(ctx context.Context, p *gradient) (sized, error) 
 	}
 	needs := least.bytes + weights
 	if free, err := n.free(); err == nil && needs > free {
-		return sized{}, &BudgetError{Budget: free, Free: true, Smallest: needs, Weights: needs - least.plan.Peak}
+		return sized{}, &cam.BudgetError{Budget: free, Free: true, Smallest: needs, Weights: needs - least.plan.Peak}
 	}
 	return least, nil
 }
@@ -238,24 +224,6 @@ func (n *network) weightBytes(p *gradient) (int, error) {
 	return bytes, err
 }
 
-// BudgetError says that not even the smallest plan fits.
-type BudgetError struct {
-	Budget, Smallest int
-	Weights          int  // of Smallest: copies of the weights, and what steps compute with
-	Free             bool // Budget is what the host has free
-}
-
-func (e *BudgetError) Error() string {
-	what := "the memory budget"
-	if e.Free {
-		what = "the free memory"
-	}
-	return fmt.Sprintf("%s of %s is too small: the least that works is %s, of which %s are copies of the weights; "+
-		"give a larger budget, smaller volumes, or for the CAM methods alone a layer further behind", what, mib(e.Budget), mib(e.Smallest), mib(e.Weights))
-}
-
-func mib(bytes int) string { return fmt.Sprintf("%.1f MiB", math.Ceil(float64(bytes)/(1<<20)*10)/10) }
-
 // external are the volume and, if it is what is wanted, the gradient with respect to it: they are streamed from and to where the
 // caller has them.
 func (p *gradient) external() []*ir.Value {
@@ -274,7 +242,7 @@ type PlannedPass struct {
 	Methods  []string
 	Graph    *ir.Graph
 	Plan     *plan.Plan // nil when Err says why
-	Level    Level      // of Plan
+	Level    cam.Level  // of Plan
 	Err      error      // *BudgetError
 	Curve    []plan.Point
 	Smallest int // bytes of the arena of the smallest plan
@@ -342,7 +310,7 @@ func Plans(ctx context.Context, path string, b backend.Backend, opt Options, met
 		}
 		pass.Weights += least.bytes - least.plan.Peak
 		pass.Fields = n.fieldBytes(n.needs, n.places)
-		var tooSmall *BudgetError
+		var tooSmall *cam.BudgetError
 		switch err := n.planPass(ctx, p); {
 		case errors.As(err, &tooSmall):
 			pass.Err = err

@@ -5,6 +5,7 @@ import (
 	"math"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/backend/cuda"
@@ -39,7 +40,7 @@ func TestPlansDoNotDependOnTheOnesBefore(t *testing.T) {
 	}
 	defer b.Close()
 	open := func() *network {
-		n := openPools(t, b, Options{Allow: func(backend.Usage) Budget { return Budget{} }})
+		n := openPools(t, b, Options{Allow: func(backend.Usage) cam.Budget { return cam.Budget{} }})
 		if err := n.require(context.Background(), needs{layer: true, input: true}); err != nil {
 			t.Fatal(err)
 		}
@@ -49,7 +50,7 @@ func TestPlansDoNotDependOnTheOnesBefore(t *testing.T) {
 		peak, steps, buffers int
 		seconds              float64
 	}
-	planned := func(n *network, budget Budget) (list [2]outcome) {
+	planned := func(n *network, budget cam.Budget) (list [2]outcome) {
 		t.Helper()
 		if err := n.replan(budget); err != nil {
 			t.Fatal(err)
@@ -64,16 +65,16 @@ func TestPlansDoNotDependOnTheOnesBefore(t *testing.T) {
 	}
 	all := open()
 	whole := all.taken
-	if err := all.replan(Budget{Smallest: true}); err != nil {
+	if err := all.replan(cam.Budget{Smallest: true}); err != nil {
 		t.Fatal(err)
 	}
 	if err := all.require(context.Background(), needs{layer: true, input: true}); err != nil {
 		t.Fatal(err)
 	}
 	least := all.taken
-	budgets := []Budget{{Smallest: true}, {Bytes: whole}}
+	budgets := []cam.Budget{{Smallest: true}, {Bytes: whole}}
 	for part := range 10 {
-		budgets = append(budgets, Budget{Bytes: least + (whole-least)*part/10 + 1<<10})
+		budgets = append(budgets, cam.Budget{Bytes: least + (whole-least)*part/10 + 1<<10})
 	}
 	for i, budget := range budgets {
 		alone := planned(open(), budget)
@@ -111,7 +112,7 @@ func TestPlaces(t *testing.T) {
 	all := n.fieldBytes(n.needs, places{})
 	seen := map[places]bool{}
 	for budget, before := least, math.Inf(1); budget <= least+3*all; budget += all / 16 {
-		n.budget = Budget{Bytes: budget}
+		n.budget = cam.Budget{Bytes: budget}
 		at, err := n.place(context.Background())
 		if err != nil {
 			t.Fatal(err)

@@ -7,49 +7,10 @@ import (
 	"slices"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/bytesize"
 )
-
-// ErrLost is wrapped when the device's context is gone with all that was on it, for as long as this process lives: another process, or a
-// Model on another device, can explain the volume, from Request.Checkpoint on.
-var ErrLost = errors.New("the device is lost, with all that was on it")
-
-// MemoryError says that the device, or its host, refused memory even for the least that works, or that Options.Allow allows less. All was
-// given back. The same work may be computed again, which goes on from what is finished, when there is more memory.
-type MemoryError struct {
-	Needs int // bytes, the least that works; 0: not known
-	Free  int // bytes that there were for it; 0 too if neither is known
-	Err   error
-}
-
-func (e *MemoryError) Error() string {
-	known, smaller := "", "use smaller volumes or fewer methods, "
-	switch {
-	case e.Needs > 0:
-		known = fmt.Sprintf(": the least that works is %s, and there are %s", mib(e.Needs), mib(e.Free))
-	case e.Free > 0:
-		known = fmt.Sprintf(": there are %s", mib(e.Free))
-	default: // not even for what comes before any volume
-		smaller = ""
-	}
-	return fmt.Sprintf("there is not enough memory%s; make room on the device (other programs hold the rest), %sor compute on the processor: %v",
-		known, smaller, e.Err)
-}
-
-func (e *MemoryError) Unwrap() error { return e.Err }
-
-// TransientError says that calls of the device failed again and again, also after all was given back and taken again. The same work may be
-// computed again; a new context may help.
-type TransientError struct {
-	Tries int // in a row
-	Err   error
-}
-
-func (e *TransientError) Error() string {
-	return fmt.Sprintf("the device failed %d times in a row; make its context anew: %v", e.Tries, e.Err)
-}
-
-func (e *TransientError) Unwrap() error { return e.Err }
 
 // errAgain ends an attempt that has to be begun again because what it used was given back.
 var errAgain = errors.New("explain: to be tried again")
@@ -98,7 +59,7 @@ func (e *explanation) finished() (n int) {
 // trouble says what an error means.
 func (m *Model) trouble(err error) backend.Trouble {
 	switch {
-	case errors.Is(err, ErrLost):
+	case errors.Is(err, cam.ErrLost):
 		return backend.Lost
 	case m.resident == nil:
 		return backend.Fault
@@ -108,7 +69,7 @@ func (m *Model) trouble(err error) backend.Trouble {
 
 // recoverable reports whether an attempt may be followed by another one.
 func (m *Model) recoverable(err error) bool {
-	tooSmall := (*BudgetError)(nil)
+	tooSmall := (*cam.BudgetError)(nil)
 	return errors.Is(err, errAgain) || m.trouble(err) != backend.Fault || m.follows() && errors.As(err, &tooSmall)
 }
 
@@ -145,7 +106,7 @@ func (m *Model) recover(ctx context.Context, e *explanation, err error) error {
 	if ctx.Err() != nil {
 		return m.end(e, context.Cause(ctx))
 	}
-	tooSmall := (*BudgetError)(nil)
+	tooSmall := (*cam.BudgetError)(nil)
 	switch m.trouble(err) {
 	case backend.NoMemory:
 		return m.less(ctx, e, err)
@@ -171,7 +132,7 @@ func (m *Model) end(e *explanation, err error) error {
 
 // lose gives up for good: only closing is left.
 func (m *Model) lose(e *explanation, err error) error {
-	e.tell(IncidentFailed, "%v", err)
+	e.tell(cam.EventFailed, "%v", err)
 	m.place.Lock()
 	defer m.place.Unlock()
 	err = m.seen.lose(err)
@@ -217,10 +178,10 @@ func (m *Model) evacuate(e *explanation) error {
 // again makes ready for another try after a failure that may pass. A pass writes all that it reads, so that the first try is made with what
 // is there; only moments that a call was changing are made anew. For the next ones everything is given back.
 func (m *Model) again(e *explanation, err error) error {
-	e.tell(IncidentFailed, "%v", err)
+	e.tell(cam.EventFailed, "%v", err)
 	e.tries.failed(e.finished())
 	if e.tries.n <= repeats && e.rescue(false) == nil {
-		e.tell(IncidentRepeated, "began again with what is there")
+		e.tell(cam.EventRepeated, "began again with what is there")
 		return nil
 	}
 	if lost := m.evacuate(e); lost != nil {
@@ -228,9 +189,9 @@ func (m *Model) again(e *explanation, err error) error {
 	}
 	if n := e.tries.n; n > repeats+reloads {
 		e.tries.n = 0
-		return &TransientError{Tries: n, Err: err}
+		return &cam.TransientError{Tries: n, Err: err}
 	}
-	e.tell(IncidentReloaded, "gave everything back, to load it again")
+	e.tell(cam.EventReloaded, "gave everything back, to load it again")
 	return nil
 }
 
@@ -243,11 +204,11 @@ func (m *Model) less(ctx context.Context, e *explanation, refused error) error {
 	}
 	free := ""
 	if err == nil {
-		free = "; " + mib(usage.Free) + " were free"
+		free = "; " + bytesize.FormatMiB(usage.Free) + " were free"
 	}
-	e.tell(IncidentRefused, "%v%s", refused, free)
+	e.tell(cam.EventRefused, "%v%s", refused, free)
 	if n == nil || n.budget.Smallest {
-		return m.surrender(ctx, e, &MemoryError{Free: usage.Available(), Err: refused})
+		return m.surrender(ctx, e, &cam.MemoryError{Free: usage.Available(), Err: refused})
 	}
 	next := usage.Available()
 	if n.taken > 0 && (err != nil || next >= n.taken) { // it is not the sum that there is too little of
@@ -256,15 +217,15 @@ func (m *Model) less(ctx context.Context, e *explanation, refused error) error {
 	if allowed := m.allowance.latest.Bytes; allowed > 0 {
 		next = min(next, allowed)
 	}
-	to := Budget{Bytes: next}
+	to := cam.Budget{Bytes: next}
 	if least, err := n.leastBytes(ctx); err != nil || next <= least {
-		to = Budget{Smallest: true}
+		to = cam.Budget{Smallest: true}
 	}
 	return m.shrink(e, to, true)
 }
 
 // shrink makes room for smaller plans. Draws stay where they are as long as there is room for them there.
-func (m *Model) shrink(e *explanation, to Budget, forced bool) error {
+func (m *Model) shrink(e *explanation, to cam.Budget, forced bool) error {
 	rescued := e.rescue(false)
 	m.place.Lock()
 	m.net.forced = m.net.forced || forced
@@ -277,18 +238,18 @@ func (m *Model) shrink(e *explanation, to Budget, forced bool) error {
 }
 
 // least goes on after a budget that is too small for any plan: with the least that works, if it was the device that said so.
-func (m *Model) least(ctx context.Context, e *explanation, tooSmall *BudgetError) error {
+func (m *Model) least(ctx context.Context, e *explanation, tooSmall *cam.BudgetError) error {
 	switch {
 	case m.net.forced && m.allows(tooSmall.Smallest):
-		return m.shrink(e, Budget{Smallest: true}, true)
+		return m.shrink(e, cam.Budget{Smallest: true}, true)
 	case m.opt.Allow == nil:
 		return m.end(e, tooSmall)
 	}
-	return m.surrender(ctx, e, &MemoryError{Needs: tooSmall.Smallest, Free: tooSmall.Budget, Err: tooSmall})
+	return m.surrender(ctx, e, &cam.MemoryError{Needs: tooSmall.Smallest, Free: tooSmall.Budget, Err: tooSmall})
 }
 
 // surrender gives all back when not even the least can be had.
-func (m *Model) surrender(ctx context.Context, e *explanation, why *MemoryError) error {
+func (m *Model) surrender(ctx context.Context, e *explanation, why *cam.MemoryError) error {
 	if why.Needs == 0 && m.net != nil {
 		why.Needs, _ = m.net.leastBytes(ctx) // of a plan that was made before
 	}
@@ -299,8 +260,8 @@ func (m *Model) surrender(ctx context.Context, e *explanation, why *MemoryError)
 }
 
 // tell notes an incident.
-func (e *explanation) tell(kind IncidentKind, format string, args ...any) {
-	i := Incident{Time: time.Now(), Kind: kind, Text: fmt.Sprintf(format, args...)}
+func (e *explanation) tell(kind cam.EventKind, format string, args ...any) {
+	i := cam.Event{Time: time.Now(), Kind: kind, Text: fmt.Sprintf(format, args...)}
 	if e.quiet {
 		e.model.untold = append(e.model.untold, i)
 		return
@@ -309,11 +270,11 @@ func (e *explanation) tell(kind IncidentKind, format string, args ...any) {
 }
 
 // hear hands an incident on.
-func (e *explanation) hear(i Incident) {
+func (e *explanation) hear(i cam.Event) {
 	e.told.Lock()
-	e.result.Execution.Incidents = append(e.result.Execution.Incidents, i)
+	e.result.Execution.Events = append(e.result.Execution.Events, i)
 	e.told.Unlock()
-	if e.req.Incident != nil {
-		e.req.Incident(i)
+	if e.req.OnEvent != nil {
+		e.req.OnEvent(i)
 	}
 }

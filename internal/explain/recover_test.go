@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/backendtest"
 	"github.com/voxcam/voxcam/internal/explain"
@@ -16,17 +17,17 @@ import (
 )
 
 // troubleRequest asks for maps of layers, of the input and of draws with two kinds of noise.
-var troubleRequest = explain.Request{
+var troubleRequest = cam.Request{
 	Methods: []string{"gradcam", "saliency", "smoothgrad", "vargrad", "smoothgrad-squared"}, NSamples: 4, NoiseLevel: 0.1, SampleID: "x",
 	Convention: map[string]string{"smoothgrad": "monai"},
 }
 
 // briefRequests are less to compute for two volumes.
-func briefRequests() []explain.Request {
-	brief := explain.Request{Methods: []string{"gradcam", "saliency", "vargrad"}, NSamples: 3, NoiseLevel: 0.1, SampleID: "x"}
+func briefRequests() []cam.Request {
+	brief := cam.Request{Methods: []string{"gradcam", "saliency", "vargrad"}, NSamples: 3, NoiseLevel: 0.1, SampleID: "x"}
 	next := brief
 	next.Methods = []string{"gradcam"}
-	return []explain.Request{brief, next}
+	return []cam.Request{brief, next}
 }
 
 // kept is a checkpoint in memory.
@@ -54,7 +55,7 @@ func (k *kept) Keep(key string, state []float32, draws int) error {
 }
 
 // expected are the results for volumes without any trouble.
-func expected(t testing.TB, volumes []*volume.Volume, reqs ...explain.Request) (want []*explain.Result) {
+func expected(t testing.TB, volumes []*volume.Volume, reqs ...cam.Request) (want []*cam.Result) {
 	t.Helper()
 	m := openMethods(t, openCPU(t), explain.Options{})
 	for i, v := range volumes {
@@ -68,7 +69,7 @@ func expected(t testing.TB, volumes []*volume.Volume, reqs ...explain.Request) (
 }
 
 // same compares results to the bit.
-func same(got, want *explain.Result) error {
+func same(got, want *cam.Result) error {
 	if !reflect.DeepEqual(got.Logits, want.Logits) || got.Predicted != want.Predicted || got.TargetClass != want.TargetClass || got.CellSize != want.CellSize {
 		return errors.New("other scores")
 	}
@@ -95,7 +96,7 @@ func openOn(t testing.TB, b backend.Backend, opt explain.Options) *explain.Model
 }
 
 // pair explains two volumes of which the second waits while the first is computed.
-func pair(ctx context.Context, m *explain.Model, volumes []*volume.Volume, reqs []explain.Request) (results []*explain.Result, err error) {
+func pair(ctx context.Context, m *explain.Model, volumes []*volume.Volume, reqs []cam.Request) (results []*cam.Result, err error) {
 	first, err := m.Begin(ctx, volumes[0], reqs[0])
 	if err != nil {
 		return nil, err
@@ -126,10 +127,10 @@ func TestEveryCallFailsOnce(t *testing.T) {
 	volumes, inner := series(t, 2), openCPU(t)
 	reqs := briefRequests()
 	if backendtest.Long() {
-		reqs = []explain.Request{troubleRequest, troubleRequest}
+		reqs = []cam.Request{troubleRequest, troubleRequest}
 	}
 	want := expected(t, volumes, reqs...)
-	run := func(t testing.TB, b *limited, keep []*kept) (results []*explain.Result, err error) {
+	run := func(t testing.TB, b *limited, keep []*kept) (results []*cam.Result, err error) {
 		m := openOn(t, b, explain.Options{Ahead: true})
 		reqs := slices.Clone(reqs)
 		for i := range reqs {
@@ -163,7 +164,7 @@ func TestEveryCallFailsOnce(t *testing.T) {
 			got, err := run(t, b, keep)
 			b.clean(what)
 			if trouble == backend.Lost {
-				if b.lost && !errors.Is(err, explain.ErrLost) && len(got) < 2 {
+				if b.lost && !errors.Is(err, cam.ErrLost) && len(got) < 2 {
 					t.Errorf("%s: %v", what, err)
 				}
 				again := newLimited(t, inner, 1<<30)
@@ -183,9 +184,9 @@ func TestEveryCallFailsOnce(t *testing.T) {
 }
 
 // tally counts incidents by their kind.
-func tally(r *explain.Result) map[explain.IncidentKind]int {
-	kinds := map[explain.IncidentKind]int{}
-	for _, i := range r.Execution.Incidents {
+func tally(r *cam.Result) map[cam.EventKind]int {
+	kinds := map[cam.EventKind]int{}
+	for _, i := range r.Execution.Events {
 		kinds[i.Kind]++
 	}
 	return kinds
@@ -222,7 +223,7 @@ func TestMapsThatDoNotComeBack(t *testing.T) {
 					t.Errorf("%d times trouble %d: volume %d: %v", failures, trouble, i, err)
 				}
 			}
-			if failures < 2 && (maps != 2 || len(got[0].Execution.Incidents) > 0) {
+			if failures < 2 && (maps != 2 || len(got[0].Execution.Events) > 0) {
 				t.Errorf("%d times trouble %d: %d maps of layers were made for 2 volumes; %+v", failures, trouble, maps, got[0].Execution)
 			}
 			if err := m.Close(); err != nil {
@@ -255,7 +256,7 @@ func TestTransientFailuresThatDoNotEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var failed *explain.TransientError
+	var failed *cam.TransientError
 	if err := w.Compute(t.Context()); !errors.As(err, &failed) || failed.Tries != 5 {
 		t.Fatalf("after 5 failures in a row: %v", err)
 	}
@@ -271,8 +272,8 @@ func TestTransientFailuresThatDoNotEnd(t *testing.T) {
 	if err := same(r, want[0]); err != nil {
 		t.Error(err)
 	}
-	if k := tally(r); k[explain.IncidentFailed] != 5 || k[explain.IncidentRepeated] != 1 || k[explain.IncidentReloaded] != 3 || k[explain.IncidentResumed] == 0 {
-		t.Errorf("incidents: %+v", r.Execution.Incidents)
+	if k := tally(r); k[cam.EventFailed] != 5 || k[cam.EventRepeated] != 1 || k[cam.EventReloaded] != 3 || k[cam.EventResumed] == 0 {
+		t.Errorf("incidents: %+v", r.Execution.Events)
 	}
 	if n := noises - 100; n != 6 { // of 8 draws with two kinds of noise, two were finished
 		t.Errorf("%d draws were made where 6 were left", n)
@@ -294,7 +295,7 @@ func TestLadder(t *testing.T) {
 	for _, s := range steps {
 		capacities = append(capacities, s.from, (s.from+s.to)/2, s.to)
 	}
-	levels := map[explain.Level]bool{}
+	levels := map[cam.Level]bool{}
 	for _, capacity := range slices.Compact(capacities) {
 		b := newLimited(t, inner, capacity)
 		m := openOn(t, b, explain.Options{})
@@ -303,7 +304,7 @@ func TestLadder(t *testing.T) {
 			t.Fatal(err)
 		}
 		err = w.Compute(t.Context())
-		var short *explain.MemoryError
+		var short *cam.MemoryError
 		switch {
 		case errors.As(err, &short):
 			if short.Needs <= capacity || short.Free > capacity {
@@ -326,15 +327,15 @@ func TestLadder(t *testing.T) {
 			t.Errorf("%d bytes: %v", capacity, err)
 		}
 		levels[r.Execution.Level] = true
-		if k := tally(r); short == nil && k[explain.IncidentRefused] != k[explain.IncidentSmaller] {
-			t.Errorf("%d bytes: incidents: %+v", capacity, r.Execution.Incidents)
+		if k := tally(r); short == nil && k[cam.EventRefused] != k[cam.EventSmaller] {
+			t.Errorf("%d bytes: incidents: %+v", capacity, r.Execution.Events)
 		}
 		if err := m.Close(); err != nil {
 			t.Error(err)
 		}
 		b.clean("closed")
 	}
-	for _, l := range []explain.Level{levelRefused, explain.LevelHost, explain.LevelSmallest, explain.LevelStreamed, explain.LevelWhole} {
+	for _, l := range []cam.Level{levelRefused, cam.LevelHost, cam.LevelSmallest, cam.LevelStreamed, cam.LevelWhole} {
 		if !levels[l] {
 			t.Errorf("no capacity gave %s: %v", l, levels)
 		}
@@ -363,14 +364,14 @@ func TestLostDevice(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := w.Compute(t.Context()); !errors.Is(err, explain.ErrLost) {
+		if err := w.Compute(t.Context()); !errors.Is(err, cam.ErrLost) {
 			t.Fatalf("lost at draw %d: %v", lostAt, err)
 		}
 		w.Drop()
-		if _, err := m.Begin(t.Context(), v[0], req); !errors.Is(err, explain.ErrLost) {
+		if _, err := m.Begin(t.Context(), v[0], req); !errors.Is(err, cam.ErrLost) {
 			t.Errorf("begun on a lost device: %v", err)
 		}
-		if err := m.Release(t.Context(), nil); !errors.Is(err, explain.ErrLost) {
+		if err := m.Release(t.Context(), nil); !errors.Is(err, cam.ErrLost) {
 			t.Errorf("released a lost device: %v", err)
 		}
 		if _, ok := m.Usage(); ok {
@@ -442,13 +443,13 @@ func TestCheckpoints(t *testing.T) {
 		if err := same(r, want[0]); err != nil {
 			t.Errorf("%d draws: %v", draws, err)
 		}
-		if b.said["noise"] != made || (tally(r)[explain.IncidentResumed] == 1) != (draws >= kept) {
+		if b.said["noise"] != made || (tally(r)[cam.EventResumed] == 1) != (draws >= kept) {
 			t.Errorf("%d draws after %d: %d were made, %+v", draws, kept, b.said["noise"], r.Execution)
 		}
 	}
 	req.NSamples, req.Checkpoint = 4, full{}
 	r, err := m.Explain(t.Context(), volumes[0], req)
-	if err != nil || r.Methods[2].Status != explain.StatusOK || tally(r)[explain.IncidentFailed] != 1 {
+	if err != nil || r.Methods[2].Status != cam.StatusOK || tally(r)[cam.EventFailed] != 1 {
 		t.Errorf("where nothing can be kept: %v, %+v", err, r)
 	}
 	if err := m.Close(); err != nil {

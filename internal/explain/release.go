@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/bytesize"
 )
 
 // release is somebody's wish for the device's memory.
@@ -22,7 +24,7 @@ func (m *Model) Release(ctx context.Context, meanwhile func() error) error {
 	case m.turn <- struct{}{}:
 		defer m.leave()
 		if m.closed {
-			return ErrClosed
+			return cam.ErrClosed
 		}
 		_ = m.release(m.nobody(), r)
 	case m.releases <- r:
@@ -38,7 +40,7 @@ func (m *Model) release(e *explanation, r *release) error {
 	if err == nil {
 		before := m.reserved()
 		if err = m.evacuate(e); err == nil {
-			e.tell(IncidentReleased, "gave %s back, as asked", mib(max(0, before-m.reserved())))
+			e.tell(cam.EventReleased, "gave %s back, as asked", bytesize.FormatMiB(max(0, before-m.reserved())))
 		}
 	}
 	again := errAgain
@@ -75,7 +77,7 @@ func (m *Model) Trim(keep int) (freed int, err error) {
 	}
 	m.allowance.stale()
 	freed, err = m.resident.Trim(keep)
-	if errors.Is(err, ErrLost) || m.trouble(err) == backend.Lost {
+	if errors.Is(err, cam.ErrLost) || m.trouble(err) == backend.Lost {
 		err = m.seen.lose(err)
 	}
 	return freed, err

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/explain"
 )
 
@@ -74,7 +75,7 @@ func TestRelease(t *testing.T) {
 		if err := same(r, want[0]); err != nil {
 			t.Error(err)
 		}
-		first := tally(r)[explain.IncidentReleased] // or with the next volume, if it was heard late
+		first := tally(r)[cam.EventReleased] // or with the next volume, if it was heard late
 		if meanwhile != 1 {
 			t.Errorf("released %d times: %+v", meanwhile, r.Execution)
 		}
@@ -90,7 +91,7 @@ func TestRelease(t *testing.T) {
 		if err := same(r, want[1]); err != nil {
 			t.Error(err)
 		}
-		if n := first + tally(r)[explain.IncidentReleased]; n != 2 {
+		if n := first + tally(r)[cam.EventReleased]; n != 2 {
 			t.Errorf("what was released before a volume is not told with it: %+v", r.Execution)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -188,7 +189,7 @@ func TestShuttleAlways(t *testing.T) {
 				t.Errorf("with others there, volume %d: %v", i, err)
 			}
 		}
-		if k := tally(got[0]); k[explain.IncidentRefused] == 0 || k[explain.IncidentSmaller] == 0 {
+		if k := tally(got[0]); k[cam.EventRefused] == 0 || k[cam.EventSmaller] == 0 {
 			t.Errorf("with others there: %+v", got[0].Execution)
 		}
 		if err := m.Close(); err != nil {

@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 )
 
@@ -45,7 +46,7 @@ func (m *Model) vacate() {
 	case m.trouble(err) == backend.Lost:
 		_ = m.lose(nobody, err) // which the next volume hears
 	default:
-		nobody.tell(IncidentFailed, "all was given back because the device could not be left for a while: %v", err)
+		nobody.tell(cam.EventFailed, "all was given back because the device could not be left for a while: %v", err)
 		_ = m.evacuate(nobody)
 	}
 }

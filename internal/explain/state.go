@@ -4,13 +4,14 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/plan"
 )
 
 // State is what a model holds, for those who look on.
 type State struct {
-	Level   Level       `json:"level,omitempty"` // "" while there are no plans
+	Level   cam.Level   `json:"level,omitempty"` // "" while there are no plans
 	Budget  int         `json:"budget_bytes"`    // that the plans were made for; 0: none, or the least that works
 	Taken   int         `json:"taken_bytes"`     // what plans and fields take of a budget; 0 where nobody needs to know
 	Arena   int         `json:"arena_bytes"`     // that are held
@@ -70,7 +71,7 @@ func (s *seen) lose(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.gone == nil {
-		s.gone = fmt.Errorf("%w: %w", ErrLost, err)
+		s.gone = fmt.Errorf("%w: %w", cam.ErrLost, err)
 	}
 	return s.gone
 }
@@ -92,12 +93,12 @@ func (p *gradient) whole() int {
 }
 
 // level is that of the plans; "" without any.
-func (n *network) level() (level Level) {
+func (n *network) level() (level cam.Level) {
 	for _, p := range n.passes() {
 		switch l := n.passLevel(p); {
-		case l == LevelSmallest || l == LevelHost:
+		case l == cam.LevelSmallest || l == cam.LevelHost:
 			return l
-		case level != LevelStreamed:
+		case level != cam.LevelStreamed:
 			level = l
 		}
 	}
@@ -105,16 +106,16 @@ func (n *network) level() (level Level) {
 }
 
 // passLevel is the level of a plan.
-func (n *network) passLevel(p *gradient) Level {
+func (n *network) passLevel(p *gradient) cam.Level {
 	switch {
 	case n.places.volume == backend.OnHost && n.fieldBytes(n.needs, places{}) > 0:
-		return LevelHost
+		return cam.LevelHost
 	case keepsAll(p.plan) || p.plan.Peak >= p.whole():
-		return LevelWhole
+		return cam.LevelWhole
 	case p.plan.Peak <= p.drafts.leastPeak:
-		return LevelSmallest
+		return cam.LevelSmallest
 	}
-	return LevelStreamed
+	return cam.LevelStreamed
 }
 
 // keepsAll reports whether a plan streams nothing and computes nothing twice.

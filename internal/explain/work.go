@@ -20,7 +20,7 @@ type work struct {
 }
 
 // Begin implements Overlapping. On a backend without memory for it, the volume waits where the caller has it.
-func (m *Model) Begin(ctx context.Context, v *volume.Volume, req Request) (Work, error) {
+func (m *Model) Begin(ctx context.Context, v *volume.Volume, req cam.Request) (Work, error) {
 	req, err := req.Filled()
 	if err != nil {
 		return nil, err
@@ -36,7 +36,7 @@ func (m *Model) Begin(ctx context.Context, v *volume.Volume, req Request) (Work,
 		return nil, err
 	}
 	w := &work{model: m}
-	w.e = explanation{model: m, req: req, volume: v, result: &Result{}, entered: w.enter}
+	w.e = explanation{model: m, req: req, volume: v, result: &cam.Result{}, entered: w.enter}
 	w.e.low, w.e.high = extent(v.Data)
 	w.e.begin(choices)
 	select {
@@ -46,12 +46,12 @@ func (m *Model) Begin(ctx context.Context, v *volume.Volume, req Request) (Work,
 	}
 	if m.closed {
 		<-m.begun
-		return nil, ErrClosed
+		return nil, cam.ErrClosed
 	}
 	if err := w.wait(); err != nil {
 		switch m.trouble(err) {
 		case backend.NoMemory, backend.Transient: // it is brought when its turn comes
-			w.e.tell(IncidentFailed, "the volume could not wait on the device: %v", err)
+			w.e.tell(cam.EventFailed, "the volume could not wait on the device: %v", err)
 		default:
 			w.left()
 			return nil, err
@@ -148,7 +148,7 @@ func (w *work) attempt(ctx context.Context) error {
 	if err := m.bind(ctx, shapeOf(e.volume)); err != nil {
 		return SuggestAxes(err, e.volume)
 	}
-	if c := e.req.Class; c.Kind != ClassPredicted && (c.Index < 0 || c.Index >= m.net.classCount) {
+	if c := e.req.Target.Class; c.Kind != cam.ClassPredicted && (c.Index < 0 || c.Index >= m.net.classCount) {
 		return fmt.Errorf("class %d is out of range: %s has classes 0 to %d", c.Index, m.file.Path, m.net.classCount-1)
 	}
 	if e.net != m.net { // what lies on the device is that of another network
@@ -167,12 +167,12 @@ func (m *Model) retell(e *explanation) {
 }
 
 // Result implements Work.
-func (w *work) Result() (*Result, error) {
+func (w *work) Result() (*cam.Result, error) {
 	if err := w.complete(); err != nil {
 		return nil, err
 	}
 	for i := range w.e.result.Methods {
-		if m := &w.e.result.Methods[i]; m.Status == StatusFailed {
+		if m := &w.e.result.Methods[i]; m.Status == cam.StatusFailed {
 			m.Map, m.Heatmap = nil, nil
 		}
 	}
@@ -244,7 +244,7 @@ func (e *explanation) collect() error {
 	for i, err := range e.back.failed {
 		m := &e.result.Methods[i]
 		if e.model.trouble(err) == backend.Fault {
-			m.Status, m.Reason = StatusFailed, err.Error()
+			m.Status, m.Reason = cam.StatusFailed, err.Error()
 			continue
 		}
 		m.Status, m.Reason, m.Map, m.Heatmap = "", "", nil, nil

@@ -14,7 +14,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/report"
 )
 
@@ -29,7 +29,7 @@ func (r *Rig) Undisturbed() {
 	}
 	r.Expect("whole")
 	for _, s := range r.Records("whole") {
-		if s.Status != explain.StatusOK || s.Execution.Level != explain.LevelWhole || len(s.Execution.Incidents) > 0 {
+		if s.Status != cam.StatusOK || s.Execution.Level != cam.LevelWhole || len(s.Execution.Events) > 0 {
 			r.T.Errorf("undisturbed: %s is %s, %+v", s.ID, s.Status, s.Execution)
 		}
 	}
@@ -108,16 +108,16 @@ func (r *Rig) Names(session string) (names []string) {
 }
 
 // Levels counts how often a session's volumes were explained at each level, and how often each thing happened to them.
-func (r *Rig) Levels(session string) (levels map[explain.Level]int, kinds map[explain.IncidentKind]int) {
+func (r *Rig) Levels(session string) (levels map[cam.Level]int, kinds map[cam.EventKind]int) {
 	r.T.Helper()
-	levels, kinds = map[explain.Level]int{}, map[explain.IncidentKind]int{}
+	levels, kinds = map[cam.Level]int{}, map[cam.EventKind]int{}
 	for _, s := range r.Records(session) {
 		if s.Execution == nil {
 			r.T.Errorf("%s does not tell where it was explained", s.ID)
 			continue
 		}
 		levels[s.Execution.Level]++
-		for _, i := range s.Execution.Incidents {
+		for _, i := range s.Execution.Events {
 			kinds[i.Kind]++
 		}
 	}
@@ -131,7 +131,7 @@ func (r *Rig) Check(session string) (worst float64) {
 	r.T.Helper()
 	exact := map[string]bool{}
 	for _, s := range r.Records(session) {
-		if s.Status != explain.StatusOK || s.Execution == nil {
+		if s.Status != cam.StatusOK || s.Execution == nil {
 			r.T.Errorf("%s is %s (%s)", s.ID, s.Status, s.Reason)
 			continue
 		}
@@ -170,8 +170,8 @@ func (r *Rig) CheckPart(session string) {
 }
 
 // onProcessor reports whether the processor had a part in explaining a volume.
-func onProcessor(e *explain.Execution) bool {
-	return e.Level == explain.LevelCPU || strings.HasPrefix(e.Device, "cpu") || slices.ContainsFunc(e.Incidents, func(i explain.Incident) bool { return i.Kind == explain.IncidentCPU })
+func onProcessor(e *cam.Execution) bool {
+	return e.Level == cam.LevelCPU || strings.HasPrefix(e.Device, "cpu") || slices.ContainsFunc(e.Events, func(i cam.Event) bool { return i.Kind == cam.EventCPU })
 }
 
 // difference is the largest one, as a share of the largest value.

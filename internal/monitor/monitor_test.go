@@ -17,6 +17,7 @@ import (
 
 	"github.com/rivo/uniseg"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/control"
@@ -49,12 +50,12 @@ func sight() Look {
 		Host: gpusurvey.Host{Total: 64 * gib, Free: 32 * gib, Health: gpusurvey.Healthy},
 		Sessions: []Session{
 			{Status: control.Status{PID: 23400, Worker: 23456, Session: "night", Device: "cuda:0 NVIDIA H200", UUID: "GPU-1", State: "computing",
-				Level: explain.LevelStreamed, Budget: 12 * gib, Arena: 8 * gib, Plans: []explain.PassState{{Pass: "gradcam", Bytes: 2 * gib}, {Pass: "input", Bytes: 8 * gib}},
+				Level: cam.LevelStreamed, Budget: 12 * gib, Arena: 8 * gib, Plans: []explain.PassState{{Pass: "gradcam", Bytes: 2 * gib}, {Pass: "input", Bytes: 8 * gib}},
 				Usage: backend.Usage{Allocated: 9 * gib, Reserved: 11 * gib, Overhead: gib}, Sample: "case_007", Split: "val", Passes: 12, PassesTotal: 50,
 				Done: 5, Total: 20, OK: 4, Degraded: 1, LeftSeconds: 200, Started: noon.Add(-time.Minute),
-				Incidents: []explain.Incident{
-					{Time: noon.Add(-time.Minute), Kind: explain.IncidentRefused, Text: "the driver refused 4 GiB"},
-					{Time: noon.Add(-time.Second), Kind: explain.IncidentSmaller, Text: "went on with 12 GiB"}}}},
+				Events: []cam.Event{
+					{Time: noon.Add(-time.Minute), Kind: cam.EventRefused, Text: "the driver refused 4 GiB"},
+					{Time: noon.Add(-time.Second), Kind: cam.EventSmaller, Text: "went on with 12 GiB"}}}},
 			{Status: control.Status{PID: 500, Session: "tiny", Device: "cpu", State: "idle", Held: true, Until: noon.Add(time.Minute), Total: 1}},
 			{Status: control.Status{PID: 501}, Problem: "process 501 does not answer"},
 		},

@@ -252,7 +252,7 @@ func session(s Session, d detail, now time.Time) (out []line) {
 		counts = counts.add(fmt.Sprintf("%d %s", c.n, c.name), st)
 	}
 	out = append(out, bar, counts)
-	for _, i := range s.Incidents[max(0, len(s.Incidents)-d.incidents):] {
+	for _, i := range s.Events[max(0, len(s.Events)-d.incidents):] {
 		out = append(out, line{{"  " + i.Time.In(now.Location()).Format("15:04:05"), dim}, {fmt.Sprintf(" %s: %s", i.Kind, i.Text), plain}})
 	}
 	return out

@@ -6,41 +6,41 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/printable"
 )
 
 // levels from the most memory to the least.
-var levels = []explain.Level{explain.LevelWhole, explain.LevelStreamed, explain.LevelSmallest, explain.LevelHost, explain.LevelCPU}
+var levels = []cam.Level{cam.LevelWhole, cam.LevelStreamed, cam.LevelSmallest, cam.LevelHost, cam.LevelCPU}
 
 // Join adds what was told of another part of the same sample, such as another target class, to what is known: the lowest level, with
 // its device and plans, and the incidents of both. Nil is nothing known.
-func Join(known *explain.Execution, e explain.Execution) *explain.Execution {
-	if e.Device == "" && e.Level == "" && len(e.Incidents) == 0 {
+func Join(known *cam.Execution, e cam.Execution) *cam.Execution {
+	if e.Device == "" && e.Level == "" && len(e.Events) == 0 {
 		return known
 	}
 	if known == nil {
-		e.Incidents = slices.Clone(e.Incidents)
+		e.Events = slices.Clone(e.Events)
 		return &e
 	}
-	incidents := slices.Concat(known.Incidents, e.Incidents)
+	incidents := slices.Concat(known.Events, e.Events)
 	joined := *known
 	if slices.Index(levels, e.Level) >= slices.Index(levels, known.Level) {
 		joined = e
 	}
-	joined.Incidents = incidents
+	joined.Events = incidents
 	return &joined
 }
 
 // Memory summarises how a session got on with memory.
 type Memory struct {
-	Levels    map[explain.Level]int        `json:"samples_by_level"`
-	Incidents map[explain.IncidentKind]int `json:"incidents"` // by kind, of the samples' records
-	Timeline  *Extremes                    `json:"timeline"`  // null without one
+	Levels   map[cam.Level]int     `json:"samples_by_level"`
+	Events   map[cam.EventKind]int `json:"incidents"` // by kind, of the samples' records
+	Timeline *Extremes             `json:"timeline"`  // null without one
 }
 
 func summariseMemory(samples []*Sample) Memory {
-	m := Memory{Levels: map[explain.Level]int{}, Incidents: map[explain.IncidentKind]int{}}
+	m := Memory{Levels: map[cam.Level]int{}, Events: map[cam.EventKind]int{}}
 	for _, s := range samples {
 		if s.Execution == nil {
 			continue
@@ -48,14 +48,14 @@ func summariseMemory(samples []*Sample) Memory {
 		if s.Execution.Level != "" {
 			m.Levels[s.Execution.Level]++
 		}
-		for _, i := range s.Execution.Incidents {
-			m.Incidents[i.Kind]++
+		for _, i := range s.Execution.Events {
+			m.Events[i.Kind]++
 		}
 	}
 	return m
 }
 
-func (m *Memory) known() bool { return len(m.Levels) > 0 || len(m.Incidents) > 0 || m.Timeline != nil }
+func (m *Memory) known() bool { return len(m.Levels) > 0 || len(m.Events) > 0 || m.Timeline != nil }
 
 // write writes the section of the report.
 func (m *Memory) write(w io.Writer) {
@@ -67,14 +67,14 @@ func (m *Memory) write(w io.Writer) {
 	}
 	printable.Fprintf(w, "Samples by level: %s\n", orNA(strings.Join(used, ", ")))
 	var kinds []string
-	for _, k := range sortedKeys(m.Incidents) {
-		kinds = append(kinds, fmt.Sprintf("%d %s", m.Incidents[k], k))
+	for _, k := range sortedKeys(m.Events) {
+		kinds = append(kinds, fmt.Sprintf("%d %s", m.Events[k], k))
 	}
 	if kinds == nil {
 		kinds = []string{"none"}
 	}
-	printable.Fprintf(w, "Incidents:        %s\n", strings.Join(kinds, ", "))
-	printable.Fprintf(w, "Restarts:         %d\n", m.Incidents[explain.IncidentRestart])
+	printable.Fprintf(w, "Events:        %s\n", strings.Join(kinds, ", "))
+	printable.Fprintf(w, "Restarts:         %d\n", m.Events[cam.EventRestart])
 	t := m.Timeline
 	if t == nil {
 		return

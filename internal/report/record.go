@@ -16,7 +16,6 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
-	"github.com/voxcam/voxcam/internal/explain"
 )
 
 // Schema is the version of the records. A session of another version is not resumed.
@@ -44,26 +43,26 @@ type Session struct {
 
 // ModelInfo describes the network.
 type ModelInfo struct {
-	Classes     int            `json:"n_classes"`
-	ClassNames  []string       `json:"class_names"`
-	Backbone    string         `json:"backbone"`
-	File        string         `json:"file"`
-	SHA256      string         `json:"sha256"`
-	TargetLayer string         `json:"target_layer"`
-	Layer       *explain.Layer `json:"layer,omitempty"`
-	Warnings    []string       `json:"warnings,omitempty"` // such as a target layer that an exporter has changed
+	Classes     int        `json:"n_classes"`
+	ClassNames  []string   `json:"class_names"`
+	Backbone    string     `json:"backbone"`
+	File        string     `json:"file"`
+	SHA256      string     `json:"sha256"`
+	TargetLayer string     `json:"target_layer"`
+	Layer       *cam.Layer `json:"layer,omitempty"`
+	Warnings    []string   `json:"warnings,omitempty"` // such as a target layer that an exporter has changed
 }
 
 // Sample is the metadata.json of a sample. Pointers are nil, and null in JSON, where there is no value.
 type Sample struct {
 	Place string `json:"-"` // where Collect found it: its folder in the session's
 
-	Schema int            `json:"schema"`
-	ID     string         `json:"sample_id"`
-	Name   string         `json:"name"` // in file names
-	Split  string         `json:"split"`
-	Status explain.Status `json:"status"`
-	Reason string         `json:"reason,omitempty"`
+	Schema int        `json:"schema"`
+	ID     string     `json:"sample_id"`
+	Name   string     `json:"name"` // in file names
+	Split  string     `json:"split"`
+	Status cam.Status `json:"status"`
+	Reason string     `json:"reason,omitempty"`
 
 	Warnings []string `json:"warnings,omitempty"` // of the volume's file
 
@@ -76,13 +75,13 @@ type Sample struct {
 	Logits             []float32 `json:"logits"`
 	CorrectPrediction  *bool     `json:"correct_prediction"`
 
-	TargetLayer string         `json:"target_layer,omitempty"`
-	Layer       *explain.Layer `json:"layer,omitempty"`  // which tensor that is, and what was assumed
-	CellSize    *[3]float64    `json:"cell_size_voxels"` // of the target layer along depth, height, width
-	Methods     []Method       `json:"methods"`
+	TargetLayer string      `json:"target_layer,omitempty"`
+	Layer       *cam.Layer  `json:"layer,omitempty"`  // which tensor that is, and what was assumed
+	CellSize    *[3]float64 `json:"cell_size_voxels"` // of the target layer along depth, height, width
+	Methods     []Method    `json:"methods"`
 
 	// Execution says where the sample was explained, with how much memory, and what happened meanwhile; nil where nothing is known.
-	Execution *explain.Execution `json:"execution,omitempty"`
+	Execution *cam.Execution `json:"execution,omitempty"`
 
 	// Statistics has an entry for each method that has a map, by Method.Key.
 	Statistics map[string]Statistics `json:"heatmap_statistics"`
@@ -107,7 +106,7 @@ type Sample struct {
 type Method struct {
 	Method          string         `json:"method"`
 	Key             string         `json:"key"` // in file names and in heatmap_statistics
-	Status          explain.Status `json:"status"`
+	Status          cam.Status     `json:"status"`
 	Reason          string         `json:"reason,omitempty"`
 	Seconds         float64        `json:"time_seconds"`
 	TargetClass     *int           `json:"target_class"`

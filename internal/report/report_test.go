@@ -11,9 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/durable"
-	"github.com/voxcam/voxcam/internal/explain"
 )
 
 func ptr[T any](x T) *T { return &x }
@@ -27,18 +27,18 @@ func session() *Session {
 func predicted(split, name string, truth, prediction int, confidence, peak float64) *Sample {
 	probabilities := make([]float64, len(names))
 	probabilities[prediction] = confidence
-	return &Sample{Schema: Schema, ID: name, Name: name, Split: split, Status: explain.StatusOK,
+	return &Sample{Schema: Schema, ID: name, Name: name, Split: split, Status: cam.StatusOK,
 		TrueClass: ptr(truth), TrueClassName: ptr(names[truth]), PredictedClass: ptr(prediction), PredictedClassName: ptr(names[prediction]),
 		Confidence: ptr(confidence), CorrectPrediction: ptr(truth == prediction), Seconds: 2,
 		Probabilities: probabilities, Logits: make([]float32, len(names)),
 		Input: &dataset.Input{Path: name, Bytes: 1}, InputShape: &[4]int{1, 4, 4, 4}, Shape: &[4]int{1, 4, 4, 4}, CropOffset: &[3]int{},
 		Scaling: &dataset.Scaling{Name: "none", Divisor: 1}, CellSize: &[3]float64{2, 2, 2},
-		Methods:    []Method{{Method: "gradcam", Key: "volume", Status: explain.StatusOK, MapShape: &[3]int{2, 2, 2}}},
+		Methods:    []Method{{Method: "gradcam", Key: "volume", Status: cam.StatusOK, MapShape: &[3]int{2, 2, 2}}},
 		Statistics: map[string]Statistics{"volume": {Max: peak, Mean: peak / 2, Std: peak / 2}}}
 }
 
 func failed(split, name string) *Sample {
-	return &Sample{Schema: Schema, ID: name, Name: name, Split: split, Status: explain.StatusFailed, Reason: "no file",
+	return &Sample{Schema: Schema, ID: name, Name: name, Split: split, Status: cam.StatusFailed, Reason: "no file",
 		TrueClass: ptr(0), TrueClassName: ptr(names[0])}
 }
 

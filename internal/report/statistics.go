@@ -5,7 +5,7 @@ import (
 	"math"
 	"time"
 
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/cam"
 )
 
 // Overall is overall_statistics.json.
@@ -27,13 +27,13 @@ type Counts struct {
 }
 
 // Add counts a sample.
-func (c *Counts) Add(s explain.Status) {
+func (c *Counts) Add(s cam.Status) {
 	switch s {
-	case explain.StatusOK:
+	case cam.StatusOK:
 		c.OK++
-	case explain.StatusDegraded:
+	case cam.StatusDegraded:
 		c.Degraded++
-	case explain.StatusSkipped:
+	case cam.StatusSkipped:
 		c.Skipped++
 	default:
 		c.Failed++

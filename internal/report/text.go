@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/printable"
 )
 
@@ -74,11 +74,11 @@ func WriteText(w io.Writer, session *Session, o *Overall, samples []*Sample, dir
 	var degraded, failed, skipped, wrong []*Sample
 	for _, s := range samples {
 		switch s.Status {
-		case explain.StatusDegraded:
+		case cam.StatusDegraded:
 			degraded = append(degraded, s)
-		case explain.StatusFailed:
+		case cam.StatusFailed:
 			failed = append(failed, s)
-		case explain.StatusSkipped:
+		case cam.StatusSkipped:
 			skipped = append(skipped, s)
 		}
 		if s.CorrectPrediction != nil && !*s.CorrectPrediction {

@@ -18,7 +18,7 @@ import (
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/printable"
 )
 
@@ -34,9 +34,9 @@ type Moment struct {
 	Run    string    `json:"run,omitempty"`    // Begun or Ended
 	Sample string    `json:"sample,omitempty"` // that is explained
 
-	Figures  *Figures             `json:"figures,omitempty"`
-	Incident explain.IncidentKind `json:"incident,omitempty"`
-	Text     string               `json:"text,omitempty"` // of the incident
+	Figures *Figures      `json:"figures,omitempty"`
+	Event   cam.EventKind `json:"incident,omitempty"`
+	Text    string        `json:"text,omitempty"` // of the incident
 }
 
 // Values of Moment.Run. A run that was killed has no end.
@@ -60,9 +60,9 @@ type Figures struct {
 	Resident      int `json:"resident_bytes,omitempty"`        // of the host's memory, by this process
 	Worker        int `json:"worker_resident_bytes,omitempty"` // and by the one that has the device
 
-	Budget int           `json:"budget_bytes,omitempty"`
-	Level  explain.Level `json:"level,omitempty"`
-	State  string        `json:"state,omitempty"` // what the device does
+	Budget int       `json:"budget_bytes,omitempty"`
+	Level  cam.Level `json:"level,omitempty"`
+	State  string    `json:"state,omitempty"` // what the device does
 }
 
 // ours is what the session has of the GPU's memory.
@@ -314,11 +314,11 @@ const mostKinds = 16
 
 // incidents marks what happened, a row of marks a kind.
 func (a *axis) incidents(p *plot.Plot, y float64) error {
-	marks := map[explain.IncidentKind]plotter.XYs{}
+	marks := map[cam.EventKind]plotter.XYs{}
 	for r, run := range a.runs {
 		for _, m := range run {
-			if m.Incident != "" {
-				marks[m.Incident] = append(marks[m.Incident], plotter.XY{X: a.at(r, m.Time), Y: y})
+			if m.Event != "" {
+				marks[m.Event] = append(marks[m.Event], plotter.XY{X: a.at(r, m.Time), Y: y})
 			}
 		}
 	}
@@ -371,13 +371,13 @@ func (a *axis) breaks(p *plot.Plot, top float64) error {
 func Thin(moments []Moment, most int) []Moment {
 	incidents := 0
 	for _, m := range moments {
-		if m.Incident != "" {
+		if m.Event != "" {
 			incidents++
 		}
 	}
 	odd := map[bool]bool{}
 	return slices.DeleteFunc(slices.Clone(moments), func(m Moment) bool {
-		of := m.Incident != ""
+		of := m.Event != ""
 		if m.Run != "" || of && incidents <= most/2 {
 			return false
 		}

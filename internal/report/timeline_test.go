@@ -10,7 +10,7 @@ import (
 	"testing/fstest"
 	"time"
 
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/cam"
 )
 
 var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
@@ -22,18 +22,18 @@ func timeline() (all []Moment) {
 	at := func(s int) time.Time { return noon.Add(time.Duration(s) * time.Second) }
 	figures := func(s, free, ours, others int) Moment {
 		return Moment{Time: at(s), Sample: "a", Figures: &Figures{GPUTotal: 80 * giB, GPUUsed: (ours + others) * giB, GPUFree: free * giB,
-			Reserved: (ours - 1) * giB, Overhead: giB, HostAvailable: 100 * giB, Resident: giB, Worker: 2 * giB, Level: explain.LevelWhole}}
+			Reserved: (ours - 1) * giB, Overhead: giB, HostAvailable: 100 * giB, Resident: giB, Worker: 2 * giB, Level: cam.LevelWhole}}
 	}
 	all = append(all, Moment{Time: at(0), Run: Begun})
 	for s := range 60 {
 		all = append(all, figures(s, 70-s/2, 4+s/10, 6+s/3))
 	}
-	all = append(all, Moment{Time: at(40), Sample: "a", Incident: explain.IncidentSmaller, Text: "less"},
+	all = append(all, Moment{Time: at(40), Sample: "a", Event: cam.EventSmaller, Text: "less"},
 		Moment{Time: at(7200), Run: Begun})
 	for s := range 90 {
 		all = append(all, figures(7200+s, 40, 5, 30))
 	}
-	return append(all, Moment{Time: at(7230), Incident: explain.IncidentRestart, Text: "the worker was killed"}, Moment{Time: at(7290), Run: Ended})
+	return append(all, Moment{Time: at(7230), Event: cam.EventRestart, Text: "the worker was killed"}, Moment{Time: at(7290), Run: Ended})
 }
 
 func asLines(t *testing.T, moments []Moment) string {
@@ -116,7 +116,7 @@ func TestThin(t *testing.T) {
 			switch {
 			case m.Figures != nil:
 				figures++
-			case m.Incident != "":
+			case m.Event != "":
 				incidents++
 			default:
 				marks++
@@ -134,37 +134,37 @@ func TestThin(t *testing.T) {
 
 // Of several targets the lowest level counts, and every incident.
 func TestJoin(t *testing.T) {
-	incident := func(k explain.IncidentKind) []explain.Incident { return []explain.Incident{{Kind: k}} }
-	whole := explain.Execution{Device: "cuda:0", Level: explain.LevelWhole, Arena: 100, Incidents: incident(explain.IncidentLarger)}
-	small := explain.Execution{Device: "cuda:0", Level: explain.LevelSmallest, Arena: 10, Incidents: incident(explain.IncidentSmaller)}
-	stopped := explain.Execution{Incidents: incident(explain.IncidentSkipped)}
+	incident := func(k cam.EventKind) []cam.Event { return []cam.Event{{Kind: k}} }
+	whole := cam.Execution{Device: "cuda:0", Level: cam.LevelWhole, Arena: 100, Events: incident(cam.EventLarger)}
+	small := cam.Execution{Device: "cuda:0", Level: cam.LevelSmallest, Arena: 10, Events: incident(cam.EventSmaller)}
+	stopped := cam.Execution{Events: incident(cam.EventSkipped)}
 	for name, tc := range map[string]struct {
-		parts []explain.Execution
-		level explain.Level
+		parts []cam.Execution
+		level cam.Level
 		arena int
 		kinds string
 	}{
-		"falls":   {[]explain.Execution{whole, small}, explain.LevelSmallest, 10, "larger smaller"},
-		"rises":   {[]explain.Execution{small, whole}, explain.LevelSmallest, 10, "smaller larger"},
-		"ends":    {[]explain.Execution{whole, stopped}, explain.LevelWhole, 100, "larger skipped"},
-		"nothing": {[]explain.Execution{{}, whole, {}}, explain.LevelWhole, 100, "larger"},
+		"falls":   {[]cam.Execution{whole, small}, cam.LevelSmallest, 10, "larger smaller"},
+		"rises":   {[]cam.Execution{small, whole}, cam.LevelSmallest, 10, "smaller larger"},
+		"ends":    {[]cam.Execution{whole, stopped}, cam.LevelWhole, 100, "larger skipped"},
+		"nothing": {[]cam.Execution{{}, whole, {}}, cam.LevelWhole, 100, "larger"},
 	} {
-		var e *explain.Execution
+		var e *cam.Execution
 		for _, p := range tc.parts {
 			e = Join(e, p)
 		}
 		var kinds []string
-		for _, i := range e.Incidents {
+		for _, i := range e.Events {
 			kinds = append(kinds, string(i.Kind))
 		}
 		if e.Level != tc.level || e.Arena != tc.arena || strings.Join(kinds, " ") != tc.kinds {
 			t.Errorf("%s: %+v", name, e)
 		}
 	}
-	if Join(nil, explain.Execution{}) != nil {
+	if Join(nil, cam.Execution{}) != nil {
 		t.Error("nothing is known, yet there is an execution")
 	}
-	if len(whole.Incidents) != 1 {
+	if len(whole.Events) != 1 {
 		t.Error("joining changed a part")
 	}
 }
@@ -172,17 +172,17 @@ func TestJoin(t *testing.T) {
 // Skipped samples have no result: they count as samples, and lower no figure that is over results.
 func TestSkippedSamplesLowerNothing(t *testing.T) {
 	skipped := failed("train", "k")
-	skipped.Status, skipped.Reason = explain.StatusSkipped, "0.3 GiB are free, and the smallest plan takes 0.9"
-	skipped.Execution = &explain.Execution{Incidents: []explain.Incident{{Kind: explain.IncidentRefused}, {Kind: explain.IncidentSkipped}}}
+	skipped.Status, skipped.Reason = cam.StatusSkipped, "0.3 GiB are free, and the smallest plan takes 0.9"
+	skipped.Execution = &cam.Execution{Events: []cam.Event{{Kind: cam.EventRefused}, {Kind: cam.EventSkipped}}}
 	all := append(samples(), skipped)
-	all[0].Execution = &explain.Execution{Level: explain.LevelHost, Incidents: []explain.Incident{{Kind: explain.IncidentRefused}}}
+	all[0].Execution = &cam.Execution{Level: cam.LevelHost, Events: []cam.Event{{Kind: cam.EventRefused}}}
 	before, o := Aggregate(session(), samples(), time.Time{}), Aggregate(session(), all, time.Time{})
 	train := o.Splits["train"]
 	if *o.Overall.Accuracy != *before.Overall.Accuracy || o.Overall.Processed != before.Overall.Processed || *train.Seconds != 2 ||
 		train.Status != (Counts{OK: 3, Failed: 1, Skipped: 1}) || train.Status.All() != 5 {
 		t.Errorf("%+v, %+v", o.Overall, train)
 	}
-	if !reflect.DeepEqual(o.Memory.Incidents, map[explain.IncidentKind]int{"refused": 2, "skipped": 1}) || o.Memory.Levels[explain.LevelHost] != 1 {
+	if !reflect.DeepEqual(o.Memory.Events, map[cam.EventKind]int{"refused": 2, "skipped": 1}) || o.Memory.Levels[cam.LevelHost] != 1 {
 		t.Errorf("%+v", o.Memory)
 	}
 	o.Memory.Timeline = extremes(timeline())
@@ -191,7 +191,7 @@ func TestSkippedSamplesLowerNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"3 ok, 0 degraded, 2 failed, 1 skipped for lack of memory", "SKIPPED FOR LACK OF MEMORY (1)", "train/k: 0.3 GiB are free",
-		"Samples by level: 1 host", "Incidents:        2 refused, 1 skipped", "Observed:         2 runs", "80.00 GiB; at most 9.00 GiB by this session",
+		"Samples by level: 1 host", "Events:        2 refused, 1 skipped", "Observed:         2 runs", "80.00 GiB; at most 9.00 GiB by this session",
 		"1 samples have no result because there was too little memory"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("the report lacks %q:\n%s", want, b.String())

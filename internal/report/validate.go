@@ -9,11 +9,11 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
-	"github.com/voxcam/voxcam/internal/explain"
 )
 
-var statuses = []explain.Status{explain.StatusOK, explain.StatusDegraded, explain.StatusFailed, explain.StatusSkipped}
+var statuses = []cam.Status{cam.StatusOK, cam.StatusDegraded, cam.StatusFailed, cam.StatusSkipped}
 
 // validate says what no run would have written into the record of a sample in the folder place. What is made of a record relies on
 // it: a folder of results may come from somebody else.
@@ -74,7 +74,7 @@ func (s *Sample) validatePrediction(m *ModelInfo) error {
 
 // hasResult reports whether there are maps by the sample's status.
 func (s *Sample) hasResult() bool {
-	return s.Status == explain.StatusOK || s.Status == explain.StatusDegraded
+	return s.Status == cam.StatusOK || s.Status == cam.StatusDegraded
 }
 
 func (s *Sample) validateInput() error {
@@ -123,7 +123,7 @@ func (s *Sample) validateMethods(m *ModelInfo) error {
 		if err := class("target_class", method.TargetClass, method.TargetClassName, m); err != nil {
 			return fmt.Errorf("methods: %s: %w", method.Key, err)
 		}
-		if method.Status == explain.StatusFailed {
+		if method.Status == cam.StatusFailed {
 			continue
 		}
 		maps++

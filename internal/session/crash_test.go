@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/report"
 )
 
@@ -48,7 +48,7 @@ func runChild(dir string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return ExitError
 	}
-	f := &fake{classes: 3, delay: 5 * time.Millisecond, hook: func(_ context.Context, req explain.Request, _ *explain.Result) error {
+	f := &fake{classes: 3, delay: 5 * time.Millisecond, hook: func(_ context.Context, req cam.Request, _ *cam.Result) error {
 		_, err := fmt.Fprintln(calls, req.SampleID)
 		return err
 	}}
@@ -179,7 +179,7 @@ func TestInterrupted(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		f := &fake{classes: 3}
-		f.hook = func(ctx context.Context, req explain.Request, _ *explain.Result) error {
+		f.hook = func(ctx context.Context, req cam.Request, _ *cam.Result) error {
 			if len(f.called()) == stop+1 {
 				cancel()
 				return ctx.Err()

@@ -3,7 +3,7 @@ package session
 import (
 	"sync"
 
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/report"
 )
 
@@ -16,8 +16,8 @@ const (
 	EventPass   Kind = "pass"   // Passes of PassesTotal through the network are done for Sample
 	EventSample Kind = "sample" // Sample is written: Status, Reason, Predicted, Confidence, Done, Total, Seconds, Left
 
-	EventIncident Kind = "incident" // Incident happened to memory or device while Sample was explained
-	EventMemory   Kind = "memory"   // Figures of memory, for each line of the timeline
+	EventExecution Kind = "incident" // Execution happened to memory or device while Sample was explained
+	EventMemory    Kind = "memory"   // Figures of memory, for each line of the timeline
 
 	EventNote    Kind = "note"    // Reason
 	EventWarning Kind = "warning" // Reason
@@ -34,14 +34,14 @@ type Event struct {
 	Resumed      int
 	Passes       int
 	PassesTotal  int
-	Status       explain.Status
+	Status       cam.Status
 	Reason       string
 	Predicted    string // name of the predicted class
 	Confidence   float64
 	Seconds      float64 // of explaining a sample, or of the whole run
 	Left         float64 // seconds that remain at the rate so far
 	Counts       report.Counts
-	Incident     explain.Incident
+	Execution    cam.Event
 	Figures      report.Figures
 }
 

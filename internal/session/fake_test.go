@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/report"
@@ -27,22 +28,22 @@ type fake struct {
 	classes int
 	sha     string
 	delay   time.Duration
-	hook    func(ctx context.Context, req explain.Request, r *explain.Result) error // may change or refuse a result
+	hook    func(ctx context.Context, req cam.Request, r *cam.Result) error // may change or refuse a result
 
 	mu    sync.Mutex
 	calls []string // sample IDs in order
 }
 
 // targetLayer is the layer that the fake explains.
-var targetLayer = &explain.Layer{
+var targetLayer = &cam.Layer{
 	Name: "layer4", Value: "relu_8", Shape: []int{1, 2, 2, 3, 2}, Axes: "NCDHW", Module: "layer4", Call: 2, Calls: 2, Warnings: []string{"assumed"},
 }
 
-func (f *fake) Info() explain.Info {
-	return explain.Info{Path: "net.onnx", SHA256: "abc" + f.sha, Classes: f.classes, TargetLayer: "layer4", Layer: targetLayer}
+func (f *fake) Info() cam.Info {
+	return cam.Info{Path: "net.onnx", SHA256: "abc" + f.sha, Classes: f.classes, TargetLayer: "layer4", Layer: targetLayer}
 }
 
-func (f *fake) Explain(ctx context.Context, v *volume.Volume, req explain.Request) (*explain.Result, error) {
+func (f *fake) Explain(ctx context.Context, v *volume.Volume, req cam.Request) (*cam.Result, error) {
 	f.mu.Lock()
 	f.calls = append(f.calls, req.SampleID)
 	f.mu.Unlock()
@@ -54,7 +55,7 @@ func (f *fake) Explain(ctx context.Context, v *volume.Volume, req explain.Reques
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	r := &explain.Result{TargetLayer: "layer4", Layer: targetLayer, CellSize: [3]float64{2, 2, 2}}
+	r := &cam.Result{TargetLayer: "layer4", Layer: targetLayer, CellSize: [3]float64{2, 2, 2}}
 	sum := float32(0)
 	for _, x := range v.Data {
 		sum += x
@@ -68,15 +69,15 @@ func (f *fake) Explain(ctx context.Context, v *volume.Volume, req explain.Reques
 		r.Probabilities = append(r.Probabilities, p)
 		r.Logits = append(r.Logits, float32(math.Log(p)))
 	}
-	r.TargetClass = req.Class.Index
-	if req.Class.Kind == explain.ClassPredicted {
+	r.TargetClass = req.Target.Class.Index
+	if req.Target.Class.Kind == cam.ClassPredicted {
 		r.TargetClass = r.Predicted
 	}
 	for i, m := range req.Methods {
 		h := fnv.New32()
 		fmt.Fprintf(h, "%s %d", m, r.TargetClass)
 		scale := float32(h.Sum32()%97+1) / 10
-		mr := explain.MethodResult{Method: m, Status: explain.StatusOK, Seconds: 0.25, HeatDims: v.Dims(),
+		mr := cam.MethodResult{Method: m, Status: cam.StatusOK, Seconds: 0.25, HeatDims: v.Dims(),
 			Dims: [3]int{v.Depth / 2, v.Height / 2, v.Width / 2}, Parameters: map[string]any{"n_samples": req.NSamples}}
 		mr.Map = make([]float32, mr.Dims[0]*mr.Dims[1]*mr.Dims[2])
 		for k := range mr.Map {

@@ -12,23 +12,22 @@ import (
 	"testing"
 
 	"github.com/voxcam/voxcam/cam"
-	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/phantom"
 	"github.com/voxcam/voxcam/internal/volume/mat"
 	"github.com/voxcam/voxcam/volume"
 )
 
 // still gives the same maps for every volume, at once: what a run takes is what files take.
-type still struct{ methods []explain.MethodResult }
+type still struct{ methods []cam.MethodResult }
 
-func (s *still) Info() explain.Info {
-	return explain.Info{Path: "net.onnx", SHA256: "abc", Classes: 3, TargetLayer: "layer4"}
+func (s *still) Info() cam.Info {
+	return cam.Info{Path: "net.onnx", SHA256: "abc", Classes: 3, TargetLayer: "layer4"}
 }
 
-func (s *still) Explain(context.Context, *volume.Volume, explain.Request) (*explain.Result, error) {
-	return &explain.Result{
+func (s *still) Explain(context.Context, *volume.Volume, cam.Request) (*cam.Result, error) {
+	return &cam.Result{
 		Logits: []float32{1, 2, 3}, Probabilities: []float64{0.1, 0.2, 0.7}, Predicted: 2, TargetClass: 2, TargetLayer: "layer4",
-		CellSize: [3]float64{32, 32, 32}, Methods: append([]explain.MethodResult(nil), s.methods...),
+		CellSize: [3]float64{32, 32, 32}, Methods: append([]cam.MethodResult(nil), s.methods...),
 	}, nil
 }
 
@@ -42,7 +41,7 @@ func newStill(b *testing.B, dims [3]int) *still {
 		if err != nil {
 			b.Fatal(err)
 		}
-		m := explain.MethodResult{Method: name, Status: explain.StatusOK, HeatDims: dims, Dims: dims}
+		m := cam.MethodResult{Method: name, Status: cam.StatusOK, HeatDims: dims, Dims: dims}
 		if i < 2 {
 			m.Dims = [3]int{dims[0] / 32, dims[1] / 32, dims[2] / 32}
 		}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/volume"
 )
@@ -25,8 +26,8 @@ type ahead struct {
 type aheadWork struct {
 	a      *ahead
 	v      *volume.Volume
-	req    explain.Request
-	result *explain.Result
+	req    cam.Request
+	result *cam.Result
 	leave  sync.Once
 }
 
@@ -44,7 +45,7 @@ func (a *ahead) count(by int) {
 	a.most = max(a.most, a.open)
 }
 
-func (a *ahead) Begin(ctx context.Context, v *volume.Volume, req explain.Request) (explain.Work, error) {
+func (a *ahead) Begin(ctx context.Context, v *volume.Volume, req cam.Request) (explain.Work, error) {
 	select {
 	case a.place <- struct{}{}:
 	case <-ctx.Done():
@@ -64,7 +65,7 @@ func (w *aheadWork) Compute(ctx context.Context) (err error) {
 	return err
 }
 
-func (w *aheadWork) Result() (*explain.Result, error) {
+func (w *aheadWork) Result() (*cam.Result, error) {
 	time.Sleep(2 * time.Millisecond)
 	w.a.count(-1)
 	return w.result, nil
@@ -117,11 +118,11 @@ func TestOverlapStops(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	calls := 0
-	a := newAhead(&fake{hook: func(_ context.Context, req explain.Request, _ *explain.Result) error {
+	a := newAhead(&fake{hook: func(_ context.Context, req cam.Request, _ *cam.Result) error {
 		if calls++; calls == 8 { // the second target of the third sample
 			cancel()
 		}
-		if req.SampleID == "case1" && req.Class.Index == 1 {
+		if req.SampleID == "case1" && req.Target.Class.Index == 1 {
 			return errors.New("no")
 		}
 		return nil

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/report"
@@ -40,16 +41,16 @@ type part struct {
 // heard are the incidents of one part, which are told while it is explained.
 type heard struct {
 	mu   sync.Mutex
-	list []explain.Incident
+	list []cam.Event
 }
 
-func (h *heard) add(i explain.Incident) {
+func (h *heard) add(i cam.Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.list = append(h.list, i)
 }
 
-func (h *heard) all() []explain.Incident {
+func (h *heard) all() []cam.Event {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.list
@@ -254,11 +255,11 @@ func (r *run) begin(ctx context.Context, ex explain.Explainer, j *job, i int) pa
 		return p
 	}
 	target := r.targets[i]
-	if target.Kind == explain.ClassTrue {
+	if target.Kind == cam.ClassTrue {
 		target.Index = j.sample.Label
 	}
-	request := explain.Request{
-		Methods: r.methods, Class: target,
+	request := cam.Request{
+		Methods: r.methods, Target: cam.Target{Class: target},
 		NSamples: r.config.Explain.NSamples, NoiseLevel: r.config.Explain.NoiseLevel,
 		Seed: r.config.Explain.Seed, SampleID: j.sample.ID, Noise: r.opt.Noise,
 		Convention: r.config.Explain.Conventions,
@@ -266,7 +267,7 @@ func (r *run) begin(ctx context.Context, ex explain.Explainer, j *job, i int) pa
 			r.observe.Event(Event{Kind: EventPass, Sample: j.sample.ID, Split: string(j.sample.Split),
 				Passes: i*total + done, PassesTotal: len(r.targets) * total})
 		},
-		Incident: func(incident explain.Incident) {
+		OnEvent: func(incident cam.Event) {
 			p.heard.add(incident)
 			r.memory.incident(j.sample, incident)
 		},
@@ -303,7 +304,7 @@ func (r *run) compute(ctx context.Context, p *part) {
 }
 
 // result waits for what a part has, and checks it.
-func (r *run) result(p *part) (result *explain.Result, err error) {
+func (r *run) result(p *part) (result *cam.Result, err error) {
 	if p.err != nil {
 		return nil, p.err
 	}
@@ -318,8 +319,8 @@ func (r *run) result(p *part) (result *explain.Result, err error) {
 type plain struct {
 	explain.Explainer
 	job     *job
-	request explain.Request
-	result  *explain.Result
+	request cam.Request
+	result  *cam.Result
 }
 
 func (w *plain) Compute(ctx context.Context) (err error) {
@@ -327,7 +328,7 @@ func (w *plain) Compute(ctx context.Context) (err error) {
 	return err
 }
 
-func (w *plain) Result() (*explain.Result, error) { return w.result, nil }
+func (w *plain) Result() (*cam.Result, error) { return w.result, nil }
 
 func (w *plain) Drop() {}
 
@@ -345,7 +346,7 @@ func guard(do func() error) (err error) {
 }
 
 // check keeps anything that is not a result from being stored as one: it turns the status of such a method to failed.
-func (r *run) check(result *explain.Result, dims [3]int) error {
+func (r *run) check(result *cam.Result, dims [3]int) error {
 	if result == nil {
 		return errors.New("internal error, please report it: no result and no error")
 	}
@@ -363,23 +364,23 @@ func (r *run) check(result *explain.Result, dims [3]int) error {
 	}
 	for i := range result.Methods {
 		m := &result.Methods[i]
-		if m.Status == explain.StatusFailed {
+		if m.Status == cam.StatusFailed {
 			m.Map, m.Heatmap = nil, nil
 			continue
 		}
 		fail := func(format string, args ...any) {
-			m.Status, m.Reason, m.Map, m.Heatmap = explain.StatusFailed, fmt.Sprintf(format, args...), nil, nil
+			m.Status, m.Reason, m.Map, m.Heatmap = cam.StatusFailed, fmt.Sprintf(format, args...), nil, nil
 		}
 		switch {
-		case m.Status != explain.StatusOK && m.Status != explain.StatusDegraded:
+		case m.Status != cam.StatusOK && m.Status != cam.StatusDegraded:
 			fail("internal error, please report it: status %q", m.Status)
 		case m.HeatDims != dims || len(m.Heatmap) != dims[0]*dims[1]*dims[2] || len(m.Map) == 0 || len(m.Map) != m.Dims[0]*m.Dims[1]*m.Dims[2]:
 			fail("internal error, please report it: map of %v with %d values, heatmap of %v with %d values for a volume of %v",
 				m.Dims, len(m.Map), m.HeatDims, len(m.Heatmap), dims)
 		case !finite(m.Map) || !finite(m.Heatmap):
 			fail("the map is not finite")
-		case m.Status == explain.StatusOK && !positive(m.Heatmap):
-			m.Status, m.Reason = explain.StatusDegraded, "the heatmap is zero everywhere: the map has no positive value, or the same value everywhere"
+		case m.Status == cam.StatusOK && !positive(m.Heatmap):
+			m.Status, m.Reason = cam.StatusDegraded, "the heatmap is zero everywhere: the map has no positive value, or the same value everywhere"
 		}
 	}
 	return nil

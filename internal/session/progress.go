@@ -11,7 +11,7 @@ import (
 
 	"github.com/schollz/progressbar/v3"
 
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/printable"
 )
 
@@ -89,8 +89,8 @@ func line(e Event) string {
 			printable.Fprintf(&b, ": %s", e.Reason)
 		}
 		return b.String()
-	case EventIncident:
-		return printable.Sprintf("%s/%s: %s: %s", e.Split, e.Sample, e.Incident.Kind, e.Incident.Text)
+	case EventExecution:
+		return printable.Sprintf("%s/%s: %s: %s", e.Split, e.Sample, e.Execution.Kind, e.Execution.Text)
 	case EventNote:
 		return "note: " + printable.Line(e.Reason)
 	case EventWarning:
@@ -126,13 +126,13 @@ func (b *bar) Event(e Event) {
 			b.describe("%s/%s pass %d/%d", e.Split, e.Sample, e.Passes, e.PassesTotal)
 		}
 	case EventSample:
-		if e.Status != explain.StatusOK {
+		if e.Status != cam.StatusOK {
 			b.say(line(e))
 		}
 		if b.bar != nil {
 			b.bar.Add(1) //nolint:errcheck // a terminal that is gone is no reason to stop
 		}
-	case EventIncident, EventNote, EventWarning:
+	case EventExecution, EventNote, EventWarning:
 		b.say(line(e))
 	}
 }
@@ -174,20 +174,20 @@ func (j *jsonLog) Event(e Event) {
 	case EventSample:
 		level := slog.LevelInfo
 		switch e.Status {
-		case explain.StatusDegraded:
+		case cam.StatusDegraded:
 			level = slog.LevelWarn
-		case explain.StatusFailed, explain.StatusSkipped:
+		case cam.StatusFailed, cam.StatusSkipped:
 			level = slog.LevelError
 		}
 		j.log.Log(context.Background(), level, "sample", "sample", e.Sample, "split", e.Split, "status", e.Status, "reason", e.Reason,
 			"predicted", e.Predicted, "confidence", e.Confidence, "seconds", e.Seconds, "done", e.Done, "total", e.Total, "left_seconds", e.Left)
-	case EventIncident:
+	case EventExecution:
 		level := slog.LevelWarn
-		if harmless(e.Incident.Kind) {
+		if harmless(e.Execution.Kind) {
 			level = slog.LevelInfo
 		}
-		j.log.Log(context.Background(), level, "incident", "sample", e.Sample, "split", e.Split, "incident", e.Incident.Kind,
-			"at", e.Incident.Time, "text", e.Incident.Text)
+		j.log.Log(context.Background(), level, "incident", "sample", e.Sample, "split", e.Split, "incident", e.Execution.Kind,
+			"at", e.Execution.Time, "text", e.Execution.Text)
 	case EventMemory:
 		j.log.Info("memory", "sample", e.Sample, "figures", e.Figures)
 	case EventNote:
@@ -201,9 +201,9 @@ func (j *jsonLog) Event(e Event) {
 }
 
 // harmless reports whether an incident is none that somebody should look at: memory was there, or was given as it was asked for.
-func harmless(k explain.IncidentKind) bool {
+func harmless(k cam.EventKind) bool {
 	switch k {
-	case explain.IncidentLarger, explain.IncidentResumed, explain.IncidentReleased, explain.IncidentRepeated, explain.IncidentReloaded:
+	case cam.EventLarger, cam.EventResumed, cam.EventReleased, cam.EventRepeated, cam.EventReloaded:
 		return true
 	}
 	return false

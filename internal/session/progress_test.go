@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/report"
 )
 
@@ -15,12 +15,12 @@ var someEvents = []Event{
 	{Kind: EventStart, Session: "s", Dir: "out/session_s", Total: 3, Resumed: 3},
 	{Kind: EventBegin, Sample: "a", Split: "val"},
 	{Kind: EventPass, Sample: "a", Split: "val", Passes: 1, PassesTotal: 9},
-	{Kind: EventSample, Sample: "a", Split: "val", Done: 1, Total: 3, Status: explain.StatusOK, Predicted: "Late", Confidence: 0.75, Seconds: 2, Left: 300},
+	{Kind: EventSample, Sample: "a", Split: "val", Done: 1, Total: 3, Status: cam.StatusOK, Predicted: "Late", Confidence: 0.75, Seconds: 2, Left: 300},
 	{Kind: EventWarning, Reason: "odd"},
-	{Kind: EventIncident, Sample: "b", Split: "val", Incident: explain.Incident{Kind: explain.IncidentSmaller, Text: "went on with 300 MiB"}},
+	{Kind: EventExecution, Sample: "b", Split: "val", Execution: cam.Event{Kind: cam.EventSmaller, Text: "went on with 300 MiB"}},
 	{Kind: EventMemory, Sample: "b", Figures: report.Figures{GPUFree: 5}},
-	{Kind: EventSample, Sample: "b", Split: "val", Done: 2, Total: 3, Status: explain.StatusFailed, Reason: "no file"},
-	{Kind: EventSample, Sample: "c", Split: "val", Done: 3, Total: 3, Status: explain.StatusSkipped, Reason: "too little"},
+	{Kind: EventSample, Sample: "b", Split: "val", Done: 2, Total: 3, Status: cam.StatusFailed, Reason: "no file"},
+	{Kind: EventSample, Sample: "c", Split: "val", Done: 3, Total: 3, Status: cam.StatusSkipped, Reason: "too little"},
 	{Kind: EventEnd},
 }
 

@@ -8,9 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/durable"
-	"github.com/voxcam/voxcam/internal/explain"
 )
 
 // leave makes the mark that a run leaves which is killed while it reads a sample's volume.
@@ -95,7 +95,7 @@ func TestVolumesAreMarked(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, err := w.run(&fake{})
-	if err != nil || len(s.Problems) != 1 || s.Problems[0].Status != explain.StatusFailed || !strings.Contains(s.Problems[0].Reason, readingFolder) {
+	if err != nil || len(s.Problems) != 1 || s.Problems[0].Status != cam.StatusFailed || !strings.Contains(s.Problems[0].Reason, readingFolder) {
 		t.Errorf("%+v, %v", s, err)
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/report"
 )
 
@@ -17,11 +17,11 @@ import (
 func TestWhatARecordSays(t *testing.T) {
 	w := newWorld(t, 2)
 	w.config.Explain.Methods = []string{"gradcam", "vargrad"}
-	f := &fake{delay: time.Millisecond, hook: func(_ context.Context, req explain.Request, r *explain.Result) error {
+	f := &fake{delay: time.Millisecond, hook: func(_ context.Context, req cam.Request, r *cam.Result) error {
 		if r.Predicted, r.TargetClass = 0, 0; req.SampleID == "case1" {
 			r.Predicted, r.TargetClass = 2, -1 // of no class, as for an output without classes
 		}
-		r.Methods[1].Status, r.Methods[1].Reason, r.Methods[1].Map = explain.StatusFailed, "too deep", nil
+		r.Methods[1].Status, r.Methods[1].Reason, r.Methods[1].Map = cam.StatusFailed, "too deep", nil
 		return nil
 	}}
 	w.must(f, ExitDegraded)
@@ -52,19 +52,19 @@ func TestWhatARecordSays(t *testing.T) {
 }
 
 func TestOverall(t *testing.T) {
-	ok := report.Method{Method: "gradcam", Key: "gradcam_class_1_volume", Status: explain.StatusOK}
-	degraded := report.Method{Method: "gradcam", Key: "volume", Status: explain.StatusDegraded, Reason: "flat"}
-	failed := report.Method{Method: "vargrad", Key: "vargrad_class_1_volume", Status: explain.StatusFailed, Reason: "deep"}
+	ok := report.Method{Method: "gradcam", Key: "gradcam_class_1_volume", Status: cam.StatusOK}
+	degraded := report.Method{Method: "gradcam", Key: "volume", Status: cam.StatusDegraded, Reason: "flat"}
+	failed := report.Method{Method: "vargrad", Key: "vargrad_class_1_volume", Status: cam.StatusFailed, Reason: "deep"}
 	for _, test := range []struct {
 		methods []report.Method
-		status  explain.Status
+		status  cam.Status
 		reason  string
 	}{
-		{[]report.Method{ok, ok}, explain.StatusOK, ""},
-		{[]report.Method{degraded}, explain.StatusDegraded, "gradcam degraded: flat"},
-		{[]report.Method{ok, failed}, explain.StatusDegraded, "vargrad_class_1 failed: deep"},
-		{[]report.Method{failed, degraded}, explain.StatusDegraded, "vargrad_class_1 failed: deep; gradcam degraded: flat"},
-		{[]report.Method{failed}, explain.StatusFailed, "vargrad_class_1 failed: deep"},
+		{[]report.Method{ok, ok}, cam.StatusOK, ""},
+		{[]report.Method{degraded}, cam.StatusDegraded, "gradcam degraded: flat"},
+		{[]report.Method{ok, failed}, cam.StatusDegraded, "vargrad_class_1 failed: deep"},
+		{[]report.Method{failed, degraded}, cam.StatusDegraded, "vargrad_class_1 failed: deep; gradcam degraded: flat"},
+		{[]report.Method{failed}, cam.StatusFailed, "vargrad_class_1 failed: deep"},
 	} {
 		if status, reason := overall(test.methods); status != test.status || reason != test.reason {
 			t.Errorf("%s: %q, want %s: %q", status, reason, test.status, test.reason)

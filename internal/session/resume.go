@@ -8,8 +8,8 @@ import (
 	"io/fs"
 	"path"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
-	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/report"
 )
 
@@ -55,15 +55,15 @@ func (r *run) finished(s dataset.Sample, record *report.Sample) bool {
 	if record.Schema != report.Schema || record.Hash != r.record.Hash || record.ID != s.ID || s.Err != nil {
 		return false
 	}
-	if record.TrueClass == nil || *record.TrueClass != s.Label || record.Status == explain.StatusFailed ||
-		record.Status == explain.StatusSkipped {
+	if record.TrueClass == nil || *record.TrueClass != s.Label || record.Status == cam.StatusFailed ||
+		record.Status == cam.StatusSkipped {
 		return false
 	}
 	if len(record.Methods) != len(r.methods)*len(r.targets) {
 		return false
 	}
 	for _, m := range record.Methods {
-		if m.Status == explain.StatusFailed {
+		if m.Status == cam.StatusFailed {
 			return false
 		}
 	}

@@ -32,6 +32,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/durable"
 	"github.com/voxcam/voxcam/internal/explain"
@@ -80,7 +81,7 @@ type Options struct {
 	Methods []string // groups expanded; nil: those of Config
 
 	// Noise replaces the generator; NoiseName identifies it among the session's settings, best by a digest.
-	Noise     explain.NoiseDraw
+	Noise     cam.NoiseDraw
 	NoiseName string
 
 	// Settings are further settings that change results, by name. A session is only resumed under the same ones.
@@ -112,7 +113,7 @@ type Summary struct {
 // Problem is a sample that is not ok.
 type Problem struct {
 	Sample, Split string
-	Status        explain.Status
+	Status        cam.Status
 	Reason        string
 }
 
@@ -167,11 +168,11 @@ type run struct {
 	opt     Options
 	config  *dataset.Config
 	set     *dataset.Set
-	info    explain.Info
+	info    cam.Info
 	methods []string
-	targets []explain.Class // one, or one for each class
-	all     bool            // the targets are all classes
-	names   []string        // of the classes
+	targets []cam.Class // one, or one for each class
+	all     bool        // the targets are all classes
+	names   []string    // of the classes
 	formats map[string]bool
 	record  *report.Session
 	folder  *durable.Folder
@@ -242,7 +243,7 @@ func (e *interrupted) Unwrap() error { return e.cause }
 
 func (s *Summary) count(record *report.Sample) {
 	s.Status.Add(record.Status)
-	if record.Status == explain.StatusOK {
+	if record.Status == cam.StatusOK {
 		return
 	}
 	s.Problems = append(s.Problems, Problem{record.ID, record.Split, record.Status, record.Reason})
@@ -282,11 +283,11 @@ func prepare(opt Options, ex explain.Explainer) (*run, []dataset.Sample, error) 
 	if err != nil {
 		return nil, nil, refuse("model.target_class (or --target-class): %v", err)
 	}
-	r.targets, r.all = []explain.Class{target}, all
+	r.targets, r.all = []cam.Class{target}, all
 	if all {
 		r.targets = nil
 		for i := range n {
-			r.targets = append(r.targets, explain.Class{Kind: explain.ClassIndex, Index: i})
+			r.targets = append(r.targets, cam.Class{Kind: cam.ClassIndex, Index: i})
 		}
 	}
 	for i := range n {

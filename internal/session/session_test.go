@@ -14,9 +14,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/durable"
-	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/report"
 	"github.com/voxcam/voxcam/volume"
 	"github.com/voxcam/voxcam/volume/format"
@@ -141,12 +141,12 @@ func TestEverySampleHasAStatus(t *testing.T) {
 	w.labels("caseID,label,split\ncase0,0,val\nhigh,3,val\na/same,0,val\nb/same,0,val\nmissing,1,val\nbroken,1,val\ncase0,2,val\nx,one,val\n" +
 		"panic,0,val\nhalf,0,val\nempty,0,val\nnan,0,train\n")
 	w.config.Explain.Methods = []string{"gradcam", "vargrad"}
-	f := &fake{hook: func(_ context.Context, req explain.Request, r *explain.Result) error {
+	f := &fake{hook: func(_ context.Context, req cam.Request, r *cam.Result) error {
 		switch req.SampleID {
 		case "panic":
 			panic("deliberate")
 		case "half":
-			r.Methods[1].Status, r.Methods[1].Reason, r.Methods[1].Map = explain.StatusFailed, "too deep", nil
+			r.Methods[1].Status, r.Methods[1].Reason, r.Methods[1].Map = cam.StatusFailed, "too deep", nil
 		case "empty":
 			clear(r.Methods[0].Heatmap)
 		case "nan":
@@ -209,28 +209,28 @@ func TestEverySampleHasAStatus(t *testing.T) {
 func TestMapsThatAreNone(t *testing.T) {
 	nan, inf := float32(math.NaN()), float32(math.Inf(1))
 	for name, c := range map[string]struct {
-		harm func(*explain.Result)
+		harm func(*cam.Result)
 		want string
 	}{
-		"a NaN in the map":           {func(r *explain.Result) { r.Methods[0].Map[3] = nan }, "the map is not finite"},
-		"a NaN in the heatmap":       {func(r *explain.Result) { r.Methods[0].Heatmap[95] = nan }, "the map is not finite"},
-		"an infinity in the map":     {func(r *explain.Result) { r.Methods[0].Map[0] = -inf }, "the map is not finite"},
-		"an infinity in the heatmap": {func(r *explain.Result) { r.Methods[0].Heatmap[0] = inf }, "the map is not finite"},
-		"no map":                     {func(r *explain.Result) { r.Methods[0].Map = nil }, "internal error"},
-		"a map of another size":      {func(r *explain.Result) { r.Methods[0].Map = r.Methods[0].Map[1:] }, "internal error"},
-		"a heatmap of another size":  {func(r *explain.Result) { r.Methods[0].Heatmap = r.Methods[0].Heatmap[1:] }, "internal error"},
-		"a heatmap in another order": {func(r *explain.Result) { r.Methods[0].HeatDims = [3]int{6, 4, 4} }, "internal error"},
-		"a status that there is not": {func(r *explain.Result) { r.Methods[0].Status = "fine" }, "internal error"},
-		"a NaN among probabilities":  {func(r *explain.Result) { r.Probabilities[2] = math.NaN() }, "the network's output is not finite"},
-		"an infinite logit":          {func(r *explain.Result) { r.Logits[2] = inf }, "the network's output is not finite"},
-		"a logit too few":            {func(r *explain.Result) { r.Logits = r.Logits[1:] }, "internal error"},
-		"a probability too few":      {func(r *explain.Result) { r.Probabilities = r.Probabilities[1:] }, "internal error"},
-		"a method too few":           {func(r *explain.Result) { r.Methods = nil }, "internal error"},
-		"a class below":              {func(r *explain.Result) { r.Predicted = -1 }, "predicted class -1"},
-		"a class above":              {func(r *explain.Result) { r.Predicted = 3 }, "predicted class 3"},
+		"a NaN in the map":           {func(r *cam.Result) { r.Methods[0].Map[3] = nan }, "the map is not finite"},
+		"a NaN in the heatmap":       {func(r *cam.Result) { r.Methods[0].Heatmap[95] = nan }, "the map is not finite"},
+		"an infinity in the map":     {func(r *cam.Result) { r.Methods[0].Map[0] = -inf }, "the map is not finite"},
+		"an infinity in the heatmap": {func(r *cam.Result) { r.Methods[0].Heatmap[0] = inf }, "the map is not finite"},
+		"no map":                     {func(r *cam.Result) { r.Methods[0].Map = nil }, "internal error"},
+		"a map of another size":      {func(r *cam.Result) { r.Methods[0].Map = r.Methods[0].Map[1:] }, "internal error"},
+		"a heatmap of another size":  {func(r *cam.Result) { r.Methods[0].Heatmap = r.Methods[0].Heatmap[1:] }, "internal error"},
+		"a heatmap in another order": {func(r *cam.Result) { r.Methods[0].HeatDims = [3]int{6, 4, 4} }, "internal error"},
+		"a status that there is not": {func(r *cam.Result) { r.Methods[0].Status = "fine" }, "internal error"},
+		"a NaN among probabilities":  {func(r *cam.Result) { r.Probabilities[2] = math.NaN() }, "the network's output is not finite"},
+		"an infinite logit":          {func(r *cam.Result) { r.Logits[2] = inf }, "the network's output is not finite"},
+		"a logit too few":            {func(r *cam.Result) { r.Logits = r.Logits[1:] }, "internal error"},
+		"a probability too few":      {func(r *cam.Result) { r.Probabilities = r.Probabilities[1:] }, "internal error"},
+		"a method too few":           {func(r *cam.Result) { r.Methods = nil }, "internal error"},
+		"a class below":              {func(r *cam.Result) { r.Predicted = -1 }, "predicted class -1"},
+		"a class above":              {func(r *cam.Result) { r.Predicted = 3 }, "predicted class 3"},
 	} {
 		w := newWorld(t, 1)
-		s := w.must(&fake{hook: func(_ context.Context, _ explain.Request, r *explain.Result) error { c.harm(r); return nil }}, ExitFailed)
+		s := w.must(&fake{hook: func(_ context.Context, _ cam.Request, r *cam.Result) error { c.harm(r); return nil }}, ExitFailed)
 		if s.Status != (report.Counts{Failed: 1}) || len(s.Problems) != 1 || !strings.Contains(s.Problems[0].Reason, c.want) {
 			t.Errorf("%s: %+v", name, s)
 		}
@@ -248,10 +248,10 @@ func TestTargets(t *testing.T) {
 	} {
 		w := newWorld(t, 2)
 		w.config.Model.TargetClass = target
-		var asked []explain.Class
-		f := &fake{hook: func(_ context.Context, req explain.Request, _ *explain.Result) error {
+		var asked []cam.Class
+		f := &fake{hook: func(_ context.Context, req cam.Request, _ *cam.Result) error {
 			if req.SampleID == "case1" {
-				asked = append(asked, req.Class)
+				asked = append(asked, req.Target.Class)
 			}
 			return nil
 		}}
@@ -266,11 +266,11 @@ func TestTargets(t *testing.T) {
 		}
 		switch target {
 		case "true":
-			if asked[0] != (explain.Class{Kind: explain.ClassTrue, Index: 1}) {
+			if asked[0] != (cam.Class{Kind: cam.ClassTrue, Index: 1}) {
 				t.Errorf("true: %v", asked)
 			}
 		case "late":
-			if asked[0] != (explain.Class{Kind: explain.ClassIndex, Index: 2}) {
+			if asked[0] != (cam.Class{Kind: cam.ClassIndex, Index: 2}) {
 				t.Errorf("late: %v", asked)
 			}
 		}
@@ -282,8 +282,8 @@ func TestTargetsAreAllOrNothing(t *testing.T) {
 	w := newWorld(t, 2)
 	w.config.Model.TargetClass = "all"
 	w.config.Output.Formats = []string{"npy", "tiff", "png"}
-	f := &fake{hook: func(_ context.Context, req explain.Request, _ *explain.Result) error {
-		if req.SampleID == "case0" && req.Class.Index == 1 {
+	f := &fake{hook: func(_ context.Context, req cam.Request, _ *cam.Result) error {
+		if req.SampleID == "case0" && req.Target.Class.Index == 1 {
 			return errors.New("no")
 		}
 		return nil
@@ -299,8 +299,8 @@ func TestTargetsAreAllOrNothing(t *testing.T) {
 	}
 
 	ctx, cancel := context.WithCancel(t.Context())
-	stopped := &fake{classes: 3, hook: func(ctx context.Context, req explain.Request, _ *explain.Result) error {
-		if req.Class.Index == 2 {
+	stopped := &fake{classes: 3, hook: func(ctx context.Context, req cam.Request, _ *cam.Result) error {
+		if req.Target.Class.Index == 2 {
 			cancel()
 		}
 		return ctx.Err()
@@ -535,7 +535,7 @@ func TestUnwritableOutput(t *testing.T) {
 // A place that cannot be written stops the run at once, with one error, and leaves nothing half done.
 func TestOutputFailsInTheMiddle(t *testing.T) {
 	w := newWorld(t, 5)
-	f := &fake{hook: func(_ context.Context, req explain.Request, _ *explain.Result) error {
+	f := &fake{hook: func(_ context.Context, req cam.Request, _ *cam.Result) error {
 		if req.SampleID == "case1" { // a file where a folder must be
 			if err := os.MkdirAll(w.session("heatmaps/val"), 0o755); err != nil {
 				return err
@@ -564,7 +564,7 @@ func TestSummaryPrint(t *testing.T) {
 	s := Summary{Name: "s", Dir: "out/session_s", Selected: 25, Resumed: 1, Pending: 2, Seconds: 3,
 		Status: report.Counts{OK: 1, Failed: 22}}
 	for i := range 22 {
-		s.Problems = append(s.Problems, Problem{fmt.Sprint("case", i), "val", explain.StatusFailed, "why"})
+		s.Problems = append(s.Problems, Problem{fmt.Sprint("case", i), "val", cam.StatusFailed, "why"})
 	}
 	var b bytes.Buffer
 	if err := s.Print(&b); err != nil {

@@ -12,9 +12,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/durable"
-	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/report"
 )
 
@@ -95,14 +95,14 @@ func (r *recorder) begin(s dataset.Sample) {
 }
 
 // incident tells what happened while a sample was explained.
-func (r *recorder) incident(s dataset.Sample, i explain.Incident) {
-	r.observe.Event(Event{Kind: EventIncident, Sample: s.ID, Split: string(s.Split), Incident: i})
+func (r *recorder) incident(s dataset.Sample, i cam.Event) {
+	r.observe.Event(Event{Kind: EventExecution, Sample: s.ID, Split: string(s.Split), Execution: i})
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if i.Time.IsZero() {
 		i.Time = r.clock()
 	}
-	r.add(report.Moment{Time: i.Time, Sample: s.ID, Incident: i.Kind, Text: i.Text})
+	r.add(report.Moment{Time: i.Time, Sample: s.ID, Event: i.Kind, Text: i.Text})
 }
 
 // begun opens the timeline, whose last line a crash may have torn.

@@ -12,29 +12,29 @@ import (
 	"testing"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/durable"
-	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/report"
 )
 
 // short is an error of an engine that gave a sample up.
 type short struct{ error }
 
-func (short) Status() explain.Status { return explain.StatusSkipped }
+func (short) Status() cam.Status { return cam.StatusSkipped }
 
 // tell makes incidents in a request, as an engine does.
-func tell(req explain.Request, r *explain.Result, kinds ...explain.IncidentKind) {
+func tell(req cam.Request, r *cam.Result, kinds ...cam.EventKind) {
 	for _, k := range kinds {
-		i := explain.Incident{Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Kind: k, Text: "because of " + string(k)}
-		req.Incident(i)
-		r.Execution.Incidents = append(r.Execution.Incidents, i)
+		i := cam.Event{Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Kind: k, Text: "because of " + string(k)}
+		req.OnEvent(i)
+		r.Execution.Events = append(r.Execution.Events, i)
 	}
 }
 
-func kinds(e *explain.Execution) (out []explain.IncidentKind) {
+func kinds(e *cam.Execution) (out []cam.EventKind) {
 	if e != nil {
-		for _, i := range e.Incidents {
+		for _, i := range e.Events {
 			out = append(out, i.Kind)
 		}
 	}
@@ -57,22 +57,22 @@ func TestSkippedAndIncidents(t *testing.T) {
 	w.config.Model.TargetClass = "all"
 	var events []Event
 	w.opt.Observer = ObserverFunc(func(e Event) { events = append(events, e) })
-	f := &fake{hook: func(_ context.Context, req explain.Request, r *explain.Result) error {
-		r.Execution = explain.Execution{Device: "cuda:0 (test)", Level: explain.LevelWhole, Arena: 100}
+	f := &fake{hook: func(_ context.Context, req cam.Request, r *cam.Result) error {
+		r.Execution = cam.Execution{Device: "cuda:0 (test)", Level: cam.LevelWhole, Arena: 100}
 		switch {
-		case req.SampleID == "case0" && req.Class.Index == 1:
-			r.Execution.Level, r.Execution.Arena = explain.LevelSmallest, 10
-			tell(req, r, explain.IncidentRefused, explain.IncidentSmaller)
-		case req.SampleID == "case0" && req.Class.Index == 2:
-			tell(req, r, explain.IncidentLarger)
-		case req.SampleID == "case1" && req.Class.Index == 1:
-			tell(req, r, explain.IncidentWaited, explain.IncidentSkipped)
+		case req.SampleID == "case0" && req.Target.Class.Index == 1:
+			r.Execution.Level, r.Execution.Arena = cam.LevelSmallest, 10
+			tell(req, r, cam.EventRefused, cam.EventSmaller)
+		case req.SampleID == "case0" && req.Target.Class.Index == 2:
+			tell(req, r, cam.EventLarger)
+		case req.SampleID == "case1" && req.Target.Class.Index == 1:
+			tell(req, r, cam.EventWaited, cam.EventSkipped)
 			return fmt.Errorf("sample: %w", short{errors.New("0.3 GiB are free")})
 		}
 		return nil
 	}}
 	s := w.must(f, ExitFailed)
-	if s.Status != (report.Counts{OK: 2, Skipped: 1}) || s.Pending != 0 || len(s.Problems) != 1 || s.Problems[0].Status != explain.StatusSkipped {
+	if s.Status != (report.Counts{OK: 2, Skipped: 1}) || s.Pending != 0 || len(s.Problems) != 1 || s.Problems[0].Status != cam.StatusSkipped {
 		t.Errorf("%+v", s)
 	}
 	var text strings.Builder
@@ -81,21 +81,21 @@ func TestSkippedAndIncidents(t *testing.T) {
 		t.Errorf("%v\n%s", err, text.String())
 	}
 	zero := sampleRecord(t, w, "heatmaps/val/class_0_normal/case0/case0_metadata.json")
-	want := []explain.IncidentKind{"refused", "smaller", "larger"}
-	if e := zero.Execution; e == nil || e.Level != explain.LevelSmallest || e.Arena != 10 || !reflect.DeepEqual(kinds(e), want) {
+	want := []cam.EventKind{"refused", "smaller", "larger"}
+	if e := zero.Execution; e == nil || e.Level != cam.LevelSmallest || e.Arena != 10 || !reflect.DeepEqual(kinds(e), want) {
 		t.Errorf("%+v", e)
 	}
 	one := sampleRecord(t, w, "heatmaps/val/class_1_early_amd/case1/case1_metadata.json")
-	if one.Status != explain.StatusSkipped || one.PredictedClass != nil || len(one.Files) != 0 || len(one.Methods) != 0 {
+	if one.Status != cam.StatusSkipped || one.PredictedClass != nil || len(one.Files) != 0 || len(one.Methods) != 0 {
 		t.Errorf("%+v", one)
 	}
-	if e := one.Execution; !reflect.DeepEqual(kinds(e), []explain.IncidentKind{"waited", "skipped"}) || e.Device != "cuda:0 (test)" {
+	if e := one.Execution; !reflect.DeepEqual(kinds(e), []cam.EventKind{"waited", "skipped"}) || e.Device != "cuda:0 (test)" {
 		t.Errorf("%+v", e)
 	}
 	var told []string
 	for _, e := range events {
-		if e.Kind == EventIncident {
-			told = append(told, fmt.Sprintf("%s/%s %s", e.Split, e.Sample, e.Incident.Kind))
+		if e.Kind == EventExecution {
+			told = append(told, fmt.Sprintf("%s/%s %s", e.Split, e.Sample, e.Execution.Kind))
 		}
 	}
 	if !reflect.DeepEqual(told, []string{"val/case0 refused", "val/case0 smaller", "val/case0 larger", "val/case1 waited", "val/case1 skipped"}) {
@@ -153,8 +153,8 @@ func TestTimeline(t *testing.T) {
 			memories++
 		}
 	})
-	f := &fake{hook: func(_ context.Context, req explain.Request, r *explain.Result) error {
-		tell(req, r, explain.IncidentSmaller)
+	f := &fake{hook: func(_ context.Context, req cam.Request, r *cam.Result) error {
+		tell(req, r, cam.EventSmaller)
 		return nil
 	}}
 	w.must(f, ExitOK)
@@ -169,7 +169,7 @@ func TestTimeline(t *testing.T) {
 				}
 			case m.Figures != nil && m.Figures.Reserved == 30:
 				figures++
-			case m.Incident == explain.IncidentSmaller && m.Sample == "case0" && m.Text == "because of smaller":
+			case m.Event == cam.EventSmaller && m.Sample == "case0" && m.Text == "because of smaller":
 				incidents++
 			default:
 				t.Errorf("line %d: %+v", i, m)
@@ -261,7 +261,7 @@ func TestTimelineIsBounded(t *testing.T) {
 		now = now.Add(time.Second)
 		r.tick(t.Context(), false)
 	}
-	r.incident(dataset.Sample{ID: "late"}, explain.Incident{Kind: explain.IncidentSkipped})
+	r.incident(dataset.Sample{ID: "late"}, cam.Event{Kind: cam.EventSkipped})
 	close(r.done)
 	r.close()
 	moments, err := report.ReadTimeline(folder.FS())
@@ -269,7 +269,7 @@ func TestTimelineIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	first, last := moments[0], moments[len(moments)-1]
-	if len(moments) > 100 || len(moments) < 40 || first.Run != report.Begun || last.Run != report.Ended || moments[len(moments)-2].Incident == "" {
+	if len(moments) > 100 || len(moments) < 40 || first.Run != report.Begun || last.Run != report.Ended || moments[len(moments)-2].Event == "" {
 		t.Errorf("%d lines from %+v to %+v", len(moments), first, last)
 	}
 	if asked >= seconds/2 || asked < 100 {

@@ -11,9 +11,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/durable"
-	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/picture"
 	"github.com/voxcam/voxcam/internal/report"
 	"github.com/voxcam/voxcam/internal/volume/mat"
@@ -32,7 +32,7 @@ type writer struct {
 	sheet  picture.Sheet
 	cover  string // name of the first overlay
 	failed error  // why there will be no results; the rest of the sample is passed over
-	known  *explain.Execution
+	known  *cam.Execution
 	mu     sync.Mutex
 }
 
@@ -52,7 +52,7 @@ func (w *writer) add(p part) error {
 	if result != nil {
 		w.known = report.Join(w.known, result.Execution)
 	} else {
-		w.known = report.Join(w.known, explain.Execution{Incidents: p.heard.all()})
+		w.known = report.Join(w.known, cam.Execution{Events: p.heard.all()})
 	}
 	if w.failed == nil {
 		w.failed = err
@@ -69,7 +69,7 @@ func (w *writer) add(p part) error {
 }
 
 // store writes the maps of one target.
-func (w *writer) store(result *explain.Result) error {
+func (w *writer) store(result *cam.Result) error {
 	r, v := w.run, w.job.prepared.Volume
 	if w.stage == nil {
 		var err error
@@ -87,11 +87,11 @@ func (w *writer) store(result *explain.Result) error {
 		if rm.TargetClassName != nil {
 			label += ", class " + *rm.TargetClassName
 		}
-		if m.Status != explain.StatusOK {
+		if m.Status != cam.StatusOK {
 			label += fmt.Sprintf(" (%s: %s)", m.Status, m.Reason)
 		}
 		w.record.Methods = append(w.record.Methods, rm)
-		if m.Status == explain.StatusFailed {
+		if m.Status == cam.StatusFailed {
 			w.sheet.Rows = append(w.sheet.Rows, picture.Row{Label: label, Note: "no map"})
 			continue
 		}
@@ -197,12 +197,12 @@ func (w *writer) finish() (*report.Sample, error) {
 }
 
 // statusOf is the status of a sample that has no result because of an error. Errors that know better have a method Status.
-func statusOf(err error) explain.Status {
-	var knows interface{ Status() explain.Status }
-	if errors.As(err, &knows) && knows.Status() == explain.StatusSkipped {
-		return explain.StatusSkipped
+func statusOf(err error) cam.Status {
+	var knows interface{ Status() cam.Status }
+	if errors.As(err, &knows) && knows.Status() == cam.StatusSkipped {
+		return cam.StatusSkipped
 	}
-	return explain.StatusFailed
+	return cam.StatusFailed
 }
 
 // abort throws away what has no place yet.
@@ -256,7 +256,7 @@ func (r *run) ownedByAnother(place, id string) bool {
 func (r *run) describe(j *job) *report.Sample {
 	s := j.sample
 	record := &report.Sample{
-		Schema: report.Schema, ID: s.ID, Name: s.Name, Split: string(s.Split), Status: explain.StatusOK,
+		Schema: report.Schema, ID: s.ID, Name: s.Name, Split: string(s.Split), Status: cam.StatusOK,
 		Methods: []report.Method{}, Statistics: map[string]report.Statistics{}, Files: []report.File{},
 		Seed: r.config.Explain.Seed, ModelSHA256: r.info.SHA256, Hash: r.record.Hash, Version: r.opt.Version,
 		Finished: r.now().UTC(),
@@ -275,7 +275,7 @@ func (r *run) describe(j *job) *report.Sample {
 
 // describePrediction adds what the network said, which does not depend on the target. Values are copied: a pointer into the
 // result would keep its maps in memory.
-func (r *run) describePrediction(record *report.Sample, result *explain.Result) {
+func (r *run) describePrediction(record *report.Sample, result *cam.Result) {
 	predicted, cell := result.Predicted, result.CellSize
 	record.PredictedClass, record.PredictedClassName = &predicted, &r.names[predicted]
 	record.Logits, record.Probabilities = result.Logits, result.Probabilities
@@ -285,13 +285,13 @@ func (r *run) describePrediction(record *report.Sample, result *explain.Result) 
 	record.TargetLayer, record.Layer, record.CellSize = result.TargetLayer, result.Layer, &cell
 }
 
-func (r *run) describeMethod(m explain.MethodResult, class int) report.Method {
+func (r *run) describeMethod(m cam.MethodResult, class int) report.Method {
 	rm := report.Method{Method: m.Method, Key: r.key(m.Method, class), Status: m.Status, Reason: m.Reason,
 		Seconds: m.Seconds, Parameters: m.Parameters}
 	if class >= 0 && class < r.info.Classes {
 		rm.TargetClass, rm.TargetClassName = &class, &r.names[class]
 	}
-	if m.Status != explain.StatusFailed {
+	if m.Status != cam.StatusFailed {
 		dims := m.Dims
 		rm.MapShape = &dims
 	}
@@ -311,14 +311,14 @@ func (r *run) key(method string, class int) string {
 }
 
 // overall is the status of a sample by those of its methods: failed if none has a map, degraded if not all are ok.
-func overall(methods []report.Method) (explain.Status, string) {
+func overall(methods []report.Method) (cam.Status, string) {
 	var reasons []string
 	maps := 0
 	for _, m := range methods {
-		if m.Status != explain.StatusFailed {
+		if m.Status != cam.StatusFailed {
 			maps++
 		}
-		if m.Status != explain.StatusOK {
+		if m.Status != cam.StatusOK {
 			name := m.Method
 			if m.Key != "volume" {
 				name = strings.TrimSuffix(m.Key, "_volume")
@@ -329,15 +329,15 @@ func overall(methods []report.Method) (explain.Status, string) {
 	reason := strings.Join(reasons, "; ")
 	switch {
 	case maps == 0:
-		return explain.StatusFailed, reason
+		return cam.StatusFailed, reason
 	case len(reasons) > 0:
-		return explain.StatusDegraded, reason
+		return cam.StatusDegraded, reason
 	}
-	return explain.StatusOK, ""
+	return cam.StatusOK, ""
 }
 
 // arrays are the files of numbers of one method.
-func (r *run) arrays(stem string, record *report.Sample, m explain.MethodResult, v *volume.Volume) (out []output) {
+func (r *run) arrays(stem string, record *report.Sample, m cam.MethodResult, v *volume.Volume) (out []output) {
 	cell := cellSize(m)
 	if r.formats["nifti"] {
 		out = append(out,
@@ -371,7 +371,7 @@ func (r *run) arrays(stem string, record *report.Sample, m explain.MethodResult,
 }
 
 // cellSize is the extent of a map's cell in voxels along each axis.
-func cellSize(m explain.MethodResult) (cell [3]float64) {
+func cellSize(m cam.MethodResult) (cell [3]float64) {
 	for i := range cell {
 		cell[i] = float64(m.HeatDims[i]) / float64(m.Dims[i])
 	}

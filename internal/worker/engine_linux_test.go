@@ -10,8 +10,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/engine"
-	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/volume"
@@ -27,7 +27,7 @@ func TestEngine(t *testing.T) {
 	}
 	o := engine.Options{Model: filepath.Join(dir, "model.torchscript.onnx"), Device: "cpu", Policy: policy.DefaultPolicy(), Ahead: true,
 		Shape: [4]int{v.Channels, v.Depth, v.Height, v.Width}}
-	req := explain.Request{Methods: []string{"gradcam", "smoothgrad", "vargrad", "saliency"}, NSamples: 6, NoiseLevel: 0.15, Seed: 5, SampleID: "s"}
+	req := cam.Request{Methods: []string{"gradcam", "smoothgrad", "vargrad", "saliency"}, NSamples: 6, NoiseLevel: 0.15, Seed: 5, SampleID: "s"}
 	here, err := engine.Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -68,8 +68,8 @@ func TestEngine(t *testing.T) {
 				t.Errorf("%s is %s %s, or its maps differ", m.Method, m.Status, m.Reason)
 			}
 		}
-		if killed && !slices.Contains(kindsOf(got.Execution.Incidents), explain.IncidentRestart) {
-			t.Errorf("the child was not killed: %v", got.Execution.Incidents)
+		if killed && !slices.Contains(kindsOf(got.Execution.Events), cam.EventRestart) {
+			t.Errorf("the child was not killed: %v", got.Execution.Events)
 		}
 	}
 }
@@ -99,7 +99,7 @@ func TestEngineOfAnotherModel(t *testing.T) {
 	defer w.Close()
 	digest := w.Info().SHA256
 	put("pools")
-	req := explain.Request{Methods: []string{"gradcam"}, SampleID: "s"}
+	req := cam.Request{Methods: []string{"gradcam"}, SampleID: "s"}
 	if _, err := w.Explain(t.Context(), v, req); err != nil {
 		t.Errorf("the child has the first model open: %v", err)
 	}
@@ -126,7 +126,7 @@ func BenchmarkHandOver(b *testing.B) {
 	}
 	defer w.Close()
 	v := volume.New(1, 256, 512, 512)
-	req := explain.Request{Methods: []string{"gradcam"}, SampleID: "s"}
+	req := cam.Request{Methods: []string{"gradcam"}, SampleID: "s"}
 	b.SetBytes(4 * int64(len(v.Data)))
 	for b.Loop() {
 		if _, err := w.Explain(b.Context(), v, req); err != nil {

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/input"
@@ -149,7 +150,7 @@ func (e *fake) harm(ctx context.Context, at, sample string, pass int) error {
 			go panic("in the driver")
 			select {}
 		case "lost":
-			return fmt.Errorf("at %s: %w", at, explain.ErrLost)
+			return fmt.Errorf("at %s: %w", at, cam.ErrLost)
 		case "hang": // as in a driver: nothing gets it back
 			if e.script.NoPulse {
 				e.hung.Lock()
@@ -167,10 +168,10 @@ func (e *fake) harm(ctx context.Context, at, sample string, pass int) error {
 	return nil
 }
 
-func (e *fake) Info() explain.Info {
+func (e *fake) Info() cam.Info {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	i := explain.Info{Path: "fake.onnx", Classes: 3, TargetLayer: "layer", InputShape: e.shape}
+	i := cam.Info{Path: "fake.onnx", Classes: 3, TargetLayer: "layer", InputShape: e.shape}
 	if e.script.Binds && e.shape == [4]int{} {
 		i.Classes = 0
 	}
@@ -191,7 +192,7 @@ func (e *fake) Bind(_ context.Context, shape [4]int) error {
 func (e *fake) Prepare(ctx context.Context, methods []string) error {
 	e.note("prepare %v", methods)
 	if e.script.Budget > 0 {
-		return fmt.Errorf("for a volume: %w", &explain.BudgetError{Budget: e.script.Budget, Smallest: 2 * e.script.Budget})
+		return fmt.Errorf("for a volume: %w", &cam.BudgetError{Budget: e.script.Budget, Smallest: 2 * e.script.Budget})
 	}
 	return e.harm(ctx, "prepare", "", 0)
 }
@@ -225,19 +226,19 @@ func (e *fake) Notes() (warnings, notes []string) { return []string{"a warning"}
 
 func (e *fake) Close() error { e.note("close"); return nil }
 
-func (e *fake) Explain(ctx context.Context, v *volume.Volume, req explain.Request) (*explain.Result, error) {
+func (e *fake) Explain(ctx context.Context, v *volume.Volume, req cam.Request) (*cam.Result, error) {
 	return explain.One(ctx, e, v, req)
 }
 
 type fakeWork struct {
 	engine *fake
 	volume *volume.Volume
-	req    explain.Request
+	req    cam.Request
 	leave  func()
-	result *explain.Result
+	result *cam.Result
 }
 
-func (e *fake) Begin(ctx context.Context, v *volume.Volume, req explain.Request) (explain.Work, error) {
+func (e *fake) Begin(ctx context.Context, v *volume.Volume, req cam.Request) (explain.Work, error) {
 	if err := v.CheckFinite(); err != nil {
 		return nil, err
 	}
@@ -275,13 +276,13 @@ func (w *fakeWork) Compute(ctx context.Context) error {
 	e.enter(state)
 	defer e.enter("idle")
 	total := 1 + req.NSamples
-	r := &explain.Result{TargetLayer: "layer", Probabilities: []float64{0.25, 0.5, 0.25}, Logits: []float32{0, 1, float32(v.Data[0])},
-		Predicted: 1, TargetClass: req.Class.Index, CellSize: [3]float64{1, 2, 2}, Execution: explain.Execution{Device: e.state.Name, Level: explain.LevelWhole}}
-	if r.Predicted = 1; req.Class.Kind == explain.ClassPredicted {
+	r := &cam.Result{TargetLayer: "layer", Probabilities: []float64{0.25, 0.5, 0.25}, Logits: []float32{0, 1, float32(v.Data[0])},
+		Predicted: 1, TargetClass: req.Target.Class.Index, CellSize: [3]float64{1, 2, 2}, Execution: cam.Execution{Device: e.state.Name, Level: cam.LevelWhole}}
+	if r.Predicted = 1; req.Target.Class.Kind == cam.ClassPredicted {
 		r.TargetClass = r.Predicted
 	}
 	if e.script.Quick {
-		r.Methods = []explain.MethodResult{{Method: req.Methods[0], Status: explain.StatusOK, Heatmap: v.Data}}
+		r.Methods = []cam.MethodResult{{Method: req.Methods[0], Status: cam.StatusOK, Heatmap: v.Data}}
 		w.result = r
 		return nil
 	}
@@ -305,9 +306,9 @@ func (w *fakeWork) Compute(ctx context.Context) error {
 	if kept, draws := req.Checkpoint.Latest(drawsKey); draws > 0 {
 		copy(sum, kept)
 		from = draws
-		i := explain.Incident{Time: time.Now(), Kind: explain.IncidentResumed, Text: fmt.Sprint(draws)}
-		r.Execution.Incidents = append(r.Execution.Incidents, i)
-		req.Incident(i)
+		i := cam.Event{Time: time.Now(), Kind: cam.EventResumed, Text: fmt.Sprint(draws)}
+		r.Execution.Events = append(r.Execution.Events, i)
+		req.OnEvent(i)
 	}
 	e.note("compute %s from %d", req.SampleID, from)
 	z := make([]float32, len(v.Data))
@@ -328,14 +329,14 @@ func (w *fakeWork) Compute(ctx context.Context) error {
 		}
 	}
 	for k, method := range req.Methods {
-		m := explain.MethodResult{Method: method, Status: explain.StatusOK, Seconds: 0.5, HeatDims: v.Dims(), Dims: [3]int{1, 1, 2},
+		m := cam.MethodResult{Method: method, Status: cam.StatusOK, Seconds: 0.5, HeatDims: v.Dims(), Dims: [3]int{1, 1, 2},
 			Parameters: map[string]any{"n_samples": req.NSamples, "seed": req.Seed, "noise_sigma": req.NoiseLevel, "convention": req.Convention[method]},
 			Map:        []float32{float32(k), sum[0]}}
 		for _, x := range sum[:v.Voxels()] {
 			m.Heatmap = append(m.Heatmap, x*float32(k+1))
 		}
 		if method == "fails" {
-			m = explain.MethodResult{Method: method, Status: explain.StatusFailed, Reason: "it always does"}
+			m = cam.MethodResult{Method: method, Status: cam.StatusFailed, Reason: "it always does"}
 		}
 		r.Methods = append(r.Methods, m)
 	}
@@ -343,7 +344,7 @@ func (w *fakeWork) Compute(ctx context.Context) error {
 	return nil
 }
 
-func (w *fakeWork) Result() (*explain.Result, error) {
+func (w *fakeWork) Result() (*cam.Result, error) {
 	if err := w.engine.harm(context.Background(), "result", w.req.SampleID, 0); err != nil {
 		return nil, err
 	}

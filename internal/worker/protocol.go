@@ -11,8 +11,8 @@ import (
 	"io"
 	"sync"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/engine"
-	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/volume"
 )
@@ -42,7 +42,7 @@ const (
 	// What the child says besides.
 	tellTaken      // uint64, the work: its voxels are read
 	tellProgress   // progress
-	tellIncident   // happened
+	tellEvent      // happened
 	tellCheckpoint // checkpoint: complete when the frame is
 	tellState      // telling
 	kinds
@@ -136,7 +136,7 @@ type (
 		Pulse   int64 // nanoseconds from one state to the next
 	}
 	opened struct {
-		Info explain.Info
+		Info cam.Info
 		Told telling
 	}
 	telling struct {
@@ -151,7 +151,7 @@ type (
 		Geometry   volume.Geometry
 		Axes       string
 		Methods    []string
-		Class      explain.Class
+		Target     cam.Target
 		NSamples   int
 		NoiseLevel float64
 		Seed       uint64
@@ -179,8 +179,8 @@ type (
 		Done, Total int
 	}
 	happened struct {
-		Work     uint64
-		Incident explain.Incident
+		Work  uint64
+		Event cam.Event
 	}
 	fault struct {
 		Text string
@@ -273,12 +273,12 @@ func knownErrors() []knownError {
 	return []knownError{
 		nested("skipped", func(e *engine.SkippedError) ([2]int, error) { return [2]int{}, e.Err },
 			func(_ [2]int, err error) error { return &engine.SkippedError{Err: err} }),
-		value(faultLost, explain.ErrLost),
-		nested(faultTransient, func(e *explain.TransientError) ([2]int, error) { return [2]int{e.Tries}, e.Err },
-			func(f [2]int, err error) error { return &explain.TransientError{Tries: f[0], Err: err} }),
-		nested("memory", func(e *explain.MemoryError) ([2]int, error) { return [2]int{e.Needs, e.Free}, e.Err },
-			func(f [2]int, err error) error { return &explain.MemoryError{Needs: f[0], Free: f[1], Err: err} }),
-		typed[explain.BudgetError]("budget"),
+		value(faultLost, cam.ErrLost),
+		nested(faultTransient, func(e *cam.TransientError) ([2]int, error) { return [2]int{e.Tries}, e.Err },
+			func(f [2]int, err error) error { return &cam.TransientError{Tries: f[0], Err: err} }),
+		nested("memory", func(e *cam.MemoryError) ([2]int, error) { return [2]int{e.Needs, e.Free}, e.Err },
+			func(f [2]int, err error) error { return &cam.MemoryError{Needs: f[0], Free: f[1], Err: err} }),
+		typed[cam.BudgetError]("budget"),
 		typed[volume.NonFiniteError]("non-finite"),
 		typed[input.ChangedError]("changed"),
 		value("cancelled", context.Canceled),

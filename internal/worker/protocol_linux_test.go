@@ -13,7 +13,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/policy"
 )
 
@@ -37,11 +37,11 @@ var bodies = map[kind]any{
 	callCompute:    uint64(7),
 	callMaps:       wanted{7, 1},
 	callOrder:      policy.Order{Operation: policy.Release, For: time.Second},
-	kindReply:      explain.Result{Methods: []explain.MethodResult{{Parameters: map[string]any{"seed": uint64(1) << 63, "n_samples": 5, "noise_level": 1.0, "convention": "c"}}}},
-	kindFault:      faultOf(&explain.BudgetError{Budget: 1, Smallest: 2}),
+	kindReply:      cam.Result{Methods: []cam.MethodResult{{Parameters: map[string]any{"seed": uint64(1) << 63, "n_samples": 5, "noise_level": 1.0, "convention": "c"}}}},
+	kindFault:      faultOf(&cam.BudgetError{Budget: 1, Smallest: 2}),
 	tellTaken:      uint64(7),
 	tellProgress:   progress{7, 1, 2},
-	tellIncident:   happened{7, explain.Incident{Time: time.Unix(1, 2).UTC(), Kind: explain.IncidentSmaller, Text: "less"}},
+	tellEvent:      happened{7, cam.Event{Time: time.Unix(1, 2).UTC(), Kind: cam.EventSmaller, Text: "less"}},
 	tellCheckpoint: checkpoint{7, "k", 3, region{0, 8}},
 	tellState:      telling{State: []byte("{}"), Warnings: []string{"w"}, Pulse: true},
 }

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/input"
@@ -72,7 +73,7 @@ type server struct {
 
 	mu     sync.Mutex
 	engine Engine // nil until it is opened
-	noise  explain.NoiseDraw
+	noise  cam.NoiseDraw
 	calls  map[uint64]context.CancelFunc
 	works  map[uint64]*served
 	// beginning is how many volumes are being brought to the device.
@@ -84,7 +85,7 @@ type served struct {
 	server *server
 	id     uint64
 	work   explain.Work
-	result *explain.Result
+	result *cam.Result
 
 	alive context.Context // until the parent has no use for the work: maps that are lost on their way back are computed again with it
 	stop  context.CancelFunc
@@ -296,10 +297,10 @@ func (s *server) answerBegin(ctx context.Context, b beginning) (any, error) {
 		return nil, err
 	}
 	s.send(tellTaken, 0, w.id)
-	req := explain.Request{Methods: b.Methods, Class: b.Class, NSamples: b.NSamples, NoiseLevel: b.NoiseLevel, Seed: b.Seed,
+	req := cam.Request{Methods: b.Methods, Target: b.Target, NSamples: b.NSamples, NoiseLevel: b.NoiseLevel, Seed: b.Seed,
 		SampleID: b.SampleID, Convention: b.Convention, Checkpoint: w,
 		Progress: func(done, total int) { s.send(tellProgress, 0, progress{w.id, done, total}) },
-		Incident: func(i explain.Incident) { s.send(tellIncident, 0, happened{w.id, i}) },
+		OnEvent:  func(i cam.Event) { s.send(tellEvent, 0, happened{w.id, i}) },
 	}
 	if b.Noise {
 		req.Noise = s.noise
@@ -369,7 +370,7 @@ func (s *server) answerResult(ctx context.Context, id uint64) (any, error) {
 	}
 	w.used(stageFetched)
 	r := *w.result
-	r.Methods = append([]explain.MethodResult(nil), r.Methods...)
+	r.Methods = append([]cam.MethodResult(nil), r.Methods...)
 	for i := range r.Methods {
 		r.Methods[i].Map, r.Methods[i].Heatmap = nil, nil
 	}

@@ -9,9 +9,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/engine"
-	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/sysmem"
 )
@@ -183,7 +183,7 @@ func (w *Worker) settle(k *work, to stage, err error) {
 // compute explains a work that the child has.
 func (w *Worker) compute(c *child) func(context.Context, *work) error {
 	return func(ctx context.Context, k *work) error {
-		var info explain.Info
+		var info cam.Info
 		err := c.call(ctx, callCompute, k.id, &info)
 		if err == nil {
 			w.change(func() { w.info, w.deaths = info, 0 })
@@ -213,8 +213,8 @@ func (w *Worker) hear(c *child, f frame) {
 		err = heard(f, func(p progress) {
 			w.about(c, p.Work, func(k *work) { k.events = append(k.events, event{done: p.Done, total: p.Total}) })
 		})
-	case tellIncident:
-		err = heard(f, func(h happened) { w.about(c, h.Work, func(k *work) { k.hear(h.Incident) }) })
+	case tellEvent:
+		err = heard(f, func(h happened) { w.about(c, h.Work, func(k *work) { k.hear(h.Event) }) })
 	case tellCheckpoint:
 		err = heard(f, func(p checkpoint) {
 			w.about(c, p.Work, func(k *work) {
@@ -274,7 +274,7 @@ func (w *Worker) mourn(c *child) {
 				continue
 			}
 			if k.doing || k.stage == stageComputed {
-				k.tell(explain.IncidentRestart, "the worker process was started again: %s%s", story, less)
+				k.tell(cam.EventRestart, "the worker process was started again: %s%s", story, less)
 			}
 			if k.doing {
 				k.suspect = true
@@ -511,7 +511,7 @@ func (w *Worker) alone(k *work) {
 	}
 	w.mu.Unlock()
 	w.change(func() {
-		k.tell(explain.IncidentCPU, "goes on on the processor, in a process of its own, after %d ended: %s", k.deaths, k.story)
+		k.tell(cam.EventCPU, "goes on on the processor, in a process of its own, after %d ended: %s", k.deaths, k.story)
 		k.before = len(k.incidents)
 	})
 	for tries := 0; ; tries++ {
@@ -524,7 +524,7 @@ func (w *Worker) alone(k *work) {
 			w.change(func() {
 				w.child = nil
 				if k.result != nil {
-					k.result.Execution.Level = explain.LevelCPU
+					k.result.Execution.Level = cam.LevelCPU
 				}
 			})
 			c.close(w.set.grace) // an error is nothing to the volume

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/volume"
 )
 
@@ -28,7 +28,7 @@ type work struct {
 	worker *Worker
 	id     uint64
 	volume *volume.Volume
-	req    explain.Request
+	req    cam.Request
 
 	stage  stage
 	child  *child                  // that has it, or is being given it
@@ -36,12 +36,12 @@ type work struct {
 	doing  bool                    // the child does something for it, or ended over that
 	wanted bool                    // it is to be computed
 	voxels *region                 // that the child is reading; nil for none
-	result *explain.Result
+	result *cam.Result
 	err    error
 	events []event // that nobody has been told of
 
 	kept      map[string]kept // states of draws: in the worker's memory or, if ours, in the child's
-	incidents []explain.Incident
+	incidents []cam.Event
 	before    int    // of incidents: those before the child that has it
 	suspect   bool   // a child ended over it, or over another one at the same time
 	deaths    int    // of children over it alone in a row, without a draw more
@@ -52,7 +52,7 @@ type work struct {
 // event is what the user of a work hears while waiting for it.
 type event struct {
 	done, total int
-	incident    *explain.Incident
+	incident    *cam.Event
 }
 
 // wait waits until a work has come to a stage; what happens meanwhile is told. A work that fails ends. When ctx ends, what the child does
@@ -69,8 +69,8 @@ func (k *work) wait(ctx context.Context, until stage) error {
 			switch {
 			case e.incident == nil && k.req.Progress != nil:
 				k.req.Progress(e.done, e.total)
-			case e.incident != nil && k.req.Incident != nil:
-				k.req.Incident(*e.incident)
+			case e.incident != nil && k.req.OnEvent != nil:
+				k.req.OnEvent(*e.incident)
 			}
 		}
 		switch {
@@ -137,7 +137,7 @@ func (k *work) Compute(ctx context.Context) error {
 }
 
 // Result implements explain.Work. A result that is lost with its child is computed again.
-func (k *work) Result() (*explain.Result, error) {
+func (k *work) Result() (*cam.Result, error) {
 	w := k.worker
 	if !k.wanted {
 		return nil, errors.New("internal error, please report it: the result of a volume that was not explained")
@@ -151,7 +151,7 @@ func (k *work) Result() (*explain.Result, error) {
 		before := slices.Clone(k.incidents[:k.before])
 		w.mu.Unlock()
 		if r != nil {
-			r.Execution.Incidents = append(before, r.Execution.Incidents...)
+			r.Execution.Events = append(before, r.Execution.Events...)
 			k.finish()
 			return r, nil
 		}
@@ -169,11 +169,11 @@ func (k *work) Result() (*explain.Result, error) {
 func (k *work) Drop() { k.finish() }
 
 // tell notes an incident. The mutex is held.
-func (k *work) tell(kind explain.IncidentKind, format string, args ...any) {
-	k.hear(explain.Incident{Time: time.Now(), Kind: kind, Text: fmt.Sprintf(format, args...)})
+func (k *work) tell(kind cam.EventKind, format string, args ...any) {
+	k.hear(cam.Event{Time: time.Now(), Kind: kind, Text: fmt.Sprintf(format, args...)})
 }
 
-func (k *work) hear(i explain.Incident) {
+func (k *work) hear(i cam.Event) {
 	k.incidents = append(k.incidents, i)
 	k.events = append(k.events, event{incident: &i})
 }
@@ -188,7 +188,7 @@ func (c *child) begin(ctx context.Context, k *work) error {
 	k.worker.change(func() { k.voxels = &voxels })
 	defer k.worker.change(k.taken)
 	b := beginning{Work: k.id, Shape: [4]int{v.Channels, v.Depth, v.Height, v.Width}, Voxels: voxels, Geometry: v.Geometry, Axes: v.Axes,
-		Methods: k.req.Methods, Class: k.req.Class, NSamples: k.req.NSamples, NoiseLevel: k.req.NoiseLevel, Seed: k.req.Seed,
+		Methods: k.req.Methods, Target: k.req.Target, NSamples: k.req.NSamples, NoiseLevel: k.req.NoiseLevel, Seed: k.req.Seed,
 		SampleID: k.req.SampleID, Noise: k.req.Noise != nil, Convention: k.req.Convention}
 	k.worker.mu.Lock()
 	for key, s := range k.kept {
@@ -208,13 +208,13 @@ func (k *work) taken() {
 
 // fetch brings the result of a work here.
 func (c *child) fetch(ctx context.Context, k *work) error {
-	r := &explain.Result{}
+	r := &cam.Result{}
 	if err := c.call(ctx, callResult, k.id, r); err != nil {
 		return err
 	}
 	for i := range r.Methods {
 		m := &r.Methods[i]
-		if m.Status == explain.StatusFailed {
+		if m.Status == cam.StatusFailed {
 			continue
 		}
 		var at maps

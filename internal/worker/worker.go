@@ -25,6 +25,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/policy"
@@ -75,7 +76,7 @@ type Worker struct {
 	processor bool    // children compute on the processor
 	budget    string  // of those that do
 	lessened  bool    // it is half of what was asked for, or less
-	info      explain.Info
+	info      cam.Info
 	told      telling
 	bound     *[4]int
 	prepared  [][]string
@@ -198,7 +199,7 @@ func (w *Worker) Notes() (warnings, notes []string) {
 }
 
 // Info implements explain.Explainer.
-func (w *Worker) Info() explain.Info {
+func (w *Worker) Info() cam.Info {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.info
@@ -241,7 +242,7 @@ func (w *Worker) do(ctx context.Context, ask func(*child) error) error {
 
 // Bind prepares the engine for volumes of a shape, [C, D, H, W].
 func (w *Worker) Bind(ctx context.Context, shape [4]int) error {
-	var info explain.Info
+	var info cam.Info
 	err := w.do(ctx, func(c *child) error { return c.call(ctx, callBind, shape, &info) })
 	if err == nil {
 		w.change(func() { w.info, w.bound = info, &shape })
@@ -282,13 +283,13 @@ func (w *Worker) Order(ctx context.Context, o policy.Order) (out policy.Outcome,
 }
 
 // Explain implements explain.Explainer.
-func (w *Worker) Explain(ctx context.Context, v *volume.Volume, req explain.Request) (*explain.Result, error) {
+func (w *Worker) Explain(ctx context.Context, v *volume.Volume, req cam.Request) (*cam.Result, error) {
 	return explain.One(ctx, w, v, req)
 }
 
 // Begin implements explain.Overlapping. The volume must be left alone until the work ends. States of unfinished draws are kept here:
 // Request.Checkpoint is not asked.
-func (w *Worker) Begin(ctx context.Context, v *volume.Volume, req explain.Request) (explain.Work, error) {
+func (w *Worker) Begin(ctx context.Context, v *volume.Volume, req cam.Request) (explain.Work, error) {
 	if req.Noise != nil && w.set.Noise.Path == "" {
 		return nil, errors.New("internal error, please report it: draws must be in a file that the worker reads")
 	}

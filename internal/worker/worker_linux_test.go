@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/input"
@@ -115,8 +116,8 @@ func newVolume(n int) *volume.Volume {
 	return v
 }
 
-func request(n, draws int) explain.Request {
-	return explain.Request{Methods: []string{"gradcam", "smoothgrad", "fails"}, NSamples: draws, NoiseLevel: 1, Seed: 1<<63 + uint64(n),
+func request(n, draws int) cam.Request {
+	return cam.Request{Methods: []string{"gradcam", "smoothgrad", "fails"}, NSamples: draws, NoiseLevel: 1, Seed: 1<<63 + uint64(n),
 		SampleID: fmt.Sprint("s", n), Convention: map[string]string{"smoothgrad": "captum"}}
 }
 
@@ -127,14 +128,14 @@ func (nowhere) Latest(string) ([]float32, int)    { return nil, 0 }
 func (nowhere) Keep(string, []float32, int) error { return nil }
 
 // truth is what a fake in this process says.
-func truth(t *testing.T, n, draws int) *explain.Result {
+func truth(t *testing.T, n, draws int) *cam.Result {
 	t.Helper()
 	e, err := openFake(t.Context(), script{}.options())
 	if err != nil {
 		t.Fatal(err)
 	}
 	req := request(n, draws)
-	req.Checkpoint, req.Progress, req.Incident = nowhere{}, func(int, int) {}, func(explain.Incident) {}
+	req.Checkpoint, req.Progress, req.OnEvent = nowhere{}, func(int, int) {}, func(cam.Event) {}
 	r, err := e.Explain(t.Context(), newVolume(n), req)
 	if err != nil {
 		t.Fatal(err)
@@ -143,7 +144,7 @@ func truth(t *testing.T, n, draws int) *explain.Result {
 }
 
 // same compares results but for how they came about.
-func same(t *testing.T, got, want *explain.Result) {
+func same(t *testing.T, got, want *cam.Result) {
 	t.Helper()
 	if len(got.Methods) != len(want.Methods) {
 		t.Errorf("%d methods instead of %d", len(got.Methods), len(want.Methods))
@@ -160,15 +161,15 @@ func same(t *testing.T, got, want *explain.Result) {
 		}
 	}
 	g, w := *got, *want
-	g.Execution, w.Execution, g.Methods, w.Methods = explain.Execution{}, explain.Execution{}, nil, nil
+	g.Execution, w.Execution, g.Methods, w.Methods = cam.Execution{}, cam.Execution{}, nil, nil
 	if !reflect.DeepEqual(g, w) {
 		t.Errorf("result %+v instead of %+v", g, w)
 	}
 }
 
 // runAll explains volumes as a session does: one is begun while another is explained, and the results of a third are fetched.
-func runAll(ctx context.Context, w *Worker, volumes, draws int) ([]*explain.Result, []error) {
-	results, errs := make([]*explain.Result, volumes), make([]error, volumes)
+func runAll(ctx context.Context, w *Worker, volumes, draws int) ([]*cam.Result, []error) {
+	results, errs := make([]*cam.Result, volumes), make([]error, volumes)
 	type part struct {
 		n    int
 		work explain.Work
@@ -201,7 +202,7 @@ func runAll(ctx context.Context, w *Worker, volumes, draws int) ([]*explain.Resu
 	return results, errs
 }
 
-func checkAll(t *testing.T, results []*explain.Result, errs []error, draws int) {
+func checkAll(t *testing.T, results []*cam.Result, errs []error, draws int) {
 	t.Helper()
 	for n, r := range results {
 		if errs[n] != nil {
@@ -213,9 +214,9 @@ func checkAll(t *testing.T, results []*explain.Result, errs []error, draws int) 
 }
 
 // kindsOf are the kinds of incidents, but for that draws were taken up.
-func kindsOf(incidents []explain.Incident) (out []explain.IncidentKind) {
+func kindsOf(incidents []cam.Event) (out []cam.EventKind) {
 	for _, i := range incidents {
-		if i.Kind != explain.IncidentResumed {
+		if i.Kind != cam.EventResumed {
 			out = append(out, i.Kind)
 		}
 	}
@@ -331,8 +332,8 @@ func TestKilledAtRandom(t *testing.T) {
 	checkAll(t, results, errs, draws)
 	restarts := 0
 	for _, r := range results {
-		for _, i := range r.Execution.Incidents {
-			if i.Kind == explain.IncidentRestart {
+		for _, i := range r.Execution.Events {
+			if i.Kind == cam.EventRestart {
 				restarts++
 			}
 		}
@@ -373,11 +374,11 @@ func TestRestarts(t *testing.T) {
 				!strings.HasSuffix(said[:strings.LastIndex(said, "compute s2")], "compute s1 "+c.from+"\n") {
 				t.Errorf("children did\n%s", said)
 			}
-			incidents := results[1].Execution.Incidents
-			if len(incidents) == 0 || incidents[0].Kind != explain.IncidentRestart || !strings.Contains(incidents[0].Text, c.want) {
+			incidents := results[1].Execution.Events
+			if len(incidents) == 0 || incidents[0].Kind != cam.EventRestart || !strings.Contains(incidents[0].Text, c.want) {
 				t.Errorf("incidents %v", incidents)
 			}
-			if resumed := len(incidents) == 2 && incidents[1].Kind == explain.IncidentResumed; resumed != (c.from != "from 0") {
+			if resumed := len(incidents) == 2 && incidents[1].Kind == cam.EventResumed; resumed != (c.from != "from 0") {
 				t.Errorf("incidents %v", incidents)
 			}
 		})
@@ -425,8 +426,8 @@ func TestPoison(t *testing.T) {
 					t.Errorf("error %v", errs[1])
 				}
 				results[1], errs[1] = truth(t, 1, 2), nil
-			} else if e := results[1].Execution; e.Level != explain.LevelCPU || e.Device != "cpu/fake" || len(e.Incidents) < 5 ||
-				!slices.Equal(slices.Compact(kindsOf(e.Incidents))[:2], []explain.IncidentKind{"restarted", "cpu"}) {
+			} else if e := results[1].Execution; e.Level != cam.LevelCPU || e.Device != "cpu/fake" || len(e.Events) < 5 ||
+				!slices.Equal(slices.Compact(kindsOf(e.Events))[:2], []cam.EventKind{"restarted", "cpu"}) {
 				t.Errorf("execution %+v", e)
 			}
 			checkAll(t, results, errs, 2)
@@ -440,8 +441,8 @@ func TestPoison(t *testing.T) {
 				t.Errorf("%d children instead of %d", opened, c.children)
 			}
 			for n, r := range results {
-				if n != 1 && len(kindsOf(r.Execution.Incidents)) > 1 {
-					t.Errorf("volume %d: %v", n, r.Execution.Incidents)
+				if n != 1 && len(kindsOf(r.Execution.Events)) > 1 {
+					t.Errorf("volume %d: %v", n, r.Execution.Events)
 				}
 			}
 		})
@@ -480,7 +481,7 @@ func TestWatchdog(t *testing.T) {
 				t.Fatal(err)
 			}
 			same(t, r, truth(t, 1, 1))
-			incidents := r.Execution.Incidents
+			incidents := r.Execution.Events
 			if restarted := len(incidents) > 0 && strings.Contains(incidents[0].Text, "no progress for 600ms"); restarted != (c.name == "pass" || c.name == "begin") {
 				t.Errorf("incidents %v", incidents)
 			}
@@ -523,15 +524,15 @@ func TestCalls(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "4 worker processes ended over this, the last one: exit code 7; it said: the driver gives up") {
 		t.Errorf("order: %v", err)
 	}
-	var told []explain.Incident
+	var told []cam.Event
 	req := request(1, 2)
-	req.Incident = func(i explain.Incident) { told = append(told, i) }
+	req.OnEvent = func(i cam.Event) { told = append(told, i) }
 	r, err := w.Explain(t.Context(), newVolume(1), req)
 	if err != nil {
 		t.Fatal(err)
 	}
 	same(t, r, truth(t, 1, 2))
-	if got := r.Execution.Incidents; len(got) != 2 || !reflect.DeepEqual(got, told) {
+	if got := r.Execution.Events; len(got) != 2 || !reflect.DeepEqual(got, told) {
 		t.Errorf("told %v of %v", told, got)
 	}
 }
@@ -589,9 +590,9 @@ func TestCancelled(t *testing.T) {
 // Errors cross the border with their text, and with what callers look for in them.
 func TestErrors(t *testing.T) {
 	w := start(t, script{Budget: 5 << 20, Harm: []harm{{At: "pass", Pass: 1, How: "error"}}}, Options{})
-	var budget *explain.BudgetError
+	var budget *cam.BudgetError
 	err := w.Prepare(t.Context(), nil)
-	if want := fmt.Errorf("for a volume: %w", &explain.BudgetError{Budget: 5 << 20, Smallest: 10 << 20}); !errors.As(err, &budget) ||
+	if want := fmt.Errorf("for a volume: %w", &cam.BudgetError{Budget: 5 << 20, Smallest: 10 << 20}); !errors.As(err, &budget) ||
 		budget.Smallest != 10<<20 || err.Error() != want.Error() {
 		t.Errorf("prepared: %v", err)
 	}
@@ -610,12 +611,12 @@ func TestErrors(t *testing.T) {
 		t.Errorf("draws that are nowhere: %v", err)
 	}
 	var skipped *engine.SkippedError
-	var short *explain.MemoryError
-	err = faultOf(fmt.Errorf("s1: %w", &engine.SkippedError{Err: &explain.MemoryError{Needs: 5, Free: 3, Err: errors.New("refused")}})).error()
+	var short *cam.MemoryError
+	err = faultOf(fmt.Errorf("s1: %w", &engine.SkippedError{Err: &cam.MemoryError{Needs: 5, Free: 3, Err: errors.New("refused")}})).error()
 	if !errors.As(err, &skipped) || !errors.As(err, &short) || short.Needs != 5 || short.Free != 3 || !strings.HasPrefix(err.Error(), "s1: skipped") {
 		t.Errorf("a volume that was skipped: %v", err)
 	}
-	if f := faultOf(fmt.Errorf("s1: %w", &explain.TransientError{Tries: 3, Err: errors.New("refused")})); f.Kind != faultTransient {
+	if f := faultOf(fmt.Errorf("s1: %w", &cam.TransientError{Tries: 3, Err: errors.New("refused")})); f.Kind != faultTransient {
 		t.Errorf("a device that fails: %+v", f)
 	}
 	for _, err := range []error{context.Canceled, fmt.Errorf("so: %w", context.DeadlineExceeded), errors.New("plain")} {
@@ -736,7 +737,7 @@ func TestNoise(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	req.Checkpoint, req.Progress, req.Incident = nowhere{}, func(int, int) {}, func(explain.Incident) {}
+	req.Checkpoint, req.Progress, req.OnEvent = nowhere{}, func(int, int) {}, func(cam.Event) {}
 	want, err := e.Explain(t.Context(), v, req)
 	if err != nil {
 		t.Fatal(err)
@@ -778,7 +779,7 @@ func TestLessMemory(t *testing.T) {
 	if want := "open auto 6MiB;open auto 3145728;open auto min;compute s1 from 0"; said != want {
 		t.Errorf("children did %s instead of %s", said, want)
 	}
-	if i := r.Execution.Incidents; len(i) != 2 || !strings.Contains(i[0].Text, "short of memory") || !strings.Contains(i[0].Text, "3145728") {
+	if i := r.Execution.Events; len(i) != 2 || !strings.Contains(i[0].Text, "short of memory") || !strings.Contains(i[0].Text, "3145728") {
 		t.Errorf("incidents %v", i)
 	}
 	for text, want := range map[string]string{"64MiB": fmt.Sprint(32 << 20), "min": "min", "nonsense": "min", "1B": "min"} {

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/backendtest"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
@@ -26,13 +27,13 @@ func TestPrecisionsOnNetworks(t *testing.T) {
 			if err != nil {
 				t.Skip("PRECISIONS NOT COMPARED ON NETWORKS: ", err)
 			}
-			run := func(b backend.Backend) *explain.Result {
+			run := func(b backend.Backend) *cam.Result {
 				m, err := explain.Open(context.Background(), filepath.Join(dir, "model.torchscript.onnx"), b, explain.Options{})
 				if err != nil {
 					t.Fatal(err)
 				}
 				defer m.Close()
-				r, err := m.Explain(context.Background(), v, explain.Request{Methods: []string{"gradcam", "saliency"}})
+				r, err := m.Explain(context.Background(), v, cam.Request{Methods: []string{"gradcam", "saliency"}})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -98,7 +98,7 @@ func (Attribution) LayerMap(dst backend.Field, c cam.Choice, l backend.Layer) er
 	if err != nil {
 		return err
 	}
-	m, err := c.LayerMap(cam.Layer{
+	m, err := c.LayerMap(cam.LayerPoint{
 		Activation: channelsLast(a.Values(), &l.Layout), Gradient: channelsLast(g.Values(), &l.Layout), Channels: l.Layout.Channels, Score: l.Score,
 	})
 	if err == nil {

@@ -11,10 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cuda/nvml"
 	"github.com/voxcam/voxcam/internal/cli"
 	"github.com/voxcam/voxcam/internal/control"
-	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/harm"
 )
 
@@ -139,7 +139,7 @@ func TestHarmMovingBudget(t *testing.T) {
 	steps := []string{fmt.Sprint(full>>20, " MiB")}
 	gives := func(what string, order func()) {
 		order()
-		h.Until("little memory after "+what, func(s control.Status) bool { return s.Held && s.Level == explain.LevelHost && harm.IsComputing(s) })
+		h.Until("little memory after "+what, func(s control.Status) bool { return s.Held && s.Level == cam.LevelHost && harm.IsComputing(s) })
 		used := usedBy(h, library, s.Worker)
 		if used >= full {
 			t.Errorf("%s: the worker has %d bytes, and had %d before", what, used, full)
@@ -150,7 +150,7 @@ func TestHarmMovingBudget(t *testing.T) {
 		used := 0 // plans can be whole a volume before the last field is on the device
 		h.Until("all memory after "+what, func(now control.Status) bool {
 			used = usedBy(h, library, s.Worker)
-			return !now.Held && now.Level == explain.LevelWhole && harm.IsComputing(now) && used == full
+			return !now.Held && now.Level == cam.LevelWhole && harm.IsComputing(now) && used == full
 		})
 		steps = append(steps, fmt.Sprint(what, ": ", used>>20, " MiB"))
 	}
@@ -181,7 +181,7 @@ func TestHarmMovingBudget(t *testing.T) {
 		t.Errorf("%.1e off", worst)
 	}
 	_, kinds := h.Levels("moved")
-	for _, k := range []explain.IncidentKind{explain.IncidentReleased, explain.IncidentLarger, explain.IncidentResumed, explain.IncidentRestart} {
+	for _, k := range []cam.EventKind{cam.EventReleased, cam.EventLarger, cam.EventResumed, cam.EventRestart} {
 		if kinds[k] == 0 {
 			t.Errorf("nothing is told of %s: %v\n%s", k, kinds, out)
 		}

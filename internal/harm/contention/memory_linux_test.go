@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/harm"
 )
 
@@ -19,16 +19,16 @@ func TestHarmLittleMemory(t *testing.T) {
 		name    string
 		free    int // pieces
 		context int // bytes
-		level   explain.Level
+		level   cam.Level
 		long    bool
 	}{
-		{name: "all-fits", free: 24, level: explain.LevelWhole},
-		{name: "no-whole-tensors", free: 18, level: explain.LevelStreamed},
-		{name: "volumes-on-host", free: 4, level: explain.LevelHost},
-		{name: "no-plan", free: 2, level: explain.LevelCPU},
-		{name: "nothing", free: 0, level: explain.LevelCPU, long: true},
-		{name: "streamed-beside-context", free: 18 + context/harm.Piece/2, context: context, level: explain.LevelStreamed, long: true},
-		{name: "no-context", free: context/harm.Piece - 1, context: context, level: explain.LevelCPU},
+		{name: "all-fits", free: 24, level: cam.LevelWhole},
+		{name: "no-whole-tensors", free: 18, level: cam.LevelStreamed},
+		{name: "volumes-on-host", free: 4, level: cam.LevelHost},
+		{name: "no-plan", free: 2, level: cam.LevelCPU},
+		{name: "nothing", free: 0, level: cam.LevelCPU, long: true},
+		{name: "streamed-beside-context", free: 18 + context/harm.Piece/2, context: context, level: cam.LevelStreamed, long: true},
+		{name: "no-context", free: context/harm.Piece - 1, context: context, level: cam.LevelCPU},
 	} {
 		if c.long && !harm.Long() {
 			continue
@@ -45,8 +45,8 @@ func TestHarmLittleMemory(t *testing.T) {
 		if levels[c.level] != len(h.Records(c.name)) {
 			t.Errorf("%s: %v instead of %s", c.name, levels, c.level)
 		}
-		if n := h.GPU.Refusals() - refused; n > 0 != (kinds[explain.IncidentRefused] > 0) {
-			t.Errorf("%s: the device refused memory %d times, the records tell of %d", c.name, n, kinds[explain.IncidentRefused])
+		if n := h.GPU.Refusals() - refused; n > 0 != (kinds[cam.EventRefused] > 0) {
+			t.Errorf("%s: the device refused memory %d times, the records tell of %d", c.name, n, kinds[cam.EventRefused])
 		}
 		h.IsFree(harm.Capacity - c.free*harm.Piece)
 	}
@@ -56,7 +56,7 @@ func TestHarmLittleMemory(t *testing.T) {
 	h.GPU.TakeAs(os.Getpid(), "another program", 0, harm.Capacity-2*harm.Piece)
 	h.Run("skipped", 4, "--cpu-fallback=false")
 	for _, s := range h.Records("skipped") {
-		if s.Status != explain.StatusSkipped || len(s.Files) != 0 {
+		if s.Status != cam.StatusSkipped || len(s.Files) != 0 {
 			t.Errorf("%s is %s, with the files %v", s.ID, s.Status, s.Files)
 		}
 	}
@@ -81,7 +81,7 @@ func TestHarmCompetitor(t *testing.T) {
 	h.Args = []string{"--wait", "1s"}
 	h.Undisturbed()
 	moves, least := 0, harm.Often(200, 3600)
-	levels, kinds, refusals, volumes, off := map[explain.Level]int{}, map[explain.IncidentKind]int{}, h.GPU.Refusals(), 0, 0.0
+	levels, kinds, refusals, volumes, off := map[cam.Level]int{}, map[cam.EventKind]int{}, h.GPU.Refusals(), 0, 0.0
 	for seed := uint64(1); moves < least; seed++ {
 		took, gave := h.GPU.Moves()
 		h.GPU.CompeteEach(20, seed, 0, []int{4, 8, 16}[seed%3]*harm.Piece)
@@ -98,7 +98,7 @@ func TestHarmCompetitor(t *testing.T) {
 		for kind, n := range k {
 			kinds[kind] += n
 		}
-		if n := h.GPU.Refusals() - refused; n > 0 && k[explain.IncidentRefused] == 0 {
+		if n := h.GPU.Refusals() - refused; n > 0 && k[cam.EventRefused] == 0 {
 			t.Errorf("%s: the device refused memory %d times, and no record tells of it", name, n)
 		}
 		took2, gave2 := h.GPU.Moves()

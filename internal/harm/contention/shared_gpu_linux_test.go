@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/control"
-	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/harm"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/report"
@@ -21,7 +21,7 @@ func TestTimelineOfSharedGPU(t *testing.T) {
 	r.GPU.SetContext(300 << 20)
 	r.Run("s", 0)
 	for _, s := range r.Records("s") {
-		if e := s.Execution; e == nil || !strings.HasPrefix(e.Device, "cuda") || e.Level == "" || e.Level == explain.LevelCPU {
+		if e := s.Execution; e == nil || !strings.HasPrefix(e.Device, "cuda") || e.Level == "" || e.Level == cam.LevelCPU {
 			t.Errorf("%s: %+v", s.ID, e)
 		}
 	}
@@ -51,7 +51,7 @@ func TestSignalYieldsMemory(t *testing.T) {
 	if held.Until.IsZero() || held.Until.After(time.Now().Add(time.Minute)) {
 		t.Errorf("%+v", held)
 	}
-	r.Until("the least that works", func(s control.Status) bool { return s.Level == explain.LevelHost && harm.IsComputing(s) })
+	r.Until("the least that works", func(s control.Status) bool { return s.Level == cam.LevelHost && harm.IsComputing(s) })
 	if _, err := client.Order(t.Context(), policy.Order{Operation: policy.Resume}); err != nil {
 		t.Error(err)
 	}
@@ -73,7 +73,7 @@ func TestSkippedForLackOfMemory(t *testing.T) {
 		t.Error(out)
 	}
 	for _, s := range r.Records("s") {
-		if s.Status != explain.StatusSkipped || s.PredictedClass != nil || s.Execution == nil || len(s.Execution.Incidents) == 0 {
+		if s.Status != cam.StatusSkipped || s.PredictedClass != nil || s.Execution == nil || len(s.Execution.Events) == 0 {
 			t.Errorf("%+v, %+v", s, s.Execution)
 		}
 	}

@@ -10,8 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/cli"
-	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/harm"
 )
 
@@ -37,7 +37,7 @@ func TestHarmFaults(t *testing.T) {
 		{"HangsAndLosses", []string{"--pass-timeout", "2s"}, hangsAndLosses},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := &trials{Rig: h.In(t), calls: calls, session: c.name, kinds: map[explain.IncidentKind]int{}}
+			s := &trials{Rig: h.In(t), calls: calls, session: c.name, kinds: map[cam.EventKind]int{}}
 			s.Args = c.args
 			c.test(s)
 			t.Logf("%d runs, without a word of %v, in %d the processor computed; what happened: %v; %.1e off", s.runs, s.silent, s.processor, s.kinds, s.off)
@@ -100,7 +100,7 @@ type trials struct {
 	runs      int
 	silent    []string // faults of which no record tells
 	processor int      // runs in which it computed
-	kinds     map[explain.IncidentKind]int
+	kinds     map[cam.EventKind]int
 	off       float64
 }
 
@@ -131,7 +131,7 @@ func (s *trials) fault(list string, each bool, args ...string) string {
 	for k, n := range kinds {
 		s.kinds[k] += n
 	}
-	if n := levels[explain.LevelCPU]; n > 0 {
+	if n := levels[cam.LevelCPU]; n > 0 {
 		s.processor++
 		if !each {
 			s.T.Logf("%s once: %d volumes went to the processor: %v", list, n, kinds)
@@ -213,7 +213,7 @@ func leaveNothing(s *trials) {
 				failed := s.T.Failed()
 				out := here(s.Rig, session)
 				s.Check(session)
-				if levels, _ := s.Levels(session); levels[explain.LevelCPU] > 0 {
+				if levels, _ := s.Levels(session); levels[cam.LevelCPU] > 0 {
 					s.processor++
 				}
 				if s.T.Failed() && !failed {

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/harm"
 )
 
@@ -19,7 +19,7 @@ func TestHarmKills(t *testing.T) {
 	h.Undisturbed()
 	takes := time.Since(began)
 	random := rand.New(rand.NewPCG(5, 5))
-	kills, sessions, kinds := map[string]int{}, 0, map[explain.IncidentKind]int{}
+	kills, sessions, kinds := map[string]int{}, 0, map[cam.EventKind]int{}
 	for most := harm.Often(8, 50); kills["run"]+kills["both"]+kills["worker"] < most; sessions++ {
 		name := "killed" + strconv.Itoa(sessions)
 		done := false

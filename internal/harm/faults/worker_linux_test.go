@@ -6,8 +6,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/control"
-	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/harm"
 )
 
@@ -42,8 +42,8 @@ func TestWorkersThatEnd(t *testing.T) {
 func restarts(r *harm.Rig, name string) (n int) {
 	r.T.Helper()
 	for _, s := range r.Records(name) {
-		for _, i := range s.Execution.Incidents {
-			if i.Kind == explain.IncidentRestart {
+		for _, i := range s.Execution.Events {
+			if i.Kind == cam.EventRestart {
 				n++
 			}
 		}

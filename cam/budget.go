@@ -1,0 +1,80 @@
+package cam
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/voxcam/voxcam/internal/bytesize"
+)
+
+// Budget bounds the memory that computing takes: the arena, where activations and gradients live, the backend's copies of the
+// weights, and what steps compute with. The volume and the gradient with respect to it are counted apart, except where a device has
+// memory of its own: there, all that lies on the device is counted.
+type Budget struct {
+	Bytes    int  // 0: no bound
+	Arena    int  // bound of the arena alone, without copies of the weights and what steps compute with; 0: none
+	Smallest bool // as little as possible
+}
+
+// Bounded reports whether there is a bound, so that plans must stream.
+func (b Budget) Bounded() bool { return b.Smallest || b.Bytes > 0 || b.Arena > 0 }
+
+// BudgetError says that not even the smallest plan fits.
+type BudgetError struct {
+	Budget, Smallest int
+	Weights          int  // of Smallest: copies of the weights, and what steps compute with
+	Free             bool // Budget is what the host has free
+}
+
+func (e *BudgetError) Error() string {
+	what := "the memory budget"
+	if e.Free {
+		what = "the free memory"
+	}
+	return fmt.Sprintf("%s of %s is too small: the least that works is %s, of which %s are copies of the weights; "+
+		"give a larger budget, smaller volumes, or for the CAM methods alone a layer further behind", what, bytesize.FormatMiB(e.Budget), bytesize.FormatMiB(e.Smallest), bytesize.FormatMiB(e.Weights))
+}
+
+// MemoryError says that the device, or its host, refused memory even for the least that works, or that Options.Allow allows less. All was
+// given back. The same work may be computed again, which goes on from what is finished, when there is more memory.
+type MemoryError struct {
+	Needs int // bytes, the least that works; 0: not known
+	Free  int // bytes that there were for it; 0 too if neither is known
+	Err   error
+}
+
+func (e *MemoryError) Error() string {
+	known, smaller := "", "use smaller volumes or fewer methods, "
+	switch {
+	case e.Needs > 0:
+		known = fmt.Sprintf(": the least that works is %s, and there are %s", bytesize.FormatMiB(e.Needs), bytesize.FormatMiB(e.Free))
+	case e.Free > 0:
+		known = fmt.Sprintf(": there are %s", bytesize.FormatMiB(e.Free))
+	default: // not even for what comes before any volume
+		smaller = ""
+	}
+	return fmt.Sprintf("there is not enough memory%s; make room on the device (other programs hold the rest), %sor compute on the processor: %v",
+		known, smaller, e.Err)
+}
+
+func (e *MemoryError) Unwrap() error { return e.Err }
+
+// TransientError says that calls of the device failed again and again, also after all was given back and taken again. The same work may be
+// computed again; a new context may help.
+type TransientError struct {
+	Tries int // in a row
+	Err   error
+}
+
+func (e *TransientError) Error() string {
+	return fmt.Sprintf("the device failed %d times in a row; make its context anew: %v", e.Tries, e.Err)
+}
+
+func (e *TransientError) Unwrap() error { return e.Err }
+
+// ErrLost is wrapped when the device's context is gone with all that was on it, for as long as this process lives: another process, or a
+// Model on another device, can explain the volume, from Request.Checkpoint on.
+var ErrLost = errors.New("the device is lost, with all that was on it")
+
+// ErrClosed is the error of using a model that was closed.
+var ErrClosed = errors.New("the model is closed")

@@ -1,0 +1,171 @@
+package cam
+
+import (
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/voxcam/voxcam/internal/option"
+)
+
+// Defaults of a request, those of the library, the program and configurations alike.
+const (
+	DefaultMethod     = "gradcam"
+	DefaultNSamples   = 50
+	DefaultNoiseLevel = 0.15
+)
+
+// Bounds of options.
+const (
+	mostDraws = math.MaxInt32
+	mostNoise = math.MaxFloat32
+	// leastNoise is the smallest noise level that is not zero as a float32.
+	leastNoise = math.SmallestNonzeroFloat32
+)
+
+// Target says which score is explained. The zero value is the score of the predicted class.
+type Target struct {
+	Class Class
+}
+
+// Class says which class score is explained.
+type Class struct {
+	Kind  ClassKind
+	Index int // for ClassIndex and ClassTrue
+}
+
+// ClassKind is a way of choosing the target class.
+type ClassKind int
+
+const (
+	ClassPredicted ClassKind = iota // the class with the largest logit
+	ClassIndex                      // the class Index
+	ClassTrue                       // the sample's label, in Index
+)
+
+// Request is one question about one volume. Values that are out of range are an *OptionError.
+type Request struct {
+	Methods    []string // names from Methods, or groups of them ("both", "all"); at least one
+	Target     Target
+	NSamples   int     // draws of the noise methods, 1 to 2^31-1; 0 is DefaultNSamples
+	NoiseLevel float64 // standard deviation of the noise in units of the volume as the network sees it; 0 is DefaultNoiseLevel
+	Seed       uint64
+	SampleID   string    // keys the noise together with Seed: in a run, the case ID of the labels
+	Noise      NoiseDraw // injected draws; nil for the generator
+	Convention map[string]string
+	Progress   func(done, total int) // passes through the network; may be nil
+	OnEvent    func(Event)           // is called at once with what lands in Result.Execution; may be nil
+	Checkpoint Checkpoint            // where unfinished draws are kept; nil: nowhere
+}
+
+// Checkpoint keeps the state of unfinished draws of one volume outside of what can fail: another explanation of the same volume for the
+// same request goes on from there.
+type Checkpoint interface {
+	// Latest is the state that was kept last under a key, to be read, and of how many draws it is; nil if there is none.
+	Latest(key string) (state []float32, draws int)
+	// Keep keeps a state, which is the caller's again when it returns. What was kept before stays until the new one is complete.
+	Keep(key string, state []float32, draws int) error
+}
+
+// NoiseDraw fills dst ([C, D, H, W], standard normal) with the draw of that number.
+type NoiseDraw interface {
+	Draw(draw int, dst []float32) error
+	Len() int
+}
+
+// OptionError says that an option has a value that it cannot have.
+type OptionError struct {
+	Option string // as records and configurations spell it: n_samples
+	Err    error  // begins with the value, and says what it may be: "is 0; it must be from 1 to 2147483647"
+}
+
+func (e *OptionError) Error() string { return e.Option + " " + e.Err.Error() }
+func (e *OptionError) Unwrap() error { return e.Err }
+
+// NewOptionError returns an *OptionError.
+func NewOptionError(option string, err error) error { return &OptionError{option, err} }
+
+// requestRules are those of a Request whose defaults have been filled in.
+var requestRules = []option.Rule[Request]{
+	{Option: "methods", Check: func(r Request) error {
+		list := strings.Join(r.Methods, ",")
+		if strings.Trim(list, ", ") == "" {
+			return fmt.Errorf("names no method: choose from %s", strings.Join(Methods(), ", "))
+		}
+		_, err := Expand(list)
+		return option.Prefix("has an ", err)
+	}},
+	{Option: "conventions", Check: func(r Request) error {
+		_, err := Choose(nil, r.Convention)
+		return option.Prefix("has an ", err)
+	}},
+	{Option: "n_samples", Check: func(r Request) error {
+		if r.NSamples < 1 || r.NSamples > mostDraws {
+			return fmt.Errorf("is %d; it must be from 1 to %d", r.NSamples, mostDraws)
+		}
+		return nil
+	}},
+	{Option: "noise_level", Check: func(r Request) error {
+		if !(r.NoiseLevel >= leastNoise && r.NoiseLevel <= mostNoise) {
+			return fmt.Errorf("is %v; it must be a positive number from %.2g to %.2g (without noise the method is saliency)",
+				r.NoiseLevel, leastNoise, mostNoise)
+		}
+		return nil
+	}},
+	{Option: "target_class", Check: func(r Request) error {
+		switch c := r.Target.Class; {
+		case c.Kind < ClassPredicted || c.Kind > ClassTrue:
+			return fmt.Errorf("is of kind %d; it must be from %d to %d", c.Kind, ClassPredicted, ClassTrue)
+		case c.Kind != ClassPredicted && c.Index < 0:
+			return fmt.Errorf("is %d; it must be at least 0", c.Index)
+		}
+		return nil
+	}},
+}
+
+// Filled returns the request with the defaults of NSamples and NoiseLevel in place of zeros, and with groups of methods expanded, each
+// method once.
+func (r Request) Filled() (Request, error) {
+	if r.NSamples == 0 {
+		r.NSamples = DefaultNSamples
+	}
+	if r.NoiseLevel == 0 {
+		r.NoiseLevel = DefaultNoiseLevel
+	}
+	if methods, err := Expand(strings.Join(r.Methods, ",")); err == nil { // otherwise Check says why
+		r.Methods = methods
+	}
+	return r, r.Check()
+}
+
+// Check returns all that is wrong with a filled request, each an *OptionError, joined.
+func (r Request) Check() error {
+	if err := option.CheckAll(requestRules, r, NewOptionError); err != nil {
+		return err
+	}
+	if err := r.CheckDraws(); err != nil {
+		return NewOptionError("n_samples", err)
+	}
+	return nil
+}
+
+// CheckOption is Check for one option, as OptionError spells it. The error begins with the value.
+func (r Request) CheckOption(name string) error { return option.CheckOne(requestRules, name, r) }
+
+// CheckDraws says that NSamples are too few for the method that needs most. Of methods and conventions that are not known it says nothing.
+func (r Request) CheckDraws() error {
+	choices, err := Choose(r.Methods, r.Convention)
+	if err != nil {
+		return nil
+	}
+	var most Choice
+	for _, c := range choices {
+		if c.Convention.MinDraws > most.Convention.MinDraws {
+			most = c
+		}
+	}
+	if r.NSamples < most.Convention.MinDraws {
+		return fmt.Errorf("is %d; %s (%s) needs at least %d draws", r.NSamples, most.Name, most.Convention.Name, most.Convention.MinDraws)
+	}
+	return nil
+}

@@ -1,0 +1,130 @@
+package cam
+
+import "time"
+
+// Status of a result. Nothing else is ever reported.
+type Status string
+
+const (
+	StatusOK       Status = "ok"
+	StatusDegraded Status = "degraded"           // Reason says how
+	StatusFailed   Status = "failed"             // Reason says why
+	StatusSkipped  Status = "skipped_low_memory" // of a sample: there was not enough memory for any plan that the policy allows
+)
+
+// Level says how a volume was explained, from the most memory to the least. All give the same result but for rounding.
+type Level string
+
+const (
+	LevelWhole    Level = "whole"    // whole tensors
+	LevelStreamed Level = "streamed" // plans within a budget
+	LevelSmallest Level = "smallest" // the smallest plans
+	LevelHost     Level = "host"     // plans on a device, with volumes in the host's memory, and gradients, moments and maps, too, or part of them
+	LevelCPU      Level = "cpu"      // on the processor, because the device could not
+)
+
+// Execution says how a volume was explained, and what happened meanwhile.
+type Execution struct {
+	Device string `json:"device"`
+	Level  Level  `json:"level"`
+	Budget int    `json:"budget_bytes"` // of the last plans; 0: none
+	Arena  int    `json:"arena_bytes"`
+	// What it took to leave the device and to come back to it between volumes; see Options.Shuttle.
+	ShuttleOut float64 `json:"shuttle_out_seconds,omitempty"`
+	ShuttleIn  float64 `json:"shuttle_in_seconds,omitempty"`
+
+	Events []Event `json:"incidents,omitempty"`
+}
+
+// Event is something that happened to memory or device while a volume was explained, and what was done about it.
+type Event struct {
+	Time time.Time `json:"time"`
+	Kind EventKind `json:"kind"`
+	Text string    `json:"text"` // for people
+}
+
+// EventKind tells programs what an event was.
+type EventKind string
+
+const (
+	EventRefused  EventKind = "refused"       // memory was refused
+	EventFailed   EventKind = "failed"        // a call failed, or the context was lost
+	EventSmaller  EventKind = "smaller"       // went on with less memory
+	EventLarger   EventKind = "larger"        // took memory back that others had left
+	EventWaited   EventKind = "waited"        // for others to leave memory
+	EventReleased EventKind = "released"      // gave memory back because it was asked to
+	EventRepeated EventKind = "repeated"      // began a pass again with what was there
+	EventReloaded EventKind = "reloaded"      // gave everything back and took it again
+	EventRestart  EventKind = "restarted"     // the context or the worker process
+	EventResumed  EventKind = "resumed"       // went on from draws that were kept
+	EventCPU      EventKind = "cpu"           // went on on the processor
+	EventFewer    EventKind = "fewer_samples" // the policy took fewer draws
+	EventSkipped  EventKind = "skipped"       // the policy gave the sample up
+)
+
+// Result is the answer for one volume.
+type Result struct {
+	Logits        []float32
+	Probabilities []float64 // softmax of the logits
+	Predicted     int
+	TargetClass   int
+	TargetLayer   string
+	Layer         *Layer     // the target layer; nil where there is none
+	CellSize      [3]float64 // voxels of the volume per cell of the target layer, along depth, height, width
+	Methods       []MethodResult
+	Execution     Execution
+}
+
+// MethodResult is the map of one method.
+type MethodResult struct {
+	Method     string
+	Status     Status
+	Reason     string // for StatusDegraded and StatusFailed
+	Seconds    float64
+	Parameters map[string]any // n_samples, noise_level, convention, ... as used
+	Dims       [3]int         // of Map: depth, height, width
+	Map        []float32      // signed map at the layer's resolution, before ReLU
+	HeatDims   [3]int         // of Heatmap: the volume's
+	Heatmap    []float32      // in [0, 1]
+}
+
+// Layer says which tensor is explained, and what it stands for.
+type Layer struct {
+	Name  string `json:"name"`  // as it was asked for, or as a user would name the default
+	Value string `json:"value"` // name in the model's file
+	Shape []int  `json:"shape"`
+	Axes  string `json:"axes"` // a letter for each axis
+	// Module is the PyTorch module whose output the value is, or stands for; "" where the value itself was named. Of its Calls in the
+	// file it is number Call, the first being 1.
+	Module string `json:"module,omitempty"`
+	Call   int    `json:"call,omitempty"`
+	Calls  int    `json:"calls,omitempty"`
+	// AnotherTensor says why the value is not the module's own output, which is not in the file; "" if it is. Methods that look at the
+	// layer are then degraded.
+	AnotherTensor string   `json:"another_tensor,omitempty"`
+	Warnings      []string `json:"warnings,omitempty"` // what was assumed, and what the user should know
+	Notes         []string `json:"notes,omitempty"`    // choices that follow from the file
+}
+
+// Info is what is known of a model before a volume is seen.
+type Info struct {
+	Path        string // the model's file
+	SHA256      string // hex digest of the model's file and of its external data files
+	Classes     int
+	TargetLayer string // resolved name of the target layer, as the user would write it
+	Layer       *Layer // the target layer; nil while it is not known, or where there is none
+	InputShape  [4]int // [C, D, H, W]; -1 where the model leaves a size open
+	Warnings    []string
+	Notes       []string // choices that were made, of interest to those who wonder
+}
+
+// Degrade marks the map as degraded, for one more reason. It changes nothing where there is no map.
+func (r *MethodResult) Degrade(reason string) {
+	if r.Status == StatusFailed || r.Status == "" {
+		return
+	}
+	if r.Reason != "" {
+		reason = r.Reason + "; " + reason
+	}
+	r.Status, r.Reason = StatusDegraded, reason
+}
