@@ -56,6 +56,7 @@ volume/mat, volume/nifti:       volume volume/array
 volume/volumetest:              volume volume/array
 volume/format:                  input volume volume/array volume/npy volume/mat volume/nifti
 picture:                        volume volume/tiff
+result:                         cam durable input picture volume volume/npy volume/mat volume/nifti
 phantom:                        volume
 phantom/phantomset:             phantom
 
@@ -74,11 +75,11 @@ control:                        backend explain policy cam
 monitor:                        bytesize control gpusurvey printable
 reclaim:                        backend bytesize control gpusurvey policy
 planview:                       ir plan bytesize printable
-dataset:                        bytesize cam explain input volume volume/format sysmem
+dataset:                        bytesize cam explain input result volume volume/format sysmem
 report:                         cam dataset durable input printable
-session:                        cam dataset durable explain input picture printable report volume volume/npy volume/mat volume/nifti
+session:                        cam dataset durable explain input picture printable report result volume volume/npy
 demo:                           durable input phantom volume/npy volume/mat
-cli:                            backend backend/cpu backend/cuda bytesize cam control dataset demo device durable engine explain input layer gpusurvey policy monitor picture planview printable report reclaim session volume volume/format volume/npy volume/nifti worker sysmem
+cli:                            backend backend/cpu backend/cuda bytesize cam control dataset demo device durable engine explain layer gpusurvey policy monitor planview printable report reclaim result session volume volume/format volume/npy worker sysmem
 cmd/voxcam:                     cli
 
 # Tests of the whole program on a simulated GPU.

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -21,15 +20,12 @@ import (
 	"github.com/voxcam/voxcam/internal/durable"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/layer"
-	"github.com/voxcam/voxcam/internal/picture"
 	"github.com/voxcam/voxcam/internal/printable"
+	"github.com/voxcam/voxcam/internal/result"
 	"github.com/voxcam/voxcam/internal/session"
 	"github.com/voxcam/voxcam/internal/sysmem"
-	"github.com/voxcam/voxcam/internal/volume/nifti"
 	"github.com/voxcam/voxcam/internal/volume/npy"
-	"github.com/voxcam/voxcam/volume"
 	"github.com/voxcam/voxcam/volume/format"
 )
 
@@ -152,7 +148,8 @@ func newExplain() *cobra.Command {
 		Use:   "explain VOLUME --model M.onnx --out DIR",
 		Short: "Explain the decision for one volume",
 		Long: `Explain computes maps of one volume and writes them to a folder: METHOD.map (signed, at the layer's resolution, before
-ReLU) and METHOD.heatmap ([depth, height, width], in [0, 1]) in the formats of --save, and result.json.
+ReLU) and METHOD.heatmap ([depth, height, width], in [0, 1]) in the formats of --save, and result.json. The format mat has one file a
+method, METHOD.mat; tiff has the heatmap in colours and METHOD.overlay over the volume; png is one picture of slices, combined.png.
 
 The exit code is 0 when every method gave a map. A map that shows nothing (no positive evidence, a layer of one cell) is
 there with status "degraded" and its reason in result.json.`,
@@ -171,7 +168,7 @@ there with status "degraded" and its reason in result.json.`,
 	fl.StringVar(&f.variable, "variable", "", "name of the array in a .mat or .npz file")
 	fl.StringVar(&f.axes, "axes", "", "axes of the array as stored, letters of N C D H W (default by format and rank)")
 	fl.StringVar(&f.normalize, "normalize", "none", "scaling of the volume: "+strings.Join(dataset.Scales, ", "))
-	fl.StringSliceVar(&f.save, "save", []string{"nifti"}, "formats of the results: "+strings.Join(saverNames(), ", "))
+	fl.StringSliceVar(&f.save, "save", []string{"nifti"}, "formats of the results: "+strings.Join(result.Names(), ", "))
 	fl.Float64Var(&f.alpha, "overlay-alpha", 0.4, "weight of the heatmap in an overlay")
 	return cmd
 }
@@ -184,10 +181,9 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	if f.out == "" {
 		return usage(errors.New("--out is missing: the folder for the results"))
 	}
-	for _, s := range f.save {
-		if !slices.Contains(saverNames(), s) {
-			return usage(fmt.Errorf("--save %s: choose from %s", s, strings.Join(saverNames(), ", ")))
-		}
+	formats, err := result.Choose(f.save)
+	if err != nil {
+		return usage(fmt.Errorf("--save: %w", err))
 	}
 	if !slices.Contains(dataset.Scales, f.normalize) {
 		return usage(fmt.Errorf("--normalize %s: choose from %s", f.normalize, strings.Join(dataset.Scales, ", ")))
@@ -200,7 +196,7 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 		return usage(err)
 	}
 	source := *v // as it was, for the pictures
-	if slices.Contains(f.save, "tiff") && f.normalize != "none" {
+	if f.normalize != "none" && slices.ContainsFunc(formats, func(f result.Format) bool { return f.Pictures }) {
 		source.Data = slices.Clone(v.Data)
 	}
 	if _, err := dataset.Scale(v, f.normalize); err != nil {
@@ -248,15 +244,16 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	if err != nil {
 		return err
 	}
-	folder := func(c cam.Class) string {
-		if len(classes) == 1 {
-			return f.out
+	folder := func(c cam.Class) *result.Folder {
+		to := &result.Folder{Dir: f.out, Formats: f.save, Alpha: f.alpha, Classes: f.classNames(), SampleID: req.SampleID, TrueClass: -1}
+		if len(classes) > 1 {
+			to.Dir = filepath.Join(f.out, fmt.Sprintf("class_%d", c.Index))
 		}
-		return filepath.Join(f.out, fmt.Sprintf("class_%d", c.Index))
+		return to
 	}
 	// Before the work, so that it is not lost on a folder that cannot be written.
 	for _, c := range classes {
-		if err := checkResultFile(folder(c)); err != nil {
+		if err := checkFolder(folder(c)); err != nil {
 			return err
 		}
 	}
@@ -266,18 +263,24 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	failed := 0
 	for _, c := range classes {
 		req.Target.Class = c
-		result, err := m.Explain(cmd.Context(), v, req)
+		answer, err := m.Explain(cmd.Context(), v, req)
 		if err != nil && cmd.Context().Err() == nil {
 			return &exitError{code: session.ExitFailed, err: fmt.Errorf("%s: %w", path, err)}
 		}
 		if err != nil {
 			return err
 		}
-		n, err := f.write(cmd.ErrOrStderr(), folder(c), &source, m.Info(), result)
-		if err != nil {
+		for _, r := range answer.Methods {
+			if r.Status != cam.StatusOK {
+				printable.Fprintf(cmd.ErrOrStderr(), "voxcam: %s: %s: %s\n", r.Method, r.Status, r.Reason)
+			}
+			if r.Status == cam.StatusFailed {
+				failed++
+			}
+		}
+		if err := folder(c).Write(&source, m.Info(), answer); err != nil {
 			return err
 		}
-		failed += n
 	}
 	if failed > 0 {
 		return &exitError{code: session.ExitFailed, quiet: true, err: errors.New("not every method gave a map")}
@@ -299,10 +302,27 @@ func enoughDraws(draws *npy.File, path string, methods []string, conventions map
 	return nil
 }
 
+// checkFolder is to.Check with what a wrong folder means here.
+func checkFolder(to *result.Folder) error {
+	err := to.Check()
+	if foreign := (*result.ForeignError)(nil); errors.As(err, &foreign) {
+		return usage(fmt.Errorf("%s is not of voxcam explain and is not overwritten: choose another --out", foreign.Path))
+	}
+	return err
+}
+
+// classNames are the names of --classes; nil without.
+func (f *explainFlags) classNames() []string {
+	if f.classes == "" {
+		return nil
+	}
+	return strings.Split(f.classes, ",")
+}
+
 // targets resolves --target-class for a model of n classes.
 func (f *explainFlags) targets(n int) ([]cam.Class, error) {
 	index := func(i int) cam.Class { return cam.Class{Kind: cam.ClassIndex, Index: i} }
-	names := strings.Split(f.classes, ",")
+	names := f.classNames()
 	if f.classes != "" && len(names) != n {
 		return nil, usage(fmt.Errorf("--classes names %d classes, but the model has %d", len(names), n))
 	}
@@ -338,149 +358,4 @@ func (f *explainFlags) targets(n int) ([]cam.Class, error) {
 		return nil, usage(fmt.Errorf("--target-class %s is out of range: the model has classes 0 to %d", f.class, n-1))
 	}
 	return []cam.Class{index(i)}, nil
-}
-
-// saver writes one method's result in a format, as files in a folder.
-type saver struct {
-	name string
-	save func(dir string, v *volume.Volume, r *cam.Result, m *cam.MethodResult, alpha float64) error
-}
-
-var savers = []saver{
-	{"nifti", func(dir string, v *volume.Volume, r *cam.Result, m *cam.MethodResult, _ float64) error {
-		cell := [3]float64{}
-		for i := range cell {
-			cell[i] = float64(v.Dims()[i]) / float64(m.Dims[i])
-		}
-		err := writeFile(dir, m.Method+".map.nii.gz", func(w io.Writer) error { return nifti.Write(w, m.Dims, m.Map, v.Geometry.Resample(cell)) })
-		if err != nil {
-			return err
-		}
-		return writeFile(dir, m.Method+".heatmap.nii.gz", func(w io.Writer) error { return nifti.Write(w, m.HeatDims, m.Heatmap, v.Geometry) })
-	}},
-	{"npy", func(dir string, _ *volume.Volume, _ *cam.Result, m *cam.MethodResult, _ float64) error {
-		err := writeFile(dir, m.Method+".map.npy", func(w io.Writer) error { return npy.Write(w, m.Dims[:], m.Map) })
-		if err != nil {
-			return err
-		}
-		return writeFile(dir, m.Method+".heatmap.npy", func(w io.Writer) error { return npy.Write(w, m.HeatDims[:], m.Heatmap) })
-	}},
-	{"tiff", func(dir string, v *volume.Volume, _ *cam.Result, m *cam.MethodResult, alpha float64) error {
-		view, err := picture.NewView(v, picture.FullWindow(v.Channel(0)), m.Heatmap, alpha)
-		if err != nil {
-			return err
-		}
-		if err := writeFile(dir, m.Method+".heatmap.tiff", view.WriteHeatmap); err != nil {
-			return err
-		}
-		return writeFile(dir, m.Method+".overlay.tiff", view.WriteOverlay)
-	}},
-}
-
-func saverNames() (names []string) {
-	for _, s := range savers {
-		names = append(names, s.name)
-	}
-	return names
-}
-
-func writeFile(dir, name string, write func(io.Writer) error) error {
-	_, err := durable.WriteFile(filepath.Join(dir, name), func(f *durable.File) error { return write(f) })
-	return err
-}
-
-// resultName is the file of a folder of results that holds a resultFile.
-const resultName = "result.json"
-
-// checkResultFile refuses a folder in which that file is of another program: it has a name that many use.
-func checkResultFile(dir string) error {
-	const most = 64 << 20
-	path := filepath.Join(dir, resultName)
-	text, err := input.ReadFile(path, most)
-	if errors.Is(err, input.ErrNotRegular) {
-		return &durable.Error{Path: path, Err: err}
-	}
-	if err != nil {
-		return nil //nolint:nilerr // it is not there; and that the folder is none, or closed, is told when it is made
-	}
-	var known struct {
-		Model   *string          `json:"model_sha256"`
-		Methods *json.RawMessage `json:"methods"`
-	}
-	if err := json.Unmarshal(text, &known); err != nil || known.Model == nil || known.Methods == nil {
-		return usage(fmt.Errorf("%s is not of voxcam explain and is not overwritten: choose another --out", path))
-	}
-	return nil
-}
-
-// resultFile is result.json. Keys are stable: programs read them.
-type resultFile struct {
-	Logits             []float32      `json:"logits"`
-	Probabilities      []float64      `json:"probabilities"`
-	PredictedClass     int            `json:"predicted_class"`
-	PredictedClassName string         `json:"predicted_class_name,omitempty"`
-	TargetClass        int            `json:"target_class"`
-	TargetClassName    string         `json:"target_class_name,omitempty"`
-	TargetLayer        string         `json:"target_layer"`
-	Layer              *cam.Layer     `json:"layer,omitempty"`
-	CellSize           []float64      `json:"cell_size,omitempty"`
-	Model              string         `json:"model"`
-	ModelSHA256        string         `json:"model_sha256"`
-	Warnings           []string       `json:"warnings,omitempty"`
-	Methods            []resultMethod `json:"methods"`
-
-	Execution cam.Execution `json:"execution"`
-}
-
-type resultMethod struct {
-	Method     string         `json:"method"`
-	Status     cam.Status     `json:"status"`
-	Reason     string         `json:"reason,omitempty"`
-	Seconds    float64        `json:"seconds"`
-	Parameters map[string]any `json:"parameters"`
-}
-
-// write writes the maps that there are and result.json, and returns the number of methods without one.
-func (f *explainFlags) write(stderr io.Writer, dir string, v *volume.Volume, info cam.Info, r *cam.Result) (failed int, err error) {
-	if err := durable.MkdirAll(dir); err != nil {
-		return 0, err
-	}
-	name := func(class int) string {
-		if names := strings.Split(f.classes, ","); f.classes != "" && class < len(names) {
-			return names[class]
-		}
-		return ""
-	}
-	file := resultFile{
-		Logits: r.Logits, Probabilities: r.Probabilities, PredictedClass: r.Predicted, PredictedClassName: name(r.Predicted),
-		TargetClass: r.TargetClass, TargetClassName: name(r.TargetClass), TargetLayer: r.TargetLayer, Layer: r.Layer,
-		Model: info.Path, ModelSHA256: info.SHA256, Warnings: slices.Concat(info.Warnings, v.Warnings),
-		Execution: r.Execution,
-	}
-	if r.CellSize[0] > 0 {
-		file.CellSize = r.CellSize[:]
-	}
-	for i := range r.Methods {
-		m := &r.Methods[i]
-		file.Methods = append(file.Methods, resultMethod{m.Method, m.Status, m.Reason, m.Seconds, m.Parameters})
-		if m.Status != cam.StatusOK {
-			printable.Fprintf(stderr, "voxcam: %s: %s: %s\n", m.Method, m.Status, m.Reason)
-		}
-		if m.Status == cam.StatusFailed {
-			failed++
-			continue
-		}
-		for _, s := range savers {
-			if slices.Contains(f.save, s.name) {
-				if err := s.save(dir, v, r, m, f.alpha); err != nil {
-					return failed, err
-				}
-			}
-		}
-	}
-	return failed, writeFile(dir, resultName, func(w io.Writer) error {
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		return enc.Encode(file)
-	})
 }

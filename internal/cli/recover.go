@@ -262,12 +262,12 @@ func (o *recoverOptions) print(w io.Writer, r *recovered, now *gpusurvey.Survey)
 	if len(r.Counted) > 0 {
 		health = fmt.Sprintf("memory of %s is %s", strings.Join(r.Counted, ", "), r.Health)
 	}
-	_, err := printable.Fprintf(w, "%s; %s\n", health, result(r))
+	_, err := printable.Fprintf(w, "%s; %s\n", health, gained(r))
 	return err
 }
 
-// result is what came of all steps together.
-func result(r *recovered) string {
+// gained says how much memory all steps together got back.
+func gained(r *recovered) string {
 	switch n := r.Gained(); {
 	case n > 0:
 		return bytesize.Format(n) + " came back"

@@ -11,6 +11,7 @@ import (
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/input"
+	"github.com/voxcam/voxcam/internal/result"
 )
 
 // Config is everything that one can set about a run over a data set. The zero value is not useful: begin with Defaults or Load.
@@ -105,7 +106,7 @@ const (
 var UserSignals = []string{UserSignalsAuto, UserSignalsMemory, UserSignalsStop}
 
 // Formats are the kinds of result files that one can ask for.
-var Formats = []string{"nifti", "npy", "mat", "tiff", "png"}
+var Formats = result.Names()
 
 // originalClasses are the grades that the original system knows.
 var originalClasses = []string{"Normal", "Early AMD", "Intermediate AMD", "Advanced AMD"}

@@ -11,20 +11,8 @@ import (
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/durable"
 	"github.com/voxcam/voxcam/internal/report"
+	"github.com/voxcam/voxcam/internal/result"
 )
-
-// Endings of the files in a sample's folder, behind SAMPLE_KEY.
-const (
-	mapNIfTI    = "_map.nii.gz"
-	heatNIfTI   = "_heatmap.nii.gz"
-	mapNPY      = "_map.npy"
-	heatNPY     = "_heatmap.npy"
-	arraysMAT   = ".mat"
-	heatTIFF    = "_heatmap.tiff"
-	overlayTIFF = "_overlay.tiff"
-)
-
-var endings = []string{mapNIfTI, heatNIfTI, mapNPY, heatNPY, arraysMAT, heatTIFF, overlayTIFF}
 
 // isResult reports whether a file in the folder of a sample has a name that only this program gives. Nothing else is removed: people
 // put notes and masks of their own beside results.
@@ -33,7 +21,7 @@ func isResult(sample, file string) bool {
 	if !ok {
 		return false
 	}
-	return file == report.MetadataName(sample) || slices.ContainsFunc(endings, func(ending string) bool {
+	return file == report.MetadataName(sample) || slices.ContainsFunc(result.Endings("_"), func(ending string) bool {
 		key, ok := strings.CutSuffix(rest, ending)
 		return ok && isKey(key)
 	})

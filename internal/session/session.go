@@ -38,6 +38,7 @@ import (
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/report"
+	"github.com/voxcam/voxcam/internal/result"
 )
 
 // Exit codes of the program, by what became of the session.
@@ -173,7 +174,7 @@ type run struct {
 	targets []cam.Class // one, or one for each class
 	all     bool        // the targets are all classes
 	names   []string    // of the classes
-	formats map[string]bool
+	formats []result.Format
 	record  *report.Session
 	folder  *durable.Folder
 	stale   map[string][]string // ID to folders with a record of it
@@ -293,9 +294,8 @@ func prepare(opt Options, ex explain.Explainer) (*run, []dataset.Sample, error) 
 	for i := range n {
 		r.names = append(r.names, c.ClassName(i))
 	}
-	r.formats = map[string]bool{}
-	for _, f := range c.Output.Formats {
-		r.formats[f] = true
+	if r.formats, err = result.Choose(c.Output.Formats); err != nil {
+		return nil, nil, refuse("output.formats: %v", err)
 	}
 	if r.set, err = dataset.Open(c); err != nil {
 		return nil, nil, &RefusedError{err}

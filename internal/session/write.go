@@ -3,7 +3,6 @@ package session
 import (
 	"errors"
 	"fmt"
-	"io"
 	"path"
 	"slices"
 	"strings"
@@ -16,10 +15,7 @@ import (
 	"github.com/voxcam/voxcam/internal/durable"
 	"github.com/voxcam/voxcam/internal/picture"
 	"github.com/voxcam/voxcam/internal/report"
-	"github.com/voxcam/voxcam/internal/volume/mat"
-	"github.com/voxcam/voxcam/internal/volume/nifti"
-	"github.com/voxcam/voxcam/internal/volume/npy"
-	"github.com/voxcam/voxcam/volume"
+	"github.com/voxcam/voxcam/internal/result"
 )
 
 // writer stores one sample, target by target.
@@ -28,18 +24,12 @@ type writer struct {
 	job    *job
 	record *report.Sample
 	stage  *durable.Stage
-	window picture.Window
+	sample *result.Sample
 	sheet  picture.Sheet
 	cover  string // name of the first overlay
 	failed error  // why there will be no results; the rest of the sample is passed over
 	known  *cam.Execution
 	mu     sync.Mutex
-}
-
-// output is a file of a sample.
-type output struct {
-	name  string // in the sample's folder
-	write func(io.Writer) error
 }
 
 // add stores one part. What a sample meets is kept for its record; an error means that nothing can be stored.
@@ -48,9 +38,9 @@ func (w *writer) add(p part) error {
 		w.record = w.run.describe(w.job)
 	}
 	w.record.Seconds += p.seconds
-	result, err := w.run.result(&p)
-	if result != nil {
-		w.known = report.Join(w.known, result.Execution)
+	found, err := w.run.result(&p)
+	if found != nil {
+		w.known = report.Join(w.known, found.Execution)
 	} else {
 		w.known = report.Join(w.known, cam.Execution{Events: p.heard.all()})
 	}
@@ -60,7 +50,7 @@ func (w *writer) add(p part) error {
 	if w.failed != nil {
 		return nil
 	}
-	err = guard(func() error { return w.store(result) })
+	err = guard(func() error { return w.store(found) })
 	var output *durable.Error
 	if err != nil && !errors.As(err, &output) {
 		w.failed, err = fmt.Errorf("the result cannot be written: %w", err), nil // no format can hold it
@@ -69,30 +59,24 @@ func (w *writer) add(p part) error {
 }
 
 // store writes the maps of one target.
-func (w *writer) store(result *cam.Result) error {
-	r, v := w.run, w.job.prepared.Volume
+func (w *writer) store(found *cam.Result) error {
+	r := w.run
 	if w.stage == nil {
-		var err error
-		if w.stage, err = r.stage(w.job.sample); err != nil {
+		if err := w.begin(found); err != nil {
 			return err
 		}
-		w.window = picture.FullWindow(v.Channel(0))
-		r.describePrediction(w.record, result)
-		w.sheet.Title = title(w.record)
 	}
 	var tasks []func() error
-	for _, m := range result.Methods {
-		rm := r.describeMethod(m, result.TargetClass)
-		label := rm.Method
-		if rm.TargetClassName != nil {
-			label += ", class " + *rm.TargetClassName
-		}
-		if m.Status != cam.StatusOK {
-			label += fmt.Sprintf(" (%s: %s)", m.Status, m.Reason)
-		}
+	for i := range found.Methods {
+		m := &found.Methods[i]
+		rm := r.describeMethod(m, found.TargetClass)
 		w.record.Methods = append(w.record.Methods, rm)
+		class := ""
+		if rm.TargetClassName != nil {
+			class = *rm.TargetClassName
+		}
 		if m.Status == cam.StatusFailed {
-			w.sheet.Rows = append(w.sheet.Rows, picture.Row{Label: label, Note: "no map"})
+			w.sheet.Rows = append(w.sheet.Rows, result.Row(m, class, nil))
 			continue
 		}
 		tasks = append(tasks, func() error {
@@ -102,27 +86,15 @@ func (w *writer) store(result *cam.Result) error {
 			w.record.Statistics[rm.Key] = statistics
 			return nil
 		})
-		view, err := picture.NewView(v, w.window, m.Heatmap, r.config.Output.OverlayAlpha)
+		of, err := w.sample.Map(m)
 		if err != nil {
 			return err
 		}
-		w.sheet.Rows = append(w.sheet.Rows, picture.Row{Label: label, View: view.Thin(picture.SheetSlices)})
-		stem := w.job.sample.Name + "_" + rm.Key
-		outputs := r.arrays(stem, w.record, m, v)
-		if r.formats["tiff"] {
-			outputs = append(outputs, output{stem + heatTIFF, view.WriteHeatmap}, output{stem + overlayTIFF, view.WriteOverlay})
-			if w.cover == "" {
-				w.cover = stem + overlayTIFF
+		w.sheet.Rows = append(w.sheet.Rows, result.Row(m, class, of))
+		for _, format := range r.formats {
+			for _, file := range format.Files(of) {
+				tasks = append(tasks, w.task(file, rm.Key))
 			}
-		}
-		for _, o := range outputs {
-			tasks = append(tasks, func() error {
-				info, err := w.stage.Write(o.name, func(f *durable.File) error { return guard(func() error { return o.write(f) }) })
-				if err == nil {
-					w.list(path.Join(r.place(w.job.sample), o.name), info)
-				}
-				return err
-			})
 		}
 	}
 	var group errgroup.Group
@@ -134,6 +106,37 @@ func (w *writer) store(result *cam.Result) error {
 		})
 	}
 	return group.Wait()
+}
+
+// begin begins the sample's folder, with the first result for it.
+func (w *writer) begin(first *cam.Result) (err error) {
+	r, v := w.run, w.job.prepared.Volume
+	if w.stage, err = r.stage(w.job.sample); err != nil {
+		return err
+	}
+	r.describePrediction(w.record, first)
+	w.sheet.Title = title(w.record)
+	w.sample = &result.Sample{ID: w.record.ID, Volume: v, Window: picture.FullWindow(v.Channel(0)), Alpha: r.config.Output.OverlayAlpha,
+		TrueClass: -1, PredictedClass: first.Predicted}
+	if w.record.TrueClass != nil {
+		w.sample.TrueClass = *w.record.TrueClass
+	}
+	return nil
+}
+
+// task returns what writes a file of the method that has a key.
+func (w *writer) task(file result.File, key string) func() error {
+	name := file.Name(w.job.sample.Name+"_"+key, "_")
+	if file.What == result.Overlay && w.cover == "" {
+		w.cover = name
+	}
+	return func() error {
+		info, err := w.stage.Write(name, func(f *durable.File) error { return guard(func() error { return file.Write(f) }) })
+		if err == nil {
+			w.list(path.Join(w.run.place(w.job.sample), name), info)
+		}
+		return err
+	}
 }
 
 func (w *writer) list(name string, info durable.Info) {
@@ -172,9 +175,10 @@ func (w *writer) finish() (*report.Sample, error) {
 	}
 	if len(w.record.Statistics) == 0 {
 		// Pictures of an earlier attempt must not stay behind.
-		sheet, overlay := pictureNames(w.job.sample)
-		if err := errors.Join(r.removePicture(sheet), r.removePicture(overlay)); err != nil {
-			return nil, err
+		for _, ending := range append(result.SheetEndings("_"), coverEnding) {
+			if err := r.removePicture(pictureStem(w.job.sample) + ending); err != nil {
+				return nil, err
+			}
 		}
 	}
 	w.record.Execution = w.known
@@ -212,26 +216,32 @@ func (w *writer) abort() {
 	}
 }
 
-// pictureNames are a sample's files in visualizations: the sheet of slices and the stack of the first overlay.
-func pictureNames(s dataset.Sample) (sheet, overlay string) {
-	base := path.Join("visualizations", string(s.Split), s.Name)
-	return base + "_combined.png", base + "_full_volume_overlay.tiff"
+// pictureStem begins the names of a sample's files in visualizations: sheets of slices, and the stack of the first overlay.
+func pictureStem(s dataset.Sample) string {
+	return path.Join("visualizations", string(s.Split), s.Name)
 }
+
+// coverEnding is the end of the name of the stack of the first overlay.
+const coverEnding = "_full_volume_overlay.tiff"
 
 // pictures stores what lies outside the sample's folder.
 func (w *writer) pictures(place string) error {
 	if len(w.record.Statistics) == 0 {
 		return nil
 	}
-	sheet, overlay := pictureNames(w.job.sample)
-	if w.run.formats["png"] {
-		info, err := w.run.folder.WriteFile(sheet, func(f *durable.File) error { return w.sheet.WritePNG(f) })
-		if err != nil {
-			return err
+	stem := pictureStem(w.job.sample)
+	for _, format := range w.run.formats {
+		for _, file := range format.Sheets(&w.sheet) {
+			name := file.Name(stem, "_")
+			info, err := w.run.folder.WriteFile(name, func(f *durable.File) error { return file.Write(f) })
+			if err != nil {
+				return err
+			}
+			w.list(name, info)
 		}
-		w.list(sheet, info)
 	}
 	if w.cover != "" {
+		overlay := stem + coverEnding
 		if err := w.stage.Link(w.cover, overlay); err != nil {
 			return err
 		}
@@ -275,17 +285,17 @@ func (r *run) describe(j *job) *report.Sample {
 
 // describePrediction adds what the network said, which does not depend on the target. Values are copied: a pointer into the
 // result would keep its maps in memory.
-func (r *run) describePrediction(record *report.Sample, result *cam.Result) {
-	predicted, cell := result.Predicted, result.CellSize
+func (r *run) describePrediction(record *report.Sample, found *cam.Result) {
+	predicted, cell := found.Predicted, found.CellSize
 	record.PredictedClass, record.PredictedClassName = &predicted, &r.names[predicted]
-	record.Logits, record.Probabilities = result.Logits, result.Probabilities
-	record.Confidence = &result.Probabilities[predicted]
+	record.Logits, record.Probabilities = found.Logits, found.Probabilities
+	record.Confidence = &found.Probabilities[predicted]
 	right := predicted == *record.TrueClass
 	record.CorrectPrediction = &right
-	record.TargetLayer, record.Layer, record.CellSize = result.TargetLayer, result.Layer, &cell
+	record.TargetLayer, record.Layer, record.CellSize = found.TargetLayer, found.Layer, &cell
 }
 
-func (r *run) describeMethod(m cam.MethodResult, class int) report.Method {
+func (r *run) describeMethod(m *cam.MethodResult, class int) report.Method {
 	rm := report.Method{Method: m.Method, Key: r.key(m.Method, class), Status: m.Status, Reason: m.Reason,
 		Seconds: m.Seconds, Parameters: m.Parameters}
 	if class >= 0 && class < r.info.Classes {
@@ -336,53 +346,10 @@ func overall(methods []report.Method) (cam.Status, string) {
 	return cam.StatusOK, ""
 }
 
-// arrays are the files of numbers of one method.
-func (r *run) arrays(stem string, record *report.Sample, m cam.MethodResult, v *volume.Volume) (out []output) {
-	cell := cellSize(m)
-	if r.formats["nifti"] {
-		out = append(out,
-			output{stem + mapNIfTI, func(w io.Writer) error { return nifti.Write(w, m.Dims, m.Map, v.Geometry.Resample(cell)) }},
-			output{stem + heatNIfTI, func(w io.Writer) error { return nifti.Write(w, m.HeatDims, m.Heatmap, v.Geometry) }})
-	}
-	if r.formats["npy"] {
-		out = append(out,
-			output{stem + mapNPY, func(w io.Writer) error { return npy.Write(w, m.Dims[:], m.Map) }},
-			output{stem + heatNPY, func(w io.Writer) error { return npy.Write(w, m.HeatDims[:], m.Heatmap) }})
-	}
-	if r.formats["mat"] {
-		truth := -1 // as the original's key is a number
-		if record.TrueClass != nil {
-			truth = *record.TrueClass
-		}
-		shape := []int32{int32(m.HeatDims[0]), int32(m.HeatDims[1]), int32(m.HeatDims[2])}
-		out = append(out, output{stem + arraysMAT, func(w io.Writer) error {
-			return mat.Write(w, []mat.Variable{
-				{Name: "heatmap", Shape: m.HeatDims[:], Data: m.Heatmap},
-				{Name: "shape", Shape: []int{3}, Data: shape},
-				{Name: "method", Data: m.Method},
-				{Name: "sample_id", Data: record.ID},
-				{Name: "true_class", Data: truth},
-				{Name: "predicted_class", Data: *record.PredictedClass},
-				{Name: "map", Shape: m.Dims[:], Data: m.Map},
-			})
-		}})
-	}
-	return out
-}
-
-// cellSize is the extent of a map's cell in voxels along each axis.
-func cellSize(m cam.MethodResult) (cell [3]float64) {
-	for i := range cell {
-		cell[i] = float64(m.HeatDims[i]) / float64(m.Dims[i])
-	}
-	return cell
-}
-
 func title(record *report.Sample) []string {
 	truth := "unknown"
 	if record.TrueClassName != nil {
 		truth = *record.TrueClassName
 	}
-	return []string{fmt.Sprintf("%s (%s)   true: %s   predicted: %s (%.3f)   layer: %s", record.ID, record.Split, truth,
-		*record.PredictedClassName, *record.Confidence, record.TargetLayer)}
+	return result.Title(fmt.Sprintf("%s (%s)", record.ID, record.Split), truth, *record.PredictedClassName, *record.Confidence, record.TargetLayer)
 }

@@ -1,0 +1,173 @@
+package result
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+
+	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/internal/durable"
+	"github.com/voxcam/voxcam/internal/input"
+	"github.com/voxcam/voxcam/internal/picture"
+	"github.com/voxcam/voxcam/volume"
+)
+
+// RecordName is the file of a Folder that says what was explained, and what became of each method.
+const RecordName = "result.json"
+
+// Folder is where the result of one volume for one class goes: METHOD.map and METHOD.heatmap in each format, and RecordName. Files have their
+// names only when they are complete; those of an earlier result are replaced.
+type Folder struct {
+	Dir     string
+	Formats []string // of Names
+	Alpha   float64  // weight of the heatmap in an overlay, 0 to 1
+	Classes []string // names of the classes in the model's order; nil: they have none
+
+	// SampleID and TrueClass are for files that have a place for them. TrueClass is -1 where it is not known.
+	SampleID  string
+	TrueClass int
+}
+
+// ForeignError says that a file in the place of RecordName is of another program: it has a name that many use.
+type ForeignError struct{ Path string }
+
+func (e *ForeignError) Error() string {
+	return e.Path + " holds no result of this program and is not overwritten: choose another folder"
+}
+
+// Check says why a result cannot be written to the folder, as far as that is known before there is one.
+func (f *Folder) Check() error {
+	const most = 64 << 20
+	if _, err := Choose(f.Formats); err != nil {
+		return err
+	}
+	path := filepath.Join(f.Dir, RecordName)
+	text, err := input.ReadFile(path, most)
+	if errors.Is(err, input.ErrNotRegular) {
+		return &durable.Error{Path: path, Err: err}
+	}
+	if err != nil {
+		return nil //nolint:nilerr // it is not there; and that the folder is none, or closed, is told when it is made
+	}
+	var known struct {
+		Model   *string          `json:"model_sha256"`
+		Methods *json.RawMessage `json:"methods"`
+	}
+	if err := json.Unmarshal(text, &known); err != nil || known.Model == nil || known.Methods == nil {
+		return &ForeignError{path}
+	}
+	return nil
+}
+
+// record is the content of RecordName. Keys are stable: programs read them.
+type record struct {
+	Logits             []float32      `json:"logits"`
+	Probabilities      []float64      `json:"probabilities"`
+	PredictedClass     int            `json:"predicted_class"`
+	PredictedClassName string         `json:"predicted_class_name,omitempty"`
+	TargetClass        int            `json:"target_class"`
+	TargetClassName    string         `json:"target_class_name,omitempty"`
+	TargetLayer        string         `json:"target_layer"`
+	Layer              *cam.Layer     `json:"layer,omitempty"`
+	CellSize           []float64      `json:"cell_size,omitempty"`
+	Model              string         `json:"model"`
+	ModelSHA256        string         `json:"model_sha256"`
+	Warnings           []string       `json:"warnings,omitempty"`
+	Methods            []methodRecord `json:"methods"`
+
+	Execution cam.Execution `json:"execution"`
+}
+
+type methodRecord struct {
+	Method     string         `json:"method"`
+	Status     cam.Status     `json:"status"`
+	Reason     string         `json:"reason,omitempty"`
+	Seconds    float64        `json:"seconds"`
+	Parameters map[string]any `json:"parameters"`
+}
+
+// Write makes the folder, if it is not there, and writes a result: all maps that there are, and the record. v is the volume that was
+// explained, as pictures are to show it.
+func (f *Folder) Write(v *volume.Volume, info cam.Info, r *cam.Result) error {
+	formats, err := Choose(f.Formats)
+	if err != nil {
+		return err
+	}
+	if err := durable.MkdirAll(f.Dir); err != nil {
+		return err
+	}
+	sample := &Sample{ID: f.SampleID, Volume: v, Alpha: f.Alpha, TrueClass: f.TrueClass, PredictedClass: r.Predicted}
+	if slices.ContainsFunc(formats, func(f Format) bool { return f.Pictures }) {
+		sample.Window = picture.FullWindow(v.Channel(0))
+	}
+	sheet := &picture.Sheet{Title: Title(f.SampleID, f.class(f.TrueClass), f.number(r.Predicted), r.Probabilities[r.Predicted], r.TargetLayer)}
+	for i := range r.Methods {
+		m := &r.Methods[i]
+		var of *Map
+		if m.Status != cam.StatusFailed {
+			if of, err = sample.Map(m); err != nil {
+				return err
+			}
+			for _, format := range formats {
+				for _, file := range format.Files(of) {
+					if err := f.write(file.Name(m.Method, "."), file.Write); err != nil {
+						return err
+					}
+				}
+			}
+		}
+		sheet.Rows = append(sheet.Rows, Row(m, f.number(r.TargetClass), of))
+	}
+	for _, format := range formats {
+		for _, file := range format.Sheets(sheet) {
+			if err := f.write(file.Name("", ""), file.Write); err != nil {
+				return err
+			}
+		}
+	}
+	return f.write(RecordName, func(w io.Writer) error {
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		return enc.Encode(f.record(v, info, r))
+	})
+}
+
+func (f *Folder) record(v *volume.Volume, info cam.Info, r *cam.Result) record {
+	out := record{
+		Logits: r.Logits, Probabilities: r.Probabilities, PredictedClass: r.Predicted, PredictedClassName: f.class(r.Predicted),
+		TargetClass: r.TargetClass, TargetClassName: f.class(r.TargetClass), TargetLayer: r.TargetLayer, Layer: r.Layer,
+		Model: info.Path, ModelSHA256: info.SHA256, Warnings: slices.Concat(info.Warnings, v.Warnings),
+		Execution: r.Execution,
+	}
+	if r.CellSize[0] > 0 {
+		out.CellSize = r.CellSize[:]
+	}
+	for _, m := range r.Methods {
+		out.Methods = append(out.Methods, methodRecord{m.Method, m.Status, m.Reason, m.Seconds, m.Parameters})
+	}
+	return out
+}
+
+// class is the name of a class; "" where it has none.
+func (f *Folder) class(i int) string {
+	if i < 0 || i >= len(f.Classes) {
+		return ""
+	}
+	return f.Classes[i]
+}
+
+// number is the name of a class, or its number.
+func (f *Folder) number(i int) string {
+	if name := f.class(i); name != "" {
+		return name
+	}
+	return fmt.Sprint(i)
+}
+
+func (f *Folder) write(name string, write func(io.Writer) error) error {
+	_, err := durable.WriteFile(filepath.Join(f.Dir, name), func(f *durable.File) error { return write(f) })
+	return err
+}

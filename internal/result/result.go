@@ -1,0 +1,156 @@
+// Package result writes what methods found for a volume as files. A format is one row of a table, for one explanation (voxcam explain), for a
+// run over a data set, and for the library alike.
+package result
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/internal/picture"
+	"github.com/voxcam/voxcam/volume"
+)
+
+// What a file holds, in its name.
+const (
+	signedMap = "map"      // the signed map at its own resolution
+	heatmap   = "heatmap"  // on the volume's grid
+	Overlay   = "overlay"  // the heatmap over the volume
+	sheet     = "combined" // slices of all methods
+)
+
+// Format is a format of results.
+type Format struct {
+	Name     string
+	Pictures bool // shows the volume, too
+
+	maps   []mapFile   // of each method
+	sheets []sheetFile // of all methods together
+}
+
+type mapFile struct {
+	what, extension string
+	write           func(io.Writer, *Map) error
+}
+
+type sheetFile struct {
+	what, extension string
+	write           func(io.Writer, *picture.Sheet) error
+}
+
+// table lists the formats. It is never changed.
+var table = []Format{
+	{Name: "nifti", maps: []mapFile{{signedMap, ".nii.gz", writeMapNIfTI}, {heatmap, ".nii.gz", writeHeatmapNIfTI}}},
+	{Name: "npy", maps: []mapFile{{signedMap, ".npy", writeMapNPY}, {heatmap, ".npy", writeHeatmapNPY}}},
+	{Name: "mat", maps: []mapFile{{"", ".mat", writeMAT}}},
+	{Name: "tiff", Pictures: true, maps: []mapFile{{heatmap, ".tiff", writeHeatmapTIFF}, {Overlay, ".tiff", writeOverlayTIFF}}},
+	{Name: "png", Pictures: true, sheets: []sheetFile{{sheet, ".png", writeSheetPNG}}},
+}
+
+// Names are the names of the formats.
+func Names() (names []string) {
+	for _, f := range table {
+		names = append(names, f.Name)
+	}
+	return names
+}
+
+// Choose returns the formats of these names, each once, in the order of Names.
+func Choose(names []string) (chosen []Format, err error) {
+	for _, name := range names {
+		if !slices.Contains(Names(), name) {
+			return nil, fmt.Errorf("the format %q is not known: choose from %s", name, strings.Join(Names(), ", "))
+		}
+	}
+	for _, f := range table {
+		if slices.Contains(names, f.Name) {
+			chosen = append(chosen, f)
+		}
+	}
+	return chosen, nil
+}
+
+// Endings are the ends of the names of a method's files in all formats, behind a stem and a separator.
+func Endings(separator string) (endings []string) {
+	for _, f := range table {
+		for _, m := range f.maps {
+			endings = append(endings, File{What: m.what, extension: m.extension}.Name("", separator))
+		}
+	}
+	return endings
+}
+
+// SheetEndings are the ends of the names of the files that show all methods together, in all formats, behind a stem and a separator.
+func SheetEndings(separator string) (endings []string) {
+	for _, f := range table {
+		for _, s := range f.sheets {
+			endings = append(endings, File{What: s.what, extension: s.extension}.Name("", separator))
+		}
+	}
+	return endings
+}
+
+// File is one file of results.
+type File struct {
+	What  string // Overlay, for example; "" for all that there is of a method
+	Write func(io.Writer) error
+
+	extension string
+}
+
+// Name is the file's name behind a stem, which a separator parts from what the file holds.
+func (f File) Name(stem, separator string) string {
+	if f.What == "" {
+		return stem + f.extension
+	}
+	return stem + separator + f.What + f.extension
+}
+
+// Sample is a volume with what the files of its results say of it.
+type Sample struct {
+	ID             string
+	Volume         *volume.Volume // as pictures show it
+	Window         picture.Window // of the pictures
+	Alpha          float64        // weight of the heatmap in an overlay, 0 to 1
+	TrueClass      int            // -1: not known
+	PredictedClass int
+}
+
+// Map is the result of one method for a sample.
+type Map struct {
+	*cam.MethodResult
+	sample *Sample
+	view   *picture.View
+}
+
+// Map joins the sample with a method's result, which is not cam.StatusFailed.
+func (s *Sample) Map(m *cam.MethodResult) (*Map, error) {
+	view, err := picture.NewView(s.Volume, s.Window, m.Heatmap, s.Alpha)
+	return &Map{m, s, view}, err
+}
+
+// CellSize is the extent of a cell of the map in voxels along depth, height and width.
+func (m *Map) CellSize() (cell [3]float64) {
+	for i := range cell {
+		cell[i] = float64(m.HeatDims[i]) / float64(m.Dims[i])
+	}
+	return cell
+}
+
+// Files are those of a method's result in the format.
+func (f Format) Files(m *Map) (files []File) {
+	for _, file := range f.maps {
+		files = append(files, File{file.what, func(w io.Writer) error { return file.write(w, m) }, file.extension})
+	}
+	return files
+}
+
+// Sheets are the files of all methods together in the format.
+func (f Format) Sheets(s *picture.Sheet) (files []File) {
+	for _, file := range f.sheets {
+		files = append(files, File{file.what, func(w io.Writer) error { return file.write(w, s) }, file.extension})
+	}
+	return files
+}
