@@ -71,6 +71,7 @@ gpusurvey:                      backend backend/cuda/driver backend/cuda/nvml by
 device:                         backend backend/cpu backend/cuda backend/cuda/driver sysmem
 engine:                         backend bytesize cam device explain policy volume sysmem
 worker:                         bytesize cam engine explain input policy volume volume/npy sysmem
+fit:                            backend bytesize cam device engine explain option policy
 control:                        backend explain policy cam
 monitor:                        bytesize control gpusurvey printable
 reclaim:                        backend bytesize control gpusurvey policy
@@ -79,7 +80,7 @@ dataset:                        bytesize cam explain input result volume volume/
 report:                         cam dataset durable input printable
 session:                        cam dataset durable explain input picture printable report result volume volume/npy
 demo:                           durable input phantom volume/npy volume/mat
-cli:                            backend backend/cpu backend/cuda bytesize cam control dataset demo device durable engine explain layer gpusurvey policy monitor planview printable report reclaim result session volume volume/format volume/npy worker sysmem
+cli:                            backend backend/cpu backend/cuda bytesize cam control dataset demo device durable engine explain fit layer gpusurvey option policy monitor planview printable report reclaim result session volume volume/format volume/npy worker sysmem
 cmd/voxcam:                     cli
 
 # Tests of the whole program on a simulated GPU.

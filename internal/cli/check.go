@@ -17,6 +17,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/device"
+	"github.com/voxcam/voxcam/internal/fit"
 	"github.com/voxcam/voxcam/internal/gpusurvey"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/printable"
@@ -30,11 +31,12 @@ type checkOptions struct {
 	context, probe bool // as in memory.Options
 	asJSON         bool
 	sessions       func(context.Context) ([]gpusurvey.Session, error) // nil: those whose control sockets answer
-	run            *runQuestion                                       // nil: nothing is asked about a run
+	run            *fit.Question                                      // nil: nothing is asked about a run
 }
 
 func newCheck() *cobra.Command {
-	o, q := checkOptions{bands: gpusurvey.DefaultBands()}, runQuestion{policy: policy.DefaultPolicy()}
+	o, may := checkOptions{bands: gpusurvey.DefaultBands()}, policy.DefaultPolicy()
+	var model modelFlags
 	var methods methodFlags
 	var shape []int
 	cmd := &cobra.Command{
@@ -56,16 +58,21 @@ Exit codes: 0 healthy, or caution (which is noted); 3 warning, or a run that onl
 would not fit; 1 if it cannot be told what is free; 2 for wrong usage.`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			if q.model.model != "" {
-				if q.shape, err = volumeShape(shape); err != nil {
+			if model.model != "" {
+				s, err := volumeShape(shape)
+				if err != nil {
 					return err
 				}
 				request, err := methods.request()
 				if err != nil {
 					return err
 				}
-				q.methods, q.samples = request.Methods, request.NSamples
-				o.run = &q
+				opt, err := model.engine(s)
+				if err != nil {
+					return err
+				}
+				opt.Policy = may
+				o.run = &fit.Question{Engine: opt, Methods: request.Methods, Samples: request.NSamples}
 			} else if cmd.Flags().Changed("volume-shape") {
 				return usage(errors.New("--volume-shape needs --model: the ONNX file of the classifier"))
 			}
@@ -74,10 +81,10 @@ would not fit; 1 if it cannot be told what is free; 2 for wrong usage.`,
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&o.device, "device", "all", "whose health counts, and where a run is planned: all (the worst of them; planned is on auto), auto, cpu, cuda, or cuda:N")
-	takeFlags(cmd, q.model.add, "model", "target-layer", "input-axes", "layer-layout", "token-grid", "prefix-tokens", "memory-budget", "precision")
+	takeFlags(cmd, model.add, "model", "target-layer", "input-axes", "layer-layout", "token-grid", "prefix-tokens", "memory-budget", "precision")
 	takeFlags(cmd, methods.add, "method", "n-samples")
 	fl.IntSliceVar(&shape, "volume-shape", nil, "channels,depth,height,width where the model leaves them open")
-	fl.Var(&q.policy, "policy", "what a run may give up: exact (the processor goes on where a GPU cannot), or original (fewer draws by the original's thresholds)")
+	fl.Var(&may, "policy", "what a run may give up: exact (the processor goes on where a GPU cannot), or original (fewer draws by the original's thresholds)")
 	fl.Var(&o.bands, "thresholds", "bounds of healthy, caution and warning: three sizes that are free, and three shares of fragmentation")
 	fl.BoolVar(&o.context, "driver", false, "ask the driver too, through a context that takes some hundred MiB of each GPU meanwhile")
 	fl.BoolVar(&o.probe, "probe", false, "take what is free of each GPU for a moment to see whether it is one block; others who ask then are refused")
@@ -108,7 +115,7 @@ type checked struct {
 	Counted    []string         `json:"counted"`
 	Health     gpusurvey.Health `json:"health"` // the worst of Counted
 	Thresholds gpusurvey.Bands  `json:"thresholds"`
-	Run        *runAnswer       `json:"run,omitempty"`
+	Run        *fit.Answer      `json:"run,omitempty"`
 	ExitCode   int              `json:"exit_code"`
 }
 
@@ -137,10 +144,10 @@ func check(ctx context.Context, o checkOptions, stdout, stderr io.Writer) error 
 	}
 	c.ExitCode = checkCodes[c.Health]
 	if o.run != nil {
-		if c.Run, err = o.run.answer(ctx, c.runDevice(), stderr); err != nil {
+		if c.Run, err = askFit(ctx, *o.run, c.runDevice(), stderr); err != nil {
 			return err
 		}
-		c.ExitCode = max(c.ExitCode, c.Run.code()) // the larger the worse
+		c.ExitCode = max(c.ExitCode, fitCode(c.Run)) // the larger the worse
 	}
 	if o.asJSON {
 		e := json.NewEncoder(stdout)
@@ -308,7 +315,7 @@ func (c *checked) print(w io.Writer) error {
 		return nil
 	}
 	printable.Fprintln(w)
-	return c.Run.print(w)
+	return printFit(w, c.Run)
 }
 
 // printHolders says who holds a GPU's memory.

@@ -16,9 +16,10 @@ import (
 
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
-	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/device"
+	"github.com/voxcam/voxcam/internal/engine"
+	"github.com/voxcam/voxcam/internal/fit"
 	"github.com/voxcam/voxcam/internal/gpusurvey"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/printable"
@@ -118,7 +119,7 @@ func TestCheckAsJSON(t *testing.T) {
 	simulated(t).SetCount(1)
 	t.Setenv(device.NVML, simulatedNVML(t))
 	_, text, _ := runCheck(t, checkOptions{device: "cuda", asJSON: true,
-		run: &runQuestion{model: modelFlags{model: demoModel, deviceFlags: deviceFlags{precision: "fp32"}}, methods: []string{"gradcam", "smoothgrad"}, samples: 7, policy: policy.DefaultPolicy()}})
+		run: &fit.Question{Engine: engine.Options{Model: demoModel, Precision: "fp32", Policy: policy.DefaultPolicy()}, Methods: []string{"gradcam", "smoothgrad"}, Samples: 7}})
 	var doc struct {
 		GPUs []struct {
 			Total         float64 `json:"total_gb"`
@@ -134,7 +135,7 @@ func TestCheckAsJSON(t *testing.T) {
 		Counted  []string
 		Health   gpusurvey.Health
 		ExitCode int `json:"exit_code"`
-		Run      runAnswer
+		Run      fit.Answer
 	}
 	if err := json.Unmarshal([]byte(text), &doc); err != nil {
 		t.Fatalf("%v\n%s", err, text)
@@ -179,12 +180,9 @@ func TestCheckRun(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := simulated(t)
-			q := &runQuestion{model: modelFlags{model: demoModel, deviceFlags: deviceFlags{precision: "fp32"}}, methods: c.methods, samples: 50}
+			q := &fit.Question{Engine: engine.Options{Model: demoModel, Precision: "fp32", Budget: c.budget}, Methods: c.methods, Samples: 50}
 			var err error
-			if q.model.budget, err = bytesize.ParseBudget(c.budget); err != nil {
-				t.Fatal(err)
-			}
-			if q.policy, err = policy.ParsePolicy(c.policy); err != nil {
+			if q.Engine.Policy, err = policy.ParsePolicy(c.policy); err != nil {
 				t.Fatal(err)
 			}
 			if c.set != nil {
@@ -234,13 +232,10 @@ func TestCheckRunByThresholds(t *testing.T) {
 				s.SetCapacity(c.capacity)
 			}
 			t.Setenv(device.NVML, simulatedNVML(t))
-			q := &runQuestion{model: modelFlags{model: demoModel, deviceFlags: deviceFlags{precision: "fp32"}}, methods: []string{"smoothgrad"}, samples: 50,
-				free: c.free}
-			q.policy, _ = policy.ParsePolicy("original")
-			q.policy.CPU = c.cpu
-			if err := q.model.budget.Set(c.budget); err != nil {
-				t.Fatal(err)
-			}
+			q := &fit.Question{Engine: engine.Options{Model: demoModel, Precision: "fp32", Budget: c.budget}, Methods: []string{"smoothgrad"}, Samples: 50,
+				Free: c.free}
+			q.Engine.Policy, _ = policy.ParsePolicy("original")
+			q.Engine.Policy.CPU = c.cpu
 			bands := gpusurvey.DefaultBands()
 			bands.Free = [3]int{}
 			code, results, messages := runCheck(t, checkOptions{device: c.device, bands: bands, run: q})

@@ -49,14 +49,13 @@ func flagged(err error) error {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		list = joined.Unwrap()
 	}
-	names := map[string]string{"methods": "method", "conventions": "convention"} // of options whose flags are called otherwise
 	for i, err := range list {
 		if o := (*cam.OptionError)(nil); errors.As(err, &o) {
-			name := strings.ReplaceAll(o.Option, "_", "-")
-			if other := names[name]; other != "" {
-				name = other
+			flag, ok := flagOf(o.Option)
+			if !ok {
+				flag = "--" + strings.ReplaceAll(o.Option, "_", "-")
 			}
-			list[i] = fmt.Errorf("--%s %w", name, o.Err)
+			list[i] = fmt.Errorf("%s %w", flag, o.Err)
 		}
 	}
 	return usage(errors.Join(list...))

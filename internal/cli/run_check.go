@@ -12,6 +12,7 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/internal/fit"
 	"github.com/voxcam/voxcam/internal/gpusurvey"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/session"
@@ -39,8 +40,14 @@ func checkRun(cmd *cobra.Command, c *dataset.Config) error {
 		}
 		return usage(err)
 	}
+	flags := modelOf(c)
+	opt, err := flags.engine(shape)
+	if err != nil {
+		return err
+	}
+	opt.Policy = policy
 	return check(ctx, checkOptions{device: c.Explain.Device, bands: gpusurvey.DefaultBands(),
-		run: &runQuestion{model: modelOf(c), shape: shape, methods: methods, samples: c.Explain.NSamples, policy: policy}}, cmd.OutOrStdout(), stderr)
+		run: &fit.Question{Engine: opt, Methods: methods, Samples: c.Explain.NSamples}}, cmd.OutOrStdout(), stderr)
 }
 
 // shapeOf is the shape of the volumes of a run, [C, D, H, W], by the first that can be read.

@@ -338,19 +338,22 @@ func (e *Engine) sample(t *task, s *seat) error {
 	if err != nil {
 		return nil // what is free cannot be told on this system: nothing is below a threshold
 	}
-	if e.options.Policy.Skips(free) {
+	draws, begins := e.options.Policy.Begin(t.draws, free)
+	if !begins {
 		if _, err := s.model.Trim(0); err != nil && passing(err) {
 			return err
 		}
 		if s.resident == nil {
 			debug.FreeOSMemory()
 		}
-		if free, err = s.available(); err == nil && e.options.Policy.Skips(free) {
-			return e.giveUp(t, &cam.MemoryError{Free: free, Err: fmt.Errorf("the policy %v begins no volume with so little memory", e.options.Policy)})
+		if free, err = s.available(); err == nil {
+			if draws, begins = e.options.Policy.Begin(t.draws, free); !begins {
+				return e.giveUp(t, &cam.MemoryError{Free: free, Err: fmt.Errorf("the policy %v begins no volume with so little memory", e.options.Policy)})
+			}
 		}
 	}
 	if t.draws > 0 {
-		t.fewer(e.options.Policy.Samples(t.draws, free), fmt.Sprintf("%s of memory are free, and the policy is %v", bytesize.Format(free), e.options.Policy))
+		t.fewer(draws, fmt.Sprintf("%s of memory are free, and the policy is %v", bytesize.Format(free), e.options.Policy))
 	}
 	return nil
 }

@@ -1,9 +1,11 @@
-// Package option checks the values of options by tables of rules, one row an option.
+// Package option checks the values of options by tables of rules, one row an option, and names options in texts.
 package option
 
 import (
 	"errors"
 	"fmt"
+	"regexp"
+	"strings"
 )
 
 // Rule is a row of a table: Check returns what is wrong with one option of a T, nil for nothing. The error begins with the value.
@@ -39,4 +41,23 @@ func Prefix(text string, err error) error {
 		return nil
 	}
 	return fmt.Errorf("%s%w", text, err)
+}
+
+// Mention names an option in a text: "the option token_grid". The text is for those who set it in a configuration, by a flag, or as the field
+// of a struct; Rename puts the reader's own way in its place.
+func Mention(name string) string { return mentions + name }
+
+const mentions = "the option "
+
+// mentioned are the mentions in a text.
+var mentioned = regexp.MustCompile(mentions + `([a-z]+(?:_[a-z]+)*)`)
+
+// Rename replaces the mentions in a text for whose option there is another word.
+func Rename(text string, word func(option string) (string, bool)) string {
+	return mentioned.ReplaceAllStringFunc(text, func(found string) string {
+		if other, ok := word(strings.TrimPrefix(found, mentions)); ok {
+			return other
+		}
+		return found
+	})
 }

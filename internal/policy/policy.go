@@ -120,3 +120,8 @@ func (p Policy) SamplesOnProcessor(n, free int) int {
 // Skips reports whether a volume is not begun when so many bytes are free for it (Usage.Available), as the original system decides: below
 // 0.5 GB. Other policies try.
 func (p Policy) Skips(free int) bool { return p.Original && p.Skip && free < skipsBelow }
+
+// Begin decides how a volume is begun when so many bytes are free for it (Usage.Available): with how many of n draws, and whether at all.
+func (p Policy) Begin(n, free int) (draws int, begins bool) {
+	return p.Samples(n, free), !p.Skips(free)
+}

@@ -1,0 +1,253 @@
+// Package fit says whether and how a run would fit into the memory that is free now. It opens the device and plans as a run would, by the same
+// budget and the same policy, and computes nothing.
+package fit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/bytesize"
+	"github.com/voxcam/voxcam/internal/device"
+	"github.com/voxcam/voxcam/internal/engine"
+	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/option"
+	"github.com/voxcam/voxcam/internal/policy"
+)
+
+// Question asks whether a run would fit.
+type Question struct {
+	Engine  engine.Options // as the run would open it
+	Methods []string       // expanded
+	Samples int            // draws of the methods with noise
+
+	// Notes hears what the user should know of each device that is opened; nil: nobody.
+	Notes func(warnings, notes []string)
+	// Free is how much memory of a device is free; nil: Device.FreeMemory.
+	Free func(*device.Device) (int, error)
+}
+
+// Answer says how a run would go now. As JSON its keys are stable: programs read them.
+type Answer struct {
+	Model  string    `json:"model"`
+	Fits   bool      `json:"fits"`   // on the device that was asked for, or on the processor if the policy lets it go on
+	Device string    `json:"device"` // that would compute
+	Level  cam.Level `json:"level,omitempty"`
+	Budget int       `json:"budget_bytes"` // 0: the least that works
+	Free   int       `json:"free_bytes"`   // that the budget is a part of
+	Reason string    `json:"reason,omitempty"`
+	Draws  int       `json:"n_samples,omitempty"` // that the policy leaves; 0 if no method draws
+	Passes []Pass    `json:"passes"`
+	// Seconds is an estimate for one volume, by Basis.
+	Seconds float64 `json:"estimated_seconds_per_volume"`
+	Basis   string  `json:"estimate_basis"`
+
+	skips bool // the policy begins no volume with so little free memory
+}
+
+// Pass is one pass through the network and its gradient. Sizes are in bytes.
+type Pass struct {
+	Name     string    `json:"pass"`
+	Methods  []string  `json:"methods"`
+	Level    cam.Level `json:"level,omitempty"` // "" if it does not fit
+	Needs    int       `json:"needs_bytes"`     // of the budget: the arena, weights and, on a GPU, volumes and maps; the least if it does not fit
+	Arena    int       `json:"arena_bytes"`
+	Weights  int       `json:"weights_bytes"`
+	Fields   int       `json:"device_volume_bytes,omitempty"`
+	Whole    int       `json:"whole_tensor_bytes"` // of the arena with whole tensors
+	Runs     int       `json:"runs"`               // of the pass for one volume
+	Seconds  float64   `json:"estimated_seconds"`  // of one of them
+	Smallest int       `json:"smallest_arena_bytes"`
+}
+
+// DeviceError says that the device could not be opened.
+type DeviceError struct{ Err error }
+
+func (e *DeviceError) Error() string { return e.Err.Error() }
+func (e *DeviceError) Unwrap() error { return e.Err }
+
+// Ask opens the device and plans. Where the device has no room and the policy allows it, the answer is the processor's. An error means that the
+// question cannot be answered: the model or an option is wrong, or ctx has ended.
+func Ask(ctx context.Context, q Question) (*Answer, error) {
+	if p := q.Engine.Precision; p != "" && !slices.Contains(device.Precisions(), p) {
+		return nil, cam.NewOptionError("precision", fmt.Errorf("is %q; choose from %s", p, strings.Join(device.Precisions(), ", ")))
+	}
+	name := q.Engine.Device
+	a, err := q.on(ctx, name, q.Engine.Precision)
+	if !strings.HasPrefix(name, "cuda") || err == nil && a.Fits || ctx.Err() != nil {
+		return a, err
+	}
+	if noDevice := (*DeviceError)(nil); errors.As(err, &noDevice) {
+		a = &Answer{Model: q.Engine.Model, Device: name, Reason: err.Error(), Passes: []Pass{}}
+	} else if err != nil {
+		return nil, err
+	}
+	if !q.Engine.Policy.CPU || a.skips {
+		return a, nil
+	}
+	onCPU := q
+	if err == nil { // the run has looked at the policy's thresholds on the device
+		onCPU.Engine.Policy = policy.Policy{CPU: true}
+		if a.Draws > 0 {
+			onCPU.Samples = q.Engine.Policy.SamplesOnProcessor(a.Draws, a.Free)
+		}
+	}
+	b, err := onCPU.on(ctx, "cpu", "fp32")
+	if err != nil {
+		return nil, err
+	}
+	if b.Fits {
+		b.Level, b.Reason = cam.LevelCPU, a.Reason
+		return b, nil
+	}
+	a.Reason += "\nthe processor cannot go on either: " + b.Reason
+	return a, nil
+}
+
+// on answers for one device.
+func (q *Question) on(ctx context.Context, name, precision string) (a *Answer, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	d, err := device.Open(name, precision)
+	if err != nil {
+		return nil, &DeviceError{err}
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	if q.Notes != nil {
+		q.Notes(d.Warnings, d.Notes)
+	}
+	a = &Answer{Model: q.Engine.Model, Device: "cpu", Passes: []Pass{}, Basis: basis(d)}
+	if onGPU(d) {
+		a.Device = name
+	}
+	free := d.FreeMemory
+	if q.Free != nil {
+		free = func() (int, error) { return q.Free(d) }
+	}
+	o := q.Engine
+	opt := explain.Options{TargetLayer: o.TargetLayer, TokenGrid: o.TokenGrid, LayerLayout: o.LayerLayout, InputAxes: o.InputAxes,
+		PrefixTokens: o.PrefixTokens, Shape: o.Shape, Ahead: o.Ahead}
+	if opt.Budget, err = q.budget(d, free); err != nil {
+		return nil, err
+	}
+	a.Budget = opt.Budget.Bytes
+	var unknown error // where the system does not tell, nothing is below a threshold
+	a.Free, unknown = free()
+	passes, err := explain.Plans(ctx, q.Engine.Model, d, opt, q.Methods)
+	if err != nil {
+		return nil, err
+	}
+	choices, err := cam.Choose(q.Methods, nil)
+	if err != nil {
+		return nil, err
+	}
+	begins := true
+	if slices.ContainsFunc(choices, draws) {
+		a.Draws = q.Samples
+	}
+	if unknown == nil {
+		a.Draws, begins = q.Engine.Policy.Begin(a.Draws, a.Free)
+	}
+	a.Fits = true
+	var refusals []string
+	for _, planned := range passes {
+		pass, err := a.pass(planned, choices)
+		if err != nil {
+			a.Fits = false
+			refusals = append(refusals, fmt.Sprintf("%s (%s): %v", pass.Name, strings.Join(pass.Methods, ", "), err))
+		} else {
+			a.Level = lower(a.Level, pass.Level)
+			a.Seconds += pass.Seconds * float64(pass.Runs)
+		}
+		a.Passes = append(a.Passes, pass)
+	}
+	a.Reason = strings.Join(refusals, "\n")
+	if !begins {
+		a.Fits, a.skips = false, true
+		a.Reason = fmt.Sprintf("the policy %s skips volumes with less than 0.5 GB free, and %s are", q.Engine.Policy, bytesize.Format(a.Free))
+	}
+	if !a.Fits {
+		a.Level, a.Seconds = "", 0
+	}
+	return a, nil
+}
+
+// pass says how a pass would go, or why it does not fit.
+func (a *Answer) pass(planned explain.PlannedPass, choices []cam.Choice) (Pass, error) {
+	p := Pass{Name: planned.Name, Methods: planned.Methods, Weights: planned.Weights, Fields: planned.Fields, Whole: planned.Whole,
+		Smallest: planned.Smallest, Runs: 1}
+	has := func(drawing bool) bool {
+		return slices.ContainsFunc(choices, func(c cam.Choice) bool { return slices.Contains(p.Methods, c.Name) && draws(c) == drawing })
+	}
+	if has(true) {
+		p.Runs = a.Draws
+		if has(false) {
+			p.Runs++
+		}
+	}
+	if planned.Err != nil {
+		p.Arena = p.Smallest
+		if least := (*cam.BudgetError)(nil); errors.As(planned.Err, &least) {
+			p.Needs = least.Smallest
+			return p, fmt.Errorf("%w; %s %s would do", planned.Err, option.Mention("memory_budget"), bytesize.FormatUp(least.Smallest))
+		}
+		return p, planned.Err
+	}
+	p.Arena, p.Seconds = planned.Plan.Peak, planned.Plan.Seconds
+	p.Needs = p.Arena + p.Weights + p.Fields
+	if takes := p.Needs + apart(planned); a.Free > 0 && takes > a.Free {
+		return p, fmt.Errorf("it takes %s, with what the budget does not count, and %s are free", bytesize.Format(takes), bytesize.Format(a.Free))
+	}
+	p.Level = planned.Level
+	return p, nil
+}
+
+// budget is what a run would plan with now.
+func (q *Question) budget(d *device.Device, free func() (int, error)) (cam.Budget, error) {
+	b, err := bytesize.ParseBudget(q.Engine.Budget)
+	if err != nil {
+		return cam.Budget{}, err
+	}
+	if !onGPU(d) {
+		return engine.BudgetOf(b, free)
+	}
+	n, _ := free()
+	bytes, least := policy.NewGovernor(b, nil).Allow(backend.Usage{Total: max(1, n), Free: n})
+	return cam.Budget{Bytes: bytes, Smallest: least}, nil
+}
+
+// apart is what a pass takes of the memory that it is planned in besides what its budget counts.
+func apart(p explain.PlannedPass) int {
+	if p.Fields > 0 {
+		return 0
+	}
+	return p.Volume
+}
+
+func draws(c cam.Choice) bool { return c.Convention.Needs.Has(cam.Draws) }
+
+// onGPU reports whether a device has memory of its own.
+func onGPU(d *device.Device) bool { return strings.HasPrefix(d.Name(), "cuda/") }
+
+// basis says what estimates of time rest on.
+func basis(d *device.Device) string {
+	const rest = "; nothing was measured, and reading and writing files comes on top"
+	c := d.Costs()
+	if c.FlopsPerSecond == 0 {
+		return "the planner's, from operations, bytes and steps at the rates of an ordinary processor" + rest
+	}
+	return fmt.Sprintf("the planner's, at %.3g operations and %.3g bytes a second and %.3g s a step, which are those of an H100 or H200%s",
+		c.FlopsPerSecond, c.BytesPerSecond, c.StepSeconds, rest)
+}
+
+// levels from the most memory to the least.
+var levels = []cam.Level{cam.LevelWhole, cam.LevelStreamed, cam.LevelSmallest, cam.LevelHost, cam.LevelCPU}
+
+func lower(a, b cam.Level) cam.Level {
+	return levels[max(0, slices.Index(levels, a), slices.Index(levels, b))]
+}
