@@ -20,7 +20,7 @@ const (
 	Libraries = "VOXCAM_CUDA_LIBRARIES" // folders with NVIDIA's libraries, separated as in PATH, before the usual places
 	Driver    = "VOXCAM_CUDA_DRIVER"    // the file of the driver, libcuda.so.1, instead of the system's
 	NVML      = "VOXCAM_NVML"           // the file of the management library, libnvidia-ml.so.1, instead of the system's
-	Kernels   = "VOXCAM_CUDA_KERNELS"   // an archive of compiled kernels, instead of those in the program
+	Kernels   = "VOXCAM_CUDA_KERNELS"   // a folder of compiled kernels, instead of those in the program
 	Fault     = "VOXCAM_CUDA_FAULT"     // calls of the driver that are to fail, for tests (cuda.ParseFault)
 )
 

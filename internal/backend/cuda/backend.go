@@ -28,7 +28,7 @@ type Options struct {
 	NVML      string // path of libnvidia-ml.so.1; "" looks for it
 	Libraries string // a folder in which to look for cuDNN first; "" for the usual places
 	Precision Precision
-	Kernels   string // an archive of compiled kernels, instead of those in the program; "" for these
+	Kernels   string // a folder of compiled kernels, instead of those in the program; "" for these
 	Cudnn     bool   // let cuDNN compute the convolutions on tensor cores that it is faster at
 
 	// LaunchBlocking waits for each step, so that an error names the one that failed. It takes longer, and uses no graphs.
@@ -211,17 +211,19 @@ type kernels struct {
 }
 
 func (b *Backend) loadKernels() (*kernels, error) {
-	open := func() ([]string, [][]byte, error) { return kernel.Images(b.device.Major, b.device.Minor) }
-	if path := b.options.Kernels; path != "" {
-		open = func() ([]string, [][]byte, error) { return kernel.Open(path) }
+	var compiled []kernel.Module
+	var err error
+	if dir := b.options.Kernels; dir != "" {
+		compiled, err = kernel.Open(dir, b.device.Major, b.device.Minor)
+	} else {
+		compiled, err = kernel.Modules(b.device.Major, b.device.Minor)
 	}
-	_, images, err := open()
 	if err != nil {
 		return nil, err
 	}
 	k := &kernels{context: b.context, functions: map[string]*driver.Function{}}
-	for _, image := range images {
-		m, err := b.context.LoadModule(image)
+	for _, c := range compiled {
+		m, err := b.context.LoadModule(c.Image)
 		if err != nil {
 			return nil, errors.Join(err, b.end(k.ends()...))
 		}

@@ -1,8 +1,7 @@
 package cuda
 
 import (
-	"archive/tar"
-	"compress/gzip"
+	"archive/zip"
 	"context"
 	"errors"
 	"fmt"
@@ -235,15 +234,15 @@ func (s *session) run(b *Backend) (out []float32, err error) {
 func simulated(t *testing.T) (*simulator.Simulator, Options) {
 	t.Helper()
 	sim := simulator.Load(t)
-	path := filepath.Join(t.TempDir(), "kernels.tar.gz")
-	f, err := os.Create(path)
+	dir := t.TempDir()
+	f, err := os.Create(filepath.Join(dir, "any.zip"))
 	must(t, err)
-	zip := gzip.NewWriter(f)
-	archive := tar.NewWriter(zip)
-	must(t, archive.WriteHeader(&tar.Header{Name: "any", Mode: 0o600, Size: 1}))
-	_, err = archive.Write([]byte{1})
-	must(t, errors.Join(err, archive.Close(), zip.Close(), f.Close()))
-	return sim, Options{Driver: sim.Path, Kernels: path}
+	archive := zip.NewWriter(f)
+	entry, err := archive.Create("sm_90a") // the simulated GPU is a 9.0
+	must(t, err)
+	_, err = entry.Write([]byte{1})
+	must(t, errors.Join(err, archive.Close(), f.Close()))
+	return sim, Options{Driver: sim.Path, Kernels: dir}
 }
 
 // Each call of the driver fails once: the work fails and says why or does without it, and then succeeds on the same backend; closing

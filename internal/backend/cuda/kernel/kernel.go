@@ -1,83 +1,97 @@
-// Package kernel holds the kernels of the CUDA backend: their sources (*.cu), and what they were compiled to, so that neither a build nor
-// a run of the program needs a CUDA install. After a change of the sources, go generate compiles them again.
+// Package kernel holds the kernels of the CUDA backend: their sources (*.cu), and what they were compiled to (*.zip), so that neither a
+// build nor a run of the program needs a CUDA install. After a change of sources, go generate compiles those that changed.
 package kernel
 
 import (
-	"archive/tar"
-	"bytes"
-	"compress/gzip"
-	_ "embed"
+	"archive/zip"
+	"embed"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"strings"
 )
 
 //go:generate go run -C _generate . -out ..
 
-// The modules, one archive for each target of the compiler.
-var (
-	//go:embed kernels_sm_70.tar.gz
-	sm70 []byte
-	//go:embed kernels_sm_80.tar.gz
-	sm80 []byte
-	//go:embed kernels_sm_90a.tar.gz
-	sm90a []byte
-	//go:embed kernels_compute_90.tar.gz
-	compute90 []byte
-)
+// archives has one archive for each source, with a module for each target of the compiler, named after the target. The comment of an
+// archive says what it was made from.
+//
+//go:embed *.zip
+var archives embed.FS
 
 // MinMajor is the oldest compute capability that there are kernels for.
 const MinMajor = 7
 
-// Open reads the modules of an archive that the generator has written, instead of those in the program: to try changed kernels.
-func Open(path string) (names []string, images [][]byte, err error) {
-	archive, err := os.ReadFile(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	return unpack(archive)
+// Module is a source compiled for a GPU.
+type Module struct {
+	Source string // name of the file
+	Image  []byte // machine code or PTX
 }
 
-// Images gives the modules for a compute capability and the names of their sources. Machine code is for the GPUs of its major version;
-// newer ones get PTX, which the driver compiles.
-func Images(major, minor int) (names []string, images [][]byte, err error) {
-	var archive []byte
+// Modules returns the modules for a compute capability. Machine code is for the GPUs of its major version; newer ones get PTX, which the
+// driver compiles.
+func Modules(major, minor int) ([]Module, error) { return read(archives, "the program", major, minor) }
+
+// Open reads modules from a folder of archives that the generator has written, instead of those in the program: to try changed kernels.
+func Open(dir string, major, minor int) ([]Module, error) {
+	return read(os.DirFS(dir), dir, major, minor)
+}
+
+// read decompresses the modules for a compute capability, and no others. The place of the archives is for messages.
+func read(from fs.FS, place string, major, minor int) (modules []Module, err error) {
+	var target string
 	switch {
 	case major < MinMajor:
-		return nil, nil, fmt.Errorf("the GPU has compute capability %d.%d; the oldest that can be used is %d.0", major, minor, MinMajor)
+		return nil, fmt.Errorf("the GPU has compute capability %d.%d; the oldest that can be used is %d.0", major, minor, MinMajor)
 	case major == 7:
-		archive = sm70
+		target = "sm_70"
 	case major == 8:
-		archive = sm80
+		target = "sm_80"
 	case major == 9 && minor == 0:
-		archive = sm90a
+		target = "sm_90a"
 	default:
-		archive = compute90
+		target = "compute_90"
 	}
-	return unpack(archive)
+	paths, err := fs.Glob(from, "*.zip")
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range paths {
+		image, err := readEntry(from, path, target)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // the source is not for this target
+		case err != nil:
+			return nil, fmt.Errorf("the kernels in %s are damaged: %s: %w", place, path, err)
+		default:
+			modules = append(modules, Module{strings.TrimSuffix(path, ".zip") + ".cu", image})
+		}
+	}
+	if modules == nil {
+		return nil, fmt.Errorf("there are no kernels for %s in %s", target, place)
+	}
+	return modules, nil
 }
 
-func unpack(archive []byte) (names []string, images [][]byte, err error) {
-	damaged := func(err error) ([]string, [][]byte, error) {
-		return nil, nil, fmt.Errorf("the kernels in the program are damaged: %w", err)
-	}
-	zip, err := gzip.NewReader(bytes.NewReader(archive))
+// readEntry reads a file of an archive; the error of one that is not there is fs.ErrNotExist.
+func readEntry(from fs.FS, path, name string) ([]byte, error) {
+	file, err := from.Open(path)
 	if err != nil {
-		return damaged(err)
+		return nil, err
 	}
-	for r := tar.NewReader(zip); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return names, images, nil
-		}
-		if err != nil {
-			return damaged(err)
-		}
-		image, err := io.ReadAll(r)
-		if err != nil {
-			return damaged(err)
-		}
-		names, images = append(names, h.Name), append(images, image)
+	defer file.Close()
+	at, ok := file.(io.ReaderAt) // as files of the system and embedded ones are
+	if !ok {
+		return nil, errors.ErrUnsupported
 	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	archive, err := zip.NewReader(at, info.Size())
+	if err != nil {
+		return nil, err
+	}
+	return fs.ReadFile(archive, name)
 }

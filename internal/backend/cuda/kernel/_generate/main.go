@@ -3,11 +3,7 @@
 package main
 
 import (
-	"archive/tar"
-	"bytes"
-	"compress/gzip"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
@@ -28,24 +24,65 @@ var targets = []string{"sm_70", "sm_80", "sm_90a", "compute_90"}
 // options of the compiler for every kernel: strict arithmetic is its default.
 var options = []string{"--std=c++17", "--device-as-default-execution-space", "--dopt=on"}
 
-// sums is the file that says from which sources the modules were made.
-const sums = "kernels.sha256"
-
-func archive(target string) string { return "kernels_" + target + ".tar.gz" }
-
 func main() {
 	log.SetFlags(0)
 	log.SetPrefix("generate: ")
 	nvrtc := flag.String("nvrtc", "", "folder that NVRTC is in; without it, the pinned Python package is downloaded to the user's cache")
-	out := flag.String("out", ".", "folder of the sources, to which the modules are written")
-	all := flag.Bool("all", false, "compile also what the user's cache has")
+	out := flag.String("out", ".", "folder of the sources, to which the archives are written")
+	all := flag.Bool("all", false, "compile also sources whose archives are up to date")
 	flag.Parse()
 	if err := run(*nvrtc, *out, *all); err != nil {
 		log.Fatal(err)
 	}
 }
 
+// source is a file of kernels, and how it is to be compiled.
+type source struct {
+	dir, name string
+	targets   []string
+	origin    string // compiler, options, targets and digests of all that is read: the comment of the archive
+}
+
+func (s source) archive() string {
+	return filepath.Join(s.dir, strings.TrimSuffix(s.name, ".cu")+".zip")
+}
+
 func run(nvrtc, dir string, all bool) error {
+	paths, err := filepath.Glob(filepath.Join(dir, "*.cu"))
+	if err != nil {
+		return err
+	}
+	var outdated []source
+	current := map[string]bool{}
+	for _, path := range paths {
+		s, err := readSource(dir, filepath.Base(path))
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		current[s.archive()] = true
+		if all || origin(s.archive()) != s.origin {
+			outdated = append(outdated, s)
+		}
+	}
+	archives, err := filepath.Glob(filepath.Join(dir, "*.zip"))
+	if err != nil {
+		return err
+	}
+	for _, path := range archives {
+		if !current[path] { // its source is gone
+			if err := os.Remove(path); err != nil {
+				return err
+			}
+		}
+	}
+	if len(outdated) == 0 {
+		return nil
+	}
+	return compileAll(nvrtc, outdated)
+}
+
+// compileAll compiles sources and writes the archive of each as soon as it is complete, so that what fails costs no other.
+func compileAll(nvrtc string, sources []source) error {
 	if nvrtc == "" {
 		var err error
 		if nvrtc, err = download(); err != nil {
@@ -56,114 +93,63 @@ func run(nvrtc, dir string, all bool) error {
 	if err != nil {
 		return err
 	}
-	hashes, err := hashSources(dir)
-	if err != nil {
-		return err
-	}
-	setup := fmt.Sprintf("%s %q", compiler.version, options)
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return err
-	}
-	cache = filepath.Join(cache, "voxcam", "modules")
-	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return err
-	}
-
-	type job struct {
-		source, target string
-		kept           string // path in the cache
-		module         []byte
-		err            error
-	}
-	var jobs []*job
-	for _, name := range slices.Sorted(maps.Keys(hashes)) {
-		if filepath.Ext(name) != ".cu" {
-			continue
-		}
-		source, err := os.ReadFile(filepath.Join(dir, name))
-		if err != nil {
-			return err
-		}
-		wanted, err := wantedTargets(string(source))
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		read := map[string]bool{name: true}
-		if err := included(dir, string(source), read); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		for _, target := range wanted {
-			sum := sha256.New()
-			fmt.Fprintln(sum, setup, target, name)
-			for _, file := range slices.Sorted(maps.Keys(read)) {
-				fmt.Fprintln(sum, file, hashes[file])
-			}
-			j := &job{source: name, target: target, kept: filepath.Join(cache, hex.EncodeToString(sum.Sum(nil)))}
-			jobs = append(jobs, j)
-			if !all {
-				j.module, _ = os.ReadFile(j.kept) // compiled if it is not there
-			}
-		}
-	}
 	var group sync.WaitGroup
 	slots := make(chan struct{}, runtime.NumCPU())
-	for _, j := range jobs {
-		if j.module != nil {
-			continue
-		}
+	failed := make([]error, len(sources))
+	for i, s := range sources {
 		group.Go(func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			log.Printf("%s for %s", j.source, j.target)
-			if j.module, j.err = compiler.compile(filepath.Join(dir, j.source), j.target); j.err == nil {
-				j.err = keep(j.kept, j.module)
+			modules, err := s.compile(compiler, slots)
+			if err == nil {
+				err = writeArchive(s.archive(), s.origin, modules)
+			}
+			if err != nil {
+				failed[i] = fmt.Errorf("%s: %w", s.name, err)
 			}
 		})
 	}
 	group.Wait()
-	var failed []error
-	for _, j := range jobs {
-		if j.err != nil {
-			failed = append(failed, fmt.Errorf("%s for %s: %w", j.source, j.target, j.err))
-		}
-	}
-	if len(failed) > 0 {
-		return errors.Join(failed...)
-	}
+	return errors.Join(failed...)
+}
 
-	for _, target := range targets {
-		var file bytes.Buffer
-		zip, err := gzip.NewWriterLevel(&file, gzip.BestCompression)
-		if err != nil {
-			return err
-		}
-		w := tar.NewWriter(zip)
-		for _, j := range jobs {
-			if j.target != target {
-				continue
+// compile makes the modules of a source. Each takes a slot while it is compiled.
+func (s source) compile(c *compiler, slots chan struct{}) ([]module, error) {
+	var group sync.WaitGroup
+	modules, failed := make([]module, len(s.targets)), make([]error, len(s.targets))
+	for i, target := range s.targets {
+		group.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			log.Printf("%s for %s", s.name, target)
+			image, err := c.compile(filepath.Join(s.dir, s.name), target)
+			if err != nil {
+				failed[i] = fmt.Errorf("for %s: %w", target, err)
 			}
-			// Without times and owners the same modules make the same bytes.
-			if err := w.WriteHeader(&tar.Header{Name: j.source, Mode: 0o644, Size: int64(len(j.module)), Format: tar.FormatUSTAR}); err != nil {
-				return err
-			}
-			if _, err := w.Write(j.module); err != nil {
-				return err
-			}
-		}
-		if err := errors.Join(w.Close(), zip.Close()); err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(dir, archive(target)), file.Bytes(), 0o644); err != nil {
-			return err
-		}
+			modules[i] = module{target, image}
+		})
 	}
-	var text strings.Builder
-	fmt.Fprintf(&text, "# Written by go generate from these sources with %s\n", setup)
-	for _, name := range slices.Sorted(maps.Keys(hashes)) {
-		fmt.Fprintf(&text, "%s  %s\n", hashes[name], name)
+	group.Wait()
+	return modules, errors.Join(failed...)
+}
+
+func readSource(dir, name string) (source, error) {
+	text, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		return source{}, err
 	}
-	return os.WriteFile(filepath.Join(dir, sums), []byte(text.String()), 0o644)
+	wanted, err := wantedTargets(string(text))
+	if err != nil {
+		return source{}, err
+	}
+	files := map[string][]byte{name: text}
+	if err := addIncluded(dir, string(text), files); err != nil {
+		return source{}, err
+	}
+	var origin strings.Builder
+	fmt.Fprintf(&origin, "NVRTC %s %s\nfor %s\n", release, strings.Join(options, " "), strings.Join(wanted, " "))
+	for _, file := range slices.Sorted(maps.Keys(files)) {
+		fmt.Fprintf(&origin, "%x  %s\n", sha256.Sum256(files[file]), file)
+	}
+	return source{dir: dir, name: name, targets: wanted, origin: origin.String()}, nil
 }
 
 // wantedTargets reads the line "// arch: sm_90a" among the first lines of a source; without it all targets are wanted.
@@ -184,55 +170,21 @@ func wantedTargets(source string) ([]string, error) {
 	return targets, nil
 }
 
-// hashSources gives the hash of each source by its name.
-func hashSources(dir string) (map[string]string, error) {
-	hashes := map[string]string{}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range entries {
-		if ext := filepath.Ext(e.Name()); ext != ".cu" && ext != ".cuh" {
-			continue
-		}
-		data, err := os.ReadFile(filepath.Join(dir, e.Name()))
-		if err != nil {
-			return nil, err
-		}
-		sum := sha256.Sum256(data)
-		hashes[e.Name()] = hex.EncodeToString(sum[:])
-	}
-	return hashes, nil
-}
-
-// keep writes a file of the cache, complete or not at all.
-func keep(path string, data []byte) error {
-	file, err := os.CreateTemp(filepath.Dir(path), "new-")
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(data)
-	if err := errors.Join(err, file.Close()); err != nil {
-		return err
-	}
-	return os.Rename(file.Name(), path)
-}
-
-// included adds the headers that a source includes to those that were read, with what they include themselves. The header of the simulator
-// is not one of them: NVRTC never sees it.
-func included(dir, source string, read map[string]bool) error {
+// addIncluded adds the headers that a source includes, and those that they include, to files. The header of the simulator is not one of
+// them: NVRTC never sees it.
+func addIncluded(dir, source string, files map[string][]byte) error {
 	for line := range strings.Lines(source) {
 		name, ok := strings.CutPrefix(strings.TrimSpace(line), `#include "`)
 		name = strings.TrimSuffix(name, `"`)
-		if !ok || read[name] || name == "simulator.h" {
+		if !ok || files[name] != nil || name == "simulator.h" {
 			continue
 		}
 		text, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
 			return err
 		}
-		read[name] = true
-		if err := included(dir, string(text), read); err != nil {
+		files[name] = text
+		if err := addIncluded(dir, string(text), files); err != nil {
 			return err
 		}
 	}

@@ -17,10 +17,11 @@ import (
 	"github.com/ebitengine/purego"
 )
 
-// The Python package with the compiler. Another version makes other modules; the minor version of CUDA that it belongs to is the oldest
-// driver that takes the PTX.
+// The Python package with the compiler. Another version makes other modules; the release of CUDA that it belongs to is the oldest driver
+// that takes the PTX.
 const (
-	wheelVersion = "12.4.127"
+	release      = "12.4"
+	wheelVersion = release + ".127"
 	wheelName    = "nvidia_cuda_nvrtc_cu12-12.4.127-py3-none-manylinux2014_x86_64.whl"
 	wheelHash    = "a178759ebb095827bd30ef56598ec182b85547f1508941a3d560eb7ea1fbf338"
 )
@@ -75,7 +76,6 @@ func download() (string, error) {
 
 // compiler is the loaded library.
 type compiler struct {
-	version string
 	create  func(program *uintptr, source, name string, headers int32, texts, names uintptr) int32
 	build   func(program uintptr, n int32, options **byte) int32
 	destroy func(program *uintptr) int32
@@ -116,9 +116,8 @@ func openCompiler(dir string) (*compiler, error) {
 	if code := version(&major, &minor); code != 0 {
 		return nil, errors.New(c.text(code))
 	}
-	c.version = fmt.Sprintf("NVRTC %d.%d", major, minor)
-	if !strings.HasPrefix(wheelVersion, fmt.Sprintf("%d.%d.", major, minor)) {
-		return nil, fmt.Errorf("%s has %s; the modules are made with %s", dir, c.version, wheelVersion)
+	if found := fmt.Sprintf("%d.%d", major, minor); found != release {
+		return nil, fmt.Errorf("%s has NVRTC %s; the modules are made with %s", dir, found, release)
 	}
 	return &c, nil
 }
