@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -24,6 +26,7 @@ type planFlags struct {
 	shape     []int
 	asJSON    bool
 	svg, html string
+	passes    string
 }
 
 func newPlan() *cobra.Command {
@@ -45,7 +48,33 @@ volume and the gradient with respect to it are counted apart; on a GPU, all of t
 	fl.BoolVar(&f.asJSON, "json", false, "print JSON, with every buffer and step")
 	fl.StringVar(&f.svg, "svg", "", "draw the plans, bytes over steps, to this file")
 	fl.StringVar(&f.html, "html", "", "write a page with the drawing and the tables to this file")
+	fl.StringVar(&f.passes, "dump-passes", "", "write the graph as imported and after each pass, as text without weights, to this new or empty folder")
 	return cmd
+}
+
+// dumpPasses returns an observer that writes graphs to files of a folder, numbered in the order of the passes. The folder is made, or is
+// empty: files of another model would be taken for those of this one.
+func dumpPasses(folder string) (afterPass func(pass, graph string) error, err error) {
+	if err := os.MkdirAll(folder, 0o777); err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return nil, err
+	}
+	if len(entries) > 0 {
+		return nil, usage(fmt.Errorf("--dump-passes %s: the folder is not empty; name a new one", folder))
+	}
+	written := 0
+	return func(pass, graph string) error {
+		path := filepath.Join(folder, fmt.Sprintf("%02d-%s.txt", written, pass))
+		written++
+		_, err := durable.WriteFile(path, func(w *durable.File) error {
+			_, err := io.WriteString(w, graph)
+			return err
+		})
+		return err
+	}, nil
 }
 
 // takeFlags gives a command some of the flags that add would.
@@ -76,6 +105,11 @@ func (f *planFlags) run(cmd *cobra.Command, path string) (err error) {
 	opt, err := f.options(shape, d.FreeMemory)
 	if err != nil {
 		return err
+	}
+	if f.passes != "" {
+		if opt.AfterPass, err = dumpPasses(f.passes); err != nil {
+			return err
+		}
 	}
 	planned, err := explain.Plans(cmd.Context(), path, d.Backend, opt, methods)
 	if err != nil {

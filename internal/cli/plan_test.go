@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -64,6 +65,37 @@ func TestPlanShowsEachPass(t *testing.T) {
 	}
 	if len(doc.Passes) != 1 || doc.Passes[0].Peak < 1<<19 || doc.Passes[0].Peak > 4<<20 || doc.Passes[0].Budget != 4<<20 {
 		t.Errorf("a budget of 4 MiB gave %+v", doc.Passes)
+	}
+}
+
+// The graph is written as imported, after each pass, and for each gradient; a folder that has files in it is refused.
+func TestPlanDumpsPasses(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "passes")
+	args := []string{demoModel, "--method", "gradcam,saliency", "--dump-passes", dir}
+	if _, err := runPlan(t, args...); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for i, e := range entries {
+		number, name, _ := strings.Cut(strings.TrimSuffix(e.Name(), ".txt"), "-")
+		if number != fmt.Sprintf("%02d", i) {
+			t.Errorf("file %d is %s", i, e.Name())
+		}
+		names = append(names, name)
+		if text, err := os.ReadFile(filepath.Join(dir, e.Name())); err != nil || !strings.HasPrefix(string(text), "input %") || !strings.Contains(string(text), "\noutput %") {
+			t.Errorf("%s: %v, %.40q", e.Name(), err, text)
+		}
+	}
+	if got := strings.Join(names, " "); !strings.HasPrefix(got, "import padding ") ||
+		!strings.Contains(got, " layout constants affine layer-differentiation layer-split-norms volume-differentiation volume-split-norms") {
+		t.Errorf("graphs were written after %s", got)
+	}
+	if _, err := runPlan(t, args...); err == nil || !strings.Contains(err.Error(), "not empty") {
+		t.Errorf("into the same folder: %v", err)
 	}
 }
 

@@ -46,6 +46,9 @@ type Options struct {
 	// Ahead takes memory on a device for a volume besides the one that is explained, and for maps that are on their way back, as far
 	// as plans do not suffer: for callers of Begin.
 	Ahead bool
+	// AfterPass, unless nil, is called with the text of the graph, without weights, as it was imported ("import"), after each pass of the
+	// compiler, and after differentiation. Names from differentiation on begin with "layer-" or "volume-": what the gradient is taken at.
+	AfterPass func(pass, graph string) error
 }
 
 // Shuttle says when a model gives the memory of the device back, and brings the weights to the host, while no volume is explained.

@@ -22,6 +22,7 @@ type network struct {
 	assumed    string // about the order of the input's axes; "" if nothing is
 	ahead      bool   // volumes may overlap
 	follows    bool   // plans may be made anew for other budgets: what that takes is kept
+	afterPass  func(pass, graph string) error
 	graph      *ir.Graph
 	logits     *ir.Value
 	target     layer.Target // of the graph before the passes
@@ -81,10 +82,12 @@ func newNetwork(ctx context.Context, file *onnx.Model, shape [4]int, opt Options
 		g.Targets = []ir.Target{n.target.Target}
 		n.layer = describe(n.target)
 	}
-	if err := onnx.Recognise(ctx, g); err != nil {
-		return nil, fmt.Errorf("%s: %w", file.Path, err)
+	n.afterPass = opt.AfterPass
+	observe := n.observer("")
+	if err := observe("import", g); err != nil {
+		return nil, err
 	}
-	if err := pass.Run(ctx, g); err != nil {
+	if err := pass.Run(ctx, g, observe, pass.Recognition, pass.Lowering); err != nil {
 		return nil, fmt.Errorf("%s: %w", file.Path, err)
 	}
 	n.logits = g.Outputs[0]
@@ -323,10 +326,28 @@ func (n *network) differentiate(input bool) (*gradient, error) {
 		g.Outputs = append(g.Outputs, p.at)
 	}
 	g.Prune()
-	if err := pass.SplitNorms(g); err != nil {
+	at := "layer-"
+	if input {
+		at = "volume-"
+	}
+	observe := n.observer(at)
+	if err := observe(pass.Differentiation, g); err != nil {
 		return nil, err
 	}
-	return p, g.Verify()
+	if err := pass.Run(context.Background(), g, observe, pass.Gradient); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// observer hands the text of graphs to Options.AfterPass, if there is one, under the names of passes behind a prefix.
+func (n *network) observer(prefix string) pass.Observer {
+	return func(pass string, g *ir.Graph) error {
+		if n.afterPass == nil {
+			return nil
+		}
+		return n.afterPass(prefix+pass, g.String())
+	}
 }
 
 // unload closes the programs and their arena.

@@ -67,10 +67,7 @@ func TestCorpus(t *testing.T) {
 			if err := g.Verify(); err != nil {
 				t.Fatal(err)
 			}
-			if err := Recognise(context.Background(), g); err != nil {
-				t.Fatal(err)
-			}
-			if err := pass.Run(context.Background(), g); err != nil {
+			if err := pass.Run(context.Background(), g, nil, pass.Recognition, pass.Lowering); err != nil {
 				t.Fatal(err)
 			}
 			ops := map[string]int{}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/voxcam/voxcam/internal/pass"
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
@@ -48,7 +49,7 @@ func TestDamagedModels(t *testing.T) {
 			im, err := Import(m, Options{MaxFolded: 1 << 12})
 			if err == nil {
 				imported++
-				err = Recognise(context.Background(), im.Graph)
+				err = pass.Run(context.Background(), im.Graph, nil, pass.Recognition)
 			}
 			var f *FormatError
 			var u *UnsupportedError

@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/voxcam/voxcam/internal/pass"
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
@@ -327,7 +328,7 @@ func FuzzImport(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if err := Recognise(context.Background(), im.Graph); err != nil {
+		if err := pass.Run(context.Background(), im.Graph, nil, pass.Recognition); err != nil {
 			t.Fatal(err)
 		}
 	})

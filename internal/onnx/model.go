@@ -2,8 +2,8 @@
 //
 // Open hashes a file and decodes its structure; weights stay in the file until they are used, and are compared with what was hashed. Import binds the input to a shape,
 // computes everything that depends only on shapes and constants, and translates the rest by a table of operations. Every ONNX
-// value keeps its meaning, its logical shape and its name, so that any of them can become a target. Recognise then gives
-// what exporters spell out (x*sigmoid(x), a GroupNorm made of reshapes) an operation of its own, around the targets.
+// value keeps its meaning, its logical shape and its name, so that any of them can become a target. Passes (package pass)
+// then give what exporters spell out (x*sigmoid(x), a GroupNorm made of reshapes) an operation of its own, around the targets.
 //
 // The format: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto and docs/Operators.md there.
 package onnx

@@ -12,6 +12,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/backend/reference"
 	"github.com/voxcam/voxcam/internal/ir"
+	"github.com/voxcam/voxcam/internal/pass"
 )
 
 // contested are vectors that this program does not follow, with the reason.
@@ -80,7 +81,7 @@ func checkNode(t *testing.T, path string, constant bool) {
 		}
 		g := im.Graph
 		g.Outputs = g.Outputs[:1]
-		if err := Recognise(context.Background(), g); err != nil {
+		if err := pass.Run(context.Background(), g, nil, pass.Recognition); err != nil {
 			t.Fatal(err)
 		}
 		values, err := reference.Eval(context.Background(), g, map[*ir.Value][]float64{im.Input: readArray(t, filepath.Join(dir, "in.npy"), "")})

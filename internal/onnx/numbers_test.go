@@ -89,10 +89,7 @@ func TestNumbers(t *testing.T) {
 			}
 			g := im.Graph
 			g.Outputs = g.Outputs[:1]
-			if err := Recognise(context.Background(), g); err != nil {
-				t.Fatal(err)
-			}
-			if err := pass.Run(context.Background(), g); err != nil {
+			if err := pass.Run(context.Background(), g, nil, pass.Recognition, pass.Lowering); err != nil {
 				t.Fatal(err)
 			}
 			input := g.Inputs[0] // channels-last now

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/voxcam/voxcam/internal/ir"
+	"github.com/voxcam/voxcam/internal/pass"
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
@@ -67,7 +68,7 @@ func TestRecognise(t *testing.T) {
 			im := importOf(t, c.importCase)
 			want := evaluateModel(t, im)
 			y := im.Graph.Outputs[0]
-			if err := Recognise(context.Background(), im.Graph); err != nil {
+			if err := pass.Run(context.Background(), im.Graph, nil, pass.Recognition); err != nil {
 				t.Fatal(err)
 			}
 			if got := opsOf(im.Graph); !slices.Equal(got, c.ops) {
@@ -105,7 +106,7 @@ func TestRecogniseKeepsTargets(t *testing.T) {
 			target := im.Names[name]
 			axes := make(ir.Axes, len(target.Shape()))
 			im.Graph.Targets = []ir.Target{{Value: target, Axes: axes, Label: name}}
-			if err := Recognise(context.Background(), im.Graph); err != nil {
+			if err := pass.Run(context.Background(), im.Graph, nil, pass.Recognition); err != nil {
 				t.Fatalf("%s with target %s: %v", c.name, name, err)
 			}
 			if im.Graph.Targets[0].Value != target || !reaches(im.Graph, target, im.Graph.Outputs[0]) {

@@ -176,21 +176,12 @@ func (c *call) reduce(o *ir.Op, x *ir.Value, axes []int) *ir.Value {
 	return c.emit(o, op.ReduceAttr{Axes: axes}, x)
 }
 
-// channelsToEnd is the order of axes that moves axis 1 to the end.
-func channelsToEnd(rank int) []int {
-	perm := []int{0}
-	for a := 2; a < rank; a++ {
-		perm = append(perm, a)
-	}
-	return append(perm, 1)
-}
-
 func (c *call) channelsLast(x *ir.Value) *ir.Value {
-	return c.transpose(x, channelsToEnd(len(x.Shape())))
+	return c.transpose(x, op.ChannelsLast(len(x.Shape())))
 }
 
 func (c *call) channelsFirst(x *ir.Value) *ir.Value {
-	return c.transpose(x, op.Inverse(channelsToEnd(len(x.Shape()))))
+	return c.transpose(x, op.Inverse(op.ChannelsLast(len(x.Shape()))))
 }
 
 // volume makes x, [N, C, ...] with one to three axes of space, [N, D, H, W, C]; flat undoes it for a result.
@@ -199,25 +190,11 @@ func (c *call) volume(x *ir.Value) *ir.Value {
 	if len(s) < 3 || len(s) > 5 {
 		c.refuse("", "it works on a tensor of shape %v, where an image of 1 to 3 dimensions is expected", s)
 	}
-	return c.channelsLast(c.reshape(x, widen(s, 2)))
+	return c.channelsLast(c.reshape(x, op.Widened(s, 2)))
 }
 
 func (c *call) flat(y *ir.Value, spatial int) *ir.Value {
 	y = c.channelsFirst(y)
 	s := y.Shape()
 	return c.reshape(y, append(s[:2:2], s[5-spatial:]...))
-}
-
-// widen inserts axes of 1 at position at until the rank is 5.
-func widen(s tensor.Shape, at int) tensor.Shape {
-	return slices.Insert(s.Clone(), at, slices.Repeat([]int{1}, 5-len(s))...)
-}
-
-// three spreads values along one to three axes of space to depth, height and width.
-func three(values []int, missing int) [3]int {
-	out := [3]int{missing, missing, missing}
-	for i, v := range values {
-		out[3-len(values)+i] = v
-	}
-	return out
 }

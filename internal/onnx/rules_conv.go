@@ -70,7 +70,7 @@ func (w window) span(i int) int { return w.dilation[i]*(w.kernel[i]-1) + 1 }
 const maxStrides = 1 << 16
 
 func (c *call) conv(w window) op.ConvAttr {
-	a := op.ConvAttr{Stride: three(w.stride, 1), Dilation: three(w.dilation, 1), Before: three(w.before, 0), After: three(w.after, 0), Groups: c.n.int("group", 1)}
+	a := op.ConvAttr{Stride: op.DHW(w.stride, 1), Dilation: op.DHW(w.dilation, 1), Before: op.DHW(w.before, 0), After: op.DHW(w.after, 0), Groups: c.n.int("group", 1)}
 	product := 1
 	for _, s := range a.Stride {
 		if product = product * min(s, maxStrides); product > maxStrides {
@@ -98,7 +98,7 @@ func (c *call) weights5(w *ir.Value) *ir.Value {
 	if len(w.Shape()) == 5 {
 		return w
 	}
-	s := widen(w.Shape(), 2)
+	s := op.Widened(w.Shape(), 2)
 	if w.Const != nil {
 		return c.im.g.Constant(w.Name, s, w.Const)
 	}
@@ -149,7 +149,7 @@ func importConvTranspose(c *call) []*ir.Value {
 		// Output padding only says how large the result is: count it as padding of the opposite convolution.
 		w.after[i] = full - out[i] - w.before[i]
 	}
-	a := op.ConvBackwardDataAttr{Conv: c.conv(w), In: three(out, 1)}
+	a := op.ConvBackwardDataAttr{Conv: c.conv(w), In: op.DHW(out, 1)}
 	for _, n := range a.In {
 		if n < 1 {
 			c.badf("the result would have the size %v", out)
@@ -187,8 +187,8 @@ func (c *call) pool() (a op.PoolAttr, spatial int) {
 		}
 		ceil[i] = max((out-1)*w.stride[i]+w.span(i)-padded, 0)
 	}
-	return op.PoolAttr{Kernel: three(kernel, 1), Stride: three(w.stride, 1), Dilation: three(w.dilation, 1),
-		Before: three(w.before, 0), After: three(w.after, 0), Ceil: three(ceil, 0)}, spatial
+	return op.PoolAttr{Kernel: op.DHW(kernel, 1), Stride: op.DHW(w.stride, 1), Dilation: op.DHW(w.dilation, 1),
+		Before: op.DHW(w.before, 0), After: op.DHW(w.after, 0), Ceil: op.DHW(ceil, 0)}, spatial
 }
 
 func importMaxPool(c *call) []*ir.Value {
@@ -225,12 +225,10 @@ func globalPool(o *ir.Op) func(c *call) []*ir.Value {
 	}
 }
 
-const maxChannels = 1 << 24
-
 // perChannel returns a known input of one number for each of n channels.
 func (c *call) perChannel(i, n int) *literal {
 	l := c.lit(i)
-	if l.len() != n || n > maxChannels {
+	if l.len() != n || n > op.MaxChannels {
 		c.badf("its input number %d has %d elements for %d channels", i+1, l.len(), n)
 	}
 	return l
@@ -350,7 +348,7 @@ func importLRN(c *call) []*ir.Value {
 	s := x.Shape()
 	rest := s[2:].Elements()
 	squares := c.reshape(c.unaryAttr("PowConst", 2, 0, x), tensor.Shape{s[0], n, 1, rest, 1})
-	a := op.PoolAttr{Kernel: [3]int{size, 1, 1}, Stride: three(nil, 1), Dilation: three(nil, 1), CountPad: true,
+	a := op.PoolAttr{Kernel: [3]int{size, 1, 1}, Stride: op.DHW(nil, 1), Dilation: op.DHW(nil, 1), CountPad: true,
 		Before: [3]int{(size - 1) / 2, 0, 0}, After: [3]int{size - 1 - (size-1)/2, 0, 0}}
 	mean := c.reshape(c.emit(op.AvgPool, a, squares), s)
 	d := c.unaryAttr("PowConst", c.n.float("beta", 0.75), 0, c.linear(mean, c.n.float("alpha", 1e-4), c.n.float("bias", 1)))

@@ -8,9 +8,6 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// ChannelsLast brings [N, C, D, H, W] to [N, D, H, W, C].
-var ChannelsLast = []int{0, 2, 3, 4, 1}
-
 // sinkTransposes moves transposes down the graph, through everything that does not care about the order of its axes, until
 // they meet their inverse or something that does care. The importer surrounds every operation on images by transposes from
 // and to the file's channels-first order; behind this pass nearly none are left.
@@ -24,8 +21,8 @@ func sinkTransposes(g *ir.Graph) error {
 	l.b = ir.NewBuilder(g)
 	for i, v := range g.Inputs {
 		if len(v.Shape()) == 5 {
-			g.Inputs[i] = g.NewValue(v.Name, ir.Type{Shape: v.Shape().Permute(ChannelsLast)})
-			l.become(v, g.Inputs[i], op.Inverse(ChannelsLast))
+			g.Inputs[i] = g.NewValue(v.Name, ir.Type{Shape: v.Shape().Permute(op.ChannelsLast(5))})
+			l.become(v, g.Inputs[i], op.Inverse(op.ChannelsLast(5)))
 		}
 	}
 	for _, n := range old {

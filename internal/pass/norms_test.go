@@ -54,7 +54,7 @@ func TestSplitNorms(t *testing.T) {
 		t.Fatal(err)
 	}
 	held := slices.Clone(g.Outputs)
-	if err := pass.SplitNorms(g); err != nil {
+	if err := pass.Run(context.Background(), g, nil, pass.Gradient); err != nil {
 		t.Fatal(err)
 	}
 	count := map[*ir.Op]int{}

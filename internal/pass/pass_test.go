@@ -17,11 +17,11 @@ import (
 
 // channelsFirst emits an operation on images as the importer does: between transposes from and to [N, C, D, H, W].
 func channelsFirst(b *ir.Builder, x *ir.Value, run func(x *ir.Value) *ir.Value) *ir.Value {
-	y := run(b.Emit(op.Transpose, op.TransposeAttr{Perm: pass.ChannelsLast}, x))
+	y := run(b.Emit(op.Transpose, op.TransposeAttr{Perm: op.ChannelsLast(5)}, x))
 	if b.Err() != nil {
 		return y
 	}
-	return b.Emit(op.Transpose, op.TransposeAttr{Perm: op.Inverse(pass.ChannelsLast)}, y)
+	return b.Emit(op.Transpose, op.TransposeAttr{Perm: op.Inverse(op.ChannelsLast(5))}, y)
 }
 
 func randoms(seed uint64, n int) []float32 {
@@ -125,10 +125,10 @@ func TestPassesKeepWhatGraphsCompute(t *testing.T) {
 
 		data := randoms(99, x.Shape().Elements())
 		want := eval(t, before, twin[x], data)
-		if err := pass.Run(context.Background(), g); err != nil {
+		if err := pass.Run(context.Background(), g, nil, pass.Lowering); err != nil {
 			t.Fatalf("%v\n%v", err, before)
 		}
-		got := eval(t, g, g.Inputs[0], transposed(data, x.Shape(), pass.ChannelsLast))
+		got := eval(t, g, g.Inputs[0], transposed(data, x.Shape(), op.ChannelsLast(5)))
 		compare(t, "output", got[g.Outputs[0]], want[twin[out]], before)
 		to := g.Targets[0]
 		perm := make([]int, len(to.Axes))
@@ -203,7 +203,7 @@ func TestFoldsStopAtTargets(t *testing.T) {
 		if err := b.Err(); err != nil {
 			t.Fatal(err)
 		}
-		if err := pass.Run(context.Background(), g); err != nil {
+		if err := pass.Run(context.Background(), g, nil, pass.Lowering); err != nil {
 			t.Fatal(err)
 		}
 		count := map[*ir.Op]int{}

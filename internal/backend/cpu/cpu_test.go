@@ -134,7 +134,7 @@ func network(t testing.TB, size, channels int) (g *ir.Graph, x *ir.Value) {
 	}
 	g.Outputs = append(gradients, y)
 	g.Prune()
-	if err := pass.SplitNorms(g); err != nil {
+	if err := pass.Run(context.Background(), g, nil, pass.Gradient); err != nil {
 		t.Fatal(err)
 	}
 	return g, x

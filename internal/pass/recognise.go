@@ -1,4 +1,4 @@
-package onnx
+package pass
 
 import (
 	"context"
@@ -10,29 +10,17 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// Recognise gives what exporters spell out an operation of its own: activations written as formulas, GroupNorm written as
+// Recognition gives what exporters spell out an operation of its own: activations written as formulas, GroupNorm written as
 // reshapes round an InstanceNorm, LayerNorm written as means, and zero padding in front of a convolution. It works on a graph
 // as imported, once its targets are known: no value that is a target or an output disappears, and none becomes independent of
-// a target that it depended on. Values inside what was recognised are gone afterwards, as are nodes that nothing needs. ctx stops it.
-func Recognise(ctx context.Context, g *ir.Graph) error {
-	// Each finder may enable the next: a HardSigmoid in full is part of a HardSwish.
-	for _, find := range []func(r *recogniser, n *ir.Node) *ir.Value{
-		(*recogniser).pad, (*recogniser).groupNorm, (*recogniser).layerNorm, (*recogniser).activation, (*recogniser).activation,
-	} {
-		g.Prune()
-		r := &recogniser{g: g, uses: g.Uses(), kept: map[*ir.Value]bool{}}
-		for _, v := range g.Outputs {
-			r.kept[v] = true
-		}
-		for _, t := range g.Targets {
-			r.kept[t.Value] = true
-		}
-		if err := r.run(ctx, find); err != nil {
-			return err
-		}
+// a target that it depended on. Values inside what was recognised are gone afterwards.
+
+// recognise makes a pass of a finder, which returns what may take the place of a node's output, or nil.
+func recognise(find func(r *recogniser, n *ir.Node) *ir.Value) func(context.Context, *ir.Graph) error {
+	return func(ctx context.Context, g *ir.Graph) error {
+		r := &recogniser{g: g, uses: g.Uses(), kept: kept(g)}
+		return r.run(ctx, find)
 	}
-	g.Prune()
-	return g.Verify()
 }
 
 type recogniser struct {
@@ -199,14 +187,14 @@ func (r *recogniser) pad(n *ir.Node) *ir.Value {
 		return nil
 	}
 	moved := r.def(n.Inputs[0], op.Transpose)
-	if moved == nil || !slices.Equal(moved.Attr.(op.TransposeAttr).Perm, []int{0, 2, 3, 4, 1}) {
+	if moved == nil || !slices.Equal(moved.Attr.(op.TransposeAttr).Perm, op.ChannelsLast(5)) {
 		return nil
 	}
 	source := moved.Inputs[0]
 	wide := r.def(source, op.Reshape) // of an image of one or two dimensions
 	if wide != nil {
 		source = wide.Inputs[0]
-		if len(source.Shape()) > 4 || len(source.Shape()) < 3 || !widen(source.Shape(), 2).Equal(wide.Out().Shape()) {
+		if len(source.Shape()) > 4 || len(source.Shape()) < 3 || !op.Widened(source.Shape(), 2).Equal(wide.Out().Shape()) {
 			return nil
 		}
 	}
@@ -218,7 +206,7 @@ func (r *recogniser) pad(n *ir.Node) *ir.Value {
 	if a.Mode != op.PadConstant || a.Value != 0 || a.Before[0] != 0 || a.After[0] != 0 || a.Before[1] != 0 || a.After[1] != 0 {
 		return nil
 	}
-	before, after := three(a.Before[2:], 0), three(a.After[2:], 0)
+	before, after := op.DHW(a.Before[2:], 0), op.DHW(a.After[2:], 0)
 	var attr any
 	if n.Op == op.Conv {
 		c := n.Attr.(op.ConvAttr)
@@ -239,7 +227,7 @@ func (r *recogniser) pad(n *ir.Node) *ir.Value {
 	}
 	x := p.Inputs[0]
 	if wide != nil {
-		x = r.b.Emit(op.Reshape, op.ReshapeAttr{Shape: widen(x.Shape(), 2)}, x)
+		x = r.b.Emit(op.Reshape, op.ReshapeAttr{Shape: op.Widened(x.Shape(), 2)}, x)
 	}
 	x = r.b.Emit(op.Transpose, moved.Attr, x)
 	return r.b.Emit(n.Op, attr, append([]*ir.Value{x}, n.Inputs[1:]...)...)
@@ -278,7 +266,7 @@ func (r *recogniser) unscale(n *ir.Node, axes []int) (x *ir.Value, s scaling, ok
 				return nil
 			}
 			size := sizeAlong(v.Shape(), axes)
-			if size > maxChannels {
+			if size > op.MaxChannels {
 				return nil
 			}
 			v = d.Inputs[0]
@@ -307,7 +295,7 @@ func alongAxes(v *ir.Value, shape tensor.Shape, axes []int) []float64 {
 	}
 	lead := len(shape) - len(v.Shape())
 	size := sizeAlong(shape, axes)
-	if size > maxChannels {
+	if size > op.MaxChannels {
 		return nil
 	}
 	for a, d := range v.Shape() {
@@ -412,7 +400,7 @@ func (r *recogniser) groupNorm(n *ir.Node) *ir.Value {
 	if r.moreScaling(n, []int{1}, s) || !s.under(norm, channels, groups) {
 		return nil
 	}
-	perm := channelsToEnd(len(shape))
+	perm := op.ChannelsLast(len(shape))
 	gamma, beta := r.affine(s, tensor.Shape{channels})
 	y := r.b.Emit(op.Transpose, op.TransposeAttr{Perm: perm}, x)
 	y = r.b.Emit(op.GroupNorm, norm.Attr, y, gamma, beta)
@@ -484,7 +472,7 @@ func (r *recogniser) layerNorm(n *ir.Node) *ir.Value {
 		gamma, beta := r.affine(s, shape[rank-len(axes):])
 		return r.b.Emit(op.LayerNorm, attr, x, gamma, beta)
 	}
-	perm := channelsToEnd(rank)
+	perm := op.ChannelsLast(rank)
 	gamma, beta := r.affine(s, tensor.Shape{shape[1]})
 	y := r.b.Emit(op.Transpose, op.TransposeAttr{Perm: perm}, x)
 	y = r.b.Emit(op.LayerNorm, attr, y, gamma, beta)
