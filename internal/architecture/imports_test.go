@@ -77,7 +77,7 @@ monitor:                        bytesize control gpusurvey printable
 reclaim:                        backend bytesize control gpusurvey policy
 planview:                       ir plan bytesize printable
 dataset:                        bytesize cam explain input result volume volume/format sysmem
-report:                         cam dataset durable input printable
+report:                         cam dataset durable input printable volume
 session:                        cam dataset durable explain input picture printable report result volume volume/npy
 demo:                           durable input phantom volume/npy volume/mat
 cli:                            backend backend/cpu backend/cuda bytesize cam control dataset demo device durable engine explain fit layer gpusurvey option policy monitor planview printable report reclaim result session volume volume/format volume/npy worker sysmem

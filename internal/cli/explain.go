@@ -26,6 +26,7 @@ import (
 	"github.com/voxcam/voxcam/internal/session"
 	"github.com/voxcam/voxcam/internal/sysmem"
 	"github.com/voxcam/voxcam/internal/volume/npy"
+	"github.com/voxcam/voxcam/volume"
 	"github.com/voxcam/voxcam/volume/format"
 )
 
@@ -167,7 +168,7 @@ there with status "degraded" and its reason in result.json.`,
 	fl.StringVar(&f.sampleID, "sample-id", "", "what keys the noise besides the seed: for the draws of a run, the case ID in its labels (default: the file's name without extension)")
 	fl.StringVar(&f.variable, "variable", "", "name of the array in a .mat or .npz file")
 	fl.StringVar(&f.axes, "axes", "", "axes of the array as stored, letters of N C D H W (default by format and rank)")
-	fl.StringVar(&f.normalize, "normalize", "none", "scaling of the volume: "+strings.Join(dataset.Scales, ", "))
+	fl.StringVar(&f.normalize, "normalize", "none", "scaling of the volume: "+strings.Join(volume.Scalings(), ", "))
 	fl.StringSliceVar(&f.save, "save", []string{"nifti"}, "formats of the results: "+strings.Join(result.Names(), ", "))
 	fl.Float64Var(&f.alpha, "overlay-alpha", 0.4, "weight of the heatmap in an overlay")
 	return cmd
@@ -185,8 +186,8 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	if err != nil {
 		return usage(fmt.Errorf("--save: %w", err))
 	}
-	if !slices.Contains(dataset.Scales, f.normalize) {
-		return usage(fmt.Errorf("--normalize %s: choose from %s", f.normalize, strings.Join(dataset.Scales, ", ")))
+	if !slices.Contains(volume.Scalings(), f.normalize) {
+		return usage(fmt.Errorf("--normalize %s: choose from %s", f.normalize, strings.Join(volume.Scalings(), ", ")))
 	}
 	if !(f.alpha >= 0 && f.alpha <= 1) {
 		return usage(fmt.Errorf("--overlay-alpha %g: a weight from 0 to 1 expected", f.alpha))
@@ -199,7 +200,7 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	if f.normalize != "none" && slices.ContainsFunc(formats, func(f result.Format) bool { return f.Pictures }) {
 		source.Data = slices.Clone(v.Data)
 	}
-	if _, err := dataset.Scale(v, f.normalize); err != nil {
+	if _, err := volume.Scale(v, f.normalize); err != nil {
 		return usage(fmt.Errorf("%s: %w", path, err))
 	}
 	opt, err := f.engine([4]int{v.Channels, v.Depth, v.Height, v.Width})

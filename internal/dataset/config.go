@@ -12,6 +12,7 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/result"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // Config is everything that one can set about a run over a data set. The zero value is not useful: begin with Defaults or Load.
@@ -51,7 +52,7 @@ type Data struct {
 	Variable   string // of .mat and .npz files; empty: imgMat, or the only one of a .npz
 	Axes       string // meaning of the file's axes, as in format.Options; empty: the format's default
 	ImageShape []int  // [D, H, W] after crop and pad; nil: as in the file
-	Scale      string // a name of Scales
+	Scale      string // one of volume.Scalings
 	Split      string // auto, column or shuffle
 	SplitRatio []float64
 	SplitSeed  uint64
@@ -203,7 +204,7 @@ func (c *Config) Validate() error {
 		if need.value == "" {
 			hint := ""
 			if need.key == "data.scale" {
-				hint = ": how the training scaled intensities, one of " + strings.Join(Scales, ", ")
+				hint = ": how the training scaled intensities, one of " + strings.Join(volume.Scalings(), ", ")
 			}
 			add(need.key, "is missing%s%s", need.flag, hint)
 		}

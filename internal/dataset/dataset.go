@@ -173,7 +173,7 @@ type Prepared struct {
 	Input      Input
 	InputShape [4]int // of the file: [C, D, H, W]
 	CropOffset [3]int // voxel of the file's volume that is voxel (0, 0, 0) of Volume; negative where zeros were added
-	Scaling    Scaling
+	Scaling    volume.Scaling
 }
 
 // Prepare reads a sample, crops or pads it and scales it, in this order. Voxels that are not
@@ -196,9 +196,11 @@ func (s *Set) Prepare(ctx context.Context, sample Sample) (*Prepared, error) {
 		if err := room(bytesOf(v.Channels, shape[0], shape[1], shape[2])); err != nil {
 			return nil, fmt.Errorf("%s: data.image_shape is %v: %w", in.Path, shape, err)
 		}
-		p.Volume, p.CropOffset = CropPad(v, [3]int(shape))
+		if p.Volume, p.CropOffset, err = volume.CropPad(v, [3]int(shape)); err != nil {
+			return nil, err
+		}
 	}
-	if p.Scaling, err = Scale(p.Volume, s.Config.Data.Scale); err != nil {
+	if p.Scaling, err = volume.Scale(p.Volume, s.Config.Data.Scale); err != nil {
 		return nil, fmt.Errorf("%s: %w", in.Path, err)
 	}
 	return p, nil

@@ -12,6 +12,7 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // A key is a row of the table of all keys of a configuration: how its value gets in, and what it may be.
@@ -66,7 +67,7 @@ var keys = []key{
 			if c.Data.Scale == "" {
 				return nil // Validate says that it is missing
 			}
-			return oneOf(func(c *Config) string { return c.Data.Scale }, Scales)(c)
+			return oneOf(func(c *Config) string { return c.Data.Scale }, volume.Scalings())(c)
 		}},
 	{"data.split", "column, shuffle, or auto: the column if there is one",
 		text(func(c *Config) *string { return &c.Data.Split }), oneOf(func(c *Config) string { return c.Data.Split }, splits)},

@@ -16,6 +16,7 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // Schema is the version of the records. A session of another version is not resumed.
@@ -86,18 +87,18 @@ type Sample struct {
 	// Statistics has an entry for each method that has a map, by Method.Key.
 	Statistics map[string]Statistics `json:"heatmap_statistics"`
 
-	Input       *dataset.Input   `json:"input"`
-	InputShape  *[4]int          `json:"input_shape"`  // of the file: [C, D, H, W]
-	Shape       *[4]int          `json:"volume_shape"` // as the network saw it
-	CropOffset  *[3]int          `json:"crop_offset"`  // voxel of the file that is voxel 0 of the prepared volume
-	Scaling     *dataset.Scaling `json:"scaling"`
-	Seed        uint64           `json:"seed"`
-	ModelSHA256 string           `json:"model_sha256"`
-	Hash        string           `json:"configuration_sha256"`
-	Version     string           `json:"voxcam_version"`
-	Finished    time.Time        `json:"finished"`
-	Seconds     float64          `json:"processing_time"` // of explaining, without reading and writing
-	Files       []File           `json:"files"`
+	Input       *dataset.Input  `json:"input"`
+	InputShape  *[4]int         `json:"input_shape"`  // of the file: [C, D, H, W]
+	Shape       *[4]int         `json:"volume_shape"` // as the network saw it
+	CropOffset  *[3]int         `json:"crop_offset"`  // voxel of the file that is voxel 0 of the prepared volume
+	Scaling     *volume.Scaling `json:"scaling"`
+	Seed        uint64          `json:"seed"`
+	ModelSHA256 string          `json:"model_sha256"`
+	Hash        string          `json:"configuration_sha256"`
+	Version     string          `json:"voxcam_version"`
+	Finished    time.Time       `json:"finished"`
+	Seconds     float64         `json:"processing_time"` // of explaining, without reading and writing
+	Files       []File          `json:"files"`
 
 	Digest string `json:"record_sha256,omitempty"` // of all the rest of the record; WriteJSON fills it in
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/durable"
+	"github.com/voxcam/voxcam/volume"
 )
 
 func ptr[T any](x T) *T { return &x }
@@ -32,7 +33,7 @@ func predicted(split, name string, truth, prediction int, confidence, peak float
 		Confidence: ptr(confidence), CorrectPrediction: ptr(truth == prediction), Seconds: 2,
 		Probabilities: probabilities, Logits: make([]float32, len(names)),
 		Input: &dataset.Input{Path: name, Bytes: 1}, InputShape: &[4]int{1, 4, 4, 4}, Shape: &[4]int{1, 4, 4, 4}, CropOffset: &[3]int{},
-		Scaling: &dataset.Scaling{Name: "none", Divisor: 1}, CellSize: &[3]float64{2, 2, 2},
+		Scaling: &volume.Scaling{Name: "none", Divisor: 1}, CellSize: &[3]float64{2, 2, 2},
 		Methods:    []Method{{Method: "gradcam", Key: "volume", Status: cam.StatusOK, MapShape: &[3]int{2, 2, 2}}},
 		Statistics: map[string]Statistics{"volume": {Max: peak, Mean: peak / 2, Std: peak / 2}}}
 }

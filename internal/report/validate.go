@@ -11,6 +11,7 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/volume"
 )
 
 var statuses = []cam.Status{cam.StatusOK, cam.StatusDegraded, cam.StatusFailed, cam.StatusSkipped}
@@ -89,7 +90,7 @@ func (s *Sample) validateInput() error {
 	switch {
 	case s.Input != nil && s.Input.Bytes <= 0:
 		return fmt.Errorf("input.bytes is %d", s.Input.Bytes)
-	case s.Scaling != nil && (!slices.Contains(dataset.Scales, s.Scaling.Name) || s.Scaling.Divisor <= 0):
+	case s.Scaling != nil && (!slices.Contains(volume.Scalings(), s.Scaling.Name) || s.Scaling.Divisor <= 0):
 		return errors.New("scaling is none that there is")
 	case s.CellSize != nil && slices.ContainsFunc(s.CellSize[:], func(x float64) bool { return x < 0 }):
 		return fmt.Errorf("cell_size_voxels is %v", *s.CellSize)

@@ -1,15 +1,17 @@
-package dataset
+package volume
 
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
-
-	"github.com/voxcam/voxcam/volume"
 )
 
-// Scales are the ways of bringing intensities to what the network expects.
-var Scales = []string{"div255", "minmax", "zscore", "none"}
+// scalings are the ways of bringing intensities to what a network expects.
+var scalings = []string{"div255", "minmax", "zscore", "none"}
+
+// Scalings returns the names that Scale knows.
+func Scalings() []string { return slices.Clone(scalings) }
 
 // Scaling records how intensities were changed: y = (x - Offset) / Divisor.
 type Scaling struct {
@@ -18,7 +20,7 @@ type Scaling struct {
 	Divisor float64 `json:"divisor"`
 }
 
-// Scale changes v's intensities in place, with one offset and divisor for all channels:
+// Scale brings intensities to what the network saw in training. It changes v's intensities in place, with one offset and divisor for all channels:
 //
 //	div255  x / 255
 //	minmax  (x - min) / (max - min)
@@ -26,8 +28,11 @@ type Scaling struct {
 //	none    x
 //
 // The statistics are those of v as it is, so zeros that a pad added count. A volume of one value has no minmax or zscore.
-func Scale(v *volume.Volume, name string) (Scaling, error) {
+func Scale(v *Volume, name string) (Scaling, error) {
 	s := Scaling{Name: name, Divisor: 1}
+	if err := v.CheckSize(); err != nil {
+		return s, err
+	}
 	switch name {
 	case "none":
 		return s, nil
@@ -51,7 +56,7 @@ func Scale(v *volume.Volume, name string) (Scaling, error) {
 		}
 		s.Divisor = math.Sqrt(variance)
 	default:
-		return s, fmt.Errorf("no scaling is called %q; choose one of: %s", name, strings.Join(Scales, ", "))
+		return s, fmt.Errorf("no scaling is called %q; choose one of: %s", name, strings.Join(scalings, ", "))
 	}
 	// A computed deviation of a constant volume may be a rounding error away from 0.
 	if !(s.Divisor > 1e-12*math.Abs(s.Offset)) || s.Divisor == 0 {
@@ -65,11 +70,17 @@ func Scale(v *volume.Volume, name string) (Scaling, error) {
 
 // CropPad returns v cropped or zero-padded to shape [D, H, W], centred on each axis; where the excess is odd, the extra
 // voxel falls at the end. Voxel (0, 0, 0) of the result is voxel offset of v: positive offsets cropped, negative padded.
-// The geometry follows. v itself is returned if nothing changes.
-func CropPad(v *volume.Volume, shape [3]int) (out *volume.Volume, offset [3]int) {
+// The geometry follows. v itself is returned if nothing changes. Sizes below 1, and a volume that is none, are an error.
+func CropPad(v *Volume, shape [3]int) (out *Volume, offset [3]int, err error) {
+	if err := v.CheckSize(); err != nil {
+		return nil, offset, err
+	}
 	dims := v.Dims()
 	if dims == shape {
-		return v, offset
+		return v, offset, nil
+	}
+	if slices.Min(shape[:]) < 1 {
+		return nil, offset, fmt.Errorf("a volume cannot be cropped to %v: depth, height and width must be at least 1", shape)
 	}
 	for i := range 3 {
 		if excess := dims[i] - shape[i]; excess >= 0 {
@@ -78,7 +89,7 @@ func CropPad(v *volume.Volume, shape [3]int) (out *volume.Volume, offset [3]int)
 			offset[i] = -(-excess / 2)
 		}
 	}
-	out = volume.New(v.Channels, shape[0], shape[1], shape[2])
+	out = New(v.Channels, shape[0], shape[1], shape[2])
 	out.Geometry, out.Warnings = v.Geometry.Shift(offset), v.Warnings
 	// The part of the result that v covers, on each axis.
 	var from, to [3]int
@@ -95,5 +106,5 @@ func CropPad(v *volume.Volume, shape [3]int) (out *volume.Volume, offset [3]int)
 			}
 		}
 	}
-	return out, offset
+	return out, offset, nil
 }
