@@ -8,7 +8,6 @@ import (
 	"io"
 	"math"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -111,27 +110,26 @@ var checkCodes = map[gpusurvey.Health]int{
 type checked struct {
 	Version string `json:"version"`
 	*gpusurvey.Survey
-	Device     string           `json:"device"` // as it was asked for
-	Counted    []string         `json:"counted"`
-	Health     gpusurvey.Health `json:"health"` // the worst of Counted
-	Thresholds gpusurvey.Bands  `json:"thresholds"`
-	Run        *fit.Answer      `json:"run,omitempty"`
-	ExitCode   int              `json:"exit_code"`
+	Device string `json:"device"` // as it was asked for
+	gpusurvey.Verdict
+	Thresholds gpusurvey.Bands `json:"thresholds"`
+	Run        *fit.Answer     `json:"run,omitempty"`
+	ExitCode   int             `json:"exit_code"`
 }
 
 // check surveys the machine, prints what it found, and returns an error that has the exit code, nil for 0. It is what run --check-only does
 // too.
 func check(ctx context.Context, o checkOptions, stdout, stderr io.Writer) error {
-	number, err := chosenGPU(o.device)
+	number, err := gpusurvey.NumberOf(o.device)
 	if err != nil {
-		return usage(err)
+		return usage(fmt.Errorf("--device %w", err))
 	}
 	if o.sessions == nil {
 		o.sessions = reachSessions
 	}
 	libraries := device.CUDA()
 	opt := gpusurvey.Options{Driver: libraries.Driver, NVML: libraries.NVML, Bands: o.bands, Sessions: o.sessions, Context: o.context || o.probe, Probe: o.probe}
-	if number != allGPUs {
+	if number != gpusurvey.AllGPUs {
 		opt.Only = []int{number}
 	}
 	survey, err := gpusurvey.Look(ctx, opt)
@@ -139,8 +137,8 @@ func check(ctx context.Context, o checkOptions, stdout, stderr io.Writer) error 
 		return err
 	}
 	c := &checked{Version: version(), Survey: survey, Device: o.device, Thresholds: o.bands}
-	if err := c.judge(number); err != nil {
-		return usage(err)
+	if c.Verdict, err = survey.Judge(o.device); err != nil {
+		return usage(fmt.Errorf("--device %w; voxcam doctor says what was found", err))
 	}
 	c.ExitCode = checkCodes[c.Health]
 	if o.run != nil {
@@ -168,32 +166,9 @@ func check(ctx context.Context, o checkOptions, stdout, stderr io.Writer) error 
 	return nil
 }
 
-// Instead of a GPU's number.
-const (
-	allGPUs = -1
-	noGPU   = -2
-)
-
-// chosenGPU is the number of the GPU that a device's name means; auto is the first.
-func chosenGPU(name string) (int, error) {
-	switch kind, number, numbered := strings.Cut(name, ":"); {
-	case name == "all" || name == "":
-		return allGPUs, nil
-	case name == "cpu":
-		return noGPU, nil
-	case name == "auto" || name == "cuda":
-		return 0, nil
-	case numbered && kind == "cuda":
-		if n, err := strconv.Atoi(number); err == nil && n >= 0 {
-			return n, nil
-		}
-	}
-	return 0, fmt.Errorf("--device %s: choose from all, auto, cpu, cuda, cuda:N", name)
-}
-
 // runDevice is where a run would compute. Auto becomes the first GPU if there is one, so that it is told why that cannot be used.
 func (c *checked) runDevice() string {
-	if n, err := chosenGPU(c.Device); err != nil || n == noGPU {
+	if n, err := gpusurvey.NumberOf(c.Device); err != nil || n == gpusurvey.NoGPU {
 		return c.Device
 	}
 	if n := c.Counted[0]; n != "cpu" {
@@ -202,32 +177,11 @@ func (c *checked) runDevice() string {
 	return "auto"
 }
 
-// judge settles whose health counts: of all GPUs those that this process can use, and where there is none, the host.
-func (c *checked) judge(number int) error {
-	for _, g := range c.GPUs {
-		if g.Hidden() || number != allGPUs && number != g.Number {
-			continue
-		}
-		if worse := checkCodes[g.Health] - checkCodes[c.Health]; len(c.Counted) == 0 || worse > 0 || worse == 0 && g.Health > c.Health {
-			c.Health = g.Health
-		}
-		c.Counted = append(c.Counted, gpuName(g))
-	}
-	if len(c.Counted) > 0 {
-		return nil
-	}
-	if strings.HasPrefix(c.Device, "cuda") {
-		return fmt.Errorf("--device %s: there is no such GPU; %s", c.Device, strings.Join(append(c.Notes, "voxcam doctor says what was found"), "; "))
-	}
-	c.Counted, c.Health = []string{"cpu"}, c.Host.Health
-	return nil
-}
-
 func (c *checked) notes() []string {
 	notes := slices.Clone(c.Notes)
 	for _, g := range c.GPUs {
 		if g.Problem != "" {
-			notes = append(notes, gpuName(g)+": "+g.Problem)
+			notes = append(notes, g.Label()+": "+g.Problem)
 		}
 	}
 	if c.Host.Problem != "" {
@@ -239,20 +193,12 @@ func (c *checked) notes() []string {
 	return notes
 }
 
-// gpuName is the GPU as --device names it or, if CUDA does not show it, by NVML's number.
-func gpuName(g gpusurvey.GPU) string {
-	if g.Hidden() {
-		return fmt.Sprintf("NVML %d", g.Index)
-	}
-	return fmt.Sprintf("cuda:%d", g.Number)
-}
-
 // checkColumns are the columns of the table.
 var checkColumns = []struct {
 	head string
 	cell func(gpusurvey.GPU) string
 }{
-	{"device", gpuName},
+	{"device", gpusurvey.GPU.Label},
 	{"name", func(g gpusurvey.GPU) string { return printable.Short(g.Name, 40) }},
 	{"total", func(g gpusurvey.GPU) string { return bytesize.Format(g.Total) }},
 	{"used", known(func(g gpusurvey.GPU) string { return bytesize.Format(g.Used) })},
@@ -350,7 +296,7 @@ func printHolders(w io.Writer, g gpusurvey.GPU) {
 		rows = append(rows, [4]string{"", "", bytesize.Format(g.System), "driver and firmware, besides what is used"})
 	}
 	if len(rows) > 0 {
-		printable.Fprintf(w, "\n%s is held by\n", gpuName(g))
+		printable.Fprintf(w, "\n%s is held by\n", g.Label())
 		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 		for _, r := range rows {
 			printable.Fprintf(t, "  %s\t%s\t%s\t%s\n", r[0], r[1], r[2], r[3])
@@ -358,7 +304,7 @@ func printHolders(w io.Writer, g gpusurvey.GPU) {
 		_ = t.Flush() // w keeps its error for the next who writes
 	}
 	if c := g.Context; c != nil {
-		printable.Fprintf(w, "the driver says of %s: %s free besides this program's context", gpuName(g), bytesize.Format(c.Free))
+		printable.Fprintf(w, "the driver says of %s: %s free besides this program's context", g.Label(), bytesize.Format(c.Free))
 		if c.Bytes >= 0 {
 			printable.Fprintf(w, ", which took %s meanwhile", bytesize.Format(c.Bytes))
 		}

@@ -137,9 +137,8 @@ func (o *recoverOptions) operations() (list []policy.Operation) {
 // recovered is what recover prints as JSON. Keys are stable.
 type recovered struct {
 	*reclaim.Report
-	Counted  []string         `json:"counted"` // whose health counts: the GPUs or, where there is none, the processor
-	Health   gpusurvey.Health `json:"health"`  // the worst of them, afterwards
-	ExitCode int              `json:"exit_code"`
+	gpusurvey.Verdict     // of the GPUs or, where there is none, the processor
+	ExitCode          int `json:"exit_code"`
 }
 
 func (o recoverOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) (err error) {
@@ -189,10 +188,7 @@ func (o recoverOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr
 	report, err := reclaim.Run(ctx, opt)
 	r := &recovered{Report: report}
 	if last != nil {
-		all := &checked{Survey: last, Device: "all"}
-		if jerr := all.judge(allGPUs); jerr == nil {
-			r.Counted, r.Health = all.Counted, all.Health
-		}
+		r.Verdict, _ = last.Judge("all") // of which none can be missing
 	}
 	r.ExitCode = o.exitCode(r)
 	if o.asJSON {
@@ -305,7 +301,7 @@ func printBeforeAfter(w io.Writer, r *recovered) {
 	for _, b := range r.Before {
 		for _, a := range r.After {
 			if a.UUID == b.UUID && a.TrulyFree >= 0 && b.TrulyFree >= 0 {
-				printable.Fprintf(t, "truly free on %s\t%s\t%s\t%s\n", gpuName(a), bytesize.Format(b.TrulyFree), bytesize.Format(a.TrulyFree), signed(a.TrulyFree-b.TrulyFree))
+				printable.Fprintf(t, "truly free on %s\t%s\t%s\t%s\n", a.Label(), bytesize.Format(b.TrulyFree), bytesize.Format(a.TrulyFree), signed(a.TrulyFree-b.TrulyFree))
 			}
 		}
 	}
