@@ -79,8 +79,9 @@ planview:                       ir plan bytesize printable
 dataset:                        bytesize cam explain input result volume volume/format sysmem
 report:                         cam dataset durable input printable volume
 session:                        cam dataset durable explain input picture printable report result volume volume/npy
+runner:                         bytesize control device engine explain gpusurvey monitor policy report session sysmem worker
 demo:                           durable input phantom volume/npy volume/mat
-cli:                            backend backend/cpu backend/cuda bytesize cam control dataset demo device durable engine explain fit layer gpusurvey option policy monitor planview printable report reclaim result session volume volume/format volume/npy worker sysmem
+cli:                            backend backend/cpu backend/cuda bytesize cam control dataset demo device durable engine explain fit layer gpusurvey option policy monitor planview printable report reclaim result runner session volume volume/format volume/npy worker sysmem
 cmd/voxcam:                     cli
 
 # Tests of the whole program on a simulated GPU.

@@ -15,9 +15,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/voxcam/voxcam/internal/bytesize"
-	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/fit"
 	"github.com/voxcam/voxcam/internal/gpusurvey"
+	"github.com/voxcam/voxcam/internal/monitor"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/session"
@@ -127,8 +127,8 @@ func check(ctx context.Context, o checkOptions, stdout, stderr io.Writer) error 
 	if o.sessions == nil {
 		o.sessions = reachSessions
 	}
-	libraries := device.CUDA()
-	opt := gpusurvey.Options{Driver: libraries.Driver, NVML: libraries.NVML, Bands: o.bands, Sessions: o.sessions, Context: o.context || o.probe, Probe: o.probe}
+	opt := libraries(o.bands)
+	opt.Sessions, opt.Context, opt.Probe = o.sessions, o.context || o.probe, o.probe
 	if number != gpusurvey.AllGPUs {
 		opt.Only = []int{number}
 	}
@@ -334,13 +334,13 @@ const patience = 3 * time.Second
 
 // reachSessions asks the sessions of this user that run.
 func reachSessions(ctx context.Context) (found []gpusurvey.Session, err error) {
-	sessions, err := askSessions(ctx, patience)
+	sessions, err := monitor.AskSessions(ctx, patience)
 	for _, s := range sessions {
 		if s.Problem != "" {
 			err = errors.Join(err, errors.New(s.Problem))
 			continue
 		}
-		found = append(found, sessionMemory(s.Status))
+		found = append(found, s.Memory())
 	}
 	return found, err
 }

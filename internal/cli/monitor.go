@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"sync"
@@ -16,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/gpusurvey"
 	"github.com/voxcam/voxcam/internal/monitor"
@@ -79,14 +76,14 @@ func terminal(stream any) (*os.File, bool) {
 
 func (o monitorOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) (err error) {
 	if o.look == nil {
-		w := newWatcher(o.bands, min(patience, max(o.interval, time.Second)))
+		w := monitor.NewWatcher(libraries(o.bands), min(patience, max(o.interval, time.Second)))
 		defer func() { err = errors.Join(err, w.Close()) }()
-		o.look = w.look
+		o.look = w.Look
 	}
-	last := &latest{look: o.look}
+	last := &monitor.Latest{Take: o.look}
 	title := fmt.Sprintf("voxcam monitor, each %v, graphs of %v", o.interval, o.history)
 	if o.prometheus != "" {
-		stop, address, open, err := serveMetrics(o.prometheus, last.get)
+		stop, address, open, err := monitor.Serve(o.prometheus, last.Get)
 		if err != nil {
 			return usage(fmt.Errorf("--prometheus: %w", err))
 		}
@@ -105,7 +102,7 @@ func (o monitorOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr
 	drawn = drawn && !o.asJSON
 	if drawn && !o.once {
 		keys, _ := terminal(stdin)
-		return live(ctx, o, title, keys, screen, last.refresh)
+		return live(ctx, o, title, keys, screen, last.Refresh)
 	}
 	noted := false
 	show := func(l monitor.Look) error {
@@ -126,13 +123,13 @@ func (o monitorOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr
 		}
 	}
 	if o.once {
-		l, err := last.refresh(ctx)
+		l, err := last.Refresh(ctx)
 		if err != nil {
 			return err
 		}
 		return show(l)
 	}
-	return monitor.Watch(ctx, o.interval, last.refresh, show)
+	return monitor.Watch(ctx, o.interval, last.Refresh, show)
 }
 
 func printAll(w io.Writer, lines []string) error {
@@ -226,125 +223,8 @@ func quitOnKey(ctx context.Context, keys *os.File, quit func()) {
 	}
 }
 
-// latest keeps the last look for those who come between two.
-type latest struct {
-	look func(context.Context) (monitor.Look, error)
-	mu   sync.Mutex
-	last monitor.Look
-}
-
-func (l *latest) refresh(ctx context.Context) (monitor.Look, error) {
-	look, err := l.look(ctx)
-	if err == nil {
-		l.mu.Lock()
-		l.last = look
-		l.mu.Unlock()
-	}
-	return look, err
-}
-
-func (l *latest) get(context.Context) (monitor.Look, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.last.Time.IsZero() {
-		return l.last, errors.New("the first look is not done yet")
-	}
-	return l.last, nil
-}
-
-// serveMetrics serves /metrics at an address until stop. An address without a host is that of this machine for itself. Open says that others
-// may reach it.
-func serveMetrics(address string, look func(context.Context) (monitor.Look, error)) (stop func(), at string, open bool, err error) {
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, "", false, err
-	}
-	if host == "" {
-		host = "localhost"
-	}
-	listener, err := net.Listen("tcp", net.JoinHostPort(host, port))
-	if err != nil {
-		return nil, "", false, err
-	}
-	if tcp, ok := listener.Addr().(*net.TCPAddr); ok {
-		open = !tcp.IP.IsLoopback()
-	}
-	routes := http.NewServeMux()
-	routes.Handle("GET /metrics", monitor.Handler(look))
-	server := &http.Server{Handler: routes, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = server.Serve(listener) // it ends by Close
-	}()
-	return func() { server.Close(); <-done }, listener.Addr().String(), open, nil
-}
-
-// watcher looks at this machine. It takes one look at a time.
-type watcher struct {
-	surveyor *gpusurvey.Surveyor
-	sessions []monitor.Session // of the look at work
-}
-
-// newWatcher returns one that gives each session so much time to answer.
-func newWatcher(bands gpusurvey.Bands, patience time.Duration) *watcher {
-	w := &watcher{}
-	w.surveyor = gpusurvey.Open(gpusurvey.Options{Driver: device.CUDA().Driver, NVML: device.CUDA().NVML, Bands: bands,
-		Sessions: func(ctx context.Context) (found []gpusurvey.Session, err error) {
-			w.sessions, err = askSessions(ctx, patience)
-			for _, s := range w.sessions {
-				if s.Problem == "" {
-					found = append(found, sessionMemory(s.Status))
-				}
-			}
-			return found, err
-		}})
-	return w
-}
-
-func (w *watcher) Close() error { return w.surveyor.Close() }
-
-func (w *watcher) look(ctx context.Context) (monitor.Look, error) {
-	w.sessions = nil
-	v, err := w.surveyor.Survey(ctx)
-	if err != nil {
-		return monitor.Look{}, err
-	}
-	sessions := w.sessions
-	if sessions == nil {
-		sessions = []monitor.Session{}
-	}
-	return monitor.Look{Time: v.Time, GPUs: v.GPUs, Host: v.Host, Sessions: sessions, Notes: v.Notes}, nil
-}
-
-// askSessions asks all sessions of this user that can be reached, and gives for each what it says or why it does not. The error is of
-// folders that cannot be read.
-func askSessions(ctx context.Context, patience time.Duration) ([]monitor.Session, error) {
-	clients, err := control.Sessions(ctx)
-	all := make([]monitor.Session, len(clients))
-	var answers sync.WaitGroup
-	for i, c := range clients {
-		answers.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, patience)
-			defer cancel()
-			var err error
-			if all[i].Status, err = c.Status(ctx); err != nil {
-				all[i].PID, all[i].Problem = c.PID, err.Error()
-				if errors.Is(err, context.DeadlineExceeded) {
-					all[i].Problem = fmt.Sprintf("process %d does not answer within %v", c.PID, patience)
-				}
-			}
-		})
-	}
-	answers.Wait()
-	return all, err
-}
-
-// sessionMemory is what a survey is to know of a session.
-func sessionMemory(s control.Status) gpusurvey.Session {
-	m := gpusurvey.Session{Name: s.Session, PIDs: []int{s.PID}, UUID: s.UUID, Usage: s.Usage, Held: s.Held}
-	if s.Worker != 0 {
-		m.PIDs = append(m.PIDs, s.Worker)
-	}
-	return m
+// libraries are the survey's, with bounds of health.
+func libraries(bands gpusurvey.Bands) gpusurvey.Options {
+	of := device.CUDA()
+	return gpusurvey.Options{Driver: of.Driver, NVML: of.NVML, Bands: bands}
 }

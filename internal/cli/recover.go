@@ -18,6 +18,7 @@ import (
 	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/gpusurvey"
+	"github.com/voxcam/voxcam/internal/monitor"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/reclaim"
@@ -143,9 +144,9 @@ type recovered struct {
 
 func (o recoverOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) (err error) {
 	if o.survey == nil {
-		w := newWatcher(o.bands, patience)
+		w := monitor.NewWatcher(libraries(o.bands), patience)
 		defer func() { err = errors.Join(err, w.Close()) }()
-		o.survey = w.surveyor.Survey
+		o.survey = w.Survey
 	}
 	if o.sessions == nil {
 		o.sessions = findSessions

@@ -17,6 +17,7 @@ import (
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/monitor"
 	"github.com/voxcam/voxcam/internal/policy"
+	"github.com/voxcam/voxcam/internal/runner"
 	"github.com/voxcam/voxcam/internal/session"
 	"github.com/voxcam/voxcam/internal/volume/npy"
 	"github.com/voxcam/voxcam/internal/worker"
@@ -206,8 +207,8 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 	if err != nil {
 		return refuse(err)
 	}
-	seen := newRunning(c.Model.File, c.Explain.Device, progress)
-	defer func() { err = errors.Join(err, seen.close()) }()
+	seen := runner.NewLive(c.Model.File, c.Explain.Device, progress)
+	defer func() { err = errors.Join(err, seen.Close()) }()
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	stops, system := userSignalsStop(c.Memory.UserSignals, os.Getenv)
@@ -215,14 +216,14 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 		fmt.Fprintf(stderr, "voxcam: note: in this job of %s, SIGUSR1 and SIGUSR2 stop the run, which can be continued (--user-signals)\n", system)
 	}
 	if stops {
-		defer seen.listen(ctx, stop)()
+		defer listen(ctx, seen, progress, stop)()
 	} else {
-		defer seen.listen(ctx, nil)()
+		defer listen(ctx, seen, progress, nil)()
 	}
 	if server, err := control.Serve(ctx, seen); err != nil {
 		fmt.Fprintln(stderr, "voxcam: warning: voxcam monitor and recover cannot reach this session:", err)
 	} else {
-		server.Handle("GET /metrics", monitor.Handler(seen.look))
+		server.Handle("GET /metrics", monitor.Handler(seen.Look))
 		defer server.Close()
 	}
 	m, err := openFor(ctx, c, policy, noise, stderr)
@@ -233,7 +234,7 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 		return refuse(err)
 	}
 	defer func() {
-		seen.computes(nil)
+		seen.Computes(nil)
 		m.Close()
 	}()
 	if err := m.Prepare(ctx, methods); err != nil {
@@ -247,8 +248,8 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 	} else {
 		printNotes(stderr, m.Info())
 	}
-	seen.computes(m)
-	opt.Observer, opt.Figures = seen, seen.figures
+	seen.Computes(m)
+	opt.Observer, opt.Figures = seen, seen.Figures
 	return session.Run(ctx, opt, m)
 }
 

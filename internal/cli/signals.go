@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"time"
 
+	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/session"
 )
 
@@ -68,8 +71,33 @@ func userSignalsStop(setting string, getenv func(string) string) (stop bool, sys
 	return false, ""
 }
 
+// orders takes requests to a session's memory.
+type orders interface {
+	Order(ctx context.Context, o policy.Order) (policy.Outcome, error)
+}
+
 // stopOn ends a run because of a signal, and tells of it.
-func (l *running) stopOn(s os.Signal, cancel context.CancelCauseFunc) {
-	l.next.Event(session.Event{Kind: session.EventWarning, Reason: fmt.Sprintf("signal %v: the run stops here (memory.user_signals, --user-signals)", s)})
+func stopOn(s os.Signal, tell session.Observer, cancel context.CancelCauseFunc) {
+	tell.Event(session.Event{Kind: session.EventWarning, Reason: fmt.Sprintf("signal %v: the run stops here (memory.user_signals, --user-signals)", s)})
 	cancel(&stopped{s})
+}
+
+// yieldFor is how long a signal makes a session give its memory to others.
+const yieldFor = time.Minute
+
+// obey carries out one order that came by a signal, and tells of it.
+func obey(ctx context.Context, to orders, tell session.Observer, o policy.Order, signal os.Signal) {
+	outcome, err := to.Order(ctx, o)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return
+	case err != nil:
+		tell.Event(session.Event{Kind: session.EventWarning, Reason: fmt.Sprintf("signal %v: %s: %v", signal, o.Operation, err)})
+		return
+	}
+	text := fmt.Sprintf("signal %v: %s: gave back %s", signal, o.Operation, bytesize.Format(max(outcome.Freed(), 0)))
+	if outcome.Note != "" {
+		text += "; " + outcome.Note
+	}
+	tell.Event(session.Event{Kind: session.EventNote, Reason: text})
 }

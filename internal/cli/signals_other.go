@@ -5,10 +5,14 @@ package cli
 import (
 	"context"
 	"os"
+
+	"github.com/voxcam/voxcam/internal/session"
 )
 
 // stopping are the signals that end a command in good order.
 var stopping = []os.Signal{os.Interrupt}
 
 // listen does nothing where there are no such signals.
-func (l *running) listen(context.Context, context.CancelCauseFunc) (end func()) { return func() {} }
+func listen(context.Context, orders, session.Observer, context.CancelCauseFunc) (end func()) {
+	return func() {}
+}

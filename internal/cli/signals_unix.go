@@ -10,23 +10,24 @@ import (
 	"syscall"
 
 	"github.com/voxcam/voxcam/internal/policy"
+	"github.com/voxcam/voxcam/internal/session"
 )
 
 // stopping are the signals that end a command in good order.
 var stopping = []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGXCPU}
 
-// orders has the request to a session that each signal stands for where it does not stop it.
-var orders = map[os.Signal]policy.Order{
+// requests has the request to a session that each signal stands for where it does not stop it.
+var requests = map[os.Signal]policy.Order{
 	syscall.SIGUSR1: {Operation: policy.Release, For: yieldFor},
 	syscall.SIGUSR2: {Operation: policy.Resume},
 }
 
 // listen carries out what signals ask of the session, one after the other, until the function that it returns is called; with a stop that is
 // not nil they end the run. Meanwhile a pipe to the outside that is gone is an error of who writes to it, and ends no run.
-func (l *running) listen(ctx context.Context, stop context.CancelCauseFunc) (end func()) {
+func listen(ctx context.Context, to orders, tell session.Observer, stop context.CancelCauseFunc) (end func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	asked, broken := make(chan os.Signal, 8), make(chan os.Signal, 1)
-	for s := range orders {
+	for s := range requests {
 		signal.Notify(asked, s)
 	}
 	signal.Notify(broken, syscall.SIGPIPE)
@@ -36,9 +37,9 @@ func (l *running) listen(ctx context.Context, stop context.CancelCauseFunc) (end
 			select {
 			case s := <-asked:
 				if stop != nil {
-					l.stopOn(s, stop)
+					stopOn(s, tell, stop)
 				} else {
-					l.obey(ctx, orders[s], s)
+					obey(ctx, to, tell, requests[s], s)
 				}
 			case <-ctx.Done():
 				return

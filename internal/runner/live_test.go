@@ -1,22 +1,17 @@
-package cli
+package runner
 
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"os"
-	"os/signal"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/control"
-	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/policy"
@@ -53,11 +48,11 @@ func (e *events) Event(event session.Event) {
 	e.more <- struct{}{}
 }
 
-func newTestRunning(t *testing.T) (*running, *events) {
+func newTestRunning(t *testing.T) (*Live, *events) {
 	t.Helper()
 	heard := &events{more: make(chan struct{}, 1000)}
-	l := newRunning("net.onnx", "auto", heard)
-	t.Cleanup(func() { l.close() })
+	l := NewLive("net.onnx", "auto", heard)
+	t.Cleanup(func() { l.Close() })
 	return l, heard
 }
 
@@ -72,7 +67,7 @@ func TestStatusOfSession(t *testing.T) {
 		t.Error("an order without a device")
 	}
 	until := time.Now().Add(time.Minute)
-	l.computes(&fakeDevice{state: engine.State{Device: "cuda:1", Name: "cuda/H200", UUID: "GPU-1", Usage: backend.Usage{Free: 5}, Budget: 7,
+	l.Computes(&fakeDevice{state: engine.State{Device: "cuda:1", Name: "cuda/H200", UUID: "GPU-1", Usage: backend.Usage{Free: 5}, Budget: 7,
 		Level: cam.LevelStreamed, Arena: 3, Held: true, Until: until, State: engine.StateComputing, Plans: []explain.PassState{{Pass: "input", Bytes: 3}}}})
 	for _, e := range []session.Event{
 		{Kind: session.EventStart, Session: "s", Dir: "out", Total: 6},
@@ -118,143 +113,19 @@ func TestStatusOfSession(t *testing.T) {
 // Figures have the host's memory always, and a GPU's where there is one.
 func TestFiguresOfSession(t *testing.T) {
 	l, _ := newTestRunning(t)
-	if _, err := l.figures(t.Context()); err == nil {
+	if _, err := l.Figures(t.Context()); err == nil {
 		t.Error("figures without a device")
 	}
 	device := &fakeDevice{state: engine.State{Usage: backend.Usage{Reserved: 9}, Level: cam.LevelWhole, State: engine.StateIdle}}
-	l.computes(device)
-	f, err := l.figures(t.Context())
+	l.Computes(device)
+	f, err := l.Figures(t.Context())
 	if err != nil || f.Resident < 1<<20 || f.HostAvailable < 1<<20 || f.GPUTotal != 0 || f.Reserved != 0 || f.Level != cam.LevelWhole {
 		t.Errorf("%+v, %v", f, err)
 	}
 	device.state.UUID, device.state.Usage = "GPU-unknown", backend.Usage{Total: 100, Free: 60, Reserved: 30, Allocated: 20, Overhead: 5}
-	f, err = l.figures(t.Context())
+	f, err = l.Figures(t.Context())
 	if err != nil || f.GPUTotal != 100 || f.GPUFree != 60 || f.GPUUsed != 40 || f.Reserved != 30 || f.Allocated != 20 || f.Overhead != 5 {
 		t.Errorf("%+v, %v", f, err)
-	}
-}
-
-// Signals are orders, and what came of them is told.
-func TestSignalsAreOrders(t *testing.T) {
-	l, heard := newTestRunning(t)
-	device := &fakeDevice{orders: make(chan policy.Order, 1)}
-	l.computes(device)
-	stop := l.listen(t.Context(), nil)
-	order := func(s syscall.Signal) policy.Order {
-		t.Helper()
-		send(t, s)
-		o := <-device.orders
-		<-heard.more
-		return o
-	}
-	if o := order(syscall.SIGUSR1); o != (policy.Order{Operation: policy.Release, For: time.Minute}) {
-		t.Errorf("%+v", o)
-	}
-	device.err = errors.New("no")
-	if o := order(syscall.SIGUSR2); o.Operation != policy.Resume {
-		t.Errorf("%+v", o)
-	}
-	stop()
-	if e := heard.list[0]; e.Kind != session.EventNote || e.Reason != "signal user defined signal 1: release: gave back 2 MiB; so it is" {
-		t.Errorf("%+v", e)
-	}
-	if e := heard.list[1]; e.Kind != session.EventWarning || !strings.HasSuffix(e.Reason, "resume: no") {
-		t.Errorf("%+v", e)
-	}
-}
-
-// Where they stop a run, the first of them ends its context, and says so.
-func TestSignalsThatStop(t *testing.T) {
-	l, heard := newTestRunning(t)
-	l.computes(&fakeDevice{}) // which an order would make panic
-	ctx, cancel := context.WithCancelCause(t.Context())
-	defer cancel(nil)
-	end := l.listen(ctx, cancel)
-	send(t, syscall.SIGUSR2)
-	<-ctx.Done()
-	end()
-	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) || err.Error() != "stopped by the signal user defined signal 2" {
-		t.Error(err)
-	}
-	if e := heard.list[0]; e.Kind != session.EventWarning || !strings.Contains(e.Reason, "user defined signal 2: the run stops") {
-		t.Errorf("%+v", e)
-	}
-}
-
-// A program ends with the first signal that asks for it; what nohup has it ignore does not.
-func TestInterruptible(t *testing.T) {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP) // so that it is not ignored, as when the test runs under nohup
-	signal.Stop(hangup)
-	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGXCPU} {
-		ctx, stop := Interruptible(t.Context())
-		send(t, s)
-		<-ctx.Done()
-		stop()
-		if err := context.Cause(ctx); !errors.Is(err, context.Canceled) || err.Error() != fmt.Sprintf("stopped by the signal %v", s) {
-			t.Error(err)
-		}
-	}
-	signal.Ignore(syscall.SIGHUP)
-	defer signal.Reset(syscall.SIGHUP)
-	ctx, stop := Interruptible(t.Context())
-	defer stop()
-	send(t, syscall.SIGHUP)
-	send(t, syscall.SIGTERM)
-	<-ctx.Done()
-	if err := context.Cause(ctx); err.Error() != "stopped by the signal terminated" {
-		t.Error(err)
-	}
-}
-
-func send(t *testing.T, s syscall.Signal) {
-	t.Helper()
-	if err := syscall.Kill(os.Getpid(), s); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func TestUserSignals(t *testing.T) {
-	for _, c := range []struct {
-		setting, variable string
-		stop              bool
-		system            string
-	}{
-		{"auto", "", false, ""}, {"auto", "HOME", false, ""}, {"auto", "SLURM_JOB_ID", true, "Slurm"}, {"auto", "PBS_JOBID", true, "PBS"},
-		{"auto", "LSB_JOBID", true, "LSF"}, {"auto", "SGE_TASK_ID", true, "Grid Engine"},
-		{"memory", "SLURM_JOB_ID", false, ""}, {"stop", "", true, ""}, {"stop", "LSB_JOBID", true, ""},
-	} {
-		getenv := func(name string) string {
-			if name == c.variable {
-				return "7"
-			}
-			return ""
-		}
-		if stop, system := userSignalsStop(c.setting, getenv); stop != c.stop || system != c.system {
-			t.Errorf("%s in %s: %v, %q", c.setting, c.variable, stop, system)
-		}
-	}
-}
-
-// A policy is that of its name, but for what was said besides.
-func TestPolicyOfConfiguration(t *testing.T) {
-	yes, no := true, false
-	for name, tc := range map[string]struct {
-		change func(*dataset.Memory)
-		want   policy.Policy
-	}{
-		"default":  {func(*dataset.Memory) {}, policy.DefaultPolicy()},
-		"original": {func(m *dataset.Memory) { m.Policy = "original" }, policy.Policy{Original: true, Wait: 10 * time.Second, Fewer: true, Skip: true}},
-		"besides": {func(m *dataset.Memory) {
-			m.Policy, m.CPU, m.Fewer, m.Skip, m.Wait = "original", &yes, &no, &no, time.Second
-		},
-			policy.Policy{Original: true, CPU: true, Wait: time.Second}},
-	} {
-		m := dataset.Defaults().Memory
-		tc.change(&m)
-		if got, err := policyOf(&m); err != nil || got != tc.want {
-			t.Errorf("%s: %+v, %v", name, got, err)
-		}
 	}
 }
 

@@ -1,4 +1,5 @@
-package cli
+// Package runner runs a data set as its configuration says, in sight of others: the session can be watched, and asked to give memory back.
+package runner
 
 import (
 	"context"
@@ -10,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/engine"
@@ -24,8 +24,9 @@ import (
 	"github.com/voxcam/voxcam/internal/worker"
 )
 
-// running is a session that runs, as others see it: it joins what the session tells with what its device says of itself.
-type running struct {
+// Live is a session that runs, as others see it: it joins what the session tells with what its device says of itself. It is the session's
+// observer, and what the control socket serves.
+type Live struct {
 	looking sync.Mutex // of survey
 	survey  *gpusurvey.Surveyor
 	next    session.Observer
@@ -39,11 +40,11 @@ type running struct {
 // mostIncidents is how many of the latest incidents a session tells of.
 const mostIncidents = 100
 
-var _ control.Session = (*running)(nil)
+var _ control.Session = (*Live)(nil)
 
-// newRunning makes the running session of a model, which tells next what it hears. It is to be closed.
-func newRunning(model, device string, next session.Observer) *running {
-	return &running{survey: openSurvey(), next: next, told: control.Status{PID: os.Getpid(), Model: model, Started: time.Now(),
+// NewLive returns the session of a model on a device before it has begun. It passes on to next what it hears. Close ends it.
+func NewLive(model, device string, next session.Observer) *Live {
+	return &Live{survey: openSurvey(), next: next, told: control.Status{PID: os.Getpid(), Model: model, Started: time.Now(),
 		Device: device, State: engine.StateStarting, Plans: []explain.PassState{}}}
 }
 
@@ -53,22 +54,23 @@ func openSurvey() *gpusurvey.Surveyor {
 	return gpusurvey.Open(gpusurvey.Options{Driver: libraries.Driver, NVML: libraries.NVML})
 }
 
-func (l *running) close() error { return l.survey.Close() }
+// Close ends looking at GPUs.
+func (l *Live) Close() error { return l.survey.Close() }
 
-// computes says what the session computes with from now on; nil: nothing.
-func (l *running) computes(e worker.Engine) {
+// Computes says what the session computes with from now on; nil: nothing.
+func (l *Live) Computes(e worker.Engine) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.device = e
 }
 
 // Event implements session.Observer.
-func (l *running) Event(e session.Event) {
+func (l *Live) Event(e session.Event) {
 	l.hear(e)
 	l.next.Event(e)
 }
 
-func (l *running) hear(e session.Event) {
+func (l *Live) hear(e session.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := &l.told
@@ -96,14 +98,14 @@ func (l *running) hear(e session.Event) {
 }
 
 // now is what the session told last, and what it computes with.
-func (l *running) now() (control.Status, worker.Engine) {
+func (l *Live) now() (control.Status, worker.Engine) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.told, l.device
 }
 
 // Status implements control.Session.
-func (l *running) Status(context.Context) (control.Status, error) {
+func (l *Live) Status(context.Context) (control.Status, error) {
 	s, device := l.now()
 	if device == nil {
 		return s, nil
@@ -120,14 +122,14 @@ func (l *running) Status(context.Context) (control.Status, error) {
 }
 
 // surveyed is how the memory of the GPUs is, for who draws the timeline and who asks for metrics.
-func (l *running) surveyed(ctx context.Context) (*gpusurvey.Survey, error) {
+func (l *Live) surveyed(ctx context.Context) (*gpusurvey.Survey, error) {
 	l.looking.Lock()
 	defer l.looking.Unlock()
 	return l.survey.Survey(ctx)
 }
 
-// look is what metrics are made of: the GPUs, and this session alone.
-func (l *running) look(ctx context.Context) (monitor.Look, error) {
+// Look is what metrics are made of: the GPUs, and this session alone.
+func (l *Live) Look(ctx context.Context) (monitor.Look, error) {
 	v, err := l.surveyed(ctx)
 	if err != nil {
 		return monitor.Look{}, err
@@ -145,7 +147,7 @@ func workerPID(device worker.Engine) int {
 }
 
 // Order implements control.Session.
-func (l *running) Order(ctx context.Context, o policy.Order) (policy.Outcome, error) {
+func (l *Live) Order(ctx context.Context, o policy.Order) (policy.Outcome, error) {
 	_, device := l.now()
 	if device == nil {
 		return policy.Outcome{Operation: o.Operation}, errors.New("the session has no device now: it is being opened, or was closed; try again in a moment")
@@ -154,7 +156,7 @@ func (l *running) Order(ctx context.Context, o policy.Order) (policy.Outcome, er
 }
 
 // gpu is the GPU of the session, also while its device is being opened again and says none.
-func (l *running) gpu(said string) string {
+func (l *Live) gpu(said string) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if said != "" {
@@ -163,8 +165,8 @@ func (l *running) gpu(said string) string {
 	return l.uuid
 }
 
-// figures are those of the session's timeline.
-func (l *running) figures(ctx context.Context) (f report.Figures, err error) {
+// Figures are those of the session's timeline.
+func (l *Live) Figures(ctx context.Context) (f report.Figures, err error) {
 	_, device := l.now()
 	if device == nil {
 		return f, errors.New("there is no device")
@@ -206,24 +208,4 @@ func (l *running) figures(ctx context.Context) (f report.Figures, err error) {
 		f.Overhead = max(ours-f.Reserved, 0)
 	}
 	return f, nil
-}
-
-// yieldFor is how long a signal makes a session give its memory to others.
-const yieldFor = time.Minute
-
-// obey carries out one order that came by a signal, and tells of it.
-func (l *running) obey(ctx context.Context, o policy.Order, signal os.Signal) {
-	outcome, err := l.Order(ctx, o)
-	switch {
-	case err != nil && ctx.Err() != nil:
-		return
-	case err != nil:
-		l.next.Event(session.Event{Kind: session.EventWarning, Reason: fmt.Sprintf("signal %v: %s: %v", signal, o.Operation, err)})
-		return
-	}
-	text := fmt.Sprintf("signal %v: %s: gave back %s", signal, o.Operation, bytesize.Format(max(outcome.Freed(), 0)))
-	if outcome.Note != "" {
-		text += "; " + outcome.Note
-	}
-	l.next.Event(session.Event{Kind: session.EventNote, Reason: text})
 }
