@@ -88,7 +88,7 @@ type Info struct {
 
 // File is an open result file. It may be written sequentially or with seeks.
 type File struct {
-	f      *os.File
+	f      fileHandle
 	path   string // the final path, for messages
 	sum    hash.Hash
 	seeked bool
@@ -145,7 +145,7 @@ func (w *File) finish() (Info, error) {
 }
 
 // fill runs write on f. A failure of the file system wins over what write made of it.
-func fill(f *os.File, path string, write func(*File) error) (Info, error) {
+func fill(f fileHandle, path string, write func(*File) error) (Info, error) {
 	w := &File{f: f, path: path, sum: sha256.New()}
 	err := write(w)
 	if w.err != nil {
@@ -161,7 +161,11 @@ func fill(f *os.File, path string, write func(*File) error) (Info, error) {
 // synced, and the folder is synced after that. An error of write is returned as it is, one of the file system as *Error. Only a regular
 // file is replaced: a link, a pipe or a device is refused.
 func WriteFile(path string, write func(*File) error) (Info, error) {
-	root, err := os.OpenRoot(filepath.Dir(path))
+	return writeFile(system{}, path, write)
+}
+
+func writeFile(sys fileSystem, path string, write func(*File) error) (Info, error) {
+	root, err := sys.OpenRoot(filepath.Dir(path))
 	if err != nil {
 		return Info{}, &Error{Path: path, Err: err}
 	}
@@ -170,11 +174,9 @@ func WriteFile(path string, write func(*File) error) (Info, error) {
 }
 
 // replace writes the file name of root by way of a temporary one in the folder temp of root. path names it in messages.
-func replace(root *os.Root, name, temp, path string, write func(*File) error) (info Info, err error) {
-	if at, err := root.Lstat(name); err == nil {
-		if err := input.Regular(path, at); err != nil {
-			return Info{}, &Error{Path: path, Err: err}
-		}
+func replace(root folderHandle, name, temp, path string, write func(*File) error) (info Info, err error) {
+	if err := replaceable(root, name, path); err != nil {
+		return Info{}, &Error{Path: path, Err: err}
 	}
 	temporary, err := unused(filepath.Join(temp, ".new"), func(name string) error {
 		info, err = create(root, name, path, write)
@@ -190,8 +192,20 @@ func replace(root *os.Root, name, temp, path string, write func(*File) error) (i
 	return info, syncDir(root, filepath.Dir(name), filepath.Dir(path))
 }
 
+// replaceable refuses to replace anything but a regular file. What does not exist can be replaced.
+func replaceable(root folderHandle, name, path string) error {
+	at, err := root.Lstat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	return input.Regular(path, at)
+}
+
 // create writes the new file name of root and syncs it; one that cannot be written is removed. path names it in messages.
-func create(root *os.Root, name, path string, write func(*File) error) (info Info, err error) {
+func create(root folderHandle, name, path string, write func(*File) error) (info Info, err error) {
 	f, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
 	if err != nil {
 		return Info{}, &Error{Path: path, Err: err}
@@ -231,18 +245,20 @@ const (
 )
 
 // SyncDir makes the names in a folder durable.
-func SyncDir(dir string) error {
-	d, err := os.Open(dir)
+func SyncDir(dir string) error { return syncFolder(system{}, dir) }
+
+func syncFolder(sys fileSystem, dir string) error {
+	d, err := sys.Open(dir)
 	return syncOpen(d, err, dir)
 }
 
 // syncDir is SyncDir for a folder of root. path names it in messages.
-func syncDir(root *os.Root, dir, path string) error {
+func syncDir(root folderHandle, dir, path string) error {
 	d, err := root.Open(dir)
 	return syncOpen(d, err, path)
 }
 
-func syncOpen(d *os.File, err error, dir string) error {
+func syncOpen(d fileHandle, err error, dir string) error {
 	if err != nil {
 		return &Error{Path: dir, Err: err}
 	}
@@ -255,8 +271,10 @@ func syncOpen(d *os.File, err error, dir string) error {
 }
 
 // MkdirAll makes a folder and its missing parents, durably.
-func MkdirAll(dir string) error {
-	if info, err := os.Stat(dir); err == nil {
+func MkdirAll(dir string) error { return mkdirAll(system{}, dir) }
+
+func mkdirAll(sys fileSystem, dir string) error {
+	if info, err := sys.Stat(dir); err == nil {
 		if info.IsDir() {
 			return nil
 		}
@@ -264,12 +282,12 @@ func MkdirAll(dir string) error {
 	}
 	parent := filepath.Dir(dir)
 	if parent != dir {
-		if err := MkdirAll(parent); err != nil {
+		if err := mkdirAll(sys, parent); err != nil {
 			return err
 		}
 	}
-	if err := os.Mkdir(dir, folderMode); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := sys.Mkdir(dir, folderMode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return &Error{Path: dir, Err: err}
 	}
-	return SyncDir(parent)
+	return syncFolder(sys, parent)
 }

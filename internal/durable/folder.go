@@ -27,22 +27,24 @@ var errLink = errors.New("a symbolic link, which is not followed")
 // Folder is a tree of results that this process alone writes into, until Close. Names in it are slash-separated and relative to it.
 type Folder struct {
 	path string
-	root *os.Root
+	root folderHandle
 	lock *lock
 }
 
 // Open makes the folder if it does not exist, locks it, and removes what a killed process left unfinished in it. It fails
 // with ErrLocked when another process holds it, and with *Error when it cannot be written.
-func Open(path string) (*Folder, error) {
-	if err := MkdirAll(path); err != nil {
+func Open(path string) (*Folder, error) { return openFolder(system{}, path) }
+
+func openFolder(sys fileSystem, path string) (*Folder, error) {
+	if err := mkdirAll(sys, path); err != nil {
 		return nil, err
 	}
-	root, err := os.OpenRoot(path)
+	root, err := sys.OpenRoot(path)
 	if err != nil {
 		return nil, &Error{Path: path, Err: err}
 	}
 	f := &Folder{path: path, root: root}
-	if f.lock, err = f.takeLock(); err != nil {
+	if f.lock, err = f.takeLock(sys); err != nil {
 		root.Close()
 		return nil, err
 	}
@@ -123,7 +125,11 @@ func (t tree) Open(name string) (fs.File, error) {
 	if err := t.folder.straight(name); err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
-	if info, err := t.folder.root.Lstat(filepath.FromSlash(name)); err == nil && info.IsDir() {
+	info, err := t.folder.root.Lstat(filepath.FromSlash(name))
+	switch {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	case err == nil && info.IsDir():
 		return t.folder.root.Open(filepath.FromSlash(name))
 	}
 	file, _, err := t.folder.openFile(name, os.O_RDONLY)
@@ -133,17 +139,26 @@ func (t tree) Open(name string) (fs.File, error) {
 	return file, nil
 }
 
+// Log is a file to whose end one writes. It can be cut off behind what is whole.
+type Log interface {
+	io.WriteCloser
+	Truncate(size int64) error
+}
+
 // Append opens a regular file of the tree for appending, or makes it. It is written in place: it is as durable as the system is.
-func (f *Folder) Append(rel string) (*os.File, fs.FileInfo, error) {
+func (f *Folder) Append(rel string) (Log, fs.FileInfo, error) {
 	if err := f.mkdirAll(path.Dir(rel)); err != nil {
 		return nil, nil, err
 	}
-	file, info, err := f.openFile(rel, os.O_WRONLY|os.O_APPEND|os.O_CREATE)
-	return file, info, f.failed(rel, err)
+	log, info, err := f.openFile(rel, os.O_WRONLY|os.O_APPEND|os.O_CREATE)
+	if err != nil {
+		return nil, nil, f.failed(rel, err)
+	}
+	return log, info, nil
 }
 
 // openFile opens a regular file. One that is to be written must have no other name, which may lie in another folder.
-func (f *Folder) openFile(rel string, flag int) (*os.File, fs.FileInfo, error) {
+func (f *Folder) openFile(rel string, flag int) (fileHandle, fs.FileInfo, error) {
 	if err := f.straight(rel); err != nil {
 		return nil, nil, err
 	}
@@ -219,8 +234,11 @@ func (f *Folder) Remove(rel string) error {
 		return f.failed(rel, err)
 	}
 	name := filepath.FromSlash(rel)
-	if _, err := f.root.Lstat(name); errors.Is(err, fs.ErrNotExist) {
-		return nil
+	if _, err := f.root.Lstat(name); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return f.failed(rel, err)
 	}
 	grave, err := f.temporary("old")
 	if err != nil {
@@ -269,8 +287,12 @@ func (f *Folder) RemoveOurs(rel string, ours func(name string) bool) (kept strin
 	}
 	for n := 1; ; n++ {
 		kept = fmt.Sprintf("%s.kept-%d", rel, n)
-		if _, err := f.root.Lstat(filepath.FromSlash(kept)); errors.Is(err, fs.ErrNotExist) {
+		_, err := f.root.Lstat(filepath.FromSlash(kept))
+		if errors.Is(err, fs.ErrNotExist) {
 			break
+		}
+		if err != nil {
+			return "", f.failed(kept, err)
 		}
 	}
 	if err := f.root.Rename(filepath.FromSlash(rel), filepath.FromSlash(kept)); err != nil {
@@ -330,10 +352,8 @@ func (s *Stage) Link(name, rel string) error {
 	if err := f.mkdirAll(path.Dir(rel)); err != nil {
 		return err
 	}
-	if at, err := f.root.Lstat(filepath.FromSlash(rel)); err == nil {
-		if err := input.Regular(f.Path(rel), at); err != nil {
-			return f.failed(rel, err)
-		}
+	if err := replaceable(f.root, filepath.FromSlash(rel), f.Path(rel)); err != nil {
+		return f.failed(rel, err)
 	}
 	dir, err := f.temporary("link")
 	if err != nil {

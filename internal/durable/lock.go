@@ -8,23 +8,21 @@ import (
 	"os"
 	"strings"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 // ErrLocked says that another process works in the folder.
 var ErrLocked = errors.New("in use by another process")
 
-type lock struct{ f *os.File }
+type lock struct{ f fileHandle }
 
 // takeLock takes an advisory lock that the kernel gives back when the process ends, however it ends; the file itself
 // stays, so that no process can lock a file that another has just removed.
-func (f *Folder) takeLock() (*lock, error) {
+func (f *Folder) takeLock(sys fileSystem) (*lock, error) {
 	file, _, err := f.openFile(lockName, os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		return nil, f.failed(lockName, err)
 	}
-	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := sys.Lock(file); err != nil {
 		defer file.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			holder, _ := io.ReadAll(io.LimitReader(file, 64))

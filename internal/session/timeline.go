@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"sync"
 	"time"
 
@@ -41,7 +40,7 @@ type recorder struct {
 	stop, done chan struct{}
 
 	mu     sync.Mutex
-	file   *os.File // nil: no timeline, or none any more
+	file   durable.Log // nil: no timeline, or none any more
 	lines  int
 	ticks  int
 	every  int    // ticks for a line
