@@ -20,7 +20,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/agnivade/levenshtein"
+	"github.com/voxcam/voxcam/internal/option"
 )
 
 // Needs is a set of what a convention must be given.
@@ -229,17 +229,7 @@ type UnknownError struct {
 
 // Nearest is the known name with the fewest edits to what was written, or "" when none resembles it.
 func (e *UnknownError) Nearest() string {
-	const long = 200 // comparing takes time by the length
-	if len(e.Name) > long {
-		return ""
-	}
-	best, least := "", 1+max(2, len(e.Name)/3)
-	for _, k := range e.Known {
-		if d := levenshtein.ComputeDistance(e.Name, k); d < least {
-			best, least = k, d
-		}
-	}
-	return best
+	return option.Nearest(e.Name, e.Known, 1+max(2, len(e.Name)/3))
 }
 
 func (e *UnknownError) Error() string {

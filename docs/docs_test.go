@@ -16,9 +16,10 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/cli"
-	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/internal/config"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/session"
+	"github.com/voxcam/voxcam/volume/format"
 )
 
 //go:generate go test . -run "TestGenerated|TestReadme" -update
@@ -27,7 +28,7 @@ var update = flag.Bool("update", false, "write the generated parts of the docume
 
 // generated parts stand in a file between <!-- generated: NAME --> and <!-- end -->.
 var generated = map[string]func(*testing.T) string{
-	"commands": commands, "methods": methods, "keys": keys, "exit codes": exitCodes,
+	"commands": commands, "methods": methods, "keys": keys, "defaults": defaults, "exit codes": exitCodes,
 }
 
 var part = regexp.MustCompile(`(?s)<!-- generated: ([a-z ]+) -->\n(.*?)<!-- end -->`)
@@ -150,13 +151,24 @@ func methods(t *testing.T) string {
 func keys(*testing.T) string {
 	var b strings.Builder
 	section := ""
-	for _, k := range dataset.Keys() {
+	for _, k := range config.Keys() {
 		name, rest, _ := strings.Cut(k.Name, ".")
 		if name != section {
 			section = name
 			fmt.Fprintf(&b, "\n### [%s]\n\n| key | meaning |\n|---|---|\n", section)
 		}
 		fmt.Fprintf(&b, "| `%s` | %s |\n", rest, k.Doc)
+	}
+	return b.String() + "\n"
+}
+
+func defaults(*testing.T) string {
+	var b strings.Builder
+	b.WriteString("\n| key | default |\n|---|---|\n")
+	for _, k := range config.Keys() {
+		if k.Default != "" {
+			fmt.Fprintf(&b, "| `%s` | `%s` |\n", k.Name, k.Default)
+		}
 	}
 	return b.String() + "\n"
 }
@@ -227,6 +239,24 @@ func TestCommandsExist(t *testing.T) {
 	}
 }
 
+// Each format that volumes are read from is named, with its extensions, where people look for it.
+func TestVolumeFormatsAreNamed(t *testing.T) {
+	page, err := os.ReadFile("formats/volumes.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(config.Keys(), func(k config.Key) bool { return k.Name == "data.extension" })
+	for _, ext := range format.Extensions() {
+		name := regexp.MustCompile(regexp.QuoteMeta(ext) + `\b`)
+		if !name.Match(page) {
+			t.Errorf("formats/volumes.md does not name %s", ext)
+		}
+		if doc := config.Keys()[i].Doc; !name.MatchString(doc) {
+			t.Errorf("data.extension is documented as %q, without %s", doc, ext)
+		}
+	}
+}
+
 // The examples of configurations are valid.
 func TestConfigurationExamples(t *testing.T) {
 	text, err := os.ReadFile("formats/config.md")
@@ -242,12 +272,12 @@ func TestConfigurationExamples(t *testing.T) {
 		if err := os.WriteFile(file, e[1], 0o666); err != nil {
 			t.Fatal(err)
 		}
-		config, err := dataset.Load(file)
+		c, err := config.Load(file)
 		if err != nil {
 			t.Error(err)
 			continue
 		}
-		if err := config.Validate(); err != nil {
+		if err := c.Validate(); err != nil {
 			t.Error(err)
 		}
 	}

@@ -64,11 +64,11 @@ phantom/phantomset:             phantom
 explain:                        bytesize input ir grad pass onnx layer plan backend cam noise volume sysmem option
 
 # A device's memory: who holds it, what may be taken, what can be got back.
-policy:                         backend bytesize
+policy:                         backend bytesize cam option
 gpusurvey:                      backend backend/cuda/driver backend/cuda/nvml bytesize policy sysmem
 
 # What people run. Only here a backend is chosen.
-device:                         backend backend/cpu backend/cuda backend/cuda/driver sysmem
+device:                         backend backend/cpu backend/cuda backend/cuda/driver cam option sysmem
 engine:                         backend bytesize cam device explain policy volume sysmem
 worker:                         bytesize cam engine explain input policy volume volume/npy sysmem
 fit:                            backend bytesize cam device engine explain option policy
@@ -76,12 +76,13 @@ control:                        backend explain policy cam
 monitor:                        bytesize control gpusurvey printable
 reclaim:                        backend bytesize control gpusurvey policy
 planview:                       ir plan bytesize printable
-dataset:                        bytesize cam explain input result volume volume/format sysmem
+dataset:                        cam input option volume volume/format sysmem
+config:                         bytesize cam dataset device engine explain input layer option picture policy printable result volume volume/format
 report:                         cam dataset durable input printable volume
-session:                        cam dataset durable explain input picture printable report result volume volume/npy
+session:                        cam config dataset durable explain input picture printable report result volume volume/npy
 runner:                         bytesize control device engine explain gpusurvey monitor policy report session sysmem worker
 demo:                           durable input phantom volume/npy volume/mat
-cli:                            backend backend/cpu backend/cuda bytesize cam control dataset demo device durable engine explain fit layer gpusurvey option policy monitor planview printable report reclaim result runner session volume volume/format volume/npy worker sysmem
+cli:                            backend backend/cpu backend/cuda bytesize cam config control dataset demo device durable engine explain fit layer gpusurvey option policy monitor planview printable report reclaim result runner session volume volume/format volume/npy worker sysmem
 cmd/voxcam:                     cli
 
 # Tests of the whole program on a simulated GPU.
@@ -102,8 +103,8 @@ golang.org/x/image:                  picture report
 gonum.org/v1/plot:                   report
 github.com/klauspost/compress:       volume/nifti
 github.com/google/renameio/v2:       backend/cuda/cudnn
-github.com/pelletier/go-toml/v2:     dataset
-github.com/agnivade/levenshtein:     cam dataset layer cli
+github.com/pelletier/go-toml/v2:     config
+github.com/agnivade/levenshtein:     option layer
 github.com/schollz/progressbar/v3:   session cli
 github.com/rivo/uniseg:              monitor
 github.com/spf13/cobra:              cli

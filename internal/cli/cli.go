@@ -13,11 +13,11 @@ import (
 	"runtime/pprof"
 	"strings"
 
-	"github.com/agnivade/levenshtein"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/internal/option"
 	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/session"
 )
@@ -157,13 +157,13 @@ func flagError(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("--%s %s: %s expected", invalid.GetFlag().Name, invalid.GetValue(), wanted[invalid.GetFlag().Value.Type()])
 	case errors.As(err, &unknown):
 		name := unknown.GetSpecifiedName()
-		best, distance := "", 1+len(name)/2
-		cmd.Flags().VisitAll(func(f *pflag.Flag) {
-			if d := levenshtein.ComputeDistance(name, f.Name); d < distance {
-				best, distance = "; did you mean --"+f.Name+"?", d
-			}
-		})
-		return fmt.Errorf("%w%s (%s --help lists all)", err, best, cmd.CommandPath())
+		var names []string
+		cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+		hint := ""
+		if best := option.Nearest(name, names, 1+len(name)/2); best != "" {
+			hint = "; did you mean --" + best + "?"
+		}
+		return fmt.Errorf("%w%s (%s --help lists all)", err, hint, cmd.CommandPath())
 	}
 	return fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())
 }

@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/internal/config"
 	"github.com/voxcam/voxcam/internal/demo"
 	"github.com/voxcam/voxcam/internal/durable"
 	"github.com/voxcam/voxcam/internal/session"
@@ -34,12 +34,12 @@ labels, a model trained on such phantoms and a configuration, and runs the main 
 				return err
 			}
 			fmt.Fprintf(stderr, "wrote %d volumes, labels, lesion masks, model and configuration to %s\n", len(set.Cases), out)
-			config, err := dataset.Load(set.Config)
+			c, err := config.Load(set.Config)
 			if err != nil {
 				return err
 			}
-			config.Output.Session = "demo"
-			summary, err := runConfig(cmd.Context(), config, &runFlags{log: "text"}, stderr)
+			c.Output.Session = "demo"
+			summary, err := runConfig(cmd.Context(), c, &runFlags{log: "text"}, stderr)
 			code := session.ExitCode(summary, err)
 			if err != nil {
 				return &exitError{code: code, err: err}

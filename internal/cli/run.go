@@ -5,18 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/internal/config"
 	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/monitor"
-	"github.com/voxcam/voxcam/internal/policy"
+	"github.com/voxcam/voxcam/internal/result"
 	"github.com/voxcam/voxcam/internal/runner"
 	"github.com/voxcam/voxcam/internal/session"
 	"github.com/voxcam/voxcam/internal/volume/npy"
@@ -24,17 +24,13 @@ import (
 	"github.com/voxcam/voxcam/volume"
 )
 
-// runFlags override the configuration; only those that were given count.
+// runFlags are the flags of a run. Those that a key of the configuration stands for override it, where they were given.
 type runFlags struct {
 	modelFlags
 	methodFlags
 	memoryFlags
-	config, dataset, class, out, session, noise, log string
-	userSignals                                      string
-	max                                              int
-	formats                                          []string
-	verify, worker, checkOnly, clearCache            bool
-	passTimeout                                      time.Duration
+	config, noise, log            string
+	verify, checkOnly, clearCache bool
 }
 
 func newRun() *cobra.Command {
@@ -59,20 +55,20 @@ A configuration of the original system ([DataModule], [NetModule]) is taken as i
 	f.modelFlags.add(cmd)
 	f.methodFlags.add(cmd)
 	f.memoryFlags.add(cmd)
-	fl := cmd.Flags()
+	d, fl := config.Defaults(), cmd.Flags()
 	fl.StringVar(&f.config, "config", "", "configuration file")
-	fl.StringVar(&f.dataset, "dataset", "val", "which split: train, val, test or all")
-	fl.StringVar(&f.class, "target-class", "predicted", "class to explain: predicted, true, all, an index, or a class name")
-	fl.IntVar(&f.max, "max-samples", 0, "at most so many samples of each split; 0 for all")
-	fl.StringVar(&f.out, "output-dir", "CAMVis", "folder that the session's folder is made in")
-	fl.StringVar(&f.session, "session", "", "name of the session; an existing one is continued (default: the time)")
-	fl.StringSliceVar(&f.formats, "formats", nil, "result files: "+strings.Join(dataset.Formats, ", "))
+	fl.String("dataset", d.Data.Dataset, "which split: train, val, test or all")
+	fl.String("target-class", d.Model.TargetClass, "class to explain: predicted, true, all, an index, or a class name")
+	fl.Int("max-samples", d.Data.MaxSamples, "at most so many samples of each split; 0 for all")
+	fl.String("output-dir", d.Output.Dir, "folder that the session's folder is made in")
+	fl.String("session", d.Output.Session, "name of the session; an existing one is continued (default: the time)")
+	fl.StringSlice("formats", nil, "result files: "+strings.Join(result.Names(), ", "))
 	fl.StringVar(&f.noise, "noise", "", "take the draws from this .npy file, [n, C, D, H, W], standard normal")
 	fl.StringVar(&f.log, "log-format", "text", "text (a progress bar on a terminal) or json")
 	fl.BoolVar(&f.verify, "verify", false, "when continuing, compare the contents of finished files with their digests, not only sizes")
-	fl.BoolVar(&f.worker, "worker", true, "keep the device in a process of its own, so that its end does not end the run")
-	fl.DurationVar(&f.passTimeout, "pass-timeout", 5*time.Minute, "how long a pass on a GPU may take before its process is ended and another goes on; 0 for no limit")
-	fl.StringVar(&f.userSignals, "user-signals", dataset.UserSignalsAuto, "what SIGUSR1 and SIGUSR2 mean: memory (leave the GPU's, and take it again), stop, or auto: stop in jobs of batch systems")
+	fl.Bool("worker", d.Memory.Worker, "keep the device in a process of its own, so that its end does not end the run")
+	fl.Duration("pass-timeout", d.Memory.PassTimeout, "how long a pass on a GPU may take before its process is ended and another goes on; 0 for no limit")
+	fl.String("user-signals", d.Memory.UserSignals, "what SIGUSR1 and SIGUSR2 mean: memory (leave the GPU's, and take it again), stop, or auto: stop in jobs of batch systems")
 	fl.BoolVar(&f.checkOnly, "check-only", false, "only say how the memory is, and whether the run would fit, as voxcam check does")
 	fl.BoolVar(&f.clearCache, "clear-cache", false, "first have your other sessions give back what they keep unused of GPUs' memory")
 	return cmd
@@ -82,23 +78,23 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 	if f.config == "" {
 		return usage(errors.New("--config is missing: the configuration file of the run"))
 	}
-	config, err := dataset.Load(f.config)
+	c, err := config.Load(f.config)
 	if err != nil {
 		return usage(err)
 	}
-	if err := f.override(cmd, config); err != nil {
+	if err := override(cmd.Flags(), c); err != nil {
 		return usage(err)
 	}
-	for _, n := range config.Notices {
+	for _, n := range c.Notices {
 		fmt.Fprintln(cmd.ErrOrStderr(), "voxcam: note:", n)
 	}
 	if f.checkOnly {
-		return checkRun(cmd, config)
+		return checkRun(cmd, c)
 	}
 	if f.clearCache {
 		clearCaches(cmd.Context(), cmd.ErrOrStderr())
 	}
-	summary, err := runConfig(cmd.Context(), config, f, cmd.ErrOrStderr())
+	summary, err := runConfig(cmd.Context(), c, f, cmd.ErrOrStderr())
 	code := session.ExitCode(summary, err)
 	if summary.Dir != "" {
 		if perr := summary.Print(cmd.OutOrStdout()); perr != nil && code == session.ExitOK {
@@ -115,121 +111,80 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 }
 
 // override puts the flags that were given into the configuration.
-func (f *runFlags) override(cmd *cobra.Command, c *dataset.Config) error {
-	given := cmd.Flags().Changed
-	for _, o := range []struct {
-		flag, key string
-		set       func()
-	}{
-		{"model", "model.file", func() { c.Model.File = f.model }},
-		{"target-layer", "model.target_layer", func() { c.Model.TargetLayer = f.layer }},
-		{"input-axes", "model.input_axes", func() { c.Model.InputAxes = f.inputAxes }},
-		{"layer-layout", "model.layer_layout", func() { c.Model.LayerLayout = f.layout }},
-		{"token-grid", "model.token_grid", func() { c.Model.TokenGrid = f.grid }},
-		{"prefix-tokens", "model.prefix_tokens", func() { c.Model.PrefixTokens = f.prefix }},
-		{"target-class", "model.target_class", func() { c.Model.TargetClass = f.class }},
-		{"dataset", "data.dataset", func() { c.Data.Dataset = f.dataset }},
-		{"max-samples", "data.max_samples", func() { c.Data.MaxSamples = f.max }},
-		{"n-samples", "explain.n_samples", func() { c.Explain.NSamples = f.samples }},
-		{"noise-level", "explain.noise_level", func() { c.Explain.NoiseLevel = f.level }},
-		{"seed", "explain.seed", func() { c.Explain.Seed = f.seed }},
-		{"device", "explain.device", func() { c.Explain.Device = f.device }},
-		{"precision", "explain.precision", func() { c.Explain.Precision = f.precision }},
-		{"threads", "explain.threads", func() { c.Explain.Threads = f.threads }},
-		{"policy", "memory.policy", func() { c.Memory.Policy = f.policy.String() }},
-		{"wait", "memory.wait", func() { c.Memory.Wait = f.wait }},
-		{"cpu-fallback", "memory.cpu_fallback", func() { c.Memory.CPU = &f.cpu }},
-		{"fewer-samples", "memory.fewer_samples", func() { c.Memory.Fewer = &f.fewer }},
-		{"shuttle", "memory.shuttle", func() { c.Memory.Shuttle = string(f.shuttle) }},
-		{"launch-blocking", "memory.launch_blocking", func() { c.Memory.LaunchBlocking = f.blocking }},
-		{"pass-timeout", "memory.pass_timeout", func() { c.Memory.PassTimeout = f.passTimeout }},
-		{"user-signals", "memory.user_signals", func() { c.Memory.UserSignals = f.userSignals }},
-		{"worker", "memory.worker", func() { c.Memory.Worker = f.worker }},
-		{"output-dir", "output.dir", func() { c.Output.Dir = f.out }},
-		{"session", "output.session", func() { c.Output.Session = f.session }},
-		{"formats", "output.formats", func() { c.Output.Formats = f.formats }},
-		{"method", "explain.methods", func() { c.Explain.Methods = strings.Split(f.methods, ",") }},
-	} {
-		if given(o.flag) {
-			o.set()
-			c.FromFlag(o.key, "--"+o.flag)
+func override(fl *pflag.FlagSet, c *config.Config) error {
+	for _, k := range config.Keys() {
+		if flag := fl.Lookup(k.Flag); flag != nil && flag.Changed {
+			v, err := flagValue(fl, flag)
+			if err != nil {
+				return err
+			}
+			c.SetFlag(k.Name, "--"+k.Flag, v)
 		}
-	}
-	if given("convention") {
-		conventions, err := cam.ParseConventions(f.conventions)
-		if err != nil {
-			return err
-		}
-		c.Explain.Conventions = conventions
-		c.FromFlag("explain.conventions.*", "--convention")
 	}
 	return nil
 }
 
+// flagValue returns the value of a flag as keys of the configuration take it: of its own type, or as text.
+func flagValue(fl *pflag.FlagSet, flag *pflag.Flag) (any, error) {
+	switch flag.Name {
+	case "method":
+		return strings.Split(flag.Value.String(), ","), nil
+	case "convention":
+		return cam.ParseConventions(flag.Value.String())
+	}
+	switch flag.Value.Type() {
+	case "bool":
+		return fl.GetBool(flag.Name)
+	case "int":
+		return fl.GetInt(flag.Name)
+	case "uint64":
+		return fl.GetUint64(flag.Name)
+	case "float64":
+		return fl.GetFloat64(flag.Name)
+	case "duration":
+		return fl.GetDuration(flag.Name)
+	case "intSlice":
+		return fl.GetIntSlice(flag.Name)
+	case "stringSlice":
+		return fl.GetStringSlice(flag.Name)
+	}
+	return flag.Value.String(), nil
+}
+
 // runConfig opens what a configuration names and runs the session.
-func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Writer) (s session.Summary, err error) {
-	refuse := func(err error) (session.Summary, error) { return s, &session.RefusedError{Err: err} }
+func runConfig(ctx context.Context, c *config.Config, f *runFlags, stderr io.Writer) (s session.Summary, err error) {
+	refuse := func(err error) (session.Summary, error) {
+		if ctx.Err() != nil {
+			return s, err // what was stopped was not refused
+		}
+		return s, &session.RefusedError{Err: err}
+	}
 	if err := c.Validate(); err != nil {
 		return s, err
 	}
-	methods, err := c.Methods()
-	if err != nil {
-		return refuse(err)
-	}
-	opt := session.Options{Config: c, Methods: methods, Version: version(), VerifyFiles: f.verify}
-	if p := c.Explain.Precision; p != "fp32" { // sessions that were made before there was a choice go on
-		opt.Settings = map[string]string{"explain.precision": p}
-	}
+	opt := session.Options{Config: c, Version: version(), VerifyFiles: f.verify}
 	var noise worker.Noise
 	if f.noise != "" {
-		draws, err := npy.Open(ctx, f.noise)
+		draws, err := openNoise(ctx, f.noise, c.Request())
 		if err != nil {
 			return refuse(err)
 		}
 		defer draws.Close()
-		if err := enoughDraws(draws, f.noise, methods, c.Explain.Conventions, c.Explain.NSamples); err != nil {
-			return refuse(err)
-		}
 		opt.Noise, opt.NoiseName = draws, draws.SHA256()
 		noise = worker.Noise{Path: f.noise, SHA256: draws.SHA256()}
 	}
-	out := stderr
-	file, drawn := terminal(stderr)
-	if drawn {
-		out = file
-	}
-	progress, err := session.NewProgress(out, f.log, drawn)
+	progress, err := newProgress(f.log, stderr)
 	if err != nil {
 		return refuse(err)
 	}
 	defer progress.Close()
-	policy, err := policyOf(&c.Memory)
-	if err != nil {
-		return refuse(err)
-	}
 	seen := runner.NewLive(c.Model.File, c.Explain.Device, progress)
 	defer func() { err = errors.Join(err, seen.Close()) }()
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	stops, system := userSignalsStop(c.Memory.UserSignals, os.Getenv)
-	if system != "" {
-		fmt.Fprintf(stderr, "voxcam: note: in this job of %s, SIGUSR1 and SIGUSR2 stop the run, which can be continued (--user-signals)\n", system)
-	}
-	if stops {
-		defer listen(ctx, seen, progress, stop)()
-	} else {
-		defer listen(ctx, seen, progress, nil)()
-	}
-	if server, err := control.Serve(ctx, seen); err != nil {
-		fmt.Fprintln(stderr, "voxcam: warning: voxcam monitor and recover cannot reach this session:", err)
-	} else {
-		server.Handle("GET /metrics", monitor.Handler(seen.Look))
-		defer server.Close()
-	}
-	m, err := openFor(ctx, c, policy, noise, stderr)
-	if err != nil && ctx.Err() != nil {
-		return s, err
-	}
+	defer heed(ctx, seen, progress, stop, c.Memory.UserSignals, stderr)()
+	defer serve(ctx, seen, stderr)()
+	m, err := openFor(ctx, c, noise, stderr)
 	if err != nil {
 		return refuse(err)
 	}
@@ -237,10 +192,7 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 		seen.Computes(nil)
 		m.Close()
 	}()
-	if err := m.Prepare(ctx, methods); err != nil {
-		if ctx.Err() != nil {
-			return s, err
-		}
+	if err := m.Prepare(ctx, c.Request().Methods); err != nil {
 		return refuse(err)
 	}
 	if f.log == "json" {
@@ -253,6 +205,37 @@ func runConfig(ctx context.Context, c *dataset.Config, f *runFlags, stderr io.Wr
 	return session.Run(ctx, opt, m)
 }
 
+// openNoise opens a file of draws that suffice for a request.
+func openNoise(ctx context.Context, path string, r cam.Request) (*npy.File, error) {
+	draws, err := npy.Open(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	if err := enoughDraws(draws, path, r.Methods, r.Convention, r.NSamples); err != nil {
+		return nil, errors.Join(err, draws.Close())
+	}
+	return draws, nil
+}
+
+// newProgress returns the progress of a run in a format, text or json, for stderr.
+func newProgress(format string, stderr io.Writer) (session.Progress, error) {
+	if file, drawn := terminal(stderr); drawn {
+		return session.NewProgress(file, format, true)
+	}
+	return session.NewProgress(stderr, format, false)
+}
+
+// serve lets voxcam monitor and recover reach the session, until the function that it returns is called.
+func serve(ctx context.Context, session *runner.Live, stderr io.Writer) (end func()) {
+	server, err := control.Serve(ctx, session)
+	if err != nil {
+		fmt.Fprintln(stderr, "voxcam: warning: voxcam monitor and recover cannot reach this session:", err)
+		return func() {}
+	}
+	server.Handle("GET /metrics", monitor.Handler(session.Look))
+	return func() { server.Close() }
+}
+
 // tellNotes is printNotes for a log of events.
 func tellNotes(to session.Observer, info cam.Info) {
 	for _, text := range info.Warnings {
@@ -263,29 +246,8 @@ func tellNotes(to session.Observer, info cam.Info) {
 	}
 }
 
-// policyOf is the policy that a configuration names, with what it says besides.
-func policyOf(m *dataset.Memory) (policy.Policy, error) {
-	p, err := policy.ParsePolicy(m.Policy)
-	if err != nil {
-		return p, err
-	}
-	p.Wait = m.Wait
-	for to, from := range map[*bool]*bool{&p.CPU: m.CPU, &p.Fewer: m.Fewer, &p.Skip: m.Skip} {
-		if from != nil {
-			*to = *from
-		}
-	}
-	return p, nil
-}
-
-// modelOf are the flags that a configuration stands for.
-func modelOf(c *dataset.Config) modelFlags {
-	return modelFlags{model: c.Model.File, inputAxes: c.Model.InputAxes, prefix: c.Model.PrefixTokens, layer: c.Model.TargetLayer, layout: c.Model.LayerLayout, grid: c.Model.TokenGrid,
-		deviceFlags: deviceFlags{c.Explain.Device, c.Explain.Precision}, budget: c.Explain.Memory, ahead: true}
-}
-
 // start opens the device and the model on it, in a worker if the configuration and the system have one.
-func start(ctx context.Context, c *dataset.Config, o engine.Options, noise worker.Noise, stderr io.Writer) (worker.Engine, error) {
+func start(ctx context.Context, c *config.Config, o engine.Options, noise worker.Noise, stderr io.Writer) (worker.Engine, error) {
 	lean()
 	unusable := worker.Usable()
 	if c.Memory.Worker && worker.Supported && unusable != nil {
@@ -306,23 +268,15 @@ func start(ctx context.Context, c *dataset.Config, o engine.Options, noise worke
 
 // openFor opens the model for a data set. Where the file and the configuration leave the volume's size open, it is that of the
 // first volume that goes through the network: one bad volume must not stop the others.
-func openFor(ctx context.Context, c *dataset.Config, policy policy.Policy, noise worker.Noise, stderr io.Writer) (m worker.Engine, err error) {
-	set, err := dataset.Open(c)
+func openFor(ctx context.Context, c *config.Config, noise worker.Noise, stderr io.Writer) (m worker.Engine, err error) {
+	o, err := c.Engine()
 	if err != nil {
 		return nil, err
 	}
-	samples, err := set.Select()
+	set, samples, err := openData(c)
 	if err != nil {
 		return nil, err
 	}
-	var shape [4]int
-	copy(shape[1:], c.Data.ImageShape)
-	flags := modelOf(c)
-	o, err := flags.engine(shape)
-	if err != nil {
-		return nil, err
-	}
-	o.Policy, o.Shuttle, o.LaunchBlocking, o.Threads = policy, c.Memory.Shuttle, c.Memory.LaunchBlocking, c.Explain.Threads
 	if m, err = start(ctx, c, o, noise, stderr); err != nil {
 		return nil, err
 	}
@@ -341,6 +295,16 @@ func openFor(ctx context.Context, c *dataset.Config, policy policy.Policy, noise
 		first = fmt.Errorf("%s leaves the volume's size open, and no volume goes through it; %w", c.Model.File, first)
 	}
 	return nil, errors.Join(first, m.Close())
+}
+
+// openData opens the data set of a configuration, and selects the samples that are asked for.
+func openData(c *config.Config) (*dataset.Set, []dataset.Sample, error) {
+	set, err := dataset.Open(c.Data)
+	if err != nil {
+		return nil, nil, err
+	}
+	samples, err := set.Select()
+	return set, samples, err
 }
 
 // eachVolume tries the first volumes of a data set until one will do. The error is that of the first.

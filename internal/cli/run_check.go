@@ -10,8 +10,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/voxcam/voxcam/internal/bytesize"
+	"github.com/voxcam/voxcam/internal/config"
 	"github.com/voxcam/voxcam/internal/control"
-	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/fit"
 	"github.com/voxcam/voxcam/internal/gpusurvey"
 	"github.com/voxcam/voxcam/internal/policy"
@@ -20,16 +20,12 @@ import (
 )
 
 // checkRun is voxcam check for the run that a configuration stands for. It writes nothing.
-func checkRun(cmd *cobra.Command, c *dataset.Config) error {
+func checkRun(cmd *cobra.Command, c *config.Config) error {
 	ctx, stderr := cmd.Context(), cmd.ErrOrStderr()
 	if err := c.Validate(); err != nil {
 		return usage(err)
 	}
-	methods, err := c.Methods()
-	if err != nil {
-		return usage(err)
-	}
-	policy, err := policyOf(&c.Memory)
+	opt, err := c.Engine()
 	if err != nil {
 		return usage(err)
 	}
@@ -40,23 +36,14 @@ func checkRun(cmd *cobra.Command, c *dataset.Config) error {
 		}
 		return usage(err)
 	}
-	flags := modelOf(c)
-	opt, err := flags.engine(shape)
-	if err != nil {
-		return err
-	}
-	opt.Policy = policy
+	opt.Shape = shape
 	return check(ctx, checkOptions{device: c.Explain.Device, bands: gpusurvey.DefaultBands(),
-		run: &fit.Question{Engine: opt, Methods: methods, Samples: c.Explain.NSamples}}, cmd.OutOrStdout(), stderr)
+		run: &fit.Question{Engine: opt, Methods: c.Request().Methods, Samples: c.Explain.NSamples}}, cmd.OutOrStdout(), stderr)
 }
 
 // shapeOf is the shape of the volumes of a run, [C, D, H, W], by the first that can be read.
-func shapeOf(ctx context.Context, c *dataset.Config) (shape [4]int, err error) {
-	set, err := dataset.Open(c)
-	if err != nil {
-		return shape, err
-	}
-	samples, err := set.Select()
+func shapeOf(ctx context.Context, c *config.Config) (shape [4]int, err error) {
+	set, samples, err := openData(c)
 	if err != nil {
 		return shape, err
 	}

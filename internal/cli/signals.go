@@ -3,13 +3,15 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"time"
 
 	"github.com/voxcam/voxcam/internal/bytesize"
-	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/internal/config"
 	"github.com/voxcam/voxcam/internal/policy"
+	"github.com/voxcam/voxcam/internal/runner"
 	"github.com/voxcam/voxcam/internal/session"
 )
 
@@ -60,8 +62,8 @@ var batchSystems = []struct{ name, variable string }{
 // userSignalsStop reports whether SIGUSR1 and SIGUSR2 stop a run, given memory.user_signals, and within a job of which batch system that was
 // decided.
 func userSignalsStop(setting string, getenv func(string) string) (stop bool, system string) {
-	if setting != dataset.UserSignalsAuto {
-		return setting == dataset.UserSignalsStop, ""
+	if setting != config.UserSignalsAuto {
+		return setting == config.UserSignalsStop, ""
 	}
 	for _, b := range batchSystems {
 		if getenv(b.variable) != "" {
@@ -100,4 +102,16 @@ func obey(ctx context.Context, to orders, tell session.Observer, o policy.Order,
 		text += "; " + outcome.Note
 	}
 	tell.Event(session.Event{Kind: session.EventNote, Reason: text})
+}
+
+// heed obeys SIGUSR1 and SIGUSR2 as the setting of memory.user_signals says, until the function that it returns is called.
+func heed(ctx context.Context, live *runner.Live, to session.Observer, stop context.CancelCauseFunc, setting string, stderr io.Writer) (end func()) {
+	stops, system := userSignalsStop(setting, os.Getenv)
+	if system != "" {
+		fmt.Fprintf(stderr, "voxcam: note: in this job of %s, SIGUSR1 and SIGUSR2 stop the run, which can be continued (--user-signals)\n", system)
+	}
+	if !stops {
+		stop = nil
+	}
+	return listen(ctx, live, to, stop)
 }

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/voxcam/voxcam/internal/backend"
-	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/session"
 )
@@ -139,28 +138,6 @@ func TestUserSignals(t *testing.T) {
 		}
 		if stop, system := userSignalsStop(c.setting, getenv); stop != c.stop || system != c.system {
 			t.Errorf("%s in %s: %v, %q", c.setting, c.variable, stop, system)
-		}
-	}
-}
-
-// A policy is that of its name, but for what was said besides.
-func TestPolicyOfConfiguration(t *testing.T) {
-	yes, no := true, false
-	for name, tc := range map[string]struct {
-		change func(*dataset.Memory)
-		want   policy.Policy
-	}{
-		"default":  {func(*dataset.Memory) {}, policy.DefaultPolicy()},
-		"original": {func(m *dataset.Memory) { m.Policy = "original" }, policy.Policy{Original: true, Wait: 10 * time.Second, Fewer: true, Skip: true}},
-		"besides": {func(m *dataset.Memory) {
-			m.Policy, m.CPU, m.Fewer, m.Skip, m.Wait = "original", &yes, &no, &no, time.Second
-		},
-			policy.Policy{Original: true, CPU: true, Wait: time.Second}},
-	} {
-		m := dataset.Defaults().Memory
-		tc.change(&m)
-		if got, err := policyOf(&m); err != nil || got != tc.want {
-			t.Errorf("%s: %+v, %v", name, got, err)
 		}
 	}
 }

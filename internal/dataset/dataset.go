@@ -19,39 +19,39 @@ import (
 	"github.com/voxcam/voxcam/volume/format"
 )
 
-// Extensions are the endings of files that volumes are read from.
-var Extensions = []string{".mat", ".npy", ".npz", ".nii", ".nii.gz"}
-
 // Set is a data set: samples with labels and splits, and the way from a sample to the network's input.
 type Set struct {
-	Config  *Config
+	Options Options
 	Samples []Sample
 	Split   string // column or shuffle: where the splits come from
 
 	read func(ctx context.Context, path string) (*volume.Volume, format.File, error)
 }
 
-// Open reads the labels and deals the splits of a valid configuration.
-func Open(c *Config) (*Set, error) {
-	samples, hasColumn, err := readLabels(c.Data.Labels)
+// Open reads the labels and deals the splits. What is wrong with the options is told first.
+func Open(o Options) (*Set, error) {
+	if err := o.Check(); err != nil {
+		return nil, err
+	}
+	samples, hasColumn, err := readLabels(o.Labels)
 	if err != nil {
 		return nil, err
 	}
-	refuseAliases(samples, c.Data.Extension)
-	s := &Set{Config: c, Samples: samples, Split: c.Data.Split}
+	refuseAliases(samples, o.Extension)
+	s := &Set{Options: o, Samples: samples, Split: o.Split}
 	switch {
-	case s.Split == "column" && !hasColumn:
-		return nil, fmt.Errorf("labels %s: data.split is column, but there is no column split", c.Data.Labels)
-	case s.Split == "auto" && hasColumn:
-		s.Split = "column"
-	case s.Split == "auto":
-		s.Split = "shuffle"
+	case s.Split == SplitColumn && !hasColumn:
+		return nil, fmt.Errorf("labels %s: data.split is column, but there is no column split", o.Labels)
+	case s.Split == SplitAuto && hasColumn:
+		s.Split = SplitColumn
+	case s.Split == SplitAuto:
+		s.Split = SplitShuffle
 	}
-	if s.Split == "shuffle" {
-		s.Samples = deal(samples, c.Data.SplitRatio, c.Data.SplitSeed)
+	if s.Split == SplitShuffle {
+		s.Samples = deal(samples, o.SplitRatio, o.SplitSeed)
 	}
 	s.read = func(ctx context.Context, path string) (*volume.Volume, format.File, error) {
-		return format.ReadFile(ctx, path, format.Options{Variable: c.Data.Variable, Axes: c.Data.Axes, Allow: room})
+		return format.ReadFile(ctx, path, format.Options{Variable: o.Variable, Axes: o.Axes, Allow: room})
 	}
 	return s, nil
 }
@@ -72,18 +72,18 @@ func bytesOf(sizes ...int) int {
 	return bytes
 }
 
-// Select returns the samples of the configured splits, split after split, at most MaxSamples of each. Samples whose split
+// Select returns the samples of the chosen splits, split after split, at most MaxSamples of each. Samples whose split
 // cannot be read always belong to them, so that a fault of the table is never passed over. It is an error if there are none.
 func (s *Set) Select() ([]Sample, error) {
 	want := append([]Split{}, Splits...)
-	if d := s.Config.Data.Dataset; d != "all" {
+	if d := s.Options.Dataset; d != AllSplits {
 		want = []Split{Split(d)}
 	}
 	var out []Sample
 	for _, split := range append(want, Unassigned) {
 		n := 0
 		for _, sample := range s.Samples {
-			if sample.Split == split && (s.Config.Data.MaxSamples == 0 || n < s.Config.Data.MaxSamples) {
+			if sample.Split == split && (s.Options.MaxSamples == 0 || n < s.Options.MaxSamples) {
 				out = append(out, sample)
 				n++
 			}
@@ -95,7 +95,7 @@ func (s *Set) Select() ([]Sample, error) {
 			have[sample.Split]++
 		}
 		return nil, fmt.Errorf("labels %s: no sample is in %q (train has %d, val %d, test %d)",
-			s.Config.Data.Labels, s.Config.Data.Dataset, have[Train], have[Val], have[Test])
+			s.Options.Labels, s.Options.Dataset, have[Train], have[Val], have[Test])
 	}
 	return out, nil
 }
@@ -103,7 +103,7 @@ func (s *Set) Select() ([]Sample, error) {
 // Deal is a digest of the assignment of samples to splits, for telling whether two shuffles agree. It is empty where the
 // splits come from the table.
 func (s *Set) Deal() string {
-	if s.Split != "shuffle" {
+	if s.Split != SplitShuffle {
 		return ""
 	}
 	h := sha256.New()
@@ -128,11 +128,11 @@ func (in Input) Same(other Input) bool {
 
 // Locate finds the sample's file.
 func (s *Set) Locate(sample Sample) (Input, error) {
-	extensions := Extensions
-	if s.Config.Data.Extension != "" {
-		extensions = []string{s.Config.Data.Extension}
+	extensions := format.Extensions()
+	if s.Options.Extension != "" {
+		extensions = []string{s.Options.Extension}
 	}
-	base := filepath.Join(s.Config.Data.Folder, filepath.FromSlash(sample.ID))
+	base := filepath.Join(s.Options.Folder, filepath.FromSlash(sample.ID))
 	candidates := make([]string, 0, len(extensions))
 	for _, ext := range extensions {
 		if strings.HasSuffix(strings.ToLower(sample.ID), ext) {
@@ -192,7 +192,7 @@ func (s *Set) Prepare(ctx context.Context, sample Sample) (*Prepared, error) {
 	}
 	in = Input(file)
 	p := &Prepared{Volume: v, Input: in, InputShape: [4]int{v.Channels, v.Depth, v.Height, v.Width}}
-	if shape := s.Config.Data.ImageShape; shape != nil {
+	if shape := s.Options.ImageShape; shape != nil {
 		if err := room(bytesOf(v.Channels, shape[0], shape[1], shape[2])); err != nil {
 			return nil, fmt.Errorf("%s: data.image_shape is %v: %w", in.Path, shape, err)
 		}
@@ -200,7 +200,7 @@ func (s *Set) Prepare(ctx context.Context, sample Sample) (*Prepared, error) {
 			return nil, err
 		}
 	}
-	if p.Scaling, err = volume.Scale(p.Volume, s.Config.Data.Scale); err != nil {
+	if p.Scaling, err = volume.Scale(p.Volume, s.Options.Scale); err != nil {
 		return nil, fmt.Errorf("%s: %w", in.Path, err)
 	}
 	return p, nil

@@ -15,6 +15,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/volume/npy"
 	"github.com/voxcam/voxcam/volume"
+	"github.com/voxcam/voxcam/volume/format"
 )
 
 func TestLabels(t *testing.T) {
@@ -151,22 +152,18 @@ func writeVolume(t *testing.T, path string, v *volume.Volume) {
 	}
 }
 
-func testSet(t *testing.T, labels string, change func(*Config)) (*Set, string) {
+func testSet(t *testing.T, labels string, change func(*Options)) (*Set, string) {
 	t.Helper()
 	dir := t.TempDir()
-	c := Defaults()
-	c.Model.File = "net.onnx"
-	c.Data.Folder, c.Data.Labels, c.Data.Scale = dir, filepath.Join(dir, "labels.csv"), "none"
+	o := DefaultOptions()
+	o.Folder, o.Labels, o.Scale = dir, filepath.Join(dir, "labels.csv"), "none"
 	if change != nil {
-		change(c)
+		change(&o)
 	}
-	if err := os.WriteFile(c.Data.Labels, []byte(labels), 0o644); err != nil {
+	if err := os.WriteFile(o.Labels, []byte(labels), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Validate(); err != nil {
-		t.Fatal(err)
-	}
-	s, err := Open(c)
+	s, err := Open(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,9 +171,9 @@ func testSet(t *testing.T, labels string, change func(*Config)) (*Set, string) {
 }
 
 func TestPrepare(t *testing.T) {
-	s, dir := testSet(t, "caseID,label\nok,0\nmissing,1\nnan,1\ntwice,0\nbroken,0\nfile.npy,0\nok.npy,0\n./ok,0\nfile.mat,1\n", func(c *Config) {
-		c.Data.ImageShape = []int{2, 4, 3}
-		c.Data.Scale = "div255"
+	s, dir := testSet(t, "caseID,label\nok,0\nmissing,1\nnan,1\ntwice,0\nbroken,0\nfile.npy,0\nok.npy,0\n./ok,0\nfile.mat,1\n", func(o *Options) {
+		o.ImageShape = []int{2, 4, 3}
+		o.Scale = "div255"
 	})
 	writeVolume(t, filepath.Join(dir, "ok.npy"), ramp(1, 3, 3, 3))
 	writeVolume(t, filepath.Join(dir, "file.npy"), ramp(1, 3, 3, 3))
@@ -214,6 +211,52 @@ func TestPrepare(t *testing.T) {
 	}
 }
 
+// A format that is a row of the table of package format is one of a data set, too.
+func TestEveryVolumeFormatIsFound(t *testing.T) {
+	for _, ext := range format.Extensions() {
+		for _, extension := range []string{"", ext} {
+			s, dir := testSet(t, "caseID,label\ncase,0\n", func(o *Options) { o.Extension = extension })
+			path := filepath.Join(dir, "case"+ext)
+			if err := os.WriteFile(path, []byte("x"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if in, err := s.Locate(s.Samples[0]); err != nil || in.Path != path {
+				t.Errorf("%s: found %q, %v", ext, in.Path, err)
+			}
+		}
+		if id := SampleID("a/case" + ext); id != "case" {
+			t.Errorf("the sample of a/case%s is %q", ext, id)
+		}
+	}
+}
+
+func TestOptions(t *testing.T) {
+	good := DefaultOptions()
+	good.Folder, good.Labels, good.Scale = "d", "l", "none"
+	if err := good.Check(); err != nil {
+		t.Fatal(err)
+	}
+	for want, change := range map[string]func(*Options){
+		"folder is missing":                  func(o *Options) { o.Folder = "" },
+		"labels is missing":                  func(o *Options) { o.Labels = "" },
+		"scale is missing: how the":          func(o *Options) { o.Scale = "" },
+		`extension is ".doc"; choose one of`: func(o *Options) { o.Extension = ".doc" },
+		`axes is "DHWW"`:                     func(o *Options) { o.Axes = "DHWW" },
+		`axes is "DHWX"`:                     func(o *Options) { o.Axes = "DHWX" },
+		"image_shape is [1 2 65537]":         func(o *Options) { o.ImageShape = []int{1, 2, 1<<16 + 1} },
+		`split is "column "`:                 func(o *Options) { o.Split = "column " },
+		"split_ratio is []":                  func(o *Options) { o.SplitRatio = nil },
+		`dataset is "vall"; choose one of: train, val, test, all; did you mean val?`: func(o *Options) { o.Dataset = "vall" },
+		"max_samples is -1; it must be at least 0":                                   func(o *Options) { o.MaxSamples = -1 },
+	} {
+		o := good
+		change(&o)
+		if _, err := Open(o); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
+
 func TestSelect(t *testing.T) {
 	labels := "caseID,label,split\na,0,train\nb,0,val\nc,0,val\nd,0,test\ne,0,nowhere\n"
 	for _, tc := range []struct {
@@ -221,7 +264,7 @@ func TestSelect(t *testing.T) {
 		max     int
 		want    string
 	}{{"val", 0, "b c e"}, {"all", 0, "a b c d e"}, {"all", 1, "a b d e"}, {"test", 5, "d e"}} {
-		s, _ := testSet(t, labels, func(c *Config) { c.Data.Dataset, c.Data.MaxSamples = tc.dataset, tc.max })
+		s, _ := testSet(t, labels, func(o *Options) { o.Dataset, o.MaxSamples = tc.dataset, tc.max })
 		samples, err := s.Select()
 		if err != nil {
 			t.Fatal(err)
@@ -245,8 +288,8 @@ func TestSelect(t *testing.T) {
 
 func TestSplitColumnRequired(t *testing.T) {
 	s, _ := testSet(t, "caseID,label\na,0\n", nil)
-	s.Config.Data.Split = "column"
-	if _, err := Open(s.Config); err == nil {
+	s.Options.Split = "column"
+	if _, err := Open(s.Options); err == nil {
 		t.Error("no error")
 	}
 	if s.Split != "shuffle" || len(s.Deal()) != 64 {

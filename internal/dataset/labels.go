@@ -15,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/voxcam/voxcam/internal/input"
+	"github.com/voxcam/voxcam/volume/format"
 )
 
 // Split is a part of the data set.
@@ -230,7 +231,7 @@ func SampleID(path string) string { return stem(path) }
 func stem(id string) string { return trimExtension(path.Base(filepath.ToSlash(id))) }
 
 func trimExtension(id string) string {
-	for _, ext := range Extensions {
+	for _, ext := range format.Extensions() {
 		if len(id) > len(ext) && strings.EqualFold(id[len(id)-len(ext):], ext) {
 			return id[:len(id)-len(ext)]
 		}
@@ -257,19 +258,6 @@ func fileName(s string) string {
 		return "sample"
 	}
 	return s
-}
-
-// snake turns a class name into a part of a folder name: "Early AMD" becomes early_amd.
-func snake(s string) string {
-	var b strings.Builder
-	for _, r := range strings.ToLower(s) {
-		if unicode.IsLetter(r) || unicode.IsDigit(r) {
-			b.WriteRune(r)
-		} else if n := b.Len(); n > 0 && b.String()[n-1] != '_' {
-			b.WriteByte('_')
-		}
-	}
-	return strings.TrimRight(b.String(), "_")
 }
 
 // deal assigns splits by a seeded shuffle. The counts round up as in the original, train first, then val; test gets the

@@ -144,7 +144,7 @@ func (s *Dataset) files() (files []file) {
 				return npy.Write(w, p.Dims[:], mask)
 			}})
 	}
-	for _, f := range []struct{ path, text string }{{s.Labels, labels(s.Cases)}, {s.Model, Model}, {s.Config, config}} {
+	for _, f := range []struct{ path, text string }{{s.Labels, labels(s.Cases)}, {s.Model, Model}, {s.Config, configuration}} {
 		files = append(files, file{f.path, func(w io.Writer) error {
 			_, err := io.WriteString(w, f.text)
 			return err
@@ -186,8 +186,8 @@ func labels(cases []Case) string {
 	return b.String()
 }
 
-// config is the configuration of the demonstration's run; paths are relative to its folder.
-const config = `# Written by "voxcam demo". Run it again with: voxcam run --config config.toml
+// configuration is that of the demonstration's run; paths are relative to its folder.
+const configuration = `# Written by "voxcam demo". Run it again with: voxcam run --config config.toml
 
 [model]
 file = "model.onnx"

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/voxcam/voxcam/internal/config"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/phantom"
 	"github.com/voxcam/voxcam/internal/volume/npy"
@@ -24,7 +25,7 @@ func TestDatasetIsReadable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := dataset.Load(written.Config)
+	c, err := config.Load(written.Config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +35,7 @@ func TestDatasetIsReadable(t *testing.T) {
 	if c.Model.File != written.Model || !slices.Equal(c.Model.Classes, phantom.GradeNames[:]) || c.Model.TargetLayer != TargetLayer {
 		t.Errorf("model section: %+v", c.Model)
 	}
-	set, err := dataset.Open(c)
+	set, err := dataset.Open(c.Data)
 	if err != nil {
 		t.Fatal(err)
 	}

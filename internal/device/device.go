@@ -8,10 +8,12 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/backend/cuda"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
+	"github.com/voxcam/voxcam/internal/option"
 	"github.com/voxcam/voxcam/internal/sysmem"
 )
 
@@ -52,18 +54,26 @@ func (d *Device) UUID() string { return d.uuid }
 // Trouble says why a device could not be opened: backend.NoMemory if its memory was short, so that a later call may find it open.
 func Trouble(err error) backend.Trouble { return cuda.Trouble(err) }
 
-// precisions by name. The first is what a processor computes in.
+// Defaults of Options. A processor computes in the default precision only.
+const (
+	DefaultName      = "auto"
+	DefaultPrecision = "fp32"
+)
+
+// precisions by name.
 var precisions = []struct {
 	name  string
 	value cuda.Precision
-}{{"fp32", cuda.Float32}, {"tf32", cuda.TF32}, {"bf16", cuda.BFloat16}, {"fp64", cuda.Float64}}
+}{{DefaultPrecision, cuda.Float32}, {"tf32", cuda.TF32}, {"bf16", cuda.BFloat16}, {"fp64", cuda.Float64}}
+
+type openFunc func(number int, o Options) (*Device, error)
 
 // kinds of devices.
 var kinds = []struct {
 	name string
-	open func(number int, o Options) (*Device, error)
+	open openFunc
 }{
-	{"auto", openAuto},
+	{DefaultName, openAuto},
 	{"cpu", openCPU},
 	{"cuda", openCUDA},
 }
@@ -85,27 +95,46 @@ func Open(name, precision string) (*Device, error) {
 	return Options{Name: name, Precision: precision}.Open()
 }
 
+// mostThreads bounds Options.Threads: more than any machine has processors.
+const mostThreads = 4096
+
+// rules are those of Options.
+var rules = []option.Rule[Options]{
+	{Option: "precision", Check: func(o Options) error { _, err := parsePrecision(o.Precision); return err }},
+	{Option: "device", Check: func(o Options) error { _, _, err := find(o.Name); return err }},
+	{Option: "threads", Check: func(o Options) error {
+		switch {
+		case o.Threads < 0:
+			return fmt.Errorf("is %d; it must be at least 0", o.Threads)
+		case o.Threads > mostThreads:
+			return fmt.Errorf("is %d; it must be at most %d, and 0 stands for all", o.Threads, mostThreads)
+		}
+		return nil
+	}},
+}
+
+// Check returns all that is wrong with the options, each a *cam.OptionError, joined. That there is such a device only Open knows.
+func (o Options) Check() error { return option.CheckAll(rules, o, cam.NewOptionError) }
+
+// CheckOption is Check for one option: device, precision or threads. The error begins with the value.
+func (o Options) CheckOption(name string) error { return option.CheckOne(rules, name, o) }
+
 // Open opens the device.
 func (o Options) Open() (*Device, error) {
-	if o.Precision == "" {
-		o.Precision = precisions[0].name
-	}
-	if _, err := parsePrecision(o.Precision); err != nil {
+	if err := o.Check(); err != nil {
 		return nil, err
 	}
-	kind, number, err := split(o.Name)
+	if o.Precision == "" {
+		o.Precision = DefaultPrecision
+	}
+	open, number, err := find(o.Name)
 	if err != nil {
 		return nil, err
 	}
-	for _, k := range kinds {
-		if k.name == kind {
-			return k.open(number, o)
-		}
-	}
-	return nil, fmt.Errorf("device %q is not known: choose from auto, cpu, cuda, cuda:N", o.Name)
+	return open(number, o)
 }
 
-// Precisions are the names of precisions that Open knows.
+// Precisions are the names of precisions that Open knows. The first is DefaultPrecision.
 func Precisions() []string {
 	var names []string
 	for _, p := range precisions {
@@ -115,32 +144,39 @@ func Precisions() []string {
 }
 
 func parsePrecision(name string) (cuda.Precision, error) {
+	if name == "" {
+		name = DefaultPrecision
+	}
 	for _, p := range precisions {
 		if p.name == name {
 			return p.value, nil
 		}
 	}
-	return 0, fmt.Errorf("precision %q is not known: choose from %s", name, strings.Join(Precisions(), ", "))
+	return 0, fmt.Errorf("%q is not known: choose from %s", name, strings.Join(Precisions(), ", "))
 }
 
-// split takes "cuda:1" apart.
-func split(name string) (kind string, number int, err error) {
+// find looks for the kind of a device by its name, and takes the number of "cuda:1" from it.
+func find(name string) (open openFunc, number int, err error) {
 	kind, text, numbered := strings.Cut(name, ":")
 	if kind == "" && !numbered {
-		kind = "auto"
+		kind = DefaultName
 	}
-	if !numbered {
-		return kind, 0, nil
+	if numbered {
+		if number, err = strconv.Atoi(text); err != nil || number < 0 || kind != "cuda" {
+			return nil, 0, fmt.Errorf("%q is not known: a number stands behind cuda: only, as in cuda:0", name)
+		}
 	}
-	if number, err = strconv.Atoi(text); err != nil || number < 0 || kind != "cuda" {
-		return "", 0, fmt.Errorf("device %q is not known: a number stands behind cuda: only, as in cuda:0", name)
+	for _, k := range kinds {
+		if k.name == kind {
+			return k.open, number, nil
+		}
 	}
-	return kind, number, nil
+	return nil, 0, fmt.Errorf("%q is not known: choose from auto, cpu, cuda, cuda:N", name)
 }
 
 func openCPU(_ int, o Options) (*Device, error) {
-	if o.Precision != precisions[0].name {
-		return nil, fmt.Errorf("precision %s needs a GPU: the processor computes in %s", o.Precision, precisions[0].name)
+	if o.Precision != DefaultPrecision {
+		return nil, fmt.Errorf("precision %s needs a GPU: the processor computes in %s", o.Precision, DefaultPrecision)
 	}
 	b, err := cpu.New(cpu.Options{Threads: o.Threads})
 	if err != nil {

@@ -183,6 +183,9 @@ var _ explain.Overlapping = (*Engine)(nil)
 func Open(ctx context.Context, o Options) (*Engine, error) { return open(ctx, o, standard) }
 
 func open(ctx context.Context, o Options, p parts) (*Engine, error) {
+	if err := o.Policy.Check(); err != nil {
+		return nil, err
+	}
 	budget, err := bytesize.ParseBudget(o.Budget)
 	if err != nil {
 		return nil, err

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
+
+	"github.com/agnivade/levenshtein"
 )
 
 // Rule is a row of a table: Check returns what is wrong with one option of a T, nil for nothing. The error begins with the value.
@@ -60,4 +63,36 @@ func Rename(text string, word func(option string) (string, bool)) string {
 		}
 		return found
 	})
+}
+
+// OneOf returns what is wrong with a value that is none of those allowed, with the nearest of them.
+func OneOf(value string, allowed []string) error {
+	if slices.Contains(allowed, value) {
+		return nil
+	}
+	return fmt.Errorf("is %q; choose one of: %s%s", value, strings.Join(allowed, ", "), DidYouMean(value, allowed))
+}
+
+// longWord is the length from which no word is compared: comparing takes time by the length, and nobody meant another word.
+const longWord = 200
+
+// DidYouMean suggests the nearest of some words, without regard to case, if any is near: "; did you mean exact?". Otherwise it is empty.
+func DidYouMean(word string, words []string) string {
+	if best := Nearest(strings.ToLower(word), words, 1+len(word)/2); best != "" {
+		return "; did you mean " + best + "?"
+	}
+	return ""
+}
+
+// Nearest returns the first of the words with the fewest edits from word, fewer than below; empty if there is none.
+func Nearest(word string, words []string, below int) (best string) {
+	if len(word) > longWord {
+		return ""
+	}
+	for _, w := range words {
+		if d := levenshtein.ComputeDistance(word, strings.ToLower(w)); d < below {
+			best, below = w, d
+		}
+	}
+	return best
 }

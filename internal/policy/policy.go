@@ -2,10 +2,13 @@ package policy
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/bytesize"
+	"github.com/voxcam/voxcam/internal/option"
 )
 
 // Policy says what may be given up, and in which order, when memory is short. Smaller plans and volumes on the host are never asked
@@ -26,15 +29,40 @@ type Policy struct {
 // wait is the Wait of all named policies.
 const wait = 10 * time.Second
 
+// mostWait bounds Policy.Wait.
+const mostWait = math.MaxInt32 * time.Second
+
+// rules are those of a Policy.
+var rules = []option.Rule[Policy]{
+	{Option: "wait", Check: func(p Policy) error {
+		switch {
+		case p.Wait < 0:
+			return fmt.Errorf("is %v; a time cannot be negative", p.Wait)
+		case p.Wait > mostWait:
+			return fmt.Errorf("is %v; it must be at most %v", p.Wait, mostWait)
+		}
+		return nil
+	}},
+}
+
+// Check returns all that is wrong with the policy, each a *cam.OptionError, joined.
+func (p Policy) Check() error { return option.CheckAll(rules, p, cam.NewOptionError) }
+
+// CheckOption is Check for one option: wait. The error begins with the value.
+func (p Policy) CheckOption(name string) error { return option.CheckOne(rules, name, p) }
+
 // DefaultPolicy never changes a result: it waits a while, goes on on the processor, and skips what nothing can hold.
 func DefaultPolicy() Policy { return Policy{Wait: wait, CPU: true, Skip: true} }
+
+// DefaultName is the name of DefaultPolicy.
+const DefaultName = "exact"
 
 // policies by name.
 var policies = []struct {
 	name   string
 	policy Policy
 }{
-	{"exact", DefaultPolicy()},
+	{DefaultName, DefaultPolicy()},
 	// The original system knows no processor.
 	{"original", Policy{Original: true, Wait: wait, Fewer: true, Skip: true}},
 }
@@ -42,14 +70,20 @@ var policies = []struct {
 // ParsePolicy reads a policy's name: exact, which is DefaultPolicy, or original, which draws less, and skips, by the original system's
 // thresholds.
 func ParsePolicy(name string) (Policy, error) {
-	var names []string
 	for _, p := range policies {
 		if strings.EqualFold(strings.TrimSpace(name), p.name) {
 			return p.policy, nil
 		}
+	}
+	return Policy{}, fmt.Errorf("the policy %q is not known: choose from %s", name, strings.Join(Names(), ", "))
+}
+
+// Names are the names of all policies.
+func Names() (names []string) {
+	for _, p := range policies {
 		names = append(names, p.name)
 	}
-	return Policy{}, fmt.Errorf("the policy %q is not known: choose from %s", name, strings.Join(names, ", "))
+	return names
 }
 
 // String is the name of the policy, or that of the nearest: original if draws go by thresholds, else exact.
@@ -57,7 +91,7 @@ func (p Policy) String() string {
 	if p.Original {
 		return "original"
 	}
-	return "exact"
+	return DefaultName
 }
 
 // Set implements flag.Value. A Wait that was set before stays, so that flags may come in any order.

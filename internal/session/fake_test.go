@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/voxcam/voxcam/cam"
-	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/internal/config"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/report"
 	"github.com/voxcam/voxcam/internal/volume/npy"
@@ -112,7 +112,7 @@ var _ explain.Explainer = (*fake)(nil)
 type world struct {
 	t      testing.TB
 	dir    string
-	config *dataset.Config
+	config *config.Config
 	opt    Options
 }
 
@@ -133,7 +133,7 @@ func newWorld(t testing.TB, n int) *world {
 
 // configure makes the configuration for the files in w.dir.
 func (w *world) configure() {
-	c := dataset.Defaults()
+	c := config.Defaults()
 	c.Model.File = "net.onnx"
 	c.Model.Classes = []string{"Normal", "Early AMD", "Late"}
 	c.Data.Folder, c.Data.Labels, c.Data.Scale, c.Data.Dataset = w.dir, filepath.Join(w.dir, "labels.csv"), "none", "all"

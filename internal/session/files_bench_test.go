@@ -94,7 +94,7 @@ func BenchmarkFiles(b *testing.B) {
 	w.config.Data.Extension, w.config.Data.Scale = ".mat", "div255"
 	w.config.Output.Formats = []string{"nifti", "tiff", "png"}
 	s := newStill(b, dims)
-	w.opt.Methods = []string{"gradcam", "gradcam++", "smoothgrad", "vargrad"}
+	w.config.Explain.Methods = []string{"gradcam", "gradcam++", "smoothgrad", "vargrad"}
 	w.opt.PlotDPI = 0
 	before := processorSeconds(b)
 	b.ResetTimer()

@@ -12,52 +12,30 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/durable"
 	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/report"
 )
 
-// settings are all settings that change results, as text. What does not change a sample's result is left out: where files
-// lie, which splits and how many samples are asked for, the device, and what is done when memory is short: with the policy exact, a result
-// that had to do with less says so. With the policy original the number of draws is a matter of the moment.
+// settings returns all settings that change results, as text: those of the configuration, and what the model, the table of labels and
+// the files of draws say.
 func (r *run) settings() map[string]string {
 	c := r.config
-	s := map[string]string{
-		"model.sha256":         r.info.SHA256,
-		"model.target_layer":   r.info.TargetLayer,
-		"model.layer_layout":   c.Model.LayerLayout,
-		"model.token_grid":     encode(c.Model.TokenGrid),
-		"model.prefix_tokens":  encode(c.Model.PrefixTokens),
-		"model.input_axes":     c.Model.InputAxes,
-		"model.target_class":   c.Model.TargetClass,
-		"model.classes":        encode(r.names),
-		"data.extension":       c.Data.Extension,
-		"data.variable":        c.Data.Variable,
-		"data.axes":            c.Data.Axes,
-		"data.image_shape":     encode(c.Data.ImageShape),
-		"data.scale":           c.Data.Scale,
-		"data.split":           r.set.Split,
-		"explain.methods":      encode(r.methods),
-		"explain.n_samples":    encode(c.Explain.NSamples),
-		"explain.noise_level":  encode(c.Explain.NoiseLevel),
-		"explain.seed":         encode(c.Explain.Seed),
-		"explain.conventions":  encode(c.Explain.Conventions),
-		"output.formats":       encode(slices.Sorted(slices.Values(c.Output.Formats))),
-		"output.overlay_alpha": encode(c.Output.OverlayAlpha),
-	}
-	if r.set.Split == "shuffle" {
+	s := c.Settings()
+	s["model.sha256"] = r.info.SHA256
+	s["model.target_layer"] = r.info.TargetLayer
+	s["model.classes"] = encode(r.names)
+	s["data.split"] = r.set.Split
+	s["explain.methods"] = encode(r.request.Methods)
+	s["output.formats"] = encode(slices.Sorted(slices.Values(c.Output.Formats)))
+	if r.set.Split == dataset.SplitShuffle {
 		s["data.split_seed"] = encode(c.Data.SplitSeed)
 		s["data.split_ratio"] = encode(c.Data.SplitRatio)
 		s["data.deal"] = r.set.Deal()
 	}
-	if p := c.Memory.Policy; p != "exact" { // sessions that were made before there was a choice go on
-		s["memory.policy"] = p
-	}
 	if r.opt.Noise != nil {
 		s["noise"] = r.opt.NoiseName
-	}
-	for name, value := range r.opt.Settings {
-		s[name] = value
 	}
 	if l := r.info.Layer; l != nil {
 		s["model.layer_value"] = l.Value // versions of this program may find other values by a name

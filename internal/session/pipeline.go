@@ -258,19 +258,15 @@ func (r *run) begin(ctx context.Context, ex explain.Explainer, j *job, i int) pa
 	if target.Kind == cam.ClassTrue {
 		target.Index = j.sample.Label
 	}
-	request := cam.Request{
-		Methods: r.methods, Target: cam.Target{Class: target},
-		NSamples: r.config.Explain.NSamples, NoiseLevel: r.config.Explain.NoiseLevel,
-		Seed: r.config.Explain.Seed, SampleID: j.sample.ID, Noise: r.opt.Noise,
-		Convention: r.config.Explain.Conventions,
-		Progress: func(done, total int) {
-			r.observe.Event(Event{Kind: EventPass, Sample: j.sample.ID, Split: string(j.sample.Split),
-				Passes: i*total + done, PassesTotal: len(r.targets) * total})
-		},
-		OnEvent: func(incident cam.Event) {
-			p.heard.add(incident)
-			r.memory.incident(j.sample, incident)
-		},
+	request := r.request
+	request.Target.Class, request.SampleID, request.Noise = target, j.sample.ID, r.opt.Noise
+	request.Progress = func(done, total int) {
+		r.observe.Event(Event{Kind: EventPass, Sample: j.sample.ID, Split: string(j.sample.Split),
+			Passes: i*total + done, PassesTotal: len(r.targets) * total})
+	}
+	request.OnEvent = func(incident cam.Event) {
+		p.heard.add(incident)
+		r.memory.incident(j.sample, incident)
 	}
 	if o, ok := ex.(explain.Overlapping); ok {
 		p.err = guard(func() (err error) { p.work, err = o.Begin(ctx, j.prepared.Volume, request); return err })
@@ -350,9 +346,9 @@ func (r *run) check(result *cam.Result, dims [3]int) error {
 	if result == nil {
 		return errors.New("internal error, please report it: no result and no error")
 	}
-	if len(result.Methods) != len(r.methods) || len(result.Logits) != r.info.Classes || len(result.Probabilities) != r.info.Classes {
+	if len(result.Methods) != len(r.request.Methods) || len(result.Logits) != r.info.Classes || len(result.Probabilities) != r.info.Classes {
 		return fmt.Errorf("internal error, please report it: %d methods, %d logits and %d probabilities instead of %d, %d and %d",
-			len(result.Methods), len(result.Logits), len(result.Probabilities), len(r.methods), r.info.Classes, r.info.Classes)
+			len(result.Methods), len(result.Logits), len(result.Probabilities), len(r.request.Methods), r.info.Classes, r.info.Classes)
 	}
 	for i := range result.Logits {
 		if l, p := float64(result.Logits[i]), result.Probabilities[i]; l-l != 0 || p-p != 0 {

@@ -16,7 +16,7 @@ import (
 // leave makes the mark that a run leaves which is killed while it reads a sample's volume.
 func (w *world) leave(id string, tries int) {
 	w.t.Helper()
-	set, err := dataset.Open(w.config)
+	set, err := dataset.Open(w.config.Data)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -59,7 +59,7 @@ func (r *run) finished(s dataset.Sample, record *report.Sample) bool {
 		record.Status == cam.StatusSkipped {
 		return false
 	}
-	if len(record.Methods) != len(r.methods)*len(r.targets) {
+	if len(record.Methods) != len(r.request.Methods)*len(r.targets) {
 		return false
 	}
 	for _, m := range record.Methods {

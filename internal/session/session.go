@@ -33,6 +33,7 @@ import (
 	"time"
 
 	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/internal/config"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/durable"
 	"github.com/voxcam/voxcam/internal/explain"
@@ -78,15 +79,11 @@ func refuse(format string, args ...any) error { return &RefusedError{fmt.Errorf(
 
 // Options of a run. Only Config is required.
 type Options struct {
-	Config  *dataset.Config
-	Methods []string // groups expanded; nil: those of Config
+	Config *config.Config
 
 	// Noise replaces the generator; NoiseName identifies it among the session's settings, best by a digest.
 	Noise     cam.NoiseDraw
 	NoiseName string
-
-	// Settings are further settings that change results, by name. A session is only resumed under the same ones.
-	Settings map[string]string
 
 	Version  string   // of the program, for the records
 	Observer Observer // nil: none
@@ -121,12 +118,12 @@ type Problem struct {
 // ExitCode is the program's exit code after Run returned s and err.
 func ExitCode(s Summary, err error) int {
 	var refused *RefusedError
-	var config *dataset.ConfigError
+	var invalid *config.Error
 	var output *durable.Error
 	switch {
 	case errors.As(err, &output):
 		return ExitOutput
-	case errors.As(err, &refused), errors.As(err, &config):
+	case errors.As(err, &refused), errors.As(err, &invalid):
 		return ExitRefused
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return ExitInterrupted
@@ -167,10 +164,10 @@ func (s Summary) Print(w io.Writer) error {
 // run is the state of one Run.
 type run struct {
 	opt     Options
-	config  *dataset.Config
+	config  *config.Config
 	set     *dataset.Set
 	info    cam.Info
-	methods []string
+	request cam.Request // for each volume, but for its target and what belongs to the volume
 	targets []cam.Class // one, or one for each class
 	all     bool        // the targets are all classes
 	names   []string    // of the classes
@@ -185,7 +182,7 @@ type run struct {
 }
 
 // Run explains the selected samples of the configured data set. What a sample meets is in its record and in the summary;
-// an error means that the session as a whole could not be begun (*RefusedError, *dataset.ConfigError), stored
+// an error means that the session as a whole could not be begun (*RefusedError, *config.Error), stored
 // (*durable.Error) or ended (the context's error), and the summary counts what was done until then.
 func Run(ctx context.Context, opt Options, ex explain.Explainer) (Summary, error) {
 	started := time.Now()
@@ -263,13 +260,7 @@ func prepare(opt Options, ex explain.Explainer) (*run, []dataset.Sample, error) 
 	if err := c.Validate(); err != nil {
 		return nil, nil, err
 	}
-	r := &run{opt: opt, config: c, info: ex.Info(), methods: opt.Methods, stale: map[string][]string{}, observe: &serial{to: opt.Observer}}
-	if r.methods == nil {
-		var err error
-		if r.methods, err = c.Methods(); err != nil {
-			return nil, nil, &RefusedError{err}
-		}
-	}
+	r := &run{opt: opt, config: c, info: ex.Info(), request: c.Request(), stale: map[string][]string{}, observe: &serial{to: opt.Observer}}
 	if r.opt.PlotDPI == 0 {
 		r.opt.PlotDPI = report.DPI
 	}
@@ -297,7 +288,7 @@ func prepare(opt Options, ex explain.Explainer) (*run, []dataset.Sample, error) 
 	if r.formats, err = result.Choose(c.Output.Formats); err != nil {
 		return nil, nil, refuse("output.formats: %v", err)
 	}
-	if r.set, err = dataset.Open(c); err != nil {
+	if r.set, err = dataset.Open(c.Data); err != nil {
 		return nil, nil, &RefusedError{err}
 	}
 	samples, err := r.set.Select()

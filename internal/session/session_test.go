@@ -15,9 +15,11 @@ import (
 	"testing"
 
 	"github.com/voxcam/voxcam/cam"
-	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/internal/config"
 	"github.com/voxcam/voxcam/internal/durable"
 	"github.com/voxcam/voxcam/internal/report"
+	"github.com/voxcam/voxcam/internal/result"
+	"github.com/voxcam/voxcam/internal/volume/npy"
 	"github.com/voxcam/voxcam/volume"
 	"github.com/voxcam/voxcam/volume/format"
 )
@@ -25,7 +27,7 @@ import (
 func TestTree(t *testing.T) {
 	w := newWorld(t, 2)
 	w.config.Explain.Methods = []string{"gradcam", "vargrad"}
-	w.config.Output.Formats = dataset.Formats
+	w.config.Output.Formats = result.Names()
 	s := w.must(&fake{}, ExitOK)
 	if s.Selected != 2 || s.Status.OK != 2 || s.Dir != w.session("") {
 		t.Errorf("%+v", s)
@@ -72,7 +74,7 @@ func TestMetadata(t *testing.T) {
 	w := newWorld(t, 2)
 	w.config.Data.ImageShape = []int{4, 6, 4}
 	w.config.Explain.Seed = 9
-	w.config.Output.Formats = dataset.Formats
+	w.config.Output.Formats = result.Names()
 	w.must(&fake{}, ExitOK)
 	m := metadata(t, w, "heatmaps/val/class_1_early_amd/case1/case1_metadata.json")
 	for key, want := range map[string]any{
@@ -444,7 +446,7 @@ func TestOtherSettingsAreRefused(t *testing.T) {
 		"methods":  {func(w *world, _ *fake) { w.config.Explain.Methods = []string{"vargrad"} }, `explain.methods: the session has ["gradcam"], this run ["vargrad"]`},
 		"scale":    {func(w *world, _ *fake) { w.config.Data.Scale = "div255" }, "data.scale: the session has none, this run div255"},
 		"policy":   {func(w *world, _ *fake) { w.config.Memory.Policy = "original" }, "memory.policy: the session has absent, this run original"},
-		"settings": {func(w *world, _ *fake) { w.opt.Settings = map[string]string{"noise": "x"} }, "noise: the session has absent, this run x"},
+		"settings": {func(w *world, _ *fake) { w.opt.Noise, w.opt.NoiseName = &npy.File{}, "x" }, "noise: the session has absent, this run x"},
 		"record": {func(w *world, _ *fake) {
 			if err := os.WriteFile(w.session("session.json"), []byte("{"), 0o644); err != nil {
 				w.t.Fatal(err)
@@ -592,7 +594,7 @@ func TestExitCode(t *testing.T) {
 		{Summary{Status: report.Counts{Degraded: 1}}, nil, ExitDegraded},
 		{Summary{Status: report.Counts{Degraded: 1, Failed: 1}}, nil, ExitFailed},
 		{Summary{}, context.Canceled, ExitInterrupted},
-		{Summary{}, &dataset.ConfigError{}, ExitRefused},
+		{Summary{}, &config.Error{}, ExitRefused},
 		{Summary{}, refuse("x"), ExitRefused},
 		{Summary{}, errors.New("x"), ExitError},
 		{Summary{}, errors.Join(context.Canceled, &durable.Error{Err: errors.New("x")}), ExitOutput},

@@ -311,7 +311,7 @@ func (r *run) describeMethod(m *cam.MethodResult, class int) report.Method {
 // key names a method's files, as the original system does where it has a name.
 func (r *run) key(method string, class int) string {
 	parts := []string{}
-	if len(r.methods) > 1 {
+	if len(r.request.Methods) > 1 {
 		parts = append(parts, method)
 	}
 	if r.all {

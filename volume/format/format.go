@@ -67,6 +67,17 @@ var table = []Format{
 // Table returns the formats.
 func Table() []Format { return slices.Clone(table) }
 
+// Extensions returns the extensions of all files that volumes are read from.
+func Extensions() []string {
+	var all []string
+	for _, f := range table {
+		if !f.Refused {
+			all = append(all, f.Extensions...)
+		}
+	}
+	return all
+}
+
 func refusePair(*io.SectionReader, array.Options) (*array.Array, error) {
 	return nil, volume.Unsupported("nifti", "a .hdr/.img pair (or ANALYZE) is not read; save the image as one .nii.gz: "+
 		"nibabel.save(nibabel.load(path), 'image.nii.gz')")
@@ -197,13 +208,7 @@ func recognise(path string, r *io.SectionReader) (Format, error) {
 	if ok {
 		return named, nil // its reader says what is wrong
 	}
-	var known []string
-	for _, f := range table {
-		if !f.Refused {
-			known = append(known, f.Extensions...)
-		}
-	}
-	return Format{}, fmt.Errorf("is of no known format; volumes are read from %s", strings.Join(known, ", "))
+	return Format{}, fmt.Errorf("is of no known format; volumes are read from %s", strings.Join(Extensions(), ", "))
 }
 
 // cancelReader fails when its context is done.

@@ -1,18 +1,34 @@
-package dataset
+// Package config is what one can set about a run over a data set: a table of keys (keys.go), each with its type, default and range, read
+// strictly from TOML. Lists, ranges and defaults are those of the packages that use the values.
+//
+//	c, err := config.Load("config.toml")                  // our own keys, or the original system's file
+//	c.SetFlag("explain.n_samples", "--n-samples", 20)     // flags go over the file
+//	err = c.Validate()                                    // all complaints at once
+//	set, err := dataset.Open(c.Data)
+package config
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/bytesize"
+	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/internal/device"
+	"github.com/voxcam/voxcam/internal/engine"
+	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/input"
-	"github.com/voxcam/voxcam/internal/result"
-	"github.com/voxcam/voxcam/volume"
+	"github.com/voxcam/voxcam/internal/layer"
+	"github.com/voxcam/voxcam/internal/option"
+	"github.com/voxcam/voxcam/internal/picture"
+	"github.com/voxcam/voxcam/internal/policy"
 )
 
 // Config is everything that one can set about a run over a data set. The zero value is not useful: begin with Defaults or Load.
@@ -21,13 +37,14 @@ type Config struct {
 	Original bool   // it was the original system's file
 	Notices  []string
 	Model    Model
-	Data     Data
+	Data     dataset.Options
 	Explain  Explain
 	Memory   Memory
 	Output   Output
 
-	lines map[string]int    // key to the line that set it
-	flags map[string]string // key to the flag that set it
+	lines   map[string]int    // key to the line that set it
+	flags   map[string]string // key to the flag that set it
+	refused []Complaint       // of values of flags
 }
 
 // Model names the network and the place in it that is explained.
@@ -37,27 +54,11 @@ type Model struct {
 	TargetLayer  string   // empty: the last layer with spatial extent
 	InputAxes    string   // of the network's input, such as NDHWC; "": as its operations show
 	LayerLayout  string   // as layer.LayoutHelp says
-	TokenGrid    []int    // [d, h, w] of a token layer; nil: as the graph shows
+	TokenGrid    [3]int   // depth, height, width of a token layer; zero: as the graph shows
 	PrefixTokens int      // of a token layer, in front of those in space; 0: as the graph shows
 	TargetClass  string   // predicted, true, all, an index, or a name of Classes
 	Classes      []string // names by index; nil: class_0, class_1, ...
 	NumClasses   int      // what the configuration says; 0: as many as the model has
-}
-
-// Data says where volumes and labels lie and how a volume becomes the network's input.
-type Data struct {
-	Folder     string
-	Labels     string
-	Extension  string // with the dot; empty: whichever known extension exists for a case
-	Variable   string // of .mat and .npz files; empty: imgMat, or the only one of a .npz
-	Axes       string // meaning of the file's axes, as in format.Options; empty: the format's default
-	ImageShape []int  // [D, H, W] after crop and pad; nil: as in the file
-	Scale      string // one of volume.Scalings
-	Split      string // auto, column or shuffle
-	SplitRatio []float64
-	SplitSeed  uint64
-	Dataset    string // train, val, test or all
-	MaxSamples int    // of each split, the first ones; 0: no limit
 }
 
 // Explain says what is computed.
@@ -75,13 +76,13 @@ type Explain struct {
 
 // Memory says what is done when memory is short, and how the device is kept. Only policy original and fewer draws change results.
 type Memory struct {
-	Policy string        // exact or original
+	Policy string        // one of policy.Names
 	Wait   time.Duration // for others to leave memory, for one volume
-	CPU    *bool         // go on on the processor where the GPU cannot; nil: as the policy does
+	CPU    *bool         // let the processor go on where the GPU cannot; nil: as the policy does
 	Fewer  *bool         // take fewer draws where not all can be had; nil: as the policy does
-	Skip   *bool         // give a volume up rather than let it fail; nil: as the policy does
+	Skip   *bool         // skip a volume rather than let it fail; nil: as the policy does
 
-	Shuttle        string        // when the GPU's memory is given back between volumes: never, idle or always
+	Shuttle        string        // when the GPU's memory is given back between volumes: one of engine.Shuttles
 	LaunchBlocking bool          // wait after every step on a GPU
 	PassTimeout    time.Duration // most time for a pass on a GPU; 0: none
 	Worker         bool          // the device lives in a process of its own
@@ -92,7 +93,7 @@ type Memory struct {
 type Output struct {
 	Dir          string
 	Session      string   // empty: a new one named by the time
-	Formats      []string // names of Formats
+	Formats      []string // of result.Names
 	OverlayAlpha float64  // weight of the heatmap in an overlay
 }
 
@@ -106,24 +107,17 @@ const (
 // UserSignals are the values of Memory.UserSignals.
 var UserSignals = []string{UserSignalsAuto, UserSignalsMemory, UserSignalsStop}
 
-// Formats are the kinds of result files that one can ask for.
-var Formats = result.Names()
-
-// originalClasses are the grades that the original system knows.
-var originalClasses = []string{"Normal", "Early AMD", "Intermediate AMD", "Advanced AMD"}
-
-// Defaults returns the configuration of an empty file. Data.Scale has no default: how intensities reach the network is a
-// fact about its training that only the user knows.
+// Defaults returns the configuration of an empty file.
 func Defaults() *Config {
+	exact := policy.DefaultPolicy()
 	return &Config{
-		Model: Model{LayerLayout: "auto", TargetClass: "predicted"},
-		Data: Data{
-			Split: "auto", SplitRatio: []float64{0.6, 0.2, 0.2}, Dataset: "val",
-		},
+		Model: Model{LayerLayout: layer.Layouts[0], TargetClass: "predicted"},
+		Data:  dataset.DefaultOptions(),
 		Explain: Explain{Methods: []string{cam.DefaultMethod}, NSamples: cam.DefaultNSamples, NoiseLevel: cam.DefaultNoiseLevel,
-			Device: "auto", Precision: "fp32"},
-		Memory: Memory{Policy: "exact", Wait: 10 * time.Second, Shuttle: "never", PassTimeout: 5 * time.Minute, Worker: true, UserSignals: UserSignalsAuto},
-		Output: Output{Dir: "CAMVis", Formats: []string{"nifti", "tiff", "png"}, OverlayAlpha: 0.4},
+			Device: device.DefaultName, Precision: device.DefaultPrecision},
+		Memory: Memory{Policy: exact.String(), Wait: exact.Wait, Shuttle: engine.Shuttles[0], PassTimeout: 5 * time.Minute, Worker: true,
+			UserSignals: UserSignalsAuto},
+		Output: Output{Dir: "CAMVis", Formats: []string{"nifti", "tiff", "png"}, OverlayAlpha: picture.DefaultAlpha},
 	}
 }
 
@@ -132,7 +126,7 @@ const maxConfigBytes = 1 << 20
 
 // Load reads a configuration file. Relative paths in our own format are relative to the file's folder, so that the run
 // does not depend on where it is started; in the original system's file they are relative to the working directory, as
-// they are there. All complaints about the file come in one *ConfigError.
+// they are there. All complaints about the file come in one *Error.
 func Load(path string) (*Config, error) {
 	text, err := input.ReadFile(path, maxConfigBytes)
 	if err != nil {
@@ -158,7 +152,7 @@ func parse(path string, text []byte) (*Config, error) {
 		c.resolvePaths(filepath.Dir(path))
 	}
 	if len(complaints) > 0 {
-		return nil, newConfigError(path, complaints)
+		return nil, newError(path, complaints)
 	}
 	return c, nil
 }
@@ -171,69 +165,111 @@ func (c *Config) resolvePaths(dir string) {
 	}
 }
 
-// FromFlag says that a flag, named with its dashes, has set a key after the file was read, so that complaints name the flag.
-func (c *Config) FromFlag(key, flag string) {
+// SetFlag sets a key to the value of a flag, which is named with its dashes. Complaints about the value name the flag, and come with
+// Validate.
+func (c *Config) SetFlag(name, flag string, value any) {
 	if c.flags == nil {
 		c.flags = map[string]string{}
 	}
-	c.flags[key] = flag
-	delete(c.lines, key)
+	c.flags[name] = flag
+	delete(c.lines, name)
+	i := slices.IndexFunc(keys, func(k key) bool { return k.name == name })
+	if err := keys[i].value.set(c, value); err != nil {
+		c.refused = append(c.refused, Complaint{Flag: flag, Key: name, Text: err.Error()})
+	}
 }
 
 // Validate checks the configuration as a whole, after flags have been applied: each value, what is missing, and what does
-// not go together. It returns a *ConfigError with all complaints.
+// not go together. It returns an *Error with all complaints.
 func (c *Config) Validate() error {
-	var complaints []Complaint
-	add := func(key, format string, args ...any) {
-		complaints = append(complaints, Complaint{Line: c.lines[key], Flag: c.flags[key], Key: key, Text: fmt.Sprintf(format, args...)})
+	complaints := slices.Clone(c.refused)
+	add := func(key string, err error) {
+		if err != nil {
+			complaints = append(complaints, Complaint{Line: c.lines[key], Flag: c.flags[key], Key: key, Text: err.Error()})
+		}
 	}
 	for _, k := range keys {
 		if k.check != nil {
-			if err := k.check(c); err != nil {
-				add(k.name, "%v", err)
-			}
+			add(k.name, k.check(c))
 		}
 	}
-	for _, need := range []struct{ key, value, flag string }{
-		{"model.file", c.Model.File, " (or --model)"},
-		{"data.folder", c.Data.Folder, ""},
-		{"data.labels", c.Data.Labels, ""},
-		{"data.scale", c.Data.Scale, ""},
-		{"output.dir", c.Output.Dir, " (or --output-dir)"},
-	} {
-		if need.value == "" {
-			hint := ""
-			if need.key == "data.scale" {
-				hint = ": how the training scaled intensities, one of " + strings.Join(volume.Scalings(), ", ")
-			}
-			add(need.key, "is missing%s%s", need.flag, hint)
-		}
+	if c.Model.File == "" {
+		add("model.file", errors.New("is missing (or --model)"))
+	}
+	if c.Output.Dir == "" {
+		add("output.dir", errors.New("is missing (or --output-dir)"))
 	}
 	if len(c.Explain.Methods) == 0 {
-		add("explain.methods", "names no method")
+		add("explain.methods", errors.New("names no method"))
 	}
-	if err := c.request().CheckDraws(); err != nil {
-		add("explain.n_samples", "%v", err)
+	add("explain.n_samples", c.Request().CheckDraws())
+	n := len(c.Model.Classes)
+	if n > 0 && c.Model.NumClasses > 0 && c.Model.NumClasses != n {
+		add("model.classes", fmt.Errorf("has %d names for %d classes", n, c.Model.NumClasses))
 	}
-	if c.Model.NumClasses > 0 && len(c.Model.Classes) > 0 && c.Model.NumClasses != len(c.Model.Classes) {
-		add("model.classes", "has %d names for %d classes", len(c.Model.Classes), c.Model.NumClasses)
-	}
-	if n := len(c.Model.Classes); n > 0 {
-		if _, _, err := c.Target(n); err != nil {
-			add("model.target_class", "is %q: %v", c.Model.TargetClass, err)
-		}
+	if n > 0 {
+		_, _, err := c.Target(n)
+		add("model.target_class", option.Prefix(fmt.Sprintf("is %q: ", c.Model.TargetClass), err))
 	}
 	if len(complaints) > 0 {
-		return newConfigError(c.Path, complaints)
+		return newError(c.Path, complaints)
 	}
 	return nil
 }
 
-// request returns the request that Explain makes of each volume.
-func (c *Config) request() cam.Request {
+// Request returns the request that is made of each volume, but for its target and what belongs to the volume.
+func (c *Config) Request() cam.Request {
 	methods, _ := c.Methods() // a name that is not known is told by its own check
 	return cam.Request{Methods: methods, Convention: c.Explain.Conventions, NSamples: c.Explain.NSamples,
 		NoiseLevel: c.Explain.NoiseLevel, Seed: c.Explain.Seed}
+}
+
+// Policy returns the policy that the configuration names, with what it says besides.
+func (c *Config) Policy() (policy.Policy, error) {
+	m := c.Memory
+	p, err := policy.ParsePolicy(m.Policy)
+	if err != nil {
+		return p, err
+	}
+	p.Wait = m.Wait
+	for to, from := range map[*bool]*bool{&p.CPU: m.CPU, &p.Fewer: m.Fewer, &p.Skip: m.Skip} {
+		if from != nil {
+			*to = *from
+		}
+	}
+	return p, nil
+}
+
+// Engine returns the options of the engine that explains the volumes of a run.
+func (c *Config) Engine() (engine.Options, error) {
+	p, err := c.Policy()
+	m := c.model()
+	o := engine.Options{Model: c.Model.File, TargetLayer: m.TargetLayer, LayerLayout: m.LayerLayout, TokenGrid: m.TokenGrid,
+		InputAxes: m.InputAxes, PrefixTokens: m.PrefixTokens, Ahead: true,
+		Device: c.Explain.Device, Precision: c.Explain.Precision, Threads: c.Explain.Threads,
+		Budget: c.Explain.Memory.String(), Policy: p, Shuttle: c.Memory.Shuttle, LaunchBlocking: c.Memory.LaunchBlocking}
+	copy(o.Shape[1:], c.Data.ImageShape)
+	return o, err
+}
+
+// model returns the options of the model.
+func (c *Config) model() explain.Options {
+	return explain.Options{TargetLayer: c.Model.TargetLayer, InputAxes: c.Model.InputAxes, LayerLayout: c.Model.LayerLayout,
+		TokenGrid: c.Model.TokenGrid, PrefixTokens: c.Model.PrefixTokens}
+}
+
+// Settings returns all settings of the configuration that change results, by key, as text. What does not change a sample's result is left
+// out: where files lie, which splits and how many samples are asked for, the device, and what is done when memory is short: with the
+// policy exact, a result that had to do with less says so. With the policy original the number of draws is a matter of the moment.
+func (c *Config) Settings() map[string]string {
+	settings := map[string]string{}
+	defaults := Defaults()
+	for _, k := range keys {
+		if k.effect == changes || k.effect == changesUnlessDefault && k.value.text(c) != k.value.text(defaults) {
+			settings[strings.TrimSuffix(k.name, ".*")] = k.value.text(c)
+		}
+	}
+	return settings
 }
 
 // Methods are the methods that Explain.Methods names, groups expanded, each once.
@@ -303,4 +339,17 @@ func (c *Config) ModelName() string {
 	}
 	base := filepath.Base(c.Model.File)
 	return strings.TrimSuffix(base, filepath.Ext(base))
+}
+
+// snake turns a class name into a part of a folder name: "Early AMD" becomes early_amd.
+func snake(s string) string {
+	var b strings.Builder
+	for _, r := range strings.ToLower(s) {
+		if unicode.IsLetter(r) || unicode.IsDigit(r) {
+			b.WriteRune(r)
+		} else if n := b.Len(); n > 0 && b.String()[n-1] != '_' {
+			b.WriteByte('_')
+		}
+	}
+	return strings.TrimRight(b.String(), "_")
 }

@@ -1,16 +1,26 @@
-package dataset
+package config
 
 import (
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
 
 	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/internal/bytesize"
+	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/internal/device"
+	"github.com/voxcam/voxcam/internal/engine"
+	"github.com/voxcam/voxcam/internal/layer"
+	"github.com/voxcam/voxcam/internal/policy"
+	"github.com/voxcam/voxcam/internal/volume/mat"
+	"github.com/voxcam/voxcam/volume/format"
 )
 
 func TestEveryKeyArrives(t *testing.T) {
@@ -22,8 +32,8 @@ func TestEveryKeyArrives(t *testing.T) {
 	want := &Config{
 		Path: filepath.Join("testdata", "full.toml"),
 		Model: Model{File: "testdata/m/net.onnx", Name: "Net", TargetLayer: "layer4", LayerLayout: "channels-last",
-			TokenGrid: []int{4, 8, 8}, InputAxes: "NDHWC", PrefixTokens: 2, TargetClass: "Early AMD", Classes: []string{"Normal", "Early AMD"}},
-		Data: Data{Folder: "testdata/volumes", Labels: "testdata/labels.csv", Extension: ".nii.gz", Variable: "v", Axes: "HWDC",
+			TokenGrid: [3]int{4, 8, 8}, InputAxes: "NDHWC", PrefixTokens: 2, TargetClass: "Early AMD", Classes: []string{"Normal", "Early AMD"}},
+		Data: dataset.Options{Folder: "testdata/volumes", Labels: "testdata/labels.csv", Extension: ".nii.gz", Variable: "v", Axes: "HWDC",
 			ImageShape: []int{8, 16, 32}, Scale: "zscore", Split: "shuffle", SplitRatio: []float64{0.5, 0.25, 0.25},
 			SplitSeed: 7, Dataset: "all", MaxSamples: 3},
 		Explain: Explain{Methods: []string{"gradcam", "vargrad"}, NSamples: 8, NoiseLevel: 1, Seed: 42, Device: "cuda:1", Precision: "tf32", Threads: 6,
@@ -95,6 +105,9 @@ func TestComplaints(t *testing.T) {
 			"c.toml:15: unknown key memory.waits; the nearest known key is memory.wait",
 			"c.toml:17: explain.threads is -2; it must be at least 0"}},
 		{"endless", rest + "[memory]\nwait = 1e300\n", []string{"c.toml:8: memory.wait is 1e+300; it must be a number of seconds up to"}},
+		{"device", rest + "[explain]\ndevice = 'cuda:x'\n", []string{`c.toml:8: explain.device "cuda:x" is not known: a number stands behind cuda: only`}},
+		{"threads", rest + "[explain]\nthreads = 5000\n", []string{"c.toml:8: explain.threads is 5000; it must be at most 4096, and 0 stands for all"}},
+		{"session letters", rest + "[output]\nsession = \"a\\u0007\"\n", []string{`c.toml:8: output.session is "a\a"; it must be a plain name`}},
 		{"good", rest, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -108,7 +121,7 @@ func TestComplaints(t *testing.T) {
 				}
 				return
 			}
-			var ce *ConfigError
+			var ce *Error
 			if !errors.As(err, &ce) {
 				t.Fatalf("got %v", err)
 			}
@@ -121,6 +134,91 @@ func TestComplaints(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What the documentation says of formats of volumes is what they do.
+func TestDocsOfFormats(t *testing.T) {
+	docs := map[string]string{}
+	for _, k := range Keys() {
+		docs[k.Name] = k.Doc
+	}
+	if doc := docs["data.variable"]; !strings.Contains(doc, ".mat (default: "+mat.DefaultVariable+")") {
+		t.Errorf("data.variable: %s", doc)
+	}
+	for _, f := range format.Table() {
+		if axes := f.Axes[4]; !strings.Contains(docs["data.axes"], axes) {
+			t.Errorf("data.axes does not say %s of %s: %s", axes, f.Name, docs["data.axes"])
+		}
+	}
+	for key, names := range map[string][]string{
+		"explain.precision": device.Precisions(), "memory.policy": policy.Names(), "memory.shuttle": engine.Shuttles,
+		"memory.user_signals": UserSignals, "model.layer_layout": layer.Layouts, "data.split": dataset.SplitSources,
+	} {
+		for _, name := range names {
+			if !regexp.MustCompile(`\b` + name + `\b`).MatchString(docs[key]) {
+				t.Errorf("%s does not say what %s is: %s", key, name, docs[key])
+			}
+		}
+	}
+}
+
+// A value of a flag is in place of the file's, and complaints about it name the flag.
+func TestFlags(t *testing.T) {
+	c, err := parse("c.toml", []byte("[model]\nfile = 'm'\ntoken_grid = [1, 2, 3]\n[data]\nfolder = 'd'\nlabels = 'l'\nscale = 'none'\n[memory]\nwait = 1\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	budget := bytesize.Budget{}
+	if err := budget.Set("512MiB"); err != nil {
+		t.Fatal(err)
+	}
+	c.SetFlag("model.token_grid", "--token-grid", []int{4, 5, 6})
+	c.SetFlag("explain.seed", "--seed", uint64(math.MaxUint64))
+	c.SetFlag("explain.memory_budget", "--memory-budget", "512MiB")
+	c.SetFlag("memory.wait", "--wait", 1500*time.Millisecond)
+	c.SetFlag("memory.cpu_fallback", "--cpu-fallback", false)
+	if err := c.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	if c.Model.TokenGrid != [3]int{4, 5, 6} || c.Explain.Seed != math.MaxUint64 || c.Explain.Memory != budget ||
+		c.Memory.Wait != 1500*time.Millisecond || c.Memory.CPU == nil || *c.Memory.CPU {
+		t.Errorf("%+v %+v %+v", c.Model, c.Explain, c.Memory)
+	}
+	c.SetFlag("model.token_grid", "--token-grid", []int{4})
+	c.SetFlag("memory.wait", "--wait", -5*time.Second)
+	c.SetFlag("explain.threads", "--threads", 1000000)
+	c.SetFlag("explain.device", "--device", "gpu")
+	c.SetFlag("output.session", "--session", "a\x1b[31mb")
+	want := `--token-grid is [4]; it must be three sizes from 1 to 65536: depth, height, width
+--device "gpu" is not known: choose from auto, cpu, cuda, cuda:N
+--threads is 1000000; it must be at most 4096, and 0 stands for all
+--wait is -5s; a time cannot be negative
+--session is "a\x1b[31mb"; it must be a plain name, without control characters`
+	if err := c.Validate(); err == nil || err.Error() != want {
+		t.Errorf("got\n%v\nwant\n%s", err, want)
+	}
+}
+
+// A session goes on if nothing that changes results was changed, and with the defaults of keys that it does not know.
+func TestSettings(t *testing.T) {
+	c := Defaults()
+	before := c.Settings()
+	for key, want := range map[string]string{"model.token_grid": "null", "model.prefix_tokens": "0", "model.layer_layout": "auto", "data.image_shape": "null",
+		"data.scale": "", "explain.noise_level": "0.15", "explain.conventions": "null", "output.overlay_alpha": "0.4"} {
+		if got, ok := before[key]; !ok || got != want {
+			t.Errorf("%s is %q, want %q", key, got, want)
+		}
+	}
+	c.Explain.Device, c.Explain.Threads, c.Data.MaxSamples, c.Memory.Wait = "cpu", 3, 7, time.Minute
+	if now := c.Settings(); !reflect.DeepEqual(now, before) {
+		t.Errorf("%v\nwas %v", now, before)
+	}
+	c.Model.TokenGrid, c.Explain.Precision, c.Memory.Policy = [3]int{1, 2, 3}, "tf32", "original"
+	for key, want := range map[string]string{"model.token_grid": "[1,2,3]", "explain.precision": "tf32", "memory.policy": "original"} {
+		if got := c.Settings()[key]; got != want || before[key] == want {
+			t.Errorf("%s is %q, want %q", key, got, want)
+		}
 	}
 }
 
@@ -216,6 +314,28 @@ func TestClassFolderIsBounded(t *testing.T) {
 		c := &Config{Model: Model{Classes: []string{name}}}
 		if folder := c.ClassFolder(0); len(folder) > 128 || !utf8.ValidString(folder) || strings.ContainsAny(folder, "/.\x00\x1b") {
 			t.Errorf("the folder of %.20q is %q", name, folder)
+		}
+	}
+}
+
+// A policy is that of its name, but for what was said besides.
+func TestPolicyOfConfiguration(t *testing.T) {
+	yes, no := true, false
+	for name, tc := range map[string]struct {
+		change func(*Memory)
+		want   policy.Policy
+	}{
+		"default":  {func(*Memory) {}, policy.DefaultPolicy()},
+		"original": {func(m *Memory) { m.Policy = "original" }, policy.Policy{Original: true, Wait: 10 * time.Second, Fewer: true, Skip: true}},
+		"besides": {func(m *Memory) {
+			m.Policy, m.CPU, m.Fewer, m.Skip, m.Wait = "original", &yes, &no, &no, time.Second
+		},
+			policy.Policy{Original: true, CPU: true, Wait: time.Second}},
+	} {
+		c := Defaults()
+		tc.change(&c.Memory)
+		if got, err := c.Policy(); err != nil || got != tc.want {
+			t.Errorf("%s: %+v, %v", name, got, err)
 		}
 	}
 }

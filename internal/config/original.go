@@ -1,4 +1,4 @@
-package dataset
+package config
 
 import (
 	"fmt"
@@ -6,25 +6,28 @@ import (
 	"strings"
 )
 
+// originalClasses are the grades that the original system knows.
+var originalClasses = []string{"Normal", "Early AMD", "Intermediate AMD", "Advanced AMD"}
+
+// originalKeys are the keys of the original system's config_3d.toml that mean something here, and the keys of ours whose values they
+// are. All others are listed in one notice: most had no effect in the original either, the rest concern training.
+var originalKeys = []originalKey{
+	{"DataModule.data_path", true, "data.folder"},
+	{"DataModule.label_path", true, "data.labels"},
+	{"DataModule.n_class", false, "model.classes"},
+	{"DataModule.image_shape", true, "data.image_shape"},
+	{"DataModule.split_ratio", false, "data.split_ratio"},
+	{"NetModule.backbone_name", false, "model.name"},
+}
+
 type originalKey struct {
 	name     string
 	required bool
-	set      func(c *Config, v any) error
-	key      string // of ours, whose check applies
+	key      string
 }
 
-// originalKeys are the keys of the original system's config_3d.toml that mean something here. All others are listed in
-// one notice: most had no effect in the original either, the rest concern training.
-var originalKeys = []originalKey{
-	{"DataModule.data_path", true, text(func(c *Config) *string { return &c.Data.Folder }), "data.folder"},
-	{"DataModule.label_path", true, text(func(c *Config) *string { return &c.Data.Labels }), "data.labels"},
-	{"DataModule.n_class", false, setOriginalClasses, "model.classes"},
-	{"DataModule.image_shape", true, integers(func(c *Config) *[]int { return &c.Data.ImageShape }), "data.image_shape"},
-	{"DataModule.split_ratio", false, setRatio, "data.split_ratio"},
-	{"NetModule.backbone_name", false, text(func(c *Config) *string { return &c.Model.Name }), "model.name"},
-}
-
-func setOriginalClasses(c *Config, v any) error {
+// setOriginalClasses takes the number of classes in place of their names.
+func (c *Config) setOriginalClasses(v any) error {
 	n, ok := v.(int64)
 	if !ok || n < 1 || n > 1<<20 {
 		return wrongType(v, "a positive integer")
@@ -45,19 +48,21 @@ func (c *Config) fillOriginal(doc *document) []Complaint {
 	seen := map[string]bool{}
 	for _, e := range doc.values {
 		name := e.name()
-		i := slices.IndexFunc(originalKeys, func(k originalKey) bool { return k.name == name })
+		i := slices.IndexFunc(originalKeys, func(row originalKey) bool { return row.name == name })
 		if i < 0 {
 			ignored = append(ignored, name)
 			continue
 		}
-		row := originalKeys[i]
+		k := lookUpKey(originalKeys[i].key)
+		set := k.value.set
+		if k.name == "model.classes" {
+			set = (*Config).setOriginalClasses
+		}
 		seen[name] = true
-		c.lines[row.key] = e.line
-		err := row.set(c, e.value)
-		for _, k := range keys {
-			if err == nil && k.name == row.key && k.check != nil {
-				err = k.check(c)
-			}
+		c.lines[k.name] = e.line
+		err := set(c, e.value)
+		if err == nil && k.check != nil {
+			err = k.check(c)
 		}
 		if err != nil {
 			complaints = append(complaints, Complaint{Line: e.line, Key: name, Text: err.Error()})

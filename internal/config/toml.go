@@ -1,4 +1,4 @@
-package dataset
+package config
 
 import (
 	"errors"
@@ -6,11 +6,10 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/agnivade/levenshtein"
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
 
-	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/internal/option"
 )
 
 // A Complaint is one thing that is wrong with a configuration.
@@ -21,18 +20,18 @@ type Complaint struct {
 	Text string
 }
 
-// ConfigError lists everything that is wrong with a configuration.
-type ConfigError struct {
+// Error lists everything that is wrong with a configuration.
+type Error struct {
 	Path       string // empty if there is no file
 	Complaints []Complaint
 }
 
-func newConfigError(path string, complaints []Complaint) *ConfigError {
+func newError(path string, complaints []Complaint) *Error {
 	slices.SortStableFunc(complaints, func(a, b Complaint) int { return a.Line - b.Line })
-	return &ConfigError{Path: path, Complaints: complaints}
+	return &Error{Path: path, Complaints: complaints}
 }
 
-func (e *ConfigError) Error() string {
+func (e *Error) Error() string {
 	lines := make([]string, len(e.Complaints))
 	for i, c := range e.Complaints {
 		if c.Flag != "" {
@@ -82,7 +81,7 @@ func readTOML(path string, text []byte) (*document, error) {
 		if errors.As(err, &de) {
 			c.Line, _ = de.Position()
 		}
-		return nil, newConfigError(path, []Complaint{c})
+		return nil, newError(path, []Complaint{c})
 	}
 	doc := &document{}
 	var p unstable.Parser
@@ -140,105 +139,66 @@ func lookUp(values map[string]any, path []string) any {
 // fill sets the fields from a file of our own keys.
 func (c *Config) fill(doc *document) []Complaint {
 	var complaints []Complaint
-	byName := map[string]*key{}
-	sections := []string{}
-	for i, k := range keys {
-		byName[k.name] = &keys[i]
-		section := k.name[:strings.LastIndexByte(k.name, '.')]
-		if !slices.Contains(sections, section) {
+	var sections []string
+	for _, k := range keys {
+		if section := k.section(); !slices.Contains(sections, section) {
 			sections = append(sections, section)
 		}
 	}
 	unknown := map[string]bool{}
 	for _, t := range doc.tables {
-		if name := t.name(); !slices.Contains(sections, name) && byName[name] == nil && !unknown[name] {
+		if name := t.name(); !slices.Contains(sections, name) && lookUpKey(name) == nil && !unknown[name] {
 			unknown[name] = true
 			complaints = append(complaints, Complaint{Line: t.line,
-				Text: fmt.Sprintf("unknown section [%s]%s", name, didYouMean(name, sections))})
+				Text: fmt.Sprintf("unknown section [%s]%s", name, option.DidYouMean(name, sections))})
 		}
 	}
 	for _, e := range doc.values {
-		name := e.name()
-		section := strings.Join(e.path[:len(e.path)-1], ".")
-		if unknown[section] {
-			continue
-		}
-		if section == "explain.conventions" {
-			s, ok := e.value.(string)
-			if !ok {
-				complaints = append(complaints, Complaint{Line: e.line, Key: name, Text: wrongType(e.value, "a text in quotes").Error()})
-				continue
-			}
-			if c.Explain.Conventions == nil {
-				c.Explain.Conventions = map[string]string{}
-			}
-			c.Explain.Conventions[e.path[len(e.path)-1]] = s
-			if _, err := cam.Choose(nil, map[string]string{e.path[len(e.path)-1]: s}); err != nil {
-				complaints = append(complaints, Complaint{Line: e.line, Key: name, Text: fmt.Sprintf("is %q: %v", s, err)})
-				delete(c.Explain.Conventions, e.path[len(e.path)-1])
-			}
-			continue
-		}
-		k := byName[name]
-		if k == nil {
-			complaints = append(complaints, Complaint{Line: e.line, Text: fmt.Sprintf("unknown key %s%s", name, nearestKey(name))})
-			continue
-		}
-		c.lines[name] = e.line
-		err := k.set(c, e.value)
-		if err == nil && k.check != nil {
-			err = k.check(c)
-		}
-		if err != nil {
-			complaints = append(complaints, Complaint{Line: e.line, Key: name, Text: err.Error()})
+		if !unknown[strings.Join(e.path[:len(e.path)-1], ".")] {
+			complaints = append(complaints, c.setEntry(e)...)
 		}
 	}
 	return complaints
 }
 
+// setEntry sets the key of an entry to its value.
+func (c *Config) setEntry(e entry) []Complaint {
+	name := e.name()
+	if strings.HasPrefix(name, conventionsKey) && len(e.path) == 3 {
+		if err := c.setConvention(e.path[2], e.value); err != nil {
+			return []Complaint{{Line: e.line, Key: name, Text: err.Error()}}
+		}
+		return nil
+	}
+	k := lookUpKey(name)
+	if k == nil {
+		return []Complaint{{Line: e.line, Text: fmt.Sprintf("unknown key %s%s", name, nearestKey(name))}}
+	}
+	c.lines[name] = e.line
+	err := k.value.set(c, e.value)
+	if err == nil && k.check != nil {
+		err = k.check(c)
+	}
+	if err != nil {
+		return []Complaint{{Line: e.line, Key: name, Text: err.Error()}}
+	}
+	return nil
+}
+
+// nearestKey suggests a key in place of an unknown one. A key in the wrong section is a more likely mistake than one with another spelling.
 func nearestKey(name string) string {
-	names := make([]string, 0, len(keys))
+	var names []string
 	for _, k := range keys {
+		if last(k.name) == last(name) {
+			return "; did you mean " + k.name + "?"
+		}
 		names = append(names, k.name)
 	}
-	// A key in the wrong section is a more likely mistake than one with another spelling.
-	last := name[strings.LastIndexByte(name, '.')+1:]
-	for _, n := range names {
-		if n[strings.LastIndexByte(n, '.')+1:] == last {
-			return "; did you mean " + n + "?"
-		}
+	if best := option.Nearest(name, names, len(name)); best != "" {
+		return "; the nearest known key is " + best
 	}
-	if len(name) > longName {
-		return ""
-	}
-	best, distance := "", len(name)
-	for _, n := range names {
-		if d := levenshtein.ComputeDistance(name, n); d < distance {
-			best, distance = n, d
-		}
-	}
-	if best == "" {
-		return ""
-	}
-	return "; the nearest known key is " + best
+	return ""
 }
 
-// longName is the length from which nobody meant another word: looking for the nearest takes time by the length.
-const longName = 200
-
-// didYouMean suggests the nearest of some words, if any is near.
-func didYouMean(word string, words []string) string {
-	if len(word) > longName {
-		return ""
-	}
-	best, distance := "", 1+len(word)/2
-	for _, w := range words {
-		if d := levenshtein.ComputeDistance(strings.ToLower(word), strings.ToLower(w)); d < distance {
-			best, distance = w, d
-		}
-	}
-	if best == "" {
-		return ""
-	}
-	return "; did you mean " + best + "?"
-}
+// last is the part of a key's name behind its section.
+func last(name string) string { return name[strings.LastIndexByte(name, '.')+1:] }

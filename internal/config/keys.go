@@ -1,0 +1,309 @@
+package config
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/internal/bytesize"
+	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/internal/device"
+	"github.com/voxcam/voxcam/internal/engine"
+	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/option"
+	"github.com/voxcam/voxcam/internal/policy"
+	"github.com/voxcam/voxcam/internal/printable"
+	"github.com/voxcam/voxcam/internal/result"
+	"github.com/voxcam/voxcam/volume"
+	"github.com/voxcam/voxcam/volume/format"
+)
+
+// key is a row of the table of all keys of a configuration.
+type key struct {
+	name   string
+	doc    string
+	value  value                 // the field of a Config, and how it is read
+	check  func(c *Config) error // checks the value, whoever set it; nil if anything goes
+	effect effect
+}
+
+// effect says whether a key changes results, so that a session does not go on with another value of it.
+type effect int
+
+const (
+	noEffect             effect = iota
+	changes                     // it does
+	changesUnlessDefault        // it does, and sessions that were made before there was the key go on with its default
+)
+
+// flags are the flags that override keys of another name. All others have the last part of the key's name, with dashes.
+var flags = map[string]string{
+	"model.file": "model", "explain.methods": "method", conventionsKey + "*": "convention", "output.dir": "output-dir",
+}
+
+// flag is the name of the flag that overrides the key, where a command has one of that name.
+func (k *key) flag() string {
+	if name, ok := flags[k.name]; ok {
+		return name
+	}
+	return strings.ReplaceAll(last(k.name), "_", "-")
+}
+
+// section is the key's name without the last part.
+func (k *key) section() string { return k.name[:strings.LastIndexByte(k.name, '.')] }
+
+func lookUpKey(name string) *key {
+	if i := slices.IndexFunc(keys, func(k key) bool { return k.name == name }); i >= 0 {
+		return &keys[i]
+	}
+	return nil
+}
+
+// conventionsKey is in front of the names of methods.
+const conventionsKey = "explain.conventions."
+
+// one lists values as a sentence does: "a, b or c".
+func one(values []string) string {
+	n := len(values) - 1
+	return strings.Join(values[:n], ", ") + " or " + values[n]
+}
+
+// keys is in the order of the documentation. A key whose name ends in .* takes any last part.
+var keys = []key{
+	{"model.file", "ONNX file of the network", text(func(c *Config) *string { return &c.Model.File }), nil, noEffect},
+	{"model.name", "what reports call the network", text(func(c *Config) *string { return &c.Model.Name }), nil, noEffect},
+	{"model.target_layer", "layer to explain; default: the last one with spatial extent",
+		text(func(c *Config) *string { return &c.Model.TargetLayer }), nil, noEffect},
+	{"model.input_axes", "axes of the network's input in its order, such as NDHWC (Keras, JAX) or NDCHW (video); default: as its operations show",
+		text(func(c *Config) *string { return &c.Model.InputAxes }), modelOption("input_axes"), changes},
+	{"model.layer_layout", "axes of the target layer: auto, channels-first, channels-last, or a letter for each axis, such as NDHWC or DTC",
+		text(func(c *Config) *string { return &c.Model.LayerLayout }), modelOption("layer_layout"), changes},
+	{"model.token_grid", "[d, h, w] of a token layer; default: as the graph shows",
+		grid(func(c *Config) *[3]int { return &c.Model.TokenGrid }), nil, changes},
+	{"model.prefix_tokens", "tokens of a token layer in front of those in space, such as class tokens; default: as the graph shows",
+		integer(func(c *Config) *int { return &c.Model.PrefixTokens }), modelOption("prefix_tokens"), changes},
+	{"model.target_class", "predicted, true, all, an index or a class name",
+		field(func(c *Config) *string { return &c.Model.TargetClass }, readClass), nil, changes},
+	{"model.classes", "names of the classes by index", texts(func(c *Config) *[]string { return &c.Model.Classes }), checkClasses, noEffect},
+
+	{"data.folder", "folder of the volumes", text(func(c *Config) *string { return &c.Data.Folder }), dataOption("folder"), noEffect},
+	{"data.labels", "CSV file with the columns caseID, label and, optionally, split",
+		text(func(c *Config) *string { return &c.Data.Labels }), dataOption("labels"), noEffect},
+	{"data.extension", one(format.Extensions()) + "; default: whichever exists",
+		text(func(c *Config) *string { return &c.Data.Extension }), dataOption("extension"), changes},
+	{"data.variable", "variable of .mat (default: imgMat) and .npz files (default: the only one)",
+		text(func(c *Config) *string { return &c.Data.Variable }), nil, changes},
+	{"data.axes", "meaning of the file's axes in order, such as DHW or HWDC; default: DHW, or CDHW of .npy and .mat, DHWC of NIfTI",
+		text(func(c *Config) *string { return &c.Data.Axes }), dataOption("axes"), changes},
+	{"data.image_shape", "[D, H, W] that volumes are cropped or zero-padded to, centred; default: left as they are",
+		field(func(c *Config) *[]int { return &c.Data.ImageShape }, readIntegers), dataOption("image_shape"), changes},
+	{"data.scale", one(volume.Scalings()), text(func(c *Config) *string { return &c.Data.Scale }), dataOption("scale"), changes},
+	{"data.split", "column, shuffle, or auto: the column if there is one",
+		text(func(c *Config) *string { return &c.Data.Split }), dataOption("split"), noEffect},
+	{"data.split_ratio", "[train, val, test] of the shuffle",
+		field(func(c *Config) *[]float64 { return &c.Data.SplitRatio }, readNumbers), dataOption("split_ratio"), noEffect},
+	{"data.split_seed", "seed of the shuffle", natural(func(c *Config) *uint64 { return &c.Data.SplitSeed }), nil, noEffect},
+	{"data.dataset", one(dataset.Selections()), text(func(c *Config) *string { return &c.Data.Dataset }), dataOption("dataset"), noEffect},
+	{"data.max_samples", "the first so many of each split; 0: all", integer(func(c *Config) *int { return &c.Data.MaxSamples }),
+		dataOption("max_samples"), noEffect},
+
+	{"explain.methods", "names of methods and groups", field(func(c *Config) *[]string { return &c.Explain.Methods }, readMethods), checkMethods, noEffect},
+	{"explain.n_samples", "draws of the noise methods", integer(func(c *Config) *int { return &c.Explain.NSamples }), requestOption("n_samples"), changes},
+	{"explain.noise_level", "standard deviation of the noise, in units of the prepared volume",
+		field(func(c *Config) *float64 { return &c.Explain.NoiseLevel }, readNumber), requestOption("noise_level"), changes},
+	{"explain.seed", "seed of the noise", natural(func(c *Config) *uint64 { return &c.Explain.Seed }), nil, changes},
+	{"explain.device", "where it is computed: auto (a GPU if there is one), cpu, cuda, or cuda:N for GPU N",
+		text(func(c *Config) *string { return &c.Explain.Device }), deviceOption("device"), noEffect},
+	{"explain.precision", "how products are computed on a GPU: fp32, tf32 and bf16 (faster, less exact), or fp64 (sums in float64, slow)",
+		text(func(c *Config) *string { return &c.Explain.Precision }),
+		oneOf(func(c *Config) string { return c.Explain.Precision }, device.Precisions()), changesUnlessDefault},
+	{"explain.threads", "threads of the processor to compute with; 0: all", integer(func(c *Config) *int { return &c.Explain.Threads }),
+		deviceOption("threads"), noEffect},
+	{"explain.memory_budget", "most memory for computing: a size such as 512MiB, a share of what is free such as 50%, auto, or min; results stay the same",
+		field(func(c *Config) *bytesize.Budget { return &c.Explain.Memory }, readBudget), nil, noEffect},
+	{conventionsKey + "*", "formula of a method, such as \"gradcam++\" = \"paper\"",
+		field(func(c *Config) *map[string]string { return &c.Explain.Conventions }, only[map[string]string]("a section")), requestOption("conventions"), changes},
+
+	{"memory.policy", "when memory is short: exact never changes a result; original takes fewer draws, and skips, by the original system's thresholds",
+		text(func(c *Config) *string { return &c.Memory.Policy }),
+		oneOf(func(c *Config) string { return c.Memory.Policy }, policy.Names()), changesUnlessDefault},
+	{"memory.wait", "seconds in all that a volume waits for other programs to leave memory of the GPU",
+		seconds(func(c *Config) *time.Duration { return &c.Memory.Wait }),
+		func(c *Config) error { return policy.Policy{Wait: c.Memory.Wait}.CheckOption("wait") }, noEffect},
+	{"memory.cpu_fallback", "let the processor go on where the GPU cannot; default: as the policy, exact true, original false",
+		choice(func(c *Config) **bool { return &c.Memory.CPU }), nil, noEffect},
+	{"memory.fewer_samples", "take fewer draws, at least 5, where not all can be had; default: as the policy, exact false, original true",
+		choice(func(c *Config) **bool { return &c.Memory.Fewer }), nil, noEffect},
+	{"memory.skip", "give a volume up as skipped_low_memory when nothing can hold it, instead of failed; default: true",
+		choice(func(c *Config) **bool { return &c.Memory.Skip }), nil, noEffect},
+	{"memory.shuttle", "when the GPU's memory is given back between volumes: never, idle (after a while without work) or always",
+		text(func(c *Config) *string { return &c.Memory.Shuttle }), oneOf(func(c *Config) string { return c.Memory.Shuttle }, engine.Shuttles), noEffect},
+	{"memory.launch_blocking", "wait after every step on a GPU, so that an error names the step: slow",
+		boolean(func(c *Config) *bool { return &c.Memory.LaunchBlocking }), nil, noEffect},
+	{"memory.pass_timeout", "seconds that a pass on a GPU may take before its process is ended and another goes on; 0: no limit",
+		seconds(func(c *Config) *time.Duration { return &c.Memory.PassTimeout }), checkPassTimeout, noEffect},
+	{"memory.worker", "keep the device in a process of its own, so that its end does not end the run",
+		boolean(func(c *Config) *bool { return &c.Memory.Worker }), nil, noEffect},
+	{"memory.user_signals", "what SIGUSR1 and SIGUSR2 mean: memory (give the GPU's memory to others for a minute, and take it again), stop, or auto: " +
+		"stop in a job of Slurm, PBS, LSF, Grid Engine, Flux or OAR, else memory",
+		text(func(c *Config) *string { return &c.Memory.UserSignals }), oneOf(func(c *Config) string { return c.Memory.UserSignals }, UserSignals), noEffect},
+
+	{"output.dir", "folder that sessions are made in; default: CAMVis in the working directory",
+		text(func(c *Config) *string { return &c.Output.Dir }), nil, noEffect},
+	{"output.session", "name of the session; default: the time", text(func(c *Config) *string { return &c.Output.Session }), checkSession, noEffect},
+	{"output.formats", strings.Join(result.Names(), ", "), texts(func(c *Config) *[]string { return &c.Output.Formats }), checkFormats, changes},
+	{"output.overlay_alpha", "weight of the heatmap in an overlay, 0 to 1",
+		field(func(c *Config) *float64 { return &c.Output.OverlayAlpha }, readNumber), checkAlpha, changes},
+}
+
+// Key describes one key of the configuration to those who write about it, or have flags for it.
+type Key struct {
+	Name    string
+	Flag    string // that overrides it, without dashes, where a command has one of that name
+	Doc     string
+	Default string // as the file would have it, without quotes; empty where there is none
+}
+
+// Keys lists all keys of the configuration, section by section.
+func Keys() []Key {
+	defaults := Defaults()
+	out := make([]Key, len(keys))
+	for i, k := range keys {
+		out[i] = Key{k.name, k.flag(), k.doc, k.value.shown(defaults)}
+	}
+	return out
+}
+
+// modelOption checks an option of the model that the configuration names.
+func modelOption(name string) func(*Config) error {
+	return func(c *Config) error { return c.model().CheckOption(name) }
+}
+
+// dataOption checks an option of the data set.
+func dataOption(name string) func(*Config) error {
+	return func(c *Config) error { return c.Data.CheckOption(name) }
+}
+
+// requestOption checks an option of the request that the configuration stands for.
+func requestOption(name string) func(*Config) error {
+	return func(c *Config) error { return c.Request().CheckOption(name) }
+}
+
+// deviceOption checks an option of the device.
+func deviceOption(name string) func(*Config) error {
+	return func(c *Config) error {
+		return device.Options{Name: c.Explain.Device, Threads: c.Explain.Threads}.CheckOption(name)
+	}
+}
+
+func oneOf(value func(*Config) string, allowed []string) func(*Config) error {
+	return func(c *Config) error { return option.OneOf(value(c), allowed) }
+}
+
+func checkClasses(c *Config) error {
+	seen := map[string]bool{}
+	for i, name := range c.Model.Classes {
+		if strings.TrimSpace(name) == "" {
+			return fmt.Errorf("has an empty name for class %d", i)
+		}
+		if seen[name] {
+			return fmt.Errorf("has the name %q twice", name)
+		}
+		seen[name] = true
+	}
+	return nil
+}
+
+func checkMethods(c *Config) error {
+	for i, m := range c.Explain.Methods {
+		if strings.TrimSpace(m) == "" {
+			return fmt.Errorf("has an empty name")
+		}
+		if slices.Contains(c.Explain.Methods[:i], m) {
+			return fmt.Errorf("names %q twice", m)
+		}
+		if _, err := cam.Expand(m); err != nil {
+			return fmt.Errorf("has an %w", err)
+		}
+	}
+	return nil
+}
+
+// setConvention chooses the formula of one method.
+func (c *Config) setConvention(method string, v any) error {
+	name, ok := v.(string)
+	if !ok {
+		return wrongType(v, wantText)
+	}
+	chosen := map[string]string{method: name}
+	if _, err := cam.Choose(nil, chosen); err != nil {
+		return fmt.Errorf("is %q: %w", name, err)
+	}
+	if c.Explain.Conventions == nil {
+		c.Explain.Conventions = chosen
+	}
+	c.Explain.Conventions[method] = name
+	return nil
+}
+
+func checkPassTimeout(c *Config) error {
+	if d := c.Memory.PassTimeout; d < 0 {
+		return fmt.Errorf("is %v; a time cannot be negative", d)
+	}
+	return nil
+}
+
+func checkAlpha(c *Config) error {
+	if a := c.Output.OverlayAlpha; !(a >= 0 && a <= 1) {
+		return fmt.Errorf("is %v; it must lie in 0 to 1", a)
+	}
+	return nil
+}
+
+// checkSession keeps a session's name a single folder name that can be printed.
+func checkSession(c *Config) error {
+	const most = 200
+	s := c.Output.Session
+	switch {
+	case s == "":
+		return nil
+	case s != filepath.Base(s) || s == "." || s == ".." || strings.ContainsAny(s, `/\`) || len(s) > most || !utf8.ValidString(s):
+		return fmt.Errorf("is %q; it must be a plain name, without slashes", s)
+	case printable.Line(s) != s:
+		return fmt.Errorf("is %q; it must be a plain name, without control characters", s)
+	}
+	return nil
+}
+
+func checkFormats(c *Config) error {
+	for _, f := range c.Output.Formats {
+		if !slices.Contains(result.Names(), f) {
+			return fmt.Errorf("has %q; choose among: %s%s", f, strings.Join(result.Names(), ", "), option.DidYouMean(f, result.Names()))
+		}
+	}
+	return nil
+}
+
+// grid is the field of a token grid.
+func grid(at func(*Config) *[3]int) value {
+	v := field(at, func(v any) (grid [3]int, err error) {
+		sizes, ok := v.([]int)
+		if !ok {
+			if sizes, err = readIntegers(v); err != nil {
+				return grid, err
+			}
+		}
+		return explain.TokenGrid(sizes)
+	})
+	v.get = func(c *Config) any {
+		if g := at(c); *g != [3]int{} {
+			return *g
+		}
+		return nil
+	}
+	return v
+}

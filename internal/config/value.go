@@ -1,0 +1,202 @@
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/voxcam/voxcam/internal/bytesize"
+)
+
+// value is a field of a Config, set from what TOML or a flag gives.
+type value struct {
+	set func(c *Config, v any) error // checks the type; v is an int64, float64, string, bool or []any of TOML, or of the field's own type
+	get func(c *Config) any
+}
+
+// text is the field as records of sessions have it: texts as they are, all else as JSON, whose maps are sorted.
+func (v value) text(c *Config) string {
+	x := v.get(c)
+	if s, ok := x.(string); ok {
+		return s
+	}
+	text, err := json.Marshal(x)
+	if err != nil { // plain values can always be encoded
+		return fmt.Sprint(x)
+	}
+	return string(text)
+}
+
+// shown is the field as people write it in a file, but for the quotes; empty if it is not set.
+func (v value) shown(c *Config) string {
+	switch x := v.get(c).(type) {
+	case time.Duration:
+		return strconv.FormatFloat(x.Seconds(), 'g', -1, 64)
+	case bytesize.Budget:
+		return x.String()
+	case []string:
+		if len(x) > 0 {
+			return `["` + strings.Join(x, `", "`) + `"]`
+		}
+	case []float64:
+		return strings.Join(strings.Fields(fmt.Sprint(x)), ", ")
+	case string, int, uint64, float64, bool:
+		return fmt.Sprint(x)
+	}
+	return ""
+}
+
+// field is a field of type T, which read makes of another type's value.
+func field[T any](at func(*Config) *T, read func(v any) (T, error)) value {
+	return value{
+		set: func(c *Config, v any) error {
+			x, ok := v.(T)
+			if !ok {
+				var err error
+				if x, err = read(v); err != nil {
+					return err
+				}
+			}
+			*at(c) = x
+			return nil
+		},
+		get: func(c *Config) any { return *at(c) },
+	}
+}
+
+const wantText = "a text in quotes"
+
+func text(at func(*Config) *string) value           { return field(at, only[string](wantText)) }
+func texts(at func(*Config) *[]string) value        { return field(at, readTexts) }
+func integer(at func(*Config) *int) value           { return field(at, readInteger("an integer")) }
+func natural(at func(*Config) *uint64) value        { return field(at, readNatural) }
+func boolean(at func(*Config) *bool) value          { return field(at, only[bool]("true or false")) }
+func seconds(at func(*Config) *time.Duration) value { return field(at, readSeconds) }
+
+// choice is boolean for a field that is nil where nothing was chosen.
+func choice(at func(*Config) **bool) value {
+	return field(at, func(v any) (*bool, error) {
+		b, err := only[bool]("true or false")(v)
+		return &b, err
+	})
+}
+
+// only reads nothing but a T.
+func only[T any](want string) func(v any) (T, error) {
+	return func(v any) (T, error) {
+		x, ok := v.(T)
+		if !ok {
+			return x, wrongType(v, want)
+		}
+		return x, nil
+	}
+}
+
+// list reads each element of a list.
+func list[T any](v any, want string, read func(v any) (T, error)) ([]T, error) {
+	elements, ok := v.([]any)
+	if !ok {
+		return nil, wrongType(v, want)
+	}
+	out := make([]T, len(elements))
+	for i, e := range elements {
+		var err error
+		if out[i], err = read(e); err != nil {
+			return nil, wrongType(e, want)
+		}
+	}
+	return out, nil
+}
+
+func readTexts(v any) ([]string, error) {
+	const want = "a list of texts"
+	return list(v, want, only[string](want))
+}
+
+// readMethods reads a list, or one text: methods = "all" is what one writes first.
+func readMethods(v any) ([]string, error) {
+	if s, ok := v.(string); ok {
+		return []string{s}, nil
+	}
+	return readTexts(v)
+}
+
+func readInteger(want string) func(v any) (int, error) {
+	return func(v any) (int, error) {
+		n, ok := v.(int64)
+		if !ok || n > math.MaxInt32 || n < math.MinInt32 {
+			return 0, wrongType(v, want)
+		}
+		return int(n), nil
+	}
+}
+
+func readIntegers(v any) ([]int, error) {
+	const want = "a list of integers"
+	return list(v, want, readInteger(want))
+}
+
+func readNatural(v any) (uint64, error) {
+	n, ok := v.(int64)
+	if !ok || n < 0 {
+		return 0, wrongType(v, "an integer from 0 up")
+	}
+	return uint64(n), nil
+}
+
+func readNumber(v any) (float64, error) {
+	switch v := v.(type) {
+	case int64:
+		return float64(v), nil
+	case float64:
+		return v, nil
+	}
+	return 0, wrongType(v, "a number")
+}
+
+func readNumbers(v any) ([]float64, error) { return list(v, "a list of three numbers", readNumber) }
+
+func readSeconds(v any) (time.Duration, error) {
+	s, err := readNumber(v)
+	if err != nil {
+		return 0, wrongType(v, "a number of seconds")
+	}
+	if !(math.Abs(s) <= math.MaxInt32) {
+		return 0, fmt.Errorf("is %v; it must be a number of seconds up to %d", v, math.MaxInt32)
+	}
+	return time.Duration(s * float64(time.Second)), nil
+}
+
+func readBudget(v any) (bytesize.Budget, error) {
+	s, ok := v.(string)
+	if !ok {
+		return bytesize.Budget{}, wrongType(v, "a text such as \"512MiB\"")
+	}
+	return bytesize.ParseBudget(s)
+}
+
+// readClass reads a name or an index.
+func readClass(v any) (string, error) {
+	if n, ok := v.(int64); ok {
+		return strconv.FormatInt(n, 10), nil
+	}
+	return only[string](wantText)(v)
+}
+
+func wrongType(v any, want string) error {
+	kind := fmt.Sprintf("%T", v)
+	switch v := v.(type) {
+	case string:
+		kind = strconv.Quote(v)
+	case int64, float64, bool:
+		kind = fmt.Sprint(v)
+	case []any:
+		kind = "a list"
+	case map[string]any:
+		kind = "a section"
+	}
+	return fmt.Errorf("must be %s, not %s", want, kind)
+}
