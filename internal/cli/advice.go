@@ -1,11 +1,16 @@
 package cli
 
 import (
+	"strings"
+
+	"github.com/voxcam/voxcam/internal/device"
+	"github.com/voxcam/voxcam/internal/layer"
 	"github.com/voxcam/voxcam/internal/option"
 )
 
 // flags are the flags of the options that the packages below name in errors and notes.
 var flags = map[string]string{
+	"axes":          "--axes (data.axes in a configuration)",
 	"conventions":   "--convention",
 	"input_axes":    "--input-axes",
 	"layer_layout":  "--layer-layout",
@@ -26,5 +31,12 @@ func flagOf(option string) (flag string, ok bool) {
 	return flag, ok
 }
 
-// inFlags is a text with the flags of the options that it mentions.
-func inFlags(text string) string { return option.Rename(text, flagOf) }
+// commands adds to advice of the packages below which command helps.
+var commands = strings.NewReplacer(
+	layer.ListsAll, "voxcam inspect lists all",
+	device.WithoutGPU, device.WithoutGPU+", and voxcam doctor says what was found",
+	"without cuDNN, which can be faster", "without cuDNN, which can be faster (voxcam doctor says how to install it)",
+)
+
+// inFlags is a text for people at a command line: with flags for the options that it mentions, and with commands.
+func inFlags(text string) string { return commands.Replace(option.Rename(text, flagOf)) }

@@ -110,7 +110,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 
 // complain prints why the program ends.
 func complain(stderr io.Writer, err error) {
-	fmt.Fprintln(stderr, "voxcam:", printable.Lines(err.Error()))
+	fmt.Fprintln(stderr, "voxcam:", printable.Lines(inFlags(err.Error())))
 }
 
 // issues is where defects are reported.

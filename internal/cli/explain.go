@@ -94,10 +94,10 @@ func lean() { debug.SetGCPercent(10) }
 // printNotes tells what the user should know of the model.
 func printNotes(w io.Writer, info cam.Info) {
 	for _, text := range info.Warnings {
-		printable.Fprintln(w, "voxcam: warning:", text)
+		printable.Fprintln(w, "voxcam: warning:", inFlags(text))
 	}
 	for _, text := range info.Notes {
-		printable.Fprintln(w, "voxcam: note:", text)
+		printable.Fprintln(w, "voxcam: note:", inFlags(text))
 	}
 }
 
@@ -273,7 +273,7 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 		}
 		for _, r := range answer.Methods {
 			if r.Status != cam.StatusOK {
-				printable.Fprintf(cmd.ErrOrStderr(), "voxcam: %s: %s: %s\n", r.Method, r.Status, r.Reason)
+				printable.Fprintf(cmd.ErrOrStderr(), "voxcam: %s: %s: %s\n", r.Method, r.Status, inFlags(r.Reason))
 			}
 			if r.Status == cam.StatusFailed {
 				failed++

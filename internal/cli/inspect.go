@@ -97,7 +97,7 @@ func printSummary(w io.Writer, s *explain.Summary) error {
 		return err
 	}
 	for _, note := range s.Warnings {
-		printable.Fprintln(w, "note:", note)
+		printable.Fprintln(w, "note:", inFlags(note))
 	}
 	return nil
 }

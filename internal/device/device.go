@@ -185,11 +185,14 @@ func openCPU(_ int, o Options) (*Device, error) {
 	return &Device{Backend: b, close: b.Close, free: sysmem.Free}, nil
 }
 
+// WithoutGPU is the advice in the error of a GPU that was asked for and cannot be opened.
+const WithoutGPU = "device cpu computes without a GPU"
+
 // openCUDA opens a GPU that was asked for.
 func openCUDA(number int, o Options) (*Device, error) {
 	d, err := tryCUDA(number, o)
 	if err != nil {
-		return nil, fmt.Errorf("%w; device cpu computes without a GPU, and voxcam doctor says what was found", err)
+		return nil, fmt.Errorf("%w; %s", err, WithoutGPU)
 	}
 	return d, nil
 }

@@ -36,11 +36,11 @@ var inputCases = []struct {
 	{model: "dchw", axes: "DCHW", volume: [4]int{2, 4, 6, 8}},
 	{model: "ndhw", axes: "NDHW", volume: [4]int{1, 4, 6, 8}},
 	{model: "open", volume: [4]int{1, 4, 6, 8}},
-	{model: "open_last", volume: [4]int{4, 6, 8, 1}, err: "--input-axes"},
+	{model: "open_last", volume: [4]int{4, 6, 8, 1}, err: "the option input_axes"},
 	{model: "open_last", axes: "NDHWC", volume: [4]int{1, 4, 6, 8}},
 	{model: "linear", volume: [4]int{2, 4, 6, 8}, warning: "are taken to be NCDHW"},
 	{model: "linear", axes: "NCDHW", volume: [4]int{2, 4, 6, 8}},
-	{model: "linear_last", volume: [4]int{2, 4, 6, 8}, err: "--input-axes"},
+	{model: "linear_last", volume: [4]int{2, 4, 6, 8}, err: "the option input_axes"},
 	{model: "linear_last", axes: "NDHWC", volume: [4]int{2, 4, 6, 8}},
 }
 

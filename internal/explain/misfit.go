@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/voxcam/voxcam/internal/onnx"
+	"github.com/voxcam/voxcam/internal/option"
 	"github.com/voxcam/voxcam/volume"
 )
 
@@ -24,19 +25,26 @@ func (m *Model) misfit(shape [4]int, err error) error {
 	return err
 }
 
-// SuggestAxes adds to an error about the volume's shape by which other names of its stored axes it would fit.
+// SuggestAxes adds to an error about the volume's shape by which other names of its stored axes it would fit, in front of other advice.
 func SuggestAxes(err error, v *volume.Volume) error {
-	var wrong *onnx.InputError
-	if !errors.As(err, &wrong) || wrong.Want == [4]int{} {
+	wrong, ok := err.(*onnx.InputError) //nolint:errorlint // what wraps one has its own text
+	if !ok || wrong.Want == [4]int{} {
 		return err
 	}
 	const most = 3
-	switch readings := v.Readings(wrong.Want); {
-	case len(readings) == 1:
-		return fmt.Errorf("%w; or, if the stored axes are %s, say so: --axes %s, or data.axes = %q", err, readings[0], readings[0], readings[0])
-	case len(readings) > 1:
-		return fmt.Errorf("%w; or say which of %s the stored axes are (--axes, or data.axes)", err,
-			strings.Join(readings[:min(most, len(readings))], ", "))
+	advice := ""
+	switch readings := v.Readings(wrong.Want); len(readings) {
+	case 0:
+		return err
+	case 1:
+		advice = "if the stored axes are " + readings[0] + ", say so by " + option.Mention("axes") + ": " + readings[0]
+	default:
+		advice = fmt.Sprintf("say which of %s the stored axes are by %s", strings.Join(readings[:min(most, len(readings))], ", "), option.Mention("axes"))
 	}
-	return err
+	better := *wrong
+	better.Advice = append([]string{advice}, wrong.Advice...)
+	if len(wrong.Advice) > 0 {
+		better.Advice[1] = "or else " + wrong.Advice[0]
+	}
+	return &better
 }

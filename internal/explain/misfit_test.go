@@ -34,9 +34,9 @@ func TestMisfit(t *testing.T) {
 		{"auxiliary.onnx", "body.conv", shapeOf("DHW", 1, 5, 6, 7), nil, ""},
 		{"auxiliary.onnx", "aux.conv", shapeOf("DHW", 1, 5, 6, 7), []string{`auxiliary.onnx: the class scores (output "scores") ` + scores}, "%"},
 		{"auxiliary.onnx", "aux.act", shapeOf("DHW", 1, 5, 6, 7), []string{`the module "aux.act"`, "leads to another output"}, "%"},
-		{"auxiliary.onnx", "", shapeOf("CDHW", 5, 6, 7, 1), []string{"channels 5 instead of 1", `the stored axes are DHWC, say so: --axes DHWC, or data.axes = "DHWC"`}, ""},
+		{"auxiliary.onnx", "", shapeOf("CDHW", 5, 6, 7, 1), []string{"channels 5 instead of 1", "instead of 7; if the stored axes are DHWC, say so by the option axes: DHWC; or else crop, pad"}, ""},
 		{"auxiliary.onnx", "", shapeOf("DHW", 1, 7, 5, 6), []string{"depth 7 instead of 5", "the stored axes are WDH"}, ""},
-		{"auxiliary.onnx", "", shapeOf("DHW", 1, 8, 6, 7), []string{"depth 8 instead of 5; crop, pad"}, "--axes"},
+		{"auxiliary.onnx", "", shapeOf("DHW", 1, 8, 6, 7), []string{"depth 8 instead of 5; crop, pad"}, "the option axes"},
 		{"one_size.onnx", "", shapeOf("DHW", 1, 3, 4, 3), nil, ""},
 		{"one_size.onnx", "", shapeOf("DHW", 1, 4, 4, 4),
 			[]string{"for a volume of shape [1 4 4 4] [C D H W]: ", "[1,32] and [8,3] do not multiply", "the model takes volumes of one size only"}, ""},
@@ -69,9 +69,9 @@ func TestMisfitCases(t *testing.T) {
 	defer b.Close()
 	for _, test := range []struct{ volume, model, axes, want string }{
 		{"four_d.nii.gz", "one_channel.onnx", "", "channels 3 instead of 1; save the channels that the model takes (1 of 3)"},
-		{"dhw1.npy", "one_channel.onnx", "", "--axes DHWC"},
+		{"dhw1.npy", "one_channel.onnx", "", "the option axes: DHWC"},
 		{"dhw1.npy", "one_channel.onnx", "DHWC", ""},
-		{"stack.npy", "slices_as_channels.onnx", "", "--axes CHW"},
+		{"stack.npy", "slices_as_channels.onnx", "", "the option axes: CHW"},
 		{"stack.npy", "slices_as_channels.onnx", "CHW", ""},
 		{"ok.npy", "batch_of_2.onnx", "", "export it with a batch of 1"},
 		{"ok.npy", "one_channel.onnx", "", ""},

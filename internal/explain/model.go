@@ -141,7 +141,7 @@ func fillShape(file *onnx.Model, opt Options) [4]int {
 func fullShape(file *onnx.Model, opt Options) ([4]int, error) {
 	shape := fillShape(file, opt)
 	if slices.Min(shape[:]) < 1 {
-		return shape, fmt.Errorf("%s leaves the size of the volume open: give --volume-shape channels,depth,height,width", file.Path)
+		return shape, fmt.Errorf("%s leaves the size of the volume open: give the option volume_shape channels,depth,height,width", file.Path)
 	}
 	return shape, nil
 }

@@ -46,7 +46,7 @@ func (idx *index) last(req Request) (Target, error) {
 		}
 		return t, nil
 	}
-	return Target{}, fmt.Errorf("%w; name one with --target-layer", ErrNoSpatialLayer)
+	return Target{}, fmt.Errorf("%w; name one by the option target_layer", ErrNoSpatialLayer)
 }
 
 // moved is the layer in the layout in which it is the output of a module: convolutional networks move channels to the end for a norm

@@ -44,12 +44,12 @@ func InputAxes(ctx context.Context, file *onnx.Model, memory int) (InputOrder, e
 	assumed := func(why string) (InputOrder, error) {
 		last := shape[rank-1]
 		if dims[rank-1].Size > 0 && last <= 4 && int(dims[1].Size) > last {
-			return InputOrder{}, fmt.Errorf("the input %q %v may be %s, or %s (%s): say which by --input-axes", inputs[0].Name, shape, usual, "N"+usual[2:]+"C", why)
+			return InputOrder{}, fmt.Errorf("the input %q %v may be %s, or %s (%s): say which by the option input_axes", inputs[0].Name, shape, usual, "N"+usual[2:]+"C", why)
 		}
 		if rank == 4 {
 			return InputOrder{}, nil
 		}
-		return InputOrder{Assumed: fmt.Sprintf("the axes of the input %v are taken to be %s, since %s; name them by --input-axes if they are others", shape, usual, why)}, nil
+		return InputOrder{Assumed: fmt.Sprintf("the axes of the input %v are taken to be %s, since %s; name them by the option input_axes if they are others", shape, usual, why)}, nil
 	}
 	if dims[0].Size > 1 {
 		return InputOrder{}, nil // no batch of one volume: said when a volume is bound
@@ -77,9 +77,9 @@ func Confirm(m *onnx.Imported) (assumed string, err error) {
 	case 1:
 		return "", nil
 	case 0:
-		return fmt.Sprintf("the axes of the input %v are taken to be NCDHW, since no operation tells channels from places; name them by --input-axes if they are others", shape), nil
+		return fmt.Sprintf("the axes of the input %v are taken to be NCDHW, since no operation tells channels from places; name them by the option input_axes if they are others", shape), nil
 	default:
-		return "", fmt.Errorf("the model takes its channels from axis %d of the input %v, not from axis 1: name the axes by --input-axes", at, shape)
+		return "", fmt.Errorf("the model takes its channels from axis %d of the input %v, not from axis 1: name the axes by the option input_axes", at, shape)
 	}
 }
 

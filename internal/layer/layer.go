@@ -44,6 +44,9 @@ type Target struct {
 	Notes    []string // choices that were made, of interest to those who wonder
 }
 
+// ListsAll is the advice in errors that name only some layers.
+const ListsAll = "Inspect lists all"
+
 // NotFoundError is a name that fits no layer, or several.
 type NotFoundError struct {
 	Name       string
@@ -60,7 +63,7 @@ func (e *NotFoundError) Error() string {
 	if e.Hint != "" {
 		hint = "; " + e.Hint + hint
 	}
-	return fmt.Sprintf("%s %q%s%s (voxcam inspect lists all)", what, e.Name, hint, strings.Join(e.Candidates, ", "))
+	return fmt.Sprintf("%s %q%s%s (%s)", what, e.Name, hint, strings.Join(e.Candidates, ", "), ListsAll)
 }
 
 // exportTool has the advice for exports that lack what is asked for.

@@ -57,8 +57,8 @@ func (idx *index) place(t *Target, req Request) error {
 			return fmt.Errorf("layer %q is %v: it has no axes in space to show; choose a layer before the global pooling", t.Label, s)
 		}
 		if unknown != nil && req.Grid == [3]int{} {
-			return fmt.Errorf("layer %q %v cannot be placed in the volume: %w; choose another layer, or give its axes by --layer-layout (such as NDHWC or NTC) "+
-				"and its tokens by --token-grid", t.Label, s, unknown)
+			return fmt.Errorf("layer %q %v cannot be placed in the volume: %w; choose another layer, or give its axes by the option layer_layout (such as NDHWC or NTC) "+
+				"and its tokens by the option token_grid", t.Label, s, unknown)
 		}
 		if unknown != nil {
 			return idx.given(t, req, tokensOnly(s, req))
@@ -90,12 +90,12 @@ func (idx *index) place(t *Target, req Request) error {
 	}
 	t.Grid = grid(t.Axes)
 	if req.Grid != [3]int{} && req.Grid != t.Grid {
-		return fmt.Errorf("layer %q is %v, which is %s cells by the graph (axes %v), not the token grid %s; leave the grid out, or give the axes, too, by --layer-layout",
+		return fmt.Errorf("layer %q is %v, which is %s cells by the graph (axes %v), not the token grid %s; leave the grid out, or give the axes, too, by the option layer_layout",
 			t.Label, s, times(t.Grid), t.Axes, times(req.Grid))
 	}
 	if before := prefix(t.Axes); req.Prefix != 0 && req.Prefix != before {
 		return fmt.Errorf("layer %q is %v with %d tokens in front of those of the volume by the graph (axes %v), not %d; leave the number out, or give the axes, too, "+
-			"by --layer-layout", t.Label, s, before, t.Axes, req.Prefix)
+			"by the option layer_layout", t.Label, s, before, t.Axes, req.Prefix)
 	}
 	return nil
 }
@@ -124,8 +124,8 @@ func tokensOnly(s tensor.Shape, req Request) string {
 func (idx *index) given(t *Target, req Request, letters string) error {
 	s := t.Value.Shape()
 	if letters == "" {
-		return fmt.Errorf("layer %q is %v: the token grid %s (and %d tokens in front) alone does not say which axis is which: give --layer-layout, "+
-			"and --prefix-tokens if there are class tokens", t.Label, s, times(req.Grid), req.Prefix)
+		return fmt.Errorf("layer %q is %v: the token grid %s (and %d tokens in front) alone does not say which axis is which: give the option layer_layout, "+
+			"and the option prefix_tokens if there are class tokens", t.Label, s, times(req.Grid), req.Prefix)
 	}
 	tokens := false
 	t.Axes = nil
@@ -135,7 +135,7 @@ func (idx *index) given(t *Target, req Request, letters string) error {
 		case 'N':
 			if s[i] != 1 {
 				return fmt.Errorf("layer %q is %v with a batch of %d: it shows no single volume (a value inside attention windows?); if these are slices, "+
-					"name the axis D in --layer-layout, else choose a layer outside", t.Label, s, s[i])
+					"name the axis D in the option layer_layout, else choose a layer outside", t.Label, s, s[i])
 			}
 		case 'T':
 			tokens = true
@@ -145,7 +145,7 @@ func (idx *index) given(t *Target, req Request, letters string) error {
 			}
 			axis = ir.Axis{Before: s[i] - ir.Axis{Parts: parts}.Size(), Parts: parts}
 			if axis.Before != req.Prefix {
-				return fmt.Errorf("layer %q has %d tokens, which are %d in front and the token grid %s: give the number in front by --prefix-tokens, or another --token-grid",
+				return fmt.Errorf("layer %q has %d tokens, which are %d in front and the token grid %s: give the number in front by the option prefix_tokens, or another grid by the option token_grid",
 					t.Label, s[i], axis.Before, times(req.Grid))
 			}
 		}
@@ -157,8 +157,8 @@ func (idx *index) given(t *Target, req Request, letters string) error {
 	}
 	for k, n := range t.Grid {
 		if n > req.Volume[k] {
-			return fmt.Errorf("layer %q %v with axes %v has %d cells for %d voxels along %s: cells are smaller than voxels, so that the axes are others (--layer-layout), "+
-				"or the grid is (--token-grid)", t.Label, s, t.Axes, n, req.Volume[k], letterNames[k])
+			return fmt.Errorf("layer %q %v with axes %v has %d cells for %d voxels along %s: cells are smaller than voxels, so that the axes are others (the option layer_layout), "+
+				"or the grid is (the option token_grid)", t.Label, s, t.Axes, n, req.Volume[k], letterNames[k])
 		}
 	}
 	return nil
@@ -167,7 +167,7 @@ func (idx *index) given(t *Target, req Request, letters string) error {
 // tokens are the parts of an axis of tokens: the letters in space that have no axis of their own.
 func (idx *index) tokens(t *Target, req Request, letters string, size int) (parts []ir.Part, err error) {
 	if req.Grid == [3]int{} {
-		return nil, fmt.Errorf("layer %q has %d tokens and their places in space are not in the file: give --token-grid depth,height,width", t.Label, size)
+		return nil, fmt.Errorf("layer %q has %d tokens and their places in space are not in the file: give them by the option token_grid: depth, height, width", t.Label, size)
 	}
 	cells := 1
 	for k, l := range []byte(space) {

@@ -41,7 +41,7 @@ func (c *call) hold(bytes int, what string, args ...any) {
 	if im.memory > 0 && bytes > im.memory-im.held {
 		e := c.unsupportedf("%s takes %s of memory while the model is opened, of %s that it may take; %s are taken",
 			fmt.Sprintf(what, args...), bytesize.Format(bytes), bytesize.Format(im.memory), bytesize.Format(im.held))
-		e.Advice, e.cause = "give a larger --memory-budget if the model is meant to be so", ErrMemory
+		e.Advice, e.cause = "give a larger budget by the option memory_budget if the model is meant to be so", ErrMemory
 		panic(abort{e})
 	}
 	if bytes > largePiece {

@@ -70,7 +70,10 @@ func (e *UnsupportedError) Unwrap() error { return e.cause }
 type InputError struct {
 	Path   string
 	Reason string
-	Want   [4]int // sizes [C, D, H, W] that the model takes, 0 for any; all 0 if they are not what is wrong
+	Advice []string // what to do, the likeliest first; may be empty
+	Want   [4]int   // sizes [C, D, H, W] that the model takes, 0 for any; all 0 if they are not what is wrong
 }
 
-func (e *InputError) Error() string { return e.Path + ": " + e.Reason }
+func (e *InputError) Error() string {
+	return e.Path + ": " + strings.Join(append([]string{e.Reason}, e.Advice...), "; ")
+}

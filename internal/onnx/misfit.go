@@ -59,24 +59,23 @@ func misfit(path string, dims []Dim, letters string, shape tensor.Shape) error {
 	if differ == nil {
 		return nil
 	}
-	var advice []string
 	if missing {
-		advice = append(advice, "explain a volume of one, one after the other")
+		e.Advice = append(e.Advice, "explain a volume of one, one after the other")
 	}
 	if batch {
-		advice = append(advice, "export it with a batch of 1, or a dynamic one")
+		e.Advice = append(e.Advice, "export it with a batch of 1, or a dynamic one")
 	}
 	if space && !missing {
-		advice = append(advice, "crop, pad or resample it, or export the model with dynamic axes")
+		e.Advice = append(e.Advice, "crop, pad or resample it, or export the model with dynamic axes")
 	}
 	switch n := e.Want[0]; {
 	case !channels || missing:
 	case n < shape[1]:
-		advice = append(advice, fmt.Sprintf("save the channels that the model takes (%d of %d) in a file of their own", n, shape[1]))
+		e.Advice = append(e.Advice, fmt.Sprintf("save the channels that the model takes (%d of %d) in a file of their own", n, shape[1]))
 	default:
-		advice = append(advice, fmt.Sprintf("save the %d channels that the model takes in one file", n))
+		e.Advice = append(e.Advice, fmt.Sprintf("save the %d channels that the model takes in one file", n))
 	}
-	e.Reason = fmt.Sprintf("%s: %s; %s", takes, strings.Join(differ, ", "), strings.Join(advice, "; "))
+	e.Reason = takes + ": " + strings.Join(differ, ", ")
 	return e
 }
 

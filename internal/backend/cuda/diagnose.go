@@ -68,7 +68,7 @@ func (b *Backend) Note() string {
 	case b.device.Major < 8:
 		return fmt.Sprintf("%s has no tensor cores for tf32 and bf16: it computes in fp32", b.device.Name)
 	case b.tuner != nil && b.tuner.missing != nil && b.options.Cudnn:
-		return "convolutions on tensor cores run with this program's own kernels, without cuDNN, which can be faster (voxcam doctor says how to install it)"
+		return "convolutions on tensor cores run with this program's own kernels, without cuDNN, which can be faster"
 	}
 	return ""
 }
