@@ -158,7 +158,7 @@ case("slicewise", Slicewise(2), at("blocks.0.norm1", tokens(2, D, 2, 3)), at("bl
      at("blocks.0.norm1", tokens(2, D, 2, 3), grid=[1, 2, 3], prefix=2, layout="DTC"), refused("blocks.0.norm1", "4x2x3 cells by the graph", grid=[D, 3, 2]),
      refused("blocks.0.norm1", "2 tokens in front", prefix=1), refused("blocks.0.norm1", "2 in front", grid=[D, 2, 3], layout="DTC"),
      at("blocks.0.norm1", lambda a, g: tokens(2, D, 3, 2)(a, g), grid=[1, 3, 2], prefix=2, layout="DTC", warning="are .* in the graph"),
-     refused("blocks.0.norm1", "batch of 4", layout="NTC", grid=[1, 2, 3], prefix=2), refused("blocks.0.norm1", "give --token-grid", layout="CTD"))
+     refused("blocks.0.norm1", "batch of 4", layout="NTC", grid=[1, 2, 3], prefix=2), refused("blocks.0.norm1", "the option token_grid", layout="CTD"))
 class Patches(nn.Module):
     """Patches by a linear layer, tokens in front and behind."""
 
