@@ -106,7 +106,28 @@ func (f *fake) called() []string {
 	return append([]string(nil), f.calls...)
 }
 
-var _ explain.Explainer = (*fake)(nil)
+// Begin implements explain.Overlapping for one volume at a time.
+func (f *fake) Begin(_ context.Context, v *volume.Volume, req cam.Request) (explain.Work, error) {
+	return &oneByOne{Explainer: f, v: v, req: req}, nil
+}
+
+// oneByOne is the work of an Explainer on one volume at a time.
+type oneByOne struct {
+	explain.Explainer
+	v      *volume.Volume
+	req    cam.Request
+	result *cam.Result
+}
+
+func (w *oneByOne) Compute(ctx context.Context) (err error) {
+	w.result, err = w.Explain(ctx, w.v, w.req)
+	return err
+}
+
+func (w *oneByOne) Result() (*cam.Result, error) { return w.result, nil }
+func (w *oneByOne) Drop()                        {}
+
+var _ explain.Overlapping = (*fake)(nil)
 
 // world is a small data set on disk with a configuration for it.
 type world struct {

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/phantom"
 	"github.com/voxcam/voxcam/internal/volume/mat"
 	"github.com/voxcam/voxcam/volume"
@@ -33,6 +34,10 @@ func (s *still) Explain(context.Context, *volume.Volume, cam.Request) (*cam.Resu
 
 // newStill makes maps like those of a network with a stride of 32: two of the layer, smooth and for a large part zero, and two of
 // the volume, which are noise with a long tail.
+func (s *still) Begin(_ context.Context, v *volume.Volume, req cam.Request) (explain.Work, error) {
+	return &oneByOne{Explainer: s, v: v, req: req}, nil
+}
+
 func newStill(b *testing.B, dims [3]int) *still {
 	s := &still{}
 	r := rand.New(rand.NewPCG(1, 2))

@@ -2,12 +2,8 @@ package session
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"math"
-	"os"
 	"runtime"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -24,168 +20,82 @@ type job struct {
 	sample   dataset.Sample
 	prepared *dataset.Prepared // nil if it could not be read
 	err      error             // why
+	parts    chan part         // to the writer of the sample; closed after its last part, or when the run stops
 }
 
-// part is what is known of a sample for one target. Targets are written one by one, so that those of many classes are not
-// in memory together.
+// part is the state of a sample for one target. Targets are written one by one, so that those of many classes are not in memory
+// together.
 type part struct {
 	job     *job
-	work    explain.Work // nil if err says why there is no result; then it is the sample's last part
-	err     error
 	target  int
-	last    bool
-	seconds float64 // of explaining
-	heard   *heard
+	last    bool         // of the sample: after an error no other part counts
+	work    explain.Work // nil if there was an error before
+	err     error        // why there is no result
+	seconds float64      // of explaining
+	events  *events
 }
 
-// heard are the incidents of one part, which are told while it is explained.
-type heard struct {
+// events collects what happened to memory and device while one part was explained.
+type events struct {
 	mu   sync.Mutex
 	list []cam.Event
 }
 
-func (h *heard) add(i cam.Event) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.list = append(h.list, i)
+func (e *events) add(event cam.Event) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.list = append(e.list, event)
 }
 
-func (h *heard) all() []cam.Event {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.list
+func (e *events) all() []cam.Event {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.list
 }
 
-// readers is how many samples are read at a time: decompression is the work of one processor for each.
+// readers is the number of samples that are read at a time: decompression is the work of one processor for each.
 const readers = 2
 
-// writersOf is how many samples are written at a time. The files of one are encoded side by side, too; the second one is for the time
-// in which the first has few files left.
+// writersOf returns the number of samples that are written at a time. The files of one are encoded side by side, too; the second one is
+// for the time in which the first has few files left.
 func writersOf(processors int) int { return min(max(processors/4, 1), 4) }
 
-// pipeline reads, explains and writes the samples, each stage in goroutines of its own. The channels hold nothing: a stage that
-// has finished its work keeps it until the next one takes it, which bounds what is in memory: a volume for each reader, one that
-// is on its way to the device, one that is explained, and one with maps for each writer. After an interruption a sample that is
-// already explained is still written.
-func (r *run) pipeline(ctx context.Context, ex explain.Explainer, todo []dataset.Sample, s *Summary) error {
-	group, ctx := errgroup.WithContext(ctx)
-	read, begun, explained := make(chan *job), make(chan part), make(chan (<-chan part))
-	broken := make(chan struct{}) // closed when a writer gives up
+// pipeline reads, explains and writes samples, each stage in goroutines of its own. The channels hold nothing: a stage that has finished
+// its work keeps it until the next one takes it, which bounds what is in memory: a volume for each reader, one that is on its way to
+// the device, one that is explained, and one with maps for each writer. After an interruption a sample that is already explained is
+// still written.
+type pipeline struct {
+	*run
+	explainer explain.Overlapping
+	tally     *tally
+
+	read    chan *job     // samples whose volume was read, or could not be
+	begun   chan part     // parts whose volume is on the device, or waits for it
+	written chan *job     // samples with a part that was explained
+	broken  chan struct{} // closed when a writer gives up
+	once    sync.Once     // of closing broken
+}
+
+// explainAll sends samples through a pipeline, and counts them in the summary.
+func (r *run) explainAll(ctx context.Context, ex explain.Overlapping, todo []dataset.Sample, s *Summary) error {
 	processors := runtime.GOMAXPROCS(0)
 	r.encoders = make(chan struct{}, processors)
-
 	volumes, todo := newReading(r, todo)
 	defer volumes.close()
-	r.read(ctx, group, volumes, todo, read)
-
-	group.Go(func() error {
-		defer close(begun)
-		for j := range read {
-			for i := range r.targets {
-				if ctx.Err() != nil {
-					return ctx.Err()
-				}
-				p := r.begin(ctx, ex, j, i)
-				if ctx.Err() != nil && p.err != nil {
-					return ctx.Err() // the sample did not fail, it was stopped
-				}
-				select {
-				case begun <- p:
-				case <-ctx.Done():
-					p.drop()
-					return ctx.Err()
-				}
-				if p.last {
-					break
-				}
-			}
-		}
-		return nil
-	})
-
-	group.Go(func() error {
-		defer close(explained)
-		var parts chan part // of the sample that is being explained
-		defer func() {
-			if parts != nil {
-				close(parts)
-			}
-		}()
-		var failed *job
-		for p := range begun {
-			if ctx.Err() != nil {
-				p.drop()
-				return ctx.Err()
-			}
-			if p.job == failed { // another target of it had been begun
-				p.drop()
-				continue
-			}
-			r.compute(ctx, &p)
-			if ctx.Err() != nil && p.err != nil {
-				return ctx.Err()
-			}
-			if parts == nil {
-				parts = make(chan part)
-				select {
-				case explained <- parts:
-				case <-broken:
-					return ctx.Err()
-				}
-			}
-			select {
-			case parts <- p:
-			case <-broken:
-				return ctx.Err()
-			}
-			if p.last {
-				close(parts)
-				parts = nil
-			}
-			if p.err != nil {
-				failed = p.job
-			}
-		}
-		return nil
-	})
-
-	started := time.Now()
-	var mu sync.Mutex
-	done := 0
-	tell := func(record *report.Sample) {
-		mu.Lock()
-		defer mu.Unlock()
-		s.count(record)
-		done++
-		e := Event{Kind: EventSample, Sample: record.ID, Split: record.Split, Done: done, Total: len(todo),
-			Status: record.Status, Reason: record.Reason, Seconds: record.Seconds,
-			Left: time.Since(started).Seconds() / float64(done) * float64(len(todo)-done)}
-		if record.PredictedClassName != nil {
-			e.Predicted, e.Confidence = *record.PredictedClassName, *record.Confidence
-		}
-		r.observe.Event(e)
-	}
-	var once sync.Once
+	p := &pipeline{run: r, explainer: ex, tally: &tally{observe: r.observe, summary: s, total: len(todo), started: time.Now()},
+		read: make(chan *job), begun: make(chan part), written: make(chan *job), broken: make(chan struct{})}
+	group, ctx := errgroup.WithContext(ctx)
+	p.readAll(ctx, group, volumes, todo)
+	group.Go(func() error { return p.beginAll(ctx) })
+	group.Go(func() error { return p.computeAll(ctx) })
 	for range writersOf(processors) {
-		group.Go(func() error {
-			for parts := range explained {
-				record, err := r.write(parts)
-				if err != nil {
-					once.Do(func() { close(broken) })
-					return err
-				}
-				if record != nil {
-					tell(record)
-				}
-			}
-			return nil
-		})
+		group.Go(p.writeAll)
 	}
 	return group.Wait()
 }
 
-// read prepares samples, some at a time, and hands them on in their order.
-func (r *run) read(ctx context.Context, group *errgroup.Group, volumes *reading, todo []dataset.Sample, read chan<- *job) {
+// readAll prepares samples, some at a time, and hands them on in their order.
+func (p *pipeline) readAll(ctx context.Context, group *errgroup.Group, volumes *reading, todo []dataset.Sample) {
 	turns := make(chan chan *job, readers-1) // of the samples that are being read
 	group.Go(func() error {
 		defer close(turns)
@@ -197,8 +107,8 @@ func (r *run) read(ctx context.Context, group *errgroup.Group, volumes *reading,
 				return ctx.Err()
 			}
 			group.Go(func() error {
-				j := &job{sample: sample}
-				if j.err = r.checkLabel(sample); j.err == nil {
+				j := &job{sample: sample, parts: make(chan part)}
+				if j.err = p.checkLabel(sample); j.err == nil {
 					j.err = guard(func() (err error) { j.prepared, err = volumes.prepare(ctx, sample); return err })
 				}
 				turn <- j
@@ -208,34 +118,16 @@ func (r *run) read(ctx context.Context, group *errgroup.Group, volumes *reading,
 		return nil
 	})
 	group.Go(func() error {
-		defer close(read)
+		defer close(p.read)
 		for turn := range turns {
 			select {
-			case read <- <-turn:
+			case p.read <- <-turn:
 			case <-ctx.Done():
 				return ctx.Err()
 			}
 		}
 		return nil
 	})
-}
-
-// write stores the parts of a sample; nothing, if it was stopped between two targets.
-func (r *run) write(parts <-chan part) (*report.Sample, error) {
-	var w *writer
-	defer func() { w.abort() }()
-	for p := range parts {
-		if w == nil {
-			w = &writer{run: r, job: p.job}
-		}
-		if err := w.add(p); err != nil {
-			return nil, err
-		}
-		if p.last {
-			return w.finish()
-		}
-	}
-	return nil, nil
 }
 
 func (r *run) checkLabel(s dataset.Sample) error {
@@ -248,33 +140,57 @@ func (r *run) checkLabel(s dataset.Sample) error {
 	return nil
 }
 
+// beginAll begins every target of every sample.
+func (p *pipeline) beginAll(ctx context.Context) error {
+	defer close(p.begun)
+	for j := range p.read {
+		for last, i := false, 0; !last; i++ {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			part := p.begin(ctx, j, i)
+			if ctx.Err() != nil && part.err != nil {
+				return ctx.Err() // the sample did not fail, it was stopped
+			}
+			select {
+			case p.begun <- part:
+			case <-ctx.Done():
+				part.drop()
+				return ctx.Err()
+			}
+			last = part.last
+		}
+	}
+	return nil
+}
+
 // begin begins target i of a sample.
-func (r *run) begin(ctx context.Context, ex explain.Explainer, j *job, i int) part {
-	p := part{job: j, err: j.err, target: i, last: j.err != nil || i == len(r.targets)-1, heard: &heard{}}
-	if p.err != nil {
-		return p
+func (p *pipeline) begin(ctx context.Context, j *job, i int) part {
+	out := part{job: j, err: j.err, target: i, events: &events{}}
+	if out.err == nil {
+		request := p.requestFor(j.sample, i, out.events)
+		out.err = guard(func() (err error) { out.work, err = p.explainer.Begin(ctx, j.prepared.Volume, request); return err })
 	}
-	target := r.targets[i]
-	if target.Kind == cam.ClassTrue {
-		target.Index = j.sample.Label
+	out.last = out.err != nil || i == len(p.targets)-1
+	return out
+}
+
+// requestFor returns the request for target i of a sample. What happens meanwhile is collected in events.
+func (p *pipeline) requestFor(s dataset.Sample, i int, events *events) cam.Request {
+	request := p.request
+	request.Target.Class, request.SampleID, request.Noise = p.targets[i], s.ID, p.opt.Noise
+	if request.Target.Class.Kind == cam.ClassTrue {
+		request.Target.Class.Index = s.Label
 	}
-	request := r.request
-	request.Target.Class, request.SampleID, request.Noise = target, j.sample.ID, r.opt.Noise
 	request.Progress = func(done, total int) {
-		r.observe.Event(Event{Kind: EventPass, Sample: j.sample.ID, Split: string(j.sample.Split),
-			Passes: i*total + done, PassesTotal: len(r.targets) * total})
+		p.observe.Event(Event{Kind: EventPass, Sample: s.ID, Split: string(s.Split),
+			Passes: i*total + done, PassesTotal: len(p.targets) * total})
 	}
-	request.OnEvent = func(incident cam.Event) {
-		p.heard.add(incident)
-		r.memory.incident(j.sample, incident)
+	request.OnEvent = func(event cam.Event) {
+		events.add(event)
+		p.memory.event(s, event)
 	}
-	if o, ok := ex.(explain.Overlapping); ok {
-		p.err = guard(func() (err error) { p.work, err = o.Begin(ctx, j.prepared.Volume, request); return err })
-		p.last = p.last || p.err != nil
-		return p
-	}
-	p.work = &plain{Explainer: ex, job: j, request: request}
-	return p
+	return request
 }
 
 // drop gives up what was begun.
@@ -284,133 +200,116 @@ func (p *part) drop() {
 	}
 }
 
-// compute explains what was begun.
-func (r *run) compute(ctx context.Context, p *part) {
-	if p.err != nil {
-		return
-	}
-	if p.target == 0 {
-		r.memory.begin(p.job.sample)
-		r.observe.Event(Event{Kind: EventBegin, Sample: p.job.sample.ID, Split: string(p.job.sample.Split)})
-	}
-	started := time.Now()
-	p.err = guard(func() error { return p.work.Compute(ctx) })
-	p.seconds = time.Since(started).Seconds()
-	p.last = p.last || p.err != nil
-}
-
-// result waits for what a part has, and checks it.
-func (r *run) result(p *part) (result *cam.Result, err error) {
-	if p.err != nil {
-		return nil, p.err
-	}
-	err = guard(func() (err error) { result, err = p.work.Result(); return err })
-	if err == nil {
-		err = r.check(result, p.job.prepared.Volume.Dims())
-	}
-	return result, err
-}
-
-// plain is the work of an Explainer that does one volume at a time.
-type plain struct {
-	explain.Explainer
-	job     *job
-	request cam.Request
-	result  *cam.Result
-}
-
-func (w *plain) Compute(ctx context.Context) (err error) {
-	w.result, err = w.Explain(ctx, w.job.prepared.Volume, w.request)
-	return err
-}
-
-func (w *plain) Result() (*cam.Result, error) { return w.result, nil }
-
-func (w *plain) Drop() {}
-
-// guard makes a panic, which is a fault of the program, the failure of one sample instead of the end of the run.
-func guard(do func() error) (err error) {
+// computeAll explains what was begun, and hands it to the writers.
+func (p *pipeline) computeAll(ctx context.Context) error {
+	defer close(p.written)
+	var open *job // whose parts have begun to be written
 	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("internal error, please report it (VOXCAM_DEBUG=1 in the environment shows where it happened): %v", p)
-			if os.Getenv("VOXCAM_DEBUG") != "" {
-				err = fmt.Errorf("internal error, please report it: %v\n%s", p, debug.Stack())
-			}
+		if open != nil {
+			close(open.parts)
 		}
 	}()
-	return do()
-}
-
-// check keeps anything that is not a result from being stored as one: it turns the status of such a method to failed.
-func (r *run) check(result *cam.Result, dims [3]int) error {
-	if result == nil {
-		return errors.New("internal error, please report it: no result and no error")
-	}
-	if len(result.Methods) != len(r.request.Methods) || len(result.Logits) != r.info.Classes || len(result.Probabilities) != r.info.Classes {
-		return fmt.Errorf("internal error, please report it: %d methods, %d logits and %d probabilities instead of %d, %d and %d",
-			len(result.Methods), len(result.Logits), len(result.Probabilities), len(r.request.Methods), r.info.Classes, r.info.Classes)
-	}
-	for i := range result.Logits {
-		if l, p := float64(result.Logits[i]), result.Probabilities[i]; l-l != 0 || p-p != 0 {
-			return fmt.Errorf("the network's output is not finite (class %d: logit %v); check the scaling of the volume", i, result.Logits[i])
-		}
-	}
-	if p := result.Predicted; p < 0 || p >= r.info.Classes {
-		return fmt.Errorf("internal error, please report it: predicted class %d", p)
-	}
-	for i := range result.Methods {
-		m := &result.Methods[i]
-		if m.Status == cam.StatusFailed {
-			m.Map, m.Heatmap = nil, nil
+	var failed *job
+	for part := range p.begun {
+		if ctx.Err() != nil || part.job == failed { // stopped, or another target of it had been begun
+			part.drop()
 			continue
 		}
-		fail := func(format string, args ...any) {
-			m.Status, m.Reason, m.Map, m.Heatmap = cam.StatusFailed, fmt.Sprintf(format, args...), nil, nil
+		p.compute(ctx, &part)
+		if ctx.Err() != nil && part.err != nil {
+			continue // the sample did not fail, it was stopped
 		}
-		switch {
-		case m.Status != cam.StatusOK && m.Status != cam.StatusDegraded:
-			fail("internal error, please report it: status %q", m.Status)
-		case m.HeatDims != dims || len(m.Heatmap) != dims[0]*dims[1]*dims[2] || len(m.Map) == 0 || len(m.Map) != m.Dims[0]*m.Dims[1]*m.Dims[2]:
-			fail("internal error, please report it: map of %v with %d values, heatmap of %v with %d values for a volume of %v",
-				m.Dims, len(m.Map), m.HeatDims, len(m.Heatmap), dims)
-		case !finite(m.Map) || !finite(m.Heatmap):
-			fail("the map is not finite")
-		case m.Status == cam.StatusOK && !positive(m.Heatmap):
-			m.Status, m.Reason = cam.StatusDegraded, "the heatmap is zero everywhere: the map has no positive value, or the same value everywhere"
+		if open == nil {
+			select {
+			case p.written <- part.job:
+				open = part.job
+			case <-p.broken:
+				return ctx.Err()
+			}
+		}
+		select {
+		case open.parts <- part:
+		case <-p.broken:
+			return ctx.Err()
+		}
+		if part.last {
+			close(open.parts)
+			open = nil
+		}
+		if part.err != nil {
+			failed = part.job
+		}
+	}
+	return ctx.Err()
+}
+
+// compute explains what was begun.
+func (p *pipeline) compute(ctx context.Context, part *part) {
+	if part.err != nil {
+		return
+	}
+	if s := part.job.sample; part.target == 0 {
+		p.memory.begin(s)
+		p.observe.Event(Event{Kind: EventBegin, Sample: s.ID, Split: string(s.Split)})
+	}
+	started := time.Now()
+	part.err = guard(func() error { return part.work.Compute(ctx) })
+	part.seconds = time.Since(started).Seconds()
+	part.last = part.last || part.err != nil
+}
+
+// writeAll writes samples until there are no more.
+func (p *pipeline) writeAll() error {
+	for j := range p.written {
+		record, err := p.write(j)
+		if err != nil {
+			p.once.Do(func() { close(p.broken) })
+			return err
+		}
+		if record != nil {
+			p.tally.add(record)
 		}
 	}
 	return nil
 }
 
-func finite(x []float32) bool {
-	for _, v := range x {
-		if v-v != 0 {
-			return false
+// write stores the parts of a sample; nothing, if it was stopped between two targets.
+func (r *run) write(j *job) (*report.Sample, error) {
+	w := &writer{run: r, job: j}
+	defer w.abort()
+	for part := range j.parts {
+		if err := w.add(part); err != nil {
+			return nil, err
+		}
+		if part.last {
+			return w.finish()
 		}
 	}
-	return true
+	return nil, nil
 }
 
-func positive(x []float32) bool {
-	for _, v := range x {
-		if v > 0 {
-			return true
-		}
-	}
-	return false
+// tally counts the samples that are done.
+type tally struct {
+	observe Observer
+	total   int
+	started time.Time
+
+	mu      sync.Mutex // guards summary and done, and keeps events in their order
+	summary *Summary
+	done    int
 }
 
-// duration says a time as people do.
-func duration(seconds float64) string {
-	switch {
-	case math.IsNaN(seconds) || seconds < 0:
-		return "?"
-	case seconds < 10:
-		return fmt.Sprintf("%.1f s", seconds)
-	case seconds < 120:
-		return fmt.Sprintf("%.0f s", seconds)
-	case seconds < 7200:
-		return fmt.Sprintf("%.0f min", seconds/60)
+// add counts a sample, and says so.
+func (t *tally) add(record *report.Sample) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.summary.count(record)
+	t.done++
+	e := Event{Kind: EventSample, Sample: record.ID, Split: record.Split, Done: t.done, Total: t.total,
+		Status: record.Status, Reason: record.Reason, Seconds: record.Seconds,
+		Left: time.Since(t.started).Seconds() / float64(t.done) * float64(t.total-t.done)}
+	if record.PredictedClassName != nil {
+		e.Predicted, e.Confidence = *record.PredictedClassName, *record.Confidence
 	}
-	return fmt.Sprintf("%.1f h", seconds/3600)
+	t.observe.Event(e)
 }

@@ -184,7 +184,7 @@ type run struct {
 // Run explains the selected samples of the configured data set. What a sample meets is in its record and in the summary;
 // an error means that the session as a whole could not be begun (*RefusedError, *config.Error), stored
 // (*durable.Error) or ended (the context's error), and the summary counts what was done until then.
-func Run(ctx context.Context, opt Options, ex explain.Explainer) (Summary, error) {
+func Run(ctx context.Context, opt Options, ex explain.Overlapping) (Summary, error) {
 	started := time.Now()
 	r, samples, err := prepare(opt, ex)
 	if err != nil {
@@ -202,7 +202,7 @@ func Run(ctx context.Context, opt Options, ex explain.Explainer) (Summary, error
 		}
 		r.observe.Event(Event{Kind: EventStart, Session: s.Name, Dir: s.Dir, Total: len(todo), Resumed: s.Resumed})
 		r.memory = record(ctx, r.folder, opt.Figures, r.observe)
-		err = r.pipeline(ctx, ex, todo, &s)
+		err = r.explainAll(ctx, ex, todo, &s)
 		r.memory.close()
 	}
 	s.Pending = s.Selected - s.Status.All()
@@ -255,7 +255,7 @@ func (r *run) now() time.Time {
 }
 
 // prepare checks everything that can be known before the output folder is touched.
-func prepare(opt Options, ex explain.Explainer) (*run, []dataset.Sample, error) {
+func prepare(opt Options, ex explain.Overlapping) (*run, []dataset.Sample, error) {
 	c := opt.Config
 	if err := c.Validate(); err != nil {
 		return nil, nil, err

@@ -93,15 +93,15 @@ func (r *recorder) begin(s dataset.Sample) {
 	r.sample = s.ID
 }
 
-// incident tells what happened while a sample was explained.
-func (r *recorder) incident(s dataset.Sample, i cam.Event) {
-	r.observe.Event(Event{Kind: EventExecution, Sample: s.ID, Split: string(s.Split), Execution: i})
+// event records what happened while a sample was explained.
+func (r *recorder) event(s dataset.Sample, e cam.Event) {
+	r.observe.Event(Event{Kind: EventExecution, Sample: s.ID, Split: string(s.Split), Execution: e})
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if i.Time.IsZero() {
-		i.Time = r.clock()
+	if e.Time.IsZero() {
+		e.Time = r.clock()
 	}
-	r.add(report.Moment{Time: i.Time, Sample: s.ID, Event: i.Kind, Text: i.Text})
+	r.add(report.Moment{Time: e.Time, Sample: s.ID, Event: e.Kind, Text: e.Text})
 }
 
 // begun opens the timeline, whose last line a crash may have torn.

@@ -261,7 +261,7 @@ func TestTimelineIsBounded(t *testing.T) {
 		now = now.Add(time.Second)
 		r.tick(t.Context(), false)
 	}
-	r.incident(dataset.Sample{ID: "late"}, cam.Event{Kind: cam.EventSkipped})
+	r.event(dataset.Sample{ID: "late"}, cam.Event{Kind: cam.EventSkipped})
 	close(r.done)
 	r.close()
 	moments, err := report.ReadTimeline(folder.FS())

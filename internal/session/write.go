@@ -42,7 +42,7 @@ func (w *writer) add(p part) error {
 	if found != nil {
 		w.known = report.Join(w.known, found.Execution)
 	} else {
-		w.known = report.Join(w.known, cam.Execution{Events: p.heard.all()})
+		w.known = report.Join(w.known, cam.Execution{Events: p.events.all()})
 	}
 	if w.failed == nil {
 		w.failed = err
@@ -211,7 +211,7 @@ func statusOf(err error) cam.Status {
 
 // abort throws away what has no place yet.
 func (w *writer) abort() {
-	if w != nil && w.stage != nil {
+	if w.stage != nil {
 		w.stage.Abort()
 	}
 }
