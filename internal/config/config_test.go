@@ -147,7 +147,7 @@ func TestDocsOfFormats(t *testing.T) {
 		t.Errorf("data.variable: %s", doc)
 	}
 	for _, f := range format.Table() {
-		if axes := f.Axes[4]; !strings.Contains(docs["data.axes"], axes) {
+		if axes := f.DefaultAxes(4); !strings.Contains(docs["data.axes"], axes) {
 			t.Errorf("data.axes does not say %s of %s: %s", axes, f.Name, docs["data.axes"])
 		}
 	}

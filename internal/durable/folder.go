@@ -76,6 +76,16 @@ func (f *Folder) sweep() error {
 // Root is the folder's path.
 func (f *Folder) Root() string { return f.path }
 
+// Moved reports whether the folder's path leads to it no more: somebody has moved the folder, or one above it.
+func (f *Folder) Moved() bool {
+	ours, err := f.root.Stat(".")
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(f.path)
+	return errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(ours, there)
+}
+
 // Path joins a name to the folder's path. It is for messages and for people: files are opened by the methods of Folder.
 func (f *Folder) Path(rel string) string { return filepath.Join(f.path, filepath.FromSlash(rel)) }
 

@@ -100,6 +100,7 @@ type Options struct {
 type Summary struct {
 	Name     string
 	Dir      string
+	Moved    bool // Dir is where the folder was when the run began: somebody has moved it since
 	Selected int
 	Status   report.Counts
 	Resumed  int // finished by an earlier run
@@ -156,7 +157,11 @@ func (s Summary) Print(w io.Writer) error {
 		}
 		printable.Fprintf(&b, "  %s: %s/%s: %s\n", p.Status, p.Split, p.Sample, p.Reason)
 	}
-	printable.Fprintf(&b, "results: %s\n", s.Dir)
+	if s.Moved {
+		printable.Fprintf(&b, "results: in the folder that was %s when the run began, and was moved since\n", s.Dir)
+	} else {
+		printable.Fprintf(&b, "results: %s\n", s.Dir)
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -210,24 +215,32 @@ func Run(ctx context.Context, opt Options, ex explain.Overlapping) (Summary, err
 		err = &interrupted{fmt.Sprintf("interrupted with %d of %d samples done; the same command with --session %s continues",
 			s.Status.All(), s.Selected, s.Name), err}
 	}
-	var output *durable.Error
-	var refused *RefusedError
-	if !errors.As(err, &output) && !errors.As(err, &refused) {
-		// Also after an interruption: there should be a report of what is there.
-		if _, problems, rerr := report.Write(r.folder, r.record, r.now(), r.opt.PlotDPI); rerr != nil {
-			err = errors.Join(err, rerr)
-		} else {
-			for _, p := range problems {
-				r.observe.Event(Event{Kind: EventWarning, Reason: p.Error()})
-			}
-		}
-	}
+	err = r.report(err)
+	s.Moved = r.folder.Moved()
 	if cerr := r.folder.Close(); cerr != nil && err == nil {
 		err = &durable.Error{Path: s.Dir, Err: cerr}
 	}
 	s.Seconds = time.Since(started).Seconds()
 	r.observe.Event(Event{Kind: EventEnd, Session: s.Name, Dir: s.Dir, Total: s.Selected, Seconds: s.Seconds, Counts: s.Status})
 	return s, err
+}
+
+// report writes the reports after a run that ended with an error, or nil, also after an interruption: there should be a report of the
+// samples that are done. Where nothing can be written, it does not try.
+func (r *run) report(ended error) error {
+	var output *durable.Error
+	var refused *RefusedError
+	if errors.As(ended, &output) || errors.As(ended, &refused) {
+		return ended
+	}
+	_, problems, err := report.Write(r.folder, r.record, r.now(), r.opt.PlotDPI)
+	if err != nil {
+		return errors.Join(ended, err)
+	}
+	for _, p := range problems {
+		r.observe.Event(Event{Kind: EventWarning, Reason: p.Error()})
+	}
+	return ended
 }
 
 // interrupted says in words how far a run came; the cause is the context's error, whose text says nothing more.

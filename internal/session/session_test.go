@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -648,5 +649,36 @@ func TestPlace(t *testing.T) {
 		if warnings, _ := metadata(t, w, "heatmaps/"+path)["warnings"].([]any); len(warnings) != want {
 			t.Errorf("%s: warnings %v", path, warnings)
 		}
+	}
+}
+
+// A folder that somebody moves while the session runs gets all results, and the summary does not claim that they are where it was.
+func TestFolderMovedMeanwhile(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("an open folder cannot be moved there")
+	}
+	w := newWorld(t, 3)
+	was, is := w.session(""), filepath.Join(w.dir, "elsewhere")
+	f := &fake{hook: func(_ context.Context, req cam.Request, _ *cam.Result) error {
+		if req.SampleID == "case1" {
+			return os.Rename(was, is)
+		}
+		return nil
+	}}
+	s := w.must(f, ExitOK)
+	var b strings.Builder
+	if err := s.Print(&b); err != nil || !s.Moved || !strings.Contains(b.String(), "and was moved since") {
+		t.Errorf("%+v, %v: %s", s, err, b.String())
+	}
+	for _, name := range []string{"case0", "case1", "case2"} {
+		if found, _ := filepath.Glob(filepath.Join(is, "heatmaps", "val", "*", name, name+"_metadata.json")); len(found) != 1 {
+			t.Errorf("%s has %d records", name, len(found))
+		}
+	}
+	if _, err := os.Stat(was); err == nil {
+		t.Errorf("%s is there again", was)
+	}
+	if s := newWorld(t, 1).must(&fake{}, ExitOK); s.Moved {
+		t.Error("a folder that stayed counts as moved")
 	}
 }

@@ -41,11 +41,7 @@ func CheckAxes(axes string) error {
 func Arrange(a *array.Array, f Format, axes string) (*volume.Volume, error) {
 	rank := len(a.Shape)
 	if axes == "" {
-		axes = f.Axes[rank]
-		if f.Axes == nil {
-			axes = defaultAxes[rank]
-		}
-		if axes == "" {
+		if axes = f.DefaultAxes(rank); axes == "" {
 			advice := `name the axes as stored to read it, e.g. axes = "HW"`
 			switch {
 			case rank < 2:

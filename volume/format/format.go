@@ -54,14 +54,22 @@ const headBytes = 348
 
 // table lists the formats. It is never changed.
 var table = []Format{
-	{Name: "npy", Extensions: []string{".npy"}, Description: "NumPy array", Read: npy.Read, Match: npy.Match},
+	{Name: "npy", Extensions: []string{".npy"}, Description: "NumPy array of format 1 to 3, of a real numeric type, in any byte order and storage order", Read: npy.Read, Match: npy.Match},
 	{Name: "npz", Extensions: []string{".npz"}, Description: "NumPy archive: the named array, or the only one", Read: npy.ReadZip, Match: npy.MatchZip},
-	{Name: "nifti", Extensions: []string{".nii.gz", ".nii"}, Description: "NIfTI-1 and NIfTI-2 with their affine", Read: nifti.Read,
+	{Name: "nifti", Extensions: []string{".nii.gz", ".nii"}, Description: "NIfTI-1 and NIfTI-2 in one file, with scaling and affine", Read: nifti.Read,
 		Match: func(head []byte) bool { return nifti.Match(head) || nifti.MatchGzip(head) }, Axes: niftiAxes},
 	{Name: "nifti pair", Extensions: []string{".hdr", ".img", ".hdr.gz", ".img.gz"}, Description: "header and voxels in two files",
 		Read: refusePair, Refused: true},
-	{Name: "mat", Extensions: []string{".mat"}, Description: "MATLAB v4 to v7.2: the named variable, by default " + mat.DefaultVariable,
+	{Name: "mat", Extensions: []string{".mat"}, Description: "MATLAB v4, v5, v6, v7 and v7.2: the named variable, by default " + mat.DefaultVariable,
 		Read: mat.Read, Match: mat.Match},
+}
+
+// DefaultAxes are the names of the axes of an array of a rank, as stored, where the user gives none; "" if they must be given.
+func (f Format) DefaultAxes(rank int) string {
+	if f.Axes == nil {
+		return defaultAxes[rank]
+	}
+	return f.Axes[rank]
 }
 
 // Table returns the formats.
