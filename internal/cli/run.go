@@ -151,7 +151,7 @@ func flagValue(fl *pflag.FlagSet, flag *pflag.Flag) (any, error) {
 	return flag.Value.String(), nil
 }
 
-// runConfig opens what a configuration names and runs the session.
+// runConfig opens the model and the data set of a configuration, and runs the session.
 func runConfig(ctx context.Context, c *config.Config, f *runFlags, stderr io.Writer) (s session.Summary, err error) {
 	refuse := func(err error) (session.Summary, error) {
 		if ctx.Err() != nil {

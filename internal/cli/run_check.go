@@ -57,16 +57,16 @@ func shapeOf(ctx context.Context, c *config.Config) (shape [4]int, err error) {
 	return shape, err
 }
 
-// clearPatience is how long a session may take to give back what it keeps.
-const clearPatience = 10 * time.Second
+// clearTimeout bounds the time that a session takes to give memory back.
+const clearTimeout = 10 * time.Second
 
-// clearCaches has the other sessions of the user give back what they keep of GPUs' memory with nothing in it. This program itself has none
-// yet. What does not work is told, and no reason not to run.
+// clearCaches asks the other sessions of the user to give back the memory of GPUs that they do not use. This program itself has none
+// yet. A session that does not answer is a warning, and no reason not to run.
 func clearCaches(ctx context.Context, stderr io.Writer) {
 	clients, err := control.Sessions(ctx)
 	freed := 0
 	for _, client := range clients {
-		ctx, cancel := context.WithTimeout(ctx, clearPatience)
+		ctx, cancel := context.WithTimeout(ctx, clearTimeout)
 		outcome, oerr := client.Order(ctx, policy.Order{Operation: policy.Trim})
 		cancel()
 		if oerr != nil {

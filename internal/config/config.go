@@ -1,5 +1,5 @@
-// Package config is what one can set about a run over a data set: a table of keys (keys.go), each with its type, default and range, read
-// strictly from TOML. Lists, ranges and defaults are those of the packages that use the values.
+// Package config reads the configuration of a run over a data set, strictly, from TOML. All keys are in one table (keys.go). Lists, ranges
+// and defaults of values are those of the packages that use them.
 //
 //	c, err := config.Load("config.toml")                  // our own keys, or the original system's file
 //	c.SetFlag("explain.n_samples", "--n-samples", 20)     // flags go over the file
@@ -31,7 +31,7 @@ import (
 	"github.com/voxcam/voxcam/internal/policy"
 )
 
-// Config is everything that one can set about a run over a data set. The zero value is not useful: begin with Defaults or Load.
+// Config has all settings of a run over a data set. The zero value is not valid: begin with Defaults or Load.
 type Config struct {
 	Path     string // the file it was read from; empty if there is none
 	Original bool   // it was the original system's file
@@ -50,7 +50,7 @@ type Config struct {
 // Model names the network and the place in it that is explained.
 type Model struct {
 	File         string   // the ONNX file
-	Name         string   // what reports call the network; the file's name if empty
+	Name         string   // of the network in reports; the file's name if empty
 	TargetLayer  string   // empty: the last layer with spatial extent
 	InputAxes    string   // of the network's input, such as NDHWC; "": as its operations show
 	LayerLayout  string   // as layer.LayoutHelp says
@@ -58,10 +58,10 @@ type Model struct {
 	PrefixTokens int      // of a token layer, in front of those in space; 0: as the graph shows
 	TargetClass  string   // predicted, true, all, an index, or a name of Classes
 	Classes      []string // names by index; nil: class_0, class_1, ...
-	NumClasses   int      // what the configuration says; 0: as many as the model has
+	NumClasses   int      // number of classes; 0: as many as the model has
 }
 
-// Explain says what is computed.
+// Explain has methods and their settings, and where they are computed.
 type Explain struct {
 	Methods     []string
 	NSamples    int
@@ -74,7 +74,7 @@ type Explain struct {
 	Conventions map[string]string // method to convention
 }
 
-// Memory says what is done when memory is short, and how the device is kept. Only policy original and fewer draws change results.
+// Memory has the policy for times when memory is short, and how the device is kept. Only the policy original and fewer draws change results.
 type Memory struct {
 	Policy string        // one of policy.Names
 	Wait   time.Duration // for others to leave memory, for one volume
@@ -86,10 +86,10 @@ type Memory struct {
 	LaunchBlocking bool          // wait after every step on a GPU
 	PassTimeout    time.Duration // most time for a pass on a GPU; 0: none
 	Worker         bool          // the device lives in a process of its own
-	UserSignals    string        // what SIGUSR1 and SIGUSR2 mean: one of UserSignals
+	UserSignals    string        // meaning of SIGUSR1 and SIGUSR2: one of UserSignals
 }
 
-// Output says what is written.
+// Output has the place and the formats of results.
 type Output struct {
 	Dir          string
 	Session      string   // empty: a new one named by the time
@@ -97,7 +97,7 @@ type Output struct {
 	OverlayAlpha float64  // weight of the heatmap in an overlay
 }
 
-// What SIGUSR1 and SIGUSR2 mean to a run.
+// Meanings of SIGUSR1 and SIGUSR2 for a run.
 const (
 	UserSignalsAuto   = "auto"   // stop in a job of a batch system, else memory
 	UserSignalsMemory = "memory" // leave the GPU's memory for a minute, and take it again
@@ -179,8 +179,8 @@ func (c *Config) SetFlag(name, flag string, value any) {
 	}
 }
 
-// Validate checks the configuration as a whole, after flags have been applied: each value, what is missing, and what does
-// not go together. It returns an *Error with all complaints.
+// Validate checks the configuration as a whole, after flags have been applied: each value, missing ones, and those that do not go
+// together. It returns an *Error with all complaints.
 func (c *Config) Validate() error {
 	complaints := slices.Clone(c.refused)
 	add := func(key string, err error) {
@@ -217,14 +217,14 @@ func (c *Config) Validate() error {
 	return nil
 }
 
-// Request returns the request that is made of each volume, but for its target and what belongs to the volume.
+// Request returns the request for each volume, without target and sample.
 func (c *Config) Request() cam.Request {
 	methods, _ := c.Methods() // a name that is not known is told by its own check
 	return cam.Request{Methods: methods, Convention: c.Explain.Conventions, NSamples: c.Explain.NSamples,
 		NoiseLevel: c.Explain.NoiseLevel, Seed: c.Explain.Seed}
 }
 
-// Policy returns the policy that the configuration names, with what it says besides.
+// Policy returns the policy that the configuration names, with the exceptions that it makes.
 func (c *Config) Policy() (policy.Policy, error) {
 	m := c.Memory
 	p, err := policy.ParsePolicy(m.Policy)
@@ -258,9 +258,9 @@ func (c *Config) model() explain.Options {
 		TokenGrid: c.Model.TokenGrid, PrefixTokens: c.Model.PrefixTokens}
 }
 
-// Settings returns all settings of the configuration that change results, by key, as text. What does not change a sample's result is left
-// out: where files lie, which splits and how many samples are asked for, the device, and what is done when memory is short: with the
-// policy exact, a result that had to do with less says so. With the policy original the number of draws is a matter of the moment.
+// Settings returns all settings of the configuration that change results, by key, as text. Those that do not change a sample's result are
+// left out: the places of files, the choice of samples, the device, and the policy exact, since a result that had to do with less memory
+// says so. With the policy original the number of draws depends on the moment.
 func (c *Config) Settings() map[string]string {
 	settings := map[string]string{}
 	defaults := Defaults()
@@ -302,7 +302,7 @@ func (c *Config) Target(n int) (class cam.Class, all bool, err error) {
 	}
 }
 
-// ClassName is the name of class i, class_i if the configuration has none.
+// ClassName returns the name of class i: class_i if the configuration has none.
 func (c *Config) ClassName(i int) string {
 	if i >= 0 && i < len(c.Model.Classes) {
 		return c.Model.Classes[i]
@@ -313,7 +313,7 @@ func (c *Config) ClassName(i int) string {
 // mostFolder bounds the bytes of a class's name in its folder's name, since file systems do.
 const mostFolder = 100
 
-// ClassFolder is the folder of the samples whose label is i: class_1_early_amd.
+// ClassFolder returns the name of the folder of the samples whose label is i: class_1_early_amd.
 func (c *Config) ClassFolder(i int) string {
 	if i < 0 {
 		return "class_unknown"
@@ -332,7 +332,7 @@ func (c *Config) ClassFolder(i int) string {
 	return folder
 }
 
-// ModelName is what reports call the network.
+// ModelName returns the name of the network in reports.
 func (c *Config) ModelName() string {
 	if c.Model.Name != "" {
 		return c.Model.Name

@@ -160,7 +160,7 @@ var keys = []key{
 		field(func(c *Config) *float64 { return &c.Output.OverlayAlpha }, readNumber), checkAlpha, changes},
 }
 
-// Key describes one key of the configuration to those who write about it, or have flags for it.
+// Key describes one key of the configuration, for documents and commands.
 type Key struct {
 	Name    string
 	Flag    string // that overrides it, without dashes, where a command has one of that name

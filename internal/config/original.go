@@ -39,7 +39,7 @@ func (c *Config) setOriginalClasses(v any) error {
 	return nil
 }
 
-// fillOriginal sets the fields from the original system's file, with what its code has fixed: volumes are the variable
+// fillOriginal sets the fields from the original system's file, with the values that are fixed in its code: volumes are the variable
 // imgMat of .mat files in the order D, H, W and are divided by 255. Paths stay relative to the working directory.
 func (c *Config) fillOriginal(doc *document) []Complaint {
 	c.Data.Extension, c.Data.Variable, c.Data.Axes, c.Data.Scale = ".mat", "imgMat", "DHW", "div255"

@@ -11,7 +11,7 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 )
 
-// value is a field of a Config, set from what TOML or a flag gives.
+// value is a field of a Config, set from a value of TOML or of a flag.
 type value struct {
 	set func(c *Config, v any) error // checks the type; v is an int64, float64, string, bool or []any of TOML, or of the field's own type
 	get func(c *Config) any
@@ -116,7 +116,7 @@ func readTexts(v any) ([]string, error) {
 	return list(v, want, only[string](want))
 }
 
-// readMethods reads a list, or one text: methods = "all" is what one writes first.
+// readMethods reads a list, or one text, as in methods = "all".
 func readMethods(v any) ([]string, error) {
 	if s, ok := v.(string); ok {
 		return []string{s}, nil

@@ -56,11 +56,11 @@ func Open(o Options) (*Set, error) {
 	return s, nil
 }
 
-// room refuses to read a volume that takes more than half of what is free: another one is read at the same time, and computing takes
-// memory, too.
+// room refuses a volume that takes more than half of the free memory: another one is read at the same time, and computing takes memory,
+// too.
 func room(bytes int) error { return sysmem.Room(bytes, 2) }
 
-// bytesOf is the memory of a volume.
+// bytesOf returns the bytes of a volume's voxels.
 func bytesOf(sizes ...int) int {
 	bytes := 4
 	for _, n := range sizes {
@@ -118,7 +118,7 @@ type Input struct {
 	Path     string    `json:"path"`
 	Bytes    int64     `json:"bytes"`
 	Modified time.Time `json:"modified"`
-	SHA256   string    `json:"sha256,omitempty"` // of what was read
+	SHA256   string    `json:"sha256,omitempty"` // of the bytes that were read
 }
 
 // Same reports whether another file has the size and the time of this one.

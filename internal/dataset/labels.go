@@ -239,7 +239,7 @@ func trimExtension(id string) string {
 	return id
 }
 
-// fileName replaces what file systems or shells stumble over. Long names are cut, since suffixes follow.
+// fileName replaces letters that file systems or shells do not take. Long names are cut, since suffixes follow.
 func fileName(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("-_.+=@#()", r) {

@@ -52,8 +52,8 @@ func Selections() []string {
 	return append(names, AllSplits)
 }
 
-// DefaultOptions returns what options are unless somebody says otherwise. Folder, Labels and Scale have no default: how intensities
-// reach the network is a fact about its training that only the user knows.
+// DefaultOptions returns the defaults. Folder, Labels and Scale have none: how intensities reach the network is a fact about its training
+// that only the user knows.
 func DefaultOptions() Options {
 	return Options{Split: SplitAuto, SplitRatio: []float64{0.6, 0.2, 0.2}, Dataset: string(Val)}
 }

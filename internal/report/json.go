@@ -14,7 +14,7 @@ import (
 )
 
 // sealed is a record whose last key in JSON, sealKey, is a digest of all before it, so that no damage goes unnoticed. It is no
-// protection: who changes a record on purpose can make the digest fit.
+// protection: a record that is changed on purpose can have a digest that fits.
 type sealed interface{ seal() *string }
 
 const sealKey = "record_sha256"
@@ -48,7 +48,7 @@ func sum(text []byte) string {
 	return hex.EncodeToString(digest[:])
 }
 
-// ReadJSON reads a record of at most so many bytes. One that has a digest must fit it; whether there must be one the caller knows.
+// ReadJSON reads a record of at most most bytes. A digest in it must fit; the caller knows whether there must be one.
 func ReadJSON(folder fs.FS, name string, most int64, record any) error {
 	f, err := folder.Open(name)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 // levels from the most memory to the least.
 var levels = []cam.Level{cam.LevelWhole, cam.LevelStreamed, cam.LevelSmallest, cam.LevelHost, cam.LevelCPU}
 
-// Join adds what was told of another part of the same sample, such as another target class, to what is known: the lowest level, with
-// its device and plans, and the incidents of both. Nil is nothing known.
+// Join returns the execution of two parts of a sample, such as two target classes: the lower level, with its device and plans, and the
+// events of both. Nil stands for no part yet.
 func Join(known *cam.Execution, e cam.Execution) *cam.Execution {
 	if e.Device == "" && e.Level == "" && len(e.Events) == 0 {
 		return known
@@ -23,16 +23,16 @@ func Join(known *cam.Execution, e cam.Execution) *cam.Execution {
 		e.Events = slices.Clone(e.Events)
 		return &e
 	}
-	incidents := slices.Concat(known.Events, e.Events)
+	events := slices.Concat(known.Events, e.Events)
 	joined := *known
 	if slices.Index(levels, e.Level) >= slices.Index(levels, known.Level) {
 		joined = e
 	}
-	joined.Events = incidents
+	joined.Events = events
 	return &joined
 }
 
-// Memory summarises how a session got on with memory.
+// Memory summarises levels and events of a session, and its timeline.
 type Memory struct {
 	Levels   map[cam.Level]int     `json:"samples_by_level"`
 	Events   map[cam.EventKind]int `json:"incidents"` // by kind, of the samples' records

@@ -1,5 +1,5 @@
-// Package report holds what a session records about its samples, and makes statistics, a text and pictures out of the
-// records that lie in the session's folder. The folder is the only source, so a session that was resumed ten times reports
+// Package report has the records of a session and its samples, and makes statistics, a text and pictures of the
+// records in the session's folder. The folder is the only source, so a session that was resumed ten times reports
 // the same as one that ran through.
 //
 // A value that does not exist is null in JSON and n/a in text: the accuracy of no predictions is not 0 and not NaN.
@@ -22,7 +22,7 @@ import (
 // Schema is the version of the records. A session of another version is not resumed.
 const Schema = 1
 
-// Session is session.json: what every sample of a session has in common.
+// Session is session.json: the facts about all samples of a session.
 type Session struct {
 	Schema  int       `json:"schema"`
 	Name    string    `json:"session"`
@@ -81,7 +81,7 @@ type Sample struct {
 	CellSize    *[3]float64 `json:"cell_size_voxels"` // of the target layer along depth, height, width
 	Methods     []Method    `json:"methods"`
 
-	// Execution says where the sample was explained, with how much memory, and what happened meanwhile; nil where nothing is known.
+	// Execution has the device, its memory, and the events while the sample was explained; nil where nothing is known.
 	Execution *cam.Execution `json:"execution,omitempty"`
 
 	// Statistics has an entry for each method that has a map, by Method.Key.
@@ -103,7 +103,7 @@ type Sample struct {
 	Digest string `json:"record_sha256,omitempty"` // of all the rest of the record; WriteJSON fills it in
 }
 
-// Method is what became of one method for one target class.
+// Method is the outcome of one method for one target class.
 type Method struct {
 	Method          string         `json:"method"`
 	Key             string         `json:"key"` // in file names and in heatmap_statistics
@@ -157,7 +157,7 @@ func ReadSession(folder fs.FS) (*Session, error) {
 func MetadataName(sample string) string { return sample + "_metadata.json" }
 
 // Collect reads the records of all samples in a session's folder, ordered by split and name. Records that cannot be read, that do not
-// fit the place where they lie, or that hold what no run writes, are left out and named in problems; their samples count as not done.
+// fit their place, or that no run can have written, are left out and named in problems; their samples count as not done.
 func Collect(folder fs.FS, session *Session) (samples []*Sample, problems []error, err error) {
 	places, err := places(folder)
 	if err != nil {
@@ -217,7 +217,7 @@ func readSample(folder fs.FS, name string, session *Session) (*Sample, error) {
 	return s, s.validate(path.Dir(name), &session.Model)
 }
 
-// mostSample bounds the bytes of a sample's record: 4 MiB for what happened to it, and room for each class as a target of each method.
+// mostSample bounds the bytes of a sample's record: 4 MiB for its events, and room for each class as a target of each method.
 func mostSample(m *ModelInfo) int64 {
 	return 4<<20 + int64(m.Classes)*int64(len(cam.Methods()))*(4<<10)
 }

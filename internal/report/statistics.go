@@ -40,7 +40,7 @@ func (c *Counts) Add(s cam.Status) {
 	}
 }
 
-// String is how many samples have which status, for people.
+// String lists the counts for people.
 func (c Counts) String() string {
 	text := fmt.Sprintf("%d ok, %d degraded, %d failed", c.OK, c.Degraded, c.Failed)
 	if c.Skipped > 0 {

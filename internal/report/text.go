@@ -112,7 +112,7 @@ func WriteText(w io.Writer, session *Session, o *Overall, samples []*Sample, dir
 	return err
 }
 
-// recommend says only what follows from this session's numbers.
+// recommend returns advice that follows from this session's numbers alone.
 func recommend(session *Session, o *Overall, failed, skipped, degraded []*Sample) (lines []string) {
 	if n := len(failed); n > 0 {
 		lines = append(lines, fmt.Sprintf("%d samples have no complete result. Mend what their reasons name and run the same command with "+

@@ -36,7 +36,7 @@ type Moment struct {
 
 	Figures *Figures      `json:"figures,omitempty"`
 	Event   cam.EventKind `json:"incident,omitempty"`
-	Text    string        `json:"text,omitempty"` // of the incident
+	Text    string        `json:"text,omitempty"` // of the event
 }
 
 // Values of Moment.Run. A run that was killed has no end.
@@ -45,7 +45,7 @@ const (
 	Ended = "ended"
 )
 
-// Figures are how memory is used at one time, in bytes; 0 is not known, or none.
+// Figures are the use of memory at one time, in bytes; 0 stands for unknown, or none.
 type Figures struct {
 	GPUTotal       int `json:"gpu_total_bytes,omitempty"`
 	GPUUsed        int `json:"gpu_used_bytes,omitempty"` // by all processes
@@ -62,15 +62,15 @@ type Figures struct {
 
 	Budget int       `json:"budget_bytes,omitempty"`
 	Level  cam.Level `json:"level,omitempty"`
-	State  string    `json:"state,omitempty"` // what the device does
+	State  string    `json:"state,omitempty"` // of the device
 }
 
-// ours is what the session has of the GPU's memory.
+// ours returns the bytes of the GPU's memory that the session has.
 func (f *Figures) ours() int { return f.Reserved + f.Overhead }
 
 func (f *Figures) others() int { return max(f.GPUUsed-f.ours(), 0) }
 
-// Extremes are what the timeline comes to.
+// Extremes are the largest and smallest figures of a timeline.
 type Extremes struct {
 	Runs           int     `json:"runs"`
 	Seconds        float64 `json:"seconds"` // of all runs
@@ -86,7 +86,7 @@ type Extremes struct {
 // mostLines bounds a timeline: a run thins it out long before.
 const mostLines = 1 << 16
 
-// ReadTimeline reads the timeline in a session's folder. What a crash left of a line is passed over; a file that does not exist is empty.
+// ReadTimeline reads the timeline in a session's folder. A line that a crash has torn is passed over; a file that does not exist is empty.
 func ReadTimeline(folder fs.FS) ([]Moment, error) {
 	f, err := folder.Open(TimelineFile)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -117,7 +117,7 @@ func ReadTimeline(folder fs.FS) ([]Moment, error) {
 	}
 }
 
-// runs takes a timeline apart.
+// runs splits a timeline into runs.
 func runs(moments []Moment) (out [][]Moment) {
 	for i, m := range moments {
 		if i == 0 || m.Run == Begun {
@@ -128,7 +128,7 @@ func runs(moments []Moment) (out [][]Moment) {
 	return out
 }
 
-// extremes is nil without figures.
+// extremes returns the extremes of a timeline; nil if it has no figures.
 func extremes(moments []Moment) *Extremes {
 	e := &Extremes{}
 	least := func(to *int, x int) {
@@ -184,7 +184,7 @@ var panels = []struct {
 		{"the device's process", func(f *Figures) int { return f.Worker }}}},
 }
 
-// WriteTimelinePlot draws memory over the time of a session's runs. Between two runs there is a gap with how long it was. Incidents are
+// WriteTimelinePlot draws memory over the time of a session's runs. Between two runs there is a gap with how long it was. Events are
 // marked at the top.
 func WriteTimelinePlot(w io.Writer, moments []Moment, dpi int) error {
 	axis := newAxis(runs(moments))
@@ -207,14 +207,14 @@ func WriteTimelinePlot(w io.Writer, moments []Moment, dpi int) error {
 	return writePanels(w, grid, 9*vg.Inch, legendRoom, dpi)
 }
 
-// legendRoom is what the names of curves and incidents take.
+// legendRoom is the width of the legend.
 const legendRoom = 1.9 * vg.Inch
 
-// axis maps the times of runs to one line, on which the time between two runs takes little room.
+// axis maps the times of runs to one axis, on which the gap between two runs is short.
 type axis struct {
 	runs   [][]Moment
 	starts []float64 // of each run, in units
-	gaps   []string  // how long nothing ran before each run
+	gaps   []string  // time before each run in which none ran, in words
 	unit   string
 	second float64 // in units
 	length float64
@@ -248,10 +248,10 @@ func newAxis(runs [][]Moment) *axis {
 	return a
 }
 
-// span is how many seconds a run took.
+// span returns the seconds that a run took.
 func span(run []Moment) float64 { return max(last(run).Sub(run[0].Time).Seconds(), 0) }
 
-// last is the latest time of a run. What happened is written a little after it did, so that lines are not quite in order.
+// last returns the latest time of a run. Events are written a little after they happened, so that lines are not quite in order.
 func last(run []Moment) time.Time {
 	return slices.MaxFunc(run, func(a, b Moment) int { return a.Time.Compare(b.Time) }).Time
 }
@@ -297,7 +297,7 @@ func (a *axis) panel(title string, known func(*Figures) bool, curves []curve) (*
 	if top == 0 {
 		return nil, nil
 	}
-	if err := a.incidents(p, top*1.05); err != nil {
+	if err := a.events(p, top*1.05); err != nil {
 		return nil, err
 	}
 	if err := a.breaks(p, top); err != nil {
@@ -309,11 +309,11 @@ func (a *axis) panel(title string, known func(*Figures) bool, curves []curve) (*
 	return p, nil
 }
 
-// mostKinds bounds the kinds of incidents in the legend.
+// mostKinds bounds the kinds of events in the legend.
 const mostKinds = 16
 
-// incidents marks what happened, a row of marks a kind.
-func (a *axis) incidents(p *plot.Plot, y float64) error {
+// events marks events at a height, each kind with its own mark.
+func (a *axis) events(p *plot.Plot, y float64) error {
 	marks := map[cam.EventKind]plotter.XYs{}
 	for r, run := range a.runs {
 		for _, m := range run {
@@ -337,7 +337,7 @@ func (a *axis) incidents(p *plot.Plot, y float64) error {
 	return nil
 }
 
-// breaks draws a line where a run went on with a session.
+// breaks draws a line where a run continued the session.
 func (a *axis) breaks(p *plot.Plot, top float64) error {
 	const most = 12 // breaks whose texts can still be read
 	texts := plotter.XYLabels{}
@@ -366,19 +366,19 @@ func (a *axis) breaks(p *plot.Plot, top float64) error {
 	return nil
 }
 
-// Thin leaves out every second line of figures of a timeline, and of incidents where they alone are more than half of what may be left.
-// Which of them are left does not depend on their values, so that a picture of the rest is a fair one.
+// Thin leaves out every second line of figures of a timeline, and of events where they alone are more than half of most. The choice does not
+// depend on values, so that a picture of the rest is a fair one.
 func Thin(moments []Moment, most int) []Moment {
-	incidents := 0
+	events := 0
 	for _, m := range moments {
 		if m.Event != "" {
-			incidents++
+			events++
 		}
 	}
 	odd := map[bool]bool{}
 	return slices.DeleteFunc(slices.Clone(moments), func(m Moment) bool {
 		of := m.Event != ""
-		if m.Run != "" || of && incidents <= most/2 {
+		if m.Run != "" || of && events <= most/2 {
 			return false
 		}
 		odd[of] = !odd[of]

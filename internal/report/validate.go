@@ -16,8 +16,8 @@ import (
 
 var statuses = []cam.Status{cam.StatusOK, cam.StatusDegraded, cam.StatusFailed, cam.StatusSkipped}
 
-// validate says what no run would have written into the record of a sample in the folder place. What is made of a record relies on
-// it: a folder of results may come from somebody else.
+// validate returns why no run can have written this record of a sample in the folder place. Reports rely on it: a folder of results may
+// come from somebody else.
 func (s *Sample) validate(place string, m *ModelInfo) error {
 	split := dataset.Split(path.Base(path.Dir(path.Dir(place))))
 	switch {

@@ -89,8 +89,8 @@ func (l *Live) hear(e session.Event) {
 		var counts report.Counts
 		counts.Add(e.Status)
 		s.OK, s.Degraded, s.Failed, s.Skipped = s.OK+counts.OK, s.Degraded+counts.Degraded, s.Failed+counts.Failed, s.Skipped+counts.Skipped
-	case session.EventExecution:
-		s.Events = append(s.Events, e.Execution)
+	case session.EventDevice:
+		s.Events = append(s.Events, e.Device)
 		s.Events = slices.Clone(s.Events[max(0, len(s.Events)-mostIncidents):])
 	case session.EventEnd:
 		s.Sample, s.Split, s.LeftSeconds = "", "", 0

@@ -81,9 +81,9 @@ func TestStatusOfSession(t *testing.T) {
 		l.Event(e)
 	}
 	for range mostIncidents {
-		l.Event(session.Event{Kind: session.EventExecution, Execution: cam.Event{Kind: cam.EventSmaller}})
+		l.Event(session.Event{Kind: session.EventDevice, Device: cam.Event{Kind: cam.EventSmaller}})
 	}
-	l.Event(session.Event{Kind: session.EventExecution, Execution: cam.Event{Kind: cam.EventCPU}})
+	l.Event(session.Event{Kind: session.EventDevice, Device: cam.Event{Kind: cam.EventCPU}})
 	s, err = l.Status(t.Context())
 	if err != nil {
 		t.Fatal(err)

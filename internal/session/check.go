@@ -21,7 +21,7 @@ func (r *run) result(p *part) (result *cam.Result, err error) {
 	return result, err
 }
 
-// guard makes a panic, which is a fault of the program, the failure of one sample instead of the end of the run.
+// guard turns a panic, a fault of the program, into an error: it fails one sample instead of ending the run.
 func guard(do func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -34,7 +34,7 @@ func guard(do func() error) (err error) {
 	return do()
 }
 
-// check keeps anything that is not a result from being stored as one: it turns the status of such a method to failed.
+// check returns why something is no result of the volume. A single method that has none gets the status failed.
 func (r *run) check(result *cam.Result, dims [3]int) error {
 	if result == nil {
 		return errors.New("internal error, please report it: no result and no error")

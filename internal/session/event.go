@@ -7,7 +7,7 @@ import (
 	"github.com/voxcam/voxcam/internal/report"
 )
 
-// Kind is what an event tells.
+// Kind says which step of a run an Event is.
 type Kind string
 
 const (
@@ -16,8 +16,8 @@ const (
 	EventPass   Kind = "pass"   // Passes of PassesTotal through the network are done for Sample
 	EventSample Kind = "sample" // Sample is written: Status, Reason, Predicted, Confidence, Done, Total, Seconds, Left
 
-	EventExecution Kind = "incident" // Execution happened to memory or device while Sample was explained
-	EventMemory    Kind = "memory"   // Figures of memory, for each line of the timeline
+	EventDevice Kind = "incident" // Device happened to memory or device while Sample was explained
+	EventMemory Kind = "memory"   // Figures of memory, for each line of the timeline
 
 	EventNote    Kind = "note"    // Reason
 	EventWarning Kind = "warning" // Reason
@@ -41,11 +41,11 @@ type Event struct {
 	Seconds      float64 // of explaining a sample, or of the whole run
 	Left         float64 // seconds that remain at the rate so far
 	Counts       report.Counts
-	Execution    cam.Event
+	Device       cam.Event
 	Figures      report.Figures
 }
 
-// Observer hears of the steps of a run. Its calls come one at a time, from several goroutines; a slow one slows the run.
+// Observer is called for each step of a run, one call at a time, from several goroutines. A slow one slows the run.
 type Observer interface{ Event(Event) }
 
 // ObserverFunc makes an Observer of a function.

@@ -193,14 +193,14 @@ func (p *pipeline) requestFor(s dataset.Sample, i int, events *events) cam.Reque
 	return request
 }
 
-// drop gives up what was begun.
+// drop gives up a part that was begun.
 func (p *part) drop() {
 	if p.work != nil {
 		p.work.Drop()
 	}
 }
 
-// computeAll explains what was begun, and hands it to the writers.
+// computeAll explains the parts that were begun, and hands them to the writers.
 func (p *pipeline) computeAll(ctx context.Context) error {
 	defer close(p.written)
 	var open *job // whose parts have begun to be written
@@ -243,7 +243,7 @@ func (p *pipeline) computeAll(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// compute explains what was begun.
+// compute explains a part that was begun.
 func (p *pipeline) compute(ctx context.Context, part *part) {
 	if part.err != nil {
 		return

@@ -16,7 +16,7 @@ import (
 	"github.com/voxcam/voxcam/internal/printable"
 )
 
-// Progress tells people or programs how a run is going. It is an Observer; Close ends a bar's line.
+// Progress shows how a run is going, to people or programs. Close ends the line of a bar.
 type Progress interface {
 	Observer
 	Close()
@@ -44,14 +44,14 @@ type lines struct {
 	last  time.Time // of the last line
 }
 
-// quiet is how long nothing is said about a sample at work.
-const quiet = 30 * time.Second
+// silence is the longest time without a line while a sample is explained.
+const silence = 30 * time.Second
 
 func (l *lines) Event(e Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	text := line(e)
-	if e.Kind == EventPass && l.clock().Sub(l.last) >= quiet && e.Passes < e.PassesTotal {
+	if e.Kind == EventPass && l.clock().Sub(l.last) >= silence && e.Passes < e.PassesTotal {
 		text = printable.Sprintf("%s/%s: pass %d of %d", e.Split, e.Sample, e.Passes, e.PassesTotal)
 	}
 	if text != "" {
@@ -65,7 +65,7 @@ func (l *lines) Event(e Event) {
 
 func (l *lines) Close() {}
 
-// line is an event in words; empty for those that are not worth a line.
+// line returns an event in words, empty for those that are not worth a line.
 func line(e Event) string {
 	switch e.Kind {
 	case EventStart:
@@ -90,8 +90,8 @@ func line(e Event) string {
 			printable.Fprintf(&b, ": %s", e.Reason)
 		}
 		return b.String()
-	case EventExecution:
-		return printable.Sprintf("%s/%s: %s: %s", e.Split, e.Sample, e.Execution.Kind, e.Execution.Text)
+	case EventDevice:
+		return printable.Sprintf("%s/%s: %s: %s", e.Split, e.Sample, e.Device.Kind, e.Device.Text)
 	case EventNote:
 		return "note: " + printable.Line(e.Reason)
 	case EventWarning:
@@ -133,7 +133,7 @@ func (b *bar) Event(e Event) {
 		if b.bar != nil {
 			b.bar.Add(1) //nolint:errcheck // a terminal that is gone is no reason to stop
 		}
-	case EventExecution, EventNote, EventWarning:
+	case EventDevice, EventNote, EventWarning:
 		b.say(line(e))
 	}
 }
@@ -182,13 +182,13 @@ func (j *jsonLog) Event(e Event) {
 		}
 		j.log.Log(context.Background(), level, "sample", "sample", e.Sample, "split", e.Split, "status", e.Status, "reason", e.Reason,
 			"predicted", e.Predicted, "confidence", e.Confidence, "seconds", e.Seconds, "done", e.Done, "total", e.Total, "left_seconds", e.Left)
-	case EventExecution:
+	case EventDevice:
 		level := slog.LevelWarn
-		if harmless(e.Execution.Kind) {
+		if harmless(e.Device.Kind) {
 			level = slog.LevelInfo
 		}
-		j.log.Log(context.Background(), level, "incident", "sample", e.Sample, "split", e.Split, "incident", e.Execution.Kind,
-			"at", e.Execution.Time, "text", e.Execution.Text)
+		j.log.Log(context.Background(), level, "incident", "sample", e.Sample, "split", e.Split, "incident", e.Device.Kind,
+			"at", e.Device.Time, "text", e.Device.Text)
 	case EventMemory:
 		j.log.Info("memory", "sample", e.Sample, "figures", e.Figures)
 	case EventNote:
@@ -201,7 +201,7 @@ func (j *jsonLog) Event(e Event) {
 	}
 }
 
-// harmless reports whether an incident is none that somebody should look at: memory was there, or was given as it was asked for.
+// harmless reports whether an event needs nobody's attention: there was memory, or it was given back on request.
 func harmless(k cam.EventKind) bool {
 	switch k {
 	case cam.EventLarger, cam.EventResumed, cam.EventReleased, cam.EventRepeated, cam.EventReloaded:
@@ -212,7 +212,7 @@ func harmless(k cam.EventKind) bool {
 
 func (j *jsonLog) Close() {}
 
-// duration says a time as people do.
+// duration formats a time for people, in the unit that suits it.
 func duration(seconds float64) string {
 	switch {
 	case math.IsNaN(seconds) || seconds < 0:

@@ -17,7 +17,7 @@ var someEvents = []Event{
 	{Kind: EventPass, Sample: "a", Split: "val", Passes: 1, PassesTotal: 9},
 	{Kind: EventSample, Sample: "a", Split: "val", Done: 1, Total: 3, Status: cam.StatusOK, Predicted: "Late", Confidence: 0.75, Seconds: 2, Left: 300},
 	{Kind: EventWarning, Reason: "odd"},
-	{Kind: EventExecution, Sample: "b", Split: "val", Execution: cam.Event{Kind: cam.EventSmaller, Text: "went on with 300 MiB"}},
+	{Kind: EventDevice, Sample: "b", Split: "val", Device: cam.Event{Kind: cam.EventSmaller, Text: "went on with 300 MiB"}},
 	{Kind: EventMemory, Sample: "b", Figures: report.Figures{GPUFree: 5}},
 	{Kind: EventSample, Sample: "b", Split: "val", Done: 2, Total: 3, Status: cam.StatusFailed, Reason: "no file"},
 	{Kind: EventSample, Sample: "c", Split: "val", Done: 3, Total: 3, Status: cam.StatusSkipped, Reason: "too little"},
@@ -65,7 +65,7 @@ func TestLongSamplesAreHeardOf(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 	b.Reset()
-	now = now.Add(quiet)
+	now = now.Add(silence)
 	if l.Event(Event{Kind: EventPass, Sample: "a", Split: "val", Passes: 9, PassesTotal: 9}); b.Len() > 0 {
 		t.Errorf("%q of the last pass, which a line on the sample follows", b.String())
 	}

@@ -14,13 +14,13 @@ import (
 	"github.com/voxcam/voxcam/internal/report"
 )
 
-// reading reads volumes for a run. Each is marked while it is read, by a file of the session's folder: a mark that is there when a run begins
-// names a volume that an earlier run may have ended over, killed for want of memory. It comes last, and alone, so that it is known whether it
-// does that; a volume that two runs ended over is failed, until it is another one or its mark is removed.
+// reading reads the volumes of a run. While a volume is read, a file in the session's folder marks it. A mark that is there when a run begins
+// names a volume whose reading may have ended an earlier run, killed for lack of memory. Such a volume is read last, and alone, so that
+// nothing else can be the cause. One that ended two runs is failed, until its file changes or the mark is removed.
 type reading struct {
 	run   *run
-	alone sync.RWMutex     // held for writing by who reads a volume that has a mark of an earlier run
-	left  map[string]*mark // by sample; never changed while volumes are read
+	alone sync.RWMutex     // a volume with a mark of an earlier run is read under the write lock, all others under the read lock
+	left  map[string]*mark // of earlier runs, by sample; not changed while volumes are read
 }
 
 const (
@@ -30,21 +30,21 @@ const (
 	mostTries   = 2
 )
 
-// mark says of which sample a volume is being read, and from which file.
+// mark names a sample whose volume is being read, and the file.
 type mark struct {
 	Sample string        `json:"sample"`
 	Input  dataset.Input `json:"input"`
 	Begun  time.Time     `json:"begun"`
-	Tries  int           `json:"tries"` // of reading the file, in this run and those that ended over it
+	Tries  int           `json:"tries"` // at reading the file, this one and those that ended a run
 }
 
-// markOf is the file of a sample's mark.
+// markOf returns the name of the file that marks a sample.
 func markOf(id string) string {
 	sum := sha256.Sum256([]byte(id))
 	return path.Join(readingFolder, hex.EncodeToString(sum[:8])+".json")
 }
 
-// newReading looks for marks of the samples, and returns the samples without one before those with one.
+// newReading looks for marks of earlier runs, and returns the samples in the order of reading: those with a mark last.
 func newReading(r *run, samples []dataset.Sample) (*reading, []dataset.Sample) {
 	g := &reading{run: r, left: map[string]*mark{}}
 	var first, last []dataset.Sample
@@ -97,5 +97,5 @@ func (g *reading) prepare(ctx context.Context, s dataset.Sample) (*dataset.Prepa
 	return prepared, err
 }
 
-// close removes the folder of marks, unless some are to stay.
+// close removes the folder of marks, if it is empty.
 func (g *reading) close() { g.run.folder.RemoveEmpty(readingFolder) }

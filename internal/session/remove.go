@@ -57,19 +57,19 @@ func (r *run) stage(s dataset.Sample) (*durable.Stage, error) {
 // removeSample removes the folder of a sample.
 func (r *run) removeSample(place string) error {
 	kept, err := r.folder.RemoveOurs(place, func(name string) bool { return isResult(path.Base(place), name) })
-	r.tellKept(place, kept)
+	r.warnKept(place, kept)
 	return err
 }
 
 // removePicture removes a file of a sample in visualizations.
 func (r *run) removePicture(picture string) error {
 	kept, err := r.folder.RemoveOurs(picture, func(name string) bool { return name == path.Base(picture) })
-	r.tellKept(picture, kept)
+	r.warnKept(picture, kept)
 	return err
 }
 
-// tellKept says where something is that lay in the place of results.
-func (r *run) tellKept(place, kept string) {
+// warnKept warns that files in the place of results are not of this program, and says where they were moved.
+func (r *run) warnKept(place, kept string) {
 	if kept != "" {
 		r.observe.Event(Event{Kind: EventWarning, Reason: fmt.Sprintf("%s held files that this program does not write; they are in %s now", place, kept)})
 	}

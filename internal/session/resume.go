@@ -13,7 +13,7 @@ import (
 	"github.com/voxcam/voxcam/internal/report"
 )
 
-// place is the folder of a sample, relative to the session's.
+// place returns the folder of a sample, relative to the session's.
 func (r *run) place(s dataset.Sample) string {
 	label := s.Label
 	if label >= r.info.Classes {
@@ -22,7 +22,7 @@ func (r *run) place(s dataset.Sample) string {
 	return path.Join("heatmaps", string(s.Split), r.config.ClassFolder(label), s.Name)
 }
 
-// sort tells finished samples from those that are to be done.
+// sort separates finished samples from those that are to be done.
 func (r *run) sort(ctx context.Context, samples []dataset.Sample) (todo []dataset.Sample, done []*report.Sample, err error) {
 	records, problems, err := report.Collect(r.folder.FS(), r.record)
 	if err != nil {

@@ -1,9 +1,9 @@
-// Package session explains a data set sample by sample and keeps the results: what is done stays done, what failed says
-// why, and the same session run again does only what is missing.
+// Package session explains a data set sample by sample and keeps the results: a sample that is done stays done, one that failed has a
+// reason, and the same session run again does only the missing ones.
 //
 // The session's folder is its only state:
 //
-//	session_NAME/session.json                                      what all samples have in common (report.Session)
+//	session_NAME/session.json                                      facts about all samples (report.Session)
 //	session_NAME/heatmaps/SPLIT/class_I_NAME/SAMPLE/               results of a sample, complete or absent
 //	session_NAME/heatmaps/.../SAMPLE/SAMPLE_metadata.json          its record (report.Sample)
 //	session_NAME/heatmaps/.../SAMPLE/SAMPLE_KEY_map.nii.gz         signed map at the layer's resolution
@@ -11,7 +11,7 @@
 //	session_NAME/heatmaps/.../SAMPLE/SAMPLE_KEY_heatmap.tiff       in colours of jet; ..._overlay.tiff over the volume
 //	session_NAME/visualizations/SPLIT/SAMPLE_combined.png          six slices of every method
 //	session_NAME/visualizations/SPLIT/SAMPLE_full_volume_overlay.tiff  the first method's overlay
-//	session_NAME/reports/memory_timeline.jsonl                     how memory was used while the session ran (report.Moment)
+//	session_NAME/reports/memory_timeline.jsonl                     memory while the session ran (report.Moment)
 //	session_NAME/.reading/HASH.json                                a volume that is being read, or that ended a run
 //	session_NAME/reports, session_NAME/summaries                   the rest: made from the records when a run ends
 //
@@ -42,7 +42,7 @@ import (
 	"github.com/voxcam/voxcam/internal/result"
 )
 
-// Exit codes of the program, by what became of the session.
+// Exit codes of the program, by the outcome of the session.
 const (
 	ExitOK          = 0   // every sample and method is ok
 	ExitError       = 1   // something unexpected
@@ -87,8 +87,8 @@ type Options struct {
 
 	Version  string   // of the program, for the records
 	Observer Observer // nil: none
-	// Figures says how memory is used now. It is asked once a second, for the session's timeline, until ctx ends; nil: there is no
-	// timeline. The session fills in what it knows itself: time and sample.
+	// Figures returns the present use of memory. It is called once a second, for the session's timeline, until ctx ends; nil: there is no
+	// timeline. The session adds time and sample.
 	Figures func(ctx context.Context) (report.Figures, error)
 
 	VerifyFiles bool      // compare contents of finished samples with their digests, not only sizes
@@ -96,7 +96,7 @@ type Options struct {
 	Now         time.Time // 0: the clock; names a new session
 }
 
-// Summary says what became of the samples that a run was asked for, whether in this run or an earlier one.
+// Summary counts the selected samples by their outcome, in this run or an earlier one.
 type Summary struct {
 	Name     string
 	Dir      string
@@ -172,7 +172,7 @@ type run struct {
 	config  *config.Config
 	set     *dataset.Set
 	info    cam.Info
-	request cam.Request // for each volume, but for its target and what belongs to the volume
+	request cam.Request // for each volume, without target and sample
 	targets []cam.Class // one, or one for each class
 	all     bool        // the targets are all classes
 	names   []string    // of the classes
@@ -186,9 +186,9 @@ type run struct {
 	encoders chan struct{} // an element for each file that is being encoded
 }
 
-// Run explains the selected samples of the configured data set. What a sample meets is in its record and in the summary;
+// Run explains the selected samples of the configured data set. The failure of a sample is in its record and in the summary;
 // an error means that the session as a whole could not be begun (*RefusedError, *config.Error), stored
-// (*durable.Error) or ended (the context's error), and the summary counts what was done until then.
+// (*durable.Error) or ended (the context's error), and the summary counts the samples that were done before.
 func Run(ctx context.Context, opt Options, ex explain.Overlapping) (Summary, error) {
 	started := time.Now()
 	r, samples, err := prepare(opt, ex)
@@ -243,7 +243,7 @@ func (r *run) report(ended error) error {
 	return ended
 }
 
-// interrupted says in words how far a run came; the cause is the context's error, whose text says nothing more.
+// interrupted says how many samples were done; the cause is the context's error.
 type interrupted struct {
 	text  string
 	cause error

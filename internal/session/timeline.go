@@ -18,18 +18,18 @@ import (
 )
 
 const (
-	// interval is how often memory is looked at; a long run writes fewer of the figures.
+	// interval is the time between two figures; a long run writes fewer of them.
 	interval = time.Second
-	// patience is how long figures are waited for.
-	patience = 10 * time.Second
-	// mostMoments is how many lines a timeline may have before half of them are left out. It is then some megabytes.
+	// figuresTimeout bounds the wait for figures.
+	figuresTimeout = 10 * time.Second
+	// mostMoments bounds the lines of a timeline, some megabytes: beyond, half of them are left out.
 	mostMoments = 20000
 	// mostTimeline bounds the bytes that are read of a timeline.
 	mostTimeline = 256 << 20
 )
 
-// recorder tells what happens to memory: to the observer and, if figures can be had, in the session's timeline. Figures that cannot be
-// had or written end the timeline with a warning and nothing else: it is not a result.
+// recorder passes on what happens to memory: to the observer and, if there are figures, to the session's timeline. Figures that cannot be
+// read or written end the timeline with a warning, and not the run: it is not a result.
 type recorder struct {
 	folder  *durable.Folder
 	figures func(context.Context) (report.Figures, error) // nil: no timeline
@@ -44,11 +44,11 @@ type recorder struct {
 	lines  int
 	ticks  int
 	every  int    // ticks for a line
-	sample string // that is explained
-	failed bool   // figures could not be had, which was said
+	sample string // that is explained now
+	failed bool   // the last figures could not be read, and the observer was warned
 }
 
-// record begins a recorder, which close ends.
+// record starts a recorder, which close ends.
 func record(ctx context.Context, folder *durable.Folder, figures func(context.Context) (report.Figures, error), observe Observer) *recorder {
 	r := &recorder{folder: folder, figures: figures, observe: observe, clock: time.Now, most: mostMoments, every: 1,
 		stop: make(chan struct{}), done: make(chan struct{})}
@@ -74,7 +74,7 @@ func record(ctx context.Context, folder *durable.Folder, figures func(context.Co
 	return r
 }
 
-// close takes figures once more, and ends the timeline.
+// close records the last figures, and ends the timeline.
 func (r *recorder) close() {
 	close(r.stop)
 	<-r.done
@@ -86,7 +86,7 @@ func (r *recorder) close() {
 	}
 }
 
-// begin says which sample is explained from now on.
+// begin sets the sample that is explained from now on.
 func (r *recorder) begin(s dataset.Sample) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -95,7 +95,7 @@ func (r *recorder) begin(s dataset.Sample) {
 
 // event records what happened while a sample was explained.
 func (r *recorder) event(s dataset.Sample, e cam.Event) {
-	r.observe.Event(Event{Kind: EventExecution, Sample: s.ID, Split: string(s.Split), Execution: e})
+	r.observe.Event(Event{Kind: EventDevice, Sample: s.ID, Split: string(s.Split), Device: e})
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if e.Time.IsZero() {
@@ -154,7 +154,7 @@ func countLines(folder fs.FS) (lines int, whole int64, err error) {
 	}
 }
 
-// end gives the timeline up if err is not nil.
+// end stops the timeline with a warning, if err is not nil.
 func (r *recorder) end(err error) {
 	if err == nil {
 		return
@@ -166,7 +166,7 @@ func (r *recorder) end(err error) {
 	r.observe.Event(Event{Kind: EventWarning, Reason: fmt.Sprintf("the timeline of memory is not continued: %v", err)})
 }
 
-// tick takes figures, if it is time to or they are the last ones.
+// tick records figures, if they are due or the last ones.
 func (r *recorder) tick(ctx context.Context, last bool) {
 	r.mu.Lock()
 	due := (last || r.ticks%r.every == 0) && r.file != nil
@@ -175,7 +175,7 @@ func (r *recorder) tick(ctx context.Context, last bool) {
 	if !due {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, figuresTimeout)
 	defer cancel()
 	figures, err := r.figures(ctx)
 	r.mu.Lock()
@@ -195,7 +195,7 @@ func (r *recorder) tick(ctx context.Context, last bool) {
 	r.observe.Event(Event{Kind: EventMemory, Sample: r.sample, Figures: figures})
 }
 
-// add appends a line, after the timeline has been thinned out if it is full.
+// add appends a line. A timeline that is full is thinned out first.
 func (r *recorder) add(m report.Moment) {
 	if r.file == nil {
 		return
@@ -214,7 +214,7 @@ func (r *recorder) add(m report.Moment) {
 	r.end(err)
 }
 
-// thin leaves out half of the timeline, and lets half as many figures come.
+// thin leaves out half of the timeline, and halves the rate of figures.
 func (r *recorder) thin() error {
 	moments, err := report.ReadTimeline(r.folder.FS())
 	if err != nil {

@@ -94,8 +94,8 @@ func TestSkippedAndIncidents(t *testing.T) {
 	}
 	var told []string
 	for _, e := range events {
-		if e.Kind == EventExecution {
-			told = append(told, fmt.Sprintf("%s/%s %s", e.Split, e.Sample, e.Execution.Kind))
+		if e.Kind == EventDevice {
+			told = append(told, fmt.Sprintf("%s/%s %s", e.Split, e.Sample, e.Device.Kind))
 		}
 	}
 	if !reflect.DeepEqual(told, []string{"val/case0 refused", "val/case0 smaller", "val/case0 larger", "val/case1 waited", "val/case1 skipped"}) {

@@ -18,7 +18,7 @@ import (
 	"github.com/voxcam/voxcam/internal/result"
 )
 
-// writer stores one sample, target by target.
+// writer stores the results of one sample, target by target.
 type writer struct {
 	run    *run
 	job    *job
@@ -32,7 +32,7 @@ type writer struct {
 	mu     sync.Mutex
 }
 
-// add stores one part. What a sample meets is kept for its record; an error means that nothing can be stored.
+// add stores one part. The failure of a sample goes into its record; an error means that nothing can be stored.
 func (w *writer) add(p part) error {
 	if w.record == nil {
 		w.record = w.run.describe(w.job)
@@ -124,7 +124,7 @@ func (w *writer) begin(first *cam.Result) (err error) {
 	return nil
 }
 
-// task returns what writes a file of the method that has a key.
+// task returns a function that writes a file of the method with a key.
 func (w *writer) task(file result.File, key string) func() error {
 	name := file.Name(w.job.sample.Name+"_"+key, "_")
 	if file.What == result.Overlay && w.cover == "" {
@@ -196,7 +196,7 @@ func (w *writer) finish() (*report.Sample, error) {
 		}
 	}
 	err = w.stage.Commit()
-	r.tellKept(place, w.stage.Kept)
+	r.warnKept(place, w.stage.Kept)
 	return w.record, err
 }
 
@@ -209,7 +209,7 @@ func statusOf(err error) cam.Status {
 	return cam.StatusFailed
 }
 
-// abort throws away what has no place yet.
+// abort discards the files that have no final name yet.
 func (w *writer) abort() {
 	if w.stage != nil {
 		w.stage.Abort()
@@ -224,7 +224,7 @@ func pictureStem(s dataset.Sample) string {
 // coverEnding is the end of the name of the stack of the first overlay.
 const coverEnding = "_full_volume_overlay.tiff"
 
-// pictures stores what lies outside the sample's folder.
+// pictures stores the files outside of the sample's folder.
 func (w *writer) pictures(place string) error {
 	if len(w.record.Statistics) == 0 {
 		return nil
@@ -283,7 +283,7 @@ func (r *run) describe(j *job) *report.Sample {
 	return record
 }
 
-// describePrediction adds what the network said, which does not depend on the target. Values are copied: a pointer into the
+// describePrediction adds the prediction, which does not depend on the target. Values are copied: a pointer into the
 // result would keep its maps in memory.
 func (r *run) describePrediction(record *report.Sample, found *cam.Result) {
 	predicted, cell := found.Predicted, found.CellSize
