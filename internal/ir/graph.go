@@ -87,11 +87,21 @@ type Op struct {
 	View bool
 	// Slab says which planes [lo, hi) of an input, along depth (axis 1), planes [z0, z1) of the output are made of; lo and hi
 	// grow with z0 and z1 and lie inside the input. ok is false when this node needs its inputs whole. Only inputs and outputs
-	// that HasDepth are asked about. Nil means that no node of the operation can run on slabs.
-	Slab func(n *Node, input, z0, z1 int) (lo, hi int, ok bool)
+	// that HasDepth are asked about. Nil means that no node of the operation can run on slabs, for the reason NoSlab unless Accumulates is
+	// set.
+	Slab   func(n *Node, input, z0, z1 int) (lo, hi int, ok bool)
+	NoSlab string
+	// AcrossPlanes says that a plane of the output is made of other planes of the inputs than the one in the same place: backends see
+	// the whole node and find the planes themselves. Other operations are as many nodes of a single plane.
+	AcrossPlanes bool
 	// Accumulates reports whether the node's output, which has no depth, can be gathered from its inputs some planes at a time,
 	// in order. Nil means that it cannot.
 	Accumulates func(n *Node) bool
+	// Separable says where the elements of the output come from, for operations that move elements along each axis by itself. Backends
+	// compute all of them by the same kernels. Nil for other operations.
+	Separable func(n *Node) Separable
+	// Flops is the number of floating-point operations of a node, for the planner. Nil means one for each element of the output.
+	Flops func(n *Node) float64
 }
 
 // HasDepth reports whether a value is an image that can be cut along depth: [1, D, H, W, C] with more than one plane.

@@ -105,7 +105,8 @@ var (
 
 func binaryTable(rows []Binary) (ops []*ir.Op) {
 	for _, r := range rows {
-		o := &ir.Op{Name: r.Name, MinIn: 2, MaxIn: 2, Inputs: []string{"x", "y"}, Infer: one(broadcast), Permute: samePermute, InPlace: true}
+		o := &ir.Op{Name: r.Name, MinIn: 2, MaxIn: 2, Inputs: []string{"x", "y"}, Infer: one(broadcast), Permute: samePermute,
+			InPlace: true, Slab: samePlanes}
 		if r.grad == nil {
 			o.NoGrad = "piecewise constant"
 		} else {
@@ -145,7 +146,7 @@ func BinaryNamed(name string) (*Binary, bool) {
 }
 
 // Where is x where the condition is not zero, else y; all three broadcast.
-var Where = &ir.Op{Name: "Where", MinIn: 3, MaxIn: 3, Inputs: []string{"condition", "x", "y"}, Permute: samePermute,
+var Where = &ir.Op{Name: "Where", MinIn: 3, MaxIn: 3, Inputs: []string{"condition", "x", "y"}, Permute: samePermute, Slab: samePlanes,
 	Infer: one(func(_ any, in []ir.Type) (tensor.Shape, error) {
 		s, err := tensor.Broadcast(in[1].Shape, in[2].Shape)
 		if err != nil {
@@ -153,6 +154,8 @@ var Where = &ir.Op{Name: "Where", MinIn: 3, MaxIn: 3, Inputs: []string{"conditio
 		}
 		return tensor.Broadcast(in[0].Shape, s)
 	})}
+
+var selectOps = []*ir.Op{Where}
 
 func init() {
 	Where.Grad = func(b *ir.Builder, n *ir.Node, dy []*ir.Value, want []bool) []*ir.Value {

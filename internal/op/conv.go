@@ -34,7 +34,14 @@ var Conv = &ir.Op{Name: "Conv", MinIn: 2, MaxIn: 3, Attr: ConvAttr{}, Inputs: []
 			out[1+i] = (padded-span)/a.Stride[i] + 1
 		}
 		return out, checkBias(in, w[0])
-	})}
+	}),
+	AcrossPlanes: true,
+	Slab: func(n *ir.Node, _, z0, z1 int) (int, int, bool) {
+		a := n.Attr.(ConvAttr)
+		lo, hi := windowPlanes(z0, z1, n.Inputs[0].Shape()[1], n.Inputs[1].Shape()[2], a.Stride[0], a.Dilation[0], a.Before[0])
+		return lo, hi, true
+	},
+	Flops: func(n *ir.Node) float64 { return convFlops(n.Out(), n.Inputs[1]) }}
 
 // ConvBackwardDataAttr adds the size of the convolution's input, which its output does not determine.
 type ConvBackwardDataAttr struct {
@@ -59,7 +66,22 @@ var ConvBackwardData = &ir.Op{Name: "ConvBackwardData", MinIn: 2, MaxIn: 3, Attr
 			return nil, fmt.Errorf("a convolution of %v gives %v, not %v", dx, y[0].Shape, dy)
 		}
 		return dx, checkBias(in, dx[4])
-	})}
+	}),
+	AcrossPlanes: true,
+	Slab: func(n *ir.Node, _, z0, z1 int) (int, int, bool) {
+		a := n.Attr.(ConvBackwardDataAttr).Conv
+		lo, hi := gradientPlanes(z0, z1, n.Inputs[0].Shape()[1], n.Inputs[1].Shape()[2], a.Stride[0], a.Dilation[0], a.Before[0])
+		return lo, hi, true
+	},
+	Flops: func(n *ir.Node) float64 { return convFlops(n.Inputs[0], n.Inputs[1]) }}
+
+var convOps = []*ir.Op{Conv, ConvBackwardData}
+
+// convFlops counts a multiplication and an addition for each weight that an element of y, the side of the windows, is made with.
+func convFlops(y, w *ir.Value) float64 {
+	s := w.Shape()
+	return 2 * float64(y.Shape().Elements()) * float64(s.Elements()/s[0])
+}
 
 var axisNames = [3]string{"depth", "height", "width"}
 

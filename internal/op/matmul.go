@@ -27,7 +27,15 @@ var MatMul = &ir.Op{Name: "MatMul", MinIn: 2, MaxIn: 2, Attr: MatMulAttr{}, Inpu
 			return nil, err
 		}
 		return append(batch, m, n), nil
-	})}
+	}),
+	Slab: func(n *ir.Node, input, z0, z1 int) (int, int, bool) {
+		// Rows are voxels, and the other operand is a matrix without depth.
+		return z0, z1, input == 0 && !n.Attr.(MatMulAttr).TransA && len(n.Inputs[1].Shape()) == 2
+	},
+	Flops: func(n *ir.Node) float64 {
+		_, k := matrix(n.Inputs[0].Shape(), n.Attr.(MatMulAttr).TransA)
+		return 2 * float64(n.Out().Shape().Elements()) * float64(k)
+	}}
 
 func matrix(s tensor.Shape, transposed bool) (rows, columns int) {
 	rows, columns = s[len(s)-2], s[len(s)-1]
@@ -36,6 +44,8 @@ func matrix(s tensor.Shape, transposed bool) (rows, columns int) {
 	}
 	return rows, columns
 }
+
+var matMulOps = []*ir.Op{MatMul}
 
 func init() {
 	MatMul.Grad = func(b *ir.Builder, n *ir.Node, dy []*ir.Value, want []bool) []*ir.Value {

@@ -8,7 +8,7 @@ import (
 )
 
 // Affine is x*scale + shift along the last axis: an inference BatchNorm. scale and shift are [C].
-var Affine = &ir.Op{Name: "Affine", MinIn: 3, MaxIn: 3, Inputs: []string{"x", "scale", "shift"}, InPlace: true,
+var Affine = &ir.Op{Name: "Affine", MinIn: 3, MaxIn: 3, Inputs: []string{"x", "scale", "shift"}, InPlace: true, Slab: samePlanes,
 	Infer: one(func(_ any, in []ir.Type) (tensor.Shape, error) {
 		return in[0].Shape.Clone(), checkChannels(in[0].Shape, in[1:], "scale and shift")
 	})}
@@ -37,11 +37,14 @@ var GroupNorm = &ir.Op{Name: "GroupNorm", MinIn: 1, MaxIn: 3, Attr: GroupNormAtt
 			return nil, fmt.Errorf("%d groups do not divide the channels of %v", groups, x)
 		}
 		return x.Clone(), checkChannels(x, in[1:], "gamma and beta")
-	})}
+	}),
+	NoSlab: allPlanesFirst}
 
 // GroupNormBackward is the gradient with respect to x, which it needs to find the statistics again.
 var GroupNormBackward = &ir.Op{Name: "GroupNormBackward", MinIn: 2, MaxIn: 3, Attr: GroupNormAttr{}, Inputs: []string{"dy", "x", "gamma"},
-	Infer: like(0), NoGrad: "a gradient already"}
+	Infer: like(0), NoGrad: "a gradient already", NoSlab: allPlanesFirst}
+
+const allPlanesFirst = "its statistics are of all planes; pass split-norms takes it apart"
 
 // A group norm over an image is computed in two goes, each of which can be taken plane by plane: GroupMoments gathers the
 // statistics, GroupNormApply applies them. Its gradient gathers two more means with GroupGradMoments, which GroupGradApply applies.
@@ -50,16 +53,16 @@ var (
 	// GroupMoments is, for each group of x [1, D, H, W, C], the mean, what rounding to float32 took off it, and
 	// 1/sqrt(variance + Eps): [1, 1, 1, Groups, 3].
 	GroupMoments = &ir.Op{Name: "GroupMoments", MinIn: 1, MaxIn: 1, Attr: GroupNormAttr{}, Inputs: []string{"x"},
-		Infer: groupMoments(0, 3), NoGrad: twoGoes}
+		Infer: groupMoments(0, 3), NoGrad: twoGoes, Accumulates: deepInput}
 	// GroupNormApply is GroupNorm of x whose moments are known.
 	GroupNormApply = &ir.Op{Name: "GroupNormApply", MinIn: 2, MaxIn: 4, Attr: GroupNormAttr{}, Inputs: []string{"x", "moments", "gamma", "beta"},
-		InPlace: true, Infer: groupApply(0, 2), NoGrad: twoGoes}
+		InPlace: true, Infer: groupApply(0, 2), NoGrad: twoGoes, Slab: samePlanes}
 	// GroupGradMoments is, for each group, the mean of g = dy*gamma and the mean of g*h, h being the normalised x: [1, 1, 1, Groups, 2].
 	GroupGradMoments = &ir.Op{Name: "GroupGradMoments", MinIn: 3, MaxIn: 4, Attr: GroupNormAttr{}, Inputs: []string{"dy", "x", "moments", "gamma"},
-		Infer: groupMoments(1, 2), NoGrad: twoGoes}
+		Infer: groupMoments(1, 2), NoGrad: twoGoes, Accumulates: deepInput}
 	// GroupGradApply is the gradient with respect to x, (g - mean(g) - h*mean(g*h)) / deviation.
 	GroupGradApply = &ir.Op{Name: "GroupGradApply", MinIn: 4, MaxIn: 5, Attr: GroupNormAttr{}, Inputs: []string{"dy", "x", "moments", "means", "gamma"},
-		InPlace: true, Infer: groupApply(1, 4), NoGrad: twoGoes}
+		InPlace: true, Infer: groupApply(1, 4), NoGrad: twoGoes, Slab: samePlanes}
 )
 
 const twoGoes = "made when everything has been differentiated"
@@ -123,17 +126,26 @@ var LayerNorm = &ir.Op{Name: "LayerNorm", MinIn: 1, MaxIn: 3, Attr: LayerNormAtt
 			}
 		}
 		return x.Clone(), nil
-	})}
+	}),
+	Slab: layerNormSlab}
 
 // LayerNormBackward is the gradient with respect to x.
 var LayerNormBackward = &ir.Op{Name: "LayerNormBackward", MinIn: 2, MaxIn: 3, Attr: LayerNormAttr{}, Inputs: []string{"dy", "x", "gamma"},
-	Infer: like(0), NoGrad: "a gradient already"}
+	Infer: like(0), NoGrad: "a gradient already", Slab: layerNormSlab}
+
+func layerNormSlab(n *ir.Node, _, z0, z1 int) (int, int, bool) {
+	return z0, z1, n.Attr.(LayerNormAttr).Axes <= 3
+}
 
 // SoftmaxAttr names the axis that sums to one.
 type SoftmaxAttr struct{ Axis int }
 
 func softmaxPermute(attr any, perm []int) any {
 	return SoftmaxAttr{Axis: position(perm, attr.(SoftmaxAttr).Axis)}
+}
+
+func softmaxSlab(n *ir.Node, _, z0, z1 int) (int, int, bool) {
+	return z0, z1, n.Attr.(SoftmaxAttr).Axis > 1
 }
 
 func softmaxInfer(attr any, in []ir.Type) ([]ir.Type, error) {
@@ -145,16 +157,23 @@ func softmaxInfer(attr any, in []ir.Type) ([]ir.Type, error) {
 
 var (
 	// Softmax is exp(x) / sum(exp(x)) along an axis.
-	Softmax = &ir.Op{Name: "Softmax", MinIn: 1, MaxIn: 1, Attr: SoftmaxAttr{}, Inputs: []string{"x"}, Infer: softmaxInfer, Permute: softmaxPermute, InPlace: true}
+	Softmax = &ir.Op{Name: "Softmax", MinIn: 1, MaxIn: 1, Attr: SoftmaxAttr{}, Inputs: []string{"x"}, Infer: softmaxInfer, Permute: softmaxPermute,
+		InPlace: true, Slab: softmaxSlab}
 	// SoftmaxBackward is y * (dy - sum(dy*y)).
 	SoftmaxBackward = &ir.Op{Name: "SoftmaxBackward", MinIn: 2, MaxIn: 2, Attr: SoftmaxAttr{}, Inputs: []string{"dy", "y"}, Infer: softmaxInfer,
-		Permute: softmaxPermute, InPlace: true, NoGrad: "a gradient already"}
+		Permute: softmaxPermute, InPlace: true, Slab: softmaxSlab, NoGrad: "a gradient already"}
 	// LogSoftmax is x - log(sum(exp(x))) along an axis.
-	LogSoftmax = &ir.Op{Name: "LogSoftmax", MinIn: 1, MaxIn: 1, Attr: SoftmaxAttr{}, Inputs: []string{"x"}, Infer: softmaxInfer, Permute: softmaxPermute, InPlace: true}
+	LogSoftmax = &ir.Op{Name: "LogSoftmax", MinIn: 1, MaxIn: 1, Attr: SoftmaxAttr{}, Inputs: []string{"x"}, Infer: softmaxInfer, Permute: softmaxPermute,
+		InPlace: true, Slab: softmaxSlab}
 	// LogSoftmaxBackward is dy - exp(y)*sum(dy).
 	LogSoftmaxBackward = &ir.Op{Name: "LogSoftmaxBackward", MinIn: 2, MaxIn: 2, Attr: SoftmaxAttr{}, Inputs: []string{"dy", "y"}, Infer: softmaxInfer,
-		Permute: softmaxPermute, InPlace: true, NoGrad: "a gradient already"}
+		Permute: softmaxPermute, InPlace: true, Slab: softmaxSlab, NoGrad: "a gradient already"}
 )
+
+var normOps = []*ir.Op{
+	Affine, GroupNorm, GroupNormBackward, GroupMoments, GroupNormApply, GroupGradMoments, GroupGradApply, LayerNorm, LayerNormBackward,
+	Softmax, SoftmaxBackward, LogSoftmax, LogSoftmaxBackward,
+}
 
 // paramsConstant fails when the gradient of a norm's parameters is asked for.
 func paramsConstant(b *ir.Builder, n *ir.Node, want []bool) {

@@ -60,7 +60,8 @@ func poolBackward(attr any, in []ir.Type) (tensor.Shape, error) {
 }
 
 // MaxPool is the maximum over each window of x [N, D, H, W, C].
-var MaxPool = &ir.Op{Name: "MaxPool", MinIn: 1, MaxIn: 1, Attr: PoolAttr{}, Inputs: []string{"x"}, Infer: one(poolForward)}
+var MaxPool = &ir.Op{Name: "MaxPool", MinIn: 1, MaxIn: 1, Attr: PoolAttr{}, Inputs: []string{"x"}, Infer: one(poolForward),
+	AcrossPlanes: true, Slab: poolSlab}
 
 // MaxPoolIndex is the position of the first maximum in each window, (kd*Kernel[1]+kh)*Kernel[2]+kw.
 var MaxPoolIndex = &ir.Op{Name: "MaxPoolIndex", MinIn: 1, MaxIn: 1, Attr: PoolAttr{}, Inputs: []string{"x"}, NoGrad: "an index",
@@ -74,18 +75,34 @@ var MaxPoolIndex = &ir.Op{Name: "MaxPoolIndex", MinIn: 1, MaxIn: 1, Attr: PoolAt
 			elem = tensor.Uint16
 		}
 		return []ir.Type{{Shape: s, Elem: elem}}, err
-	}}
+	},
+	AcrossPlanes: true, Slab: poolSlab}
 
 // MaxPoolBackward adds each dy to the voxel that its index names.
 var MaxPoolBackward = &ir.Op{Name: "MaxPoolBackward", MinIn: 2, MaxIn: 2, Attr: PoolBackwardAttr{}, Inputs: []string{"dy", "index"},
-	Infer: one(poolBackward), NoGrad: "a gradient already"}
+	Infer: one(poolBackward), NoGrad: "a gradient already", AcrossPlanes: true, Slab: poolBackwardSlab}
 
 // AvgPool is the mean over each window of x [N, D, H, W, C].
-var AvgPool = &ir.Op{Name: "AvgPool", MinIn: 1, MaxIn: 1, Attr: PoolAttr{}, Inputs: []string{"x"}, Infer: one(poolForward)}
+var AvgPool = &ir.Op{Name: "AvgPool", MinIn: 1, MaxIn: 1, Attr: PoolAttr{}, Inputs: []string{"x"}, Infer: one(poolForward),
+	AcrossPlanes: true, Slab: poolSlab}
 
 // AvgPoolBackward spreads each dy over its window.
 var AvgPoolBackward = &ir.Op{Name: "AvgPoolBackward", MinIn: 1, MaxIn: 1, Attr: PoolBackwardAttr{}, Inputs: []string{"dy"},
-	Infer: one(poolBackward), NoGrad: "a gradient already"}
+	Infer: one(poolBackward), NoGrad: "a gradient already", AcrossPlanes: true, Slab: poolBackwardSlab}
+
+var poolOps = []*ir.Op{MaxPool, MaxPoolIndex, MaxPoolBackward, AvgPool, AvgPoolBackward}
+
+func poolSlab(n *ir.Node, _, z0, z1 int) (int, int, bool) {
+	a := n.Attr.(PoolAttr)
+	lo, hi := windowPlanes(z0, z1, n.Inputs[0].Shape()[1], a.Kernel[0], a.Stride[0], a.Dilation[0], a.Before[0])
+	return lo, hi, true
+}
+
+func poolBackwardSlab(n *ir.Node, _, z0, z1 int) (int, int, bool) {
+	a := n.Attr.(PoolBackwardAttr).Pool
+	lo, hi := gradientPlanes(z0, z1, n.Inputs[0].Shape()[1], a.Kernel[0], a.Stride[0], a.Dilation[0], a.Before[0])
+	return lo, hi, true
+}
 
 func init() {
 	MaxPool.Grad = func(b *ir.Builder, n *ir.Node, dy []*ir.Value, _ []bool) []*ir.Value {

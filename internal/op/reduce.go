@@ -36,12 +36,25 @@ func reducePermute(attr any, perm []int) any {
 
 var (
 	// ReduceSum is the sum over axes.
-	ReduceSum = &ir.Op{Name: "ReduceSum", MinIn: 1, MaxIn: 1, Attr: ReduceAttr{}, Inputs: []string{"x"}, Infer: one(reduceShape), Permute: reducePermute}
+	ReduceSum = &ir.Op{Name: "ReduceSum", MinIn: 1, MaxIn: 1, Attr: ReduceAttr{}, Inputs: []string{"x"}, Infer: one(reduceShape),
+		Permute: reducePermute, Slab: reduceSlab, Accumulates: reducesDepth}
 	// ReduceMean is the mean over axes.
-	ReduceMean = &ir.Op{Name: "ReduceMean", MinIn: 1, MaxIn: 1, Attr: ReduceAttr{}, Inputs: []string{"x"}, Infer: one(reduceShape), Permute: reducePermute}
+	ReduceMean = &ir.Op{Name: "ReduceMean", MinIn: 1, MaxIn: 1, Attr: ReduceAttr{}, Inputs: []string{"x"}, Infer: one(reduceShape),
+		Permute: reducePermute, Slab: reduceSlab, Accumulates: reducesDepth}
 	// ReduceMax is the maximum over axes; equal maxima share the gradient.
-	ReduceMax = &ir.Op{Name: "ReduceMax", MinIn: 1, MaxIn: 1, Attr: ReduceAttr{}, Inputs: []string{"x"}, Infer: one(reduceShape), Permute: reducePermute}
+	ReduceMax = &ir.Op{Name: "ReduceMax", MinIn: 1, MaxIn: 1, Attr: ReduceAttr{}, Inputs: []string{"x"}, Infer: one(reduceShape),
+		Permute: reducePermute, Slab: reduceSlab, Accumulates: reducesDepth}
 )
+
+var reduceOps = []*ir.Op{ReduceSum, ReduceMean, ReduceMax}
+
+func reduceSlab(n *ir.Node, _, z0, z1 int) (int, int, bool) {
+	return z0, z1, !slices.Contains(n.Attr.(ReduceAttr).Axes, 1)
+}
+
+func reducesDepth(n *ir.Node) bool {
+	return slices.Contains(n.Attr.(ReduceAttr).Axes, 1) && deepInput(n)
+}
 
 func init() {
 	ReduceSum.Grad = func(b *ir.Builder, n *ir.Node, dy []*ir.Value, _ []bool) []*ir.Value {

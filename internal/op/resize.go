@@ -18,35 +18,26 @@ type ResizeAttr struct {
 	CubicA               float64
 }
 
-// Tap is one term of an interpolation: Weight times the element at Index.
-type Tap struct {
-	Index  int
-	Weight float64
-}
-
 // Taps returns, for each output position along an axis of size n, the terms it is made of.
-func (a ResizeAttr) Taps(axis, n int) [][]Tap {
-	taps := make([][]Tap, a.Out[axis])
+func (a ResizeAttr) Taps(axis, n int) ir.Taps {
 	if a.Out[axis] == n && a.Scale[axis] == 1 {
-		for i := range taps {
-			taps[i] = []Tap{{i, 1}}
-		}
-		return taps
+		return ir.Unchanged(n)
 	}
+	taps := make(ir.Taps, a.Out[axis])
 	for i := range taps {
 		x := a.source(axis, i, n)
 		switch a.Mode {
 		case "nearest":
-			taps[i] = []Tap{{clampIndex(roundMode(x, a.Nearest), n), 1}}
+			taps[i] = []ir.Tap{{Index: clampIndex(roundMode(x, a.Nearest), n), Weight: 1}}
 		case "linear":
 			x = min(max(x, 0), float64(n-1))
 			low := int(math.Floor(x))
 			f := x - float64(low)
-			taps[i] = []Tap{{low, 1 - f}, {clampIndex(low+1, n), f}}
+			taps[i] = []ir.Tap{{Index: low, Weight: 1 - f}, {Index: clampIndex(low+1, n), Weight: f}}
 		case "cubic":
 			low := int(math.Floor(x))
 			for k, w := range cubicWeights(x-float64(low), a.CubicA) {
-				taps[i] = append(taps[i], Tap{clampIndex(low-1+k, n), w})
+				taps[i] = append(taps[i], ir.Tap{Index: clampIndex(low-1+k, n), Weight: w})
 			}
 		}
 	}
@@ -126,6 +117,21 @@ var Resize = &ir.Op{Name: "Resize", MinIn: 1, MaxIn: 1, Attr: ResizeAttr{}, Inpu
 		}
 		a.Out, a.Scale = a.Out.Permute(perm), scale
 		return a
+	},
+	AcrossPlanes: true,
+	Slab: func(n *ir.Node, _, z0, z1 int) (int, int, bool) {
+		taps := n.Attr.(ResizeAttr).Taps(1, n.Inputs[0].Shape()[1])
+		lo, hi := n.Inputs[0].Shape()[1], 0
+		for _, terms := range taps[z0:z1] {
+			for _, t := range terms {
+				lo, hi = min(lo, t.Index), max(hi, t.Index+1)
+			}
+		}
+		return lo, hi, true
+	},
+	Separable: func(n *ir.Node) ir.Separable {
+		x := n.Inputs[0].Shape()
+		return separable(x, len(x), func(axis int) ir.Taps { return n.Attr.(ResizeAttr).Taps(axis, x[axis]) })
 	}}
 
 // ResizeBackwardAttr adds the shape before resizing.
@@ -142,7 +148,27 @@ var ResizeBackward = &ir.Op{Name: "ResizeBackward", MinIn: 1, MaxIn: 1, Attr: Re
 			return nil, fmt.Errorf("%v is not the resized %v", in[0].Shape, a.Resize.Out)
 		}
 		return a.In.Clone(), a.Resize.check(a.In)
-	})}
+	}),
+	AcrossPlanes: true,
+	Slab: func(n *ir.Node, _, z0, z1 int) (int, int, bool) {
+		// Taps go up with the position, so that those of planes z0 to z1-1 lie between those below z0 and those from z1 on.
+		a, lo, hi := n.Attr.(ResizeBackwardAttr), 0, 0
+		for _, terms := range a.Resize.Taps(1, a.In[1]) {
+			if terms[len(terms)-1].Index < z0 {
+				lo++
+			}
+			if terms[0].Index < z1 {
+				hi++
+			}
+		}
+		return lo, hi, true
+	},
+	Separable: func(n *ir.Node) ir.Separable {
+		a := n.Attr.(ResizeBackwardAttr)
+		return separable(a.Resize.Out, len(a.In), func(axis int) ir.Taps { return a.Resize.Taps(axis, a.In[axis]).Transposed(a.In[axis]) })
+	}}
+
+var resizeOps = []*ir.Op{Resize, ResizeBackward}
 
 func init() {
 	Resize.Grad = func(b *ir.Builder, n *ir.Node, dy []*ir.Value, _ []bool) []*ir.Value {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/op"
 )
 
@@ -87,13 +88,13 @@ func TestTaps(t *testing.T) {
 		if len(taps) != len(c.want) {
 			t.Errorf("%d positions instead of %d", len(taps), len(c.want))
 		}
-		if c.mode == "nearest" && slices.ContainsFunc(taps, func(of []op.Tap) bool { return len(of) != 1 }) {
+		if c.mode == "nearest" && slices.ContainsFunc(taps, func(of []ir.Tap) bool { return len(of) != 1 }) {
 			t.Errorf("nearest is made of several: %v", taps)
 		}
 	}
 	// What is not resized is one element each, whatever the mode; another scale of the same size is resized.
 	same := op.ResizeAttr{Out: []int{3}, Scale: []float64{1}, Mode: "cubic", Coord: "half_pixel"}
-	if taps := same.Taps(0, 3); !slices.EqualFunc(taps, [][]op.Tap{{{Index: 0, Weight: 1}}, {{Index: 1, Weight: 1}}, {{Index: 2, Weight: 1}}}, slices.Equal) {
+	if taps := same.Taps(0, 3); !slices.EqualFunc(taps, [][]ir.Tap{{{Index: 0, Weight: 1}}, {{Index: 1, Weight: 1}}, {{Index: 2, Weight: 1}}}, slices.Equal) {
 		t.Errorf("a grid that stays: %v", taps)
 	}
 	same = op.ResizeAttr{Out: []int{3}, Scale: []float64{1.25}, Mode: "nearest", Coord: "asymmetric", Nearest: "ceil"}

@@ -2,6 +2,7 @@ package op
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/tensor"
@@ -18,7 +19,11 @@ var Reshape = &ir.Op{Name: "Reshape", MinIn: 1, MaxIn: 1, Attr: ReshapeAttr{}, I
 			return nil, fmt.Errorf("%v cannot become %v", in[0].Shape, s)
 		}
 		return s.Clone(), nil
-	})}
+	}),
+	Slab: func(n *ir.Node, _, z0, z1 int) (int, int, bool) {
+		x, y := n.Inputs[0].Shape(), n.Out().Shape()
+		return z0, z1, len(x) == len(y) && x[0] == y[0] && x[1] == y[1]
+	}}
 
 // TransposeAttr orders the axes: axis i of the output is axis Perm[i] of the input.
 type TransposeAttr struct{ Perm []int }
@@ -37,7 +42,11 @@ var Transpose = &ir.Op{Name: "Transpose", MinIn: 1, MaxIn: 1, Attr: TransposeAtt
 			return nil, fmt.Errorf("permutation %v does not fit %v", perm, in[0].Shape)
 		}
 		return in[0].Shape.Permute(perm), nil
-	})}
+	}),
+	Slab: func(n *ir.Node, _, z0, z1 int) (int, int, bool) {
+		p := n.Attr.(TransposeAttr).Perm
+		return z0, z1, p[0] == 0 && p[1] == 1
+	}}
 
 // Inverse returns the permutation that undoes perm.
 func Inverse(perm []int) []int {
@@ -61,7 +70,15 @@ var Expand = &ir.Op{Name: "Expand", MinIn: 1, MaxIn: 1, Attr: ExpandAttr{}, Inpu
 		}
 		return s, err
 	}),
-	Permute: func(attr any, perm []int) any { return ExpandAttr{Shape: permuted(attr.(ExpandAttr).Shape, perm)} }}
+	Permute:      func(attr any, perm []int) any { return ExpandAttr{Shape: Permuted(attr.(ExpandAttr).Shape, perm)} },
+	AcrossPlanes: true, Slab: samePlanes,
+	Separable: func(n *ir.Node) ir.Separable {
+		x, y := n.Inputs[0].Shape(), n.Out().Shape()
+		from := append(tensor.Shape(slices.Repeat([]int{1}, len(y)-len(x))), x...)
+		return separable(from, len(y), func(axis int) ir.Taps {
+			return ir.Copies(y[axis], func(i int) int { return i % from[axis] })
+		})
+	}}
 
 // SliceAttr takes Count elements along every axis, from Start on in steps of Step (negative steps go back).
 type SliceAttr struct{ Start, Step, Count []int }
@@ -74,8 +91,21 @@ var Slice = &ir.Op{Name: "Slice", MinIn: 1, MaxIn: 1, Attr: SliceAttr{}, Inputs:
 	}),
 	Permute: func(attr any, perm []int) any {
 		a := attr.(SliceAttr)
-		return SliceAttr{Start: permuted(a.Start, perm), Step: permuted(a.Step, perm), Count: permuted(a.Count, perm)}
+		return SliceAttr{Start: Permuted(a.Start, perm), Step: Permuted(a.Step, perm), Count: Permuted(a.Count, perm)}
+	},
+	AcrossPlanes: true,
+	Slab: func(n *ir.Node, _, z0, z1 int) (int, int, bool) {
+		a := n.Attr.(SliceAttr)
+		return a.Start[1] + z0, a.Start[1] + z1, a.Step[1] == 1
+	},
+	Separable: func(n *ir.Node) ir.Separable {
+		x := n.Inputs[0].Shape()
+		return separable(x, len(x), n.Attr.(SliceAttr).taps)
 	}}
+
+func (a SliceAttr) taps(axis int) ir.Taps {
+	return ir.Copies(a.Count[axis], func(i int) int { return a.Start[axis] + i*a.Step[axis] })
+}
 
 func (a SliceAttr) check(s tensor.Shape) error {
 	if len(a.Start) != len(s) || len(a.Step) != len(s) || len(a.Count) != len(s) {
@@ -103,7 +133,17 @@ var SliceBackward = &ir.Op{Name: "SliceBackward", MinIn: 1, MaxIn: 1, Attr: Slic
 			return nil, fmt.Errorf("%v is not the slice %v", in[0].Shape, a.Slice.Count)
 		}
 		return a.In.Clone(), a.Slice.check(a.In)
-	})}
+	}),
+	AcrossPlanes: true,
+	Slab: func(n *ir.Node, _, z0, z1 int) (int, int, bool) {
+		a := n.Attr.(SliceBackwardAttr).Slice
+		lo, hi := clampPlanes(z0-a.Start[1], z1-a.Start[1], a.Count[1])
+		return lo, hi, a.Step[1] == 1
+	},
+	Separable: func(n *ir.Node) ir.Separable {
+		a := n.Attr.(SliceBackwardAttr)
+		return separable(a.Slice.Count, len(a.In), func(axis int) ir.Taps { return a.Slice.taps(axis).Transposed(a.In[axis]) })
+	}}
 
 // ConcatAttr is the axis that grows.
 type ConcatAttr struct{ Axis int }
@@ -128,7 +168,8 @@ var Concat = &ir.Op{Name: "Concat", MinIn: 1, MaxIn: -1, Attr: ConcatAttr{}, Inp
 		}
 		return out, nil
 	}),
-	Permute: func(attr any, perm []int) any { return ConcatAttr{Axis: position(perm, attr.(ConcatAttr).Axis)} }}
+	Permute: func(attr any, perm []int) any { return ConcatAttr{Axis: position(perm, attr.(ConcatAttr).Axis)} },
+	Slab:    func(n *ir.Node, _, z0, z1 int) (int, int, bool) { return z0, z1, n.Attr.(ConcatAttr).Axis != 1 }}
 
 // PadAttr adds elements in front of and behind every axis; negative numbers remove them.
 type PadAttr struct {
@@ -166,6 +207,11 @@ func (a PadAttr) Source(axis, i, n int) int {
 	return -1
 }
 
+// taps are those of an axis of n elements.
+func (a PadAttr) taps(axis, n int) ir.Taps {
+	return ir.Copies(n+a.Before[axis]+a.After[axis], func(i int) int { return a.Source(axis, i, n) })
+}
+
 func (a PadAttr) shape(s tensor.Shape) (tensor.Shape, error) {
 	if len(a.Before) != len(s) || len(a.After) != len(s) {
 		return nil, fmt.Errorf("padding %v, %v does not fit %v", a.Before, a.After, s)
@@ -182,8 +228,20 @@ var Pad = &ir.Op{Name: "Pad", MinIn: 1, MaxIn: 1, Attr: PadAttr{}, Inputs: []str
 	Infer: one(func(attr any, in []ir.Type) (tensor.Shape, error) { return attr.(PadAttr).shape(in[0].Shape) }),
 	Permute: func(attr any, perm []int) any {
 		a := attr.(PadAttr)
-		a.Before, a.After = permuted(a.Before, perm), permuted(a.After, perm)
+		a.Before, a.After = Permuted(a.Before, perm), Permuted(a.After, perm)
 		return a
+	},
+	AcrossPlanes: true,
+	Slab: func(n *ir.Node, _, z0, z1 int) (int, int, bool) {
+		a := n.Attr.(PadAttr)
+		lo, hi := clampPlanes(z0-a.Before[1], z1-a.Before[1], n.Inputs[0].Shape()[1])
+		return lo, hi, a.Mode == PadConstant || a.Before[1] == 0 && a.After[1] == 0
+	},
+	Separable: func(n *ir.Node) ir.Separable {
+		a, x := n.Attr.(PadAttr), n.Inputs[0].Shape()
+		s := separable(x, len(x), func(axis int) ir.Taps { return a.taps(axis, x[axis]) })
+		s.Fill = a.Value
+		return s
 	}}
 
 // PadBackwardAttr adds the shape before padding.
@@ -201,7 +259,17 @@ var PadBackward = &ir.Op{Name: "PadBackward", MinIn: 1, MaxIn: 1, Attr: PadBackw
 			err = fmt.Errorf("%v is not padded %v", in[0].Shape, a.In)
 		}
 		return a.In.Clone(), err
-	})}
+	}),
+	AcrossPlanes: true,
+	Slab: func(n *ir.Node, _, z0, z1 int) (int, int, bool) {
+		a := n.Attr.(PadBackwardAttr).Pad
+		lo, hi := clampPlanes(z0+a.Before[1], z1+a.Before[1], n.Inputs[0].Shape()[1])
+		return lo, hi, a.Mode == PadConstant || a.Before[1] == 0 && a.After[1] == 0
+	},
+	Separable: func(n *ir.Node) ir.Separable {
+		a := n.Attr.(PadBackwardAttr)
+		return separable(n.Inputs[0].Shape(), len(a.In), func(axis int) ir.Taps { return a.Pad.taps(axis, a.In[axis]).Transposed(a.In[axis]) })
+	}}
 
 // GatherAttr takes the listed indices along an axis.
 type GatherAttr struct {
@@ -228,7 +296,21 @@ var Gather = &ir.Op{Name: "Gather", MinIn: 1, MaxIn: 1, Attr: GatherAttr{}, Inpu
 		a := attr.(GatherAttr)
 		a.Axis = position(perm, a.Axis)
 		return a
+	},
+	AcrossPlanes: true,
+	Slab:         func(n *ir.Node, _, z0, z1 int) (int, int, bool) { return z0, z1, n.Attr.(GatherAttr).Axis != 1 },
+	Separable: func(n *ir.Node) ir.Separable {
+		x := n.Inputs[0].Shape()
+		return separable(x, len(x), func(axis int) ir.Taps { return n.Attr.(GatherAttr).taps(axis, x[axis]) })
 	}}
+
+// taps are those of an axis of n elements.
+func (a GatherAttr) taps(axis, n int) ir.Taps {
+	if axis != a.Axis {
+		return ir.Unchanged(n)
+	}
+	return ir.Copies(len(a.Index), func(i int) int { return a.Index[i] })
+}
 
 // GatherBackwardAttr adds the size of the axis that was gathered from.
 type GatherBackwardAttr struct {
@@ -245,7 +327,26 @@ var GatherBackward = &ir.Op{Name: "GatherBackward", MinIn: 1, MaxIn: 1, Attr: Ga
 		}
 		s[a.Gather.Axis] = a.Size
 		return s, nil
-	})}
+	}),
+	AcrossPlanes: true,
+	Slab: func(n *ir.Node, _, z0, z1 int) (int, int, bool) {
+		return z0, z1, n.Attr.(GatherBackwardAttr).Gather.Axis != 1
+	},
+	Separable: func(n *ir.Node) ir.Separable {
+		a, x := n.Attr.(GatherBackwardAttr), n.Out().Shape()
+		return separable(n.Inputs[0].Shape(), len(x), func(axis int) ir.Taps { return a.Gather.taps(axis, x[axis]).Transposed(x[axis]) })
+	}}
+
+var shapeOps = []*ir.Op{Reshape, Transpose, Expand, Slice, SliceBackward, Concat, Pad, PadBackward, Gather, GatherBackward}
+
+// separable is an operation from an input of the given shape to an output of so many axes, with the taps of each.
+func separable(from tensor.Shape, axes int, taps func(axis int) ir.Taps) ir.Separable {
+	s := ir.Separable{From: from, Taps: make([]ir.Taps, axes)}
+	for axis := range s.Taps {
+		s.Taps[axis] = taps(axis)
+	}
+	return s
+}
 
 func init() {
 	Reshape.Grad = func(b *ir.Builder, n *ir.Node, dy []*ir.Value, _ []bool) []*ir.Value {

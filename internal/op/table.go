@@ -1,33 +1,22 @@
-// Package op is the table of operations. Each entry says what an operation is called, what shapes it gives, what its
-// gradient is, and how it behaves under a reordering of axes; the backends hold the kernels. To add an operation, add its
-// entry here and its kernels there: the gradient check and the conformance suite find it by the table.
+// Package op is the table of operations. A row has the facts of an operation: its name, the shapes it gives, its gradient, how it
+// behaves under a reordering of axes and on slabs, what moves where, and what it costs; the backends hold the kernels. To add an operation,
+// add its row to a file here and to the list in that file, and go through the places that docs/architecture.md names under "To add
+// something": a test fails for each that is forgotten, and names it.
 //
 // Images are channels-last, [N, D, H, W, C]. A convolution of one or two dimensions is one of three with sizes of 1.
 package op
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// All lists the operations. (Gradient rules that name other operations are set in init functions below their entries, since
-// Go does not let package variables refer to each other in a circle.)
-var All = concat(
-	unaryOps, binaryOps, compareOps,
-	[]*ir.Op{
-		UnaryBackward, Bits, MaskBackward, PRelu, PReluBackward, Where,
-		Conv, ConvBackwardData,
-		MaxPool, MaxPoolIndex, MaxPoolBackward, AvgPool, AvgPoolBackward,
-		Affine, GroupNorm, GroupNormBackward, GroupMoments, GroupNormApply, GroupGradMoments, GroupGradApply, LayerNorm, LayerNormBackward,
-		Softmax, SoftmaxBackward, LogSoftmax, LogSoftmaxBackward,
-		MatMul,
-		ReduceSum, ReduceMean, ReduceMax,
-		Reshape, Transpose, Expand, Slice, SliceBackward, Concat, Pad, PadBackward, Gather, GatherBackward,
-		Resize, ResizeBackward,
-	},
-)
+// All lists the operations: those of the lists beside their rows. (Gradient rules that name other operations are set in init
+// functions below their rows, since Go does not let package variables refer to each other in a circle.)
+var All = slices.Concat(unaryOps, binaryOps, compareOps, maskOps, selectOps, convOps, poolOps, normOps, matMulOps, reduceOps, shapeOps, resizeOps)
 
 // Named returns the operation of that name.
 func Named(name string) (*ir.Op, bool) {
@@ -44,13 +33,6 @@ func init() {
 		}
 		byName[o.Name] = o
 	}
-}
-
-func concat(lists ...[]*ir.Op) (all []*ir.Op) {
-	for _, l := range lists {
-		all = append(all, l...)
-	}
-	return all
 }
 
 // one wraps a shape rule with a single float32 output.
@@ -81,7 +63,8 @@ func position(perm []int, axis int) int {
 	return -1
 }
 
-func permuted(s []int, perm []int) []int {
+// Permuted returns s in another order: element i of the result is element perm[i] of s.
+func Permuted(s, perm []int) []int {
 	out := make([]int, len(perm))
 	for i, p := range perm {
 		out[i] = s[p]

@@ -202,7 +202,8 @@ var unaryOps = func() (ops []*ir.Op) {
 }()
 
 func unaryOp(u *Unary) *ir.Op {
-	o := &ir.Op{Name: u.Name, MinIn: 1, MaxIn: 1, Attr: UnaryAttr{}, Inputs: []string{"x"}, Infer: like(0), Permute: samePermute, InPlace: true}
+	o := &ir.Op{Name: u.Name, MinIn: 1, MaxIn: 1, Attr: UnaryAttr{}, Inputs: []string{"x"}, Infer: like(0), Permute: samePermute,
+		InPlace: true, Slab: samePlanes}
 	switch {
 	case u.Saves == SavesNothing && u.Slope == nil:
 		o.NoGrad = "piecewise constant"
@@ -253,13 +254,14 @@ type UnaryBackwardAttr struct {
 
 // UnaryBackward is dx = dy * f'(saved), elementwise.
 var UnaryBackward = &ir.Op{Name: "UnaryBackward", MinIn: 2, MaxIn: 2, Attr: UnaryBackwardAttr{}, Inputs: []string{"dy", "saved"},
-	Infer: like(0), Permute: samePermute, InPlace: true, NoGrad: "a gradient already"}
+	Infer: like(0), Permute: samePermute, InPlace: true, Slab: samePlanes, NoGrad: "a gradient already"}
 
 // BitsAttr is an open range.
 type BitsAttr struct{ Lo, Hi float64 }
 
 // Bits packs Lo < x < Hi, one bit a value.
-var Bits = &ir.Op{Name: "Bits", MinIn: 1, MaxIn: 1, Attr: BitsAttr{}, Inputs: []string{"x"}, Permute: samePermute, NoGrad: "a gradient already",
+var Bits = &ir.Op{Name: "Bits", MinIn: 1, MaxIn: 1, Attr: BitsAttr{}, Inputs: []string{"x"}, Permute: samePermute, Slab: samePlanes,
+	NoGrad: "a gradient already",
 	Infer: func(_ any, in []ir.Type) ([]ir.Type, error) {
 		return []ir.Type{{Shape: in[0].Shape.Clone(), Elem: tensor.Bit}}, nil
 	}}
@@ -269,10 +271,10 @@ type MaskAttr struct{ In, Out float64 }
 
 // MaskBackward is dx = dy * (bit ? In : Out).
 var MaskBackward = &ir.Op{Name: "MaskBackward", MinIn: 2, MaxIn: 2, Attr: MaskAttr{}, Inputs: []string{"dy", "bits"},
-	Infer: like(0), Permute: samePermute, InPlace: true, NoGrad: "a gradient already"}
+	Infer: like(0), Permute: samePermute, InPlace: true, Slab: samePlanes, NoGrad: "a gradient already"}
 
 // PRelu is x, or slope*x where x <= 0; slope broadcasts against x.
-var PRelu = &ir.Op{Name: "PRelu", MinIn: 2, MaxIn: 2, Inputs: []string{"x", "slope"}, Infer: like(0), Permute: samePermute, InPlace: true,
+var PRelu = &ir.Op{Name: "PRelu", MinIn: 2, MaxIn: 2, Inputs: []string{"x", "slope"}, Infer: like(0), Permute: samePermute, InPlace: true, Slab: samePlanes,
 	Grad: func(b *ir.Builder, n *ir.Node, dy []*ir.Value, want []bool) []*ir.Value {
 		if want[1] {
 			b.Fail("the slope of PRelu must be constant")
@@ -283,4 +285,7 @@ var PRelu = &ir.Op{Name: "PRelu", MinIn: 2, MaxIn: 2, Inputs: []string{"x", "slo
 
 // PReluBackward is dx = dy * (bit ? 1 : slope).
 var PReluBackward = &ir.Op{Name: "PReluBackward", MinIn: 3, MaxIn: 3, Inputs: []string{"dy", "bits", "slope"}, Infer: like(0),
-	Permute: samePermute, InPlace: true, NoGrad: "a gradient already"}
+	Permute: samePermute, InPlace: true, Slab: samePlanes, NoGrad: "a gradient already"}
+
+// maskOps are the operations that gradients of functions of one variable need, and PRelu.
+var maskOps = []*ir.Op{UnaryBackward, Bits, MaskBackward, PRelu, PReluBackward}

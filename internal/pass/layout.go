@@ -141,7 +141,7 @@ func (l *layout) transpose(v, x *ir.Value, perm []int) {
 	if !ok {
 		t = transposition{base: l.value(x), perm: identity(len(perm))}
 	}
-	l.become(v, t.base, permuted(t.perm, perm))
+	l.become(v, t.base, op.Permuted(t.perm, perm))
 }
 
 func identity(n int) []int {
@@ -150,14 +150,6 @@ func identity(n int) []int {
 		p[i] = i
 	}
 	return p
-}
-
-func permuted(s, perm []int) []int {
-	out := make([]int, len(perm))
-	for i, p := range perm {
-		out[i] = s[p]
-	}
-	return out
 }
 
 // movesOnlyOnes reports whether a transposition leaves the elements where they are: the axes longer than 1 keep their order.
@@ -221,7 +213,7 @@ func (l *layout) reordered(v *ir.Value, rank int, order []int) *ir.Value {
 	shape := v.Shape()
 	var x *ir.Value
 	if t, ok := l.lazy[v]; ok && len(shape) == rank {
-		x, order = t.base, permuted(t.perm, order)
+		x, order = t.base, op.Permuted(t.perm, order)
 		shape = x.Shape()
 	} else {
 		x = l.value(v)

@@ -4,24 +4,12 @@ import (
 	"fmt"
 
 	"github.com/voxcam/voxcam/internal/ir"
-	"github.com/voxcam/voxcam/internal/op"
 )
 
-// What every executor of plans asks: which nodes it can see as nodes of a single plane, and whether buffers are sound.
+// What every executor of plans asks: what a node of a single plane is, and whether buffers are sound.
 
-// acrossPlanes are the operations that make a plane of other planes of their inputs than the one in the same place.
-var acrossPlanes = map[*ir.Op]bool{
-	op.Conv: true, op.ConvBackwardData: true,
-	op.MaxPool: true, op.MaxPoolIndex: true, op.MaxPoolBackward: true, op.AvgPool: true, op.AvgPoolBackward: true,
-	op.Expand: true, op.Slice: true, op.SliceBackward: true, op.Pad: true, op.PadBackward: true, op.Gather: true, op.GatherBackward: true,
-	op.Resize: true, op.ResizeBackward: true,
-}
-
-// AcrossPlanes reports whether an operation finds its inputs' planes itself (windows, moves along depth). The others make an output
-// plane of the same plane of the inputs, so that a node is as many nodes of a single plane; see OnePlane.
-func AcrossPlanes(o *ir.Op) bool { return acrossPlanes[o] }
-
-// OnePlane is a node like n, with one of depth planes of those values that have them.
+// OnePlane returns a node like n, with one of depth planes of those values that have them: what a node is for each of its planes, unless its
+// operation works across planes.
 func OnePlane(n *ir.Node, depth int) *ir.Node {
 	cut := func(values []*ir.Value) (out []*ir.Value) {
 		for _, v := range values {

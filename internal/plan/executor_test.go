@@ -74,7 +74,7 @@ func TestAcrossPlanes(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, n := range s.Graph.Nodes {
-			if plan.AcrossPlanes(n.Op) || n.Op.Slab == nil || !n.Out().HasDepth() {
+			if n.Op.AcrossPlanes || n.Op.Slab == nil || !n.Out().HasDepth() {
 				continue
 			}
 			for i, v := range n.Inputs {
@@ -90,7 +90,7 @@ func TestAcrossPlanes(t *testing.T) {
 		}
 	}
 	for _, o := range []*ir.Op{op.Conv, op.ConvBackwardData, op.MaxPool, op.Pad, op.Resize} {
-		if !plan.AcrossPlanes(o) {
+		if !o.AcrossPlanes {
 			t.Errorf("%s reads other planes", o.Name)
 		}
 	}

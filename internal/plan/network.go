@@ -187,31 +187,18 @@ func kindOf(n *ir.Node) kind {
 
 // cost estimates the seconds of a node by its arithmetic and by what it moves through memory.
 func cost(n *ir.Node, c Costs) float64 {
-	out := float64(n.Out().Shape().Elements())
+	if n.Op.View {
+		return c.StepSeconds
+	}
 	moved := float64(n.Out().Type.Elem.Bytes(n.Out().Shape().Elements()))
 	for _, v := range n.Inputs {
 		if v != nil && v.Const == nil {
 			moved += float64(v.Type.Elem.Bytes(v.Shape().Elements()))
 		}
 	}
-	flops := out
-	switch n.Op {
-	case op.Conv:
-		w := n.Inputs[1].Shape()
-		flops = 2 * out * float64(w.Elements()/w[0])
-	case op.ConvBackwardData:
-		w := n.Inputs[1].Shape()
-		flops = 2 * float64(n.Inputs[0].Shape().Elements()) * float64(w.Elements()/w[0])
-	case op.MatMul:
-		a := n.Inputs[0].Shape()
-		k := a[len(a)-1]
-		if n.Attr.(op.MatMulAttr).TransA {
-			k = a[len(a)-2]
-		}
-		flops = 2 * out * float64(k)
-	}
-	if n.Op.View {
-		return c.StepSeconds
+	flops := float64(n.Out().Shape().Elements())
+	if n.Op.Flops != nil {
+		flops = n.Op.Flops(n)
 	}
 	return flops/c.FlopsPerSecond + moved/c.BytesPerSecond + c.StepSeconds
 }

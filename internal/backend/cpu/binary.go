@@ -8,6 +8,14 @@ import (
 	"github.com/voxcam/voxcam/internal/op"
 )
 
+// binaryBuilders is the part of builders whose functions are in this file.
+var binaryBuilders = map[*ir.Op]builder{
+	op.PRelu:         buildPRelu,
+	op.PReluBackward: buildPReluBackward,
+	op.Where:         buildWhere,
+	op.Affine:        buildAffine,
+}
+
 // pairKernels are the vector kernels of a function of two variables, by which of them stretches along the innermost axis. Those
 // that are nil are left to a loop.
 type pairKernels struct {

@@ -3,6 +3,7 @@ package cpu
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/voxcam/voxcam/internal/backend"
@@ -36,49 +37,16 @@ type builder func(c *compiler, n *ir.Node) error
 var builders = makeBuilders()
 
 func makeBuilders() map[*ir.Op]builder {
-	m := map[*ir.Op]builder{
-		op.UnaryBackward:      buildUnaryBackward,
-		op.Bits:               buildBits,
-		op.MaskBackward:       buildMaskBackward,
-		op.PRelu:              buildPRelu,
-		op.PReluBackward:      buildPReluBackward,
-		op.Where:              buildWhere,
-		op.Conv:               buildConv,
-		op.ConvBackwardData:   buildConvBackwardData,
-		op.MaxPool:            buildMaxPool,
-		op.MaxPoolIndex:       buildMaxPoolIndex,
-		op.MaxPoolBackward:    buildMaxPoolBackward,
-		op.AvgPool:            buildAvgPool,
-		op.AvgPoolBackward:    buildAvgPoolBackward,
-		op.Affine:             buildAffine,
-		op.GroupNorm:          buildGroupNorm,
-		op.GroupNormBackward:  buildGroupNormBackward,
-		op.GroupMoments:       buildGroupMoments,
-		op.GroupNormApply:     buildGroupNormApply,
-		op.GroupGradMoments:   buildGroupGradMoments,
-		op.GroupGradApply:     buildGroupGradApply,
-		op.LayerNorm:          buildLayerNorm,
-		op.LayerNormBackward:  buildLayerNormBackward,
-		op.Softmax:            buildSoftmax,
-		op.SoftmaxBackward:    buildSoftmaxBackward,
-		op.LogSoftmax:         buildLogSoftmax,
-		op.LogSoftmaxBackward: buildLogSoftmaxBackward,
-		op.MatMul:             buildMatMul,
-		op.ReduceSum:          buildReduceSum,
-		op.ReduceMean:         buildReduceMean,
-		op.ReduceMax:          buildReduceMax,
-		op.Reshape:            buildReshape,
-		op.Transpose:          buildTranspose,
-		op.Expand:             buildExpand,
-		op.Slice:              buildSlice,
-		op.SliceBackward:      buildSliceBackward,
-		op.Concat:             buildConcat,
-		op.Pad:                buildPad,
-		op.PadBackward:        buildPadBackward,
-		op.Gather:             buildGather,
-		op.GatherBackward:     buildGatherBackward,
-		op.Resize:             buildResize,
-		op.ResizeBackward:     buildResizeBackward,
+	m := map[*ir.Op]builder{}
+	for _, table := range []map[*ir.Op]builder{
+		unaryBuilders, binaryBuilders, convBuilders, windowBuilders, normBuilders, momentsBuilders, softmaxBuilders, matmulBuilders, reduceBuilders, moveBuilders,
+	} {
+		maps.Copy(m, table)
+	}
+	for _, o := range op.All {
+		if o.Separable != nil {
+			m[o] = buildSeparable
+		}
 	}
 	for i := range op.Unaries {
 		m[op.UnaryOp(op.Unaries[i].Name)] = buildUnary(&op.Unaries[i])
@@ -177,7 +145,7 @@ func (c *compiler) compile(s *plan.Step) (*instance, error) {
 		n = plan.OnePlane(n, n.Inputs[0].Shape()[1])
 	case c.slab && (!n.Out().HasDepth() || n.Op.Slab == nil):
 		return nil, fmt.Errorf("it cannot run on slabs: %w", backend.ErrUnsupported)
-	case c.slab && !plan.AcrossPlanes(n.Op):
+	case c.slab && !n.Op.AcrossPlanes:
 		c.inst.byPlane, c.slab = true, false
 		n = plan.OnePlane(n, n.Out().Shape()[1])
 	}
@@ -223,7 +191,7 @@ func (c *compiler) locate(s *plan.Step) error {
 			continue
 		}
 		switch {
-		case plan.AcrossPlanes(n.Op):
+		case n.Op.AcrossPlanes:
 			if !v.HasDepth() && !(ring > 0 && len(v.Shape()) == 5) {
 				axis = -1
 			}

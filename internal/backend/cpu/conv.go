@@ -10,6 +10,12 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
+// convBuilders is the part of builders whose functions are in this file.
+var convBuilders = map[*ir.Op]builder{
+	op.Conv:             buildConv,
+	op.ConvBackwardData: buildConvBackwardData,
+}
+
 // convKey is the form of convolution weights.
 type convKey struct {
 	shape    kernel.ConvShape

@@ -6,6 +6,11 @@ import (
 	"github.com/voxcam/voxcam/internal/op"
 )
 
+// matmulBuilders is the part of builders whose functions are in this file.
+var matmulBuilders = map[*ir.Op]builder{
+	op.MatMul: buildMatMul,
+}
+
 // matrixKey is the form of a constant right operand.
 type matrixKey struct {
 	k, n  int

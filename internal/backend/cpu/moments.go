@@ -7,6 +7,14 @@ import (
 	"github.com/voxcam/voxcam/internal/op"
 )
 
+// momentsBuilders is the part of builders whose functions are in this file.
+var momentsBuilders = map[*ir.Op]builder{
+	op.GroupMoments:     buildGroupMoments,
+	op.GroupNormApply:   buildGroupNormApply,
+	op.GroupGradMoments: buildGroupGradMoments,
+	op.GroupGradApply:   buildGroupGradApply,
+}
+
 // alwaysGathered are the operations that take planes one after the other even where they run whole.
 var alwaysGathered = map[*ir.Op]bool{op.GroupMoments: true, op.GroupGradMoments: true}
 

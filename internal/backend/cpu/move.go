@@ -8,6 +8,13 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
+// moveBuilders is the part of builders whose functions are in this file.
+var moveBuilders = map[*ir.Op]builder{
+	op.Reshape:   buildReshape,
+	op.Transpose: buildTranspose,
+	op.Concat:    buildConcat,
+}
+
 // buildReshape does nothing where the plan has the output in the input's buffer.
 func buildReshape(c *compiler, n *ir.Node) error {
 	if at := c.inst.places; at[0].buffer >= 0 && at[0].buffer == at[1].buffer {
@@ -104,85 +111,37 @@ func buildTranspose(c *compiler, n *ir.Node) error {
 	return nil
 }
 
-// axisTaps says, for each position of the output along one axis, which positions of the input it is made of. Operations that
-// move elements along axes independently (slices, padding, gathering, resizing, and their gradients) are all of this form: the
-// result is the sum over the products of the axes' terms.
-type axisTaps [][]op.Tap
-
-// transposed is the same relation seen from the input, whose axis has n positions.
-func (t axisTaps) transposed(n int) axisTaps {
-	out := make(axisTaps, n)
-	for to, list := range t {
-		for _, tap := range list {
-			out[tap.Index] = append(out[tap.Index], op.Tap{Index: to, Weight: tap.Weight})
+// ringTaps are taps of a ring of so many places in which the planes of an axis are.
+func ringTaps(t ir.Taps, places int) ir.Taps {
+	out := make(ir.Taps, len(t))
+	for i, terms := range t {
+		for _, tap := range terms {
+			out[i] = append(out[i], ir.Tap{Index: tap.Index % places, Weight: tap.Weight})
 		}
 	}
 	return out
 }
 
-// copies reports whether every position is a copy of one position, or empty.
-func (t axisTaps) copies() bool {
-	for _, list := range t {
-		if len(list) > 1 || len(list) == 1 && list[0].Weight != 1 {
-			return false
-		}
-	}
-	return true
-}
-
-// placed is the same relation to a ring of so many places.
-func (t axisTaps) placed(places int) axisTaps {
-	out := make(axisTaps, len(t))
-	for i, list := range t {
-		for _, tap := range list {
-			out[i] = append(out[i], op.Tap{Index: tap.Index % places, Weight: tap.Weight})
-		}
-	}
-	return out
-}
-
-// identity reports whether the axis, of n positions, is not changed.
-func (t axisTaps) identity(n int) bool {
-	if len(t) != n || !t.copies() {
-		return false
-	}
-	for i, list := range t {
-		if len(list) != 1 || list[0].Index != i {
-			return false
-		}
-	}
-	return true
-}
-
-// tapsOf makes the taps of n positions from a function; negative sources are empty.
-func tapsOf(n int, source func(i int) int) axisTaps {
-	t := make(axisTaps, n)
-	for i := range t {
-		if from := source(i); from >= 0 {
-			t[i] = []op.Tap{{Index: from, Weight: 1}}
-		}
-	}
-	return t
-}
-
-// separable compiles the operation from x, of shape from, to the output. Elements that have no term get fill.
-func (c *compiler) separable(from, to tensor.Shape, taps []axisTaps, fill float32) {
+// buildSeparable compiles every operation that says where its elements come from.
+func buildSeparable(c *compiler, n *ir.Node) error {
+	s, to := n.Op.Separable(n), n.Out().Shape()
+	from, taps := s.From, s.Taps
 	// Trailing axes that do not change are moved as one; on slabs, up to a row.
 	inner, axes, least := 1, len(taps), 0
 	if c.slab {
 		least = 4
 	}
-	for axes > least && taps[axes-1].identity(from[axes-1]) {
+	for axes > least && taps[axes-1].AreIdentity(from[axes-1]) {
 		axes--
 		inner *= from[axes]
 	}
 	if axes == 0 {
 		c.ranges(to.Elements(), grain, func(from, to int, s *scratch) { copy(s.out()[from:to], s.in(0)[from:to]) })
-		return
+		return nil
 	}
 	copies := true
 	for _, t := range taps[:axes] {
-		copies = copies && t.copies()
+		copies = copies && t.AreCopies()
 	}
 	strides := make([]int, axes)
 	stride := inner
@@ -190,11 +149,11 @@ func (c *compiler) separable(from, to tensor.Shape, taps []axisTaps, fill float3
 		strides[i] = stride
 		stride *= from[i]
 	}
-	m := mover{dims: to[:axes], strides: strides, taps: taps[:axes], inner: inner, fill: fill}
+	m := mover{dims: to[:axes], strides: strides, taps: taps[:axes], inner: inner, fill: float32(s.Fill)}
 	if c.slab { // find planes of x in their places; those of y are found by plane
 		if m.places = c.inst.places[0].planes; m.places > 0 {
 			m.taps = slices.Clone(m.taps)
-			m.taps[1] = m.taps[1].placed(m.places)
+			m.taps[1] = ringTaps(m.taps[1], m.places)
 		}
 		m.places = c.places(-1)
 	}
@@ -203,13 +162,14 @@ func (c *compiler) separable(from, to tensor.Shape, taps []axisTaps, fill float3
 	} else {
 		m.sum(c)
 	}
+	return nil
 }
 
 // mover is a separable operation on blocks of inner elements.
 type mover struct {
 	dims    tensor.Shape // of y, in blocks
 	strides []int        // of x, in elements
-	taps    []axisTaps
+	taps    []ir.Taps
 	inner   int
 	fill    float32
 	places  int // of planes of y; 0 where it is whole
@@ -321,95 +281,4 @@ func (m mover) copy(c *compiler) {
 			}
 		}
 	})
-}
-
-// byAxis makes the taps of every axis of a shape.
-func byAxis(s tensor.Shape, taps func(axis int) axisTaps) []axisTaps {
-	all := make([]axisTaps, len(s))
-	for i := range all {
-		all[i] = taps(i)
-	}
-	return all
-}
-
-func buildExpand(c *compiler, n *ir.Node) error {
-	to := n.Out().Shape()
-	from := make(tensor.Shape, len(to))
-	for i := range from {
-		from[i] = 1
-		if k := i - len(to) + len(n.Inputs[0].Shape()); k >= 0 {
-			from[i] = n.Inputs[0].Shape()[k]
-		}
-	}
-	c.separable(from, to, byAxis(to, func(axis int) axisTaps {
-		return tapsOf(to[axis], func(i int) int { return i % from[axis] })
-	}), 0)
-	return nil
-}
-
-func sliceTaps(a op.SliceAttr, axis int) axisTaps {
-	return tapsOf(a.Count[axis], func(i int) int { return a.Start[axis] + i*a.Step[axis] })
-}
-
-func buildSlice(c *compiler, n *ir.Node) error {
-	a := n.Attr.(op.SliceAttr)
-	c.separable(n.Inputs[0].Shape(), n.Out().Shape(), byAxis(n.Out().Shape(), func(axis int) axisTaps { return sliceTaps(a, axis) }), 0)
-	return nil
-}
-
-func buildSliceBackward(c *compiler, n *ir.Node) error {
-	a := n.Attr.(op.SliceBackwardAttr)
-	c.separable(n.Inputs[0].Shape(), a.In, byAxis(a.In, func(axis int) axisTaps { return sliceTaps(a.Slice, axis).transposed(a.In[axis]) }), 0)
-	return nil
-}
-
-func padTaps(a op.PadAttr, axis, n int) axisTaps {
-	return tapsOf(n+a.Before[axis]+a.After[axis], func(i int) int { return a.Source(axis, i, n) })
-}
-
-func buildPad(c *compiler, n *ir.Node) error {
-	a, s := n.Attr.(op.PadAttr), n.Inputs[0].Shape()
-	c.separable(s, n.Out().Shape(), byAxis(s, func(axis int) axisTaps { return padTaps(a, axis, s[axis]) }), float32(a.Value))
-	return nil
-}
-
-func buildPadBackward(c *compiler, n *ir.Node) error {
-	a := n.Attr.(op.PadBackwardAttr)
-	c.separable(n.Inputs[0].Shape(), a.In, byAxis(a.In, func(axis int) axisTaps {
-		return padTaps(a.Pad, axis, a.In[axis]).transposed(a.In[axis])
-	}), 0)
-	return nil
-}
-
-func gatherTaps(a op.GatherAttr, axis, n int) axisTaps {
-	if axis != a.Axis {
-		return tapsOf(n, func(i int) int { return i })
-	}
-	return tapsOf(len(a.Index), func(i int) int { return a.Index[i] })
-}
-
-func buildGather(c *compiler, n *ir.Node) error {
-	a, s := n.Attr.(op.GatherAttr), n.Inputs[0].Shape()
-	c.separable(s, n.Out().Shape(), byAxis(s, func(axis int) axisTaps { return gatherTaps(a, axis, s[axis]) }), 0)
-	return nil
-}
-
-func buildGatherBackward(c *compiler, n *ir.Node) error {
-	a, s := n.Attr.(op.GatherBackwardAttr), n.Out().Shape()
-	c.separable(n.Inputs[0].Shape(), s, byAxis(s, func(axis int) axisTaps { return gatherTaps(a.Gather, axis, s[axis]).transposed(s[axis]) }), 0)
-	return nil
-}
-
-func buildResize(c *compiler, n *ir.Node) error {
-	a, s := n.Attr.(op.ResizeAttr), n.Inputs[0].Shape()
-	c.separable(s, a.Out, byAxis(s, func(axis int) axisTaps { return a.Taps(axis, s[axis]) }), 0)
-	return nil
-}
-
-func buildResizeBackward(c *compiler, n *ir.Node) error {
-	a := n.Attr.(op.ResizeBackwardAttr)
-	c.separable(a.Resize.Out, a.In, byAxis(a.In, func(axis int) axisTaps {
-		return axisTaps(a.Resize.Taps(axis, a.In[axis])).transposed(a.In[axis])
-	}), 0)
-	return nil
 }

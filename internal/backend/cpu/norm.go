@@ -7,6 +7,14 @@ import (
 	"github.com/voxcam/voxcam/internal/op"
 )
 
+// normBuilders is the part of builders whose functions are in this file.
+var normBuilders = map[*ir.Op]builder{
+	op.GroupNorm:         buildGroupNorm,
+	op.GroupNormBackward: buildGroupNormBackward,
+	op.LayerNorm:         buildLayerNorm,
+	op.LayerNormBackward: buildLayerNormBackward,
+}
+
 // Statistics are sums in float64: of x, then of the squares of x - mean, so that a mean far above the deviation costs nothing.
 // Applying them takes the mean off first, where float32 is exact or nearly so, and its rounding error with the shift.
 

@@ -9,6 +9,13 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
+// reduceBuilders is the part of builders whose functions are in this file.
+var reduceBuilders = map[*ir.Op]builder{
+	op.ReduceSum:  buildReduceSum,
+	op.ReduceMean: buildReduceMean,
+	op.ReduceMax:  buildReduceMax,
+}
+
 // reduction is a tensor seen as [outer, size, inner], of which the middle is reduced.
 type reduction struct {
 	outer, size, inner int

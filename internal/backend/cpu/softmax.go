@@ -8,6 +8,14 @@ import (
 	"github.com/voxcam/voxcam/internal/op"
 )
 
+// softmaxBuilders is the part of builders whose functions are in this file.
+var softmaxBuilders = map[*ir.Op]builder{
+	op.Softmax:            buildSoftmax,
+	op.SoftmaxBackward:    buildSoftmaxBackward,
+	op.LogSoftmax:         buildLogSoftmax,
+	op.LogSoftmaxBackward: buildLogSoftmaxBackward,
+}
+
 // lineFunc works on one line along the axis that sums to one; dst may be x or y.
 type lineFunc func(set *kernel.Set, dst, x, y []float32)
 

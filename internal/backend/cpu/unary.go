@@ -9,6 +9,13 @@ import (
 	"github.com/voxcam/voxcam/internal/op"
 )
 
+// unaryBuilders is the part of builders whose functions are in this file.
+var unaryBuilders = map[*ir.Op]builder{
+	op.UnaryBackward: buildUnaryBackward,
+	op.Bits:          buildBits,
+	op.MaskBackward:  buildMaskBackward,
+}
+
 // activations are the functions that have vector kernels: the kernel's name, and its parameters from the operation's.
 var activations = map[string]struct {
 	kernel string

@@ -9,6 +9,15 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
+// windowBuilders is the part of builders whose functions are in this file.
+var windowBuilders = map[*ir.Op]builder{
+	op.MaxPool:         buildMaxPool,
+	op.MaxPoolIndex:    buildMaxPoolIndex,
+	op.MaxPoolBackward: buildMaxPoolBackward,
+	op.AvgPool:         buildAvgPool,
+	op.AvgPoolBackward: buildAvgPoolBackward,
+}
+
 // neighbour is a voxel that a window operation reads along one axis, and its place in the window.
 type neighbour struct {
 	at, tap int

@@ -5,6 +5,11 @@ import (
 	"github.com/voxcam/voxcam/internal/op"
 )
 
+// binaryBuilders is the part of the table of builders whose functions are in this file.
+var binaryBuilders = map[*ir.Op]builder{
+	op.PRelu: buildPRelu,
+}
+
 // pairFunction is a function of two variables as kernels of binary.cu know it. Add and Mul, which networks use most, have kernels
 // of their own; the others have numbers.
 type pairFunction struct {

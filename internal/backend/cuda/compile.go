@@ -3,6 +3,7 @@ package cuda
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/voxcam/voxcam/internal/backend"
@@ -69,49 +70,16 @@ type operand struct {
 
 // makeBuilders makes the table of builders, with one entry for each operation of op.All.
 func makeBuilders() map[*ir.Op]builder {
-	m := map[*ir.Op]builder{
-		op.UnaryBackward:      buildUnaryBackward,
-		op.Bits:               buildBits,
-		op.MaskBackward:       buildMaskBackward,
-		op.PRelu:              buildPRelu,
-		op.PReluBackward:      buildPReluBackward,
-		op.Where:              buildWhere,
-		op.Conv:               buildConv,
-		op.ConvBackwardData:   buildConvBackwardData,
-		op.MaxPool:            buildMaxPool,
-		op.MaxPoolIndex:       buildMaxPoolIndex,
-		op.MaxPoolBackward:    buildMaxPoolBackward,
-		op.AvgPool:            buildAvgPool,
-		op.AvgPoolBackward:    buildAvgPoolBackward,
-		op.Affine:             buildAffine,
-		op.GroupNorm:          buildGroupNorm,
-		op.GroupNormBackward:  buildGroupNormBackward,
-		op.GroupMoments:       buildGroupMoments,
-		op.GroupNormApply:     buildGroupNormApply,
-		op.GroupGradMoments:   buildGroupGradMoments,
-		op.GroupGradApply:     buildGroupGradApply,
-		op.LayerNorm:          buildLayerNorm,
-		op.LayerNormBackward:  buildLayerNormBackward,
-		op.Softmax:            buildSoftmax,
-		op.SoftmaxBackward:    buildSoftmaxBackward,
-		op.LogSoftmax:         buildLogSoftmax,
-		op.LogSoftmaxBackward: buildLogSoftmaxBackward,
-		op.MatMul:             buildMatMul,
-		op.ReduceSum:          buildReduceSum,
-		op.ReduceMean:         buildReduceMean,
-		op.ReduceMax:          buildReduceMax,
-		op.Reshape:            buildReshape,
-		op.Transpose:          buildTranspose,
-		op.Expand:             buildExpand,
-		op.Slice:              buildSlice,
-		op.SliceBackward:      buildSliceBackward,
-		op.Concat:             buildConcat,
-		op.Pad:                buildPad,
-		op.PadBackward:        buildPadBackward,
-		op.Gather:             buildGather,
-		op.GatherBackward:     buildGatherBackward,
-		op.Resize:             buildResize,
-		op.ResizeBackward:     buildResizeBackward,
+	m := map[*ir.Op]builder{}
+	for _, table := range []map[*ir.Op]builder{
+		pointwiseBuilders, masksBuilders, binaryBuilders, convBuilders, windowBuilders, normBuilders, softmaxBuilders, matmulBuilders, reduceBuilders, moveBuilders,
+	} {
+		maps.Copy(m, table)
+	}
+	for _, o := range op.All {
+		if o.Separable != nil {
+			m[o] = buildSeparable
+		}
 	}
 	for i := range op.Unaries {
 		m[op.UnaryOp(op.Unaries[i].Name)] = buildUnary(&op.Unaries[i])
@@ -168,7 +136,7 @@ func (t *step) prepare(s *plan.Step) error {
 		depth = n.Out().Shape()[1]
 	case s.Mode == plan.Accumulate || gathersWhole(n):
 		depth = n.Inputs[0].Shape()[1]
-	case plan.AcrossPlanes(n.Op) && len(n.Out().Shape()) == 5:
+	case n.Op.AcrossPlanes && len(n.Out().Shape()) == 5:
 		depth = n.Out().Shape()[1]
 	}
 	if s.Mode == plan.Whole {
@@ -209,11 +177,11 @@ func (c *compiler) compile(s *plan.Step) (*instance, error) {
 			return nil, fmt.Errorf("it cannot run on slabs: %w", backend.ErrUnsupported)
 		}
 		c.depth = n.Out().Shape()[1]
-		if !plan.AcrossPlanes(n.Op) {
+		if !n.Op.AcrossPlanes {
 			n = plan.OnePlane(n, c.depth)
 		}
 	default:
-		if plan.AcrossPlanes(n.Op) && len(n.Out().Shape()) == 5 {
+		if n.Op.AcrossPlanes && len(n.Out().Shape()) == 5 {
 			c.depth, c.inst.samples = n.Out().Shape()[1], n.Out().Shape()[0]
 		}
 	}
@@ -257,7 +225,7 @@ func (c *compiler) locate(s *plan.Step) error {
 		}
 		axis := -1
 		switch {
-		case plan.AcrossPlanes(n.Op):
+		case n.Op.AcrossPlanes:
 			if len(v.Shape()) == 5 { // the samples of a batch follow one another
 				axis = 1
 			}

@@ -11,6 +11,12 @@ import (
 	"github.com/voxcam/voxcam/internal/plan"
 )
 
+// convBuilders is the part of the table of builders whose functions are in this file.
+var convBuilders = map[*ir.Op]builder{
+	op.Conv:             buildConv,
+	op.ConvBackwardData: buildConvBackwardData,
+}
+
 func buildConv(c *compiler, n *ir.Node) (action, error) {
 	return c.conv(n, n.Attr.(op.ConvAttr), false)
 }

@@ -8,6 +8,14 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
+// masksBuilders is the part of the table of builders whose functions are in this file.
+var masksBuilders = map[*ir.Op]builder{
+	op.Bits:          buildBits,
+	op.MaskBackward:  buildMaskBackward,
+	op.PReluBackward: buildPReluBackward,
+	op.Where:         buildWhere,
+}
+
 // checkBits refuses what is not a tensor of bits.
 func checkBits(v *ir.Value) error {
 	if v.Type.Elem != tensor.Bit || v.Const != nil {

@@ -5,6 +5,11 @@ import (
 	"github.com/voxcam/voxcam/internal/op"
 )
 
+// matmulBuilders is the part of the table of builders whose functions are in this file.
+var matmulBuilders = map[*ir.Op]builder{
+	op.MatMul: buildMatMul,
+}
+
 // matMulParams is MatMulParams of matmul.cu.
 type matMulParams struct {
 	A, B, Y                        Planes

@@ -13,6 +13,13 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
+// moveBuilders is the part of the table of builders whose functions are in this file.
+var moveBuilders = map[*ir.Op]builder{
+	op.Reshape:   buildReshape,
+	op.Transpose: buildTranspose,
+	op.Concat:    buildConcat,
+}
+
 // Blocks of moveThreads threads move movesPerBlock elements, or vectors of four.
 const (
 	moveThreads   = 256
@@ -248,70 +255,23 @@ func buildTranspose(c *compiler, n *ir.Node) (action, error) {
 	}, nil
 }
 
-// axisTaps says, for each position of the output along one axis, which positions of the input it is made of. Operations that
-// move elements along axes independently (slices, padding, gathering, resizing, and their gradients) are all of this form: an element
-// is the sum over the products of the axes' terms.
-type axisTaps [][]op.Tap
-
-// transposed is the same relation seen from the input, whose axis has n positions.
-func (t axisTaps) transposed(n int) axisTaps {
-	back := make(axisTaps, n)
-	for to, list := range t {
-		for _, tap := range list {
-			back[tap.Index] = append(back[tap.Index], op.Tap{Index: to, Weight: tap.Weight})
-		}
-	}
-	return back
-}
-
-// single reports whether every position is a copy of one position, or empty.
-func (t axisTaps) single() bool {
-	return !slices.ContainsFunc(t, func(list []op.Tap) bool { return len(list) > 1 || len(list) == 1 && list[0].Weight != 1 })
-}
-
-// identity reports whether an axis of n positions is not changed.
-func (t axisTaps) identity(n int) bool {
-	if len(t) != n || !t.single() {
-		return false
-	}
-	for i, list := range t {
-		if len(list) != 1 || list[0].Index != i {
-			return false
-		}
-	}
-	return true
-}
-
 // most is the longest list.
-func (t axisTaps) most() (n int) {
+func most(t ir.Taps) (n int) {
 	for _, list := range t {
 		n = max(n, len(list))
 	}
 	return n
 }
 
-// tapsOf makes the taps of n positions from a function; negative sources are empty.
-func tapsOf(n int, source func(i int) int) axisTaps {
-	t := make(axisTaps, n)
-	for i := range t {
-		if from := source(i); from >= 0 {
-			t[i] = []op.Tap{{Index: from, Weight: 1}}
-		}
-	}
-	return t
-}
-
-func unchanged(n int) axisTaps { return tapsOf(n, func(i int) int { return i }) }
-
 // folded are the taps of two axes taken as one, the second of which has n positions in the input.
-func folded(outer, inner axisTaps, n int) axisTaps {
-	t := make(axisTaps, 0, len(outer)*len(inner))
+func folded(outer, inner ir.Taps, n int) ir.Taps {
+	t := make(ir.Taps, 0, len(outer)*len(inner))
 	for _, a := range outer {
 		for _, b := range inner {
-			list := make([]op.Tap, 0, len(a)*len(b))
+			list := make([]ir.Tap, 0, len(a)*len(b))
 			for _, tapA := range a {
 				for _, tapB := range b {
-					list = append(list, op.Tap{Index: tapA.Index*n + tapB.Index, Weight: tapA.Weight * tapB.Weight})
+					list = append(list, ir.Tap{Index: tapA.Index*n + tapB.Index, Weight: tapA.Weight * tapB.Weight})
 				}
 			}
 			t = append(t, list)
@@ -321,8 +281,8 @@ func folded(outer, inner axisTaps, n int) axisTaps {
 }
 
 // grouped are the taps of runs of g positions, if all runs are copies of runs or empty.
-func (t axisTaps) grouped(g int) (axisTaps, bool) {
-	out := make(axisTaps, len(t)/g)
+func grouped(t ir.Taps, g int) (ir.Taps, bool) {
+	out := make(ir.Taps, len(t)/g)
 	for i := range out {
 		run := t[i*g:][:g]
 		for k, list := range run {
@@ -331,7 +291,7 @@ func (t axisTaps) grouped(g int) (axisTaps, bool) {
 			}
 		}
 		if len(run[0]) == 1 {
-			out[i] = []op.Tap{{Index: run[0][0].Index / g, Weight: 1}}
+			out[i] = []ir.Tap{{Index: run[0][0].Index / g, Weight: 1}}
 		}
 	}
 	return out, true
@@ -340,17 +300,17 @@ func (t axisTaps) grouped(g int) (axisTaps, bool) {
 // separable is a separable operation, seen as planes of three axes on blocks of inner elements; axis 0 is that of the planes.
 type separable struct {
 	from, to [4]int // sizes of the axes
-	taps     [4]axisTaps
+	taps     [4]ir.Taps
 	inner    int
 	ring     [2]bool // x, y are found by planes of the plan
 }
 
-// separableOf folds the axes of an operation from a tensor of shape from to one of shape to.
-func (c *compiler) separableOf(from, to tensor.Shape, taps []axisTaps) *separable {
-	from, to, taps = from.Clone(), to.Clone(), slices.Clone(taps)
+// separableOf folds the axes of an operation to a tensor of shape to.
+func (c *compiler) separableOf(s ir.Separable, to tensor.Shape) *separable {
+	from, to, taps := s.From.Clone(), to.Clone(), slices.Clone(s.Taps)
 	for len(to) < 4 {
 		from, to = slices.Insert(from, 0, 1), slices.Insert(to, 0, 1)
-		taps = slices.Insert(taps, 0, unchanged(1))
+		taps = slices.Insert(taps, 0, ir.Unchanged(1))
 	}
 	for len(to) > 4 {
 		taps[1] = folded(taps[0], taps[1], from[1])
@@ -358,18 +318,18 @@ func (c *compiler) separableOf(from, to tensor.Shape, taps []axisTaps) *separabl
 		to[1] *= to[0]
 		from, to, taps = from[1:], to[1:], taps[1:]
 	}
-	m := &separable{from: [4]int(from), to: [4]int(to), taps: [4]axisTaps(taps), inner: 1}
+	m := &separable{from: [4]int(from), to: [4]int(to), taps: [4]ir.Taps(taps), inner: 1}
 	m.ring = [2]bool{c.mode == plan.Slab && len(c.in(0).value.Shape()) == 5, c.mode == plan.Slab}
 	// Innermost axes that do not change move as one, then runs of four of the next.
 	axis := 3
-	for ; axis > 0 && m.taps[axis].identity(m.from[axis]); axis-- {
-		m.narrow(axis, m.from[axis], unchanged(1))
+	for ; axis > 0 && m.taps[axis].AreIdentity(m.from[axis]); axis-- {
+		m.narrow(axis, m.from[axis], ir.Unchanged(1))
 	}
 	for _, g := range []int{4, 2} {
-		if axis == 0 || m.inner%4 == 0 || m.inner*g%4 != 0 || m.from[axis]%g != 0 || m.to[axis]%g != 0 || !m.taps[axis].single() {
+		if axis == 0 || m.inner%4 == 0 || m.inner*g%4 != 0 || m.from[axis]%g != 0 || m.to[axis]%g != 0 || !m.taps[axis].AreCopies() {
 			continue
 		}
-		if t, ok := m.taps[axis].grouped(g); ok {
+		if t, ok := grouped(m.taps[axis], g); ok {
 			m.narrow(axis, g, t)
 		}
 	}
@@ -377,7 +337,7 @@ func (c *compiler) separableOf(from, to tensor.Shape, taps []axisTaps) *separabl
 }
 
 // narrow moves a factor of an axis to the elements that move as one.
-func (m *separable) narrow(axis, factor int, t axisTaps) {
+func (m *separable) narrow(axis, factor int, t ir.Taps) {
 	m.from[axis] /= factor
 	m.to[axis] /= factor
 	m.taps[axis] = t
@@ -386,12 +346,12 @@ func (m *separable) narrow(axis, factor int, t axisTaps) {
 
 // copies reports whether every element is a copy of one element, or empty.
 func (m *separable) copies() bool {
-	return m.taps[0].single() && m.taps[1].single() && m.taps[2].single() && m.taps[3].single()
+	return m.taps[0].AreCopies() && m.taps[1].AreCopies() && m.taps[2].AreCopies() && m.taps[3].AreCopies()
 }
 
 // terms is the largest number of terms of an element.
 func (m *separable) terms() int {
-	return m.taps[0].most() * m.taps[1].most() * m.taps[2].most() * m.taps[3].most()
+	return most(m.taps[0]) * most(m.taps[1]) * most(m.taps[2]) * most(m.taps[3])
 }
 
 // step is the number of elements of x between neighbours along an axis of planes.
@@ -439,9 +399,11 @@ type selectParams struct {
 	Fill                    float32
 }
 
-// move compiles an operation whose elements are copies, or fill where they have no term; others are sums (resize.go).
-func (c *compiler) move(from, to tensor.Shape, taps []axisTaps, fill float32) (action, error) {
-	m, x, y := c.separableOf(from, to, taps), c.in(0), c.out()
+// buildSeparable compiles every operation that says where its elements come from. Here they are copies, or the fill where they have no
+// term; others are sums (resize.go).
+func buildSeparable(c *compiler, n *ir.Node) (action, error) {
+	s := n.Op.Separable(n)
+	m, x, y := c.separableOf(s, n.Out().Shape()), c.in(0), c.out()
 	if !m.copies() {
 		return c.sum(m)
 	}
@@ -470,7 +432,7 @@ func (c *compiler) move(from, to tensor.Shape, taps []axisTaps, fill float32) (a
 		}
 		at[axis] = table(c, offsets)
 	}
-	p := selectParams{Inner: divideBy(m.inner / width), DimDeep: divideBy(m.to[3]), DimWide: divideBy(m.to[2]), N: int32(elements), Fill: fill}
+	p := selectParams{Inner: divideBy(m.inner / width), DimDeep: divideBy(m.to[3]), DimWide: divideBy(m.to[2]), N: int32(elements), Fill: float32(s.Fill)}
 	return func(q *queue, z0, z1 int) error {
 		p := p
 		p.X, p.Y = m.planes(q, x, y)
@@ -481,74 +443,4 @@ func (c *compiler) move(from, to tensor.Shape, taps []axisTaps, fill float32) (a
 			return launch(q, f, [3]uint32{uint32(ceilDiv(elements, movesPerBlock)), uint32(n), 1}, moveThreads, 0, &p)
 		})
 	}, nil
-}
-
-// byAxis makes the taps of every axis of a shape.
-func byAxis(s tensor.Shape, taps func(axis int) axisTaps) []axisTaps {
-	all := make([]axisTaps, len(s))
-	for i := range all {
-		all[i] = taps(i)
-	}
-	return all
-}
-
-func buildExpand(c *compiler, n *ir.Node) (action, error) {
-	to, x := n.Out().Shape(), n.Inputs[0].Shape()
-	from := make(tensor.Shape, len(to))
-	for i := range from {
-		from[i] = 1
-		if k := i - len(to) + len(x); k >= 0 {
-			from[i] = x[k]
-		}
-	}
-	return c.move(from, to, byAxis(to, func(axis int) axisTaps {
-		return tapsOf(to[axis], func(i int) int { return i % from[axis] })
-	}), 0)
-}
-
-func sliceTaps(a op.SliceAttr, axis int) axisTaps {
-	return tapsOf(a.Count[axis], func(i int) int { return a.Start[axis] + i*a.Step[axis] })
-}
-
-func buildSlice(c *compiler, n *ir.Node) (action, error) {
-	a, s := n.Attr.(op.SliceAttr), n.Out().Shape()
-	return c.move(n.Inputs[0].Shape(), s, byAxis(s, func(axis int) axisTaps { return sliceTaps(a, axis) }), 0)
-}
-
-func buildSliceBackward(c *compiler, n *ir.Node) (action, error) {
-	a := n.Attr.(op.SliceBackwardAttr)
-	return c.move(n.Inputs[0].Shape(), a.In, byAxis(a.In, func(axis int) axisTaps { return sliceTaps(a.Slice, axis).transposed(a.In[axis]) }), 0)
-}
-
-func padTaps(a op.PadAttr, axis, n int) axisTaps {
-	return tapsOf(n+a.Before[axis]+a.After[axis], func(i int) int { return a.Source(axis, i, n) })
-}
-
-func buildPad(c *compiler, n *ir.Node) (action, error) {
-	a, s := n.Attr.(op.PadAttr), n.Inputs[0].Shape()
-	return c.move(s, n.Out().Shape(), byAxis(s, func(axis int) axisTaps { return padTaps(a, axis, s[axis]) }), float32(a.Value))
-}
-
-func buildPadBackward(c *compiler, n *ir.Node) (action, error) {
-	a := n.Attr.(op.PadBackwardAttr)
-	return c.move(n.Inputs[0].Shape(), a.In, byAxis(a.In, func(axis int) axisTaps {
-		return padTaps(a.Pad, axis, a.In[axis]).transposed(a.In[axis])
-	}), 0)
-}
-
-func gatherTaps(a op.GatherAttr, axis, n int) axisTaps {
-	if axis != a.Axis {
-		return unchanged(n)
-	}
-	return tapsOf(len(a.Index), func(i int) int { return a.Index[i] })
-}
-
-func buildGather(c *compiler, n *ir.Node) (action, error) {
-	a, s := n.Attr.(op.GatherAttr), n.Inputs[0].Shape()
-	return c.move(s, n.Out().Shape(), byAxis(s, func(axis int) axisTaps { return gatherTaps(a, axis, s[axis]) }), 0)
-}
-
-func buildGatherBackward(c *compiler, n *ir.Node) (action, error) {
-	a, s := n.Attr.(op.GatherBackwardAttr), n.Out().Shape()
-	return c.move(n.Inputs[0].Shape(), s, byAxis(s, func(axis int) axisTaps { return gatherTaps(a.Gather, axis, s[axis]).transposed(s[axis]) }), 0)
 }

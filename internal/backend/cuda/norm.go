@@ -7,6 +7,18 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
+// normBuilders is the part of the table of builders whose functions are in this file.
+var normBuilders = map[*ir.Op]builder{
+	op.GroupNorm:         buildGroupNorm,
+	op.GroupNormBackward: buildGroupNormBackward,
+	op.GroupMoments:      buildGroupMoments,
+	op.GroupNormApply:    buildGroupNormApply,
+	op.GroupGradMoments:  buildGroupGradMoments,
+	op.GroupGradApply:    buildGroupGradApply,
+	op.LayerNorm:         buildLayerNorm,
+	op.LayerNormBackward: buildLayerNormBackward,
+}
+
 // groupParams is GroupParams of norm.cu, applyParams ApplyParams.
 type groupParams struct {
 	Sums, Moments, Gamma, Out driver.Ptr

@@ -7,6 +7,12 @@ import (
 	"github.com/voxcam/voxcam/internal/op"
 )
 
+// pointwiseBuilders is the part of the table of builders whose functions are in this file.
+var pointwiseBuilders = map[*ir.Op]builder{
+	op.UnaryBackward: buildUnaryBackward,
+	op.Affine:        buildAffine,
+}
+
 // unaryParams is UnaryParams of pointwise.cu.
 type unaryParams struct {
 	X, Y        Planes

@@ -10,6 +10,13 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
+// reduceBuilders is the part of the table of builders whose functions are in this file.
+var reduceBuilders = map[*ir.Op]builder{
+	op.ReduceSum:  buildReduceSum,
+	op.ReduceMean: buildReduceMean,
+	op.ReduceMax:  buildReduceMax,
+}
+
 func buildReduceSum(c *compiler, n *ir.Node) (action, error) { return c.reduce("Sum", n, 1) }
 
 func buildReduceMean(c *compiler, n *ir.Node) (action, error) {

@@ -3,7 +3,6 @@ package cuda
 import (
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/ir"
-	"github.com/voxcam/voxcam/internal/op"
 )
 
 const resizeThreads = 256
@@ -21,7 +20,7 @@ type resizeParams struct {
 }
 
 // termsOf are the tables of an axis. The addresses of constants are known when the program runs.
-func (c *compiler) termsOf(t axisTaps, step int) func() terms {
+func (c *compiler) termsOf(t ir.Taps, step int) func() terms {
 	first, at, weight := []int32{0}, []int32{}, []float32{}
 	for _, list := range t {
 		for _, tap := range list {
@@ -66,16 +65,4 @@ func (c *compiler) sum(m *separable) (action, error) {
 			return launch(q, f, [3]uint32{uint32(ceilDiv(elements, resizeThreads)), uint32(n), 1}, resizeThreads, 0, &p)
 		})
 	}, nil
-}
-
-func buildResize(c *compiler, n *ir.Node) (action, error) {
-	a, s := n.Attr.(op.ResizeAttr), n.Inputs[0].Shape()
-	return c.move(s, a.Out, byAxis(s, func(axis int) axisTaps { return a.Taps(axis, s[axis]) }), 0)
-}
-
-func buildResizeBackward(c *compiler, n *ir.Node) (action, error) {
-	a := n.Attr.(op.ResizeBackwardAttr)
-	return c.move(a.Resize.Out, a.In, byAxis(a.In, func(axis int) axisTaps {
-		return axisTaps(a.Resize.Taps(axis, a.In[axis])).transposed(a.In[axis])
-	}), 0)
 }

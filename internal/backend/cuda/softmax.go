@@ -5,6 +5,14 @@ import (
 	"github.com/voxcam/voxcam/internal/op"
 )
 
+// softmaxBuilders is the part of the table of builders whose functions are in this file.
+var softmaxBuilders = map[*ir.Op]builder{
+	op.Softmax:            buildSoftmax,
+	op.SoftmaxBackward:    buildSoftmaxBackward,
+	op.LogSoftmax:         buildLogSoftmax,
+	op.LogSoftmaxBackward: buildLogSoftmaxBackward,
+}
+
 func buildSoftmax(c *compiler, n *ir.Node) (action, error)            { return c.lines(n) }
 func buildSoftmaxBackward(c *compiler, n *ir.Node) (action, error)    { return c.lines(n) }
 func buildLogSoftmax(c *compiler, n *ir.Node) (action, error)         { return c.lines(n) }

@@ -10,6 +10,15 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
+// windowBuilders is the part of the table of builders whose functions are in this file.
+var windowBuilders = map[*ir.Op]builder{
+	op.MaxPool:         buildMaxPool,
+	op.MaxPoolIndex:    buildMaxPoolIndex,
+	op.MaxPoolBackward: buildMaxPoolBackward,
+	op.AvgPool:         buildAvgPool,
+	op.AvgPoolBackward: buildAvgPoolBackward,
+}
+
 // Blocks of poolThreads threads make poolRows rows of poolLanes lanes.
 const (
 	poolThreads = 256

@@ -7,6 +7,14 @@ import (
 	"github.com/voxcam/voxcam/internal/op"
 )
 
+// momentsRules is the part of rules whose functions are in this file.
+var momentsRules = map[*ir.Op]rule{
+	op.GroupMoments:     groupMoments,
+	op.GroupNormApply:   groupNormApply,
+	op.GroupGradMoments: groupGradMoments,
+	op.GroupGradApply:   groupGradApply,
+}
+
 // groupOf is the group that element i of an image [1, D, H, W, C] belongs to.
 func groupOf(n *ir.Node, x *ir.Value) func(i int) int {
 	channels := x.Shape()[4]

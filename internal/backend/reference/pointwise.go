@@ -7,6 +7,17 @@ import (
 	"github.com/voxcam/voxcam/internal/op"
 )
 
+// pointwiseRules is the part of rules whose functions are in this file.
+var pointwiseRules = map[*ir.Op]rule{
+	op.UnaryBackward: unaryBackward,
+	op.Bits:          bits,
+	op.MaskBackward:  maskBackward,
+	op.PRelu:         prelu,
+	op.PReluBackward: preluBackward,
+	op.Where:         where,
+	op.Affine:        affine,
+}
+
 func unary(u *op.Unary) rule {
 	return func(n *ir.Node, in [][]float64) ([]float64, error) {
 		a, out := n.Attr.(op.UnaryAttr), make([]float64, len(in[0]))

@@ -7,6 +7,7 @@ package reference
 import (
 	"context"
 	"fmt"
+	"maps"
 
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/op"
@@ -20,49 +21,11 @@ type rule func(n *ir.Node, in [][]float64) ([]float64, error)
 var rules = makeRules()
 
 func makeRules() map[*ir.Op]rule {
-	m := map[*ir.Op]rule{
-		op.UnaryBackward:      unaryBackward,
-		op.Bits:               bits,
-		op.MaskBackward:       maskBackward,
-		op.PRelu:              prelu,
-		op.PReluBackward:      preluBackward,
-		op.Where:              where,
-		op.Conv:               conv,
-		op.ConvBackwardData:   convBackwardData,
-		op.MaxPool:            maxPool,
-		op.MaxPoolIndex:       maxPoolIndex,
-		op.MaxPoolBackward:    maxPoolBackward,
-		op.AvgPool:            avgPool,
-		op.AvgPoolBackward:    avgPoolBackward,
-		op.Affine:             affine,
-		op.GroupNorm:          groupNorm,
-		op.GroupNormBackward:  groupNormBackward,
-		op.GroupMoments:       groupMoments,
-		op.GroupNormApply:     groupNormApply,
-		op.GroupGradMoments:   groupGradMoments,
-		op.GroupGradApply:     groupGradApply,
-		op.LayerNorm:          layerNorm,
-		op.LayerNormBackward:  layerNormBackward,
-		op.Softmax:            softmax,
-		op.SoftmaxBackward:    softmaxBackward,
-		op.LogSoftmax:         logSoftmax,
-		op.LogSoftmaxBackward: logSoftmaxBackward,
-		op.MatMul:             matMul,
-		op.ReduceSum:          reduceSum,
-		op.ReduceMean:         reduceMean,
-		op.ReduceMax:          reduceMax,
-		op.Reshape:            reshape,
-		op.Transpose:          transpose,
-		op.Expand:             expand,
-		op.Slice:              slice,
-		op.SliceBackward:      sliceBackward,
-		op.Concat:             join,
-		op.Pad:                pad,
-		op.PadBackward:        padBackward,
-		op.Gather:             gather,
-		op.GatherBackward:     gatherBackward,
-		op.Resize:             resize,
-		op.ResizeBackward:     resizeBackward,
+	m := map[*ir.Op]rule{}
+	for _, table := range []map[*ir.Op]rule{
+		pointwiseRules, windowRules, statisticsRules, momentsRules, shapeRules,
+	} {
+		maps.Copy(m, table)
 	}
 	for i := range op.Unaries {
 		m[op.UnaryOp(op.Unaries[i].Name)] = unary(&op.Unaries[i])

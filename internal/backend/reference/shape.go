@@ -6,6 +6,23 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
+// shapeRules is the part of rules whose functions are in this file.
+var shapeRules = map[*ir.Op]rule{
+	op.MatMul:         matMul,
+	op.Reshape:        reshape,
+	op.Transpose:      transpose,
+	op.Expand:         expand,
+	op.Slice:          slice,
+	op.SliceBackward:  sliceBackward,
+	op.Concat:         join,
+	op.Pad:            pad,
+	op.PadBackward:    padBackward,
+	op.Gather:         gather,
+	op.GatherBackward: gatherBackward,
+	op.Resize:         resize,
+	op.ResizeBackward: resizeBackward,
+}
+
 func matMul(n *ir.Node, in [][]float64) ([]float64, error) {
 	t, a, b, s := n.Attr.(op.MatMulAttr), shapeOf(n, 0), shapeOf(n, 1), n.Out().Shape()
 	depth := a[len(a)-1]
@@ -150,7 +167,7 @@ func gatherBackward(n *ir.Node, in [][]float64) ([]float64, error) {
 
 // along calls f for every term of an interpolation along one axis, from a tensor of shape s to one whose axis has len(taps)
 // elements.
-func along(s tensor.Shape, axis int, taps [][]op.Tap, f func(from, to int, weight float64)) {
+func along(s tensor.Shape, axis int, taps ir.Taps, f func(from, to int, weight float64)) {
 	y := s.Clone()
 	y[axis] = len(taps)
 	from := make([]int, len(s))

@@ -8,6 +8,21 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
+// statisticsRules is the part of rules whose functions are in this file.
+var statisticsRules = map[*ir.Op]rule{
+	op.GroupNorm:          groupNorm,
+	op.GroupNormBackward:  groupNormBackward,
+	op.LayerNorm:          layerNorm,
+	op.LayerNormBackward:  layerNormBackward,
+	op.Softmax:            softmax,
+	op.SoftmaxBackward:    softmaxBackward,
+	op.LogSoftmax:         logSoftmax,
+	op.LogSoftmaxBackward: logSoftmaxBackward,
+	op.ReduceSum:          reduceSum,
+	op.ReduceMean:         reduceMean,
+	op.ReduceMax:          reduceMax,
+}
+
 // members lists, for each set that key numbers (from 0 to sets-1), the elements that belong to it.
 func members(s tensor.Shape, sets int, key func(index []int) int) [][]int {
 	lists := make([][]int, sets)

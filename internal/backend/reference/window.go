@@ -8,6 +8,17 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
+// windowRules is the part of rules whose functions are in this file.
+var windowRules = map[*ir.Op]rule{
+	op.Conv:             conv,
+	op.ConvBackwardData: convBackwardData,
+	op.MaxPool:          maxPool,
+	op.MaxPoolIndex:     maxPoolIndex,
+	op.MaxPoolBackward:  maxPoolBackward,
+	op.AvgPool:          avgPool,
+	op.AvgPoolBackward:  avgPoolBackward,
+}
+
 // pair is one output voxel of a window operation, one tap of its window, and the input voxel there; all include the sample.
 type pair struct {
 	out, tap, in int
