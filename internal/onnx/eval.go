@@ -35,7 +35,7 @@ func init() {
 }
 
 // binaryEval computes an elementwise function of two variables; compares gives truth values. A variadic one takes any
-// number of inputs.
+// number of inputs. Arithmetic on floats is that of package op, where op has the function.
 type binaryEval struct {
 	ints     func(x, y int64) int64
 	floats   func(x, y float64) float64
@@ -49,39 +49,49 @@ func truth(b bool) int64 {
 	return 0
 }
 
-func comparison(ints func(x, y int64) bool, floats func(x, y float64) bool) binaryEval {
+// pair returns the function of two floats that is a row of op.
+func pair(name string) func(x, y float64) float64 {
+	row, _ := op.BinaryNamed(name)
+	return row.Apply
+}
+
+func arithmetic(name string, ints func(x, y int64) int64) binaryEval {
+	return binaryEval{ints: ints, floats: pair(name)}
+}
+
+func comparison(name string, ints func(x, y int64) bool) binaryEval {
+	return binaryEval{ints: func(x, y int64) int64 { return truth(ints(x, y)) }, floats: pair(name), compares: true}
+}
+
+func logic(f func(x, y bool) bool) binaryEval {
 	return binaryEval{
-		ints:     func(x, y int64) int64 { return truth(ints(x, y)) },
-		floats:   func(x, y float64) float64 { return float64(truth(floats(x, y))) },
+		ints:     func(x, y int64) int64 { return truth(f(x != 0, y != 0)) },
+		floats:   func(x, y float64) float64 { return float64(truth(f(x != 0, y != 0))) },
 		compares: true,
 	}
 }
 
-func logic(f func(x, y bool) bool) binaryEval {
-	return comparison(func(x, y int64) bool { return f(x != 0, y != 0) }, func(x, y float64) bool { return f(x != 0, y != 0) })
-}
-
 var evalBinaries = map[string]binaryEval{
-	"Add": {ints: func(x, y int64) int64 { return x + y }, floats: func(x, y float64) float64 { return x + y }},
-	"Sub": {ints: func(x, y int64) int64 { return x - y }, floats: func(x, y float64) float64 { return x - y }},
-	"Mul": {ints: func(x, y int64) int64 { return x * y }, floats: func(x, y float64) float64 { return x * y }},
-	"Div": {ints: divideInts, floats: func(x, y float64) float64 { return x / y }},
+	"Add": arithmetic("Add", func(x, y int64) int64 { return x + y }),
+	"Sub": arithmetic("Sub", func(x, y int64) int64 { return x - y }),
+	"Mul": arithmetic("Mul", func(x, y int64) int64 { return x * y }),
+	"Div": arithmetic("Div", divideInts),
 	"Mod": {ints: floorMod, floats: floorModFloats},
-	"Pow": {ints: powerInts, floats: math.Pow},
-	"Max": {ints: func(x, y int64) int64 { return max(x, y) }, floats: func(x, y float64) float64 { return max(x, y) }},
-	"Min": {ints: func(x, y int64) int64 { return min(x, y) }, floats: func(x, y float64) float64 { return min(x, y) }},
-	"Sum": {ints: func(x, y int64) int64 { return x + y }, floats: func(x, y float64) float64 { return x + y }},
+	"Pow": arithmetic("Pow", powerInts),
+	"Max": arithmetic("Max", func(x, y int64) int64 { return max(x, y) }),
+	"Min": arithmetic("Min", func(x, y int64) int64 { return min(x, y) }),
+	"Sum": arithmetic("Add", func(x, y int64) int64 { return x + y }),
 	"PRelu": {floats: func(x, y float64) float64 {
 		if x < 0 {
 			return x * y
 		}
 		return x
 	}},
-	"Equal":          comparison(func(x, y int64) bool { return x == y }, func(x, y float64) bool { return x == y }),
-	"Greater":        comparison(func(x, y int64) bool { return x > y }, func(x, y float64) bool { return x > y }),
-	"GreaterOrEqual": comparison(func(x, y int64) bool { return x >= y }, func(x, y float64) bool { return x >= y }),
-	"Less":           comparison(func(x, y int64) bool { return x < y }, func(x, y float64) bool { return x < y }),
-	"LessOrEqual":    comparison(func(x, y int64) bool { return x <= y }, func(x, y float64) bool { return x <= y }),
+	"Equal":          comparison("Equal", func(x, y int64) bool { return x == y }),
+	"Greater":        comparison("Greater", func(x, y int64) bool { return x > y }),
+	"GreaterOrEqual": comparison("GreaterOrEqual", func(x, y int64) bool { return x >= y }),
+	"Less":           comparison("Less", func(x, y int64) bool { return x < y }),
+	"LessOrEqual":    comparison("LessOrEqual", func(x, y int64) bool { return x <= y }),
 	"And":            logic(func(x, y bool) bool { return x && y }),
 	"Or":             logic(func(x, y bool) bool { return x || y }),
 	"Xor":            logic(func(x, y bool) bool { return x != y }),
@@ -201,20 +211,23 @@ type unaryEval struct {
 
 func same(x int64) int64 { return x }
 
+// of returns the function of one float that is a row of op without parameters.
+func of(name string) func(x float64) float64 {
+	row, _ := op.UnaryNamed(name)
+	return func(x float64) float64 { return row.Apply(x, op.UnaryAttr{}) }
+}
+
 var evalUnaries = map[string]unaryEval{
 	"Neg":   {ints: func(x int64) int64 { return -x }, floats: func(x float64) float64 { return -x }},
-	"Abs":   {ints: func(x int64) int64 { return max(x, -x) }, floats: math.Abs},
-	"Sign":  {ints: func(x int64) int64 { return truth(x > 0) - truth(x < 0) }, floats: func(x float64) float64 { return float64(truth(x > 0) - truth(x < 0)) }},
-	"Floor": {ints: same, floats: math.Floor},
-	"Ceil":  {ints: same, floats: math.Ceil},
-	"Round": {ints: same, floats: math.RoundToEven},
-	"Sqrt":  {floats: math.Sqrt}, "Exp": {floats: math.Exp}, "Log": {floats: math.Log}, "Erf": {floats: math.Erf},
-	"Reciprocal": {floats: func(x float64) float64 { return 1 / x }},
-	"Sin":        {floats: math.Sin}, "Cos": {floats: math.Cos}, "Tan": {floats: math.Tan}, "Tanh": {floats: math.Tanh},
-	"Asin": {floats: math.Asin}, "Acos": {floats: math.Acos}, "Atan": {floats: math.Atan}, "Sinh": {floats: math.Sinh}, "Cosh": {floats: math.Cosh},
-	"Sigmoid":    {floats: func(x float64) float64 { return 1 / (1 + math.Exp(-x)) }},
-	"Relu":       {ints: func(x int64) int64 { return max(x, 0) }, floats: func(x float64) float64 { return max(x, 0) }},
-	"Softplus":   {floats: func(x float64) float64 { return max(x, 0) + math.Log1p(math.Exp(-math.Abs(x))) }},
+	"Abs":   {ints: func(x int64) int64 { return max(x, -x) }, floats: of("Abs")},
+	"Sign":  {ints: func(x int64) int64 { return truth(x > 0) - truth(x < 0) }, floats: of("Sign")},
+	"Relu":  {ints: func(x int64) int64 { return max(x, 0) }, floats: of("Relu")},
+	"Floor": {ints: same, floats: of("Floor")}, "Ceil": {ints: same, floats: of("Ceil")}, "Round": {ints: same, floats: of("Round")},
+	"Sqrt": {floats: of("Sqrt")}, "Exp": {floats: of("Exp")}, "Log": {floats: of("Log")}, "Erf": {floats: of("Erf")},
+	"Reciprocal": {floats: of("Reciprocal")}, "Sigmoid": {floats: of("Sigmoid")}, "Softplus": {floats: of("Softplus")},
+	"Sin": {floats: of("Sin")}, "Cos": {floats: of("Cos")}, "Tanh": {floats: of("Tanh")},
+	"Tan": {floats: math.Tan}, "Asin": {floats: math.Asin}, "Acos": {floats: math.Acos}, "Atan": {floats: math.Atan},
+	"Sinh": {floats: math.Sinh}, "Cosh": {floats: math.Cosh},
 	"Not":        {ints: func(x int64) int64 { return truth(x == 0) }, truth: true},
 	"BitwiseNot": {ints: func(x int64) int64 { return ^x }},
 	"IsNaN":      {floats: func(x float64) float64 { return float64(truth(x != x)) }, truth: true},

@@ -59,8 +59,8 @@ var Binaries = []Binary{
 			}
 			return dx, dz
 		}},
-	{"Max", math.Max, selectGrad("GreaterOrEqual")},
-	{"Min", math.Min, selectGrad("LessOrEqual")},
+	{"Max", func(x, y float64) float64 { return max(x, y) }, selectGrad("GreaterOrEqual")},
+	{"Min", func(x, y float64) float64 { return min(x, y) }, selectGrad("LessOrEqual")},
 }
 
 // selectGrad routes the gradient to the operand that the comparison chooses; at a tie both get half, as PyTorch does.

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/voxcam/voxcam/internal/backend/backendtest"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/op"
 	"github.com/voxcam/voxcam/internal/plan"
@@ -63,36 +62,6 @@ func TestOnePlane(t *testing.T) {
 	}
 	if got := shapes([]*ir.Value{x, mask, y, z}); !slices.Equal(got, []string{"[1,6,2,3,4]", "[6,2,3,1]", "[1,6,2,3,4]", "[1,6,2,3,4]"}) {
 		t.Errorf("the graph has become %v", got)
-	}
-}
-
-// What does not go across planes makes each plane of the same plane of its inputs.
-func TestAcrossPlanes(t *testing.T) {
-	for _, c := range backendtest.Cases() {
-		s, err := c.Sample(1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, n := range s.Graph.Nodes {
-			if n.Op.AcrossPlanes || n.Op.Slab == nil || !n.Out().HasDepth() {
-				continue
-			}
-			for i, v := range n.Inputs {
-				if v == nil || !v.HasDepth() {
-					continue
-				}
-				for z := range n.Out().Shape()[1] {
-					if lo, hi, ok := n.Op.Slab(n, i, z, z+1); ok && (lo != z || hi != z+1) {
-						t.Errorf("%s: plane %d reads planes %d to %d", c.Name, z, lo, hi)
-					}
-				}
-			}
-		}
-	}
-	for _, o := range []*ir.Op{op.Conv, op.ConvBackwardData, op.MaxPool, op.Pad, op.Resize} {
-		if !o.AcrossPlanes {
-			t.Errorf("%s reads other planes", o.Name)
-		}
 	}
 }
 

@@ -27,10 +27,10 @@ func TestEveryOperationHasCases(t *testing.T) {
 	}
 	for _, o := range op.All {
 		if !has[o] {
-			t.Errorf("%s has no case", o.Name)
+			t.Errorf("%s has no case: add one to internal/backend/backendtest/cases_*.go", o.Name)
 		}
 		if (o.Grad == nil) == (o.NoGrad == "") {
-			t.Errorf("%s must have either a gradient rule or a reason for having none", o.Name)
+			t.Errorf("%s must have either a gradient rule, Grad, or NoGrad, the reason for having none: add it to its row in internal/op", o.Name)
 		}
 	}
 }

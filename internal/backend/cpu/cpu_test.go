@@ -84,7 +84,14 @@ func TestKernels(t *testing.T) {
 func TestEveryOperationHasABuilder(t *testing.T) {
 	for _, o := range op.All {
 		if builders[o] == nil {
-			t.Errorf("no builder for %s", o.Name)
+			t.Errorf("no builder for %s: write one in a file of internal/backend/cpu and name it in that file's table", o.Name)
+		}
+	}
+	for _, rows := range [][]op.Binary{op.Binaries, op.Compares} {
+		for _, r := range rows {
+			if k := pairTable[r.Name]; k.both == nil && k.loop == nil {
+				t.Errorf("no kernels for %s: add a row to pairTable in internal/backend/cpu/binary.go", r.Name)
+			}
 		}
 	}
 	if len(builders) != len(op.All) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
+	"github.com/voxcam/voxcam/internal/op"
 )
 
 // open opens a GPU if VOXCAM_GPU=1 is set, else the simulator, on which kernels run on the processor.
@@ -36,6 +37,25 @@ func open(t testing.TB, o Options) *Backend {
 		}
 	})
 	return b
+}
+
+func TestEveryOperationHasABuilder(t *testing.T) {
+	builders := makeBuilders()
+	for _, o := range op.All {
+		if builders[o] == nil {
+			t.Errorf("no builder for %s: write one in a file of internal/backend/cuda and name it in that file's table", o.Name)
+		}
+	}
+	if len(builders) != len(op.All) {
+		t.Errorf("%d builders for %d operations", len(builders), len(op.All))
+	}
+	for _, rows := range [][]op.Binary{op.Binaries, op.Compares} {
+		for _, r := range rows {
+			if pairFunctions[r.Name][0].kernel == "" {
+				t.Errorf("no kernel for %s: add a row to pairFunctions in internal/backend/cuda/binary.go, and its function to kernel/binary.cu", r.Name)
+			}
+		}
+	}
 }
 
 // A context keeps no memory for stacks that no kernel has; they are there when a kernel that has some is found, before it is launched.

@@ -14,7 +14,7 @@ import (
 func TestEveryOperationHasARule(t *testing.T) {
 	for _, o := range op.All {
 		if rules[o] == nil {
-			t.Errorf("no rule for %s", o.Name)
+			t.Errorf("no rule for %s: write one in a file of internal/backend/reference and name it in that file's table", o.Name)
 		}
 	}
 	if len(rules) != len(op.All) {
