@@ -45,7 +45,8 @@ backend/cuda/driver:            dl
 backend/cuda/nvml:              dl
 backend/cuda/cudnn:             dl backend/cuda/driver
 backend/cuda/simulator:         dl
-backend/cuda:                   tensor ir op plan invariants dl cam noise backend backend/hostmem backend/cuda/driver backend/cuda/nvml backend/cuda/cudnn backend/cuda/kernel
+backend/cuda/devmem:            tensor backend backend/cuda/driver
+backend/cuda:                   tensor ir op plan invariants dl cam noise backend backend/hostmem backend/cuda/devmem backend/cuda/driver backend/cuda/nvml backend/cuda/cudnn backend/cuda/kernel
 
 # Volumes and files: they know nothing of models.
 volume, volume/tiff:
@@ -110,7 +111,7 @@ github.com/rivo/uniseg:              monitor
 github.com/spf13/cobra:              cli
 github.com/spf13/pflag:              cli
 pgregory.net/rapid:                  backend/backendtest
-unsafe:                              worker tensor backend/cpu backend/cpu/kernel backend/cuda backend/cuda/driver backend/cuda/nvml backend/cuda/cudnn backend/cuda/simulator
+unsafe:                              worker tensor backend/cpu backend/cpu/kernel backend/cuda backend/cuda/devmem backend/cuda/driver backend/cuda/nvml backend/cuda/cudnn backend/cuda/simulator
 `
 
 func TestImportsPointDownwards(t *testing.T) {

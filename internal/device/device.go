@@ -23,7 +23,7 @@ const (
 	Driver    = "VOXCAM_CUDA_DRIVER"    // the file of the driver, libcuda.so.1, instead of the system's
 	NVML      = "VOXCAM_NVML"           // the file of the management library, libnvidia-ml.so.1, instead of the system's
 	Kernels   = "VOXCAM_CUDA_KERNELS"   // a folder of compiled kernels, instead of those in the program
-	Fault     = "VOXCAM_CUDA_FAULT"     // calls of the driver that are to fail, for tests (cuda.ParseFault)
+	Fault     = "VOXCAM_CUDA_FAULT"     // calls of the driver that are to fail, for tests (driver.ParseFaults)
 )
 
 // CUDA is what the environment says of GPUs.

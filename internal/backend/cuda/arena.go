@@ -5,12 +5,13 @@ import (
 	"fmt"
 
 	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/backend/cuda/devmem"
 	"github.com/voxcam/voxcam/internal/plan"
 )
 
 // arena is the memory of activations.
 type arena struct {
-	memory *memory
+	memory *devmem.Allocation
 	bytes  int
 	high   int
 	closed bool
@@ -29,7 +30,7 @@ func (b *Backend) newArena(bytes int) (*arena, error) {
 	if bytes < 0 {
 		return nil, fmt.Errorf("cuda: an arena of %d bytes", bytes)
 	}
-	m, err := b.take(bytes, "an arena")
+	m, err := b.memory.Allocate(bytes, "an arena")
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +38,7 @@ func (b *Backend) newArena(bytes int) (*arena, error) {
 }
 
 // gone reports whether there is no memory to run in.
-func (a *arena) gone() bool { return a.closed || a.memory.broken.Load() }
+func (a *arena) gone() bool { return a.closed || a.memory.Broken() }
 
 func (a *arena) Bytes() int { return a.bytes }
 
@@ -51,5 +52,5 @@ func (a *arena) Close() error {
 		return errors.New("cuda: the arena is closed")
 	}
 	a.closed = true
-	return a.memory.close()
+	return a.memory.Close()
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/backend/cuda/devmem"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/backend/hostmem"
 	"github.com/voxcam/voxcam/internal/ir"
@@ -159,12 +160,12 @@ func startOn[P any](b *Backend, s *driver.Stream, name string, grid [3]uint32, p
 
 // work is the field's memory for attribution, behind its statistics.
 func (f *field) work() (at driver.Ptr, bytes int) {
-	at = f.memory.at + driver.Ptr(workAt(f.n)+constantAlign)
-	return at, workBytes - constantAlign
+	at = f.memory.At() + driver.Ptr(workAt(f.n)+devmem.Align)
+	return at, workBytes - devmem.Align
 }
 
 // statsAt is where the statistics of what is made in the field are.
-func (f *field) statsAt() driver.Ptr { return f.memory.at + driver.Ptr(workAt(f.n)) }
+func (f *field) statsAt() driver.Ptr { return f.memory.At() + driver.Ptr(workAt(f.n)) }
 
 type clearParams struct{ Stats driver.Ptr }
 
@@ -197,7 +198,7 @@ func (p *Program) Field(v *ir.Value) (backend.Field, error) {
 	if v.Def == nil { // to be written
 		p.arena.touch(p.plan.Buffers[i].Offset + 4*n)
 	}
-	return &field{backend: p.backend, n: n, memory: &memory{backend: p.backend, at: p.address[i]}}, nil
+	return &field{backend: p.backend, n: n, memory: devmem.View(p.address[i])}, nil
 }
 
 type interleaveParams struct {
@@ -225,7 +226,7 @@ func (b *Backend) Upload(dst backend.Field, volume []float32, channels int) erro
 	if channels > bytes/4 {
 		return fmt.Errorf("cuda: a volume of %d channels", channels)
 	}
-	return b.up.interleave(d.memory.at, volume, channels, work, bytes, d.used)
+	return b.interleave(d.memory.At(), volume, channels, work, bytes, d.used)
 }
 
 // Copy implements backend.Attribution.
@@ -238,7 +239,7 @@ func (b *Backend) Copy(dst, src backend.Field) error {
 		return err
 	}
 	return b.do(func() error {
-		return errors.Join(b.stream.Copy(own[0].memory.at, own[1].memory.at, 4*src.Len()), b.use(own...))
+		return errors.Join(b.stream.Copy(own[0].memory.At(), own[1].memory.At(), 4*src.Len()), b.use(own...))
 	})
 }
 
@@ -256,9 +257,9 @@ func (b *Backend) copyWithHost(dst, src backend.Field) error {
 	}
 	return b.do(func() (err error) {
 		if to.memory != nil {
-			err = b.stream.CopyToDevice(to.memory.at, from.host.Pointer(), 4*from.n)
+			err = b.stream.CopyToDevice(to.memory.At(), from.host.Pointer(), 4*from.n)
 		} else {
-			err = b.stream.CopyToHost(to.host.Pointer(), from.memory.at, 4*from.n)
+			err = b.stream.CopyToHost(to.host.Pointer(), from.memory.At(), 4*from.n)
 		}
 		return errors.Join(err, b.stream.Synchronize())
 	})
@@ -288,7 +289,7 @@ func (b *Backend) AddNoise(dst, x backend.Field, channels int, z noise.Stream, s
 	}
 	key, counter := z.Counter(0)
 	p := noiseParams{
-		Dst: own[0].memory.at, X: own[1].memory.at, Voxels: int64(x.Len() / channels), Channels: int32(channels), Sigma: sigma,
+		Dst: own[0].memory.At(), X: own[1].memory.At(), Voxels: int64(x.Len() / channels), Channels: int32(channels), Sigma: sigma,
 		Key: key, Draw: counter[1], Sample: [2]uint32{counter[2], counter[3]},
 	}
 	return b.do(func() error {
@@ -328,14 +329,14 @@ func (b *Backend) NewMoments(values, channels int, where backend.Place, choices 
 	if m.field, err = b.NewField(arrays*length, where); err != nil {
 		return nil, err
 	}
-	at := m.field.(*field).memory.at
+	at := m.field.(*field).memory.At()
 	for i, k := range kept {
 		if k {
 			m.arrays[i] = at
 			at += driver.Ptr(4 * length)
 		}
 	}
-	err = b.do(func() error { return b.stream.Fill32(m.field.(*field).memory.at, 0, arrays*length) })
+	err = b.do(func() error { return b.stream.Fill32(m.field.(*field).memory.At(), 0, arrays*length) })
 	if err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
@@ -354,7 +355,7 @@ func (m *moments) Add(gradient backend.Field) error {
 	if !ok || gradient.Len() != m.n {
 		return fmt.Errorf("cuda: moments on the device of gradients of %d values cannot take in %d values of a %T", m.n, gradient.Len(), gradient)
 	}
-	p := momentsParams{G: own[0].memory.at, Arrays: m.arrays, N: int64(m.n), Step: 1 / float64(m.draws+1)}
+	p := momentsParams{G: own[0].memory.At(), Arrays: m.arrays, N: int64(m.n), Step: 1 / float64(m.draws+1)}
 	return m.backend.do(func() error {
 		if err := m.check(); err != nil {
 			return err
@@ -369,7 +370,7 @@ func (m *moments) Add(gradient backend.Field) error {
 
 // check refuses what was lost; the memory is there.
 func (m *moments) check() error {
-	if m.field.(*field).memory.lost {
+	if m.field.(*field).memory.Lost() {
 		return errors.New("cuda: the moments were lost when the memory was vacated; Load makes them anew")
 	}
 	return nil
@@ -399,7 +400,7 @@ func (m *moments) onHost(dst backend.Field, c cam.Choice) error {
 	for i, at := range m.arrays {
 		if at != 0 {
 			arrays[i] = make([]float32, m.n)
-			if err := m.backend.copyToHost(arrays[i], at); err != nil {
+			if err := m.backend.memory.CopyToHost(arrays[i], at); err != nil {
 				return err
 			}
 		}
@@ -456,18 +457,18 @@ func (m *moments) Save(dst []float32) error {
 	if err != nil {
 		return err
 	}
-	return m.move(dst, func(at driver.Ptr, values []float32) error { return m.backend.down.toHost(values, at, used) })
+	return m.move(dst, func(at driver.Ptr, values []float32) error { return m.backend.down.ToHost(values, at, used) })
 }
 
 func (m *moments) Load(src []float32, draws int) error {
 	used := m.field.(*field).used
-	err := m.move(src, func(at driver.Ptr, values []float32) error { return m.backend.up.toDevice(at, values, used) })
+	err := m.move(src, func(at driver.Ptr, values []float32) error { return m.backend.up.ToDevice(at, values, used) })
 	if err != nil {
 		return err
 	}
 	m.draws = draws
 	return m.backend.do(func() error {
-		m.field.(*field).memory.lost = false
+		m.field.(*field).memory.Refilled()
 		return nil
 	})
 }
@@ -520,7 +521,7 @@ func (f *field) voxelMap(c cam.Choice, p *voxelParams) (made bool, err error) {
 	if name == "" {
 		return false, nil
 	}
-	p.Out, p.Stats, p.Voxels = f.memory.at, f.statsAt(), int64(f.n)
+	p.Out, p.Stats, p.Voxels = f.memory.At(), f.statsAt(), int64(f.n)
 	err = f.backend.do(func() error {
 		if err := f.clearStats(); err != nil {
 			return err
@@ -539,7 +540,7 @@ func (b *Backend) InputMap(dst backend.Field, c cam.Choice, x, gradient backend.
 		if x.Len() != gradient.Len() || dst.Len()*channels != x.Len() {
 			return fmt.Errorf("cuda: a map of %d voxels of %d channels from %d and %d values", dst.Len(), channels, x.Len(), gradient.Len())
 		}
-		p := voxelParams{Fields: [4]driver.Ptr{own[2].memory.at, own[1].memory.at}, Channels: int32(channels)}
+		p := voxelParams{Fields: [4]driver.Ptr{own[2].memory.At(), own[1].memory.At()}, Channels: int32(channels)}
 		if made, err := own[0].voxelMap(c, &p); made || err != nil {
 			return err
 		}
@@ -596,7 +597,7 @@ func (f *field) layerMap(c cam.Choice, activation, gradient *field, l *backend.L
 		return false, nil
 	}
 	p := layerMapParams{
-		A: activation.memory.at + driver.Ptr(4*at.Start), G: gradient.memory.at + driver.Ptr(4*at.Start),
+		A: activation.memory.At() + driver.Ptr(4*at.Start), G: gradient.memory.At() + driver.Ptr(4*at.Start),
 		Stride: [3]int64{int64(at.Stride[0]), int64(at.Stride[1]), int64(at.Stride[2])}, ChannelStride: int64(at.ChannelStride),
 		Size1: int32(at.Size[1]), Size2: int32(at.Size[2]), Voxels: int32(at.Voxels), Channels: int32(at.Channels),
 		Chunk: int32(ceilDiv(at.Voxels, parts)), Stats: f.statsAt(), Scale: 1, Factor: 1,
@@ -631,7 +632,7 @@ func (f *field) layerMap(c cam.Choice, activation, gradient *field, l *backend.L
 			}
 			p.Factor = cam.ScoreFactor(math.Float64frombits(f.stats.Peak), l.Score)
 		}
-		p.Out = f.memory.at
+		p.Out = f.memory.At()
 		if err := startBlocks(f.backend, "layer_map_"+formula.each, voxels, &p); err != nil {
 			return err
 		}
@@ -679,7 +680,7 @@ func (b *Backend) Heatmap(dst, signed backend.Field, c cam.Choice, from, to [3]i
 }
 
 func (f *field) heatmap(signed *field, c cam.Choice, from, to [3]int) error {
-	p := heatParams{Src: signed.memory.at, Dst: f.memory.at, Stats: f.statsAt()}
+	p := heatParams{Src: signed.memory.At(), Dst: f.memory.At(), Stats: f.statsAt()}
 	for i := range from {
 		p.From[i], p.To[i] = int32(from[i]), int32(to[i])
 	}

@@ -15,6 +15,7 @@ import (
 	"sync"
 
 	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/backend/cuda/devmem"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/backend/cuda/kernel"
 	"github.com/voxcam/voxcam/internal/ir"
@@ -33,9 +34,26 @@ type Options struct {
 
 	// LaunchBlocking waits for each step, so that an error names the one that failed. It takes longer, and uses no graphs.
 	LaunchBlocking bool
-	// Fault makes calls of the driver fail, as a test wants it; see ParseFault. Intercept is asked after it.
+	// Fault makes calls of the driver fail, as a test wants it; see driver.ParseFaults. Intercept is asked after it.
 	Fault     string
 	Intercept driver.Intercept
+}
+
+// intercept returns what calls of the driver are to be asked; nil for nothing.
+func (o Options) intercept() (driver.Intercept, error) {
+	if o.Fault == "" {
+		return o.Intercept, nil
+	}
+	fault, err := driver.ParseFaults(o.Fault)
+	if err != nil || o.Intercept == nil {
+		return fault, err
+	}
+	return func(call string) int {
+		if code := fault(call); code != 0 {
+			return code
+		}
+		return o.Intercept(call)
+	}, nil
 }
 
 // Precision is how products of convolutions and matrices are computed. Values in memory are float32 in all of them.
@@ -50,24 +68,22 @@ const (
 
 // Backend is a GPU. It may be used by many goroutines; their steps take turns.
 type Backend struct {
-	options     Options
-	driver      *driver.Driver
-	device      driver.DeviceInfo
-	context     *driver.Context
-	stream      *driver.Stream
-	up, down    ferry
-	kernels     *kernels
-	builders    map[*ir.Op]builder
-	tuner       *tuner // nil in strict float32
-	granularity int
-	precise     int // multiplications of a convolution or product up to which sums are float64
+	options  Options
+	driver   *driver.Driver
+	device   driver.DeviceInfo
+	context  *driver.Context
+	stream   *driver.Stream // the allocator's, that programs run on
+	memory   *devmem.Allocator
+	up, down *devmem.TransferQueue
+	kernels  *kernels
+	builders map[*ir.Op]builder
+	tuner    *tuner // nil in strict float32
+	precise  int    // multiplications of a convolution or product up to which sums are float64
 
-	gate      gate
-	store     store
 	meter     meter
-	recording sync.Mutex // a graph, during which nobody waits for the stream
-	mu        sync.Mutex // loading and closing programs
-	constants map[constantKey]*constant
+	mu        sync.Mutex // guards constants: programs are loaded and closed one by one
+	constants *devmem.ConstantPool
+	closing   sync.Mutex // guards closed
 	closed    bool
 }
 
@@ -75,9 +91,7 @@ var _ backend.Backend = (*Backend)(nil)
 
 // New opens a GPU. Where there is no driver the error wraps *driver.NoDriverError.
 func New(o Options) (b *Backend, err error) {
-	b = &Backend{options: o, precise: preciseLimit, builders: makeBuilders(), constants: map[constantKey]*constant{}}
-	b.up.backend, b.down.backend = b, b
-	b.gate.changed = sync.NewCond(&b.gate.mu)
+	b = &Backend{options: o, precise: preciseLimit, builders: makeBuilders()}
 	if o.Precision == Float64 {
 		b.precise = math.MaxInt
 	}
@@ -106,16 +120,16 @@ func New(o Options) (b *Backend, err error) {
 	if b.context, err = b.driver.Context(o.Device); err != nil {
 		return nil, fmt.Errorf("cuda: %s: %w", b.device.Name, err)
 	}
+	b.memory = devmem.New(b.context, devmem.Options{Overhead: b.Overhead, Reopen: func() (*driver.Context, error) { return b.driver.Context(o.Device) }})
+	b.up, b.down, b.constants = b.memory.NewTransferQueue(), b.memory.NewTransferQueue(), b.memory.NewConstantPool()
 	err = b.context.Do(func() (err error) {
 		// Half of a context is for stacks, which hardly any kernel has; for one of cuDNN that does, the driver takes memory when it is
 		// launched. Where the driver keeps what there is, computing has less.
 		_ = b.context.SetStack(0)
-		if b.stream, err = b.context.NewStream(); err != nil {
+		if err := b.memory.Open(); err != nil {
 			return err
 		}
-		if b.granularity, err = b.context.Granularity(); err != nil {
-			return err
-		}
+		b.stream = b.memory.Stream()
 		if b.kernels, err = b.loadKernels(); err != nil {
 			return err
 		}
@@ -140,9 +154,8 @@ func (b *Backend) UUID() string { return b.device.UUID }
 // driver refuses; another backend can be opened after it. Where the context was lost, all that was in it is free, too, but this process
 // gets no other one: the error says so. A second call does nothing.
 func (b *Backend) Close() error {
-	s := &b.store
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	b.closing.Lock()
+	defer b.closing.Unlock()
 	if b.closed {
 		return nil
 	}
@@ -151,40 +164,12 @@ func (b *Backend) Close() error {
 	if tuned != nil {
 		tuned = b.context.Do(b.tuner.close)
 	}
-	_ = b.end(slices.Concat(b.up.ends(), b.down.ends(), b.kernels.ends())...) // remembered, and tried again now
-	err := b.empty()
-	if b.stream != nil {
-		_ = b.end(b.stream.Close)
-		b.stream = nil
-		err = b.empty()
-	}
-	closed := b.context.Close()
-	if closed != nil {
-		closed = b.context.Close()
-	}
-	switch {
-	case Trouble(err) == backend.Lost:
-		s.forget()
-	case err != nil:
-		err = b.emptyAnew(err)
-	}
-	return errors.Join(tuned, err, closed, b.meter.close())
+	err := b.memory.Close(slices.Concat(b.up.Ends(), b.down.Ends(), b.kernels.ends())...)
+	return errors.Join(tuned, err, b.meter.close())
 }
 
-// emptyAnew gives physical memory and addresses back in a new context, where the old one refused to; the rest is gone with that.
-func (b *Backend) emptyAnew(cause error) error {
-	s := &b.store
-	s.left = slices.DeleteFunc(s.left, func(e ending) bool { return !e.outlives })
-	if len(s.left) == 0 && b.Held() == 0 {
-		return nil
-	}
-	c, err := b.driver.Context(b.options.Device)
-	if err != nil {
-		return errors.Join(cause, err)
-	}
-	b.context = c
-	return errors.Join(b.empty(), c.Close())
-}
+// do runs what uses the memory of the device, see devmem.Allocator.Do.
+func (b *Backend) do(f func() error) error { return b.memory.Do(f) }
 
 // onTensorCores reports whether the precision is one of those that tensor cores compute in.
 func (b *Backend) onTensorCores() bool {
@@ -195,7 +180,7 @@ func (b *Backend) onTensorCores() bool {
 func (b *Backend) Costs() plan.Costs {
 	flops := map[Precision]float64{Float32: 4e13, TF32: 2e14, BFloat16: 2e14, Float64: 3e12}[b.options.Precision]
 	return plan.Costs{FlopsPerSecond: flops, BytesPerSecond: 3e12, StepSeconds: 1e-5,
-		SlabBytes: []int{64 << 20, 32 << 20, 16 << 20, 4 << 20, 1 << 20}, Granularity: b.granularity}
+		SlabBytes: []int{64 << 20, 32 << 20, 16 << 20, 4 << 20, 1 << 20}, Granularity: b.memory.Granularity()}
 }
 
 // preciseLimit is the number of multiplications up to which sums are float64: layers behind a global mean decide much and cost
@@ -225,7 +210,7 @@ func (b *Backend) loadKernels() (*kernels, error) {
 	for _, c := range compiled {
 		m, err := b.context.LoadModule(c.Image)
 		if err != nil {
-			return nil, errors.Join(err, b.end(k.ends()...))
+			return nil, errors.Join(err, b.memory.End(k.ends()...))
 		}
 		k.modules = append(k.modules, m)
 	}
@@ -270,8 +255,8 @@ func (k *kernels) ends() (calls []func() error) {
 }
 
 // compiled compiles a plan without loading it.
-func (b *Backend) compiled(p *plan.Plan) (w *pool, instances []*instance, err error) {
-	w = &pool{wanted: map[constantKey]*constant{}}
+func (b *Backend) compiled(p *plan.Plan) (w *devmem.Constants, instances []*instance, err error) {
+	w = (*devmem.ConstantPool)(nil).Constants()
 	err = b.context.Do(func() error {
 		c := &compiler{backend: b, plan: p, weights: w}
 		steps, plain, err := c.steps(context.Background())
@@ -287,17 +272,15 @@ func (b *Backend) compiled(p *plan.Plan) (w *pool, instances []*instance, err er
 func (b *Backend) WeightBytes(graphs ...*ir.Graph) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	all := &pool{wanted: map[constantKey]*constant{}}
+	all := (*devmem.ConstantPool)(nil).Constants()
 	for _, g := range graphs {
 		w, _, err := b.compiled(plan.Make(g))
 		if err != nil {
 			return 0, err
 		}
-		for _, c := range w.fresh {
-			all.constant(c.key, c.bytes, c.fill)
-		}
+		all.AddAll(w)
 	}
-	return b.round(all.bytes()) + (len(graphs)-1)*b.granularity, nil
+	return b.memory.Round(all.Bytes()) + (len(graphs)-1)*b.memory.Granularity(), nil
 }
 
 // ArenaBytes implements backend.Backend. Programs that share an arena share what their steps compute with, too.
@@ -308,14 +291,14 @@ func (b *Backend) ArenaBytes(p *plan.Plan) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return b.round(scratchAt(p) + arrange(instances) + stagingBytes(p)), nil
+	return b.memory.Round(scratchAt(p) + arrange(instances) + stagingBytes(p)), nil
 }
 
 // ScratchBytes implements backend.Backend: it is in the arena.
 func (b *Backend) ScratchBytes(*plan.Plan) (int, error) { return 0, nil }
 
 // scratchAt is where in an arena that has room for it lies what steps compute with.
-func scratchAt(p *plan.Plan) int { return ceilDiv(p.Peak, constantAlign) * constantAlign }
+func scratchAt(p *plan.Plan) int { return devmem.Aligned(p.Peak) }
 
 // FreeMemory is what the device has free, and what the backend holds of it already.
 func (b *Backend) FreeMemory() (bytes int, err error) {

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/backend/cuda/devmem"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/op"
@@ -25,7 +26,7 @@ import (
 type compiler struct {
 	backend *Backend
 	plan    *plan.Plan
-	weights *pool // where constants go
+	weights *devmem.Constants // where constants go
 
 	node *ir.Node // all of it, whatever the builder sees
 	mode plan.Mode
@@ -60,12 +61,12 @@ type instance struct {
 // operand is where an input or the output of an instance is.
 type operand struct {
 	value    *ir.Value
-	buffer   int       // -1 for constants and absent operands
-	constant *constant // nil unless the operand is a constant that is read as it is
-	bytes    int       // of the whole tensor, or of all places
-	places   int       // for planes; 1 where the operand is a single plane
-	stride   int       // bytes from a place to the next
-	depth    bool      // the operand is cut along depth
+	buffer   int              // -1 for constants and absent operands
+	constant *devmem.Constant // nil unless the operand is a constant that is read as it is
+	bytes    int              // of the whole tensor, or of all places
+	places   int              // for planes; 1 where the operand is a single plane
+	stride   int              // bytes from a place to the next
+	depth    bool             // the operand is cut along depth
 }
 
 // makeBuilders makes the table of builders, with one entry for each operation of op.All.
@@ -285,14 +286,14 @@ func (c *compiler) out() *operand     { return &c.inst.places[len(c.inst.places)
 func (c *compiler) packed(i int) { c.inst.places[i].bytes = 0 }
 
 // floats is a constant as float32 on the device.
-func (c *compiler) floats(v *ir.Value) *constant {
+func (c *compiler) floats(v *ir.Value) *devmem.Constant {
 	return c.pack(v, "float32", 4*v.Shape().Elements(), func(dst []byte) { copy(as[float32](dst), v.Const.Float32s()) })
 }
 
 // pack is what fill makes of a constant, in device memory of so many bytes. Form is comparable and tells the forms of a constant
 // apart; the same form is made once for all programs of the backend. Fill is called when the program is loaded, with zeroed memory.
-func (c *compiler) pack(v *ir.Value, form any, bytes int, fill func(dst []byte)) *constant {
-	return c.weights.constant(constantKey{v.Const, form}, bytes, fill)
+func (c *compiler) pack(v *ir.Value, form any, bytes int, fill func(dst []byte)) *devmem.Constant {
+	return c.weights.Add(devmem.ConstantKey{Data: v.Const, Form: form}, bytes, fill)
 }
 
 // scratch asks for bytes of memory that hold nothing between steps; q.scratch is its address.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/voxcam/voxcam/internal/backend/cuda/devmem"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/op"
@@ -93,7 +94,7 @@ type convMatrix struct {
 	depth   int // of a tap, filled up
 	steps   int
 	columns int
-	weights *constant
+	weights *devmem.Constant
 }
 
 // matrices packs the weights of all classes.
@@ -257,7 +258,7 @@ func buildLattice(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (action
 		for sample := range v.samples {
 			for i := range v.classes {
 				m := &matrices[i]
-				l, ok := v.lattice(q, &v.classes[i], m.weights.at, sample, z0, z1)
+				l, ok := v.lattice(q, &v.classes[i], m.weights.At(), sample, z0, z1)
 				if !ok {
 					continue
 				}
@@ -335,7 +336,7 @@ func buildPreciseConv(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (ac
 		for sample := range v.samples {
 			for i := range v.classes {
 				m := &matrices[i]
-				l, ok := v.lattice(q, &v.classes[i], m.weights.at, sample, z0, z1)
+				l, ok := v.lattice(q, &v.classes[i], m.weights.At(), sample, z0, z1)
 				if !ok {
 					continue
 				}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/voxcam/voxcam/internal/backend/cuda/cudnn"
+	"github.com/voxcam/voxcam/internal/backend/cuda/devmem"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/op"
@@ -134,7 +135,7 @@ func (c *compiler) cudnnConv(n *ir.Node, v *convolution, steps []cudnnStep, e ep
 		}
 		workspace = max(workspace, s.plan.Workspace)
 	}
-	window, made = ceilDiv(window, constantAlign)*constantAlign, ceilDiv(made, constantAlign)*constantAlign
+	window, made = devmem.Aligned(window), devmem.Aligned(made)
 	c.scratch(window + made + workspace)
 	c.packed(1)
 	bytes := 4
@@ -163,7 +164,7 @@ func (c *compiler) cudnnConv(n *ir.Node, v *convolution, steps []cudnnStep, e ep
 		k := slices.IndexFunc(steps, func(s cudnnStep) bool { return s.z0 == z0 && s.z1 == z1 })
 		s := &steps[k]
 		in, out := &q.inst.places[0], &q.inst.places[len(q.inst.places)-1]
-		at := cudnn.Addresses{W: weights.at, Workspace: q.scratch + driver.Ptr(window+made)}
+		at := cudnn.Addresses{W: weights.At(), Workspace: q.scratch + driver.Ptr(window+made)}
 		x, err := q.together(in, s.lo, s.hi, v.in[0], q.scratch)
 		if err != nil {
 			return err

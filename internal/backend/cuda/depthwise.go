@@ -152,7 +152,7 @@ func buildDepthwise(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (acti
 	sms := c.backend.device.Multiprocessors
 	return func(q *queue, z0, z1 int) error {
 		p := p
-		p.Weights, p.Z0, p.Z1 = weights.at, int32(z0), int32(z1)
+		p.Weights, p.Z0, p.Z1 = weights.At(), int32(z0), int32(z1)
 		if len(places) > 3 {
 			p.Bias = q.planes(&places[2]).Data
 		}

@@ -9,71 +9,17 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/backendtest"
-	"github.com/voxcam/voxcam/internal/backend/cuda/cudnn"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
 	"github.com/voxcam/voxcam/internal/invariants"
 	"github.com/voxcam/voxcam/internal/noise"
 	"github.com/voxcam/voxcam/internal/plan"
 )
-
-// watch counts the calls that reach the driver, and refuses some.
-type watch struct {
-	mu     sync.Mutex
-	calls  []string
-	passed map[string]int
-	refuse func(i int, call string) int // of call i, counted from 0
-}
-
-func (w *watch) intercept(call string) int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	i := len(w.calls)
-	w.calls = append(w.calls, call)
-	if w.refuse != nil {
-		if code := w.refuse(i, call); code != 0 {
-			return code
-		}
-	}
-	w.passed[call]++
-	return 0
-}
-
-// pairs are calls that take something, and those that give it back.
-var opposites = [][2]string{
-	{"cuDevicePrimaryCtxRetain", "cuDevicePrimaryCtxRelease_v2"}, {"cuMemCreate", "cuMemRelease"},
-	{"cuMemAddressReserve", "cuMemAddressFree"}, {"cuMemHostAlloc", "cuMemFreeHost"}, {"cuStreamCreate", "cuStreamDestroy_v2"},
-	{"cuEventCreate", "cuEventDestroy_v2"}, {"cuModuleLoadDataEx", "cuModuleUnload"}, {"cuStreamBeginCapture_v2", "cuStreamEndCapture"},
-	{"cuStreamEndCapture", "cuGraphDestroy"}, {"cuGraphInstantiateWithFlags", "cuGraphExecDestroy"},
-}
-
-// balance names the pairs of calls that were not made equally often.
-func (w *watch) balance(pairs [][2]string) (uneven []string) {
-	for _, p := range pairs {
-		if taken, given := w.passed[p[0]], w.passed[p[1]]; taken != given {
-			uneven = append(uneven, fmt.Sprintf("%d of %s and %d of %s", taken, p[0], given, p[1]))
-		}
-	}
-	return uneven
-}
-
-// taking are the calls that fail for want of memory, with whatever they are asked.
-var taking = []string{
-	"cuMemCreate", "cuMemAddressReserve", "cuMemHostAlloc", "cuStreamCreate", "cuEventCreate", "cuModuleLoadDataEx", "cuGraphInstantiateWithFlags",
-}
-
-func codeFor(call string) int {
-	if slices.Contains(taking, call) {
-		return driver.CodeOutOfMemory
-	}
-	return 999
-}
 
 // session is a bit of all that a backend is asked in a session.
 type session struct {
@@ -112,16 +58,16 @@ func (s *session) run(b *Backend) (out []float32, err error) {
 		}
 	}()
 	ctx := context.Background()
-	a, err := b.newArena(3 * b.granularity)
+	a, err := b.newArena(3 * b.memory.Granularity())
 	if err != nil {
 		return nil, err
 	}
 	closers = append(closers, a.Close)
-	twice, err := a.memory.double(b.granularity, 2*b.granularity)
+	twice, err := a.memory.Double(b.memory.Granularity(), 2*b.memory.Granularity())
 	if err != nil {
 		return nil, err
 	}
-	closers = append(closers, twice.close)
+	closers = append(closers, twice.Close)
 	program, err := b.Load(ctx, s.plan, nil)
 	if err != nil {
 		return nil, err
@@ -250,24 +196,24 @@ func simulated(t *testing.T) (*simulator.Simulator, Options) {
 func TestEachCallFails(t *testing.T) {
 	sim, o := simulated(t)
 	s := newSession(t)
-	counted := &watch{passed: map[string]int{}}
-	o.Intercept = counted.intercept
+	counted := &simulator.Watch{}
+	o.Intercept = counted.Intercept
 	b, err := New(o)
 	must(t, err)
 	want, err := s.run(b)
 	must(t, err)
-	first := slices.Clone(counted.calls)
+	first := slices.Clone(counted.Calls)
 	again, err := s.run(b)
 	must(t, err)
 	must(t, b.Close())
 	if !slices.Equal(want, again) || sim.Used() != 0 {
 		t.Fatal("without faults: the second session gives something else, or memory is left")
 	}
-	if uneven := counted.balance(opposites); uneven != nil {
+	if uneven := counted.Balance(simulator.Opposites); uneven != nil {
 		t.Fatal(uneven)
 	}
-	for _, p := range opposites {
-		if graphs := strings.Contains(p[0], "Capture") || strings.Contains(p[0], "Graph"); counted.passed[p[0]] == 0 && !(graphs && invariants.Enabled) {
+	for _, p := range simulator.Opposites {
+		if graphs := strings.Contains(p[0], "Capture") || strings.Contains(p[0], "Graph"); counted.Passed[p[0]] == 0 && !(graphs && invariants.Enabled) {
 			t.Errorf("the session does not call %s", p[0])
 		}
 	}
@@ -280,15 +226,15 @@ func TestEachCallFails(t *testing.T) {
 			continue
 		}
 		failed := ""
-		w := &watch{passed: map[string]int{}}
-		w.refuse = func(k int, call string) int {
+		w := &simulator.Watch{}
+		w.Refuse = func(k int, call string) int {
 			if k == i {
 				failed = call // which may be another: transfers have goroutines of their own
-				return codeFor(call)
+				return simulator.CodeFor(call)
 			}
 			return 0
 		}
-		o.Intercept = w.intercept
+		o.Intercept = w.Intercept
 		b, err := New(o)
 		if err != nil {
 			if b, err = New(o); err != nil {
@@ -299,7 +245,7 @@ func TestEachCallFails(t *testing.T) {
 		switch {
 		case err == nil && !slices.Equal(got, want):
 			t.Errorf("call %d (%s): the results are others", i, failed)
-		case err != nil && Trouble(err) != map[bool]backend.Trouble{true: backend.NoMemory, false: backend.Transient}[codeFor(failed) == driver.CodeOutOfMemory]:
+		case err != nil && Trouble(err) != map[bool]backend.Trouble{true: backend.NoMemory, false: backend.Transient}[simulator.CodeFor(failed) == driver.CodeOutOfMemory]:
 			t.Errorf("call %d (%s) is trouble %d: %v", i, failed, Trouble(err), err)
 		}
 		if err != nil {
@@ -319,7 +265,7 @@ func TestEachCallFails(t *testing.T) {
 		if err := b.Close(); err != nil {
 			t.Errorf("call %d (%s): closing: %v", i, failed, err)
 		}
-		if uneven := w.balance(opposites); uneven != nil || sim.Used() != 0 {
+		if uneven := w.Balance(simulator.Opposites); uneven != nil || sim.Used() != 0 {
 			t.Errorf("call %d (%s): %d bytes of the device are left; %q", i, failed, sim.Used(), uneven)
 		}
 		if t.Failed() {
@@ -332,13 +278,13 @@ func TestEachCallFails(t *testing.T) {
 // A kernel is in one of several modules. That looking into the one that has it fails for once does not mean that no other has it.
 func TestLookingForKernels(t *testing.T) {
 	_, o := simulated(t)
-	w := &watch{passed: map[string]int{}}
-	o.Intercept = w.intercept
+	w := &simulator.Watch{}
+	o.Intercept = w.Intercept
 	b, err := New(o)
 	must(t, err)
 	defer func() { must(t, b.Close()) }()
 	var codes []int // of the lookups to come
-	w.refuse = func(_ int, call string) (code int) {
+	w.Refuse = func(_ int, call string) (code int) {
 		if call == "cuModuleGetFunction" && len(codes) > 0 {
 			code, codes = codes[0], codes[1:]
 		}
@@ -368,23 +314,23 @@ func TestLookingForKernels(t *testing.T) {
 func TestLost(t *testing.T) {
 	sim, o := simulated(t)
 	s := newSession(t)
-	whole := &watch{passed: map[string]int{}}
-	o.Intercept = whole.intercept
+	whole := &simulator.Watch{}
+	o.Intercept = whole.Intercept
 	b, err := New(o)
 	must(t, err)
-	opened := len(whole.calls)
+	opened := len(whole.Calls)
 	want, err := s.run(b)
 	must(t, err)
 	must(t, b.Close())
-	for i := opened; i < len(whole.calls); i += max(1, (len(whole.calls)-opened)/20) {
-		w := &watch{passed: map[string]int{}}
-		w.refuse = func(k int, _ string) int {
+	for i := opened; i < len(whole.Calls); i += max(1, (len(whole.Calls)-opened)/20) {
+		w := &simulator.Watch{}
+		w.Refuse = func(k int, _ string) int {
 			if k == i {
 				sim.LoseDevice()
 			}
 			return 0
 		}
-		o.Intercept = w.intercept
+		o.Intercept = w.Intercept
 		b, err := New(o)
 		must(t, err)
 		_, err = s.run(b)
@@ -397,7 +343,7 @@ func TestLost(t *testing.T) {
 		if sim.Used() != 0 || sim.Host() != 0 || sim.Handles() != 0 || b.Held() != 0 || b.Allocated() != 0 {
 			t.Errorf("call %d: %d bytes of the device and %d of the host are left, %d handles; held are %d", i, sim.Used(), sim.Host(), sim.Handles(), b.Held())
 		}
-		if w.passed["cuDevicePrimaryCtxRetain"] != w.passed["cuDevicePrimaryCtxRelease_v2"] {
+		if w.Passed["cuDevicePrimaryCtxRetain"] != w.Passed["cuDevicePrimaryCtxRelease_v2"] {
 			t.Errorf("call %d: the context is not given back", i)
 		}
 		if _, err := New(o); Trouble(err) != backend.Lost {
@@ -432,7 +378,7 @@ func TestReturnWithoutMemory(t *testing.T) {
 	all := b.Held()
 	_, err = b.Vacate(fields[0])
 	must(t, err)
-	for less := b.granularity; less <= all; less += b.granularity {
+	for less := b.memory.Granularity(); less <= all; less += b.memory.Granularity() {
 		sim.SetCapacity(all - less)
 		err = b.Return()
 		if Trouble(err) != backend.NoMemory || !b.Vacated() || b.Held() != 0 || b.Allocated() != 0 || sim.Used() != 0 {
@@ -545,76 +491,44 @@ func TestLaunchBlocking(t *testing.T) {
 	}
 }
 
-func TestTrouble(t *testing.T) {
-	code := func(code int) error { return &driver.Error{Call: "cuCall", Code: code} }
-	library := func(status int32) error { return &cudnn.Error{Status: status} }
-	for _, c := range []struct {
-		err  error
-		want backend.Trouble
-	}{
-		{nil, backend.Fault},
-		{errClosed, backend.Fault},
-		{errVacated, backend.Fault},
-		{context.Canceled, backend.Fault},
-		{&driver.NoDriverError{Cause: errors.New("none")}, backend.Fault},
-		{code(driver.CodeNoDevice), backend.Fault},
-		{code(driver.CodeUnsupportedPTX), backend.Fault},
-		{library(3000), backend.Fault},
-		{code(driver.CodeOutOfMemory), backend.NoMemory},
-		{library(4003), backend.NoMemory},
-		{library(4004), backend.NoMemory},
-		{code(1), backend.Transient},
-		{code(999), backend.Transient},
-		{code(901), backend.Transient},
-		{library(5000), backend.Transient},
-		{code(46), backend.Lost},
-		{code(201), backend.Lost},
-		{code(700), backend.Lost},
-		{code(709), backend.Lost},
-		{code(719), backend.Lost},
-		{fmt.Errorf("a: %w", fmt.Errorf("b: %w", code(2))), backend.NoMemory},
-		{fmt.Errorf("a: %w, %w", errClosed, code(719)), backend.Lost},
-		{errors.Join(code(2), errClosed), backend.NoMemory},
-		{errors.Join(code(2), fmt.Errorf("closing: %w", errors.Join(code(2), code(999)))), backend.Transient},
-	} {
-		if got := Trouble(c.err); got != c.want {
-			t.Errorf("%v is trouble %d and not %d", c.err, got, c.want)
+// An arena whose pieces went to somebody else while large ones were exchanged is an error for its programs, and can be closed.
+func TestBrokenArena(t *testing.T) {
+	_, o := simulated(t)
+	greedy := false
+	o.Intercept = func(call string) int {
+		if greedy && call == "cuMemCreate" {
+			return 2
 		}
+		return 0
 	}
+	b, err := New(o)
+	must(t, err)
+	s := newSession(t)
+	p := plan.Make(s.plan.Graph)
+	a, err := b.newArena((16 + 4) * b.memory.Granularity())
+	must(t, err)
+	program, err := b.Load(context.Background(), p, a)
+	must(t, err)
+	greedy = true
+	if _, err := a.memory.Double(8*b.memory.Granularity(), b.memory.Granularity()); b.Trouble(err) != backend.NoMemory {
+		t.Error(err)
+	}
+	if err := program.Run(context.Background(), 0, len(p.Steps)); !errors.Is(err, errClosed) {
+		t.Errorf("running in it: %v", err)
+	}
+	if _, err := b.Load(context.Background(), p, a); err == nil {
+		t.Error("loading into it is not an error")
+	}
+	must(t, errors.Join(program.Close(), a.Close(), b.Close()))
 }
 
-func TestParseFault(t *testing.T) {
-	ask := func(text string, calls ...string) (codes []int) {
-		f, err := ParseFault(text)
-		must(t, err)
-		for _, c := range calls {
-			codes = append(codes, f(c))
-		}
-		return codes
-	}
-	for _, c := range []struct {
-		text string
-		want []int
-	}{
-		{"cuA:2:999", []int{0, 0, 999, 0, 0, 0}},
-		{"any:3:2", []int{0, 0, 2, 0, 0, 0}},
-		{"any:2:2:repeat", []int{0, 2, 0, 2, 0, 2}},
-		{"cuA:1:700:repeat, cuB:2:2", []int{700, 0, 700, 700, 2, 700}},
-	} {
-		if got := ask(c.text, "cuA", "cuB", "cuA", "cuA", "cuB", "cuA"); !slices.Equal(got, c.want) {
-			t.Errorf("%s: %v", c.text, got)
-		}
-	}
-	for _, bad := range []string{"", "cuA", "cuA:0:2", "cuA:1:0", "cuA:1:x", "cuA:1:2:often", "A:1:2", "cuA:1:2,"} {
-		if _, err := ParseFault(bad); err == nil {
-			t.Errorf("%q is a fault", bad)
-		}
-	}
+// The option Fault makes calls fail.
+func TestFaultOption(t *testing.T) {
 	sim, o := simulated(t)
 	o.Fault = "cuMemCreate:2:2"
 	b, err := New(o)
 	must(t, err)
-	if _, err := b.NewArena(4 << 20); b.Trouble(err) != backend.NoMemory || b.Held() != b.granularity {
+	if _, err := b.NewArena(4 << 20); b.Trouble(err) != backend.NoMemory || b.Held() != b.memory.Granularity() {
 		t.Errorf("the second piece was taken: %v", err)
 	}
 	must(t, b.Close())

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/backend/cuda/devmem"
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
 	"github.com/voxcam/voxcam/internal/noise"
 )
@@ -35,7 +36,7 @@ func TestTransfersWait(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := (pieceCount+1)*pieceBytes/4 + 5
+	n := (devmem.TransferBuffers+1)*devmem.TransferBytes/4 + 5
 	x, dst := newField(t, b, n, backend.OnDevice), newField(t, b, n, backend.OnDevice)
 	first, second := counting(n, 1), counting(n, 2)
 	got := make([]float32, n)
@@ -61,7 +62,7 @@ func TestTransfersWait(t *testing.T) {
 func TestCopyWithPinnedMemory(t *testing.T) {
 	lazily(t)
 	b := open(t, Options{})
-	const channels, voxels = 3, pieceBytes/8 + 7
+	const channels, voxels = 3, devmem.TransferBytes/8 + 7
 	volume, want := counting(channels*voxels, 1), make([]float32, channels*voxels)
 	for c := range channels {
 		for v := range voxels {
@@ -89,7 +90,7 @@ func TestCopyWithPinnedMemory(t *testing.T) {
 func TestTransfersOverlap(t *testing.T) {
 	lazily(t)
 	b := open(t, Options{})
-	const n = pieceBytes/4*2 + 3
+	const n = devmem.TransferBytes/4*2 + 3
 	x, y := newField(t, b, n, backend.OnDevice), newField(t, b, n, backend.OnDevice)
 	first := counting(n, 1)
 	must(t, x.Write(first))

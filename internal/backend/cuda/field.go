@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/backend/cuda/devmem"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/backend/hostmem"
 )
@@ -18,7 +19,7 @@ import (
 type field struct {
 	backend *Backend
 	n       int
-	memory  *memory            // on the device
+	memory  *devmem.Allocation // on the device
 	host    *driver.HostMemory // or on the host
 	used    *driver.Event      // behind the latest work with it that nobody has waited for; nil in an arena
 	stats   stats              // of a map that was made in it
@@ -27,7 +28,7 @@ type field struct {
 const workBytes = 1 << 20
 
 // workAt is where the memory for attribution begins in a field of n values.
-func workAt(n int) int { return ceilDiv(4*n, constantAlign) * constantAlign }
+func workAt(n int) int { return devmem.Aligned(4 * n) }
 
 // NewField implements backend.Backend.
 func (b *Backend) NewField(n int, where backend.Place) (backend.Field, error) {
@@ -37,7 +38,7 @@ func (b *Backend) NewField(n int, where backend.Place) (backend.Field, error) {
 	f := &field{backend: b, n: n}
 	var err error
 	if where == backend.OnDevice {
-		if f.memory, err = b.take(workAt(n)+workBytes, "a field"); err != nil {
+		if f.memory, err = b.memory.Allocate(workAt(n)+workBytes, "a field"); err != nil {
 			return nil, err
 		}
 		err = b.context.Do(func() (err error) {
@@ -45,7 +46,7 @@ func (b *Backend) NewField(n int, where backend.Place) (backend.Field, error) {
 			return err
 		})
 		if err != nil {
-			err = errors.Join(fmt.Errorf("cuda: a field: %w", err), f.memory.close())
+			err = errors.Join(fmt.Errorf("cuda: a field: %w", err), f.memory.Close())
 		}
 	} else {
 		err = b.context.Do(func() (err error) {
@@ -67,7 +68,7 @@ func (b *Backend) FieldBytes(n int, where backend.Place) int {
 	if where == backend.OnHost || n == 0 {
 		return 0
 	}
-	return b.round(workAt(n) + workBytes)
+	return b.memory.Round(workAt(n) + workBytes)
 }
 
 func (f *field) Len() int { return f.n }
@@ -94,9 +95,9 @@ func (f *field) Write(src []float32) error {
 		return hostmem.View(f.values()).Write(src)
 	}
 	if f.used == nil {
-		return f.backend.copyToDevice(f.memory.at, src)
+		return f.backend.memory.CopyToDevice(f.memory.At(), src)
 	}
-	return f.backend.up.toDevice(f.memory.at, src, f.used)
+	return f.backend.up.ToDevice(f.memory.At(), src, f.used)
 }
 
 // Read implements backend.Field.
@@ -108,9 +109,9 @@ func (f *field) Read(dst []float32) error {
 		return hostmem.View(f.values()).Read(dst)
 	}
 	if f.used == nil {
-		return f.backend.copyToHost(dst, f.memory.at)
+		return f.backend.memory.CopyToHost(dst, f.memory.At())
 	}
-	return f.backend.down.toHost(dst, f.memory.at, f.used)
+	return f.backend.down.ToHost(dst, f.memory.At(), f.used)
 }
 
 // use marks that work with the fields was enqueued. Where the driver refuses that, it waits for the work instead: what was done is not to
@@ -118,7 +119,7 @@ func (f *field) Read(dst []float32) error {
 func (b *Backend) use(fields ...*field) error {
 	for _, f := range fields {
 		if f.used != nil && f.used.Record(b.stream) != nil {
-			return b.settle()
+			return b.memory.Settle()
 		}
 	}
 	return nil
@@ -138,8 +139,8 @@ func (f *field) Close() error {
 	if f.host != nil {
 		host := f.host
 		f.host = nil
-		return f.backend.end(func() error {
-			if err := f.backend.settle(); err != nil {
+		return f.backend.memory.End(func() error {
+			if err := f.backend.memory.Settle(); err != nil {
 				return err
 			}
 			return host.Free()
@@ -148,7 +149,26 @@ func (f *field) Close() error {
 	m, used := f.memory, f.used
 	f.memory, f.used = nil, nil
 	if used != nil {
-		return errors.Join(m.close(), f.backend.end(used.Close))
+		return errors.Join(m.Close(), f.backend.memory.End(used.Close))
 	}
-	return m.close()
+	return m.Close()
+}
+
+// interleave copies a volume [C, D, H, W] to [D, H, W, C] on the device, by way of its memory at work.
+func (b *Backend) interleave(dst driver.Ptr, volume []float32, channels int, work driver.Ptr, workBytes int, after *driver.Event) error {
+	voxels := len(volume) / channels
+	return b.up.Each(voxels, min(devmem.TransferBytes, workBytes)/4/channels, after, func(p *devmem.PinnedBuffer, from, to int) error {
+		n := to - from
+		for c := range channels {
+			copy(p.Values()[c*n:], volume[c*voxels+from:c*voxels+to])
+		}
+		return b.up.Pass(p, func(s *driver.Stream) error {
+			if err := s.CopyToDevice(work, p.Pointer(), 4*n*channels); err != nil {
+				return err
+			}
+			return startOn(b, s, "interleave", blocksFor(n*channels), &interleaveParams{
+				Src: work, Dst: dst + driver.Ptr(4*from*channels), Voxels: int32(n), Channels: divideBy(channels),
+			})
+		})
+	})
 }

@@ -39,7 +39,7 @@ func (p *Program) enqueue(ctx context.Context, from, to int) error {
 	if k < 0 {
 		if len(p.graphs) == keepGraphs {
 			if x := p.graphs[0].executable; x != nil {
-				_ = p.backend.end(x.Close) // what the driver refuses is tried again
+				_ = p.backend.memory.End(x.Close) // what the driver refuses is tried again
 			}
 			p.graphs = slices.Delete(p.graphs, 0, 1)
 		}
@@ -60,23 +60,23 @@ func (p *Program) enqueue(ctx context.Context, from, to int) error {
 
 func (p *Program) record(ctx context.Context, r *recorded) error {
 	b := p.backend
-	b.recording.Lock()
-	defer b.recording.Unlock()
-	if err := b.stream.BeginCapture(); err != nil {
-		return fmt.Errorf("cuda: recording steps %d to %d: %w", r.from, r.to, err)
-	}
-	err := p.enqueueSteps(ctx, r.from, r.to)
-	g, ended := b.endCapture()
-	if g != nil {
-		defer func() { _ = b.end(g.Close) }() // what the driver refuses is tried again
-	}
-	if err != nil || ended != nil {
-		return errors.Join(err, ended)
-	}
-	if r.executable, err = g.Instantiate(); err != nil {
-		return fmt.Errorf("cuda: a graph of steps %d to %d: %w", r.from, r.to, err)
-	}
-	return nil
+	return b.memory.Record(func() error {
+		if err := b.stream.BeginCapture(); err != nil {
+			return fmt.Errorf("cuda: recording steps %d to %d: %w", r.from, r.to, err)
+		}
+		err := p.enqueueSteps(ctx, r.from, r.to)
+		g, ended := b.endCapture()
+		if g != nil {
+			defer func() { _ = b.memory.End(g.Close) }() // what the driver refuses is tried again
+		}
+		if err != nil || ended != nil {
+			return errors.Join(err, ended)
+		}
+		if r.executable, err = g.Instantiate(); err != nil {
+			return fmt.Errorf("cuda: a graph of steps %d to %d: %w", r.from, r.to, err)
+		}
+		return nil
+	})
 }
 
 // endCapture gives what was recorded. The stream is of no use before the capture has ended, so that a refusal is tried again; the graph is
@@ -86,13 +86,13 @@ func (b *Backend) endCapture() (*driver.Graph, error) {
 	if err == nil {
 		return g, nil
 	}
-	_ = b.end(func() error {
-		if b.stream == nil {
+	_ = b.memory.End(func() error {
+		if b.memory.Stream() == nil {
 			return nil // Close ends it with the stream
 		}
 		late, again := b.stream.EndCapture()
 		if again == nil {
-			return b.end(late.Close)
+			return b.memory.End(late.Close)
 		}
 		if refused, ok := errors.AsType[*driver.Error](again); ok && (refused.Code == driver.CodeCaptureInvalidated || refused.Code == driver.CodeIllegalState) {
 			return nil // it had ended with the error
@@ -106,7 +106,7 @@ func (p *Program) dropGraphs() error {
 	var errs []error
 	for _, r := range p.graphs {
 		if r.executable != nil {
-			errs = append(errs, p.backend.end(r.executable.Close))
+			errs = append(errs, p.backend.memory.End(r.executable.Close))
 		}
 	}
 	p.graphs = nil

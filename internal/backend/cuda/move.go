@@ -6,6 +6,7 @@ import (
 	"unsafe"
 
 	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/backend/cuda/devmem"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/op"
@@ -63,12 +64,12 @@ var tables = tensor.Floats(nil)
 type tableForm string
 
 // table brings numbers that kernels look up to the device.
-func table[T int32 | float32](c *compiler, values []T) *constant {
+func table[T int32 | float32](c *compiler, values []T) *devmem.Constant {
 	if len(values) == 0 {
 		values = make([]T, 1)
 	}
 	bytes := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(values))), len(values)*4)
-	return c.weights.constant(constantKey{tables, tableForm(bytes)}, len(bytes), func(dst []byte) { copy(dst, bytes) })
+	return c.weights.Add(devmem.ConstantKey{Data: tables, Form: tableForm(bytes)}, len(bytes), func(dst []byte) { copy(dst, bytes) })
 }
 
 // copyParams is CopyParams of move.cu.
@@ -418,7 +419,7 @@ func buildSeparable(c *compiler, n *ir.Node) (action, error) {
 	if err := checkPlane(m.step(0) / width); err != nil {
 		return nil, err
 	}
-	var at [4]*constant
+	var at [4]*devmem.Constant
 	for axis, t := range m.taps {
 		step := 1
 		if axis > 0 {
@@ -436,7 +437,7 @@ func buildSeparable(c *compiler, n *ir.Node) (action, error) {
 	return func(q *queue, z0, z1 int) error {
 		p := p
 		p.X, p.Y = m.planes(q, x, y)
-		p.Planes, p.High, p.Wide, p.Deep = at[0].at, at[1].at, at[2].at, at[3].at
+		p.Planes, p.High, p.Wide, p.Deep = at[0].At(), at[1].At(), at[2].At(), at[3].At()
 		z0, z1 = m.span(z0, z1)
 		return inLaunches(z0, z1, maxPlanes, func(z, n int) error {
 			p.Z0 = int32(z)

@@ -7,6 +7,7 @@ import (
 	"unsafe"
 
 	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/backend/cuda/devmem"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/invariants"
 	"github.com/voxcam/voxcam/internal/ir"
@@ -19,18 +20,18 @@ type Program struct {
 	backend   *Backend
 	plan      *plan.Plan
 	arena     *arena
-	owned     bool              // the arena
-	buffer    map[*ir.Value]int // of the values that a caller may touch
-	address   []driver.Ptr      // of each buffer; 0 for an external one that is not bound
-	external  []*external       // of each buffer, nil for those in the arena
-	aliases   map[int]*alias    // of buffers that are rings and are mapped twice
+	owned     bool                  // the arena
+	buffer    map[*ir.Value]int     // of the values that a caller may touch
+	address   []driver.Ptr          // of each buffer; 0 for an external one that is not bound
+	external  []*external           // of each buffer, nil for those in the arena
+	aliases   map[int]*devmem.Alias // of buffers that are rings and are mapped twice
 	instances []*instance
 	steps     []step
 	fused     []*fusion // that begin at each step
 	high      []int     // end of the highest byte of the arena that steps up to each one write
 	dies      [][]int
-	scratch   *memory // of steps, states of instances, and staging, where the arena has no room for them
-	blocks    []*block
+	scratch   *devmem.Allocation // of steps, states of instances, and staging, where the arena has no room for them
+	blocks    []*devmem.Block
 	queue     queue
 	graphs    []recorded
 	closed    bool
@@ -54,7 +55,7 @@ func (p *Program) load(ctx context.Context, a backend.Arena) (err error) {
 		return err
 	}
 	b := p.backend
-	weights := &pool{backend: b, wanted: map[constantKey]*constant{}}
+	weights := b.constants.Constants()
 	c := &compiler{backend: b, plan: p.plan, weights: weights}
 	if p.steps, p.instances, err = c.steps(ctx); err != nil {
 		return err
@@ -75,31 +76,31 @@ func (p *Program) load(ctx context.Context, a backend.Arena) (err error) {
 	default:
 		return fmt.Errorf("cuda: an arena of another backend (%T)", a)
 	}
-	if p.blocks, err = weights.upload(); err != nil {
+	if p.blocks, err = weights.Upload(); err != nil {
 		return err
 	}
 	own := arrange(p.instances)
-	scratch := p.arena.memory.at + driver.Ptr(scratchAt(p.plan))
+	scratch := p.arena.memory.At() + driver.Ptr(scratchAt(p.plan))
 	if needs := own + stagingBytes(p.plan); scratchAt(p.plan)+needs > p.arena.bytes {
-		if p.scratch, err = b.take(needs, "what steps compute with"); err != nil {
+		if p.scratch, err = b.memory.Allocate(needs, "what steps compute with"); err != nil {
 			return err
 		}
-		scratch = p.scratch.at
+		scratch = p.scratch.At()
 	}
 	for _, inst := range p.instances {
 		inst.stateAt += scratch
 	}
 	p.address = make([]driver.Ptr, len(p.plan.Buffers))
 	p.external = make([]*external, len(p.plan.Buffers))
-	p.aliases = map[int]*alias{}
+	p.aliases = map[int]*devmem.Alias{}
 	at := scratch + driver.Ptr(own)
 	for i, k := range p.plan.Buffers {
 		if !k.External {
-			if p.address[i] = p.arena.memory.at + driver.Ptr(k.Offset); k.Doubled {
-				if p.aliases[i], err = p.arena.memory.double(k.Offset, k.Bytes); err != nil {
+			if p.address[i] = p.arena.memory.At() + driver.Ptr(k.Offset); k.Doubled {
+				if p.aliases[i], err = p.arena.memory.Double(k.Offset, k.Bytes); err != nil {
 					return fmt.Errorf("cuda: mapping a ring twice: %w", err)
 				}
-				p.address[i] = p.aliases[i].at
+				p.address[i] = p.aliases[i].At()
 			}
 			continue
 		}
@@ -115,7 +116,7 @@ func (p *Program) load(ctx context.Context, a backend.Arena) (err error) {
 				p.dies[k.Last] = append(p.dies[k.Last], i)
 			}
 		}
-		return b.stream.Fill8(p.arena.memory.at, 0xff, p.plan.Peak)
+		return b.stream.Fill8(p.arena.memory.At(), 0xff, p.plan.Peak)
 	}
 	return nil
 }
@@ -126,10 +127,10 @@ func arrange(instances []*instance) int {
 	for _, inst := range instances {
 		shared = max(shared, inst.scratch)
 	}
-	at := ceilDiv(shared, constantAlign) * constantAlign
+	at := devmem.Aligned(shared)
 	for _, inst := range instances {
 		inst.stateAt = driver.Ptr(at)
-		at += ceilDiv(inst.state, constantAlign) * constantAlign
+		at += devmem.Aligned(inst.state)
 	}
 	return at
 }
@@ -143,8 +144,8 @@ func (p *Program) check() error {
 		return fmt.Errorf("cuda: %w", err)
 	}
 	for i, b := range p.plan.Buffers {
-		if b.Doubled && (p.plan.Granularity != p.backend.granularity || b.Offset%p.plan.Granularity != 0 || b.Bytes%p.plan.Granularity != 0) {
-			return fmt.Errorf("cuda: buffer %d of the plan (%d bytes at %d) cannot be mapped twice on a device with a granularity of %d", i, b.Bytes, b.Offset, p.backend.granularity)
+		if b.Doubled && (p.plan.Granularity != p.backend.memory.Granularity() || b.Offset%p.plan.Granularity != 0 || b.Bytes%p.plan.Granularity != 0) {
+			return fmt.Errorf("cuda: buffer %d of the plan (%d bytes at %d) cannot be mapped twice on a device with a granularity of %d", i, b.Bytes, b.Offset, p.backend.memory.Granularity())
 		}
 	}
 	return nil
@@ -312,7 +313,7 @@ func (p *Program) Write(v *ir.Value, data []float32) error {
 		return p.external[i].field.Write(data)
 	}
 	p.arena.touch(b.Offset + 4*len(data))
-	return p.backend.copyToDevice(p.address[i], data)
+	return p.backend.memory.CopyToDevice(p.address[i], data)
 }
 
 // Read implements backend.Program.
@@ -327,7 +328,7 @@ func (p *Program) Read(v *ir.Value, dst []float32) error {
 		}
 		return p.external[i].field.Read(dst)
 	}
-	return p.backend.copyToHost(dst, p.address[i])
+	return p.backend.memory.CopyToHost(dst, p.address[i])
 }
 
 // Close implements backend.Program.
@@ -346,10 +347,10 @@ func (p *Program) free() error {
 	errs = append(errs, p.dropGraphs())
 	for _, a := range p.aliases {
 		if a != nil {
-			errs = append(errs, a.close())
+			errs = append(errs, a.Close())
 		}
 	}
-	errs = append(errs, p.scratch.close(), p.backend.release(p.blocks))
+	errs = append(errs, p.scratch.Close(), p.backend.constants.Release(p.blocks))
 	if p.owned && !p.arena.closed {
 		errs = append(errs, p.arena.Close())
 	}
@@ -389,7 +390,9 @@ func newExternal(p *plan.Plan, buffer int, staging driver.Ptr) *external {
 }
 
 // bytes is the size of the ring.
-func (e *external) bytes() int { return ceilDiv(e.window*e.plane, constantAlign) * constantAlign }
+func (e *external) bytes() int {
+	return devmem.Aligned(e.window * e.plane)
+}
 
 // stagingBytes are the rings for all external values of a plan.
 func stagingBytes(p *plan.Plan) int {
@@ -427,7 +430,7 @@ func (e *external) bind(f *field) driver.Ptr {
 	e.forget()
 	if f.memory != nil {
 		e.places = e.depth
-		return f.memory.at
+		return f.memory.At()
 	}
 	e.places = e.window
 	return e.staging

@@ -26,7 +26,7 @@ type Planes struct {
 // planes is an operand as kernels see it.
 func (q *queue) planes(at *operand) Planes {
 	if at.constant != nil {
-		return Planes{Data: at.constant.at, Stride: int64(at.stride), Places: int32(at.places)}
+		return Planes{Data: at.constant.At(), Stride: int64(at.stride), Places: int32(at.places)}
 	}
 	if at.buffer < 0 {
 		return Planes{Places: 1}

@@ -11,6 +11,7 @@ import (
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/backendtest"
+	"github.com/voxcam/voxcam/internal/backend/cuda/devmem"
 	"github.com/voxcam/voxcam/internal/backend/hostmem"
 )
 
@@ -25,7 +26,7 @@ func TestVacateMeanwhile(t *testing.T) {
 	var group sync.WaitGroup
 	done := make(chan struct{})
 	var went [4]atomic.Int64
-	allowed := func(err error) bool { return err == nil || errors.Is(err, errVacated) }
+	allowed := func(err error) bool { return err == nil || errors.Is(err, devmem.ErrVacated) }
 	var fields []backend.Field
 	for range 2 {
 		fields = append(fields, newField(t, b, n, backend.OnDevice))

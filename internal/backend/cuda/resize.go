@@ -29,7 +29,7 @@ func (c *compiler) termsOf(t ir.Taps, step int) func() terms {
 		first = append(first, int32(len(at)))
 	}
 	a, b, w := table(c, first), table(c, at), table(c, weight)
-	return func() terms { return terms{a.at, b.at, w.at} }
+	return func() terms { return terms{a.At(), b.At(), w.At()} }
 }
 
 // maxShortSum is the number of values that are added up in float32; more are added in float64.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/voxcam/voxcam/internal/backend/cuda/devmem"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/op"
@@ -212,13 +213,13 @@ func (c *compiler) sharedKernel(name string, shared int) (*driver.Function, erro
 }
 
 // action runs a kernel for each sample; p has what does not change.
-func (p stemParams) action(c *compiler, weights *constant, run func(q *queue, p *stemParams) error) action {
+func (p stemParams) action(c *compiler, weights *devmem.Constant, run func(q *queue, p *stemParams) error) action {
 	e := c.takeEpilogue()
 	p.Activation = activationCode(e.activation)
 	places, samples := c.inst.places, c.inst.samples
 	return func(q *queue, z0, z1 int) error {
 		p := p
-		p.Weights, p.Z0, p.Z1 = weights.at, int32(z0), int32(z1)
+		p.Weights, p.Z0, p.Z1 = weights.At(), int32(z0), int32(z1)
 		if len(places) > 3 {
 			p.Bias = q.planes(&places[2]).Data
 		}

@@ -4,6 +4,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/voxcam/voxcam/internal/backend/cuda/devmem"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/op"
@@ -60,7 +61,7 @@ type tensorClass struct {
 	merged  bool // a run goes through all taps along x
 	chunks  int
 	steps   int
-	weights *constant
+	weights *devmem.Constant
 }
 
 // boxGroups puts taps into groups. Taps can share a box where they read the same plane and are whole points apart; they do if the box has
@@ -421,7 +422,7 @@ func (m *tensorMachine) build(c *compiler, n *ir.Node, a op.ConvAttr, backward b
 					p.Residual = q.image(e.residual, sample)
 				}
 				p.Activation = tensorActivations[e.activation]
-				p.Weights = t.weights.at
+				p.Weights = t.weights.At()
 				if v.bias {
 					p.Bias = q.planes(&q.inst.places[2]).Data
 				}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/voxcam/voxcam/internal/backend/cuda/cudnn"
+	"github.com/voxcam/voxcam/internal/backend/cuda/devmem"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/dl"
 	"github.com/voxcam/voxcam/internal/ir"
@@ -182,7 +183,7 @@ func (t *tuner) timeEngines(c cudnn.Convolution, plans []*cudnn.Plan, x, w, y *i
 	bytes, workspace := 0, 0
 	place := func(to *driver.Ptr, n int) {
 		*to = driver.Ptr(bytes)
-		bytes += ceilDiv(n, constantAlign) * constantAlign
+		bytes += devmem.Aligned(n)
 	}
 	for _, p := range plans {
 		workspace = max(workspace, p.Workspace)
@@ -195,16 +196,16 @@ func (t *tuner) timeEngines(c cudnn.Convolution, plans []*cudnn.Plan, x, w, y *i
 		place(&at.Residual, 4*y.Shape().Elements())
 	}
 	place(&at.Workspace, workspace)
-	memory, err := t.backend.take(bytes, "timing cuDNN's engines")
+	memory, err := t.backend.memory.Allocate(bytes, "timing cuDNN's engines")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, memory.close()) }()
+	defer func() { err = errors.Join(err, memory.Close()) }()
 	if c.Backward {
 		at.X, at.Y = at.Y, at.X
 	}
 	for _, a := range []*driver.Ptr{&at.X, &at.Y, &at.W, &at.Bias, &at.Residual, &at.Workspace} {
-		*a += memory.at
+		*a += memory.At()
 	}
 	if !c.Bias {
 		at.Bias = 0
@@ -228,7 +229,7 @@ func (b *Backend) time(run func() error) (seconds float64, err error) {
 		if events[i], err = b.context.NewEvent(true); err != nil {
 			return 0, err
 		}
-		defer func() { _ = b.end(events[i].Close) }() // what the driver refuses is tried again
+		defer func() { _ = b.memory.End(events[i].Close) }() // what the driver refuses is tried again
 	}
 	for i := range events {
 		if err := run(); err != nil {

@@ -37,13 +37,13 @@ func BenchmarkVacate(t *testing.B) {
 					t.Fatal(err)
 				}
 			}
-			weights, err := b.take(c.weights/scale, "weights")
+			weights, err := b.memory.Allocate(c.weights/scale, "weights")
 			check(err)
-			weights.constant = true
-			defer func() { check(weights.close()) }()
-			arena, err := b.take(c.arena/scale, "an arena")
+			weights.MarkConstant()
+			defer func() { check(weights.Close()) }()
+			arena, err := b.memory.Allocate(c.arena/scale, "an arena")
 			check(err)
-			defer func() { check(arena.close()) }()
+			defer func() { check(arena.Close()) }()
 			var kept []backend.Field
 			for i := range 2 {
 				if c.field == 0 {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/backend/cuda/devmem"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/op"
@@ -46,8 +47,8 @@ type pooling struct {
 	attr     op.PoolAttr
 	in, out  [3]int
 	channels int
-	count    [3]*constant // what means divide by along each axis; nil for maxima
-	march    bool         // a thread that makes planes one after the other reads less
+	count    [3]*devmem.Constant // what means divide by along each axis; nil for maxima
+	march    bool                // a thread that makes planes one after the other reads less
 }
 
 func (c *compiler) poolingOf(a op.PoolAttr, x, y tensor.Shape, mean bool) (*pooling, error) {
@@ -134,7 +135,7 @@ func (c *compiler) poolLaunches(p *pooling, at pooled, f *driver.Function, r poo
 		r.March = int32(march)
 		for i := range r.Count {
 			if p.count[i] != nil {
-				r.Count[i] = p.count[i].at
+				r.Count[i] = p.count[i].At()
 			}
 		}
 		for i := range samples {

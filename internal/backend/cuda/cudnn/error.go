@@ -22,6 +22,17 @@ func (e *Error) Error() string {
 // Unsupported reports whether the library does not support what was asked, as opposed to failing at it.
 func (e *Error) Unsupported() bool { return e.Status/1000 == 3 }
 
+// Statuses (cudnnStatus_t) for memory of the host and of the device that the library did not get.
+const (
+	statusHostAllocation   = 4003
+	statusDeviceAllocation = 4004
+)
+
+// OutOfMemory reports whether the library did not get the memory it needs.
+func (e *Error) OutOfMemory() bool {
+	return e.Status == statusHostAllocation || e.Status == statusDeviceAllocation
+}
+
 // check turns a status into an error. It is called on the thread of the call, since the library keeps the last error for each.
 func (l *Library) check(status uintptr, call string) error {
 	code := int32(status)

@@ -1,4 +1,4 @@
-package cuda
+package devmem
 
 import (
 	"encoding/json"
@@ -37,7 +37,7 @@ func memoryTrace(seed uint64, steps, limit int) (events []event) {
 		{"weights", 10, func() int { return limit/1000 + r.IntN(limit/20) }},
 		{"arena", 25, func() int { return limit/200 + r.IntN(1+r.IntN(limit/3)) }},
 		{"scratch", 15, func() int { return 1000 + r.IntN(limit/100) }},
-		{"field", 35, func() int { return volume + workBytes }},
+		{"field", 35, func() int { return volume + 1<<20 }},
 		{"moments", 15, func() int { return volume * (1 + r.IntN(4)) }},
 	}
 	closeOne := func(k int) {
@@ -55,7 +55,7 @@ func memoryTrace(seed uint64, steps, limit int) (events []event) {
 			k++
 		}
 		bytes := kinds[k].bytes()
-		rounded := ceilDiv(bytes, 2<<20) * (2 << 20)
+		rounded := roundUp(bytes, 2<<20)
 		for len(live) > 0 && (taken+rounded > limit || r.IntN(3) == 0) {
 			closeOne(r.IntN(len(live)))
 		}
@@ -84,35 +84,33 @@ func TestNoFragmentation(t *testing.T) {
 		must(t, err)
 		must(t, os.WriteFile(path, text, 0o644))
 	}
-	var b *Backend
+	var a *Allocator
 	if os.Getenv("VOXCAM_GPU") != "" {
-		b = open(t, Options{})
+		a = open(t)
 	} else {
-		sim, o := simulated(t)
+		sim := simulator.Load(t)
 		sim.SetCapacity(limit + 16<<20)
-		var err error
-		b, err = New(o)
-		must(t, err)
-		t.Cleanup(func() { must(t, b.Close()) })
+		a = opened(t, sim.Path, nil)
+		t.Cleanup(func() { must(t, a.Close()) })
 	}
 	caching := newCachingAllocator()
-	live := map[int]*memory{}
-	whole := func(bytes int) int { return bytes / b.granularity * b.granularity }
+	live := map[int]*Allocation{}
+	whole := func(bytes int) int { return bytes / a.granularity * a.granularity }
 	worst, worstCaching, most := 0.0, 0.0, 0
 	for i, e := range trace {
 		if e.Bytes == 0 {
-			must(t, live[e.ID].close())
+			must(t, live[e.ID].Close())
 			delete(live, e.ID)
 			caching.close(e.ID)
 		} else {
-			m, err := b.take(e.Bytes, e.What)
+			m, err := a.Allocate(e.Bytes, e.What)
 			if err != nil {
 				t.Fatalf("step %d: %v", i, err)
 			}
 			live[e.ID] = m
 			caching.take(e.ID, e.Bytes)
 		}
-		u, err := b.Usage()
+		u, err := a.Usage()
 		must(t, err)
 		most = max(most, u.Allocated)
 		u.Free = whole(u.Free) // what is less than a piece does not count
@@ -125,57 +123,57 @@ func TestNoFragmentation(t *testing.T) {
 		if (i+1)%(steps/10) != 0 || os.Getenv("VOXCAM_GPU") != "" { // a GPU has other users, too
 			continue
 		}
-		m, err := b.take(u.Largest, "all that is left")
+		m, err := a.Allocate(u.Largest, "all that is left")
 		if err != nil {
 			t.Fatalf("step %d: the largest block of %d bytes: %v", i, u.Largest, err)
 		}
-		if _, err := b.take(1, "another piece"); b.Trouble(err) != backend.NoMemory {
+		if _, err := a.Allocate(1, "another piece"); Class(err) != backend.NoMemory {
 			t.Errorf("step %d: beside the largest block there is room: %v", i, err)
 		}
-		must(t, m.close())
-		_, err = b.Trim(most - b.Allocated())
+		must(t, m.Close())
+		_, err = a.Trim(most - a.Allocated())
 		must(t, err)
 	}
 	ratio, slack := caching.ratios()
-	t.Logf("%d steps, at most %d MiB allocated: fragmentation %v at each step; %d MiB reserved, slack %.3f", len(trace), most>>20, worst, b.Held()>>20,
-		1-float64(b.Allocated())/float64(b.Held()))
+	t.Logf("%d steps, at most %d MiB allocated: fragmentation %v at each step; %d MiB reserved, slack %.3f", len(trace), most>>20, worst, a.Held()>>20,
+		1-float64(a.Allocated())/float64(a.Held()))
 	t.Logf("a caching allocator: fragmentation %.3f at the end, %.3f at worst; %d MiB reserved, slack %.3f", ratio, worstCaching, caching.reserved>>20, slack)
 	if worstCaching == 0 {
 		t.Error("the caching allocator does not fragment: the trace proves nothing")
 	}
 	for _, m := range live {
-		must(t, m.close())
+		must(t, m.Close())
 	}
 }
 
 // The block that Usage calls the largest can be taken, also where it is all that is free of a GPU.
 func TestLargestBlock(t *testing.T) {
-	b := open(t, Options{})
+	a := open(t)
 	if os.Getenv("VOXCAM_GPU") == "" {
 		simulator.Load(t).SetCapacity(64 << 20)
 	}
-	u, err := b.Usage()
+	u, err := a.Usage()
 	must(t, err)
 	all := u.Largest
 	if os.Getenv("VOXCAM_GPU") != "" {
 		all -= all / 1000 // its driver needs some of what it calls free for tables of pages
 	}
 	start := time.Now()
-	m, err := b.take(all, "all that is free")
+	m, err := a.Allocate(all, "all that is free")
 	took := time.Since(start)
 	if err != nil {
-		t.Fatalf("of %d bytes the driver gave %d: %v", all, b.Held(), err)
+		t.Fatalf("of %d bytes the driver gave %d: %v", all, a.Held(), err)
 	}
 	start = time.Now()
-	must(t, m.close())
+	must(t, m.Close())
 	closed := time.Since(start)
 	start = time.Now()
-	m, err = b.take(all, "the same")
+	m, err = a.Allocate(all, "the same")
 	must(t, err)
 	again := time.Since(start)
-	must(t, m.close())
+	must(t, m.Close())
 	start = time.Now()
-	_, err = b.Trim(0)
+	_, err = a.Trim(0)
 	must(t, err)
 	t.Logf("%d MiB: taken in %v, closed in %v, taken again in %v, given back in %v", all>>20, took, closed, again, time.Since(start))
 }
@@ -226,8 +224,10 @@ func (c *cachingAllocator) drop(b *cachedBlock) {
 	*list = slices.Delete(*list, i, i+1)
 }
 
+func roundUp(n, to int) int { return (n + to - 1) / to * to }
+
 func (c *cachingAllocator) take(id, bytes int) {
-	bytes = max(ceilDiv(bytes, cachedRound)*cachedRound, cachedRound)
+	bytes = max(roundUp(bytes, cachedRound), cachedRound)
 	large := 1
 	if bytes <= cachedSmall {
 		large = 0
@@ -237,7 +237,7 @@ func (c *cachingAllocator) take(id, bytes int) {
 		b = c.unused[large][i]
 		c.drop(b)
 	} else {
-		segment := ceilDiv(bytes, cachedSmallBuffer) * cachedSmallBuffer
+		segment := roundUp(bytes, cachedSmallBuffer)
 		switch {
 		case large == 0:
 			segment = cachedSmallBuffer

@@ -1,38 +1,41 @@
-package cuda
+package devmem
 
 import (
 	"errors"
 
 	"github.com/voxcam/voxcam/internal/backend"
-	"github.com/voxcam/voxcam/internal/backend/cuda/cudnn"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 )
 
-// Trouble implements backend.Resident.
-func (b *Backend) Trouble(err error) backend.Trouble { return Trouble(err) }
+// libraryError is an error of a library that computes on the device with memory of its own.
+type libraryError interface {
+	error
+	OutOfMemory() bool
+	Unsupported() bool
+}
 
-// Trouble says what an error of this package means, those of New included: of several that are joined, the worst. Refusals that name
-// something wrong in a call are taken for passing ones, too: after all was given back and taken again the call is another one.
-func Trouble(err error) backend.Trouble {
+// Class returns the class of an error: of several that are joined, the worst. Refusals that name something wrong in a call are taken for
+// transient ones, too: after all was given back and taken again the call is another one.
+func Class(err error) backend.Trouble {
 	worst := backend.Fault
 	switch e := err.(type) { //nolint:errorlint // the chain is followed here, in all its branches
 	case *driver.Error:
-		return troubleOf(e)
-	case *cudnn.Error:
-		return troubleOfCudnn(e)
+		return classOf(e)
+	case libraryError:
+		return classOfLibrary(e)
 	case interface{ Unwrap() []error }:
 		for _, one := range e.Unwrap() {
-			worst = max(worst, Trouble(one))
+			worst = max(worst, Class(one))
 		}
 	default:
 		if inner := errors.Unwrap(err); inner != nil {
-			return Trouble(inner)
+			return Class(inner)
 		}
 	}
 	return worst
 }
 
-func troubleOf(e *driver.Error) backend.Trouble {
+func classOf(e *driver.Error) backend.Trouble {
 	switch {
 	case e.Code == driver.CodeOutOfMemory:
 		return backend.NoMemory
@@ -50,15 +53,9 @@ var unusable = map[int]bool{
 	driver.CodeInvalidPTX: true, driver.CodeUnsupportedPTX: true, driver.CodeNotFound: true,
 }
 
-// Statuses of cuDNN (cudnnStatus_t) for memory of the host and of the device that it did not get.
-const (
-	cudnnHostAllocation   = 4003
-	cudnnDeviceAllocation = 4004
-)
-
-func troubleOfCudnn(e *cudnn.Error) backend.Trouble {
+func classOfLibrary(e libraryError) backend.Trouble {
 	switch {
-	case e.Status == cudnnHostAllocation || e.Status == cudnnDeviceAllocation:
+	case e.OutOfMemory():
 		return backend.NoMemory
 	case e.Unsupported():
 		return backend.Fault

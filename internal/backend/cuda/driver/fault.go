@@ -1,18 +1,16 @@
-package cuda
+package driver
 
 import (
 	"fmt"
 	"strconv"
 	"strings"
 	"sync/atomic"
-
-	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 )
 
-// ParseFault reads which calls of the driver are to fail, for tests: parts separated by commas, each CALL:N:CODE, or CALL:N:CODE:repeat.
+// ParseFaults reads injected faults, calls that are to fail in tests: parts separated by commas, each CALL:N:CODE or CALL:N:CODE:repeat.
 // CALL is a function of the library, as cuMemCreate, or any; its Nth call, counted from 1, or with repeat each Nth, is not made and
 // gives the error CODE. cuMemCreate:3:2 refuses the third piece of memory; any:1000:999:repeat fails each thousandth call.
-func ParseFault(text string) (driver.Intercept, error) {
+func ParseFaults(text string) (Intercept, error) {
 	type fault struct {
 		call   string
 		n      int64
@@ -46,22 +44,5 @@ func ParseFault(text string) (driver.Intercept, error) {
 			}
 		}
 		return code
-	}, nil
-}
-
-// intercept is what the options want of calls; nil for nothing.
-func (o Options) intercept() (driver.Intercept, error) {
-	if o.Fault == "" {
-		return o.Intercept, nil
-	}
-	fault, err := ParseFault(o.Fault)
-	if err != nil || o.Intercept == nil {
-		return fault, err
-	}
-	return func(call string) int {
-		if code := fault(call); code != 0 {
-			return code
-		}
-		return o.Intercept(call)
 	}, nil
 }

@@ -1,0 +1,136 @@
+package devmem
+
+import (
+	"slices"
+
+	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
+)
+
+// physical is a piece of physical memory of the driver, of one unit of the granularity or of largeUnits.
+type physical struct {
+	handle driver.Physical
+	units  int
+}
+
+const largeUnits = 16
+
+// spare is how many units nothing is in.
+func (a *Allocator) spare() int { return len(a.small) + largeUnits*len(a.large) }
+
+// put makes pieces spare.
+func (a *Allocator) put(pieces ...physical) {
+	for _, p := range pieces {
+		list := a.list(p.units)
+		*list = append(*list, p)
+	}
+}
+
+func (a *Allocator) list(units int) *[]physical {
+	if units == 1 {
+		return &a.small
+	}
+	return &a.large
+}
+
+// pop takes n spare pieces of so many units.
+func (a *Allocator) pop(n, units int) []physical {
+	list := a.list(units)
+	rest := len(*list) - n
+	taken := slices.Clone((*list)[rest:])
+	*list = (*list)[:rest]
+	return taken
+}
+
+// create asks the driver for n more spare pieces of so many units.
+func (a *Allocator) create(n, units int) error {
+	for range n {
+		h, err := a.context.CreatePhysical(units * a.granularity)
+		if err != nil {
+			return err
+		}
+		a.put(physical{h, units})
+		a.reserved.Add(int64(units * a.granularity))
+	}
+	return nil
+}
+
+// exchange makes small pieces of a large spare one, by way of the driver. What another program takes meanwhile is lost.
+func (a *Allocator) exchange() error {
+	p := a.pop(1, largeUnits)[0]
+	if err := a.context.Release(p.handle); err != nil {
+		a.put(p)
+		return err
+	}
+	a.reserved.Add(-int64(largeUnits * a.granularity))
+	return a.create(largeUnits, 1)
+}
+
+// pieces are pieces for places that follow one another, of so many units each: spare ones, and from the driver what is missing and no
+// more. A place for a large one may get small ones. Where the driver refuses, what it gave before is spare, so that something smaller can
+// be made of it. It must run where the context is current.
+func (a *Allocator) pieces(places []int) (taken []physical, err error) {
+	small, large := 0, 0
+	for _, units := range places {
+		if units == 1 {
+			small++
+		} else {
+			large++
+		}
+	}
+	for len(a.small) < small && len(a.large) > large {
+		if err := a.exchange(); err != nil {
+			return nil, err
+		}
+	}
+	// Places for large pieces that there are none for take what small ones are left, and then new ones.
+	if lacking := large - len(a.large); lacking > 0 {
+		missing := small + lacking*largeUnits - len(a.small)
+		if a.create(min(lacking, missing/largeUnits), largeUnits) != nil { // then there may be room for small ones
+			lacking = large - len(a.large)
+		} else {
+			lacking -= min(lacking, max(missing, 0)/largeUnits)
+		}
+		small += lacking * largeUnits
+	}
+	if err := a.create(small-len(a.small), 1); err != nil {
+		return nil, err
+	}
+	for _, units := range places {
+		switch {
+		case units == 1:
+			taken = append(taken, a.pop(1, 1)...)
+		case len(a.large) > 0:
+			taken = append(taken, a.pop(1, largeUnits)...)
+		default:
+			taken = append(taken, a.pop(largeUnits, 1)...)
+		}
+	}
+	return taken, nil
+}
+
+// giveBack releases spare pieces to the driver until so many units are left, small ones first. Those that it refuses to take stay spare.
+// It must run where the context is current.
+func (a *Allocator) giveBack(keep int) (freed int, err error) {
+	before := a.reserved.Load()
+	var refused []physical
+	release := func(units int) {
+		p := a.pop(1, units)[0]
+		if e := a.context.Release(p.handle); e != nil {
+			refused = append(refused, p)
+			err = e // it is the same for all
+			return
+		}
+		a.reserved.Add(-int64(units * a.granularity))
+	}
+	for a.spare() > keep && len(a.small) > 0 {
+		release(1)
+	}
+	for a.spare() > keep && len(a.large) > 0 {
+		release(largeUnits)
+	}
+	if missing := keep - a.spare(); missing > 0 && a.reserved.Load() < before { // of a large one that was kept in part
+		_ = a.create(missing, 1) // or somebody else has it now
+	}
+	a.put(refused...)
+	return int(before - a.reserved.Load()), err
+}
