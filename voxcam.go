@@ -105,7 +105,7 @@ const (
 // Methods returns the names of all methods.
 func Methods() []string { return cam.Methods() }
 
-// Read reads a volume from a file: .npy, .npz, .mat (up to v7.2), .nii or .nii.gz.
+// Read reads a volume from a file of any format of package volume/format (format.Extensions).
 // One that takes more memory than is free is an error; opt.Allow decides instead.
 func Read(path string, opt ReadOptions) (*Volume, error) {
 	if opt.Allow == nil {

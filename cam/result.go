@@ -23,6 +23,11 @@ const (
 	LevelCPU      Level = "cpu"      // on the processor, because the device could not
 )
 
+// Levels returns all levels, from the most memory to the least.
+func Levels() []Level {
+	return []Level{LevelWhole, LevelStreamed, LevelSmallest, LevelHost, LevelCPU}
+}
+
 // Execution says how a volume was explained, and what happened meanwhile.
 type Execution struct {
 	Device string `json:"device"`

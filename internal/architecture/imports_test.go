@@ -78,7 +78,7 @@ monitor:                        bytesize control gpusurvey printable
 reclaim:                        backend bytesize control gpusurvey policy
 planview:                       ir plan bytesize printable
 dataset:                        cam input option volume volume/format sysmem
-config:                         bytesize cam dataset device engine explain input layer option picture policy printable result volume volume/format
+config:                         bytesize cam dataset device engine explain input layer option policy printable result volume volume/format
 report:                         cam dataset durable input printable volume
 session:                        cam config dataset durable explain input picture printable report result volume volume/npy
 runner:                         bytesize control device engine explain gpusurvey monitor policy report session sysmem worker

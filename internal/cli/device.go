@@ -17,8 +17,8 @@ type deviceFlags struct {
 
 func (f *deviceFlags) add(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.StringVar(&f.device, "device", "auto", "where to compute: auto (a GPU if there is one), cpu, cuda, or cuda:N for GPU N")
-	fl.StringVar(&f.precision, "precision", "fp32", "how products are computed on a GPU: fp32, tf32 and bf16 (faster, less exact), or fp64 (sums in float64, slow)")
+	fl.StringVar(&f.device, "device", device.DefaultName, "where to compute: auto (a GPU if there is one), cpu, cuda, or cuda:N for GPU N")
+	fl.StringVar(&f.precision, "precision", device.DefaultPrecision, "how products are computed on a GPU: fp32, tf32 and bf16 (faster, less exact), or fp64 (sums in float64, slow)")
 }
 
 // open opens the device, and says on it what the user should know.

@@ -48,7 +48,7 @@ func (f *modelFlags) add(cmd *cobra.Command) {
 	fl.StringVar(&f.model, "model", "", "ONNX file of the classifier")
 	fl.StringVar(&f.layer, "target-layer", "", "layer to explain: a PyTorch module path (of the second call: PATH@2) or a name in the file (default: the last with spatial extent)")
 	fl.StringVar(&f.inputAxes, "input-axes", "", inputAxesHelp)
-	fl.StringVar(&f.layout, "layer-layout", "auto", "axes of the target layer: "+layer.LayoutHelp)
+	fl.StringVar(&f.layout, "layer-layout", layer.Layouts[0], "axes of the target layer: "+layer.LayoutHelp)
 	fl.IntSliceVar(&f.grid, "token-grid", nil, "place the tokens of the layer in space: depth,height,width (default: as the graph shows)")
 	fl.IntVar(&f.prefix, "prefix-tokens", 0, "tokens of the layer in front of those in space, such as class tokens (default: as the graph shows)")
 	f.deviceFlags.add(cmd)
@@ -170,7 +170,7 @@ there with status "degraded" and its reason in result.json.`,
 	fl.StringVar(&f.axes, "axes", "", "axes of the array as stored, letters of N C D H W (default by format and rank)")
 	fl.StringVar(&f.normalize, "normalize", "none", "scaling of the volume: "+strings.Join(volume.Scalings(), ", "))
 	fl.StringSliceVar(&f.save, "save", []string{"nifti"}, "formats of the results: "+strings.Join(result.Names(), ", "))
-	fl.Float64Var(&f.alpha, "overlay-alpha", 0.4, "weight of the heatmap in an overlay")
+	fl.Float64Var(&f.alpha, "overlay-alpha", result.DefaultAlpha, "weight of the heatmap in an overlay")
 	return cmd
 }
 

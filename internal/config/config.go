@@ -27,8 +27,8 @@ import (
 	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/layer"
 	"github.com/voxcam/voxcam/internal/option"
-	"github.com/voxcam/voxcam/internal/picture"
 	"github.com/voxcam/voxcam/internal/policy"
+	"github.com/voxcam/voxcam/internal/result"
 )
 
 // Config has all settings of a run over a data set. The zero value is not valid: begin with Defaults or Load.
@@ -117,7 +117,7 @@ func Defaults() *Config {
 			Device: device.DefaultName, Precision: device.DefaultPrecision},
 		Memory: Memory{Policy: exact.String(), Wait: exact.Wait, Shuttle: engine.Shuttles[0], PassTimeout: 5 * time.Minute, Worker: true,
 			UserSignals: UserSignalsAuto},
-		Output: Output{Dir: "CAMVis", Formats: []string{"nifti", "tiff", "png"}, OverlayAlpha: picture.DefaultAlpha},
+		Output: Output{Dir: "CAMVis", Formats: []string{"nifti", "tiff", "png"}, OverlayAlpha: result.DefaultAlpha},
 	}
 }
 

@@ -96,7 +96,7 @@ func Ask(ctx context.Context, q Question) (*Answer, error) {
 			onCPU.Samples = q.Engine.Policy.SamplesOnProcessor(a.Draws, a.Free)
 		}
 	}
-	b, err := onCPU.on(ctx, "cpu", "fp32")
+	b, err := onCPU.on(ctx, "cpu", device.DefaultPrecision)
 	if err != nil {
 		return nil, err
 	}
@@ -245,9 +245,7 @@ func basis(d *device.Device) string {
 		c.FlopsPerSecond, c.BytesPerSecond, c.StepSeconds, rest)
 }
 
-// levels from the most memory to the least.
-var levels = []cam.Level{cam.LevelWhole, cam.LevelStreamed, cam.LevelSmallest, cam.LevelHost, cam.LevelCPU}
-
 func lower(a, b cam.Level) cam.Level {
+	levels := cam.Levels()
 	return levels[max(0, slices.Index(levels, a), slices.Index(levels, b))]
 }

@@ -83,9 +83,6 @@ type View struct {
 	Slices  []int // of a thinned view: which slices of the volume it has; nil for all
 }
 
-// DefaultAlpha is the weight of the heatmap in an overlay, unless somebody says otherwise.
-const DefaultAlpha = 0.4
-
 // NewView shows heat (nil for none) over the first channel of v.
 func NewView(v *volume.Volume, w Window, heat []float32, alpha float64) (*View, error) {
 	if heat != nil && len(heat) != v.Voxels() {

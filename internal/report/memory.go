@@ -10,9 +10,6 @@ import (
 	"github.com/voxcam/voxcam/internal/printable"
 )
 
-// levels from the most memory to the least.
-var levels = []cam.Level{cam.LevelWhole, cam.LevelStreamed, cam.LevelSmallest, cam.LevelHost, cam.LevelCPU}
-
 // Join returns the execution of two parts of a sample, such as two target classes: the lower level, with its device and plans, and the
 // events of both. Nil stands for no part yet.
 func Join(known *cam.Execution, e cam.Execution) *cam.Execution {
@@ -25,7 +22,7 @@ func Join(known *cam.Execution, e cam.Execution) *cam.Execution {
 	}
 	events := slices.Concat(known.Events, e.Events)
 	joined := *known
-	if slices.Index(levels, e.Level) >= slices.Index(levels, known.Level) {
+	if levels := cam.Levels(); slices.Index(levels, e.Level) >= slices.Index(levels, known.Level) {
 		joined = e
 	}
 	joined.Events = events
@@ -60,7 +57,7 @@ func (m *Memory) known() bool { return len(m.Levels) > 0 || len(m.Events) > 0 ||
 // write writes the section of the report.
 func (m *Memory) write(w io.Writer) {
 	var used []string
-	for _, l := range levels {
+	for _, l := range cam.Levels() {
 		if n := m.Levels[l]; n > 0 {
 			used = append(used, fmt.Sprintf("%d %s", n, l))
 		}

@@ -162,7 +162,7 @@ func within(x, low, high float64) bool { return x >= low && x <= high }
 
 func (s *Sample) validateExecution() error {
 	e := s.Execution
-	if e != nil && (e.Budget < 0 || e.Arena < 0 || !(e.ShuttleOut >= 0 && e.ShuttleIn >= 0) || e.Level != "" && !slices.Contains(levels, e.Level)) {
+	if e != nil && (e.Budget < 0 || e.Arena < 0 || !(e.ShuttleOut >= 0 && e.ShuttleIn >= 0) || e.Level != "" && !slices.Contains(cam.Levels(), e.Level)) {
 		return errors.New("execution: memory, times or level are impossible")
 	}
 	return nil

@@ -49,6 +49,9 @@ var table = []Format{
 	{Name: "png", Pictures: true, sheets: []sheetFile{{sheet, ".png", writeSheetPNG}}},
 }
 
+// DefaultAlpha is the weight of the heatmap in an overlay where none is given.
+const DefaultAlpha = 0.4
+
 // Names are the names of the formats.
 func Names() (names []string) {
 	for _, f := range table {
