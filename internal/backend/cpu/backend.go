@@ -100,7 +100,7 @@ func (b *Backend) Close() error {
 	return nil
 }
 
-// weightKey says what was made of a constant; form is comparable, and its type tells the forms apart.
+// weightKey says which constant, and in which form: form is comparable, and its type tells the forms apart.
 type weightKey struct {
 	data *tensor.Const
 	form any

@@ -71,10 +71,10 @@ func (w walk) inner() (n int, strides []int) {
 // outer is the number of rows: positions of all axes but the innermost.
 func (w walk) outer() int { return tensor.Shape(w.dims[:len(w.dims)-1]).Elements() }
 
-// offset is where row i of an operand begins.
+// offset returns the offset of row i of an operand.
 func (w walk) offset(operand, row int) int { return w.place(operand, row, len(w.dims)-1) }
 
-// position is where element i of an operand is, i counting all axes.
+// position returns the offset of element i of an operand, i counting all axes.
 func (w walk) position(operand, i int) int { return w.place(operand, i, len(w.dims)) }
 
 func (w walk) place(operand, i, axes int) int {

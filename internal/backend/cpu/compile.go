@@ -88,7 +88,7 @@ func (c *compiler) steps(ctx context.Context) (steps []step, instances []*instan
 	return steps, instances, nil
 }
 
-// prepare checks the planes of a step, and finds what is the same for all steps of its height.
+// prepare checks the planes of a step, and finds the state that all steps of its height share.
 func (t *step) prepare(s *plan.Step) error {
 	inst := t.instance
 	depth := 0
@@ -306,7 +306,7 @@ func (c *compiler) ownScratch(n int) { c.inst.own = max(c.inst.own, n) }
 // sharedScratch asks for n float64 values that all phases of this step share.
 func (c *compiler) sharedScratch(n int) { c.inst.shared = max(c.inst.shared, n) }
 
-// checkBits refuses what is not a tensor of bits, in which element i is bit i%64 of word i/64.
+// checkBits refuses values that are not tensors of bits, in which element i is bit i%64 of word i/64.
 func checkBits(v *ir.Value) error {
 	if v.Type.Elem != tensor.Bit || v.Const != nil {
 		return fmt.Errorf("%v is not a tensor of bits", v)

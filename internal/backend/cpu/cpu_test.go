@@ -347,7 +347,7 @@ func TestArenaIsShared(t *testing.T) {
 	}
 }
 
-// What the backend says that a program takes beforehand is what it takes.
+// A program takes the memory that the backend says beforehand.
 func TestSizesAreKnownBeforehand(t *testing.T) {
 	b, ctx := newBackend(t, Options{Threads: 2}), context.Background()
 	b.precise = 0

@@ -7,8 +7,8 @@ import (
 	"github.com/voxcam/voxcam/internal/op"
 )
 
-// gather is how an instance without depth in its output takes its inputs plane by plane. What is found of each plane is joined in
-// the order of the planes, so that the result does not depend on the heights of the steps.
+// gather takes the inputs of an instance without depth in its output plane by plane. The parts of the planes are joined in the order of the
+// planes, so that the result does not depend on the heights of the steps.
 type gather struct {
 	values  int // float64 values that are kept from step to step
 	partial int // float64 values that are found of a plane

@@ -115,7 +115,7 @@ func (s *sleeper) rouse() {
 	}
 }
 
-// spinning is how often a worker looks for work before it sleeps: some tens of microseconds.
+// spinning is the number of times that a worker looks for work before it sleeps: some tens of microseconds.
 const spinning = 20000
 
 // newPool starts threads-1 goroutines; close ends them.

@@ -52,7 +52,7 @@ type instance struct {
 	elements int // of the output
 }
 
-// height is what steps of so many planes have in common.
+// height is the state that steps with the same number of planes share.
 type height struct {
 	planes  int
 	regions []kernel.Region
@@ -65,7 +65,7 @@ type step struct {
 	height   int // index into instance.heights
 }
 
-// place is where an operand is.
+// place is the location of an operand.
 type place struct {
 	buffer     int    // -1 for constants and absent operands
 	constant   []byte // of a constant
@@ -403,7 +403,7 @@ func view[T any](b []byte, at, n int) []T {
 	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(b))), n)
 }
 
-// as is all of b as elements of a type.
+// as returns b as elements of a type.
 func as[T any](b []byte) []T {
 	if len(b) == 0 {
 		return nil

@@ -99,7 +99,7 @@ func buildReduceMax(c *compiler, n *ir.Node) error {
 	return nil
 }
 
-// reducer is what is done to the elements that are reduced, in float64.
+// reducer is the arithmetic on the elements that are reduced, in float64.
 type reducer struct {
 	start  float64
 	rows   func(acc []float64, x []float32)            // accumulates whole rows of len(acc) elements

@@ -7,7 +7,7 @@ import (
 	"github.com/voxcam/voxcam/internal/plan"
 )
 
-// sizes are what instances need besides their operands and weights.
+// sizes are the memory that instances need besides their operands and weights.
 type sizes struct {
 	own      int // float32 values for each worker
 	shared   int // float64 values
@@ -63,7 +63,7 @@ func (b *Backend) WeightBytes(graphs ...*ir.Graph) (int, error) {
 	return total, nil
 }
 
-// Scratch is what ScratchBytes said that the program would take.
+// Scratch returns the bytes of scratch memory, as ScratchBytes said before.
 func (p *Program) Scratch() int {
 	n := 8 * len(p.scratch[0].shared)
 	for _, s := range p.scratch {

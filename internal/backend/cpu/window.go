@@ -70,7 +70,7 @@ func (c *compiler) pooling(a op.PoolAttr) (*kernel.Pool, error) {
 	return k, err
 }
 
-// sample is the view of one sample of a tensor [N, D, H, W, C] with places for so many planes.
+// sample returns the view of one sample of a tensor [N, D, H, W, C] with places for that many planes.
 func sample(data []float32, s tensor.Shape, places, i int) kernel.View {
 	n := places * s[2] * s[3] * s[4]
 	return kernel.View{Data: data[i*n : (i+1)*n], Depth: s[1], Planes: places, H: s[2], W: s[3], C: s[4]}
@@ -112,7 +112,7 @@ func buildMaxPoolIndex(c *compiler, n *ir.Node) error {
 	if err != nil {
 		return err
 	}
-	// The kernel gives the maxima, too; nobody wants them here, and a plane of scratch takes them.
+	// The kernel writes the maxima, too; here they go to a plane of scratch and are not used.
 	placesX, placesY, plane := c.places(0), c.places(-1), to[2]*to[3]*to[4]
 	c.ownScratch(k.Scratch() + plane)
 	c.planes(to, func(i int, r kernel.Region, s *scratch) {

@@ -56,7 +56,7 @@ func (o Options) intercept() (driver.Intercept, error) {
 	}, nil
 }
 
-// Precision is how products of convolutions and matrices are computed. Values in memory are float32 in all of them.
+// Precision is the arithmetic of products in convolutions and matrix products. Values in memory are float32 in all of them.
 type Precision uint8
 
 const (
@@ -150,9 +150,9 @@ func (b *Backend) Name() string { return "cuda/" + b.device.Name }
 // UUID is the GPU's identity, like GPU-... or MIG-...
 func (b *Backend) UUID() string { return b.device.UUID }
 
-// Close gives the GPU back. Programs, arenas and fields should have been closed, and must not be used any more. It tries again what the
-// driver refuses; another backend can be opened after it. Where the context was lost, all that was in it is free, too, but this process
-// gets no other one: the error says so. A second call does nothing.
+// Close gives the GPU back. Programs, arenas and fields should have been closed, and must not be used any more. It repeats calls that the
+// driver refuses; another backend can be opened after it. Where the context was lost, all its memory is free, too, but this process gets
+// no other context: the error says so. A second call does nothing.
 func (b *Backend) Close() error {
 	b.closing.Lock()
 	defer b.closing.Unlock()
@@ -190,7 +190,7 @@ const preciseLimit = 1 << 18
 // kernels are the loaded modules.
 type kernels struct {
 	context   *driver.Context
-	stack     int // that threads have for certain
+	stack     int // bytes that each thread has for certain
 	modules   []*driver.Module
 	functions map[string]*driver.Function
 }
@@ -243,7 +243,7 @@ func (k *kernels) function(name string) (*driver.Function, error) {
 	return nil, fmt.Errorf("cuda: there is no kernel %s for this GPU", name)
 }
 
-// ends are the calls that give them back.
+// ends returns the calls that give them back.
 func (k *kernels) ends() (calls []func() error) {
 	if k == nil {
 		return nil
@@ -297,10 +297,10 @@ func (b *Backend) ArenaBytes(p *plan.Plan) (int, error) {
 // ScratchBytes implements backend.Backend: it is in the arena.
 func (b *Backend) ScratchBytes(*plan.Plan) (int, error) { return 0, nil }
 
-// scratchAt is where in an arena that has room for it lies what steps compute with.
+// scratchAt returns the offset of scratch memory in an arena that has room for it.
 func scratchAt(p *plan.Plan) int { return devmem.Aligned(p.Peak) }
 
-// FreeMemory is what the device has free, and what the backend holds of it already.
+// FreeMemory returns the bytes that are free on the device, with those that the backend holds already.
 func (b *Backend) FreeMemory() (bytes int, err error) {
 	err = b.context.Do(func() error {
 		free, _, err := b.context.MemInfo()

@@ -58,7 +58,7 @@ type instance struct {
 	samples int // images of the output, where the node is seen across planes; otherwise 1
 }
 
-// operand is where an input or the output of an instance is.
+// operand is the place of an input or the output of an instance.
 type operand struct {
 	value    *ir.Value
 	buffer   int              // -1 for constants and absent operands
@@ -273,7 +273,7 @@ func checkPacked(v *ir.Value, both bool) error {
 	return nil
 }
 
-// wraps reports whether planes that follow one another in a value of so many can be in two pieces.
+// wraps reports whether consecutive planes of a value with depth planes can be in two pieces.
 func (at *operand) wraps(p *plan.Plan, depth int) bool {
 	return at.buffer >= 0 && at.places < depth && !p.Buffers[at.buffer].Doubled
 }
@@ -290,7 +290,7 @@ func (c *compiler) floats(v *ir.Value) *devmem.Constant {
 	return c.pack(v, "float32", 4*v.Shape().Elements(), func(dst []byte) { copy(as[float32](dst), v.Const.Float32s()) })
 }
 
-// pack is what fill makes of a constant, in device memory of so many bytes. Form is comparable and tells the forms of a constant
+// pack returns a constant in the form that fill writes, in device memory of that many bytes. Form is comparable and tells the forms of a constant
 // apart; the same form is made once for all programs of the backend. Fill is called when the program is loaded, with zeroed memory.
 func (c *compiler) pack(v *ir.Value, form any, bytes int, fill func(dst []byte)) *devmem.Constant {
 	return c.weights.Add(devmem.ConstantKey{Data: v.Const, Form: form}, bytes, fill)

@@ -51,7 +51,7 @@ func (c *compiler) conv(n *ir.Node, a op.ConvAttr, backward bool) (action, error
 	if t := c.backend.tuner; t != nil {
 		forced = t.forced
 	}
-	asked := false // what is the fastest
+	asked := false // which is the fastest
 	for _, k := range convKernels {
 		if forced != "" && k.name != forced || k.name == "tensor" && forced == "" {
 			continue
@@ -78,7 +78,7 @@ type convParams struct {
 	Taps                                 int32
 }
 
-// convStep is how many values of a sum a kernel takes at a time.
+// convStep is the number of values of a sum that a kernel takes at a time.
 const convStep = 8
 
 // convForm is the form of weights as matrices: [groups][steps of 8 along taps and channels][columns], the channels of a tap and the

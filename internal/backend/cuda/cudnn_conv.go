@@ -22,7 +22,7 @@ const (
 	tunedBytes = 32 << 20
 )
 
-// mostWorkspace is what an engine may take of the memory that steps compute with. The fast ones on tensor cores need less.
+// mostWorkspace is the scratch memory that an engine may take. The fast ones on tensor cores need less.
 const mostWorkspace = 16 << 20
 
 // cudnnForm is the form of weights for cuDNN: [Cout, kd, kh, kw, Cin].
@@ -35,7 +35,7 @@ type cudnnStep struct {
 	plan   *cudnn.Plan
 }
 
-// tunedConv compiles a convolution for tensor cores with what is the fastest; false where nothing is to be chosen.
+// tunedConv compiles a convolution for tensor cores in the fastest way; false where there is no choice.
 func (c *compiler) tunedConv(n *ir.Node, a op.ConvAttr, backward bool) (action, bool, error) {
 	t := c.backend.tuner
 	if t == nil || a.Groups != 1 || c.inst.samples != 1 || n.Inputs[1].Const == nil {
@@ -103,7 +103,7 @@ func (c *compiler) tunedConv(n *ir.Node, a op.ConvAttr, backward bool) (action, 
 		if ok {
 			steps[i].plan = t.plan(p, name)
 		}
-		if steps[i].plan == nil { // the engine does not take what is left at a border
+		if steps[i].plan == nil { // the engine does not take the remainder at a border
 			return c.ownConv("tensor", n, a, backward)
 		}
 	}
@@ -210,7 +210,7 @@ func (c *compiler) ranges() []cudnnStep {
 	return list
 }
 
-// slabProblem is what makes output planes [z0, z1) of a convolution, as a convolution of its own. On slabs the planes that are read are
+// slabProblem returns the convolution that makes output planes [z0, z1) of another one. On slabs the planes that are read are
 // those of the full windows, with the padding along depth among them: so all slabs are alike, and engines that only take the same
 // padding on both sides will do. It is false where there is no such convolution.
 func slabProblem(p cudnn.Convolution, mode plan.Mode, v *convolution, s *cudnnStep) (cudnn.Convolution, bool) {

@@ -176,7 +176,7 @@ func buildDepthwise(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (acti
 	}, true, nil
 }
 
-// depthwiseShape is how blocks cover a plane: groups of channels, blocks across the width and down the height.
+// depthwiseShape says how blocks cover a plane: groups of channels, blocks across the width and down the height.
 type depthwiseShape struct {
 	laneShift, columnShift int
 	groups, across, down   int
@@ -229,9 +229,9 @@ func (k *depthwiseKernel) shape(height, width, channels int) (s depthwiseShape) 
 	return s
 }
 
-// depthwiseChunk is how many points along depth a block makes: many share input planes, few keep all multiprocessors busy. The time is
-// counted in planes: what a multiprocessor computes one after the other, but at least what a block waits for memory, of which
-// three blocks hide one another.
+// depthwiseChunk chooses the points along depth that a block makes: many share input planes, few keep all multiprocessors busy. The time is
+// counted in planes: those that a multiprocessor computes one after the other, but at least the time that a block waits for memory, of
+// which three blocks hide one another.
 func depthwiseChunk(blocks, points, live, sms int) (chunk int) {
 	best := math.MaxInt
 	for parts := 1; parts <= points; parts++ {

@@ -23,7 +23,7 @@ const (
 // driverNeeded says the same in the numbers that drivers go by.
 const driverNeeded = "NVIDIA's driver 525 or newer is needed, and 550 for GPUs newer than compute capability 9.0"
 
-// supported says why a GPU cannot be used under a driver.
+// supported returns the reason why a GPU cannot be used under a driver, or nil.
 func supported(version int, d driver.DeviceInfo) error {
 	text := fmt.Sprintf("%s (compute capability %d.%d)", d.Name, d.Major, d.Minor)
 	switch {
@@ -61,7 +61,7 @@ func explained(err error) error {
 	return err
 }
 
-// Note is what the user should know of how the backend computes; "" if there is nothing.
+// Note returns what a user should know about how the backend computes, or "".
 func (b *Backend) Note() string {
 	switch {
 	case !b.onTensorCores():
@@ -73,7 +73,7 @@ func (b *Backend) Note() string {
 	return ""
 }
 
-// Library is what became of a library of NVIDIA's.
+// Library is a library of NVIDIA's that was found, or the reason why it cannot be used.
 type Library struct {
 	Path    string `json:"path,omitempty"`
 	Version string `json:"version,omitempty"`
@@ -95,7 +95,7 @@ type GPU struct {
 	Problem       string `json:"problem,omitempty"`
 }
 
-// Diagnosis is what there is of NVIDIA's on a machine.
+// Diagnosis lists NVIDIA's libraries and GPUs on a machine.
 type Diagnosis struct {
 	Driver Library  `json:"driver"`
 	NVML   Library  `json:"nvml"`
@@ -202,16 +202,16 @@ func (m *meter) close() error {
 	return l.Close()
 }
 
-// errNoNVML says that what the process takes cannot be measured.
+// errNoNVML says that the memory of the process cannot be measured.
 var errNoNVML = errors.New("cuda: NVML does not tell what this process takes")
 
-// Overhead is the device memory of this process beside what the backend has taken: the context, kernels and libraries, as NVML measures it.
+// Overhead returns the device memory of this process besides what the backend holds: the context, kernels and libraries, as NVML measures it.
 func (b *Backend) Overhead() (int, error) {
 	used, err := b.ProcessMemory()
 	return max(0, used-b.Held()), err
 }
 
-// ProcessMemory is all device memory of this process, as NVML measures it. Other contexts of the process count too.
+// ProcessMemory returns all device memory of this process, as NVML measures it. Other contexts of the process count too.
 func (b *Backend) ProcessMemory() (bytes int, err error) {
 	device, err := b.meter.open(b.options.NVML, b.device.UUID)
 	if err != nil {

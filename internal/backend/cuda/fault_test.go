@@ -49,7 +49,7 @@ func newSession(t *testing.T) *session {
 	return s
 }
 
-// run gives what the session computes. Whatever fails, all that it took is closed.
+// run returns the results of the session. Whatever fails, all that it took is closed.
 func (s *session) run(b *Backend) (out []float32, err error) {
 	var closers []func() error
 	defer func() {
@@ -246,7 +246,7 @@ func TestEachCallFails(t *testing.T) {
 		case err == nil && !slices.Equal(got, want):
 			t.Errorf("call %d (%s): the results are others", i, failed)
 		case err != nil && Trouble(err) != map[bool]backend.Trouble{true: backend.NoMemory, false: backend.Transient}[simulator.CodeFor(failed) == driver.CodeOutOfMemory]:
-			t.Errorf("call %d (%s) is trouble %d: %v", i, failed, Trouble(err), err)
+			t.Errorf("call %d (%s) is of class %d: %v", i, failed, Trouble(err), err)
 		}
 		if err != nil {
 			if _, err := b.Trim(0); err != nil {
@@ -301,11 +301,11 @@ func TestLookingForKernels(t *testing.T) {
 		})
 	}
 	if err := look(999, driver.CodeNotFound); err == nil || Trouble(err) != backend.Transient {
-		t.Errorf("the module that has it fails: trouble %v: %v", Trouble(err), err)
+		t.Errorf("the module that has it fails: class %v: %v", Trouble(err), err)
 	}
 	must(t, look(driver.CodeNotFound))
 	if err := look(driver.CodeNotFound, driver.CodeNotFound); err == nil || Trouble(err) != backend.Fault {
-		t.Errorf("none has it: trouble %v: %v", Trouble(err), err)
+		t.Errorf("none has it: class %v: %v", Trouble(err), err)
 	}
 }
 
@@ -335,7 +335,7 @@ func TestLost(t *testing.T) {
 		must(t, err)
 		_, err = s.run(b)
 		if err != nil && b.Trouble(err) != backend.Lost {
-			t.Errorf("call %d is trouble %d: %v", i, b.Trouble(err), err)
+			t.Errorf("call %d is of class %d: %v", i, b.Trouble(err), err)
 		}
 		_, _ = b.Usage() // fails, and says nothing else
 		_, _ = b.Trim(0)
@@ -415,7 +415,7 @@ func TestVacateWithoutPinnedMemory(t *testing.T) {
 	t.Cleanup(func() { must(t, b.Close()) }) // after its fields
 	f := newField(t, b, 1<<20, backend.OnDevice)
 	values := counting(1<<20, 3)
-	must(t, f.Write(values)) // by the ferries, which have pinned memory of their own
+	must(t, f.Write(values)) // by the transfer queues, which have pinned memory of their own
 	must(t, f.Read(values))
 	pinned = false
 	_, err = b.Vacate(f)
@@ -491,7 +491,7 @@ func TestLaunchBlocking(t *testing.T) {
 	}
 }
 
-// An arena whose pieces went to somebody else while large ones were exchanged is an error for its programs, and can be closed.
+// An arena whose pieces went to another program while large ones were exchanged is an error for its programs, and can be closed.
 func TestBrokenArena(t *testing.T) {
 	_, o := simulated(t)
 	greedy := false

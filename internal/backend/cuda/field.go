@@ -10,24 +10,24 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/hostmem"
 )
 
-// field is float32 memory on the device, or pinned memory of the host. Behind those that are taken on the device is memory for what
-// attribution computes with, workBytes from workAt on.
+// field is a device buffer of float32 values, on the device or in pinned memory of the host. Behind the values on the device is scratch
+// memory for attribution, workBytes from workAt on.
 //
-// What steps, noise and attribution do with a field is in the order of the backend's stream; Write, Read and Take, which have streams
-// of their own, come after what was enqueued for the field before, and are done when they return. So they may be called while programs
-// run that do not use the field.
+// Steps, noise and attribution use a field in the order of the backend's stream. Write, Read and Take have streams of their own; they come
+// after all work that was enqueued for the field before, and are done when they return. So they may be called while programs run that do
+// not use the field.
 type field struct {
 	backend *Backend
 	n       int
 	memory  *devmem.Allocation // on the device
 	host    *driver.HostMemory // or on the host
-	used    *driver.Event      // behind the latest work with it that nobody has waited for; nil in an arena
+	used    *driver.Event      // behind the latest work with it; nil in an arena
 	stats   stats              // of a map that was made in it
 }
 
 const workBytes = 1 << 20
 
-// workAt is where the memory for attribution begins in a field of n values.
+// workAt returns the offset of the memory for attribution in a field of n values.
 func workAt(n int) int { return devmem.Aligned(4 * n) }
 
 // NewField implements backend.Backend.
@@ -73,7 +73,7 @@ func (b *Backend) FieldBytes(n int, where backend.Place) int {
 
 func (f *field) Len() int { return f.n }
 
-// values is a host field's memory.
+// values returns a host field's memory.
 func (f *field) values() []float32 { return as[float32](f.host.Bytes())[:f.n] }
 
 func (f *field) check(n int) error {
@@ -114,8 +114,8 @@ func (f *field) Read(dst []float32) error {
 	return f.backend.down.ToHost(dst, f.memory.At(), f.used)
 }
 
-// use marks that work with the fields was enqueued. Where the driver refuses that, it waits for the work instead: what was done is not to
-// be done again.
+// use marks that work with the fields was enqueued. Where the driver refuses that, it waits for the work instead of an error: the work must
+// not be done twice.
 func (b *Backend) use(fields ...*field) error {
 	for _, f := range fields {
 		if f.used != nil && f.used.Record(b.stream) != nil {
@@ -154,7 +154,7 @@ func (f *field) Close() error {
 	return m.Close()
 }
 
-// interleave copies a volume [C, D, H, W] to [D, H, W, C] on the device, by way of its memory at work.
+// interleave copies a volume [C, D, H, W] to [D, H, W, C] on the device, by way of the device's memory at work.
 func (b *Backend) interleave(dst driver.Ptr, volume []float32, channels int, work driver.Ptr, workBytes int, after *driver.Event) error {
 	voxels := len(volume) / channels
 	return b.up.Each(voxels, min(devmem.TransferBytes, workBytes)/4/channels, after, func(p *devmem.PinnedBuffer, from, to int) error {

@@ -8,7 +8,7 @@ import (
 	"github.com/voxcam/voxcam/internal/plan"
 )
 
-// epilogue is what a convolution does to its sums before it stores them: y = activation(sum + bias + residual).
+// epilogue is the function that a convolution applies to its sums before it stores them: y = activation(sum + bias + residual).
 type epilogue struct {
 	residual   *operand // planes like those of the output; nil for none
 	activation string   // an operation of one variable without parameters; "" for none
@@ -18,7 +18,7 @@ type epilogue struct {
 var activations = map[*ir.Op]bool{op.UnaryOp("Relu"): true, op.UnaryOp("Silu"): true}
 
 // fusion is a convolution with the steps behind it that it does as its epilogue. They follow one another in the plan, and work in
-// place on its output, so that the plan stays as it is: what nobody reads is not stored.
+// place on its output, so that the plan stays as it is; values that are not read are not stored.
 type fusion struct {
 	instance *instance
 	steps    int

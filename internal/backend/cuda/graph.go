@@ -39,7 +39,7 @@ func (p *Program) enqueue(ctx context.Context, from, to int) error {
 	if k < 0 {
 		if len(p.graphs) == keepGraphs {
 			if x := p.graphs[0].executable; x != nil {
-				_ = p.backend.memory.End(x.Close) // what the driver refuses is tried again
+				_ = p.backend.memory.End(x.Close) // a refused call is tried again
 			}
 			p.graphs = slices.Delete(p.graphs, 0, 1)
 		}
@@ -67,7 +67,7 @@ func (p *Program) record(ctx context.Context, r *recorded) error {
 		err := p.enqueueSteps(ctx, r.from, r.to)
 		g, ended := b.endCapture()
 		if g != nil {
-			defer func() { _ = b.memory.End(g.Close) }() // what the driver refuses is tried again
+			defer func() { _ = b.memory.End(g.Close) }() // a refused call is tried again
 		}
 		if err != nil || ended != nil {
 			return errors.Join(err, ended)
@@ -79,8 +79,8 @@ func (p *Program) record(ctx context.Context, r *recorded) error {
 	})
 }
 
-// endCapture gives what was recorded. The stream is of no use before the capture has ended, so that a refusal is tried again; the graph is
-// nil after an error.
+// endCapture returns the recorded graph, nil after an error. The stream is of no use before the capture has ended, so that a refused call is
+// tried again.
 func (b *Backend) endCapture() (*driver.Graph, error) {
 	g, err := b.stream.EndCapture()
 	if err == nil {

@@ -105,8 +105,8 @@ func (v *convolution) macs() int {
 	return most
 }
 
-// weightIndex is where the node's weights [Cout, Cin/groups, kd, kh, kw] have the one that joins input channel ci with output channel co
-// (both within group g) at tap t of a class.
+// weightIndex returns the index in the node's weights [Cout, Cin/groups, kd, kh, kw] of the one that joins input channel ci with output
+// channel co (both within group g) at tap t of a class.
 func (v *convolution) weightIndex(c *class, g, t, ci, co int) int {
 	tap := [3]int{t / c.taps[2] / c.taps[1], t / c.taps[2] % c.taps[1], t % c.taps[2]}
 	k := 0

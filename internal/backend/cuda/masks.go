@@ -16,7 +16,7 @@ var masksBuilders = map[*ir.Op]builder{
 	op.Where:         buildWhere,
 }
 
-// checkBits refuses what is not a tensor of bits.
+// checkBits refuses values that are not tensors of bits.
 func checkBits(v *ir.Value) error {
 	if v.Type.Elem != tensor.Bit || v.Const != nil {
 		return fmt.Errorf("%v is not a tensor of bits", v)

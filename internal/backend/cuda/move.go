@@ -27,7 +27,7 @@ const (
 	movesPerBlock = 4 * moveThreads
 )
 
-// maxPlanes is how many planes a launch can take along an axis of its grid.
+// maxPlanes is the largest number of planes along an axis of a launch's grid.
 const maxPlanes = 65535
 
 // inLaunches calls launch for planes [z0, z1), as many at a time as a grid can have.
@@ -57,7 +57,7 @@ func (c *compiler) movers(name string, vectors bool) (f *driver.Function, width 
 	return f, width, err
 }
 
-// tables are what tables of nodes, which are no constants of the graph, are filed under.
+// tables stands in keys of the constant pool for tables of nodes, which are no constants of the graph.
 var tables = tensor.Floats(nil)
 
 // tableForm is a table's content: equal tables are in memory once.

@@ -34,7 +34,7 @@ type applyParams struct {
 	Members                     Divide
 }
 
-// address is where an operand begins that is a single plane; 0 where it is absent.
+// address returns the address of an operand that is a single plane; 0 where it is absent.
 func (q *queue) address(at *operand) driver.Ptr {
 	if at == nil {
 		return 0
@@ -61,7 +61,7 @@ func groupsOf(x tensor.Shape, a any) groups {
 	return groups{matrices{x[0], x.Elements() / x[0] / channels, channels}, a.(op.GroupNormAttr)}
 }
 
-// params are for statistics of so many planes, from sums in so many chunks.
+// params returns the parameters for statistics of that many planes, from sums in that many chunks.
 func (g groups) params(planes, chunks int) groupParams {
 	return groupParams{Count: float64(planes * g.size * (g.channels / g.attr.Groups)), Eps: g.attr.Eps,
 		Chunks: int32(chunks), Channels: int32(g.channels), Groups: int32(g.attr.Groups)}

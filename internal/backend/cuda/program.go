@@ -30,7 +30,7 @@ type Program struct {
 	fused     []*fusion // that begin at each step
 	high      []int     // end of the highest byte of the arena that steps up to each one write
 	dies      [][]int
-	scratch   *devmem.Allocation // of steps, states of instances, and staging, where the arena has no room for them
+	scratch   *devmem.Allocation // scratch of steps, states of instances, and staging, where the arena has no room for them
 	blocks    []*devmem.Block
 	queue     queue
 	graphs    []recorded
@@ -358,8 +358,8 @@ func (p *Program) free() error {
 	return errors.Join(errs...)
 }
 
-// external is where a caller's value is: in a field on the device, or in one on the host, whose planes pass through a ring on the
-// device as steps need them.
+// external is the place of a caller's value: a field on the device, or one on the host, whose planes pass through a ring on the device as
+// steps need them.
 type external struct {
 	plane   int // bytes
 	depth   int

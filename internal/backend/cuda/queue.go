@@ -7,7 +7,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 )
 
-// queue is what actions enqueue their work on.
+// queue is a program's stream and memory, for the actions that enqueue work.
 type queue struct {
 	stream  *driver.Stream
 	program *Program
@@ -23,7 +23,7 @@ type Planes struct {
 	_      int32
 }
 
-// planes is an operand as kernels see it.
+// planes returns an operand as kernels see it.
 func (q *queue) planes(at *operand) Planes {
 	if at.constant != nil {
 		return Planes{Data: at.constant.At(), Stride: int64(at.stride), Places: int32(at.places)}
@@ -38,14 +38,14 @@ func (q *queue) planes(at *operand) Planes {
 	return p
 }
 
-// image is sample i of an operand that is seen across planes.
+// image returns sample i of an operand that is seen across planes.
 func (q *queue) image(at *operand, i int) Planes {
 	p := q.planes(at)
 	p.Data += driver.Ptr(i * at.places * at.stride)
 	return p
 }
 
-// state is the address of what the instance keeps between steps.
+// state returns the address of the values that the instance keeps between steps.
 func (q *queue) state() driver.Ptr { return q.inst.stateAt }
 
 // launch enqueues a kernel. Params is the kernel's parameter struct, laid out as in C.
@@ -65,7 +65,7 @@ func divideBy(d int) Divide {
 
 func ceilDiv(a, b int) int { return (a + b - 1) / b }
 
-// as is all of b as elements of a type.
+// as returns b as elements of a type.
 func as[T any](b []byte) []T {
 	if len(b) == 0 {
 		return nil
@@ -73,15 +73,15 @@ func as[T any](b []byte) []T {
 	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/int(unsafe.Sizeof(*new(T))))
 }
 
-// stretch is where planes [z0, z1) of an operand begin, if they are in one piece; wraps says that they are not.
+// stretch returns the address of planes [z0, z1) of an operand, if they are in one piece; wraps says that they are not.
 func (q *queue) stretch(at *operand, z0, z1 int) (begin driver.Ptr, wraps bool) {
 	p := q.planes(at)
 	first := z0 % int(p.Places)
 	return p.Data + driver.Ptr(first*at.stride), first+z1-z0 > int(p.Places) && !q.program.doubled(at.buffer)
 }
 
-// together is where planes [z0, z1) of an operand with so many are in one piece: where they are, or else a copy in scratch. Planes that are
-// not there are zero.
+// together returns an address at which planes [z0, z1) of an operand with depth planes are in one piece: their own, or that of a copy in
+// scratch. Planes outside of the operand are zero.
 func (q *queue) together(at *operand, z0, z1, depth int, scratch driver.Ptr) (driver.Ptr, error) {
 	first, last := max(z0, 0), min(z1, depth)
 	if first == z0 && last == z1 {

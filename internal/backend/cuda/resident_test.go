@@ -17,8 +17,8 @@ import (
 
 func TestResident(t *testing.T) { backendtest.RunResident(t, open(t, Options{})) }
 
-// Whoever uses the memory while others vacate it and bring it back gets either what is right or the error that says why, and who takes
-// memory meanwhile does not keep it from returning.
+// Work with the memory while it is vacated and brought back gives either the right result or the error that says why, and memory that is
+// taken meanwhile does not keep it from returning.
 func TestVacateMeanwhile(t *testing.T) {
 	b := open(t, Options{})
 	const n = 100_000

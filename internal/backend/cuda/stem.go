@@ -16,8 +16,8 @@ const (
 	stemThreads = 256
 	stemColumns = 32 // outputs of a block along the width,
 	stemRows    = 8  // and along the height
-	// stemStage is how many bytes of input and weights a block takes in at once: enough that there is something to do while the
-	// next ones come, so few that a multiprocessor has room for several blocks.
+	// stemStage is the number of bytes of input and weights that a block takes in at once: enough that there is something to do while
+	// the next ones come, so few that a multiprocessor has room for several blocks.
 	stemStage = 24 << 10
 
 	stemGradientThreads = 128
@@ -203,7 +203,7 @@ func buildStemGradient(c *compiler, n *ir.Node, a op.ConvAttr, p stemParams) (ac
 	}), true, nil
 }
 
-// sharedKernel finds a kernel that is launched with so many bytes of shared memory; what a block may have is allowed.
+// sharedKernel finds a kernel that is launched with that many bytes of shared memory, and allows it as many.
 func (c *compiler) sharedKernel(name string, shared int) (*driver.Function, error) {
 	f, err := c.kernel(name)
 	if err != nil || shared <= 48<<10 {

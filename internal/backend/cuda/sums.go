@@ -5,7 +5,7 @@ import (
 	"github.com/voxcam/voxcam/internal/plan"
 )
 
-// matrices are what sums over rows are taken of: outer matrices [size, channels] in each plane.
+// matrices are the operands of sums over rows: outer matrices [size, channels] in each plane.
 type matrices struct{ outer, size, channels int }
 
 const (

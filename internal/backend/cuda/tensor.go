@@ -216,7 +216,7 @@ type tensorKernel struct {
 	cycles   float64 // of a multiprocessor for 32 bytes of channels of a tap of a tile
 }
 
-// tensorMachine is what tensor cores of a generation want.
+// tensorMachine describes the tensor cores of a generation.
 type tensorMachine struct {
 	kernels    []tensorKernel
 	threads    int
@@ -285,7 +285,7 @@ func (c *compiler) tensorMachine() (*tensorMachine, error) {
 	return m, nil
 }
 
-// layout is where boxes and weights are in shared memory.
+// tensorLayout says where boxes and weights are in shared memory.
 type tensorLayout struct {
 	stages, stageBytes, slots, lookahead, shared int
 	pointBytes, chunkBytes                       int
@@ -328,7 +328,7 @@ func (m *tensorMachine) layout(t *tensorClass, k *tensorKernel) (l tensorLayout,
 	return l, false
 }
 
-// time estimates the cycles that a class takes on so many points of the lattice.
+// time estimates the cycles that a class takes on count points of the lattice.
 func (m *tensorMachine) time(t *tensorClass, k *tensorKernel, count [3]int, mtiles, multiprocessors int) float64 {
 	tiles := count[0] * ceilDiv(count[1], k.lines) * ceilDiv(count[2], k.points) * ceilDiv(mtiles, k.mtiles)
 	part := 8

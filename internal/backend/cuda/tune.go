@@ -66,7 +66,7 @@ func (t *tuner) close() error {
 	return errors.Join(err, t.cache.Save())
 }
 
-// key is what a choice for a problem is remembered by.
+// key returns the key under which the choice for a problem is remembered.
 func (t *tuner) key(c cudnn.Convolution, limit int) cudnn.Key {
 	k := cudnn.Key{Device: fmt.Sprintf("%s %d.%d", t.backend.device.Name, t.backend.device.Major, t.backend.device.Minor), Problem: c, Limit: limit}
 	k.Driver, _ = t.backend.driver.Version() // 0 is a version like any other here
@@ -76,8 +76,8 @@ func (t *tuner) key(c cudnn.Convolution, limit int) cudnn.Key {
 	return k
 }
 
-// choose names what is the fastest for a problem that comes from node n: an engine of cuDNN with at most limit bytes of workspace, or one of
-// our kernels. Engines are tried if it is large enough for that to pay.
+// choose names the fastest way to compute a problem that comes from node n: an engine of cuDNN with at most limit bytes of workspace, or one
+// of our kernels. Engines are tried if it is large enough for that to pay.
 func (t *tuner) choose(c cudnn.Convolution, limit int, n *ir.Node, engines bool) (string, error) {
 	if name, known := t.choices[c]; known {
 		return name, nil
@@ -133,7 +133,7 @@ func (t *tuner) fastest(c cudnn.Convolution, limit int, n *ir.Node, engines bool
 		s, err := t.timeOwn(k.name, whole)
 		switch {
 		case errors.Is(err, errNotTaken):
-		case driver.IsOutOfMemory(err) && best.Engine != "": // what was timed already is good enough
+		case driver.IsOutOfMemory(err) && best.Engine != "": // the best so far is good enough
 		case err != nil:
 			return best, err
 		case s < best.Seconds:
@@ -229,7 +229,7 @@ func (b *Backend) time(run func() error) (seconds float64, err error) {
 		if events[i], err = b.context.NewEvent(true); err != nil {
 			return 0, err
 		}
-		defer func() { _ = b.memory.End(events[i].Close) }() // what the driver refuses is tried again
+		defer func() { _ = b.memory.End(events[i].Close) }() // a refused call is tried again
 	}
 	for i := range events {
 		if err := run(); err != nil {

@@ -71,7 +71,7 @@ func (c *compiler) poolingOf(a op.PoolAttr, x, y tensor.Shape, mean bool) (*pool
 	return p, nil
 }
 
-// params are what does not change from launch to launch. Lanes have so many channels.
+// params returns the parameters that do not change from launch to launch. Lanes have width channels.
 func (p *pooling) params(width int) poolParams {
 	a := p.attr
 	r := poolParams{In: int3(p.in), Out: int3(p.out), Kernel: int3(a.Kernel), Stride: int3(a.Stride), Dilation: int3(a.Dilation), Before: int3(a.Before),
@@ -119,7 +119,7 @@ func (c *compiler) pool(p *pooling, at pooled, kernel string, r poolParams, lane
 	return c.poolLaunches(p, at, f, r, grid)
 }
 
-// maxRows is how many blocks a launch can have along the second axis of its grid.
+// maxRows is the largest number of blocks along the second axis of a launch's grid.
 const maxRows = 65535
 
 func (c *compiler) poolLaunches(p *pooling, at pooled, f *driver.Function, r poolParams, grid [3]uint32) (action, error) {
@@ -160,7 +160,7 @@ func (c *compiler) poolLaunches(p *pooling, at pooled, f *driver.Function, r poo
 	}, nil
 }
 
-// marchOf is how many planes a thread makes one after the other: few enough that all processors have work.
+// marchOf returns the number of planes that a thread makes one after the other: few enough that all processors have work.
 func marchOf(blocksOfPlane, planes int) int { return min(max(blocksOfPlane*planes/1024, 1), 8) }
 
 func buildMaxPool(c *compiler, n *ir.Node) (action, error) {

@@ -36,7 +36,7 @@ func Wrap(data []float32) *Field { return &Field{n: len(data), data: data, lent:
 // View is a field that is always data.
 func View(data []float32) *Field { return &Field{n: len(data), data: data, fixed: true} }
 
-// Values are what the field holds, to be read.
+// Values returns the field's values, to be read.
 func (f *Field) Values() []float32 {
 	if f.data == nil {
 		f.data = make([]float32, f.n)
@@ -52,7 +52,7 @@ func (f *Field) Fresh() []float32 {
 	return f.Values()
 }
 
-// put makes data, which others may hold, what the field holds.
+// put makes data, which others may hold, the field's values.
 func (f *Field) put(data []float32, lent bool) {
 	if f.fixed {
 		copyAll(f.data, data)

@@ -16,7 +16,7 @@ type Tile struct {
 	Z, V, C0, C1 int
 }
 
-// Epilogue is what happens to a finished output.
+// Epilogue is the function that is applied to a finished output.
 type Epilogue struct {
 	Bias       []float32  // one value per output channel, or nil
 	Accumulate bool       // add to what the destination holds

@@ -25,7 +25,7 @@ type depthwiseParams struct {
 	srcStep int // floats between the sources of neighbouring voxels
 	dstStep int // floats between neighbouring voxels
 	cols    int // channels, at most two vectors
-	acc     int // 1: add to what is in dst
+	acc     int // 1: add to dst
 }
 
 // A depthwiseFunc computes for i < n, j < cols

@@ -38,7 +38,7 @@ func within(t *testing.T, what string, x, got float32, want, ulps, abs float64) 
 	}
 }
 
-// accuracy is what the doc comment of Activation promises: units in the last place, or an absolute error in units of |x|.
+// accuracy is the promise of Activation's doc comment: units in the last place, or an absolute error in units of |x|.
 var accuracy = map[string]struct{ ulps, abs float64 }{
 	"exp": {2, 0}, "sigmoid": {4, 0}, "silu": {4, 0}, "tanh": {4, 0}, "softplus": {4, 0}, "elu": {4, 0},
 	"mish": {5, 0}, "gelu": {6, 0}, "gelu_tanh": {6, 2e-8}, "hard_sigmoid": {2, 6e-8}, "hard_swish": {2, 6e-8},
@@ -104,7 +104,7 @@ func TestActivationSpecials(t *testing.T) {
 	})
 }
 
-// Every length and offset: nothing outside is written, and what is inside does not depend on the place.
+// Every length and offset: nothing outside is written, and values do not depend on the place.
 func TestElementwiseEdges(t *testing.T) {
 	forSets(t, func(t *testing.T, s *Set) {
 		p := plain()

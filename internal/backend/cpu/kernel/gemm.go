@@ -26,7 +26,7 @@ type gemmParams struct {
 	aStride int // floats an entry of the row table counts
 	cStride int // floats an entry of the destination table counts
 	cols    int // columns to write, at most the panel's width
-	acc     int // 1: add to what is in c
+	acc     int // 1: add to c
 }
 
 // A gemmFunc computes, for i < m and j < cols,

@@ -49,7 +49,7 @@ func Floats(f []float32) Weights { return Weights{f: f} }
 // Bytes wraps little-endian float32 values; alignment does not matter, and the bytes are read during packing only.
 func Bytes(b []byte) Weights { return Weights{b: b} }
 
-// Sized stands for n values that are not there: what is packed from it knows its sizes and cannot run.
+// Sized stands for n values that are not there: weights that are packed from it have sizes and cannot run.
 func Sized(n int) Weights { return Weights{n: n} }
 
 // Len is the number of values.

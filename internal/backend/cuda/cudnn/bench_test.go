@@ -146,7 +146,7 @@ func (d *device) download(t testing.TB, p driver.Ptr, n int, narrow bool) []floa
 	return values
 }
 
-// strides is how elements lie in x or y: those of a plane of z, and of a row.
+// strides returns the elements between planes (z) and rows (y) of x or y.
 func strides(size [3]int, channels, plane int) (z, y int) {
 	if plane == 0 {
 		plane = size[1] * size[2] * channels

@@ -59,7 +59,7 @@ const (
 	cacheBytes   = 8 << 20         // a longer file is not ours
 )
 
-// CacheDir is where a user's choices are kept, or "" if the system does not say where caches belong.
+// CacheDir returns the folder of a user's choices, or "" if the system does not say where caches belong.
 func CacheDir() string {
 	dir, err := os.UserCacheDir()
 	if err != nil {
@@ -81,7 +81,7 @@ func OpenCache(dir string) *Cache {
 	return c
 }
 
-// readCache reads what is valid: lines of another version, or cut off, are skipped.
+// readCache reads the valid entries; lines of another version, or cut off, are skipped.
 func readCache(path string) []entry {
 	info, err := os.Stat(path)
 	if err != nil || !info.Mode().IsRegular() || info.Size() > cacheBytes {

@@ -50,7 +50,7 @@ type Convolution struct {
 
 	Read16, Write16 bool // with BFloat16: the volume that is read, the one that is written (and the residual) are bfloat16 in memory
 
-	// What is written is act(convolution + residual + bias). The residual is laid out like what is written, the bias is one value a channel.
+	// The output is act(convolution + residual + bias). The residual is laid out like the output, the bias is one value a channel.
 	Bias, Residual bool
 	Activation     string // "" or "relu"
 
@@ -174,7 +174,7 @@ func (g *graph) tensor(id int64, dims, strides []int64, data int32, virtual bool
 	return d
 }
 
-// graph describes a convolution to the library: the convolution itself, then what is done to its result, through values that no memory
+// graph describes a convolution to the library: the convolution itself, then its epilogue, through values that no memory
 // holds ("virtual" tensors). The order is that of the library's own fused engines: residual, bias, activation.
 func (h *Handle) graph(c Convolution) (*graph, error) {
 	if err := c.check(); err != nil {
@@ -284,7 +284,7 @@ func (h *Handle) graph(c Convolution) (*graph, error) {
 	return g, nil
 }
 
-// convolve makes the operation itself, from what is read to its result.
+// convolve makes the convolution itself, from its input to its result.
 func (g *graph) convolve(read, result descriptor, factor int32) descriptor {
 	m, c := &g.maker, &g.problem
 	n, kd, kh, kw := int64(c.Cin/c.Groups), int64(c.Kernel[0]), int64(c.Kernel[1]), int64(c.Kernel[2])
@@ -300,7 +300,7 @@ func (g *graph) convolve(read, result descriptor, factor int32) descriptor {
 	m.ints(d, attrConvolutionAfter, wide(c.After)...)
 	m.finalize(d)
 
-	// The result is alpha times the convolution plus beta times what was there.
+	// The result is alpha times the convolution plus beta times the earlier value.
 	var o descriptor
 	if c.Backward {
 		o = m.create(kindConvolutionBackward)

@@ -23,7 +23,7 @@ func (l *Library) set(d descriptor, a attribute, t kindOfValue, count int, value
 	return dl.Call(l.setAttribute, uintptr(d), uintptr(a), uintptr(t), uintptr(count), uintptr(values))
 }
 
-// get reads at most room elements of an attribute and says how many there are, which can be more. With room 0 it only counts.
+// get reads at most room elements of an attribute and returns their number, which can be larger. With room 0 it only counts.
 func (l *Library) get(d descriptor, a attribute, t kindOfValue, room int, values unsafe.Pointer) (int, error) {
 	var count int64
 	status := dl.Call(l.getAttribute, uintptr(d), uintptr(a), uintptr(t), uintptr(room), uintptr(unsafe.Pointer(&count)), uintptr(values))
@@ -52,7 +52,7 @@ type made struct {
 	kind kind
 }
 
-// close gives all descriptors back, the last one first.
+// close destroys all descriptors, the last one first.
 func (m *maker) close() {
 	for i := len(m.made) - 1; i >= 0; i-- {
 		m.lib.release(m.made[i].d)

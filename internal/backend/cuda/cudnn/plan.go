@@ -39,7 +39,7 @@ const (
 	mostCompiled   = 3
 )
 
-// Candidates gives ways to compute a convolution, those that the library thinks fastest first, at most 8. Left out are engines that need
+// Candidates returns at most 8 ways to compute a convolution, those that the library expects to be the fastest first. Left out are engines that need
 // more workspace (bytes), whose results differ from run to run, and for Float32 those that compute with less than float32. Nothing is
 // computed and no device memory is taken but for code. The error is there only if there is no candidate.
 func (h *Handle) Candidates(c Convolution, maxWorkspace int) ([]*Plan, error) {
@@ -129,7 +129,7 @@ func (h *Handle) suggest(found *maker, g *graph, mode int32) []descriptor {
 	return configs[:min(n, len(configs))]
 }
 
-// suggestion is what a heuristic says of one engine configuration.
+// suggestion is an engine configuration that a heuristic proposes.
 type suggestion struct {
 	engine    engine
 	notes     []note
@@ -137,7 +137,7 @@ type suggestion struct {
 	workspace int  // bytes, or 0 where only the plan knows them
 }
 
-// take makes a plan of a suggestion, or says why it is not used.
+// take makes a plan of a suggestion, or returns why it is not used.
 func (h *Handle) take(g *graph, s suggestion, maxWorkspace int) (*Plan, error) {
 	if reason := unwanted(s.notes, g.problem.Precision); reason != "" {
 		return nil, errors.New(reason)
@@ -157,7 +157,7 @@ func (h *Handle) take(g *graph, s suggestion, maxWorkspace int) (*Plan, error) {
 	return p, nil
 }
 
-// unwanted says why an engine with these notes is not used, or nothing.
+// unwanted returns the reason not to use an engine with these notes, or "".
 func unwanted(notes []note, p Precision) string {
 	for _, n := range notes {
 		switch n {
@@ -178,7 +178,7 @@ func unwanted(notes []note, p Precision) string {
 	return ""
 }
 
-// engine is what an execution plan is made from: the index of an engine, and its knobs.
+// engine is the index and the knobs of an engine, from which an execution plan is made.
 type engine struct {
 	index int
 	knobs []knob // sorted by number

@@ -10,7 +10,7 @@ import (
 )
 
 // Allocation is a range of device addresses with pieces of physical memory behind it, side by side. Everything that the backend takes on
-// the device is one of these, so that what it holds is known to the byte. The addresses stay until it is closed; the pieces are others
+// the device is an allocation, so that its use of memory is known to the byte. The addresses stay until it is closed; the pieces are others
 // after Vacate and Return. The allocator's mutex guards it.
 type Allocation struct {
 	a       *Allocator
@@ -115,7 +115,7 @@ func (a *Allocator) mapAt(at driver.Ptr, mapped *int, pieces []physical) error {
 	return a.context.Allow(at, *mapped)
 }
 
-// places are the units of the pieces that the memory is to be made of: large ones, but where a part is seen twice, and at the end.
+// places returns the sizes, in units, of the pieces to make the allocation from: large ones, except under an alias and at the end.
 func (m *Allocation) places() (units []int) {
 	unit := m.a.granularity
 	for at := 0; at < m.bytes; {
@@ -129,7 +129,7 @@ func (m *Allocation) places() (units []int) {
 	return units
 }
 
-// part are the pieces behind some bytes, if they are small ones.
+// part returns the pieces behind bytes [from, from+bytes), if they are small ones.
 func (m *Allocation) part(from, bytes int) (pieces []physical, ok bool) {
 	at, unit := 0, m.a.granularity
 	for _, p := range m.pieces {
@@ -175,9 +175,9 @@ func (m *Allocation) clear() error {
 	return nil
 }
 
-// dissolve ends it altogether. After an error it is to be called again.
+// dissolve gives pieces and addresses back. After an error it is to be called again.
 func (m *Allocation) dissolve() error {
-	for _, a := range m.aliases { // of programs that must not run any more
+	for _, a := range m.aliases { // their programs must not run any more
 		if err := a.dissolve(); err != nil {
 			return err
 		}
@@ -204,11 +204,11 @@ func (m *Allocation) Close() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	i := slices.Index(a.live, m)
-	if i < 0 { // it was closed, and the driver refused
+	if i < 0 { // closed before, and the driver refused
 		return nil
 	}
 	a.live = slices.Delete(a.live, i, i+1)
-	if m.ready { // and from now on is not, whatever the driver says
+	if m.ready { // no longer, whatever the driver says
 		a.allocated.Add(-int64(m.bytes))
 		m.ready = false
 	}
@@ -228,7 +228,7 @@ type Alias struct {
 func (a *Alias) At() driver.Ptr { return a.at }
 
 // Double maps bytes [from, from+bytes) of the memory, whole units of the granularity, a second and a third time. Where large pieces are
-// exchanged for that, what was in the memory is lost, and after an error the memory may be too: then it is good for nothing but closing.
+// exchanged for that, the contents are lost; after an error the memory may be, too, and can then only be closed.
 func (m *Allocation) Double(from, bytes int) (a *Alias, err error) {
 	d := m.a
 	d.mu.Lock()

@@ -18,15 +18,15 @@ import (
 
 // Allocator has the physical memory that a backend took from the driver. It comes in pieces of the granularity, each of which is as good as
 // any other, so that an allocation of any size can be made of any that are spare: there is no fragmentation, whatever was taken and closed
-// before. Because calls of the driver take their time, largeUnits of them may be one large piece, which lies where so many small ones would,
-// and is exchanged for them where they are needed.
+// before. Because calls of the driver take their time, some pieces are large: largeUnits units in one, exchanged for small ones where those
+// are needed.
 type Allocator struct {
 	context     *driver.Context
 	stream      *driver.Stream // that programs run on; nil until Open, and from Close on
 	granularity int
 	options     Options
 	gate        gate
-	recording   sync.Mutex // a graph, during which nobody waits for the stream
+	recording   sync.Mutex // held while a graph is recorded: the stream must not be waited for then
 
 	mu      sync.Mutex // guards the pieces, live allocations, vacated and the measured overhead
 	small   []physical // spare pieces
@@ -41,10 +41,10 @@ type Allocator struct {
 	left []ending   // calls that the driver refused
 
 	overhead int       // of the process, when it was measured last
-	measured time.Time // that, if ever
+	measured time.Time // time of that; zero if never
 }
 
-// Options are what an allocator asks of its backend.
+// Options are the services that an allocator needs from its backend.
 type Options struct {
 	// Overhead measures the device memory of this process beside what the allocator holds.
 	Overhead func() (int, error)
@@ -122,7 +122,7 @@ func (a *Allocator) Do(f func() error) error {
 	return a.context.Do(f)
 }
 
-// Record runs f, which records a graph. Nobody waits for the stream meanwhile.
+// Record runs f, which records a graph, and keeps others from waiting for the stream meanwhile.
 func (a *Allocator) Record(f func() error) error {
 	a.recording.Lock()
 	defer a.recording.Unlock()
@@ -140,14 +140,14 @@ func (a *Allocator) Settle() error {
 	return a.stream.Synchronize()
 }
 
-// ending is a call that ends something.
+// ending is a call that frees or closes something.
 type ending struct {
 	call     func() error
-	outlives bool // what it ends is not gone with the context
+	outlives bool // its object stays when the context is gone
 }
 
-// End makes calls that end something, where the context is current. What the driver refuses is remembered, and tried again by Trim and
-// Close: it stays without a leak.
+// End makes calls that free or close something, where the context is current. Calls that the driver refuses are remembered, and tried
+// again by Trim and Close, so that nothing leaks.
 func (a *Allocator) End(calls ...func() error) error {
 	var errs []error
 	for _, call := range calls {
@@ -156,7 +156,7 @@ func (a *Allocator) End(calls ...func() error) error {
 	return errors.Join(errs...)
 }
 
-// endMemory is End for what may stay longer than the context: physical memory and addresses.
+// endMemory is End for physical memory and addresses, which can outlive the context.
 func (a *Allocator) endMemory(call func() error) error { return a.finish(ending{call, true}) }
 
 func (a *Allocator) finish(e ending) error {
@@ -169,7 +169,7 @@ func (a *Allocator) finish(e ending) error {
 	return err
 }
 
-// endLeft tries again what the driver refused to end. The allocator's mutex is held.
+// endLeft makes the remembered calls again. The caller holds the mutex.
 func (a *Allocator) endLeft() error {
 	a.ends.Lock()
 	left := a.left
@@ -182,7 +182,7 @@ func (a *Allocator) endLeft() error {
 	return errors.Join(errs...)
 }
 
-// empty gives everything back, whoever still has it.
+// empty gives everything back, also allocations that were not closed.
 func (a *Allocator) empty() error {
 	for _, m := range a.live {
 		_ = a.endMemory(m.dissolve) // tried again below
@@ -203,14 +203,14 @@ func (a *Allocator) empty() error {
 	return err
 }
 
-// forget drops what the driver took back with a context that was lost.
+// forget drops all that went with a lost context.
 func (a *Allocator) forget() {
 	a.left, a.small, a.large = nil, nil, nil
 	a.reserved.Store(0)
 	a.allocated.Store(0)
 }
 
-// endTries is how often Close tries what the driver refuses.
+// endTries is the number of times that Close makes a refused call.
 const endTries = 3
 
 // Trim gives spare memory back to the driver until keep bytes are left, and returns what it freed. While the memory is vacated it gives
@@ -233,7 +233,7 @@ func (a *Allocator) Trim(keep int) (freed int, err error) {
 	return freed, nil
 }
 
-// Held returns the bytes that were taken from the driver: those of allocations, and what is kept for the next ones.
+// Held returns the bytes taken from the driver: allocations, and spare memory for the next ones.
 func (a *Allocator) Held() int { return int(a.reserved.Load()) }
 
 // Allocated returns the bytes of allocations.
@@ -255,10 +255,10 @@ func (a *Allocator) Usage() (backend.Usage, error) {
 	return u, nil
 }
 
-// overheadAge is how old the figure of Usage may be: NVML takes its time.
+// overheadAge is the age up to which Usage reports an earlier measurement: NVML is slow.
 const overheadAge = 5 * time.Second
 
-// knownOverhead returns the overhead, or 0 where it is not known. The allocator's mutex is held.
+// knownOverhead returns the overhead, or 0 where it is not known. The caller holds the mutex.
 func (a *Allocator) knownOverhead() int {
 	if a.measured.IsZero() || time.Since(a.measured) > overheadAge {
 		a.overhead, _ = a.options.Overhead() // 0 for an error

@@ -47,7 +47,7 @@ func classOf(e *driver.Error) backend.Trouble {
 	return backend.Transient
 }
 
-// unusable are codes that say what is wrong with the machine or its set-up: nothing that is tried again helps.
+// unusable has the codes for faults of the machine or its set-up, where trying again does not help.
 var unusable = map[int]bool{
 	driver.CodeInsufficientDriver: true, driver.CodeNoDevice: true, driver.CodeInvalidImage: true, driver.CodeNoBinary: true,
 	driver.CodeInvalidPTX: true, driver.CodeUnsupportedPTX: true, driver.CodeNotFound: true,

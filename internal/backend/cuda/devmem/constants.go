@@ -96,8 +96,8 @@ func (s *Constants) Bytes() int {
 	return total
 }
 
-// Upload brings the constants that are not in the pool to the device, and counts the program among the users of all. Release takes what it
-// returns.
+// Upload brings the constants that are not in the pool to the device, and counts the program among the users of all blocks that it returns,
+// until Release.
 func (s *Constants) Upload() (blocks []*Block, err error) {
 	p := s.pool
 	if len(s.fresh) > 0 {
@@ -143,7 +143,7 @@ func (a *Allocator) copyConstants(constants []*Constant) error {
 			if err != nil {
 				_ = a.stream.Synchronize() // a copy may be on its way out of it
 			}
-			_ = a.FreeStaging(staging) // what the driver refuses is tried again
+			_ = a.FreeStaging(staging) // a refused call is tried again
 		}()
 		for _, c := range constants {
 			if c.bytes == 0 {

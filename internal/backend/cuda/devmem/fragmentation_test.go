@@ -13,14 +13,14 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
 )
 
-// event is a step of a trace: block ID of so many bytes is taken, or with 0 bytes closed.
+// event is a step of a trace: block ID is taken with Bytes bytes, or closed where they are 0.
 type event struct {
 	ID    int    `json:"id"`
 	Bytes int    `json:"bytes"`
 	What  string `json:"what"`
 }
 
-// memoryTrace is what sessions take and close, in a random order: weights that stay long, arenas and scratch of plans that change with
+// memoryTrace returns what sessions take and close, in a random order: weights that stay long, arenas and scratch of plans that change with
 // the budget, fields of volumes of several sizes, and moments that take several times as much. Never more than limit bytes are taken, the
 // largest block is about a third of that, and at the end all are closed but those that stay of the last session.
 func memoryTrace(seed uint64, steps, limit int) (events []event) {
@@ -113,7 +113,7 @@ func TestNoFragmentation(t *testing.T) {
 		u, err := a.Usage()
 		must(t, err)
 		most = max(most, u.Allocated)
-		u.Free = whole(u.Free) // what is less than a piece does not count
+		u.Free = whole(u.Free) // less than a piece does not count
 		if worst = max(worst, u.Fragmentation()); worst > 0 || u.Reserved > most {
 			t.Fatalf("step %d: fragmentation %v, %d bytes reserved and %d allocated at most", i, worst, u.Reserved, most)
 		}
@@ -283,7 +283,7 @@ func (c *cachingAllocator) close(id int) {
 	c.put(b)
 }
 
-// ratios are the share of what is free in its segments that is not in the largest free block, and that of the segments that is free.
+// ratios returns the share of free memory in its segments outside of the largest free block, and the share of the segments that is free.
 func (c *cachingAllocator) ratios() (fragmentation, slack float64) {
 	rest, largest := c.reserved-c.taken, 0
 	for _, list := range c.unused {

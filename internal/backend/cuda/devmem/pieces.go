@@ -14,7 +14,7 @@ type physical struct {
 
 const largeUnits = 16
 
-// spare is how many units nothing is in.
+// spare returns the number of units in spare pieces.
 func (a *Allocator) spare() int { return len(a.small) + largeUnits*len(a.large) }
 
 // put makes pieces spare.
@@ -32,7 +32,7 @@ func (a *Allocator) list(units int) *[]physical {
 	return &a.large
 }
 
-// pop takes n spare pieces of so many units.
+// pop takes n spare pieces of the given units each.
 func (a *Allocator) pop(n, units int) []physical {
 	list := a.list(units)
 	rest := len(*list) - n
@@ -41,7 +41,7 @@ func (a *Allocator) pop(n, units int) []physical {
 	return taken
 }
 
-// create asks the driver for n more spare pieces of so many units.
+// create asks the driver for n more spare pieces of the given units each.
 func (a *Allocator) create(n, units int) error {
 	for range n {
 		h, err := a.context.CreatePhysical(units * a.granularity)
@@ -54,7 +54,7 @@ func (a *Allocator) create(n, units int) error {
 	return nil
 }
 
-// exchange makes small pieces of a large spare one, by way of the driver. What another program takes meanwhile is lost.
+// exchange makes small pieces of a large spare one, by way of the driver. Another program may take some of the memory meanwhile.
 func (a *Allocator) exchange() error {
 	p := a.pop(1, largeUnits)[0]
 	if err := a.context.Release(p.handle); err != nil {
@@ -65,9 +65,9 @@ func (a *Allocator) exchange() error {
 	return a.create(largeUnits, 1)
 }
 
-// pieces are pieces for places that follow one another, of so many units each: spare ones, and from the driver what is missing and no
-// more. A place for a large one may get small ones. Where the driver refuses, what it gave before is spare, so that something smaller can
-// be made of it. It must run where the context is current.
+// pieces returns pieces for consecutive places, whose sizes are given in units: spare ones, and new ones from the driver only for what is
+// missing. A place for a large piece may get small ones. Where the driver refuses, the pieces that it gave before are spare, so that
+// something smaller can be made of them. It must run where the context is current.
 func (a *Allocator) pieces(places []int) (taken []physical, err error) {
 	small, large := 0, 0
 	for _, units := range places {
@@ -108,8 +108,8 @@ func (a *Allocator) pieces(places []int) (taken []physical, err error) {
 	return taken, nil
 }
 
-// giveBack releases spare pieces to the driver until so many units are left, small ones first. Those that it refuses to take stay spare.
-// It must run where the context is current.
+// giveBack releases spare pieces to the driver, small ones first, until keep units are left. Those that it refuses to take stay spare. It
+// must run where the context is current.
 func (a *Allocator) giveBack(keep int) (freed int, err error) {
 	before := a.reserved.Load()
 	var refused []physical
@@ -129,7 +129,7 @@ func (a *Allocator) giveBack(keep int) (freed int, err error) {
 		release(largeUnits)
 	}
 	if missing := keep - a.spare(); missing > 0 && a.reserved.Load() < before { // of a large one that was kept in part
-		_ = a.create(missing, 1) // or somebody else has it now
+		_ = a.create(missing, 1) // or another program has it now
 	}
 	a.put(refused...)
 	return int(before - a.reserved.Load()), err

@@ -20,7 +20,7 @@ func (a *Allocator) NewStaging(n int) *Staging {
 	return &Staging{nil, make([]byte, max(n, 1))}
 }
 
-// FreeStaging gives them back; nil is nothing.
+// FreeStaging gives the memory of m back, which may be nil.
 func (a *Allocator) FreeStaging(m *Staging) error {
 	if m == nil || m.pinned == nil {
 		return nil

@@ -121,7 +121,7 @@ func (q *TransferQueue) Pass(p *PinnedBuffer, what func(s *driver.Stream) error)
 	if err == nil {
 		err = p.event.Synchronize()
 	}
-	if err != nil { // what was enqueued before is not to find the buffer in use again
+	if err != nil { // earlier work must not find the buffer in use again
 		return errors.Join(err, q.enqueue((*driver.Stream).Synchronize))
 	}
 	return nil

@@ -9,13 +9,13 @@ import (
 // ErrVacated says that memory was used while it was vacated.
 var ErrVacated = errors.New("cuda: the memory was vacated and did not return")
 
-// gate lets users of the memory in while it is there. While somebody waits for all to leave, others wait before it; so who is in must not
-// come in again.
+// gate lets users of the memory in while it is on the device. While close waits for all users to leave, new ones wait in enter; so a user
+// must not enter twice.
 type gate struct {
 	mu      sync.Mutex
 	changed *sync.Cond
 	users   int
-	closing int // who wait for users to leave
+	closing int // calls of close that wait for users to leave
 	closed  bool
 }
 
@@ -107,7 +107,7 @@ func (a *Allocator) Vacate(keep ...*Allocation) (freed int, err error) {
 	return freed, nil
 }
 
-// save copies what is to be kept to the host, and waits.
+// save copies the contents to keep to the host, and waits.
 func (a *Allocator) save(kept map[*Allocation]bool) error {
 	if err := a.Settle(); err != nil {
 		return err
@@ -129,8 +129,8 @@ func (a *Allocator) save(kept map[*Allocation]bool) error {
 		return a.stream.Synchronize()
 	}()
 	if err != nil {
-		_ = a.stream.Synchronize() // for what may be on its way into memory that goes
-		for _, m := range made {   // what is in it is not known
+		_ = a.stream.Synchronize() // a copy may be on its way into memory that goes
+		for _, m := range made {   // their contents are not known
 			_ = a.FreeStaging(m.saved) // remembered
 			m.saved = nil
 		}
@@ -155,7 +155,7 @@ func (a *Allocator) Return() error {
 	if !a.vacated {
 		return nil
 	}
-	// What has to be copied first, so that the copies are on their way while the rest is mapped.
+	// Allocations with contents to copy come first, so that the copies are on their way while the rest is mapped.
 	var order []*Allocation
 	for _, stale := range []bool{true, false} {
 		for _, m := range a.live {
@@ -199,7 +199,7 @@ func (a *Allocator) Return() error {
 	return nil
 }
 
-// bringBack maps memory and enqueues the copy of what it held.
+// bringBack maps memory and enqueues the copy of its contents.
 func (m *Allocation) bringBack() error {
 	if err := m.openAll(); err != nil {
 		return err

@@ -5,7 +5,7 @@ import (
 	"unsafe"
 )
 
-// Context is what a process has on a device: its memory, kernels and streams. They live until they are closed, not until the context is.
+// Context holds a process's memory, kernels and streams on a device. They live until they are closed, not until the context is.
 type Context struct {
 	d      *Driver
 	device int32
@@ -31,12 +31,12 @@ func (c *Context) Do(f func() error) error {
 		return err
 	}
 	if before != 0 && before != c.handle { // a thread without a context may keep this one
-		defer func() { _ = c.d.ctxSetCurrent.call(before) }() // if it fails, that context is closed and nobody waits for it
+		defer func() { _ = c.d.ctxSetCurrent.call(before) }() // if it fails, that context is closed and not needed
 	}
 	return f()
 }
 
-// MemInfo is how much of the device's memory is free and how much there is, in bytes.
+// MemInfo returns the free and the total memory of the device, in bytes.
 func (c *Context) MemInfo() (free, total int, err error) {
 	var sizes [2]uint64
 	err = c.d.memGetInfo.call(uintptr(unsafe.Pointer(&sizes[0])), uintptr(unsafe.Pointer(&sizes[1])))

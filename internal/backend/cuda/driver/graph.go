@@ -23,7 +23,7 @@ func (s *Stream) BeginCapture() error {
 	return s.d.streamBeginCapture.call(s.handle, captureThreadLocal)
 }
 
-// EndCapture gives what was recorded.
+// EndCapture returns the recorded graph.
 func (s *Stream) EndCapture() (*Graph, error) {
 	g := &Graph{d: s.d}
 	if err := s.d.streamEndCapture.call(s.handle, uintptr(unsafe.Pointer(&g.handle))); err != nil {

@@ -38,7 +38,7 @@ func (c *Context) allocation() *allocation {
 	return &allocation{kind: allocationPinned, place: place{placeDevice, c.device}}
 }
 
-// Granularity is what sizes and addresses of reserved, physical and mapped memory are multiples of, in bytes.
+// Granularity returns the bytes that sizes and addresses of reserved, physical and mapped memory are multiples of.
 func (c *Context) Granularity() (int, error) {
 	var n uint64
 	err := c.d.memGetAllocationGranularity.call(uintptr(unsafe.Pointer(&n)), uintptr(unsafe.Pointer(c.allocation())), granularityMinimum)
@@ -77,8 +77,8 @@ func (c *Context) Allow(at Ptr, bytes int) error {
 	return c.d.memSetAccess.call(uintptr(at), uintptr(bytes), uintptr(unsafe.Pointer(a)), 1)
 }
 
-// Unmap takes memory away from addresses: a range that was mapped without a gap by whole calls of Map. Nothing may be using it any more,
-// and the call does not wait for what is.
+// Unmap takes memory away from addresses: a range that was mapped without a gap by whole calls of Map. Nothing may be using it any more;
+// the call does not wait.
 func (c *Context) Unmap(at Ptr, bytes int) error {
 	return c.d.memUnmap.call(uintptr(at), uintptr(bytes))
 }

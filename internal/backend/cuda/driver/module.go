@@ -96,10 +96,10 @@ func (m *Module) Function(name string) (*Function, error) {
 // Name is the name of the kernel.
 func (f *Function) Name() string { return f.name }
 
-// Registers is how many registers a thread takes.
+// Registers returns the number of registers of a thread.
 func (f *Function) Registers() int { return f.registers }
 
-// Stack is how much memory of its own a thread takes beside registers, in bytes.
+// Stack returns the bytes of local memory of a thread.
 func (f *Function) Stack() int { return f.stack }
 
 // MaxThreads is the most threads that a block may have.
@@ -113,7 +113,7 @@ func (f *Function) SetDynamicShared(bytes int) error {
 	return nil
 }
 
-// Occupancy is how many blocks of that many threads and bytes of dynamic shared memory a multiprocessor holds.
+// Occupancy returns the number of blocks with that many threads and bytes of dynamic shared memory that a multiprocessor holds.
 func (f *Function) Occupancy(threads, shared int) (blocks int, err error) {
 	var n int32
 	err = f.d.occupancyMaxActiveBlocks.call(uintptr(unsafe.Pointer(&n)), f.handle, uintptr(threads), uintptr(shared))

@@ -6,7 +6,7 @@ import (
 	"unsafe"
 )
 
-// Stream is a queue of work for the device: what is put in runs in that order, while the program goes on. An error of the work itself
+// Stream is a queue of work for the device, which runs in order while the program goes on. An error of the work itself
 // shows in a later call. One goroutine uses a stream at a time.
 type Stream struct {
 	d      *Driver
@@ -45,8 +45,8 @@ func (s *Stream) Wait(e *Event) error { return s.d.streamWaitEvent.call(s.handle
 // Close ends the stream after its work.
 func (s *Stream) Close() error { return s.d.streamDestroy.call(s.handle) }
 
-// CopyToDevice copies from the host. The host's memory is pinned (HostMemory) or stays as it is until the stream is synchronised; what is
-// not pinned is copied while the program waits.
+// CopyToDevice copies from the host. The host's memory is pinned (HostMemory) or stays as it is until the stream is synchronised;
+// memory that is not pinned is copied while the program waits.
 func (s *Stream) CopyToDevice(dst Ptr, src unsafe.Pointer, bytes int) error {
 	return s.d.memcpyHtoDAsync.call(uintptr(dst), uintptr(src), uintptr(bytes), s.handle)
 }
@@ -96,7 +96,7 @@ func (e *Event) Record(s *Stream) error { return e.d.eventRecord.call(e.handle, 
 // Synchronize waits until the stream has come to the mark.
 func (e *Event) Synchronize() error { return e.d.eventSynchronize.call(e.handle) }
 
-// Query says whether the stream has come to the mark.
+// Query reports whether the stream has reached the event.
 func (e *Event) Query() (done bool, err error) {
 	err = e.d.eventQuery.call(e.handle)
 	if refused, ok := errors.AsType[*Error](err); ok && refused.Code == CodeNotReady {

@@ -142,7 +142,7 @@ type Device struct {
 	handle uintptr
 }
 
-// Count is how many GPUs there are, with those that this user may not use. Slices do not count, nor does CUDA_VISIBLE_DEVICES.
+// Count returns the number of GPUs, including those that this user may not use. Slices do not count, nor does CUDA_VISIBLE_DEVICES.
 func (l *Library) Count() (int, error) {
 	var n uint32
 	err := check("nvmlDeviceGetCount_v2", dl.Call(l.count, uintptr(unsafe.Pointer(&n))))
@@ -216,7 +216,7 @@ func (d *Device) Temperature() (int, error) {
 	return int(celsius), err
 }
 
-// Power is what the GPU's board draws, in watts.
+// Power returns the power draw of the GPU's board, in watts.
 func (d *Device) Power() (float64, error) {
 	var milliwatts uint32
 	err := check("nvmlDeviceGetPowerUsage", dl.Call(d.l.power, d.handle, uintptr(unsafe.Pointer(&milliwatts))))
@@ -229,7 +229,7 @@ type Memory struct {
 	Reserved          int // by the driver and the firmware; within Used where the driver is too old to tell it
 }
 
-// Memory says how the memory is used, by all processes together.
+// Memory returns the use of the memory, by all processes together.
 func (d *Device) Memory() (Memory, error) {
 	if d.l.memory2 != 0 {
 		var m struct {
@@ -255,7 +255,7 @@ func (d *Device) Utilization() (gpu, memory float64, err error) {
 	return float64(u.gpu) / 100, float64(u.memory) / 100, err
 }
 
-// Process is what a process uses of a device.
+// Process is a process that uses a device, and its memory there.
 type Process struct {
 	PID   int // as the library sees it: in a container it can be another one than the process knows
 	Bytes int // of memory; -1 where the system does not tell

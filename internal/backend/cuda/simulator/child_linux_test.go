@@ -117,7 +117,7 @@ func (c *child) wait() {
 	_ = c.cmd.Wait() // it was killed, or its end is the test's matter
 }
 
-// serve is what a child does: commands from its input, one answer for each.
+// serve is the work of a child: it reads commands and answers each.
 func serve() error {
 	d, err := driver.Open(os.Getenv("VOXCAM_CUDA_DRIVER"))
 	if err != nil {
@@ -148,7 +148,7 @@ func serve() error {
 	return lines.Err()
 }
 
-// server is what a child has.
+// server is the state of a child: its driver, context and memory.
 type server struct {
 	driver  *driver.Driver
 	context *driver.Context

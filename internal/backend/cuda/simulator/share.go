@@ -49,7 +49,7 @@ func (s *Shared) enter(file string) error {
 	}
 }
 
-// Used is how much memory a process has on all devices, in bytes, with its contexts and what TakeAs gave it; 0 for one that has ended.
+// Used returns the bytes that a process has on all devices, with its contexts and those that TakeAs gave it; 0 for one that has ended.
 func (s *Shared) Used(pid int) int { return int(dl.Call(s.usedBy, uintptr(pid))) }
 
 // SetCapacity sets the memory of each device in bytes. What is taken stays so.
@@ -75,14 +75,14 @@ func (s *Simulator) SetSlices() { dl.Call(s.setSlices, 1) }
 // SetCount sets how many devices there are, up to 4. The driver looks at it when it is opened.
 func (s *Simulator) SetCount(n int) { dl.Call(s.setCount, uintptr(n)) }
 
-// Free is how much memory of the first device is free, in bytes.
+// Free returns the bytes that are free on the first device.
 func (s *Simulator) Free() int { return int(dl.Call(s.free, 0)) }
 
-// Refusals is how often cuMemCreate was refused, to any process, because there was no room.
+// Refusals returns the number of calls of cuMemCreate, of any process, that were refused for want of memory.
 func (s *Simulator) Refusals() int { return int(dl.Call(s.refusals)) }
 
-// Take sets how much of the first device others have whom nobody can see, as those in other containers, in bytes. They get what there is
-// room for, which it reports.
+// Take sets the bytes that invisible programs, as those in other containers, have on the first device. They get at most as many as there
+// is room for; it returns how many.
 func (s *Simulator) Take(bytes int) int {
 	s.t.Helper()
 	return s.takeAs(0, "", 0, bytes)
@@ -109,12 +109,12 @@ func (s *Simulator) takeAs(pid int, name string, device, bytes int) int {
 	return got
 }
 
-// pace is how many driver calls there are between two moves of a competitor, unless a test says otherwise.
+// pace is the number of driver calls between two moves of a competitor, unless a test says otherwise.
 const pace = 100
 
-// Compete begins a competition on the first device, or another one: at each 100th driver call, of any process, somebody takes or gives
-// memory, so that of what the others do not have then some number of bytes is free, which is random and at least low (or all there is)
-// and at most high. It follows from the seed and the number of calls alone.
+// Compete begins a competition on the first device, or replaces it: at each 100th driver call, of any process, a competitor takes or gives
+// memory so that a random number of bytes from low to high is free (or all that the processes leave, if that is less). The numbers follow
+// from the seed and the number of calls alone.
 func (s *Simulator) Compete(seed uint64, low, high int) { s.CompeteEach(pace, seed, low, high) }
 
 // CompeteEach is Compete with a move at each n-th driver call.
@@ -126,10 +126,10 @@ func (s *Simulator) CompeteEach(n int, seed uint64, low, high int) {
 	dl.Call(s.compete, uintptr(seed), uintptr(low), uintptr(high), uintptr(n))
 }
 
-// Rest ends a competition: what the competitor has is free.
+// Rest ends a competition: the competitor's memory is free.
 func (s *Simulator) Rest() { dl.Call(s.compete, 0, 0, 0, 0) }
 
-// Moves is how often the competitor took memory, and how often it gave some back.
+// Moves returns the number of times that the competitor took memory, and gave some back.
 func (s *Simulator) Moves() (took, gave int) {
 	return int(dl.Call(s.moves, 0)), int(dl.Call(s.moves, 1))
 }

@@ -6,8 +6,8 @@
 // The same library has the functions of NVML, for the same devices.
 //
 // A process has the devices for itself (Load), or shares them with others through a file (Share): then memory is refused when it does not
-// fit beside what all of them have, and what a process had is free when it has ended, however it ended. Others, who only take memory, can
-// be made up: Take and TakeAs set what they have, Compete lets it change at random, in steps that are counted in driver calls.
+// fit beside that of all of them, and the memory of a process is free when it has ended, however it ended. Programs that only take memory can
+// be made up: Take and TakeAs set how much they have, Compete lets it change at random, in steps that are counted in driver calls.
 //
 // Calls can be made to fail, or not to return, and devices to be lost, in this process by methods, in others by the environment. Only the
 // process that it happens to is affected. A process that has lost its devices does not get them back, as on a GPU: another one can use them.
@@ -112,19 +112,19 @@ func (s *Simulator) SetLazy(lazy bool) {
 	dl.Call(s.setLazy, v)
 }
 
-// Used is how much memory this process has on all devices, in bytes, with its contexts.
+// Used returns the bytes that this process has on all devices, with its contexts.
 func (s *Simulator) Used() int { return int(dl.Call(s.usedBy, 0)) }
 
-// Host is how much pinned memory this process has, in bytes.
+// Host returns the bytes of pinned memory of this process.
 func (s *Simulator) Host() int { return int(dl.Call(s.host)) }
 
-// Handles is how many streams, events, modules, graphs and executable graphs this process has not given back.
+// Handles returns the number of streams, events, modules, graphs and executable graphs that this process has not given back.
 func (s *Simulator) Handles() int { return int(dl.Call(s.handles)) }
 
-// Count is how many driver calls this process has made since Reset.
+// Count returns the number of driver calls of this process since Reset.
 func (s *Simulator) Count() int { return s.Calls("") }
 
-// Calls is how many calls of one function of the driver there were.
+// Calls returns the number of calls of one function of the driver.
 func (s *Simulator) Calls(name string) int {
 	return int(dl.Call(s.calls, uintptr(unsafe.Pointer(cString(name)))))
 }
@@ -217,7 +217,7 @@ func build(t testing.TB, compiler string, extra []string) (string, error) {
 	}
 	own := filepath.Join(scratch, "library")
 
-	// All objects depend on the compiler and the processor, which show in what is defined, and on the headers.
+	// All objects depend on the compiler and the processor, which show in the predefined macros, and on the headers.
 	headers, err := filepath.Glob(filepath.Join(kernels, "*.cuh"))
 	if err != nil {
 		return "", err
@@ -322,7 +322,7 @@ func kernelFolder() (string, error) {
 	}
 }
 
-// cacheFolder is the folder for what is compiled, without what was not used for a week.
+// cacheFolder returns the folder for compiled objects, after removing those that were not used for a week.
 func cacheFolder(t testing.TB) (string, error) {
 	dir, err := os.UserCacheDir()
 	if err != nil {
@@ -347,7 +347,7 @@ func cacheFolder(t testing.TB) (string, error) {
 	return dir, nil
 }
 
-// used says whether a file is there, and marks it as used now.
+// used reports whether a file exists, and marks it as used now.
 func used(path string) bool {
 	now := time.Now()
 	return os.Chtimes(path, now, now) == nil

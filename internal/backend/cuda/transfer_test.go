@@ -28,7 +28,7 @@ func counting(n int, from float32) []float32 {
 	return x
 }
 
-// What is read comes after what was enqueued for a field, what is written too; a field longer than all pieces comes through.
+// Reads and writes of a field come after all work that was enqueued for it; a field longer than all staging buffers comes through.
 func TestTransfersWait(t *testing.T) {
 	lazily(t)
 	b := open(t, Options{})
@@ -43,7 +43,7 @@ func TestTransfersWait(t *testing.T) {
 	for range 2 {
 		must(t, x.Write(first))
 		must(t, dst.Write(second))
-		must(t, b.AddNoise(dst, x, 1, stream, 0)) // a copy that nobody waits for
+		must(t, b.AddNoise(dst, x, 1, stream, 0)) // a copy that is not waited for
 		must(t, x.Write(second))
 		must(t, dst.Read(got))
 		if !slices.Equal(got, first) {
