@@ -24,6 +24,7 @@ import (
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/sysmem"
 	"github.com/voxcam/voxcam/volume"
 	"github.com/voxcam/voxcam/volume/format"
@@ -151,8 +152,10 @@ func Open(path string, opt Options) (*Model, error) {
 		return nil, err
 	}
 	m, err := explain.Open(context.Background(), path, d.Backend, explain.Options{
-		TargetLayer: opt.TargetLayer, InputAxes: opt.InputAxes, TokenGrid: opt.TokenGrid, PrefixTokens: opt.PrefixTokens, LayerLayout: opt.LayerLayout,
-		Shape: opt.Shape, Budget: opt.Budget,
+		ModelOptions: network.ModelOptions{
+			TargetLayer: opt.TargetLayer, InputAxes: opt.InputAxes, TokenGrid: opt.TokenGrid, PrefixTokens: opt.PrefixTokens,
+			LayerLayout: opt.LayerLayout, Shape: opt.Shape,
+		}, Budget: opt.Budget,
 	})
 	if err != nil {
 		return nil, errors.Join(err, d.Close())

@@ -33,7 +33,7 @@ cam:                            bytesize option parallel
 
 # Where it is computed.
 backend:                        tensor ir plan cam noise
-backend/hostmem:                   parallel backend cam noise
+backend/hostmem:                parallel backend cam noise
 backend/reference:              tensor ir op
 backend/cpu/kernel:
 backend/cpu:                    tensor ir op plan invariants backend backend/hostmem backend/cpu/kernel
@@ -62,7 +62,8 @@ phantom:                        volume
 phantom/phantomset:             phantom
 
 # The engine that ties model, methods and volume together. It writes no files and knows no data set.
-explain:                        bytesize input ir grad pass onnx layer plan backend cam noise volume sysmem option
+network:                        backend bytesize cam grad input ir layer onnx option pass plan sysmem volume
+explain:                        bytesize backend cam noise volume network
 
 # A device's memory: who holds it, what may be taken, what can be got back.
 policy:                         backend bytesize cam option
@@ -70,27 +71,27 @@ gpusurvey:                      backend backend/cuda/driver backend/cuda/nvml by
 
 # What people run. Only here a backend is chosen.
 device:                         backend backend/cpu backend/cuda backend/cuda/driver cam option sysmem
-engine:                         backend bytesize cam device explain policy volume sysmem
+engine:                         backend bytesize cam device explain policy volume sysmem network
 worker:                         bytesize cam engine explain input policy volume volume/npy sysmem
-fit:                            backend bytesize cam device engine explain option policy
-control:                        backend explain policy cam
+fit:                            backend bytesize cam device engine option policy network
+control:                        backend policy cam network
 monitor:                        bytesize control gpusurvey printable
 reclaim:                        backend bytesize control gpusurvey policy
 planview:                       ir plan bytesize printable
 dataset:                        cam input option volume volume/format sysmem
-config:                         bytesize cam dataset device engine explain input layer option policy printable result volume volume/format
+config:                         bytesize cam dataset device engine input layer option policy printable result volume volume/format network
 report:                         cam dataset durable input printable volume
-session:                        cam config dataset durable explain input picture printable report result volume volume/npy
-runner:                         bytesize control device engine explain gpusurvey monitor policy report session sysmem worker
+session:                        cam config dataset durable explain input picture printable report result
+runner:                         control device engine gpusurvey monitor policy report session sysmem worker network
 demo:                           durable input phantom volume/npy volume/mat
-cli:                            backend backend/cpu backend/cuda bytesize cam config control dataset demo device durable engine explain fit layer gpusurvey option policy monitor planview printable report reclaim result runner session volume volume/format volume/npy worker sysmem
+cli:                            backend/cpu backend/cuda bytesize cam config control dataset demo device durable engine fit layer gpusurvey option policy monitor planview printable reclaim result runner session volume volume/format volume/npy worker sysmem network
 cmd/voxcam:                     cli
 
 # Tests of the whole program on a simulated GPU.
 harm:                           backend/cuda/simulator cli control report cam
 
 # The public door of the library.
-.:                              cam device explain volume volume/format sysmem
+.:                              cam device explain volume volume/format sysmem network
 `
 
 // outside is policy too: the modules of others, and the packages that may import them. The engine needs none but what reads ONNX.

@@ -19,8 +19,8 @@ import (
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/durable"
 	"github.com/voxcam/voxcam/internal/engine"
-	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/layer"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/result"
 	"github.com/voxcam/voxcam/internal/session"
@@ -32,10 +32,9 @@ import (
 
 // modelFlags are those of every command that opens a model.
 type modelFlags struct {
-	model, inputAxes string
-	layer, layout    string
-	grid             []int
-	prefix           int
+	model string
+	network.ModelOptions
+	grid []int // TokenGrid, as it was given
 	deviceFlags
 	budget bytesize.Budget
 	ahead  bool // volumes come one after the other
@@ -46,11 +45,11 @@ const inputAxesHelp = "axes of the model's input in its order, such as NDHWC (Ke
 func (f *modelFlags) add(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.model, "model", "", "ONNX file of the classifier")
-	fl.StringVar(&f.layer, "target-layer", "", "layer to explain: a PyTorch module path (of the second call: PATH@2) or a name in the file (default: the last with spatial extent)")
-	fl.StringVar(&f.inputAxes, "input-axes", "", inputAxesHelp)
-	fl.StringVar(&f.layout, "layer-layout", layer.Layouts[0], "axes of the target layer: "+layer.LayoutHelp)
+	fl.StringVar(&f.TargetLayer, "target-layer", "", "layer to explain: a PyTorch module path (of the second call: PATH@2) or a name in the file (default: the last with spatial extent)")
+	fl.StringVar(&f.InputAxes, "input-axes", "", inputAxesHelp)
+	fl.StringVar(&f.LayerLayout, "layer-layout", layer.Layouts[0], "axes of the target layer: "+layer.LayoutHelp)
 	fl.IntSliceVar(&f.grid, "token-grid", nil, "place the tokens of the layer in space: depth,height,width (default: as the graph shows)")
-	fl.IntVar(&f.prefix, "prefix-tokens", 0, "tokens of the layer in front of those in space, such as class tokens (default: as the graph shows)")
+	fl.IntVar(&f.PrefixTokens, "prefix-tokens", 0, "tokens of the layer in front of those in space, such as class tokens (default: as the graph shows)")
 	f.deviceFlags.add(cmd)
 	fl.Var(&f.budget, "memory-budget", "most memory for computing: a size (512MiB), a share of what is free (50%), auto, or min; the answer stays the same")
 }
@@ -63,13 +62,8 @@ func (f *modelFlags) engine(shape [4]int) (engine.Options, error) {
 	if f.model == "" {
 		return engine.Options{}, usage(errors.New("--model is missing: the ONNX file of the classifier"))
 	}
-	o, err := f.layerOptions(shape)
-	if err != nil {
-		return engine.Options{}, err
-	}
-	return engine.Options{Model: f.model, TargetLayer: o.TargetLayer, LayerLayout: o.LayerLayout, TokenGrid: o.TokenGrid,
-		InputAxes: o.InputAxes, PrefixTokens: o.PrefixTokens, Shape: o.Shape,
-		Ahead: o.Ahead, Device: f.device, Precision: f.precision, Budget: f.budget.String()}, nil
+	o, err := f.modelOptions(shape)
+	return engine.Options{Model: f.model, ModelOptions: o, Ahead: f.ahead, Device: f.device, Precision: f.precision, Budget: f.budget.String()}, err
 }
 
 // openEngine opens what flags say, and tells on stderr what the user should know of the device.
@@ -210,7 +204,7 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	f.memoryFlags.put(cmd, &opt)
 	m, err := openEngine(cmd.Context(), opt, cmd.ErrOrStderr())
 	if err != nil {
-		return explain.SuggestAxes(err, v)
+		return network.SuggestAxes(err, v)
 	}
 	defer m.Close()
 	if err := m.Prepare(cmd.Context(), req.Methods); err != nil {

@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/printable"
 )
 
@@ -26,7 +26,7 @@ func newInspect() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			summary, err := explain.Inspect(cmd.Context(), args[0], explain.Options{Shape: s, InputAxes: inputAxes})
+			summary, err := network.Inspect(cmd.Context(), args[0], network.ModelOptions{Shape: s, InputAxes: inputAxes})
 			if err != nil {
 				return usage(err)
 			}
@@ -56,7 +56,7 @@ type inspectLayer struct {
 	CellSize   []float64 `json:"cell_size,omitempty"` // in voxels
 }
 
-func inspectFile(s *explain.Summary) any {
+func inspectFile(s *network.Summary) any {
 	layers := make([]inspectLayer, len(s.Layers))
 	for i, r := range s.Layers {
 		layers[i] = inspectLayer{Name: r.Name, Value: r.Value, Operation: r.Operation, Shape: r.Shape, Parameters: r.Parameters, Candidate: r.Candidate}
@@ -65,12 +65,12 @@ func inspectFile(s *explain.Summary) any {
 		}
 	}
 	return struct {
-		*explain.Summary
+		*network.Summary
 		Layers []inspectLayer `json:"layers"` // in place of the summary's
 	}{s, layers}
 }
 
-func printSummary(w io.Writer, s *explain.Summary) error {
+func printSummary(w io.Writer, s *network.Summary) error {
 	printable.Fprintf(w, "%s: %s, opset %d, volume %s, %d classes, %d parameters\n\n", s.Path, s.Producer, s.Opset, join(s.Volume[:], "x"), s.Classes, s.Parameters)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "layer\toperation\toutput shape\tparameters\tcells\tcell size (voxels)\t")

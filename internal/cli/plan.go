@@ -16,7 +16,7 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/durable"
 	"github.com/voxcam/voxcam/internal/engine"
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/planview"
 )
 
@@ -102,20 +102,24 @@ func (f *planFlags) run(cmd *cobra.Command, path string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
-	opt, err := f.options(shape, d.FreeMemory)
+	options, err := f.modelOptions(shape)
 	if err != nil {
 		return err
 	}
+	binding := network.Binding{Backend: d.Backend, Ahead: f.ahead}
+	if binding.Budget, err = engine.BudgetOf(f.budget, d.FreeMemory); err != nil {
+		return usage(err)
+	}
 	if f.passes != "" {
-		if opt.AfterPass, err = dumpPasses(f.passes); err != nil {
+		if binding.AfterPass, err = dumpPasses(f.passes); err != nil {
 			return err
 		}
 	}
-	planned, err := explain.Plans(cmd.Context(), path, d.Backend, opt, methods)
+	planned, err := network.Plans(cmd.Context(), path, options, binding, methods)
 	if err != nil {
 		return usage(err)
 	}
-	passes, err := drawable(planned, opt.Budget)
+	passes, err := drawable(planned, binding.Budget)
 	if err != nil {
 		return usage(err)
 	}
@@ -136,27 +140,19 @@ func (f *planFlags) run(cmd *cobra.Command, path string) (err error) {
 	return planview.WriteText(cmd.OutOrStdout(), passes)
 }
 
-// layerOptions are what the flags say of the model, for volumes of a shape.
-func (f *modelFlags) layerOptions(shape [4]int) (opt explain.Options, err error) {
-	opt = explain.Options{TargetLayer: f.layer, InputAxes: f.inputAxes, LayerLayout: f.layout, PrefixTokens: f.prefix, Shape: shape, Ahead: f.ahead}
-	if opt.TokenGrid, err = explain.TokenGrid(f.grid); err != nil {
-		return opt, usage(fmt.Errorf("--token-grid %w", err))
+// modelOptions returns what the flags say of the model, for volumes of a shape.
+func (f *modelFlags) modelOptions(shape [4]int) (o network.ModelOptions, err error) {
+	o = f.ModelOptions
+	o.Shape = shape
+	if o.TokenGrid, err = network.TokenGrid(f.grid); err != nil {
+		return o, usage(fmt.Errorf("--token-grid %w", err))
 	}
-	return opt, flagged(opt.Check())
-}
-
-// options are layerOptions with the budget, which can be a share of what is free.
-func (f *modelFlags) options(shape [4]int, free func() (int, error)) (opt explain.Options, err error) {
-	if opt, err = f.layerOptions(shape); err != nil {
-		return opt, err
-	}
-	opt.Budget, err = engine.BudgetOf(f.budget, free)
-	return opt, usage(err)
+	return o, flagged(o.Check())
 }
 
 // drawable hands planned passes on to be shown. Passes that do not fit are refused, with the budget that each would need, and the
 // methods that could do without them.
-func drawable(planned []explain.PlannedPass, budget cam.Budget) (passes []planview.Pass, err error) {
+func drawable(planned []network.PlannedPass, budget cam.Budget) (passes []planview.Pass, err error) {
 	var refusals []error
 	var fitting []string
 	for _, p := range planned {

@@ -23,9 +23,9 @@ import (
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/engine"
-	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/layer"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/option"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/result"
@@ -49,16 +49,12 @@ type Config struct {
 
 // Model names the network and the place in it that is explained.
 type Model struct {
-	File         string   // the ONNX file
-	Name         string   // of the network in reports; the file's name if empty
-	TargetLayer  string   // empty: the last layer with spatial extent
-	InputAxes    string   // of the network's input, such as NDHWC; "": as its operations show
-	LayerLayout  string   // as layer.LayoutHelp says
-	TokenGrid    [3]int   // depth, height, width of a token layer; zero: as the graph shows
-	PrefixTokens int      // of a token layer, in front of those in space; 0: as the graph shows
-	TargetClass  string   // predicted, true, all, an index, or a name of Classes
-	Classes      []string // names by index; nil: class_0, class_1, ...
-	NumClasses   int      // number of classes; 0: as many as the model has
+	File string // the ONNX file
+	Name string // of the network in reports; the file's name if empty
+	network.ModelOptions
+	TargetClass string   // predicted, true, all, an index, or a name of Classes
+	Classes     []string // names by index; nil: class_0, class_1, ...
+	NumClasses  int      // number of classes; 0: as many as the model has
 }
 
 // Explain has methods and their settings, and where they are computed.
@@ -111,7 +107,7 @@ var UserSignals = []string{UserSignalsAuto, UserSignalsMemory, UserSignalsStop}
 func Defaults() *Config {
 	exact := policy.DefaultPolicy()
 	return &Config{
-		Model: Model{LayerLayout: layer.Layouts[0], TargetClass: "predicted"},
+		Model: Model{ModelOptions: network.ModelOptions{LayerLayout: layer.Layouts[0]}, TargetClass: "predicted"},
 		Data:  dataset.DefaultOptions(),
 		Explain: Explain{Methods: []string{cam.DefaultMethod}, NSamples: cam.DefaultNSamples, NoiseLevel: cam.DefaultNoiseLevel,
 			Device: device.DefaultName, Precision: device.DefaultPrecision},
@@ -243,19 +239,11 @@ func (c *Config) Policy() (policy.Policy, error) {
 // Engine returns the options of the engine that explains the volumes of a run.
 func (c *Config) Engine() (engine.Options, error) {
 	p, err := c.Policy()
-	m := c.model()
-	o := engine.Options{Model: c.Model.File, TargetLayer: m.TargetLayer, LayerLayout: m.LayerLayout, TokenGrid: m.TokenGrid,
-		InputAxes: m.InputAxes, PrefixTokens: m.PrefixTokens, Ahead: true,
+	o := engine.Options{Model: c.Model.File, ModelOptions: c.Model.ModelOptions, Ahead: true,
 		Device: c.Explain.Device, Precision: c.Explain.Precision, Threads: c.Explain.Threads,
 		Budget: c.Explain.Memory.String(), Policy: p, Shuttle: c.Memory.Shuttle, LaunchBlocking: c.Memory.LaunchBlocking}
 	copy(o.Shape[1:], c.Data.ImageShape)
 	return o, err
-}
-
-// model returns the options of the model.
-func (c *Config) model() explain.Options {
-	return explain.Options{TargetLayer: c.Model.TargetLayer, InputAxes: c.Model.InputAxes, LayerLayout: c.Model.LayerLayout,
-		TokenGrid: c.Model.TokenGrid, PrefixTokens: c.Model.PrefixTokens}
 }
 
 // Settings returns all settings of the configuration that change results, by key, as text. Those that do not change a sample's result are

@@ -18,6 +18,7 @@ import (
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/layer"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/volume/mat"
 	"github.com/voxcam/voxcam/volume/format"
@@ -31,8 +32,8 @@ func TestEveryKeyArrives(t *testing.T) {
 	yes := true
 	want := &Config{
 		Path: filepath.Join("testdata", "full.toml"),
-		Model: Model{File: "testdata/m/net.onnx", Name: "Net", TargetLayer: "layer4", LayerLayout: "channels-last",
-			TokenGrid: [3]int{4, 8, 8}, InputAxes: "NDHWC", PrefixTokens: 2, TargetClass: "Early AMD", Classes: []string{"Normal", "Early AMD"}},
+		Model: Model{File: "testdata/m/net.onnx", Name: "Net", ModelOptions: network.ModelOptions{TargetLayer: "layer4", LayerLayout: "channels-last",
+			TokenGrid: [3]int{4, 8, 8}, InputAxes: "NDHWC", PrefixTokens: 2}, TargetClass: "Early AMD", Classes: []string{"Normal", "Early AMD"}},
 		Data: dataset.Options{Folder: "testdata/volumes", Labels: "testdata/labels.csv", Extension: ".nii.gz", Variable: "v", Axes: "HWDC",
 			ImageShape: []int{8, 16, 32}, Scale: "zscore", Split: "shuffle", SplitRatio: []float64{0.5, 0.25, 0.25},
 			SplitSeed: 7, Dataset: "all", MaxSamples: 3},

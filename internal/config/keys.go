@@ -13,7 +13,7 @@ import (
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/engine"
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/option"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/printable"
@@ -180,7 +180,7 @@ func Keys() []Key {
 
 // modelOption checks an option of the model that the configuration names.
 func modelOption(name string) func(*Config) error {
-	return func(c *Config) error { return c.model().CheckOption(name) }
+	return func(c *Config) error { return c.Model.CheckOption(name) }
 }
 
 // dataOption checks an option of the data set.
@@ -297,7 +297,7 @@ func grid(at func(*Config) *[3]int) value {
 				return grid, err
 			}
 		}
-		return explain.TokenGrid(sizes)
+		return network.TokenGrid(sizes)
 	})
 	v.get = func(c *Config) any {
 		if g := at(c); *g != [3]int{} {

@@ -10,7 +10,7 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/policy"
 )
 
@@ -36,7 +36,7 @@ type Status struct {
 	Budget int                 `json:"budget_bytes"` // now; 0: the least that works
 	Level  cam.Level           `json:"level"`
 	Arena  int                 `json:"arena_bytes"`
-	Plans  []explain.PassState `json:"plans"`
+	Plans  []network.PassState `json:"plans"`
 	Held   bool                `json:"held"`            // it was asked to release memory, and has not resumed
 	Until  time.Time           `json:"until,omitzero"`  // when it resumes
 	State  string              `json:"state,omitempty"` // what the device does: starting, computing, idle, waiting, restarting

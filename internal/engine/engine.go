@@ -34,22 +34,16 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/volume"
 )
 
 // Options say what is opened, where, and what may be given up. As JSON they go from one process to another.
 type Options struct {
-	// Of the model, as in explain.Options.
-	Model        string `json:"model"` // ONNX file
-	TargetLayer  string `json:"target_layer,omitempty"`
-	LayerLayout  string `json:"layer_layout,omitempty"`
-	TokenGrid    [3]int `json:"token_grid,omitzero"`
-	InputAxes    string `json:"input_axes,omitempty"`
-	PrefixTokens int    `json:"prefix_tokens,omitzero"`
-	Shape        [4]int `json:"shape,omitzero"` // [C, D, H, W]; zero sizes are the file's
-	Ahead        bool   `json:"ahead,omitempty"`
-	SHA256       string `json:"sha256,omitempty"` // of the model that it must be; "": any
+	Model string `json:"model"` // ONNX file
+	network.ModelOptions
+	Ahead bool `json:"ahead,omitempty"` // as in explain.Options
 
 	// Of the device, as in device.Open.
 	Device    string `json:"device,omitempty"`
@@ -108,7 +102,7 @@ type model interface {
 	Prepare(ctx context.Context, methods []string) error
 	Release(ctx context.Context, meanwhile func() error) error
 	Trim(keep int) (freed int, err error)
-	State() explain.State
+	State() network.State
 	Close() error
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/volume"
 )
@@ -526,12 +527,10 @@ func TestOpen(t *testing.T) {
 }
 
 func TestOptionsGoThroughJSON(t *testing.T) {
-	o := Options{Model: "m", TargetLayer: "l", LayerLayout: "auto", TokenGrid: [3]int{1, 2, 3}, InputAxes: "NDHWC", PrefixTokens: 1, Shape: [4]int{1, 2, 3, 4}, Ahead: true, SHA256: "5", Device: "cuda:1",
-		Precision: "bf16", Threads: 3, Budget: "50%", Policy: policy.DefaultPolicy(), Shuttle: "idle", LaunchBlocking: true,
-		Supervised: true}
-	for i := range reflect.TypeOf(o).NumField() {
-		if reflect.ValueOf(o).Field(i).IsZero() {
-			t.Errorf("%s is not tested", reflect.TypeOf(o).Field(i).Name)
+	o := Options{ModelOptions: network.ModelOptions{TargetLayer: "l", LayerLayout: "auto", TokenGrid: [3]int{1, 2, 3}, InputAxes: "NDHWC", PrefixTokens: 1, Shape: [4]int{1, 2, 3, 4}, SHA256: "5"}, Model: "m", Ahead: true, Device: "cuda:1", Precision: "bf16", Threads: 3, Budget: "50%", Policy: policy.DefaultPolicy(), Shuttle: "idle", LaunchBlocking: true, Supervised: true}
+	for _, field := range reflect.VisibleFields(reflect.TypeOf(o)) {
+		if reflect.ValueOf(o).FieldByIndex(field.Index).IsZero() {
+			t.Errorf("%s is not tested", field.Name)
 		}
 	}
 	text, err := json.Marshal(o)

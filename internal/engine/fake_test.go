@@ -12,6 +12,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/volume"
 )
 
@@ -169,8 +170,8 @@ func (m *fakeModel) Close() error {
 
 func (m *fakeModel) Trim(int) (int, error) { return 0, nil }
 
-func (m *fakeModel) State() explain.State {
-	return explain.State{Level: cam.LevelStreamed, Arena: 1}
+func (m *fakeModel) State() network.State {
+	return network.State{Level: cam.LevelStreamed, Arena: 1}
 }
 
 // Release gives the memory back between two draws, and takes the least again.

@@ -124,9 +124,7 @@ func (e *Engine) openOn(ctx context.Context, d *machine) (_ *seat, err error) {
 	}
 	o := e.options
 	s.model, err = e.parts.model(ctx, o.Model, d.Backend, explain.Options{
-		TargetLayer: o.TargetLayer, TokenGrid: o.TokenGrid, LayerLayout: o.LayerLayout, InputAxes: o.InputAxes, PrefixTokens: o.PrefixTokens,
-		Shape: o.Shape, Ahead: o.Ahead, SHA256: o.SHA256,
-		Budget: s.budget, Allow: func(u backend.Usage) cam.Budget { return e.allow(s, u) }, Shuttle: e.shuttle,
+		ModelOptions: o.ModelOptions, Ahead: o.Ahead, Budget: s.budget, Allow: func(u backend.Usage) cam.Budget { return e.allow(s, u) }, Shuttle: e.shuttle,
 	})
 	return s, err
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/volume"
 	"github.com/voxcam/voxcam/volume/format"
@@ -50,7 +51,7 @@ func newRig(t *testing.T) *rig {
 	if r.volume, err = format.Read(filepath.Join(folder, "volume.npy"), format.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	r.options = Options{Model: filepath.Join(folder, "model.torchscript.onnx"), TargetLayer: c.Target, Device: "cuda", Ahead: true, Policy: policy.DefaultPolicy()}
+	r.options = Options{ModelOptions: network.ModelOptions{TargetLayer: c.Target}, Model: filepath.Join(folder, "model.torchscript.onnx"), Device: "cuda", Ahead: true, Policy: policy.DefaultPolicy()}
 	r.options.Policy.Wait = 0
 	r.request = cam.Request{Methods: []string{"gradcam", "saliency", "smoothgrad", "vargrad"}, NSamples: 6, NoiseLevel: 0.1, Seed: 5, SampleID: "x"}
 	return r

@@ -5,7 +5,7 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/network"
 )
 
 // What an engine does, in State.State.
@@ -31,7 +31,7 @@ type State struct {
 	// Of the model, where it is explained now.
 	Level cam.Level           `json:"level,omitempty"`
 	Arena int                 `json:"arena_bytes"`
-	Plans []explain.PassState `json:"plans"`
+	Plans []network.PassState `json:"plans"`
 }
 
 // State says what the engine does now. It may be called at any time, and waits for no volume.

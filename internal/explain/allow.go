@@ -8,13 +8,11 @@ import (
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/bytesize"
+	"github.com/voxcam/voxcam/internal/network"
 )
 
 // askEvery is how old what is known of the device's memory may be: asking takes a call of the driver, a pass as little as a millisecond.
 const askEvery = 20 * time.Millisecond
-
-// growth is what must be allowed, in parts of what plans were made for, before larger ones are made: making and loading them takes time.
-const growth = 1.25
 
 // allowance is what computing may take, by what is known of the device.
 type allowance struct {
@@ -82,18 +80,18 @@ func (m *Model) adjust() error {
 	if err != nil {
 		return err
 	}
-	if n.forced { // as much as the device has now
+	if n.Forced { // as much as the device has now
 		if _, err := m.ask(); err != nil {
 			return err
 		}
 		most := tighter(allowed, cam.Budget{Bytes: max(1, m.allowance.usage.Available())})
-		n.forced = most != allowed && !n.full()
+		n.Forced = most != allowed && !n.Full()
 		allowed = most
 	}
 	switch {
-	case len(n.passes()) == 0:
-		n.budget, n.placed = allowed, false
-	case n.exceeds(allowed), n.outgrown(allowed):
+	case len(n.Passes()) == 0:
+		n.Budget, n.Placed = allowed, false
+	case n.Exceeds(allowed), n.Outgrown(allowed):
 		return m.replan(allowed)
 	}
 	return nil
@@ -107,31 +105,6 @@ func tighter(a, b cam.Budget) cam.Budget {
 	return a
 }
 
-// exceeds reports whether plans take more than is allowed.
-func (n *network) exceeds(allowed cam.Budget) bool {
-	return allowed.Bytes > 0 && n.taken > allowed.Bytes || allowed.Smallest && !n.budget.Smallest && n.taken > 0
-}
-
-// outgrown reports whether so much more is allowed than plans were made for that others are worth it.
-func (n *network) outgrown(allowed cam.Budget) bool {
-	made := n.taken
-	if n.budget.Bytes > 0 {
-		made = n.budget.Bytes
-	}
-	switch {
-	case n.taken == 0 || !n.budget.Bounded() || allowed.Smallest || allowed.Arena > 0 || n.full():
-		return false
-	case !allowed.Bounded():
-		return true
-	}
-	return float64(allowed.Bytes) >= growth*float64(made)
-}
-
-// full reports whether there is nothing to be had from more memory: whole tensors, and all fields on the device.
-func (n *network) full() bool {
-	return n.level() == cam.LevelWhole && (n.places == places{} || !n.ahead && n.places == cheaper[0])
-}
-
 // change is that of plans.
 type change struct {
 	level cam.Level // before; "" for none
@@ -140,22 +113,22 @@ type change struct {
 
 // replan gives back what smaller or larger plans have no use for. Place must be held.
 func (m *Model) replan(to cam.Budget) error {
-	m.change = &change{m.net.level(), m.net.taken}
+	m.change = &change{m.net.Level(), m.net.Taken}
 	m.allowance.stale()
-	return m.net.replan(to)
+	return m.net.Replan(to)
 }
 
 // tellChange tells how plans have changed, once.
 func (m *Model) tellChange(e *explanation) {
 	n, was := m.net, m.change
-	if was == nil || was.level == "" || n.taken == was.taken {
+	if was == nil || was.level == "" || n.Taken == was.taken {
 		return
 	}
 	kind := cam.EventSmaller
-	if n.taken > was.taken {
+	if n.Taken > was.taken {
 		kind = cam.EventLarger
 	}
-	e.tell(kind, "from %s, %s, to %s, %s", was.level, bytesize.FormatMiB(was.taken), n.level(), bytesize.FormatMiB(n.taken))
+	e.tell(kind, "from %s, %s, to %s, %s", was.level, bytesize.FormatMiB(was.taken), n.Level(), bytesize.FormatMiB(n.Taken))
 	was.level = "" // which is told
 }
 
@@ -166,7 +139,7 @@ func (m *Model) settle(e *explanation) error {
 		if _, err := m.ask(); err != nil {
 			return err
 		}
-		keep := max(0, m.net.taken-m.allowance.usage.Allocated) // for what is taken later: moments, pictures
+		keep := max(0, m.net.Taken-m.allowance.usage.Allocated) // for what is taken later: moments, pictures
 		m.allowance.stale()
 		if _, err := m.resident.Trim(keep); err != nil {
 			return err
@@ -198,7 +171,7 @@ func (e *explanation) between(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if m.net.exceeds(allowed) {
+	if m.net.Exceeds(allowed) {
 		if err := m.shrink(e, allowed, false); err != nil {
 			return err
 		}
@@ -212,7 +185,7 @@ func (e *explanation) between(ctx context.Context) error {
 }
 
 // ready brings plans, programs and fields to what is needed and allowed.
-func (m *Model) ready(ctx context.Context, e *explanation, needed needs) error {
+func (m *Model) ready(ctx context.Context, e *explanation, needed network.Needs) error {
 	if err := m.plan(ctx, e, needed); err != nil {
 		return err
 	}
@@ -222,17 +195,17 @@ func (m *Model) ready(ctx context.Context, e *explanation, needed needs) error {
 	if err := m.arrive(e); err != nil {
 		return err
 	}
-	if err := m.net.takeFields(); err != nil {
+	if err := m.net.TakeFields(); err != nil {
 		return err
 	}
-	if err := m.net.load(ctx); err != nil {
+	if err := m.net.Load(ctx); err != nil {
 		return err
 	}
 	return m.settle(e)
 }
 
 // plan decides where fields lie and by which plans programs run, and makes room for what is taken then.
-func (m *Model) plan(ctx context.Context, e *explanation, needed needs) error {
+func (m *Model) plan(ctx context.Context, e *explanation, needed network.Needs) error {
 	m.place.Lock()
 	defer m.place.Unlock()
 	if e.adjust {
@@ -241,11 +214,11 @@ func (m *Model) plan(ctx context.Context, e *explanation, needed needs) error {
 		}
 		e.adjust = false
 	}
-	if err := m.net.require(ctx, needed); err != nil {
+	if err := m.net.Require(ctx, needed); err != nil {
 		return err
 	}
 	for _, d := range e.draws {
-		if d.moments != nil && d.where != m.net.places.moments {
+		if d.moments != nil && d.where != m.net.Places.Moments {
 			if err := e.leave(d); err != nil {
 				return err
 			}

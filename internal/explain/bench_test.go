@@ -15,6 +15,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/backend/cuda"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/volume"
 )
 
@@ -112,7 +113,7 @@ func benchmarkArenas(b *testing.B, path, method string) {
 	if ask == "gradient" {
 		ask = "saliency"
 	}
-	passes, err := explain.Plans(context.Background(), path, device, benchmarkOptions(b), []string{ask})
+	passes, err := network.Plans(context.Background(), path, benchmarkOptions(b).ModelOptions, network.Binding{Backend: device}, []string{ask})
 	if err != nil {
 		b.Fatal(err)
 	}

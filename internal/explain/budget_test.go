@@ -12,6 +12,7 @@ import (
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/volume"
 	"github.com/voxcam/voxcam/volume/format"
 )
@@ -48,7 +49,7 @@ func checkBudgets(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 	methods := []string{"gradcam", "saliency"}
-	opt := explain.Options{TargetLayer: c.Target, Shape: [4]int{v.Channels, v.Depth, v.Height, v.Width}}
+	opt := explain.Options{ModelOptions: network.ModelOptions{TargetLayer: c.Target, Shape: [4]int{v.Channels, v.Depth, v.Height, v.Width}}}
 	if c.Grid != nil {
 		opt.TokenGrid = [3]int(c.Grid)
 	}
@@ -58,7 +59,7 @@ func checkBudgets(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 	defer device.Close()
-	passes, err := explain.Plans(context.Background(), path, device, opt, methods)
+	passes, err := network.Plans(context.Background(), path, opt.ModelOptions, network.Binding{Backend: device, Budget: opt.Budget}, methods)
 	if err != nil {
 		t.Fatal(err)
 	}

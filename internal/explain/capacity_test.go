@@ -9,6 +9,7 @@ import (
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/network"
 )
 
 // band is a range of budgets, in bytes, in which plans on a limited device have one level.
@@ -59,7 +60,7 @@ func bands(t testing.TB, inner backend.Backend, req cam.Request) (all []band, ta
 func levelWithin(t testing.TB, inner backend.Backend, req cam.Request, budget int) (level cam.Level) {
 	t.Helper()
 	opt := explain.Options{Budget: cam.Budget{Bytes: budget}}
-	passes, err := explain.Plans(context.Background(), methodsCase+"/model.torchscript.onnx", newLimited(t, inner, 1<<30), opt, req.Methods)
+	passes, err := network.Plans(context.Background(), methodsCase+"/model.torchscript.onnx", opt.ModelOptions, network.Binding{Backend: newLimited(t, inner, 1<<30), Budget: opt.Budget, Ahead: opt.Ahead}, req.Methods)
 	if err != nil {
 		t.Fatal(err)
 	}

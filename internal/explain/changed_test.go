@@ -15,6 +15,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/input"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/volume"
 )
 
@@ -118,7 +119,7 @@ func TestChangedModel(t *testing.T) {
 			if m.Info().SHA256 != digest {
 				t.Error("the digest is another one")
 			}
-			if _, err := explain.Open(context.Background(), path, b, explain.Options{SHA256: digest}); err == nil ||
+			if _, err := explain.Open(context.Background(), path, b, explain.Options{ModelOptions: network.ModelOptions{SHA256: digest}}); err == nil ||
 				how == "written over" && !errors.As(err, &changed) {
 				t.Errorf("opened again: %v", err)
 			}

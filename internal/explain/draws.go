@@ -100,7 +100,7 @@ func (e *explanation) drawsAt(ctx context.Context, d *draws, left []int) error {
 		if err := e.between(ctx); err != nil {
 			return err
 		}
-		noisy := e.net.fields.noisy
+		noisy := e.net.Fields.Noisy
 		if err := e.draw(d.done, noisy, d.sigma); err != nil {
 			return err
 		}
@@ -127,8 +127,8 @@ func (e *explanation) drawsAt(ctx context.Context, d *draws, left []int) error {
 		if e.req.Noise == nil {
 			m.Parameters["seed"], m.Parameters["sample_id"] = e.req.Seed, e.req.SampleID
 		}
-		s := e.net.fields.slide(nil)
-		if err := e.finish(ctx, i, s, e.volume.Dims(), d.moments.Map(s.free(), e.choices[i])); err != nil {
+		s := e.net.Fields.Slide(nil)
+		if err := e.finish(ctx, i, s, e.volume.Dims(), d.moments.Map(s.Free(), e.choices[i])); err != nil {
 			return err
 		}
 		if d.sigma == 0 { // of a level in shares of the volume's range
@@ -145,7 +145,7 @@ func (e *explanation) draw(draw int, noisy backend.Field, sigma float32) error {
 		if err != nil {
 			return err
 		}
-		return e.net.backend.AddNoise(noisy, e.net.fields.volume, e.volume.Channels, stream, sigma)
+		return e.net.Backend.AddNoise(noisy, e.net.Fields.Volume, e.volume.Channels, stream, sigma)
 	}
 	z := make([]float32, len(e.volume.Data))
 	if err := e.req.Noise.Draw(draw, z); err != nil {
@@ -154,7 +154,7 @@ func (e *explanation) draw(draw int, noisy backend.Field, sigma float32) error {
 	for i, x := range e.volume.Data {
 		z[i] = x + sigma*z[i]
 	}
-	return e.net.backend.Upload(noisy, z, e.volume.Channels)
+	return e.net.Backend.Upload(noisy, z, e.volume.Channels)
 }
 
 // openDraws takes moments, if there are none, with what is there of them.
@@ -164,8 +164,8 @@ func (e *explanation) openDraws(d *draws) error {
 		for _, i := range d.which {
 			sharing = append(sharing, e.choices[i])
 		}
-		where := e.net.places.moments
-		m, err := e.net.backend.NewMoments(e.net.values(), e.volume.Channels, where, sharing...)
+		where := e.net.Places.Moments
+		m, err := e.net.Backend.NewMoments(e.net.Values(), e.volume.Channels, where, sharing...)
 		if err != nil {
 			return err
 		}

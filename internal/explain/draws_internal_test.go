@@ -3,6 +3,8 @@ package explain
 import (
 	"testing"
 	"time"
+
+	"github.com/voxcam/voxcam/internal/network"
 )
 
 // Keeping states takes at most a twenty-fifth of the time.
@@ -26,7 +28,7 @@ func TestKeepingIsPaced(t *testing.T) {
 // Budgets that are close have the same plan, and none is planned for more than it is.
 func TestCoarsely(t *testing.T) {
 	for _, x := range []int{0, 1, 63, 64, 65, 1000, 1 << 20, 1<<20 + 1, 1<<31 - 1} {
-		if got := coarsely(x); got > x || float64(got) < float64(x)*31/32 {
+		if got := network.Coarsely(x); got > x || float64(got) < float64(x)*31/32 {
 			t.Errorf("%d becomes %d", x, got)
 		}
 	}

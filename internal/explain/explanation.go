@@ -11,25 +11,26 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/volume"
 )
 
 // explanation is the work on one volume. It is computed in attempts, each of which does what the ones before have left.
 type explanation struct {
 	model   *Model
-	net     *network
+	net     *network.Network
 	req     cam.Request
 	volume  *volume.Volume
 	choices []cam.Choice
-	byKind  map[kind][]int // indices of choices
-	needs   needs
+	byKind  map[network.Kind][]int // indices of choices
+	needs   network.Needs
 	result  *cam.Result
 	done    int // passes through the network
 	total   int
-	draws   []*draws  // of methods that draw; nil until they are begun
-	ready   *gradient // the program that has gone forward on the volume, and no further
-	stay    bool      // maps and heatmaps are left where they are made
-	atOnce  bool      // maps and heatmaps are brought before anything else is done
+	draws   []*draws          // of methods that draw; nil until they are begun
+	ready   *network.Gradient // the program that has gone forward on the volume, and no further
+	stay    bool              // maps and heatmaps are left where they are made
+	atOnce  bool              // maps and heatmaps are brought before anything else is done
 
 	low, high float32       // of the volume
 	waits     backend.Field // where the volume waits; nil for with the caller
@@ -45,17 +46,17 @@ type explanation struct {
 
 // begin settles what does not depend on the device: which methods there are, and which passes through the network they need.
 func (e *explanation) begin(choices []cam.Choice) {
-	e.choices, e.byKind = choices, map[kind][]int{}
+	e.choices, e.byKind = choices, map[network.Kind][]int{}
 	e.result.Methods = make([]cam.MethodResult, len(choices))
 	for i, c := range choices {
 		e.result.Methods[i] = cam.MethodResult{
 			Method: c.Name, HeatDims: e.volume.Dims(), Parameters: map[string]any{"convention": c.Convention.Name},
 		}
-		e.byKind[kindOf(c)] = append(e.byKind[kindOf(c)], i)
+		e.byKind[network.KindOf(c)] = append(e.byKind[network.KindOf(c)], i)
 	}
-	e.needs = needsOf(choices, e.volume.Voxels(), e.volume.Channels)
-	e.draws = e.shareDraws(e.byKind[byDraws])
-	e.total = 1 + min(len(e.byKind[atInput]), 1) + len(e.draws)*e.req.NSamples
+	e.needs = network.NeedsOf(choices, e.volume.Voxels(), e.volume.Channels)
+	e.draws = e.shareDraws(e.byKind[network.ByDraws])
+	e.total = 1 + min(len(e.byKind[network.AtInput]), 1) + len(e.draws)*e.req.NSamples
 }
 
 // attempt does what is left to do.
@@ -71,17 +72,17 @@ func (e *explanation) attempt(ctx context.Context) error {
 
 // bring brings the volume to where the network reads it.
 func (e *explanation) bring() (err error) {
-	f := &e.net.fields
-	if e.there != nil && e.there == f.volume {
+	f := &e.net.Fields
+	if e.there != nil && e.there == f.Volume {
 		return nil
 	}
-	if e.waits != nil && e.waits == f.ahead {
-		err = e.net.backend.Copy(f.volume, f.ahead)
+	if e.waits != nil && e.waits == f.Ahead {
+		err = e.net.Backend.Copy(f.Volume, f.Ahead)
 	} else {
-		err = e.net.backend.Upload(f.volume, e.volume.Data, e.volume.Channels)
+		err = e.net.Backend.Upload(f.Volume, e.volume.Data, e.volume.Channels)
 	}
 	if err == nil {
-		e.there = f.volume
+		e.there = f.Volume
 	}
 	return err
 }
@@ -90,22 +91,22 @@ func (e *explanation) bring() (err error) {
 // another, and those that draw share the draws. An error is one of the volume, or one to recover from; that of a method is its status.
 func (e *explanation) run(ctx context.Context) (err error) {
 	e.ready = nil
-	if err := e.net.takePictures(); err != nil {
+	if err := e.net.TakePictures(); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, e.net.leavePictures()) }()
+	defer func() { err = errors.Join(err, e.net.LeavePictures()) }()
 	start := time.Now()
 	if e.result.Logits == nil {
-		which := e.left(atLayer)
-		if err := e.classify(ctx, len(which) > 0 && e.net.noLayer == nil); err != nil {
+		which := e.left(network.AtLayer)
+		if err := e.classify(ctx, len(which) > 0 && e.net.NoLayer == nil); err != nil {
 			return err
 		}
 		e.spend(time.Since(start), which) // they go on from there
 	}
 	for _, k := range []struct {
-		kind kind
+		kind network.Kind
 		run  func(context.Context, []int) error
-	}{{atLayer, e.layerMethods}, {atInput, e.inputMethods}, {byDraws, e.drawMethods}} {
+	}{{network.AtLayer, e.layerMethods}, {network.AtInput, e.inputMethods}, {network.ByDraws, e.drawMethods}} {
 		which := e.left(k.kind)
 		if len(which) == 0 {
 			continue
@@ -129,7 +130,7 @@ func (e *explanation) another(i int) string {
 }
 
 // left are the methods of a kind that have no status yet.
-func (e *explanation) left(k kind) (which []int) {
+func (e *explanation) left(k network.Kind) (which []int) {
 	for _, i := range e.byKind[k] {
 		if e.result.Methods[i].Status == "" {
 			which = append(which, i)
@@ -148,25 +149,6 @@ func (e *explanation) settle(ctx context.Context, err error, which ...int) error
 	}
 	e.fail(err, which...)
 	return nil
-}
-
-// kind says which pass through the network a method takes part in.
-type kind int
-
-const (
-	atLayer kind = iota
-	atInput
-	byDraws
-)
-
-func kindOf(c cam.Choice) kind {
-	switch needs := c.Convention.Needs; {
-	case needs.Has(cam.Draws):
-		return byDraws
-	case needs.Has(cam.LayerGradient):
-		return atLayer
-	}
-	return atInput
 }
 
 func (e *explanation) fail(err error, which ...int) {
@@ -196,12 +178,12 @@ func (e *explanation) classify(ctx context.Context, layer bool) error {
 	if err := e.between(ctx); err != nil {
 		return err
 	}
-	p, err := e.net.gradientAt(ctx, !layer)
+	p, err := e.net.GradientAt(ctx, !layer)
 	if err != nil {
 		return err
 	}
 	e.ready = nil
-	logits, err := p.forward(ctx, e.net.fields.volume)
+	logits, err := p.Forward(ctx, e.net.Fields.Volume)
 	if err != nil {
 		return err
 	}
@@ -245,21 +227,21 @@ func softmax(logits []float32) []float64 {
 
 // layerMethods goes on from classify, if nothing came between.
 func (e *explanation) layerMethods(ctx context.Context, which []int) error {
-	p, err := e.gradient(ctx, false, e.net.fields.volume)
+	p, err := e.gradient(ctx, false, e.net.Fields.Volume)
 	if err != nil {
 		return err
 	}
-	grid := e.net.target.Grid
+	grid := e.net.Target.Grid
 	for i, n := range e.volume.Dims() {
 		e.result.CellSize[i] = float64(n) / float64(grid[i])
 	}
-	l, err := p.layer(float64(e.result.Logits[e.result.TargetClass]))
+	l, err := p.Layer(float64(e.result.Logits[e.result.TargetClass]))
 	if err != nil {
 		return err
 	}
-	signed := &e.net.fields.signed
+	signed := &e.net.Fields.Signed
 	for _, i := range which {
-		if err := e.finish(ctx, i, signed, grid, e.net.backend.LayerMap(signed.free(), e.choices[i], l)); err != nil {
+		if err := e.finish(ctx, i, signed, grid, e.net.Backend.LayerMap(signed.Free(), e.choices[i], l)); err != nil {
 			return err
 		}
 	}
@@ -267,14 +249,14 @@ func (e *explanation) layerMethods(ctx context.Context, which []int) error {
 }
 
 func (e *explanation) inputMethods(ctx context.Context, which []int) error {
-	f := &e.net.fields
-	g, err := e.inputGradient(ctx, f.volume)
+	f := &e.net.Fields
+	g, err := e.inputGradient(ctx, f.Volume)
 	if err != nil {
 		return err
 	}
 	for _, i := range which {
-		s := f.slide(nil)
-		made := e.net.backend.InputMap(s.free(), e.choices[i], f.volume, g, e.volume.Channels)
+		s := f.Slide(nil)
+		made := e.net.Backend.InputMap(s.Free(), e.choices[i], f.Volume, g, e.volume.Channels)
 		if err := e.finish(ctx, i, s, e.volume.Dims(), made); err != nil {
 			return err
 		}
@@ -289,36 +271,36 @@ func (e *explanation) inputGradient(ctx context.Context, x backend.Field) (backe
 		return nil, err
 	}
 	e.pass()
-	return p.program.Field(p.gradient)
+	return p.Program.Field(p.Gradient)
 }
 
 // gradient runs a pass at x: at the volume, on from classify if nothing came between.
-func (e *explanation) gradient(ctx context.Context, input bool, x backend.Field) (*gradient, error) {
-	if p := e.ready; p != nil && p.input == input && x == e.net.fields.volume {
+func (e *explanation) gradient(ctx context.Context, input bool, x backend.Field) (*network.Gradient, error) {
+	if p := e.ready; p != nil && p.Input == input && x == e.net.Fields.Volume {
 		e.ready = nil
-		return p, p.backward(ctx, e.result.TargetClass)
+		return p, p.Backward(ctx, e.result.TargetClass)
 	}
 	if err := e.between(ctx); err != nil {
 		return nil, err
 	}
-	p, err := e.net.gradientAt(ctx, input)
+	p, err := e.net.GradientAt(ctx, input)
 	if err != nil {
 		return nil, err
 	}
 	e.ready = nil
-	return p, p.both(ctx, x, e.result.TargetClass)
+	return p, p.Both(ctx, x, e.result.TargetClass)
 }
 
 // finish turns the map of method i, of size dims, into its result, unless there is none: the failure of a method is its status. The
 // map may be where the heatmap is made. An error is one to recover from.
-func (e *explanation) finish(ctx context.Context, i int, signed *slide, dims [3]int, err error) error {
-	r, picture := &e.result.Methods[i], e.net.fields.slide(signed)
+func (e *explanation) finish(ctx context.Context, i int, signed *network.Slide, dims [3]int, err error) error {
+	r, picture := &e.result.Methods[i], e.net.Fields.Slide(signed)
 	if err == nil {
 		err = e.take(i, signed, &r.Map)
 	}
 	var finding cam.Finding
 	if err == nil {
-		finding, err = e.net.backend.Heatmap(picture.free(), signed.field, e.choices[i], dims, e.volume.Dims())
+		finding, err = e.net.Backend.Heatmap(picture.Free(), signed.Field, e.choices[i], dims, e.volume.Dims())
 	}
 	if err == nil {
 		err = e.take(i, picture, &r.Heatmap)

@@ -56,12 +56,12 @@ func (s *Staying) Gradient(ctx context.Context) error {
 	if err := s.e.classify(ctx, false); err != nil {
 		return err
 	}
-	_, err := s.e.inputGradient(ctx, s.e.net.fields.volume)
+	_, err := s.e.inputGradient(ctx, s.e.net.Fields.Volume)
 	return err
 }
 
 // ArenaBytes is the size of the arena.
-func (m *Model) ArenaBytes() int { return m.net.arena.Bytes() }
+func (m *Model) ArenaBytes() int { return m.net.Arena.Bytes() }
 
 // AskAlways lets Allow know the device's usage of the moment.
 func (m *Model) AskAlways() { m.allowance.every = 0 }

@@ -13,6 +13,7 @@ import (
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/volume/array"
 	"github.com/voxcam/voxcam/internal/volume/npy"
 	"github.com/voxcam/voxcam/volume/format"
@@ -77,7 +78,7 @@ func checkGolden(t *testing.T, dir, form string, c goldenCase) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	opt := explain.Options{TargetLayer: c.Target}
+	opt := explain.Options{ModelOptions: network.ModelOptions{TargetLayer: c.Target}}
 	if c.Grid != nil {
 		opt.TokenGrid = [3]int(c.Grid)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/volume"
 	"github.com/voxcam/voxcam/volume/format"
 )
@@ -52,7 +53,7 @@ func TestInputAxes(t *testing.T) {
 	defer b.Close()
 	for _, c := range inputCases {
 		t.Run(c.model+"/"+c.axes, func(t *testing.T) {
-			opt := explain.Options{InputAxes: c.axes}
+			opt := explain.Options{ModelOptions: network.ModelOptions{InputAxes: c.axes}}
 			methods := []string{"saliency"}
 			if !strings.HasPrefix(c.model, "linear") {
 				opt.TargetLayer, methods = "layer", []string{"saliency", "gradcam"}

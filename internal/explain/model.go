@@ -3,52 +3,35 @@ package explain
 import (
 	"context"
 	"errors"
-	"fmt"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
-	"github.com/voxcam/voxcam/internal/input"
-	"github.com/voxcam/voxcam/internal/layer"
-	"github.com/voxcam/voxcam/internal/onnx"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/volume"
 )
 
 // Options say how a model is to be opened.
 type Options struct {
-	// TargetLayer is a PyTorch module path, perhaps with the number of a call ("layer4.1.relu@1"), or the name of a node or value in the
-	// file; "" is the last layer with spatial extent.
-	TargetLayer string
-	// InputAxes are the axes of the model's input in the file's order, letters of N C D H W such as "NDHWC"; "" recognises them.
-	InputAxes string
-	confirm   bool // that the input is N C D H W, when the volume's size is known
-	// TokenGrid places the tokens of a layer in space: depth, height, width; zero takes it from the graph.
-	TokenGrid [3]int
-	// PrefixTokens are tokens of no place (class tokens, registers) in front of the others; 0 takes their number from the graph.
-	PrefixTokens int
-	// LayerLayout names the axes of the target layer, as layer.LayoutHelp says; "" recognises them.
-	LayerLayout string
-	// Shape is [C, D, H, W] of the volumes to come, where it is known; zero sizes are taken from the model's file.
-	Shape [4]int
+	network.ModelOptions
 	// Budget bounds the memory that computing takes.
 	Budget cam.Budget
-	// Allow is what computing may take now, given how the memory of the device is used. It is asked before each volume and each pass
+	// Allow returns what computing may take now, given how the memory of the device is used. It is asked before each volume and each pass
 	// through the network; on a backend that is not backend.Resident, of an empty Usage. Nil: Budget, always.
 	Allow func(backend.Usage) cam.Budget
 	// Shuttle says when the device's memory is given back between volumes, by backend.Resident.Vacate.
 	Shuttle Shuttle
 	// ShuttleAfter is how long no volume must have been begun or computed for ShuttleIdle; 0: 2 s.
 	ShuttleAfter time.Duration
-	// SHA256 is Info.SHA256 of an earlier opening: a file that holds another model by now is an *input.ChangedError. "" takes any.
-	SHA256 string
 	// Ahead takes memory on a device for a volume besides the one that is explained, and for maps that are on their way back, as far
 	// as plans do not suffer: for callers of Begin.
 	Ahead bool
-	// AfterPass, unless nil, is called with the text of the graph, without weights, as it was imported ("import"), after each pass of the
-	// compiler, and after differentiation. Names from differentiation on begin with "layer-" or "volume-": what the gradient is taken at.
-	AfterPass func(pass, graph string) error
+}
+
+// Check returns all that is wrong with options, each an *OptionError, joined.
+func (o Options) Check() error {
+	return errors.Join(o.ModelOptions.Check(), network.CheckBudget(o.Budget))
 }
 
 // Shuttle says when a model gives the memory of the device back, and brings the weights to the host, while no volume is explained.
@@ -63,9 +46,8 @@ const (
 // Model is an opened model on a backend. It implements Explainer. Its methods may be called by many goroutines, one at a time
 // computes.
 type Model struct {
-	file     *onnx.Model
-	opt      Options // with InputAxes as they are
-	assumed  string  // about InputAxes; "" if nothing is
+	file     *network.File
+	opt      Options
 	backend  backend.Backend
 	resident backend.Resident // the backend, if it is one; else nil
 
@@ -75,7 +57,7 @@ type Model struct {
 	begun, turn chan struct{}
 	closed      bool // changed by who holds both
 	place       sync.Mutex
-	net         *network
+	net         *network.Network
 	waits       *work // whose volume waits in net.fields.ahead
 
 	allowance allowance
@@ -94,24 +76,17 @@ func Open(ctx context.Context, path string, b backend.Backend, opt Options) (*Mo
 	if err := opt.Check(); err != nil {
 		return nil, err
 	}
-	file, err := onnx.Open(ctx, path)
+	file, err := network.OpenFile(ctx, path, opt.ModelOptions, network.OpeningBytes(opt.Budget, b))
 	if err != nil {
 		return nil, err
 	}
-	if opt.SHA256 != "" && opt.SHA256 != file.SHA256() {
-		return nil, errors.Join(&input.ChangedError{Path: path}, file.Close())
-	}
-	opt, assumed, err := opt.withInput(ctx, file, b)
-	if err != nil {
-		return nil, errors.Join(err, file.Close())
-	}
 	m := &Model{
-		file: file, opt: opt, assumed: assumed, backend: b,
+		file: file, opt: opt, backend: b,
 		begun: make(chan struct{}, 1), turn: make(chan struct{}, 1), releases: make(chan *release),
 		allowance: allowance{every: askEvery},
 	}
 	m.resident, _ = b.(backend.Resident)
-	shape := m.boundShape()
+	shape := file.Shape()
 	for _, d := range shape {
 		if d <= 0 {
 			return m, nil // bound by the first volume
@@ -121,42 +96,6 @@ func Open(ctx context.Context, path string, b backend.Backend, opt Options) (*Mo
 		return nil, errors.Join(err, file.Close())
 	}
 	return m, nil
-}
-
-// boundShape fills the sizes that the options leave open from the file; -1 is unknown.
-func (m *Model) boundShape() [4]int { return fillShape(m.file, m.opt) }
-
-// fillShape takes the sizes that the options leave open, [C, D, H, W], from the file; -1 is unknown.
-func fillShape(file *onnx.Model, opt Options) [4]int {
-	shape := opt.Shape
-	for i, d := range file.VolumeShape(opt.InputAxes) {
-		if shape[i] <= 0 {
-			shape[i] = d
-		}
-	}
-	return shape
-}
-
-// fullShape is fillShape where every size must be known.
-func fullShape(file *onnx.Model, opt Options) ([4]int, error) {
-	shape := fillShape(file, opt)
-	if slices.Min(shape[:]) < 1 {
-		return shape, fmt.Errorf("%s leaves the size of the volume open: give the option volume_shape channels,depth,height,width", file.Path)
-	}
-	return shape, nil
-}
-
-// withInput finds the order of the axes of the file's input, if the options do not say it, and says what it had to assume.
-func (o Options) withInput(ctx context.Context, file *onnx.Model, b backend.Backend) (_ Options, assumed string, err error) {
-	if o.InputAxes != "" {
-		return o, "", onnx.CheckInputAxes(o.InputAxes)
-	}
-	order, err := layer.InputAxes(ctx, file, openingBytes(o.Budget, b))
-	if err != nil {
-		return o, "", fmt.Errorf("%s: %w", file.Path, err)
-	}
-	o.InputAxes, o.confirm = order.Axes, order.Open
-	return o, order.Assumed, nil
 }
 
 // enter waits for the turn to compute; leave ends it.
@@ -202,20 +141,19 @@ func (m *Model) Bind(ctx context.Context, shape [4]int) error {
 
 // bind makes m.net fit the shape.
 func (m *Model) bind(ctx context.Context, shape [4]int) error {
-	if m.net != nil && m.net.shape == shape {
+	if m.net != nil && m.net.Shape == shape {
 		return nil
 	}
-	net, err := newNetwork(ctx, m.file, shape, m.opt, m.backend)
-	if changed := m.file.Err(); changed != nil {
-		return changed
-	}
+	net, err := m.file.Bind(ctx, network.Binding{
+		Shape: shape, Backend: m.backend, Budget: m.opt.Budget, Ahead: m.opt.Ahead, Follows: m.follows(),
+	})
 	if err != nil {
-		return m.misfit(shape, err)
+		return err
 	}
 	m.place.Lock()
 	defer m.place.Unlock()
 	if m.net != nil {
-		if err := m.net.close(); err != nil {
+		if err := m.net.Close(); err != nil {
 			return err
 		}
 	}
@@ -246,17 +184,17 @@ func (m *Model) Close() error {
 
 // Info implements Explainer. What depends on the volume's shape is unknown (zero) until one is bound.
 func (m *Model) Info() cam.Info {
-	info := cam.Info{Path: m.file.Path, SHA256: m.file.SHA256(), InputShape: m.boundShape()}
+	info := cam.Info{Path: m.file.Path(), SHA256: m.file.SHA256(), InputShape: m.file.Shape()}
 	m.place.Lock()
 	defer m.place.Unlock()
 	if m.net != nil {
-		info.Classes = m.net.classCount
-		info.TargetLayer, info.Layer = m.net.target.Label, m.net.layer
-		info.Warnings, info.Notes = m.net.target.Warnings, m.net.target.Notes
+		info.Classes = m.net.ClassCount
+		info.TargetLayer, info.Layer = m.net.Target.Label, m.net.Layer
+		info.Warnings, info.Notes = m.net.Target.Warnings, m.net.Target.Notes
 	}
-	assumed := m.assumed
-	if m.net != nil && m.net.assumed != "" {
-		assumed = m.net.assumed
+	assumed := m.file.Assumed()
+	if m.net != nil && m.net.Assumed != "" {
+		assumed = m.net.Assumed
 	}
 	if assumed != "" {
 		info.Warnings = append([]string{assumed}, info.Warnings...)
@@ -278,7 +216,7 @@ func (m *Model) Prepare(ctx context.Context, methods []string) error {
 	}
 	e := m.nobody()
 	e.adjust = true
-	needed := needsOf(choices, m.net.voxels(), m.net.shape[0])
+	needed := network.NeedsOf(choices, m.net.Voxels(), m.net.Shape[0])
 	return m.recovering(ctx, e, func() error { return m.intact(m.ready(ctx, e, needed)) })
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/volume"
 )
 
@@ -57,7 +58,7 @@ func TestPlacement(t *testing.T) {
 		for _, want := range c.Layers {
 			name := strings.Join([]string{c.Name, want.Layer, want.Layout}, "/")
 			t.Run(name, func(t *testing.T) {
-				opt := explain.Options{TargetLayer: want.Layer, LayerLayout: want.Layout, PrefixTokens: want.Prefix}
+				opt := explain.Options{ModelOptions: network.ModelOptions{TargetLayer: want.Layer, LayerLayout: want.Layout, PrefixTokens: want.Prefix}}
 				copy(opt.TokenGrid[:], want.Grid)
 				checkPlaced(t, b, filepath.Join("testdata", "placement", c.Name+".onnx"), opt, v, want)
 			})
@@ -130,7 +131,7 @@ func TestSharedPlacement(t *testing.T) {
 			for i := range v.Data {
 				v.Data[i] = float32(float64(i*7919%1009)/1009 - 0.5)
 			}
-			checkPlaced(t, b, path, explain.Options{TargetLayer: c.Layer}, v, c.placed)
+			checkPlaced(t, b, path, explain.Options{ModelOptions: network.ModelOptions{TargetLayer: c.Layer}}, v, c.placed)
 		})
 	}
 }

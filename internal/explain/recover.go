@@ -148,7 +148,7 @@ func (m *Model) giveBack() (err error) {
 	if m.net == nil {
 		return nil
 	}
-	err = m.net.close()
+	err = m.net.Close()
 	if m.resident != nil && m.seen.lost() == nil && m.trouble(err) != backend.Lost {
 		_, trimmed := m.resident.Trim(0)
 		if trimmed != nil && m.trouble(trimmed) != backend.Lost {
@@ -207,18 +207,18 @@ func (m *Model) less(ctx context.Context, e *explanation, refused error) error {
 		free = "; " + bytesize.FormatMiB(usage.Free) + " were free"
 	}
 	e.tell(cam.EventRefused, "%v%s", refused, free)
-	if n == nil || n.budget.Smallest {
+	if n == nil || n.Budget.Smallest {
 		return m.surrender(ctx, e, &cam.MemoryError{Free: usage.Available(), Err: refused})
 	}
 	next := usage.Available()
-	if n.taken > 0 && (err != nil || next >= n.taken) { // it is not the sum that there is too little of
-		next = n.taken / 2
+	if n.Taken > 0 && (err != nil || next >= n.Taken) { // it is not the sum that there is too little of
+		next = n.Taken / 2
 	}
 	if allowed := m.allowance.latest.Bytes; allowed > 0 {
 		next = min(next, allowed)
 	}
 	to := cam.Budget{Bytes: next}
-	if least, err := n.leastBytes(ctx); err != nil || next <= least {
+	if least, err := n.LeastBytes(ctx); err != nil || next <= least {
 		to = cam.Budget{Smallest: true}
 	}
 	return m.shrink(e, to, true)
@@ -228,7 +228,7 @@ func (m *Model) less(ctx context.Context, e *explanation, refused error) error {
 func (m *Model) shrink(e *explanation, to cam.Budget, forced bool) error {
 	rescued := e.rescue(false)
 	m.place.Lock()
-	m.net.forced = m.net.forced || forced
+	m.net.Forced = m.net.Forced || forced
 	err := errors.Join(rescued, m.replan(to))
 	m.place.Unlock()
 	if m.trouble(err) == backend.Lost {
@@ -240,7 +240,7 @@ func (m *Model) shrink(e *explanation, to cam.Budget, forced bool) error {
 // least goes on after a budget that is too small for any plan: with the least that works, if it was the device that said so.
 func (m *Model) least(ctx context.Context, e *explanation, tooSmall *cam.BudgetError) error {
 	switch {
-	case m.net.forced && m.allows(tooSmall.Smallest):
+	case m.net.Forced && m.allows(tooSmall.Smallest):
 		return m.shrink(e, cam.Budget{Smallest: true}, true)
 	case m.opt.Allow == nil:
 		return m.end(e, tooSmall)
@@ -251,7 +251,7 @@ func (m *Model) least(ctx context.Context, e *explanation, tooSmall *cam.BudgetE
 // surrender gives all back when not even the least can be had.
 func (m *Model) surrender(ctx context.Context, e *explanation, why *cam.MemoryError) error {
 	if why.Needs == 0 && m.net != nil {
-		why.Needs, _ = m.net.leastBytes(ctx) // of a plan that was made before
+		why.Needs, _ = m.net.LeastBytes(ctx) // of a plan that was made before
 	}
 	if lost := m.evacuate(e); lost != nil {
 		return lost

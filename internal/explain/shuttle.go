@@ -24,15 +24,15 @@ type shuttle struct {
 
 // vacate leaves the device, with what waits there for its turn. A failure is no failure of a volume: all is given back instead.
 func (m *Model) vacate() {
-	if m.resident == nil || m.net == nil || m.shuttle.out || m.seen.lost() != nil || len(m.net.passes()) == 0 {
+	if m.resident == nil || m.net == nil || m.shuttle.out || m.seen.lost() != nil || len(m.net.Passes()) == 0 {
 		return
 	}
 	m.place.Lock()
-	m.net.fields.settle() // maps come back whether the device is left or not
+	m.net.Fields.Settle() // maps come back whether the device is left or not
 	start := time.Now()
 	var keep []backend.Field
-	if m.waits != nil && m.net.fields.ahead != nil {
-		keep = append(keep, m.net.fields.ahead)
+	if m.waits != nil && m.net.Fields.Ahead != nil {
+		keep = append(keep, m.net.Fields.Ahead)
 	}
 	_, err := m.resident.Vacate(keep...)
 	m.allowance.stale()

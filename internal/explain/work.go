@@ -8,6 +8,7 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/volume"
 )
 
@@ -70,13 +71,13 @@ func (w *work) wait() error {
 		return err
 	}
 	n := m.net
-	if n == nil || n.shape != shapeOf(v) || n.fields.ahead == nil || m.shuttle.out {
+	if n == nil || n.Shape != shapeOf(v) || n.Fields.Ahead == nil || m.shuttle.out {
 		return nil
 	}
-	err := n.backend.Upload(n.fields.ahead, v.Data, v.Channels)
+	err := n.Backend.Upload(n.Fields.Ahead, v.Data, v.Channels)
 	switch {
 	case err == nil:
-		m.waits, w.e.waits = w, n.fields.ahead
+		m.waits, w.e.waits = w, n.Fields.Ahead
 	case m.trouble(err) == backend.Lost:
 		return m.seen.lose(err)
 	}
@@ -146,15 +147,15 @@ func (w *work) Compute(ctx context.Context) error {
 func (w *work) attempt(ctx context.Context) error {
 	m, e := w.model, &w.e
 	if err := m.bind(ctx, shapeOf(e.volume)); err != nil {
-		return SuggestAxes(err, e.volume)
+		return network.SuggestAxes(err, e.volume)
 	}
-	if c := e.req.Target.Class; c.Kind != cam.ClassPredicted && (c.Index < 0 || c.Index >= m.net.classCount) {
-		return fmt.Errorf("class %d is out of range: %s has classes 0 to %d", c.Index, m.file.Path, m.net.classCount-1)
+	if c := e.req.Target.Class; c.Kind != cam.ClassPredicted && (c.Index < 0 || c.Index >= m.net.ClassCount) {
+		return fmt.Errorf("class %d is out of range: %s has classes 0 to %d", c.Index, m.file.Path(), m.net.ClassCount-1)
 	}
 	if e.net != m.net { // what lies on the device is that of another network
 		e.there = nil
 	}
-	e.net, e.result.TargetLayer, e.result.Layer = m.net, m.net.target.Label, m.net.layer
+	e.net, e.result.TargetLayer, e.result.Layer = m.net, m.net.Target.Label, m.net.Layer
 	return m.intact(e.attempt(ctx))
 }
 
@@ -206,18 +207,18 @@ type returns struct {
 }
 
 // take brings what a slide holds to the result of method i.
-func (e *explanation) take(i int, s *slide, to *[]float32) (err error) {
+func (e *explanation) take(i int, s *network.Slide, to *[]float32) (err error) {
 	if e.stay {
 		return nil
 	}
-	if !s.later || e.atOnce {
-		*to, err = s.field.Take()
+	if !s.Later || e.atOnce {
+		*to, err = s.Field.Take()
 		return err
 	}
-	field := s.field
-	s.leaves.Add(1)
+	field := s.Field
+	s.Leaves.Add(1)
 	e.back.Go(func() {
-		defer s.leaves.Done()
+		defer s.Leaves.Done()
 		values, err := field.Take()
 		if t := e.model.trouble(err); err != nil && (t == backend.NoMemory || t == backend.Transient) {
 			values, err = field.Take() // the slide still holds it

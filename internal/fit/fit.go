@@ -14,7 +14,7 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/engine"
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/option"
 	"github.com/voxcam/voxcam/internal/policy"
 )
@@ -129,16 +129,14 @@ func (q *Question) on(ctx context.Context, name, precision string) (a *Answer, e
 	if q.Free != nil {
 		free = func() (int, error) { return q.Free(d) }
 	}
-	o := q.Engine
-	opt := explain.Options{TargetLayer: o.TargetLayer, TokenGrid: o.TokenGrid, LayerLayout: o.LayerLayout, InputAxes: o.InputAxes,
-		PrefixTokens: o.PrefixTokens, Shape: o.Shape, Ahead: o.Ahead}
-	if opt.Budget, err = q.budget(d, free); err != nil {
+	binding := network.Binding{Backend: d, Ahead: q.Engine.Ahead}
+	if binding.Budget, err = q.budget(d, free); err != nil {
 		return nil, err
 	}
-	a.Budget = opt.Budget.Bytes
+	a.Budget = binding.Budget.Bytes
 	var unknown error // where the system does not tell, nothing is below a threshold
 	a.Free, unknown = free()
-	passes, err := explain.Plans(ctx, q.Engine.Model, d, opt, q.Methods)
+	passes, err := network.Plans(ctx, q.Engine.Model, q.Engine.ModelOptions, binding, q.Methods)
 	if err != nil {
 		return nil, err
 	}
@@ -178,7 +176,7 @@ func (q *Question) on(ctx context.Context, name, precision string) (a *Answer, e
 }
 
 // pass says how a pass would go, or why it does not fit.
-func (a *Answer) pass(planned explain.PlannedPass, choices []cam.Choice) (Pass, error) {
+func (a *Answer) pass(planned network.PlannedPass, choices []cam.Choice) (Pass, error) {
 	p := Pass{Name: planned.Name, Methods: planned.Methods, Weights: planned.Weights, Fields: planned.Fields, Whole: planned.Whole,
 		Smallest: planned.Smallest, Runs: 1}
 	has := func(drawing bool) bool {
@@ -222,7 +220,7 @@ func (q *Question) budget(d *device.Device, free func() (int, error)) (cam.Budge
 }
 
 // apart is what a pass takes of the memory that it is planned in besides what its budget counts.
-func apart(p explain.PlannedPass) int {
+func apart(p network.PlannedPass) int {
 	if p.Fields > 0 {
 		return 0
 	}

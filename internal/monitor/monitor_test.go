@@ -21,8 +21,8 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/control"
-	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/gpusurvey"
+	"github.com/voxcam/voxcam/internal/network"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -50,7 +50,7 @@ func sight() Look {
 		Host: gpusurvey.Host{Total: 64 * gib, Free: 32 * gib, Health: gpusurvey.Healthy},
 		Sessions: []Session{
 			{Status: control.Status{PID: 23400, Worker: 23456, Session: "night", Device: "cuda:0 NVIDIA H200", UUID: "GPU-1", State: "computing",
-				Level: cam.LevelStreamed, Budget: 12 * gib, Arena: 8 * gib, Plans: []explain.PassState{{Pass: "gradcam", Bytes: 2 * gib}, {Pass: "input", Bytes: 8 * gib}},
+				Level: cam.LevelStreamed, Budget: 12 * gib, Arena: 8 * gib, Plans: []network.PassState{{Pass: "gradcam", Bytes: 2 * gib}, {Pass: "input", Bytes: 8 * gib}},
 				Usage: backend.Usage{Allocated: 9 * gib, Reserved: 11 * gib, Overhead: gib}, Sample: "case_007", Split: "val", Passes: 12, PassesTotal: 50,
 				Done: 5, Total: 20, OK: 4, Degraded: 1, LeftSeconds: 200, Started: noon.Add(-time.Minute),
 				Events: []cam.Event{

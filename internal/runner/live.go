@@ -14,9 +14,9 @@ import (
 	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/engine"
-	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/gpusurvey"
 	"github.com/voxcam/voxcam/internal/monitor"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/report"
 	"github.com/voxcam/voxcam/internal/session"
@@ -45,7 +45,7 @@ var _ control.Session = (*Live)(nil)
 // NewLive returns the session of a model on a device before it has begun. It passes on to next what it hears. Close ends it.
 func NewLive(model, device string, next session.Observer) *Live {
 	return &Live{survey: openSurvey(), next: next, told: control.Status{PID: os.Getpid(), Model: model, Started: time.Now(),
-		Device: device, State: engine.StateStarting, Plans: []explain.PassState{}}}
+		Device: device, State: engine.StateStarting, Plans: []network.PassState{}}}
 }
 
 // openSurvey looks at GPUs from outside: it makes no context.

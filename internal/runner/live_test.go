@@ -13,7 +13,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/engine"
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/session"
 	"github.com/voxcam/voxcam/internal/worker"
@@ -68,7 +68,7 @@ func TestStatusOfSession(t *testing.T) {
 	}
 	until := time.Now().Add(time.Minute)
 	l.Computes(&fakeDevice{state: engine.State{Device: "cuda:1", Name: "cuda/H200", UUID: "GPU-1", Usage: backend.Usage{Free: 5}, Budget: 7,
-		Level: cam.LevelStreamed, Arena: 3, Held: true, Until: until, State: engine.StateComputing, Plans: []explain.PassState{{Pass: "input", Bytes: 3}}}})
+		Level: cam.LevelStreamed, Arena: 3, Held: true, Until: until, State: engine.StateComputing, Plans: []network.PassState{{Pass: "input", Bytes: 3}}}})
 	for _, e := range []session.Event{
 		{Kind: session.EventStart, Session: "s", Dir: "out", Total: 6},
 		{Kind: session.EventBegin, Sample: "a", Split: "val"},
@@ -91,7 +91,7 @@ func TestStatusOfSession(t *testing.T) {
 	if !strings.HasSuffix(s.Dir, "/out") || s.Started.IsZero() || len(s.Events) != mostIncidents || s.Events[mostIncidents-1].Kind != cam.EventCPU {
 		t.Errorf("%+v", s)
 	}
-	if len(s.Plans) != 1 || s.Plans[0] != (explain.PassState{Pass: "input", Bytes: 3}) {
+	if len(s.Plans) != 1 || s.Plans[0] != (network.PassState{Pass: "input", Bytes: 3}) {
 		t.Errorf("%+v", s.Plans)
 	}
 	s.Dir, s.Started, s.Events, s.Plans = "", time.Time{}, nil, nil

@@ -13,6 +13,7 @@ import (
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/input"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/volume"
 	"github.com/voxcam/voxcam/volume/format"
@@ -25,8 +26,7 @@ func TestEngine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := engine.Options{Model: filepath.Join(dir, "model.torchscript.onnx"), Device: "cpu", Policy: policy.DefaultPolicy(), Ahead: true,
-		Shape: [4]int{v.Channels, v.Depth, v.Height, v.Width}}
+	o := engine.Options{ModelOptions: network.ModelOptions{Shape: [4]int{v.Channels, v.Depth, v.Height, v.Width}}, Model: filepath.Join(dir, "model.torchscript.onnx"), Device: "cpu", Policy: policy.DefaultPolicy(), Ahead: true}
 	req := cam.Request{Methods: []string{"gradcam", "smoothgrad", "vargrad", "saliency"}, NSamples: 6, NoiseLevel: 0.15, Seed: 5, SampleID: "s"}
 	here, err := engine.Open(t.Context(), o)
 	if err != nil {

@@ -1,4 +1,4 @@
-package explain
+package network
 
 import (
 	"errors"
@@ -12,9 +12,9 @@ import (
 )
 
 // misfit adds to err, for which a model cannot be bound to a shape [C, D, H, W], what the shape may have to do with it.
-func (m *Model) misfit(shape [4]int, err error) error {
+func (f *File) misfit(shape [4]int, err error) error {
 	input := (*onnx.InputError)(nil)
-	if declared := m.file.VolumeShape(m.opt.InputAxes); !slices.Contains(declared[:], -1) || errors.As(err, &input) {
+	if declared := f.onnx.VolumeShape(f.options.InputAxes); !slices.Contains(declared[:], -1) || errors.As(err, &input) {
 		return err
 	}
 	err = fmt.Errorf("for a volume of shape %v [C D H W]: %w", shape, err)

@@ -1,4 +1,4 @@
-package explain
+package network
 
 import (
 	"context"
@@ -6,26 +6,23 @@ import (
 	"testing"
 
 	"github.com/voxcam/voxcam/cam"
-	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/backend/cuda"
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
-	"github.com/voxcam/voxcam/internal/onnx"
 )
 
 // openPools opens the network of the pooling case.
-func openPools(t *testing.T, b backend.Backend, o Options) *network {
+func openPools(t *testing.T, b Binding) *Network {
 	t.Helper()
-	file, err := onnx.Open(context.Background(), "../../testdata/cases/pools/model.torchscript.onnx")
+	file, err := OpenFile(context.Background(), "../../testdata/cases/pools/model.torchscript.onnx", ModelOptions{InputAxes: "NCDHW"}, leastOpening)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { file.Close() })
-	shape, err := fullShape(file, o)
-	if err != nil {
+	if b.Shape, err = file.FullShape(); err != nil {
 		t.Fatal(err)
 	}
-	n, err := newNetwork(context.Background(), file, shape, o, b)
+	n, err := file.Bind(context.Background(), b)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,9 +36,9 @@ func TestPlansDoNotDependOnTheOnesBefore(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	open := func() *network {
-		n := openPools(t, b, Options{Allow: func(backend.Usage) cam.Budget { return cam.Budget{} }})
-		if err := n.require(context.Background(), needs{layer: true, input: true}); err != nil {
+	open := func() *Network {
+		n := openPools(t, Binding{Backend: b, Follows: true})
+		if err := n.Require(context.Background(), Needs{layer: true, input: true}); err != nil {
 			t.Fatal(err)
 		}
 		return n
@@ -50,28 +47,28 @@ func TestPlansDoNotDependOnTheOnesBefore(t *testing.T) {
 		peak, steps, buffers int
 		seconds              float64
 	}
-	planned := func(n *network, budget cam.Budget) (list [2]outcome) {
+	planned := func(n *Network, budget cam.Budget) (list [2]outcome) {
 		t.Helper()
-		if err := n.replan(budget); err != nil {
+		if err := n.Replan(budget); err != nil {
 			t.Fatal(err)
 		}
-		if err := n.require(context.Background(), needs{layer: true, input: true}); err != nil {
+		if err := n.Require(context.Background(), Needs{layer: true, input: true}); err != nil {
 			t.Fatal(err)
 		}
-		for i, p := range n.passes() {
+		for i, p := range n.Passes() {
 			list[i] = outcome{p.plan.Peak, len(p.plan.Steps), len(p.plan.Buffers), p.plan.Seconds}
 		}
 		return list
 	}
 	all := open()
-	whole := all.taken
-	if err := all.replan(cam.Budget{Smallest: true}); err != nil {
+	whole := all.Taken
+	if err := all.Replan(cam.Budget{Smallest: true}); err != nil {
 		t.Fatal(err)
 	}
-	if err := all.require(context.Background(), needs{layer: true, input: true}); err != nil {
+	if err := all.Require(context.Background(), Needs{layer: true, input: true}); err != nil {
 		t.Fatal(err)
 	}
-	least := all.taken
+	least := all.Taken
 	budgets := []cam.Budget{{Smallest: true}, {Bytes: whole}}
 	for part := range 10 {
 		budgets = append(budgets, cam.Budget{Bytes: least + (whole-least)*part/10 + 1<<10})
@@ -83,8 +80,8 @@ func TestPlansDoNotDependOnTheOnesBefore(t *testing.T) {
 				t.Errorf("budget %d, %+v: %+v after others, %+v alone", i, budget, again, alone)
 			}
 		}
-		if p := all.atInput; !budget.Smallest && all.taken > budget.Bytes {
-			t.Errorf("%d bytes are taken within %d; %+v", all.taken, budget.Bytes, p.plan.Peak)
+		if p := all.atInput; !budget.Smallest && all.Taken > budget.Bytes {
+			t.Errorf("%d bytes are taken within %d; %+v", all.Taken, budget.Bytes, p.plan.Peak)
 		}
 	}
 }
@@ -96,9 +93,9 @@ func TestPlaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	n := openPools(t, b, Options{Ahead: true})
-	n.needs = needs{layer: true, input: true, draws: true, moments: 2 * n.values()}
-	least, err := n.leastBytes(context.Background())
+	n := openPools(t, Binding{Backend: b, Ahead: true})
+	n.needs = Needs{layer: true, input: true, draws: true, moments: 2 * n.Values()}
+	least, err := n.LeastBytes(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +109,7 @@ func TestPlaces(t *testing.T) {
 	all := n.fieldBytes(n.needs, places{})
 	seen := map[places]bool{}
 	for budget, before := least, math.Inf(1); budget <= least+3*all; budget += all / 16 {
-		n.budget = cam.Budget{Bytes: budget}
+		n.Budget = cam.Budget{Bytes: budget}
 		at, err := n.place(context.Background())
 		if err != nil {
 			t.Fatal(err)

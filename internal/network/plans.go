@@ -1,4 +1,4 @@
-package explain
+package network
 
 import (
 	"context"
@@ -9,7 +9,6 @@ import (
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/ir"
-	"github.com/voxcam/voxcam/internal/onnx"
 	"github.com/voxcam/voxcam/internal/plan"
 )
 
@@ -34,12 +33,12 @@ type sized struct {
 const keptPlans = 8
 
 // draft is a pass with the choices for its plan.
-func (n *network) draft(ctx context.Context, input bool) (*gradient, error) {
+func (n *Network) draft(ctx context.Context, input bool) (*Gradient, error) {
 	p, err := n.pass(input)
 	if err != nil || p.drafts.search != nil {
 		return p, err
 	}
-	search, err := plan.NewSearch(ctx, p.graph, plan.Options{External: p.external(), Costs: n.backend.Costs()})
+	search, err := plan.NewSearch(ctx, p.graph, plan.Options{External: p.external(), Costs: n.Backend.Costs()})
 	if err != nil {
 		return nil, err
 	}
@@ -49,10 +48,10 @@ func (n *network) draft(ctx context.Context, input bool) (*gradient, error) {
 
 // planPass gives a pass its plan within the network's budget, of which fields, the backend's copies of the weights, and what its steps
 // compute with take a part.
-func (n *network) planPass(ctx context.Context, p *gradient) (err error) {
+func (n *Network) planPass(ctx context.Context, p *Gradient) (err error) {
 	var made sized
-	if n.budget.Bounded() {
-		if _, err := n.draft(ctx, p.input); err != nil {
+	if n.Budget.Bounded() {
+		if _, err := n.draft(ctx, p.Input); err != nil {
 			return err
 		}
 		if made, err = n.within(ctx, p); err != nil {
@@ -81,12 +80,12 @@ func (n *network) planPass(ctx context.Context, p *gradient) (err error) {
 }
 
 // within plans a draft.
-func (n *network) within(ctx context.Context, p *gradient) (sized, error) {
+func (n *Network) within(ctx context.Context, p *Gradient) (sized, error) {
 	switch {
-	case n.budget.Smallest:
+	case n.Budget.Smallest:
 		return n.smallestFree(ctx, p)
-	case n.budget.Arena > 0:
-		made, err := p.drafts.search.Plan(ctx, n.budget.Arena)
+	case n.Budget.Arena > 0:
+		made, err := p.drafts.search.Plan(ctx, n.Budget.Arena)
 		if err != nil {
 			return sized{}, err
 		}
@@ -96,22 +95,22 @@ func (n *network) within(ctx context.Context, p *gradient) (sized, error) {
 	if err != nil {
 		return sized{}, err
 	}
-	fixed := weights + n.fieldBytes(n.needs, n.places)
+	fixed := weights + n.fieldBytes(n.needs, n.Places)
 	for besides := 0; ; {
-		made, err := n.upTo(ctx, p, max(1, n.budget.Bytes-fixed-besides))
+		made, err := n.upTo(ctx, p, max(1, n.Budget.Bytes-fixed-besides))
 		if tooSmall := (*plan.TooSmallError)(nil); errors.As(err, &tooSmall) {
 			smallest, err := n.smallest(ctx, p)
 			if err != nil {
 				return sized{}, err
 			}
 			needs := smallest.bytes + fixed
-			if needs <= n.budget.Bytes {
+			if needs <= n.Budget.Bytes {
 				return smallest, nil
 			}
-			return sized{}, &cam.BudgetError{Budget: n.budget.Bytes, Smallest: needs, Weights: needs - smallest.plan.Peak - (fixed - weights)}
+			return sized{}, &cam.BudgetError{Budget: n.Budget.Bytes, Smallest: needs, Weights: needs - smallest.plan.Peak - (fixed - weights)}
 		}
 		// What the steps need depends on the plan.
-		if err != nil || made.bytes+fixed <= n.budget.Bytes {
+		if err != nil || made.bytes+fixed <= n.Budget.Bytes {
 			return made, err
 		}
 		besides = max(besides+1, made.bytes-made.plan.Peak)
@@ -120,13 +119,13 @@ func (n *network) within(ctx context.Context, p *gradient) (sized, error) {
 
 // upTo is the fastest plan of a draft that takes at most so many bytes, or a few percent less where budgets move: so that those that are
 // close have the same plan.
-func (n *network) upTo(ctx context.Context, p *gradient, budget int) (sized, error) {
+func (n *Network) upTo(ctx context.Context, p *Gradient, budget int) (sized, error) {
 	if n.follows {
 		least, err := n.smallest(ctx, p)
 		if err != nil {
 			return sized{}, err
 		}
-		if coarse := coarsely(budget); coarse >= least.plan.Peak {
+		if coarse := Coarsely(budget); coarse >= least.plan.Peak {
 			budget = coarse
 		}
 	}
@@ -147,14 +146,14 @@ func (n *network) upTo(ctx context.Context, p *gradient, budget int) (sized, err
 	return made, err
 }
 
-// coarsely rounds a number down to one of six binary digits.
-func coarsely(x int) int {
+// Coarsely rounds a number down to one of six binary digits.
+func Coarsely(x int) int {
 	low := max(0, bits.Len(uint(x))-6)
 	return x >> low << low
 }
 
 // smallest is the smallest plan of a draft.
-func (n *network) smallest(ctx context.Context, p *gradient) (least sized, err error) {
+func (n *Network) smallest(ctx context.Context, p *Gradient) (least sized, err error) {
 	if p.drafts.least.plan == nil {
 		found, err := p.drafts.search.Smallest(ctx)
 		if err != nil {
@@ -170,9 +169,9 @@ func (n *network) smallest(ctx context.Context, p *gradient) (least sized, err e
 }
 
 // smallestFree is the smallest plan of a draft, if the host has the memory for it: a device says so itself.
-func (n *network) smallestFree(ctx context.Context, p *gradient) (sized, error) {
+func (n *Network) smallestFree(ctx context.Context, p *Gradient) (sized, error) {
 	least, err := n.smallest(ctx, p)
-	if _, resident := n.backend.(backend.Resident); err != nil || resident {
+	if _, resident := n.Backend.(backend.Resident); err != nil || resident {
 		return least, err
 	}
 	weights, err := n.weightBytes(p)
@@ -187,19 +186,19 @@ func (n *network) smallestFree(ctx context.Context, p *gradient) (sized, error) 
 }
 
 // size asks the backend what a plan takes.
-func (n *network) size(p *plan.Plan) (s sized, err error) {
+func (n *Network) size(p *plan.Plan) (s sized, err error) {
 	s.plan = p
-	if s.arena, err = n.backend.ArenaBytes(p); err != nil {
+	if s.arena, err = n.Backend.ArenaBytes(p); err != nil {
 		return s, err
 	}
-	scratch, err := n.backend.ScratchBytes(p)
+	scratch, err := n.Backend.ScratchBytes(p)
 	s.bytes = s.arena + scratch
 	return s, err
 }
 
 // weightBytes is what the backend's copies of the weights take when p, if there is one, the passes that volumes need, and those that
 // have plans are loaded.
-func (n *network) weightBytes(p *gradient) (int, error) {
+func (n *Network) weightBytes(p *Gradient) (int, error) {
 	var which [2]bool
 	var graphs []*ir.Graph
 	for i, input := range []bool{false, true} {
@@ -217,7 +216,7 @@ func (n *network) weightBytes(p *gradient) (int, error) {
 	if known || len(graphs) == 0 {
 		return bytes, nil
 	}
-	bytes, err := n.backend.WeightBytes(graphs...)
+	bytes, err := n.Backend.WeightBytes(graphs...)
 	if err == nil {
 		n.weights[which] = bytes
 	}
@@ -226,10 +225,10 @@ func (n *network) weightBytes(p *gradient) (int, error) {
 
 // external are the volume and, if it is what is wanted, the gradient with respect to it: they are streamed from and to where the
 // caller has them.
-func (p *gradient) external() []*ir.Value {
+func (p *Gradient) external() []*ir.Value {
 	var ext []*ir.Value
-	for _, v := range []*ir.Value{p.volume, p.gradient} {
-		if v.HasDepth() && (v == p.volume || p.input) {
+	for _, v := range []*ir.Value{p.volume, p.Gradient} {
+		if v.HasDepth() && (v == p.volume || p.Input) {
 			ext = append(ext, v)
 		}
 	}
@@ -252,40 +251,36 @@ type PlannedPass struct {
 	Volume   int // bytes of the volume, and of the gradient with respect to it, which are counted apart
 }
 
-// Plans plans what methods need on a backend, without running anything. ctx stops it.
-func Plans(ctx context.Context, path string, b backend.Backend, opt Options, methods []string) (passes []PlannedPass, err error) {
+// Plans plans what methods need for a model, without running anything. The shape of b is
+// that of the options and the file. ctx stops it.
+func Plans(ctx context.Context, path string, o ModelOptions, b Binding, methods []string) (passes []PlannedPass, err error) {
 	choices, err := cam.Choose(methods, nil)
 	if err != nil {
 		return nil, err
 	}
-	file, err := onnx.Open(ctx, path)
+	f, err := OpenFile(ctx, path, o, OpeningBytes(b.Budget, b.Backend))
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	opt, _, err = opt.withInput(ctx, file, b)
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if b.Shape, err = f.FullShape(); err != nil {
+		return nil, err
+	}
+	n, err := f.Bind(ctx, b)
 	if err != nil {
 		return nil, err
 	}
-	shape, err := fullShape(file, opt)
-	if err != nil {
-		return nil, err
-	}
-	n, err := newNetwork(ctx, file, shape, opt, b)
-	if err != nil {
-		return nil, err
-	}
-	n.needs = needsOf(choices, n.voxels(), n.shape[0])
-	if n.places, err = n.place(ctx); err != nil {
+	n.needs = NeedsOf(choices, n.Voxels(), n.Shape[0])
+	if n.Places, err = n.place(ctx); err != nil {
 		return nil, err
 	}
 	for _, input := range []bool{false, true} {
-		pass := PlannedPass{Name: "gradient at the layer " + n.target.Label}
+		pass := PlannedPass{Name: "gradient at the layer " + n.Target.Label}
 		if input {
 			pass.Name = "gradient at the volume"
 		}
 		for _, c := range choices {
-			if (kindOf(c) != atLayer) == input {
+			if (KindOf(c) != AtLayer) == input {
 				pass.Methods = append(pass.Methods, c.Name)
 			}
 		}
@@ -309,7 +304,7 @@ func Plans(ctx context.Context, path string, b backend.Backend, opt Options, met
 			return nil, err
 		}
 		pass.Weights += least.bytes - least.plan.Peak
-		pass.Fields = n.fieldBytes(n.needs, n.places)
+		pass.Fields = n.fieldBytes(n.needs, n.Places)
 		var tooSmall *cam.BudgetError
 		switch err := n.planPass(ctx, p); {
 		case errors.As(err, &tooSmall):
@@ -321,5 +316,5 @@ func Plans(ctx context.Context, path string, b backend.Backend, opt Options, met
 		}
 		passes = append(passes, pass)
 	}
-	return passes, file.Err()
+	return passes, f.Err()
 }

@@ -1,4 +1,4 @@
-package explain
+package network
 
 import (
 	"context"
@@ -17,9 +17,9 @@ const leastOpening = 128 << 20
 // unknownOpening has those where nobody says how much is free.
 const unknownOpening = 4 << 30
 
-// openingBytes returns the bytes that opening a model may take of the host's memory, before there is a plan: the budget, where that is a size and bounds
+// OpeningBytes returns the bytes that opening a model may take of the host's memory, before there is a plan: the budget, where that is a size and bounds
 // the host's memory, else the share of what is free that the budget auto takes.
-func openingBytes(budget cam.Budget, b backend.Backend) int {
+func OpeningBytes(budget cam.Budget, b backend.Backend) int {
 	if _, resident := b.(backend.Resident); !resident && budget.Bytes > 0 {
 		return max(budget.Bytes, leastOpening)
 	}
@@ -30,10 +30,10 @@ func openingBytes(budget cam.Budget, b backend.Backend) int {
 	return max(int(bytesize.AutoShare*float64(free)), leastOpening)
 }
 
-// importModel imports a file for volumes of shape [C, D, H, W].
-func importModel(ctx context.Context, file *onnx.Model, shape [4]int, opt Options, b backend.Backend) (*onnx.Imported, error) {
-	m, err := onnx.ImportContext(ctx, file, onnx.Options{
-		InputShape: []int{1, shape[0], shape[1], shape[2], shape[3]}, InputAxes: opt.InputAxes, Memory: openingBytes(opt.Budget, b),
+// importFor imports the file for volumes of shape [C, D, H, W], in memory bytes.
+func (f *File) importFor(ctx context.Context, shape [4]int, memory int) (*onnx.Imported, error) {
+	m, err := onnx.ImportContext(ctx, f.onnx, onnx.Options{
+		InputShape: []int{1, shape[0], shape[1], shape[2], shape[3]}, InputAxes: f.options.InputAxes, Memory: memory,
 	})
 	if err != nil || m.Held > leastOpening/2 {
 		debug.FreeOSMemory() // what constants took on their way, before an arena takes the same

@@ -1,4 +1,4 @@
-package explain
+package network
 
 import (
 	"errors"
@@ -9,7 +9,6 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
-	"github.com/voxcam/voxcam/internal/onnx"
 )
 
 // Opening may take what the budget comes to, a little in any case, and a share of what is free where the budget is no size.
@@ -20,11 +19,11 @@ func TestOpeningFollowsTheBudget(t *testing.T) {
 	}
 	defer b.Close()
 	for budget, want := range map[int]int{1 << 20: leastOpening, leastOpening + 1: leastOpening + 1, 1 << 40: 1 << 40} {
-		if got := openingBytes(cam.Budget{Bytes: budget}, b); got != want {
+		if got := OpeningBytes(cam.Budget{Bytes: budget}, b); got != want {
 			t.Errorf("%d bytes for a budget of %d, not %d", got, budget, want)
 		}
 	}
-	if got := openingBytes(cam.Budget{Smallest: true}, b); got < leastOpening {
+	if got := OpeningBytes(cam.Budget{Smallest: true}, b); got < leastOpening {
 		t.Errorf("%d bytes for the smallest budget", got)
 	}
 }
@@ -36,15 +35,15 @@ func TestSmallestNeedsFreeMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	n := openPools(t, b, Options{Budget: cam.Budget{Smallest: true}})
+	n := openPools(t, Binding{Backend: b, Budget: cam.Budget{Smallest: true}})
 	free := 1000
 	n.free = func() (int, error) { return free, nil }
 	var small *cam.BudgetError
-	if err := n.require(t.Context(), needs{layer: true}); !errors.As(err, &small) || !small.Free || small.Budget != free || small.Smallest <= free {
+	if err := n.Require(t.Context(), Needs{layer: true}); !errors.As(err, &small) || !small.Free || small.Budget != free || small.Smallest <= free {
 		t.Fatalf("with %d bytes free: %v", free, err)
 	}
 	free = small.Smallest
-	if err := n.require(t.Context(), needs{layer: true}); err != nil {
+	if err := n.Require(t.Context(), Needs{layer: true}); err != nil {
 		t.Errorf("with the %d bytes that it asked for: %v", free, err)
 	}
 }
@@ -68,16 +67,16 @@ func TestHostileModelsAreRefused(t *testing.T) {
 			t.Run(filepath.Base(filepath.Dir(path))+" "+name, func(t *testing.T) {
 				var before, after runtime.MemStats
 				runtime.ReadMemStats(&before)
-				file, err := onnx.Open(t.Context(), path)
+				file, err := OpenFile(t.Context(), path, ModelOptions{InputAxes: "NCDHW"}, leastOpening)
 				if err != nil {
 					t.Fatal(err)
 				}
 				defer file.Close()
-				shape, err := fullShape(file, Options{})
+				shape, err := file.FullShape()
 				if err != nil {
 					t.Fatal(err)
 				}
-				_, err = newNetwork(t.Context(), file, shape, Options{Budget: budget}, b)
+				_, err = file.Bind(t.Context(), Binding{Shape: shape, Backend: b, Budget: budget})
 				runtime.ReadMemStats(&after)
 				if err == nil || !strings.Contains(err.Error(), "node ") {
 					t.Errorf("no node is refused: %v", err)

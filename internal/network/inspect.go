@@ -1,11 +1,11 @@
-package explain
+package network
 
 import (
 	"context"
 	"errors"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/layer"
-	"github.com/voxcam/voxcam/internal/onnx"
 )
 
 // Summary describes a model for a person who looks for a target layer.
@@ -24,27 +24,25 @@ type Summary struct {
 }
 
 // Inspect reads a model as options say, for volumes of their shape. ctx stops it.
-func Inspect(ctx context.Context, path string, opt Options) (s *Summary, err error) {
-	file, err := onnx.Open(ctx, path)
+func Inspect(ctx context.Context, path string, opt ModelOptions) (s *Summary, err error) {
+	memory := OpeningBytes(cam.Budget{}, nil)
+	f, err := OpenFile(ctx, path, opt, memory)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	opt, assumed, err := opt.withInput(ctx, file, nil)
+	defer func() { err = errors.Join(err, f.Close()) }()
+	shape, err := f.FullShape()
 	if err != nil {
 		return nil, err
 	}
-	shape, err := fullShape(file, opt)
+	m, err := f.importFor(ctx, shape, memory)
 	if err != nil {
 		return nil, err
 	}
-	m, err := importModel(ctx, file, shape, opt, nil)
-	if err != nil {
-		return nil, err
-	}
+	file := f.onnx
 	s = &Summary{Path: path, SHA256: file.SHA256(), Producer: file.Producer, Opset: file.Opsets[""], Volume: shape}
-	if assumed != "" {
-		s.Warnings = append(s.Warnings, assumed)
+	if f.assumed != "" {
+		s.Warnings = append(s.Warnings, f.assumed)
 	}
 	if logits, err := scores(m.Graph); err != nil {
 		s.Warnings = append(s.Warnings, err.Error())

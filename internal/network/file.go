@@ -1,0 +1,89 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/voxcam/voxcam/internal/input"
+	"github.com/voxcam/voxcam/internal/layer"
+	"github.com/voxcam/voxcam/internal/onnx"
+	"github.com/voxcam/voxcam/internal/option"
+)
+
+// File is an opened file of a model, with the options by which it is understood.
+type File struct {
+	onnx    *onnx.Model
+	options ModelOptions // with InputAxes as they are
+	assumed string       // about InputAxes; "" if nothing is
+	confirm bool         // InputAxes are to be confirmed once the volume's size is known
+}
+
+// OpenFile opens an ONNX file. Finding the order of the input's axes, where the options do not say it, may take memory bytes. ctx stops it.
+func OpenFile(ctx context.Context, path string, o ModelOptions, memory int) (*File, error) {
+	m, err := onnx.Open(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	f := &File{onnx: m, options: o}
+	if o.SHA256 != "" && o.SHA256 != m.SHA256() {
+		err = &input.ChangedError{Path: path}
+	}
+	if err == nil {
+		err = f.findInput(ctx, memory)
+	}
+	if err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	return f, nil
+}
+
+// findInput finds the order of the axes of the input, if the options do not say it, and notes what it had to assume.
+func (f *File) findInput(ctx context.Context, memory int) error {
+	if f.options.InputAxes != "" {
+		return onnx.CheckInputAxes(f.options.InputAxes)
+	}
+	order, err := layer.InputAxes(ctx, f.onnx, memory)
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.Path(), err)
+	}
+	f.options.InputAxes, f.confirm, f.assumed = order.Axes, order.Open, order.Assumed
+	return nil
+}
+
+// Path returns where the file lies.
+func (f *File) Path() string { return f.onnx.Path }
+
+// SHA256 returns the hex digest of the model's file and of its external data files.
+func (f *File) SHA256() string { return f.onnx.SHA256() }
+
+// Err returns an *input.ChangedError once the file, or one with its weights, was found to hold other bytes than those of the digest.
+func (f *File) Err() error { return f.onnx.Err() }
+
+// Assumed says what was assumed about the order of the input's axes; "" if nothing was.
+func (f *File) Assumed() string { return f.assumed }
+
+// Shape returns [C, D, H, W] of the volumes that the model takes, from the options, and where they leave a size open from the file; -1 is
+// unknown.
+func (f *File) Shape() [4]int {
+	shape := f.options.Shape
+	for i, d := range f.onnx.VolumeShape(f.options.InputAxes) {
+		if shape[i] <= 0 {
+			shape[i] = d
+		}
+	}
+	return shape
+}
+
+// FullShape is Shape where every size must be known.
+func (f *File) FullShape() ([4]int, error) {
+	shape := f.Shape()
+	if slices.Min(shape[:]) < 1 {
+		return shape, fmt.Errorf("%s leaves the size of the volume open: give %s channels,depth,height,width", f.Path(), option.Mention("volume_shape"))
+	}
+	return shape, nil
+}
+
+// Close closes the file. Networks that were bound to it must have been closed.
+func (f *File) Close() error { return f.onnx.Close() }

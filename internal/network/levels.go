@@ -1,0 +1,89 @@
+package network
+
+import (
+	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/plan"
+)
+
+// State tells what a network holds, for those who look on.
+type State struct {
+	Level   cam.Level   `json:"level,omitempty"` // "" while there are no plans
+	Budget  int         `json:"budget_bytes"`    // that the plans were made for; 0: none, or the least that works
+	Taken   int         `json:"taken_bytes"`     // what plans and fields take of a budget; 0 where nobody needs to know
+	Arena   int         `json:"arena_bytes"`     // that are held
+	Vacated bool        `json:"vacated"`         // all that is held waits in the host's memory
+	Passes  []PassState `json:"passes,omitempty"`
+}
+
+// PassState is the plan of one pass through the network.
+type PassState struct {
+	Pass    string  `json:"pass"`
+	Bytes   int     `json:"bytes"`   // of the arena
+	Whole   int     `json:"whole"`   // with whole tensors
+	Seconds float64 `json:"seconds"` // as the planner estimates; 0 where it was not asked
+}
+
+// State returns what the network holds now.
+func (n *Network) State() State {
+	s := State{Level: n.Level(), Budget: n.Budget.Bytes, Taken: n.Taken}
+	if n.Arena != nil {
+		s.Arena = n.Arena.Bytes()
+	}
+	for _, p := range n.Passes() {
+		s.Passes = append(s.Passes, PassState{Pass: n.passName(p.Input), Bytes: p.plan.Peak, Whole: p.whole(), Seconds: p.plan.Seconds})
+	}
+	return s
+}
+
+// passName is a pass as people know it.
+func (n *Network) passName(input bool) string {
+	if input {
+		return "gradient at the volume"
+	}
+	return "gradient at the layer " + n.Target.Label
+}
+
+// whole is the size of an arena with whole tensors.
+func (p *Gradient) whole() int {
+	if p.drafts.whole == 0 {
+		p.drafts.whole = plan.Make(p.graph).Peak
+	}
+	return p.drafts.whole
+}
+
+// Level is that of the plans; "" without any.
+func (n *Network) Level() (level cam.Level) {
+	for _, p := range n.Passes() {
+		switch l := n.passLevel(p); {
+		case l == cam.LevelSmallest || l == cam.LevelHost:
+			return l
+		case level != cam.LevelStreamed:
+			level = l
+		}
+	}
+	return level
+}
+
+// passLevel is the level of a plan.
+func (n *Network) passLevel(p *Gradient) cam.Level {
+	switch {
+	case n.Places.volume == backend.OnHost && n.fieldBytes(n.needs, places{}) > 0:
+		return cam.LevelHost
+	case keepsAll(p.plan) || p.plan.Peak >= p.whole():
+		return cam.LevelWhole
+	case p.plan.Peak <= p.drafts.leastPeak:
+		return cam.LevelSmallest
+	}
+	return cam.LevelStreamed
+}
+
+// keepsAll reports whether a plan streams nothing and computes nothing twice.
+func keepsAll(p *plan.Plan) bool {
+	for _, u := range p.Units {
+		if u.RingBytes > 0 || len(u.Again) > 0 {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,459 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/grad"
+	"github.com/voxcam/voxcam/internal/ir"
+	"github.com/voxcam/voxcam/internal/layer"
+	"github.com/voxcam/voxcam/internal/pass"
+	"github.com/voxcam/voxcam/internal/plan"
+	"github.com/voxcam/voxcam/internal/sysmem"
+)
+
+// Network is the model bound to one volume shape: a graph that passes have prepared, and programs made from it on demand.
+type Network struct {
+	Shape      [4]int // [C, D, H, W]
+	Assumed    string // about the order of the input's axes; "" if nothing is
+	ahead      bool   // volumes may overlap
+	follows    bool   // plans may be made anew for other budgets: what that takes is kept
+	afterPass  AfterPass
+	graph      *ir.Graph
+	logits     *ir.Value
+	Target     layer.Target // of the graph before the passes
+	Layer      *cam.Layer   // the target, as records have it; nil without one
+	NoLayer    error        // why there is no target layer; nil if there is one
+	ClassCount int
+
+	Backend backend.Backend
+	free    func() (int, error) // memory of the host that is free
+	weights map[[2]bool]int     // bytes, by whether the passes at the layer and at the input are needed
+
+	Budget  cam.Budget // of the plans
+	Forced  bool       // the device refused more
+	needs   Needs
+	Placed  bool // places are those of needs and budget
+	Places  places
+	Taken   int // bytes of the memory that a budget bounds which plans and fields take; 0: there are no plans, or nobody needs to know
+	Fields  fields
+	Arena   backend.Arena // of all programs; made with the first
+	atLayer *Gradient
+	atInput *Gradient
+}
+
+// AfterPass is called with the text of the graph, without weights, as it was imported ("import"), after each pass of the compiler, and after
+// differentiation. Names from differentiation on begin with "layer-" or "volume-": what the gradient is taken at.
+type AfterPass func(pass, graph string) error
+
+// Binding says for what a model is bound.
+type Binding struct {
+	Shape     [4]int // of volumes, [C, D, H, W]
+	Backend   backend.Backend
+	Budget    cam.Budget
+	Ahead     bool      // device memory is taken for a second volume, and for maps on their way back, as far as plans do not suffer
+	Follows   bool      // plans may be made anew for other budgets, as they always are on a backend.Resident
+	AfterPass AfterPass // nil: not called
+}
+
+// Bind binds the model to a volume shape and resolves the target layer. An error says what the shape may have to do with it.
+func (f *File) Bind(ctx context.Context, b Binding) (*Network, error) {
+	n, err := f.bind(ctx, b)
+	if changed := f.Err(); changed != nil {
+		return nil, changed
+	}
+	if err != nil {
+		return nil, f.misfit(b.Shape, err)
+	}
+	return n, nil
+}
+
+func (f *File) bind(ctx context.Context, b Binding) (*Network, error) {
+	imported, err := f.importFor(ctx, b.Shape, OpeningBytes(b.Budget, b.Backend))
+	if err != nil {
+		return nil, err
+	}
+	assumed := ""
+	if f.confirm {
+		if assumed, err = layer.Confirm(imported); err != nil {
+			return nil, fmt.Errorf("%s: %w", f.Path(), err)
+		}
+	}
+	g := imported.Graph
+	_, resident := b.Backend.(backend.Resident)
+	n := &Network{
+		Shape: b.Shape, Assumed: assumed, ahead: b.Ahead, follows: b.Follows || resident, afterPass: b.AfterPass, graph: g, Backend: b.Backend, free: sysmem.Free,
+		weights: map[[2]bool]int{}, Budget: b.Budget,
+	}
+	if n.logits, err = scores(g); err != nil {
+		return nil, fmt.Errorf("%s: %w", f.Path(), err)
+	}
+	n.ClassCount = n.logits.Shape().Elements()
+	g.Outputs = []*ir.Value{n.logits}
+
+	opt := f.options
+	n.Target, n.NoLayer = layer.Find(imported, layer.Request{
+		Name: opt.TargetLayer, Grid: opt.TokenGrid, Prefix: opt.PrefixTokens, Layout: opt.LayerLayout, Volume: [3]int(b.Shape[1:]),
+	})
+	if n.NoLayer == nil && !grad.Depends(g, n.logits, n.Target.Value) {
+		n.NoLayer = fmt.Errorf("the class scores (output %q) are not computed from layer %q, which leads elsewhere, as an auxiliary head does; "+
+			"choose a layer on the way to the scores", n.logits.Name, n.Target.Label)
+	}
+	if n.NoLayer != nil && opt.TargetLayer != "" {
+		return nil, fmt.Errorf("%s: %w", f.Path(), n.NoLayer)
+	}
+	if n.NoLayer == nil {
+		g.Targets = []ir.Target{n.Target.Target}
+		n.Layer = describe(n.Target)
+	}
+	observe := n.observer("")
+	if err := observe("import", g); err != nil {
+		return nil, err
+	}
+	if err := pass.Run(ctx, g, observe, pass.Recognition, pass.Lowering); err != nil {
+		return nil, fmt.Errorf("%s: %w", f.Path(), err)
+	}
+	n.logits = g.Outputs[0]
+	return n, nil
+}
+
+// describe is a target layer as records have it.
+func describe(t layer.Target) *cam.Layer {
+	return &cam.Layer{
+		Name: t.Label, Value: t.Value.Name, Shape: t.Value.Shape().Clone(), Axes: t.Axes.String(), Module: t.Module, Call: t.Call, Calls: t.Calls,
+		AnotherTensor: t.Another, Warnings: t.Warnings, Notes: t.Notes,
+	}
+}
+
+// scores finds the output that holds one score a class.
+func scores(g *ir.Graph) (*ir.Value, error) {
+	for _, v := range g.Outputs {
+		long := 0
+		for _, d := range v.Shape() {
+			if d > 1 {
+				long++
+			}
+		}
+		if long <= 1 && v.Const == nil {
+			return v, nil
+		}
+	}
+	var shapes []string
+	for _, v := range g.Outputs {
+		shapes = append(shapes, fmt.Sprintf("%q %v", v.Name, v.Shape()))
+	}
+	return nil, fmt.Errorf("no output is a vector of class scores [1, classes]: the outputs are %s", shapes)
+}
+
+// Gradient is a pass through the network: a program that computes the class scores and the gradient of one of them.
+type Gradient struct {
+	graph    *ir.Graph
+	Input    bool // at the input, not at a layer
+	backend  backend.Backend
+	volume   *ir.Value // input, [1, D, H, W, C]
+	logits   *ir.Value
+	seed     *ir.Value // input, one-hot over the logits
+	at       *ir.Value // what the gradient is with respect to
+	Gradient *ir.Value
+	axes     ir.Axes // of at
+
+	drafts  drafts
+	plan    *plan.Plan      // nil without one
+	arena   int             // bytes of an arena for the plan
+	bytes   int             // of an arena, and what the plan's steps compute with besides
+	split   int             // the first step of the plan that needs the seed
+	Program backend.Program // nil while it is not loaded
+	// Whether the volume lies outside the arena.
+	volumeOutside bool
+}
+
+// GradientAt returns the program for the gradient at the target layer, or at the input.
+func (n *Network) GradientAt(ctx context.Context, input bool) (*Gradient, error) {
+	if p := *n.slot(input); p != nil && p.Program != nil {
+		return p, nil
+	}
+	needed := Needs{layer: !input, input: input}
+	if !input && n.NoLayer != nil {
+		return nil, n.NoLayer
+	}
+	if err := n.plan(ctx, needed); err != nil {
+		return nil, err
+	}
+	if err := n.Load(ctx); err != nil {
+		return nil, err
+	}
+	return *n.slot(input), nil
+}
+
+func (n *Network) slot(input bool) **Gradient {
+	if input {
+		return &n.atInput
+	}
+	return &n.atLayer
+}
+
+// pass is the gradient at the layer, or at the input, without a plan if nobody has made one.
+func (n *Network) pass(input bool) (p *Gradient, err error) {
+	slot := n.slot(input)
+	if *slot == nil {
+		*slot, err = n.differentiate(input)
+	}
+	return *slot, err
+}
+
+// Passes are those that have plans.
+func (n *Network) Passes() (list []*Gradient) {
+	for _, p := range []*Gradient{n.atLayer, n.atInput} {
+		if p != nil && p.plan != nil {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// Require makes places and plans for what is needed besides what was needed before. It takes no memory of a device, and gives some back
+// where plans and fields are in the way.
+func (n *Network) Require(ctx context.Context, needed Needs) error {
+	more := n.needs.and(needed)
+	grown := more.input && !n.needs.input || n.fieldBytes(more, n.Places) > n.fieldBytes(n.needs, n.Places)
+	if n.needs = more; grown { // plans did not reckon with weights and fields that are needed now
+		if err := n.Replan(n.Budget); err != nil {
+			return err
+		}
+	}
+	if !n.Placed {
+		to, err := n.place(ctx)
+		if err != nil {
+			return err
+		}
+		if err := n.move(to); err != nil {
+			return err
+		}
+		n.Placed = true
+	}
+	err := n.plan(ctx, needed)
+	if tooSmall := (*cam.BudgetError)(nil); errors.As(err, &tooSmall) { // the other pass may need more
+		least, leastErr := n.LeastBytes(ctx)
+		if leastErr != nil {
+			return leastErr
+		}
+		tooSmall.Smallest = max(tooSmall.Smallest, least+n.fieldBytes(n.needs, n.Places))
+	}
+	return err
+}
+
+// Replan forgets plans and programs, for others within a budget.
+func (n *Network) Replan(b cam.Budget) error {
+	n.Budget, n.Placed, n.Taken = b, false, 0
+	err := n.unload()
+	for _, p := range n.Passes() {
+		p.plan = nil
+	}
+	return err
+}
+
+// plan makes the plans that are needed and not there.
+func (n *Network) plan(ctx context.Context, needed Needs) error {
+	for _, input := range []bool{true, false} {
+		if !n.wants(needed, input) {
+			continue
+		}
+		p, err := n.pass(input)
+		if err == nil && p.plan == nil {
+			err = n.planPass(ctx, p)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if !n.follows {
+		return nil
+	}
+	weights, err := n.weightBytes(nil)
+	if err != nil {
+		return err
+	}
+	most := 0
+	for _, p := range n.Passes() {
+		most = max(most, p.bytes)
+	}
+	n.Taken = most + weights + n.fieldBytes(n.needs, n.Places)
+	return nil
+}
+
+// Load puts the programs of all plans into the arena that they share, one after the other. An arena that
+// is too small makes room for a larger one.
+func (n *Network) Load(ctx context.Context) (err error) {
+	bytes := 0
+	for _, p := range n.Passes() {
+		bytes = max(bytes, p.arena)
+	}
+	if n.Arena == nil || n.Arena.Bytes() < bytes {
+		if err := n.unload(); err != nil {
+			return err
+		}
+		if n.Arena, err = n.Backend.NewArena(bytes); err != nil {
+			return err
+		}
+	}
+	for _, p := range n.Passes() {
+		if p.Program != nil {
+			continue
+		}
+		if err := n.loadInto(ctx, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loadInto puts a program into the arena, with its gradient in a field if that lies outside.
+func (n *Network) loadInto(ctx context.Context, p *Gradient) (err error) {
+	of := p.plan.BufferOf()
+	p.volumeOutside = p.plan.Buffers[of[p.volume]].External
+	outside := p.plan.Buffers[of[p.Gradient]].External
+	program, err := n.Backend.Load(ctx, p.plan, n.Arena)
+	if err == nil && outside {
+		if err = n.take(&n.Fields.gradient, n.Values(), n.Places.gradient); err == nil {
+			err = program.Bind(p.Gradient, n.Fields.gradient)
+		}
+		if err != nil {
+			err = errors.Join(err, program.Close())
+		}
+	}
+	if err != nil {
+		return err
+	}
+	p.Program = program
+	return nil
+}
+
+// differentiate builds the graph that computes the scores and the gradient, without a plan.
+func (n *Network) differentiate(input bool) (*Gradient, error) {
+	if !input && n.NoLayer != nil {
+		return nil, n.NoLayer
+	}
+	g, twin := n.graph.Clone()
+	p := &Gradient{graph: g, logits: twin[n.logits], volume: g.Inputs[0], at: g.Inputs[0], Input: input, backend: n.Backend}
+	if !input {
+		p.at, p.axes = g.Targets[0].Value, g.Targets[0].Axes
+	}
+	g.Targets = nil
+	seed, gradients, err := grad.Build(g, p.logits, []*ir.Value{p.at})
+	if err != nil {
+		return nil, err
+	}
+	p.seed, p.Gradient = seed, gradients[0]
+	g.Outputs = []*ir.Value{p.logits, p.Gradient}
+	if !input {
+		g.Outputs = append(g.Outputs, p.at)
+	}
+	g.Prune()
+	at := "layer-"
+	if input {
+		at = "volume-"
+	}
+	observe := n.observer(at)
+	if err := observe(pass.Differentiation, g); err != nil {
+		return nil, err
+	}
+	if err := pass.Run(context.Background(), g, observe, pass.Gradient); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// observer hands the text of graphs to Options.AfterPass, if there is one, under the names of passes behind a prefix.
+func (n *Network) observer(prefix string) pass.Observer {
+	return func(pass string, g *ir.Graph) error {
+		if n.afterPass == nil {
+			return nil
+		}
+		return n.afterPass(prefix+pass, g.String())
+	}
+}
+
+// unload closes the programs and their arena.
+func (n *Network) unload() error {
+	var errs []error
+	for _, p := range []*Gradient{n.atLayer, n.atInput} {
+		if p != nil && p.Program != nil {
+			errs = append(errs, p.Program.Close())
+			p.Program = nil
+		}
+	}
+	if n.Arena != nil {
+		errs = append(errs, n.Arena.Close())
+		n.Arena = nil
+	}
+	return errors.Join(errs...)
+}
+
+// Close gives back all that was taken, and forgets the plans.
+func (n *Network) Close() error { return errors.Join(n.Replan(n.Budget), n.Fields.close()) }
+
+// put brings a volume to where the program reads it.
+func (p *Gradient) put(x backend.Field) error {
+	if p.volumeOutside {
+		return p.Program.Bind(p.volume, x)
+	}
+	inside, err := p.Program.Field(p.volume)
+	if err != nil {
+		return err
+	}
+	return p.backend.Copy(inside, x)
+}
+
+// choose writes the seed of a class.
+func (p *Gradient) choose(class int) error {
+	seed := make([]float32, p.seed.Shape().Elements())
+	seed[class] = 1
+	return p.Program.Write(p.seed, seed)
+}
+
+// Forward runs the program on a volume up to the class scores.
+func (p *Gradient) Forward(ctx context.Context, x backend.Field) ([]float32, error) {
+	if err := p.put(x); err != nil {
+		return nil, err
+	}
+	if err := p.Program.Run(ctx, 0, p.split); err != nil {
+		return nil, err
+	}
+	logits := make([]float32, p.logits.Shape().Elements())
+	return logits, p.Program.Read(p.logits, logits)
+}
+
+// Backward runs the rest for one class. It must follow forward.
+func (p *Gradient) Backward(ctx context.Context, class int) error {
+	if err := p.choose(class); err != nil {
+		return err
+	}
+	return p.Program.Run(ctx, p.split, len(p.plan.Steps))
+}
+
+// Both is forward and backward in one run, without the scores.
+func (p *Gradient) Both(ctx context.Context, x backend.Field, class int) error {
+	if err := p.put(x); err != nil {
+		return err
+	}
+	if err := p.choose(class); err != nil {
+		return err
+	}
+	return p.Program.Run(ctx, 0, len(p.plan.Steps))
+}
+
+// Layer is the layer with the gradient at it, until the next run.
+func (p *Gradient) Layer(score float64) (l backend.Layer, err error) {
+	if l.Layout, err = backend.NewLayout(p.at.Shape(), p.axes); err != nil {
+		return l, err
+	}
+	if l.Activation, err = p.Program.Field(p.at); err != nil {
+		return l, err
+	}
+	l.Gradient, err = p.Program.Field(p.Gradient)
+	l.Score = score
+	return l, err
+}

@@ -1,0 +1,83 @@
+package network
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/internal/layer"
+	"github.com/voxcam/voxcam/internal/onnx"
+	"github.com/voxcam/voxcam/internal/option"
+)
+
+// mostSize bounds an axis of the token grid.
+const mostSize = 1 << 16
+
+// ModelOptions say how the file of a model is to be understood. As JSON they go from one process to another.
+type ModelOptions struct {
+	// TargetLayer is a PyTorch module path, perhaps with the number of a call ("layer4.1.relu@1"), or the name of a node or value in the
+	// file; "" is the last layer with spatial extent.
+	TargetLayer string `json:"target_layer,omitempty"`
+	// LayerLayout names the axes of the target layer, as layer.LayoutHelp says; "" recognises them.
+	LayerLayout string `json:"layer_layout,omitempty"`
+	// TokenGrid places the tokens of a layer in space: depth, height, width; zero takes it from the graph.
+	TokenGrid [3]int `json:"token_grid,omitzero"`
+	// PrefixTokens are tokens of no place (class tokens, registers) in front of the others; 0 takes their number from the graph.
+	PrefixTokens int `json:"prefix_tokens,omitzero"`
+	// InputAxes are the axes of the model's input in the file's order, letters of N C D H W such as "NDHWC"; "" recognises them.
+	InputAxes string `json:"input_axes,omitempty"`
+	// Shape is [C, D, H, W] of the volumes to come, where it is known; zero sizes are taken from the model's file.
+	Shape [4]int `json:"shape,omitzero"`
+	// SHA256 is the digest of an earlier opening: a file that holds another model by now is an *input.ChangedError. "" takes any.
+	SHA256 string `json:"sha256,omitempty"`
+}
+
+// optionRules are those of ModelOptions.
+var optionRules = []option.Rule[ModelOptions]{
+	{Option: "input_axes", Check: func(o ModelOptions) error { return option.Prefix("cannot be used: ", onnx.CheckInputAxes(o.InputAxes)) }},
+	{Option: "prefix_tokens", Check: func(o ModelOptions) error {
+		if o.PrefixTokens < 0 {
+			return fmt.Errorf("is %d; it must be at least 0, which stands for what the graph shows", o.PrefixTokens)
+		}
+		return nil
+	}},
+	{Option: "layer_layout", Check: func(o ModelOptions) error { return option.Prefix("cannot be used: ", layer.CheckLayout(o.LayerLayout)) }},
+	{Option: "token_grid", Check: func(o ModelOptions) error {
+		if o.TokenGrid == [3]int{} {
+			return nil
+		}
+		_, err := TokenGrid(o.TokenGrid[:])
+		return err
+	}},
+	{Option: "volume_shape", Check: func(o ModelOptions) error {
+		if slices.Min(o.Shape[:]) < 0 {
+			return fmt.Errorf("is %v; sizes must be at least 0, which stands for that of the model's file", o.Shape)
+		}
+		return nil
+	}},
+}
+
+// Check returns all that is wrong with options, each an *OptionError, joined.
+func (o ModelOptions) Check() error { return option.CheckAll(optionRules, o, cam.NewOptionError) }
+
+// CheckBudget returns what is wrong with a budget, as an *OptionError.
+func CheckBudget(b cam.Budget) error {
+	if b.Bytes < 0 || b.Arena < 0 {
+		return cam.NewOptionError("memory_budget", fmt.Errorf("is %d bytes (arena: %d); it must be at least 0, which stands for no bound", b.Bytes, b.Arena))
+	}
+	return nil
+}
+
+// CheckOption is Check for one option, as OptionError spells it. The error begins with the value.
+func (o ModelOptions) CheckOption(name string) error { return option.CheckOne(optionRules, name, o) }
+
+// TokenGrid reads the token grid of flags and configurations: depth, height, width; none is the zero value, which infers it.
+func TokenGrid(sizes []int) (grid [3]int, err error) {
+	if len(sizes) == 0 {
+		return grid, nil
+	}
+	if len(sizes) != 3 || slices.Min(sizes) < 1 || slices.Max(sizes) > mostSize {
+		return grid, fmt.Errorf("is %v; it must be three sizes from 1 to %d: depth, height, width", sizes, mostSize)
+	}
+	return [3]int(sizes), nil
+}
