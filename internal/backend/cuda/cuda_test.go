@@ -3,6 +3,8 @@ package cuda
 import (
 	"errors"
 	"os"
+	"path/filepath"
+	"regexp"
 	"testing"
 
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
@@ -54,6 +56,30 @@ func TestEveryOperationHasABuilder(t *testing.T) {
 			if pairFunctions[r.Name][0].kernel == "" {
 				t.Errorf("no kernel for %s: add a row to pairFunctions in internal/backend/cuda/binary.go, and its function to kernel/binary.cu", r.Name)
 			}
+		}
+	}
+}
+
+// A kernel that a builder names is in the sources.
+func TestEveryKernelIsThere(t *testing.T) {
+	read := func(pattern string) (text string) {
+		paths, err := filepath.Glob(pattern)
+		if err != nil || len(paths) == 0 {
+			t.Fatalf("%s: %v, %d files", pattern, err, len(paths))
+		}
+		for _, path := range paths {
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text += string(data)
+		}
+		return text
+	}
+	kernels := read("kernel/*.cu")
+	for _, call := range regexp.MustCompile(`\.kernel\("(\w+)"\)`).FindAllStringSubmatch(read("*.go"), -1) {
+		if !regexp.MustCompile(`KERNEL\(\w+, ` + call[1] + `,`).MatchString(kernels) {
+			t.Errorf("no kernel %s: write it in a file of internal/backend/cuda/kernel and run go generate there", call[1])
 		}
 	}
 }
