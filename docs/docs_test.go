@@ -251,6 +251,17 @@ func TestCommandsExist(t *testing.T) {
 	}
 }
 
+// The default that a page names in passing is that of the program.
+func TestDefaultInProse(t *testing.T) {
+	page, err := os.ReadFile("memory.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := fmt.Sprintf("`memory.wait` (%v s)", config.Defaults().Memory.Wait.Seconds()); !bytes.Contains(page, []byte(text)) {
+		t.Errorf("memory.md does not say %q", text)
+	}
+}
+
 // The examples of configurations are valid.
 func TestConfigurationExamples(t *testing.T) {
 	text, err := os.ReadFile("formats/config.md")

@@ -2,12 +2,20 @@ package cli
 
 import (
 	"encoding/json"
+	"regexp"
 	"slices"
 	"testing"
 
 	"github.com/spf13/pflag"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/config"
+	"github.com/voxcam/voxcam/internal/dataset"
+	"github.com/voxcam/voxcam/internal/device"
+	"github.com/voxcam/voxcam/internal/engine"
+	"github.com/voxcam/voxcam/internal/layer"
+	"github.com/voxcam/voxcam/internal/policy"
+	"github.com/voxcam/voxcam/internal/result"
 )
 
 // A flag of a run overrides a key of the configuration, or is known to have none.
@@ -25,6 +33,21 @@ func TestFlagsOfRunAreKeys(t *testing.T) {
 			t.Errorf("--%s: key %q", f.Name, keys[f.Name])
 		}
 	})
+}
+
+// Help texts that are written by hand name all values that there are.
+func TestHelpNamesAllValues(t *testing.T) {
+	for name, values := range map[string][]string{
+		"precision": device.Precisions(), "policy": policy.Names(), "shuttle": engine.Shuttles, "dataset": dataset.Selections(),
+		"formats": result.Names(), "user-signals": config.UserSignals, "layer-layout": layer.Layouts, "method": cam.Methods(),
+	} {
+		help := newRun().Flags().Lookup(name).Usage
+		for _, v := range values {
+			if !regexp.MustCompile(`(^|\W)` + regexp.QuoteMeta(v) + `(\W|$)`).MatchString(help) {
+				t.Errorf("--%s does not say what %s is: %s", name, v, help)
+			}
+		}
+	}
 }
 
 // Flags arrive in the configuration with their values, as their commands read them.
