@@ -133,7 +133,7 @@ func TestErrors(t *testing.T) {
 	}{
 		{fixture("none.npy"), Options{}, "no such file"},
 		{empty, Options{}, "the file is empty"},
-		{text, Options{}, "is of no known format; volumes are read from .npy, .npz, .nii.gz, .nii, .mat"},
+		{text, Options{}, "is of no known format; volumes are read from " + strings.Join(Extensions(), ", ")},
 		{fixture(""), Options{}, "is a folder"},
 		{copyTo(t, "v1.npy", "scan.mat"), Options{}, "is called .mat but holds a npy file; rename it to .npy"},
 		{copyTo(t, "scaled.nii.gz", "scan.npz"), Options{}, "is called .npz but holds a nifti file; rename it to .nii.gz"},
