@@ -82,9 +82,9 @@ dataset:                        cam input option volume volume/format sysmem
 config:                         bytesize cam dataset device engine input layer option policy printable result volume volume/format network
 report:                         cam dataset durable input printable volume
 session:                        cam config dataset durable explain input picture printable report result
-runner:                         control device engine gpusurvey monitor policy report session sysmem worker network
+runner:                         cam config control dataset device engine gpusurvey monitor network option policy report session sysmem volume volume/npy worker
 demo:                           durable input phantom volume/npy volume/mat
-cli:                            backend/cpu backend/cuda bytesize cam config control dataset demo device durable engine fit layer gpusurvey option policy monitor planview printable reclaim result runner session volume volume/format volume/npy worker sysmem network
+cli:                            backend/cpu backend/cuda bytesize cam config control dataset demo device durable engine fit layer gpusurvey option policy monitor planview printable reclaim result runner session volume volume/format worker sysmem network
 cmd/voxcam:                     cli
 
 # Tests of the whole program on a simulated GPU.

@@ -24,6 +24,7 @@ var flags = map[string]string{
 	"target_layer":  "--target-layer",
 	"token_grid":    "--token-grid",
 	"volume_shape":  "--volume-shape",
+	"worker":        "--worker",
 }
 
 func flagOf(option string) (flag string, ok bool) {

@@ -20,6 +20,7 @@ import (
 	"github.com/voxcam/voxcam/internal/monitor"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/printable"
+	"github.com/voxcam/voxcam/internal/runner"
 	"github.com/voxcam/voxcam/internal/session"
 )
 
@@ -136,7 +137,7 @@ func check(ctx context.Context, o checkOptions, stdout, stderr io.Writer) error 
 	if err != nil {
 		return err
 	}
-	c := &checked{Version: version(), Survey: survey, Device: o.device, Thresholds: o.bands}
+	c := &checked{Version: runner.Version(), Survey: survey, Device: o.device, Thresholds: o.bands}
 	if c.Verdict, err = survey.Judge(o.device); err != nil {
 		return usage(fmt.Errorf("--device %w; voxcam doctor says what was found", err))
 	}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
 	"strings"
@@ -19,6 +18,7 @@ import (
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/option"
 	"github.com/voxcam/voxcam/internal/printable"
+	"github.com/voxcam/voxcam/internal/runner"
 	"github.com/voxcam/voxcam/internal/session"
 )
 
@@ -125,7 +125,7 @@ func newRoot(begun *bool, stop *func() error) *cobra.Command {
 		Long:          "voxcam shows which voxels of a volume speak for a class: Grad-CAM, Grad-CAM++, SmoothGrad, VarGrad and more,\nfor models exported to ONNX, without Python.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Version:       version(),
+		Version:       runner.Version(),
 	}
 	// The original system writes its flags with underscores.
 	root.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
@@ -184,24 +184,6 @@ func startProfile(path string) (stop func() error, err error) {
 		pprof.StopCPUProfile()
 		return file.Close()
 	}, nil
-}
-
-// version is the module's version, or the commit that the binary was built from.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	v := info.Main.Version
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" && (v == "" || v == "(devel)") {
-			v = s.Value
-		}
-	}
-	if v == "" || v == "(devel)" {
-		v = "development"
-	}
-	return v + " " + runtime.Version()
 }
 
 // exactArgs is cobra.ExactArgs with a message that names what is missing and the right exit code.

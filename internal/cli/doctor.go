@@ -16,6 +16,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/cuda"
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/device"
+	"github.com/voxcam/voxcam/internal/runner"
 )
 
 func newDoctor() *cobra.Command {
@@ -52,11 +53,11 @@ func doctor(w io.Writer, asJSON bool) (err error) {
 			Threads int             `json:"threads"`
 			Auto    string          `json:"auto"` // what --device auto is
 			CUDA    *cuda.Diagnosis `json:"cuda"`
-		}{version(), b.Name(), b.Threads(), auto(d), d})
+		}{runner.Version(), b.Name(), b.Threads(), auto(d), d})
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	row := func(what, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", what, fmt.Sprintf(format, args...)) }
-	row("voxcam", "%s, %s/%s", version(), runtime.GOOS, runtime.GOARCH)
+	row("voxcam", "%s, %s/%s", runner.Version(), runtime.GOOS, runtime.GOARCH)
 	row("processor", "%s, %d threads", b.Name(), b.Threads())
 	library := func(what string, l cuda.Library) {
 		switch {

@@ -23,9 +23,9 @@ import (
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/result"
+	"github.com/voxcam/voxcam/internal/runner"
 	"github.com/voxcam/voxcam/internal/session"
 	"github.com/voxcam/voxcam/internal/sysmem"
-	"github.com/voxcam/voxcam/internal/volume/npy"
 	"github.com/voxcam/voxcam/volume"
 	"github.com/voxcam/voxcam/volume/format"
 )
@@ -216,14 +216,11 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	printNotes(cmd.ErrOrStderr(), m.Info())
 	printNotes(cmd.ErrOrStderr(), cam.Info{Warnings: v.Warnings})
 	if f.noise != "" {
-		draws, err := npy.Open(cmd.Context(), f.noise)
+		draws, err := runner.OpenNoise(cmd.Context(), f.noise, req)
 		if err != nil {
 			return usage(err)
 		}
 		defer draws.Close()
-		if err := enoughDraws(draws, f.noise, req.Methods, req.Convention, req.NSamples); err != nil {
-			return usage(err)
-		}
 		req.Noise = draws
 	}
 	if req.SampleID = f.sampleID; req.SampleID == "" {
@@ -279,20 +276,6 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	}
 	if failed > 0 {
 		return &exitError{code: session.ExitFailed, quiet: true, err: errors.New("not every method gave a map")}
-	}
-	return nil
-}
-
-// enoughDraws compares a file of draws with what the methods need.
-func enoughDraws(draws *npy.File, path string, methods []string, conventions map[string]string, n int) error {
-	choices, err := cam.Choose(methods, conventions)
-	if err != nil {
-		return err
-	}
-	for _, c := range choices {
-		if c.Convention.Needs.Has(cam.Draws) && draws.Len() < n {
-			return fmt.Errorf("%s: %d draws are asked for and the file has %d: lower --n-samples or give more noise", path, n, draws.Len())
-		}
 	}
 	return nil
 }

@@ -6,22 +6,17 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/config"
-	"github.com/voxcam/voxcam/internal/control"
-	"github.com/voxcam/voxcam/internal/dataset"
-	"github.com/voxcam/voxcam/internal/engine"
-	"github.com/voxcam/voxcam/internal/monitor"
+	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/result"
 	"github.com/voxcam/voxcam/internal/runner"
 	"github.com/voxcam/voxcam/internal/session"
-	"github.com/voxcam/voxcam/internal/volume/npy"
-	"github.com/voxcam/voxcam/internal/worker"
-	"github.com/voxcam/voxcam/volume"
 )
 
 // runFlags are the flags of a run. Those that a key of the configuration stands for override it, where they were given.
@@ -151,70 +146,42 @@ func flagValue(fl *pflag.FlagSet, flag *pflag.Flag) (any, error) {
 	return flag.Value.String(), nil
 }
 
-// runConfig opens the model and the data set of a configuration, and runs the session.
-func runConfig(ctx context.Context, c *config.Config, f *runFlags, stderr io.Writer) (s session.Summary, err error) {
-	refuse := func(err error) (session.Summary, error) {
-		if ctx.Err() != nil {
-			return s, err // what was stopped was not refused
-		}
-		return s, &session.RefusedError{Err: err}
-	}
-	if err := c.Validate(); err != nil {
-		return s, err
-	}
-	opt := session.Options{Config: c, Version: version(), VerifyFiles: f.verify}
-	var noise worker.Noise
-	if f.noise != "" {
-		draws, err := openNoise(ctx, f.noise, c.Request())
-		if err != nil {
-			return refuse(err)
-		}
-		defer draws.Close()
-		opt.Noise, opt.NoiseName = draws, draws.SHA256()
-		noise = worker.Noise{Path: f.noise, SHA256: draws.SHA256()}
-	}
+// runConfig runs a configuration with what the flags say besides.
+func runConfig(ctx context.Context, c *config.Config, f *runFlags, stderr io.Writer) (session.Summary, error) {
+	lean()
 	progress, err := newProgress(f.log, stderr)
 	if err != nil {
-		return refuse(err)
+		return session.Summary{}, &session.RefusedError{Err: err}
 	}
 	defer progress.Close()
-	seen := runner.NewLive(c.Model.File, c.Explain.Device, progress)
-	defer func() { err = errors.Join(err, seen.Close()) }()
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	defer heed(ctx, seen, progress, stop, c.Memory.UserSignals, stderr)()
-	defer serve(ctx, seen, stderr)()
-	m, err := openFor(ctx, c, noise, stderr)
-	if err != nil {
-		return refuse(err)
-	}
-	defer func() {
-		seen.Computes(nil)
-		m.Close()
-	}()
-	if err := m.Prepare(ctx, c.Request().Methods); err != nil {
-		return refuse(err)
-	}
-	if f.log == "json" {
-		tellNotes(progress, m.Info())
-	} else {
-		printNotes(stderr, m.Info())
-	}
-	seen.Computes(m)
-	opt.Observer, opt.Figures = seen, seen.Figures
-	return session.Run(ctx, opt, m)
+	to := &advisor{to: progress, json: f.log == "json", stderr: stderr}
+	return runner.Run(ctx, c, runner.Options{Observer: to, Noise: f.noise, VerifyFiles: f.verify, SelfWorker: true,
+		Live: func(l *runner.Live) (end func()) { return heed(ctx, l, to, stop, c.Memory.UserSignals, stderr) }})
 }
 
-// openNoise opens a file of draws that suffice for a request.
-func openNoise(ctx context.Context, path string, r cam.Request) (*npy.File, error) {
-	draws, err := npy.Open(ctx, path)
-	if err != nil {
-		return nil, err
+// advisor passes events on to a progress, with flags for the options that notes mention.
+type advisor struct {
+	to     session.Observer
+	json   bool
+	stderr io.Writer
+	begun  atomic.Bool // there is a progress among whose lines notes stand
+}
+
+// Event implements session.Observer.
+func (a *advisor) Event(e session.Event) {
+	note := e.Kind == session.EventNote || e.Kind == session.EventWarning
+	switch {
+	case e.Kind == session.EventStart:
+		a.begun.Store(true)
+	case note && !a.begun.Load() && !a.json:
+		printable.Fprintf(a.stderr, "voxcam: %s: %s\n", e.Kind, inFlags(e.Reason))
+		return
+	case note:
+		e.Reason = inFlags(e.Reason)
 	}
-	if err := enoughDraws(draws, path, r.Methods, r.Convention, r.NSamples); err != nil {
-		return nil, errors.Join(err, draws.Close())
-	}
-	return draws, nil
+	a.to.Event(e)
 }
 
 // newProgress returns the progress of a run in a format, text or json, for stderr.
@@ -223,109 +190,6 @@ func newProgress(format string, stderr io.Writer) (session.Progress, error) {
 		return session.NewProgress(file, format, true)
 	}
 	return session.NewProgress(stderr, format, false)
-}
-
-// serve lets voxcam monitor and recover reach the session, until the function that it returns is called.
-func serve(ctx context.Context, session *runner.Live, stderr io.Writer) (end func()) {
-	server, err := control.Serve(ctx, session)
-	if err != nil {
-		fmt.Fprintln(stderr, "voxcam: warning: voxcam monitor and recover cannot reach this session:", err)
-		return func() {}
-	}
-	server.Handle("GET /metrics", monitor.Handler(session.Look))
-	return func() { server.Close() }
-}
-
-// tellNotes is printNotes for a log of events.
-func tellNotes(to session.Observer, info cam.Info) {
-	for _, text := range info.Warnings {
-		to.Event(session.Event{Kind: session.EventWarning, Reason: text})
-	}
-	for _, text := range info.Notes {
-		to.Event(session.Event{Kind: session.EventNote, Reason: text})
-	}
-}
-
-// start opens the device and the model on it, in a worker if the configuration and the system have one.
-func start(ctx context.Context, c *config.Config, o engine.Options, noise worker.Noise, stderr io.Writer) (worker.Engine, error) {
-	lean()
-	unusable := worker.Usable()
-	if c.Memory.Worker && worker.Supported && unusable != nil {
-		fmt.Fprintln(stderr, "voxcam: note: the device stays in this process:", unusable)
-	}
-	if c.Memory.Worker && unusable == nil {
-		w, err := worker.Start(ctx, o, worker.Options{PassTimeout: c.Memory.PassTimeout, Noise: noise})
-		if errors.Is(err, worker.ErrNoProcess) {
-			err = fmt.Errorf("%w; --worker=false (memory.worker = false) keeps the device in this process", err)
-		}
-		if err != nil {
-			return nil, err
-		}
-		return w, nil
-	}
-	return worker.OpenEngine(ctx, o)
-}
-
-// openFor opens the model for a data set. Where the file and the configuration leave the volume's size open, it is that of the
-// first volume that goes through the network: one bad volume must not stop the others.
-func openFor(ctx context.Context, c *config.Config, noise worker.Noise, stderr io.Writer) (m worker.Engine, err error) {
-	o, err := c.Engine()
-	if err != nil {
-		return nil, err
-	}
-	set, samples, err := openData(c)
-	if err != nil {
-		return nil, err
-	}
-	if m, err = start(ctx, c, o, noise, stderr); err != nil {
-		return nil, err
-	}
-	warnings, notes := m.Notes()
-	printNotes(stderr, cam.Info{Warnings: warnings, Notes: notes})
-	if m.Info().Classes > 0 {
-		return m, nil
-	}
-	first := eachVolume(ctx, set, samples, func(v *volume.Volume) error {
-		return m.Bind(ctx, [4]int{v.Channels, v.Depth, v.Height, v.Width})
-	})
-	if first == nil {
-		return m, nil
-	}
-	if ctx.Err() == nil {
-		first = fmt.Errorf("%s leaves the volume's size open, and no volume goes through it; %w", c.Model.File, first)
-	}
-	return nil, errors.Join(first, m.Close())
-}
-
-// openData opens the data set of a configuration, and selects the samples that are asked for.
-func openData(c *config.Config) (*dataset.Set, []dataset.Sample, error) {
-	set, err := dataset.Open(c.Data)
-	if err != nil {
-		return nil, nil, err
-	}
-	samples, err := set.Select()
-	return set, samples, err
-}
-
-// eachVolume tries the first volumes of a data set until one will do. The error is that of the first.
-func eachVolume(ctx context.Context, set *dataset.Set, samples []dataset.Sample, try func(*volume.Volume) error) (first error) {
-	const most = 16 // volumes to try
-	for _, sample := range samples[:min(most, len(samples))] {
-		p, err := set.Prepare(ctx, sample)
-		if err == nil {
-			err = try(p.Volume)
-		}
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if first == nil {
-			first = fmt.Errorf("sample %s: %w", sample.ID, err)
-		}
-	}
-	return first
 }
 
 func newExitCodes() *cobra.Command {

@@ -15,8 +15,8 @@ import (
 	"github.com/voxcam/voxcam/internal/fit"
 	"github.com/voxcam/voxcam/internal/gpusurvey"
 	"github.com/voxcam/voxcam/internal/policy"
+	"github.com/voxcam/voxcam/internal/runner"
 	"github.com/voxcam/voxcam/internal/session"
-	"github.com/voxcam/voxcam/volume"
 )
 
 // checkRun is voxcam check for the run that a configuration stands for. It writes nothing.
@@ -29,7 +29,7 @@ func checkRun(cmd *cobra.Command, c *config.Config) error {
 	if err != nil {
 		return usage(err)
 	}
-	shape, err := shapeOf(ctx, c)
+	shape, err := runner.ShapeOf(ctx, c)
 	if err != nil {
 		if ctx.Err() != nil {
 			return &exitError{code: session.ExitInterrupted, err: err}
@@ -41,23 +41,7 @@ func checkRun(cmd *cobra.Command, c *config.Config) error {
 		run: &fit.Question{Engine: opt, Methods: c.Request().Methods, Samples: c.Explain.NSamples}}, cmd.OutOrStdout(), stderr)
 }
 
-// shapeOf is the shape of the volumes of a run, [C, D, H, W], by the first that can be read.
-func shapeOf(ctx context.Context, c *config.Config) (shape [4]int, err error) {
-	set, samples, err := openData(c)
-	if err != nil {
-		return shape, err
-	}
-	err = eachVolume(ctx, set, samples, func(v *volume.Volume) error {
-		shape = [4]int{v.Channels, v.Depth, v.Height, v.Width}
-		return nil
-	})
-	if err != nil && ctx.Err() == nil {
-		err = fmt.Errorf("the shape of the volumes is not known, since none can be read; %w", err)
-	}
-	return shape, err
-}
-
-// clearTimeout bounds the time that a session takes to give memory back.
+// clearTimeout is how long a session may take to give back what it keeps.
 const clearTimeout = 10 * time.Second
 
 // clearCaches asks the other sessions of the user to give back the memory of GPUs that they do not use. This program itself has none
