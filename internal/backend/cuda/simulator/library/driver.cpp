@@ -1,7 +1,7 @@
 // The functions of libcuda that the program calls, without a GPU: kernels run on the processor (fiber.cpp), and the device's memory is
 // memory of files, so that one piece can have several addresses and what is not mapped faults. Wrong use is an error as the driver's
 // manual has it, or stricter. Streams run at once or, when simulator_set_lazy asks for it, as late as the program's waiting allows and
-// one stream far behind another: what then gives another result lacks a wait. How much memory there is and who has it is in shared.cpp.
+// one stream far behind another: a program whose results differ then lacks a wait. The accounts of memory are in shared.cpp.
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -727,7 +727,7 @@ API cuEventQuery(Event* e) {
     if (!find(d.events, e)) return invalid_handle;
     if (e->graph) return capture_unsupported;
     if (e->passed == e->recorded) return success;
-    if (e->stream && !e->stream->work.empty()) step(*e->stream); // who asks again and again gets an answer
+    if (e->stream && !e->stream->work.empty()) step(*e->stream); // repeated queries make progress
     return not_ready;
 }
 

@@ -9,7 +9,7 @@
 
 namespace simulator {
 
-// Fault is what is to happen at a call from now on.
+// Fault says what happens at a later call.
 struct Fault {
     enum Kind { fail, lose, hang, nothing };
     Kind kind = nothing;
@@ -75,7 +75,7 @@ public:
         return due;
     }
 
-    // count is how many calls of a function there were, or of all.
+    // count returns the number of calls of a function, or of all.
     unsigned long long count(const std::string& call) const {
         if (call.empty()) return total;
         unsigned long long sum = 0;

@@ -30,7 +30,7 @@ namespace {
 const size_t stack_bytes = 128 << 10, page = 4096, shared_bytes = 256 << 10;
 const unsigned most_threads = 1024;
 
-// A context is where a fiber goes on: on x86-64 its stack pointer with the registers that calls preserve on top of the stack.
+// A context is the state in which a fiber goes on: on x86-64 its stack pointer with the registers that calls preserve on top of the stack.
 #if defined(__x86_64__)
 extern "C" void simulator_switch(void** save, void* load);
 asm(R"(
@@ -287,7 +287,7 @@ void Worker::run(Job& j) {
         t.worker = this;
         t.context = nullptr;
     }
-    // Now and then a kernel is watched: what it writes of the shared memory is what must be poisoned before each block.
+    // Now and then a kernel is watched: the shared memory that it writes must be poisoned before each block.
     bool look = locals && (j.kernel->launches & (j.kernel->launches - 1)) == 0;
     running = true;
     for (uint64_t i; !j.error && (i = j.next++) < j.blocks;) {

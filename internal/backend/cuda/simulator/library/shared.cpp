@@ -18,7 +18,7 @@ namespace {
 
 const uint64_t layout = 1 << 20 | sizeof(Devices);
 
-// Seat is where this process sits.
+// Seat is this process's entry in the shared file.
 struct Seat {
     Devices* devices = nullptr;
     bool file = false;
@@ -266,8 +266,8 @@ void uuid(unsigned char* to, int device, bool part) {
 
 #define CONTROL(type) extern "C" __attribute__((visibility("default"))) type
 
-// simulator_take sets what others have of a device, or as much of it as there is room for, and gives how much that is. It is of a process
-// that nobody sees or, with a pid, of that one, for as long as it lives; -1 says that it does not, -2 that there are too many.
+// simulator_take sets the bytes that other programs have of a device, at most as many as there is room for, and returns them. They belong to
+// an invisible program or, with a pid, to that process while it lives; -1 says that it does not live, -2 that there are too many.
 CONTROL(ssize_t) simulator_take(int device, size_t bytes, pid_t pid, const char* name) {
     if (device < 0 || device >= most_devices) return -1;
     uint64_t start = pid ? born(pid) : 0;
@@ -284,8 +284,8 @@ CONTROL(ssize_t) simulator_take(int device, size_t bytes, pid_t pid, const char*
     return s.memory;
 }
 
-// simulator_compete begins a competition on the first device: at each pace-th call of the driver, of any process, somebody takes so much
-// that between low and high bytes are free of what the others do not hold. A pace of 0 ends it, and gives that memory back.
+// simulator_compete begins a competition on the first device: at each pace-th call of the driver, of any process, a competitor takes so much
+// that between low and high bytes are free. A pace of 0 ends it, and gives that memory back.
 CONTROL(int) simulator_compete(uint64_t seed, size_t low, size_t high, uint64_t pace) {
     if (high < low) return 1;
     Locked d;
@@ -300,13 +300,13 @@ CONTROL(int) simulator_compete(uint64_t seed, size_t low, size_t high, uint64_t 
     return 0;
 }
 
-// simulator_moves is how often the competitor took (0) or gave (1) memory.
+// simulator_moves returns how often the competitor took (0) or gave (1) memory.
 CONTROL(uint64_t) simulator_moves(int gave) {
     Locked d;
     return gave ? d->competitor.gave : d->competitor.took;
 }
 
-// simulator_used_by is what a process has of all devices, or, with pid 0, what this one has.
+// simulator_used_by returns the bytes that a process has of all devices; with pid 0, this one.
 CONTROL(size_t) simulator_used_by(pid_t pid) {
     Locked d;
     if (!pid) pid = getpid();
@@ -319,7 +319,7 @@ CONTROL(size_t) simulator_used_by(pid_t pid) {
     return sum;
 }
 
-// simulator_free is what is free on a device.
+// simulator_free returns the bytes that are free on a device.
 CONTROL(size_t) simulator_free(int device) {
     Locked d;
     d->bury();

@@ -1,4 +1,4 @@
-// The part of the simulated devices that processes share: how much memory there is, and who has how much of it. It lies in the file that
+// The part of the simulated devices that processes share: how much memory there is, and how much of it each process has. It lies in the file that
 // SIMULATOR_DEVICE names, or, without it, in memory of the process, which then has the devices for itself.
 #pragma once
 
@@ -13,7 +13,7 @@ namespace simulator {
 const int most_devices = 4, most_processes = 128, out_of_slots = -1;
 const size_t context_default = 0, capacity_default = (size_t)8 << 30;
 
-// Share is what a process has of a device.
+// Share is the memory that a process has of a device.
 struct Share {
     size_t memory, context;
     int retained; // it has a context, whatever that takes
@@ -24,13 +24,13 @@ struct Share {
 struct Process {
     enum Kind { none, real, invented, unlisted, competitor };
     int kind;
-    pid_t pid;      // 0 where nobody can see it
+    pid_t pid;      // 0 for an invisible program
     uint64_t start; // when that process began: another one may have the pid later
     char name[64];  // of one that is made up
     Share shares[most_devices];
 };
 
-// Competitor is somebody who takes and gives memory of the first device at random, in steps that driver calls count.
+// Competitor is a made-up program that takes and gives memory of the first device at random, in steps that driver calls count.
 struct Competitor {
     std::atomic<uint64_t> pace; // calls between two moves; 0: there is none
     uint64_t seed, from, low, high, took, gave;

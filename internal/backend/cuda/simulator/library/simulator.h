@@ -40,7 +40,7 @@ namespace simulator {
 
 struct Block;
 
-// Thread is what a thread of a kernel knows about itself. The rest of it is in fiber.cpp.
+// Thread is the part of a kernel's thread that kernels see. The rest of it is in fiber.cpp.
 struct Thread {
     uint3 thread;
     unsigned linear; // number within the block
