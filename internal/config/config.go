@@ -169,8 +169,7 @@ func (c *Config) SetFlag(name, flag string, value any) {
 	}
 	c.flags[name] = flag
 	delete(c.lines, name)
-	i := slices.IndexFunc(keys, func(k key) bool { return k.name == name })
-	if err := keys[i].value.set(c, value); err != nil {
+	if err := c.key(name).value.set(value); err != nil {
 		c.refused = append(c.refused, Complaint{Flag: flag, Key: name, Text: err.Error()})
 	}
 }
@@ -184,10 +183,8 @@ func (c *Config) Validate() error {
 			complaints = append(complaints, Complaint{Line: c.lines[key], Flag: c.flags[key], Key: key, Text: err.Error()})
 		}
 	}
-	for _, k := range keys {
-		if k.check != nil {
-			add(k.name, k.check(c))
-		}
+	for _, k := range c.keys() {
+		add(k.name, k.valid())
 	}
 	if c.Model.File == "" {
 		add("model.file", errors.New("is missing (or --model)"))
@@ -251,10 +248,10 @@ func (c *Config) Engine() (engine.Options, error) {
 // says so. With the policy original the number of draws depends on the moment.
 func (c *Config) Settings() map[string]string {
 	settings := map[string]string{}
-	defaults := Defaults()
-	for _, k := range keys {
-		if k.effect == changes || k.effect == changesUnlessDefault && k.value.text(c) != k.value.text(defaults) {
-			settings[strings.TrimSuffix(k.name, ".*")] = k.value.text(c)
+	defaults := Defaults().keys()
+	for i, k := range c.keys() {
+		if text := k.value.text(); k.effect == changes || k.effect == changesUnlessDefault && text != defaults[i].value.text() {
+			settings[strings.TrimSuffix(k.name, ".*")] = text
 		}
 	}
 	return settings

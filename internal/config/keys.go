@@ -5,11 +5,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/voxcam/voxcam/cam"
-	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/engine"
@@ -26,8 +24,8 @@ import (
 type key struct {
 	name   string
 	doc    string
-	value  value                 // the field of a Config, and how it is read
-	check  func(c *Config) error // checks the value, whoever set it; nil if anything goes
+	value  value                     // the field of the Config, and how it is read
+	check  func(option string) error // checks the value, whoever set it, by the last part of the key's name; nil if anything goes
 	effect effect
 }
 
@@ -56,7 +54,28 @@ func (k *key) flag() string {
 // section is the key's name without the last part.
 func (k *key) section() string { return k.name[:strings.LastIndexByte(k.name, '.')] }
 
-func lookUpKey(name string) *key {
+// last is the part of a key's name behind its section.
+func last(name string) string { return name[strings.LastIndexByte(name, '.')+1:] }
+
+// set sets the key to a value of TOML or of a flag, and checks it.
+func (k *key) set(v any) error {
+	if err := k.value.set(v); err != nil {
+		return err
+	}
+	return k.valid()
+}
+
+// valid checks the key's value.
+func (k *key) valid() error {
+	if k.check == nil {
+		return nil
+	}
+	return k.check(last(k.name))
+}
+
+// key returns the key of a name; nil if there is none.
+func (c *Config) key(name string) *key {
+	keys := c.keys()
 	if i := slices.IndexFunc(keys, func(k key) bool { return k.name == name }); i >= 0 {
 		return &keys[i]
 	}
@@ -72,92 +91,78 @@ func one(values []string) string {
 	return strings.Join(values[:n], ", ") + " or " + values[n]
 }
 
-// keys is in the order of the documentation. A key whose name ends in .* takes any last part.
-var keys = []key{
-	{"model.file", "ONNX file of the network", text(func(c *Config) *string { return &c.Model.File }), nil, noEffect},
-	{"model.name", "what reports call the network", text(func(c *Config) *string { return &c.Model.Name }), nil, noEffect},
-	{"model.target_layer", "layer to explain; default: the last one with spatial extent",
-		text(func(c *Config) *string { return &c.Model.TargetLayer }), nil, noEffect},
-	{"model.input_axes", "axes of the network's input in its order, such as NDHWC (Keras, JAX) or NDCHW (video); default: as its operations show",
-		text(func(c *Config) *string { return &c.Model.InputAxes }), modelOption("input_axes"), changes},
-	{"model.layer_layout", "axes of the target layer: auto, channels-first, channels-last, or a letter for each axis, such as NDHWC or DTC",
-		text(func(c *Config) *string { return &c.Model.LayerLayout }), modelOption("layer_layout"), changes},
-	{"model.token_grid", "[d, h, w] of a token layer; default: as the graph shows",
-		grid(func(c *Config) *[3]int { return &c.Model.TokenGrid }), nil, changes},
-	{"model.prefix_tokens", "tokens of a token layer in front of those in space, such as class tokens; default: as the graph shows",
-		integer(func(c *Config) *int { return &c.Model.PrefixTokens }), modelOption("prefix_tokens"), changes},
-	{"model.target_class", "predicted, true, all, an index or a class name",
-		field(func(c *Config) *string { return &c.Model.TargetClass }, readClass), nil, changes},
-	{"model.classes", "names of the classes by index", texts(func(c *Config) *[]string { return &c.Model.Classes }), checkClasses, noEffect},
+// keys returns the keys of the configuration in the order of the documentation. A key whose name ends in .* takes any last part.
+func (c *Config) keys() []key {
+	// Options are checked by the packages that have them, with the values of that time.
+	model := func(option string) error { return c.Model.CheckOption(option) }
+	data := func(option string) error { return c.Data.CheckOption(option) }
+	request := func(option string) error { return c.Request().CheckOption(option) }
+	onDevice := func(option string) error { return c.device().CheckOption(option) }
+	return []key{
+		{"model.file", "ONNX file of the network", text(&c.Model.File), nil, noEffect},
+		{"model.name", "what reports call the network", text(&c.Model.Name), nil, noEffect},
+		{"model.target_layer", "layer to explain; default: the last one with spatial extent", text(&c.Model.TargetLayer), nil, noEffect},
+		{"model.input_axes", "axes of the network's input in its order, such as NDHWC (Keras, JAX) or NDCHW (video); default: as its operations show",
+			text(&c.Model.InputAxes), model, changes},
+		{"model.layer_layout", "axes of the target layer: auto, channels-first, channels-last, or a letter for each axis, such as NDHWC or DTC",
+			text(&c.Model.LayerLayout), model, changes},
+		{"model.token_grid", "[d, h, w] of a token layer; default: as the graph shows", grid(&c.Model.TokenGrid), nil, changes},
+		{"model.prefix_tokens", "tokens of a token layer in front of those in space, such as class tokens; default: as the graph shows",
+			integer(&c.Model.PrefixTokens), model, changes},
+		{"model.target_class", "predicted, true, all, an index or a class name", field(&c.Model.TargetClass, readClass), nil, changes},
+		{"model.classes", "names of the classes by index", texts(&c.Model.Classes), c.checkClasses, noEffect},
 
-	{"data.folder", "folder of the volumes", text(func(c *Config) *string { return &c.Data.Folder }), dataOption("folder"), noEffect},
-	{"data.labels", "CSV file with the columns caseID, label and, optionally, split",
-		text(func(c *Config) *string { return &c.Data.Labels }), dataOption("labels"), noEffect},
-	{"data.extension", one(format.Extensions()) + "; default: whichever exists",
-		text(func(c *Config) *string { return &c.Data.Extension }), dataOption("extension"), changes},
-	{"data.variable", "variable of .mat (default: imgMat) and .npz files (default: the only one)",
-		text(func(c *Config) *string { return &c.Data.Variable }), nil, changes},
-	{"data.axes", "meaning of the file's axes in order, such as DHW or HWDC; default: DHW, or CDHW of .npy and .mat, DHWC of NIfTI",
-		text(func(c *Config) *string { return &c.Data.Axes }), dataOption("axes"), changes},
-	{"data.image_shape", "[D, H, W] that volumes are cropped or zero-padded to, centred; default: left as they are",
-		field(func(c *Config) *[]int { return &c.Data.ImageShape }, readIntegers), dataOption("image_shape"), changes},
-	{"data.scale", one(volume.Scalings()), text(func(c *Config) *string { return &c.Data.Scale }), dataOption("scale"), changes},
-	{"data.split", "column, shuffle, or auto: the column if there is one",
-		text(func(c *Config) *string { return &c.Data.Split }), dataOption("split"), noEffect},
-	{"data.split_ratio", "[train, val, test] of the shuffle",
-		field(func(c *Config) *[]float64 { return &c.Data.SplitRatio }, readNumbers), dataOption("split_ratio"), noEffect},
-	{"data.split_seed", "seed of the shuffle", natural(func(c *Config) *uint64 { return &c.Data.SplitSeed }), nil, noEffect},
-	{"data.dataset", one(dataset.Selections()), text(func(c *Config) *string { return &c.Data.Dataset }), dataOption("dataset"), noEffect},
-	{"data.max_samples", "the first so many of each split; 0: all", integer(func(c *Config) *int { return &c.Data.MaxSamples }),
-		dataOption("max_samples"), noEffect},
+		{"data.folder", "folder of the volumes", text(&c.Data.Folder), data, noEffect},
+		{"data.labels", "CSV file with the columns caseID, label and, optionally, split", text(&c.Data.Labels), data, noEffect},
+		{"data.extension", one(format.Extensions()) + "; default: whichever exists", text(&c.Data.Extension), data, changes},
+		{"data.variable", "variable of .mat (default: imgMat) and .npz files (default: the only one)", text(&c.Data.Variable), nil, changes},
+		{"data.axes", "meaning of the file's axes in order, such as DHW or HWDC; default: DHW, or CDHW of .npy and .mat, DHWC of NIfTI",
+			text(&c.Data.Axes), data, changes},
+		{"data.image_shape", "[D, H, W] that volumes are cropped or zero-padded to, centred; default: left as they are",
+			field(&c.Data.ImageShape, readIntegers), data, changes},
+		{"data.scale", one(volume.Scalings()), text(&c.Data.Scale), data, changes},
+		{"data.split", "column, shuffle, or auto: the column if there is one", text(&c.Data.Split), data, noEffect},
+		{"data.split_ratio", "[train, val, test] of the shuffle", field(&c.Data.SplitRatio, readNumbers), data, noEffect},
+		{"data.split_seed", "seed of the shuffle", natural(&c.Data.SplitSeed), nil, noEffect},
+		{"data.dataset", one(dataset.Selections()), text(&c.Data.Dataset), data, noEffect},
+		{"data.max_samples", "the first so many of each split; 0: all", integer(&c.Data.MaxSamples), data, noEffect},
 
-	{"explain.methods", "names of methods and groups", field(func(c *Config) *[]string { return &c.Explain.Methods }, readMethods), checkMethods, noEffect},
-	{"explain.n_samples", "draws of the noise methods", integer(func(c *Config) *int { return &c.Explain.NSamples }), requestOption("n_samples"), changes},
-	{"explain.noise_level", "standard deviation of the noise, in units of the prepared volume",
-		field(func(c *Config) *float64 { return &c.Explain.NoiseLevel }, readNumber), requestOption("noise_level"), changes},
-	{"explain.seed", "seed of the noise", natural(func(c *Config) *uint64 { return &c.Explain.Seed }), nil, changes},
-	{"explain.device", "where it is computed: auto (a GPU if there is one), cpu, cuda, or cuda:N for GPU N",
-		text(func(c *Config) *string { return &c.Explain.Device }), deviceOption("device"), noEffect},
-	{"explain.precision", "how products are computed on a GPU: fp32, tf32 and bf16 (faster, less exact), or fp64 (sums in float64, slow)",
-		text(func(c *Config) *string { return &c.Explain.Precision }),
-		oneOf(func(c *Config) string { return c.Explain.Precision }, device.Precisions()), changesUnlessDefault},
-	{"explain.threads", "threads of the processor to compute with; 0: all", integer(func(c *Config) *int { return &c.Explain.Threads }),
-		deviceOption("threads"), noEffect},
-	{"explain.memory_budget", "most memory for computing: a size such as 512MiB, a share of what is free such as 50%, auto, or min; results stay the same",
-		field(func(c *Config) *bytesize.Budget { return &c.Explain.Memory }, readBudget), nil, noEffect},
-	{conventionsKey + "*", "formula of a method, such as \"gradcam++\" = \"paper\"",
-		field(func(c *Config) *map[string]string { return &c.Explain.Conventions }, only[map[string]string]("a section")), requestOption("conventions"), changes},
+		{"explain.methods", "names of methods and groups", field(&c.Explain.Methods, readMethods), c.checkMethods, noEffect},
+		{"explain.n_samples", "draws of the noise methods", integer(&c.Explain.NSamples), request, changes},
+		{"explain.noise_level", "standard deviation of the noise, in units of the prepared volume", field(&c.Explain.NoiseLevel, readNumber), request, changes},
+		{"explain.seed", "seed of the noise", natural(&c.Explain.Seed), nil, changes},
+		{"explain.device", "where it is computed: auto (a GPU if there is one), cpu, cuda, or cuda:N for GPU N", text(&c.Explain.Device), onDevice, noEffect},
+		{"explain.precision", "how products are computed on a GPU: fp32, tf32 and bf16 (faster, less exact), or fp64 (sums in float64, slow)",
+			text(&c.Explain.Precision), oneOf(&c.Explain.Precision, device.Precisions()), changesUnlessDefault},
+		{"explain.threads", "threads of the processor to compute with; 0: all", integer(&c.Explain.Threads), onDevice, noEffect},
+		{"explain.memory_budget", "most memory for computing: a size such as 512MiB, a share of what is free such as 50%, auto, or min; results stay the same",
+			field(&c.Explain.Memory, readBudget), nil, noEffect},
+		{conventionsKey + "*", "formula of a method, such as \"gradcam++\" = \"paper\"",
+			field(&c.Explain.Conventions, only[map[string]string]("a section")), func(string) error { return request("conventions") }, changes},
 
-	{"memory.policy", "when memory is short: exact never changes a result; original takes fewer draws, and skips, by the original system's thresholds",
-		text(func(c *Config) *string { return &c.Memory.Policy }),
-		oneOf(func(c *Config) string { return c.Memory.Policy }, policy.Names()), changesUnlessDefault},
-	{"memory.wait", "seconds in all that a volume waits for other programs to leave memory of the GPU",
-		seconds(func(c *Config) *time.Duration { return &c.Memory.Wait }),
-		func(c *Config) error { return policy.Policy{Wait: c.Memory.Wait}.CheckOption("wait") }, noEffect},
-	{"memory.cpu_fallback", "let the processor go on where the GPU cannot; default: as the policy, exact true, original false",
-		choice(func(c *Config) **bool { return &c.Memory.CPU }), nil, noEffect},
-	{"memory.fewer_samples", "take fewer draws, at least 5, where not all can be had; default: as the policy, exact false, original true",
-		choice(func(c *Config) **bool { return &c.Memory.Fewer }), nil, noEffect},
-	{"memory.skip", "give a volume up as skipped_low_memory when nothing can hold it, instead of failed; default: true",
-		choice(func(c *Config) **bool { return &c.Memory.Skip }), nil, noEffect},
-	{"memory.shuttle", "when the GPU's memory is given back between volumes: never, idle (after a while without work) or always",
-		text(func(c *Config) *string { return &c.Memory.Shuttle }), oneOf(func(c *Config) string { return c.Memory.Shuttle }, engine.Shuttles), noEffect},
-	{"memory.launch_blocking", "wait after every step on a GPU, so that an error names the step: slow",
-		boolean(func(c *Config) *bool { return &c.Memory.LaunchBlocking }), nil, noEffect},
-	{"memory.pass_timeout", "seconds that a pass on a GPU may take before its process is ended and another goes on; 0: no limit",
-		seconds(func(c *Config) *time.Duration { return &c.Memory.PassTimeout }), checkPassTimeout, noEffect},
-	{"memory.worker", "keep the device in a process of its own, so that its end does not end the run",
-		boolean(func(c *Config) *bool { return &c.Memory.Worker }), nil, noEffect},
-	{"memory.user_signals", "what SIGUSR1 and SIGUSR2 mean: memory (give the GPU's memory to others for a minute, and take it again), stop, or auto: " +
-		"stop in a job of Slurm, PBS, LSF, Grid Engine, Flux or OAR, else memory",
-		text(func(c *Config) *string { return &c.Memory.UserSignals }), oneOf(func(c *Config) string { return c.Memory.UserSignals }, UserSignals), noEffect},
+		{"memory.policy", "when memory is short: exact never changes a result; original takes fewer draws, and skips, by the original system's thresholds",
+			text(&c.Memory.Policy), oneOf(&c.Memory.Policy, policy.Names()), changesUnlessDefault},
+		{"memory.wait", "seconds in all that a volume waits for other programs to leave memory of the GPU",
+			seconds(&c.Memory.Wait), func(option string) error { return policy.Policy{Wait: c.Memory.Wait}.CheckOption(option) }, noEffect},
+		{"memory.cpu_fallback", "let the processor go on where the GPU cannot; default: as the policy, exact true, original false", choice(&c.Memory.CPU), nil, noEffect},
+		{"memory.fewer_samples", "take fewer draws, at least 5, where not all can be had; default: as the policy, exact false, original true",
+			choice(&c.Memory.Fewer), nil, noEffect},
+		{"memory.skip", "give a volume up as skipped_low_memory when nothing can hold it, instead of failed; default: true", choice(&c.Memory.Skip), nil, noEffect},
+		{"memory.shuttle", "when the GPU's memory is given back between volumes: never, idle (after a while without work) or always",
+			text(&c.Memory.Shuttle), oneOf(&c.Memory.Shuttle, engine.Shuttles), noEffect},
+		{"memory.launch_blocking", "wait after every step on a GPU, so that an error names the step: slow", boolean(&c.Memory.LaunchBlocking), nil, noEffect},
+		{"memory.pass_timeout", "seconds that a pass on a GPU may take before its process is ended and another goes on; 0: no limit",
+			seconds(&c.Memory.PassTimeout), c.checkPassTimeout, noEffect},
+		{"memory.worker", "keep the device in a process of its own, so that its end does not end the run", boolean(&c.Memory.Worker), nil, noEffect},
+		{"memory.user_signals", "what SIGUSR1 and SIGUSR2 mean: memory (give the GPU's memory to others for a minute, and take it again), stop, or auto: " +
+			"stop in a job of Slurm, PBS, LSF, Grid Engine, Flux or OAR, else memory",
+			text(&c.Memory.UserSignals), oneOf(&c.Memory.UserSignals, UserSignals), noEffect},
 
-	{"output.dir", "folder that sessions are made in; default: CAMVis in the working directory",
-		text(func(c *Config) *string { return &c.Output.Dir }), nil, noEffect},
-	{"output.session", "name of the session; default: the time", text(func(c *Config) *string { return &c.Output.Session }), checkSession, noEffect},
-	{"output.formats", strings.Join(result.Names(), ", "), texts(func(c *Config) *[]string { return &c.Output.Formats }), checkFormats, changes},
-	{"output.overlay_alpha", "weight of the heatmap in an overlay, 0 to 1",
-		field(func(c *Config) *float64 { return &c.Output.OverlayAlpha }, readNumber), checkAlpha, changes},
+		{"output.dir", "folder that sessions are made in; default: CAMVis in the working directory", text(&c.Output.Dir), nil, noEffect},
+		{"output.session", "name of the session; default: the time", text(&c.Output.Session), c.checkSession, noEffect},
+		{"output.formats", strings.Join(result.Names(), ", "), texts(&c.Output.Formats), c.checkFormats, changes},
+		{"output.overlay_alpha", "weight of the heatmap in an overlay, 0 to 1", field(&c.Output.OverlayAlpha, readNumber), c.checkAlpha, changes},
+	}
 }
 
 // Key describes one key of the configuration, for documents and commands.
@@ -170,41 +175,23 @@ type Key struct {
 
 // Keys lists all keys of the configuration, section by section.
 func Keys() []Key {
-	defaults := Defaults()
-	out := make([]Key, len(keys))
-	for i, k := range keys {
-		out[i] = Key{k.name, k.flag(), k.doc, k.value.shown(defaults)}
+	var out []Key
+	for _, k := range Defaults().keys() {
+		out = append(out, Key{k.name, k.flag(), k.doc, k.value.shown()})
 	}
 	return out
 }
 
-// modelOption checks an option of the model that the configuration names.
-func modelOption(name string) func(*Config) error {
-	return func(c *Config) error { return c.Model.CheckOption(name) }
+// device returns the options of the device.
+func (c *Config) device() device.Options {
+	return device.Options{Name: c.Explain.Device, Precision: c.Explain.Precision, Threads: c.Explain.Threads}
 }
 
-// dataOption checks an option of the data set.
-func dataOption(name string) func(*Config) error {
-	return func(c *Config) error { return c.Data.CheckOption(name) }
+func oneOf(value *string, allowed []string) func(string) error {
+	return func(string) error { return option.OneOf(*value, allowed) }
 }
 
-// requestOption checks an option of the request that the configuration stands for.
-func requestOption(name string) func(*Config) error {
-	return func(c *Config) error { return c.Request().CheckOption(name) }
-}
-
-// deviceOption checks an option of the device.
-func deviceOption(name string) func(*Config) error {
-	return func(c *Config) error {
-		return device.Options{Name: c.Explain.Device, Threads: c.Explain.Threads}.CheckOption(name)
-	}
-}
-
-func oneOf(value func(*Config) string, allowed []string) func(*Config) error {
-	return func(c *Config) error { return option.OneOf(value(c), allowed) }
-}
-
-func checkClasses(c *Config) error {
+func (c *Config) checkClasses(string) error {
 	seen := map[string]bool{}
 	for i, name := range c.Model.Classes {
 		if strings.TrimSpace(name) == "" {
@@ -218,7 +205,7 @@ func checkClasses(c *Config) error {
 	return nil
 }
 
-func checkMethods(c *Config) error {
+func (c *Config) checkMethods(string) error {
 	for i, m := range c.Explain.Methods {
 		if strings.TrimSpace(m) == "" {
 			return fmt.Errorf("has an empty name")
@@ -250,14 +237,14 @@ func (c *Config) setConvention(method string, v any) error {
 	return nil
 }
 
-func checkPassTimeout(c *Config) error {
+func (c *Config) checkPassTimeout(string) error {
 	if d := c.Memory.PassTimeout; d < 0 {
 		return fmt.Errorf("is %v; a time cannot be negative", d)
 	}
 	return nil
 }
 
-func checkAlpha(c *Config) error {
+func (c *Config) checkAlpha(string) error {
 	if a := c.Output.OverlayAlpha; !(a >= 0 && a <= 1) {
 		return fmt.Errorf("is %v; it must lie in 0 to 1", a)
 	}
@@ -265,7 +252,7 @@ func checkAlpha(c *Config) error {
 }
 
 // checkSession keeps a session's name a single folder name that can be printed.
-func checkSession(c *Config) error {
+func (c *Config) checkSession(string) error {
 	const most = 200
 	s := c.Output.Session
 	switch {
@@ -279,7 +266,7 @@ func checkSession(c *Config) error {
 	return nil
 }
 
-func checkFormats(c *Config) error {
+func (c *Config) checkFormats(string) error {
 	for _, f := range c.Output.Formats {
 		if !slices.Contains(result.Names(), f) {
 			return fmt.Errorf("has %q; choose among: %s%s", f, strings.Join(result.Names(), ", "), option.DidYouMean(f, result.Names()))
@@ -289,7 +276,7 @@ func checkFormats(c *Config) error {
 }
 
 // grid is the field of a token grid.
-func grid(at func(*Config) *[3]int) value {
+func grid(at *[3]int) value {
 	v := field(at, func(v any) (grid [3]int, err error) {
 		sizes, ok := v.([]int)
 		if !ok {
@@ -299,11 +286,11 @@ func grid(at func(*Config) *[3]int) value {
 		}
 		return network.TokenGrid(sizes)
 	})
-	v.get = func(c *Config) any {
-		if g := at(c); *g != [3]int{} {
-			return *g
+	v.get = func() any {
+		if *at == [3]int{} {
+			return nil
 		}
-		return nil
+		return *at
 	}
 	return v
 }

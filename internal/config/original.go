@@ -53,18 +53,13 @@ func (c *Config) fillOriginal(doc *document) []Complaint {
 			ignored = append(ignored, name)
 			continue
 		}
-		k := lookUpKey(originalKeys[i].key)
-		set := k.value.set
+		k := c.key(originalKeys[i].key)
 		if k.name == "model.classes" {
-			set = (*Config).setOriginalClasses
+			k.value.set = c.setOriginalClasses
 		}
 		seen[name] = true
 		c.lines[k.name] = e.line
-		err := set(c, e.value)
-		if err == nil && k.check != nil {
-			err = k.check(c)
-		}
-		if err != nil {
+		if err := k.set(e.value); err != nil {
 			complaints = append(complaints, Complaint{Line: e.line, Key: name, Text: err.Error()})
 		}
 	}

@@ -140,14 +140,14 @@ func lookUp(values map[string]any, path []string) any {
 func (c *Config) fill(doc *document) []Complaint {
 	var complaints []Complaint
 	var sections []string
-	for _, k := range keys {
+	for _, k := range c.keys() {
 		if section := k.section(); !slices.Contains(sections, section) {
 			sections = append(sections, section)
 		}
 	}
 	unknown := map[string]bool{}
 	for _, t := range doc.tables {
-		if name := t.name(); !slices.Contains(sections, name) && lookUpKey(name) == nil && !unknown[name] {
+		if name := t.name(); !slices.Contains(sections, name) && c.key(name) == nil && !unknown[name] {
 			unknown[name] = true
 			complaints = append(complaints, Complaint{Line: t.line,
 				Text: fmt.Sprintf("unknown section [%s]%s", name, option.DidYouMean(name, sections))})
@@ -170,25 +170,21 @@ func (c *Config) setEntry(e entry) []Complaint {
 		}
 		return nil
 	}
-	k := lookUpKey(name)
+	k := c.key(name)
 	if k == nil {
-		return []Complaint{{Line: e.line, Text: fmt.Sprintf("unknown key %s%s", name, nearestKey(name))}}
+		return []Complaint{{Line: e.line, Text: fmt.Sprintf("unknown key %s%s", name, c.nearestKey(name))}}
 	}
 	c.lines[name] = e.line
-	err := k.value.set(c, e.value)
-	if err == nil && k.check != nil {
-		err = k.check(c)
-	}
-	if err != nil {
+	if err := k.set(e.value); err != nil {
 		return []Complaint{{Line: e.line, Key: name, Text: err.Error()}}
 	}
 	return nil
 }
 
 // nearestKey suggests a key in place of an unknown one. A key in the wrong section is a more likely mistake than one with another spelling.
-func nearestKey(name string) string {
+func (c *Config) nearestKey(name string) string {
 	var names []string
-	for _, k := range keys {
+	for _, k := range c.keys() {
 		if last(k.name) == last(name) {
 			return "; did you mean " + k.name + "?"
 		}
@@ -199,6 +195,3 @@ func nearestKey(name string) string {
 	}
 	return ""
 }
-
-// last is the part of a key's name behind its section.
-func last(name string) string { return name[strings.LastIndexByte(name, '.')+1:] }

@@ -13,13 +13,13 @@ import (
 
 // value is a field of a Config, set from a value of TOML or of a flag.
 type value struct {
-	set func(c *Config, v any) error // checks the type; v is an int64, float64, string, bool or []any of TOML, or of the field's own type
-	get func(c *Config) any
+	set func(v any) error // checks the type; v is an int64, float64, string, bool or []any of TOML, or of the field's own type
+	get func() any
 }
 
 // text is the field as records of sessions have it: texts as they are, all else as JSON, whose maps are sorted.
-func (v value) text(c *Config) string {
-	x := v.get(c)
+func (v value) text() string {
+	x := v.get()
 	if s, ok := x.(string); ok {
 		return s
 	}
@@ -31,8 +31,8 @@ func (v value) text(c *Config) string {
 }
 
 // shown is the field as people write it in a file, but for the quotes; empty if it is not set.
-func (v value) shown(c *Config) string {
-	switch x := v.get(c).(type) {
+func (v value) shown() string {
+	switch x := v.get().(type) {
 	case time.Duration:
 		return strconv.FormatFloat(x.Seconds(), 'g', -1, 64)
 	case bytesize.Budget:
@@ -50,9 +50,9 @@ func (v value) shown(c *Config) string {
 }
 
 // field is a field of type T, which read makes of another type's value.
-func field[T any](at func(*Config) *T, read func(v any) (T, error)) value {
+func field[T any](at *T, read func(v any) (T, error)) value {
 	return value{
-		set: func(c *Config, v any) error {
+		set: func(v any) error {
 			x, ok := v.(T)
 			if !ok {
 				var err error
@@ -60,24 +60,24 @@ func field[T any](at func(*Config) *T, read func(v any) (T, error)) value {
 					return err
 				}
 			}
-			*at(c) = x
+			*at = x
 			return nil
 		},
-		get: func(c *Config) any { return *at(c) },
+		get: func() any { return *at },
 	}
 }
 
 const wantText = "a text in quotes"
 
-func text(at func(*Config) *string) value           { return field(at, only[string](wantText)) }
-func texts(at func(*Config) *[]string) value        { return field(at, readTexts) }
-func integer(at func(*Config) *int) value           { return field(at, readInteger("an integer")) }
-func natural(at func(*Config) *uint64) value        { return field(at, readNatural) }
-func boolean(at func(*Config) *bool) value          { return field(at, only[bool]("true or false")) }
-func seconds(at func(*Config) *time.Duration) value { return field(at, readSeconds) }
+func text(at *string) value           { return field(at, only[string](wantText)) }
+func texts(at *[]string) value        { return field(at, readTexts) }
+func integer(at *int) value           { return field(at, readInteger("an integer")) }
+func natural(at *uint64) value        { return field(at, readNatural) }
+func boolean(at *bool) value          { return field(at, only[bool]("true or false")) }
+func seconds(at *time.Duration) value { return field(at, readSeconds) }
 
 // choice is boolean for a field that is nil where nothing was chosen.
-func choice(at func(*Config) **bool) value {
+func choice(at **bool) value {
 	return field(at, func(v any) (*bool, error) {
 		b, err := only[bool]("true or false")(v)
 		return &b, err
