@@ -23,7 +23,7 @@ type Allocation struct {
 	aliases []*Alias
 
 	constant bool        // its contents stay the same
-	saved    *Staging    // a copy of the contents, for Vacate; nil until one is needed
+	saved    *staging    // a copy of the contents, for Vacate; nil until one is needed
 	stale    bool        // the contents must be copied back from saved
 	lost     bool        // a Vacate discarded the contents
 	broken   atomic.Bool // its pieces are gone, and it can only be closed
@@ -213,7 +213,7 @@ func (m *Allocation) Close() error {
 		m.ready = false
 	}
 	err := a.endMemory(m.dissolve)
-	return errors.Join(err, a.FreeStaging(m.saved))
+	return errors.Join(err, a.freeStaging(m.saved))
 }
 
 // Alias is a range of addresses at which a part of an allocation is seen twice, one behind the other.

@@ -186,7 +186,7 @@ func (a *Allocator) endLeft() error {
 func (a *Allocator) empty() error {
 	for _, m := range a.live {
 		_ = a.endMemory(m.dissolve) // tried again below
-		_ = a.FreeStaging(m.saved)
+		_ = a.freeStaging(m.saved)
 	}
 	a.live = nil
 	var err error

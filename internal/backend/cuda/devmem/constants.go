@@ -138,18 +138,18 @@ func (a *Allocator) copyConstants(constants []*Constant) error {
 		most = max(most, c.bytes)
 	}
 	return a.context.Do(func() (err error) {
-		staging := a.NewStaging(most)
+		buffer := a.newStaging(most)
 		defer func() {
 			if err != nil {
 				_ = a.stream.Synchronize() // a copy may be on its way out of it
 			}
-			_ = a.FreeStaging(staging) // a refused call is tried again
+			_ = a.freeStaging(buffer) // a refused call is tried again
 		}()
 		for _, c := range constants {
 			if c.bytes == 0 {
 				continue
 			}
-			bytes := staging.bytes[:c.bytes]
+			bytes := buffer.bytes[:c.bytes]
 			clear(bytes)
 			c.fill(bytes)
 			if err := a.stream.CopyToDevice(c.at, unsafe.Pointer(unsafe.SliceData(bytes)), c.bytes); err != nil {

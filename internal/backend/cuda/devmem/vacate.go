@@ -119,7 +119,7 @@ func (a *Allocator) save(kept map[*Allocation]bool) error {
 				continue
 			}
 			if m.saved == nil {
-				m.saved = a.NewStaging(m.used)
+				m.saved = a.newStaging(m.used)
 				made = append(made, m)
 			}
 			if err := a.stream.CopyToHost(m.saved.pointer(), m.at, m.used); err != nil {
@@ -131,7 +131,7 @@ func (a *Allocator) save(kept map[*Allocation]bool) error {
 	if err != nil {
 		_ = a.stream.Synchronize() // a copy may be on its way into memory that goes
 		for _, m := range made {   // their contents are not known
-			_ = a.FreeStaging(m.saved) // remembered
+			_ = a.freeStaging(m.saved) // remembered
 			m.saved = nil
 		}
 	}
