@@ -81,7 +81,7 @@ func (n *Network) passLevel(p *Gradient) cam.Level {
 // keepsAll reports whether a plan streams nothing and computes nothing twice.
 func keepsAll(p *plan.Plan) bool {
 	for _, u := range p.Units {
-		if u.RingBytes > 0 || len(u.Again) > 0 {
+		if u.RingBytes > 0 || len(u.Rematerialised) > 0 {
 			return false
 		}
 	}

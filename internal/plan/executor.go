@@ -6,10 +6,10 @@ import (
 	"github.com/voxcam/voxcam/internal/ir"
 )
 
-// What every executor of plans asks: what a node of a single plane is, and whether buffers are sound.
+// What every executor of plans asks: how a node looks for a single plane, and whether buffers are sound.
 
-// OnePlane returns a node like n, with one of depth planes of those values that have them: what a node is for each of its planes, unless its
-// operation works across planes.
+// OnePlane returns n for one of its depth planes: the same node on values of one plane each. It does not hold for operations that work
+// across planes.
 func OnePlane(n *ir.Node, depth int) *ir.Node {
 	cut := func(values []*ir.Value) (out []*ir.Value) {
 		for _, v := range values {
@@ -28,7 +28,7 @@ func OnePlane(n *ir.Node, depth int) *ir.Node {
 	return &plane
 }
 
-// DepthAxis is the axis of a value that is the depth of an image of so many planes that it is combined with; -1 if it has none.
+// DepthAxis returns the axis of a value that is aligned with the depth of an image of depth planes; -1 if there is none.
 // Axes are aligned at the innermost one.
 func DepthAxis(v *ir.Value, depth int) int {
 	if v == nil {

@@ -51,35 +51,35 @@ func finished(t *testing.T, b *ir.Builder, g *ir.Graph, x, score *ir.Value, grad
 	return g
 }
 
-// On graphs that are small enough to try every choice of kept values, the search is close to the best: in the smallest peak, and
+// On graphs that are small enough to try every choice of saved values, the search is close to the best: in the smallest peak, and
 // in the time within budgets.
 func TestSearchAgainstAllChoices(t *testing.T) {
 	for _, gradient := range []bool{false, true} {
 		g := gated(t, gradient)
-		n := newNetwork(g, []*ir.Value{g.Inputs[0]}, Costs{})
+		n := newPlanner(g, []*ir.Value{g.Inputs[0]}, Costs{})
 		var free []int
-		kept := make([]bool, len(n.nodes))
+		saved := make([]bool, len(n.nodes))
 		for i := range n.nodes {
-			kept[i] = n.nodes[i].kind == local
-			if n.values[i].free {
+			saved[i] = n.nodes[i].kind == slabwise
+			if n.values[i].streamable {
 				free = append(free, i)
 			}
 		}
 		if len(free) > 16 {
 			t.Fatalf("%d free values are too many to try all", len(free))
 		}
-		var all []*outline
-		cache := newTimetables()
+		var all []*candidate
+		cache := newScheduleCache()
 		for choice := range 1 << len(free) {
-			trial := append([]bool(nil), kept...)
+			trial := append([]bool(nil), saved...)
 			for bit, v := range free {
 				trial[v] = choice>>bit&1 == 0
 			}
-			for _, chunk := range append(n.costs.SlabBytes, 0) {
-				all = append(all, n.outline(trial, chunk, cache))
+			for _, slabBytes := range append(n.costs.SlabBytes, 0) {
+				all = append(all, n.candidate(trial, slabBytes, cache))
 			}
 		}
-		slices.SortFunc(all, func(a, b *outline) int { return cmp.Compare(a.seconds, b.seconds) })
+		slices.SortFunc(all, func(a, b *candidate) int { return cmp.Compare(a.seconds, b.seconds) })
 		best := func(budget int) (seconds float64, peak int) {
 			for _, o := range all {
 				if peak == 0 || o.peak < peak {

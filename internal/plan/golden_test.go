@@ -76,7 +76,7 @@ func TestGoldenPlans(t *testing.T) {
 				}
 				fmt.Fprintf(&text, "%s, gradient %v, %s: %d choices\n", network.name, gradient, device.name, len(s.points))
 				for _, p := range s.Curve() {
-					fmt.Fprintf(&text, "\tchoice %d B %.2f us %d kept\n", p.Bytes, p.Seconds*1e6, p.Kept)
+					fmt.Fprintf(&text, "\tchoice %d B %.2f us %d kept\n", p.Bytes, p.Seconds*1e6, p.Saved)
 				}
 				least, err := s.Smallest(t.Context())
 				if err != nil {
@@ -121,11 +121,11 @@ func TestGoldenPlans(t *testing.T) {
 
 // describe is a plan in a line: its size and time, what is computed when, and where all lies.
 func describe(p *Plan) string {
-	again, kept, alive, rings := 0, 0, 0, 0
+	again, saved, alive, rings := 0, 0, 0, 0
 	var units strings.Builder
 	for _, u := range p.Units {
-		again += len(u.Again)
-		kept += len(u.Kept)
+		again += len(u.Rematerialised)
+		saved += len(u.Saved)
 		alive, rings = max(alive, u.AliveBytes), max(rings, u.RingBytes)
 		fmt.Fprintf(&units, " %d", u.Steps)
 	}
@@ -140,5 +140,5 @@ func describe(p *Plan) string {
 		places += (i + 1) * (int(s.Mode) + 3*s.Z0 + 5*s.Z1 + 7*s.Out[0] + 11*s.In[0])
 	}
 	return fmt.Sprintf("%d B %.2f us, %d again, %d kept, %d B alive, %d B of rings, %d doubled, steps%s, places %d", p.Peak, p.Seconds*1e6, again,
-		kept, alive, rings, doubled, &units, places)
+		saved, alive, rings, doubled, &units, places)
 }

@@ -28,15 +28,15 @@ func chain(t *testing.T, length int) *ir.Graph {
 // Laying out a graph that is twice as large takes about twice the memory, also where every sweep is simulated for the first time.
 func TestOutlinesGrowWithTheGraph(t *testing.T) {
 	taken := func(length int) uint64 {
-		n := newNetwork(chain(t, length), nil, Costs{})
-		kept := make([]bool, len(n.nodes))
-		for i := range kept {
-			kept[i] = n.nodes[i].kind == local
+		n := newPlanner(chain(t, length), nil, Costs{})
+		saved := make([]bool, len(n.nodes))
+		for i := range saved {
+			saved[i] = n.nodes[i].kind == slabwise
 		}
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		o := n.outline(kept, 0, newTimetables())
-		n.candidates(o)
+		o := n.candidate(saved, 0, newScheduleCache())
+		n.evictions(o)
 		n.plan(o)
 		runtime.ReadMemStats(&after)
 		return after.TotalAlloc - before.TotalAlloc

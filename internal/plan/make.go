@@ -118,7 +118,7 @@ func (p *Plan) assign() {
 	}
 }
 
-// aligned is the lowest place for a buffer from both offsets on.
+// aligned returns the lowest place for a buffer at or above both offsets.
 func (p *Plan) aligned(b *Buffer, from, at int) int {
 	at = max(at, from)
 	if b.Doubled {
@@ -127,7 +127,7 @@ func (p *Plan) aligned(b *Buffer, from, at int) int {
 	return at
 }
 
-// fullest is the sum of what is alive in the fullest step, which no placement goes below.
+// fullest returns the bytes that are alive in the fullest step, which no placement goes below.
 func (p *Plan) fullest() int {
 	change := make([]int, len(p.Steps)+3)
 	for _, b := range p.Buffers {

@@ -4,9 +4,10 @@
 //
 // Vocabulary. A value with depth is an image [1, D, H, W, C]; a plane is one of its D slices, a slab some planes in a row. A
 // whole step computes all of a node; a slab step computes planes [Z0, Z1) of it; an accumulating step adds planes [Z0, Z1) of its
-// inputs to an output without depth, and completes the output with the last plane. A ring is a buffer for fewer planes than its value
+// inputs to the result of a reduction, which has no depth, and completes it with the last plane. A ring is a buffer for fewer planes than its value
 // has: plane z is in place z modulo the number of places. A sweep is a run of slab and accumulating steps that goes once along
-// depth. A value that is kept in no buffer between sweeps is computed again in each sweep that needs it.
+// depth. A value that is not saved in a buffer between sweeps is rematerialised (computed again) in each sweep that
+// needs it.
 //
 // Invariants:
 //
@@ -40,17 +41,17 @@ type Plan struct {
 
 // Unit is a stretch of the schedule: a node as a whole, or a sweep along depth.
 type Unit struct {
-	First, Steps int         // its steps
-	Sweep        bool        // false: one node as a whole
-	Nodes        []*ir.Node  // in order
-	Again        []*ir.Node  // those of them that an earlier unit has computed already
-	Kept         []*ir.Value // what it leaves behind for later units
-	RingBytes    int
-	AliveBytes   int // of the values that are kept while it runs, its own included
-	Seconds      float64
+	First, Steps   int         // its steps
+	Sweep          bool        // false: one node as a whole
+	Nodes          []*ir.Node  // in order
+	Rematerialised []*ir.Node  // those of them that an earlier unit has computed already
+	Saved          []*ir.Value // what it leaves behind for later units
+	RingBytes      int
+	AliveBytes     int // of the values that are saved while it runs, its own included
+	Seconds        float64
 }
 
-// Mode is how a step takes its node.
+// Mode says how much of its node a step computes.
 type Mode uint8
 
 const (
@@ -75,7 +76,7 @@ func (s Step) InPlace() bool { return s.In[0] >= 0 && s.In[0] == s.Out[0] }
 type Buffer struct {
 	Values []*ir.Value
 	// Planes is 0 for a buffer that holds its values as whole tensors. Otherwise the values have depth, and the buffer has places
-	// for so many planes, each of PlaneBytes; if that is the depth, it holds all of the value.
+	// for that many planes, each of PlaneBytes; if that is the depth, it holds all of the value.
 	Planes      int
 	Offset      int // bytes from the start of the arena, a multiple of Align
 	Bytes       int

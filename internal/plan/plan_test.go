@@ -278,8 +278,8 @@ func TestInPlace(t *testing.T) {
 	constant := b.Const(tensor.Shape{4, 4}, make([]float32, 16))
 	last := relu(x)                                                                 // x is not read again
 	twice := add(last, last)                                                        // an operand that is both
-	kept := relu(twice)                                                             // twice is read again
-	other := add(kept, twice)                                                       // the second operand has a buffer of its own
+	saved := relu(twice)                                                            // twice is read again
+	other := add(saved, twice)                                                      // the second operand has a buffer of its own
 	view := reshape(other, 16)                                                      // a view
 	aliased := add(other, reshape(view, 4, 4))                                      // the second operand is a view of the first
 	withConst := add(aliased, constant)                                             // a constant has no buffer
@@ -292,7 +292,7 @@ func TestInPlace(t *testing.T) {
 	if err := b.Err(); err != nil {
 		t.Fatal(err)
 	}
-	want := map[*ir.Value]bool{last: true, twice: true, kept: false, other: true, view: true, aliased: false, withConst: true, first: false, wider: false,
+	want := map[*ir.Value]bool{last: true, twice: true, saved: false, other: true, view: true, aliased: false, withConst: true, first: false, wider: false,
 		product: false, bits: false, masked: true}
 	for name, p := range map[string]*plan.Plan{"whole": plan.Make(g)} {
 		checkPlan(t, p)

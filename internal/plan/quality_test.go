@@ -15,11 +15,11 @@ var slow = Costs{FlopsPerSecond: 1e9, BytesPerSecond: 1e9, StepSeconds: 1e-6, Sl
 // What the search finds for a block with a gate, forward and with its gradient. Numbers change when the planner does: less is better.
 func TestPlansOfAGatedBlock(t *testing.T) {
 	type found struct {
-		budget, peak, micros, steps, units, again, kept int
+		budget, peak, micros, steps, units, again, saved int
 	}
 	for _, c := range []struct {
 		gradient bool
-		curve    [][3]int // bytes, microseconds, kept values
+		curve    [][3]int // bytes, microseconds, saved values
 		choices  int
 		plans    []found
 		tooSmall int // the smallest budget that works
@@ -44,7 +44,7 @@ func TestPlansOfAGatedBlock(t *testing.T) {
 		micros := func(seconds float64) int { return int(math.Round(seconds * 1e6)) }
 		var curve [][3]int
 		for _, p := range s.Curve() {
-			curve = append(curve, [3]int{p.Bytes, micros(p.Seconds), p.Kept})
+			curve = append(curve, [3]int{p.Bytes, micros(p.Seconds), p.Saved})
 		}
 		if !slices.Equal(curve, c.curve) || len(s.points) != c.choices {
 			t.Errorf("gradient %v: of %d choices the curve is %v", c.gradient, len(s.points), curve)
@@ -57,8 +57,8 @@ func TestPlansOfAGatedBlock(t *testing.T) {
 			}
 			got := found{want.budget, p.Peak, micros(p.Seconds), len(p.Steps), len(p.Units), 0, 0}
 			for _, u := range p.Units {
-				got.again += len(u.Again)
-				got.kept += len(u.Kept)
+				got.again += len(u.Rematerialised)
+				got.saved += len(u.Saved)
 			}
 			if got != want {
 				t.Errorf("gradient %v: %+v, want %+v", c.gradient, got, want)
@@ -84,7 +84,7 @@ func TestPlansOfAGatedBlock(t *testing.T) {
 }
 
 // checkUnits holds what a plan says of its units against its steps and buffers.
-func checkUnits(t *testing.T, n *network, p *Plan) {
+func checkUnits(t *testing.T, n *planner, p *Plan) {
 	t.Helper()
 	at, seconds := 0, 0.0
 	done := map[*ir.Node]bool{}
@@ -98,7 +98,7 @@ func checkUnits(t *testing.T, n *network, p *Plan) {
 		want := 0.0
 		for k, node := range u.Nodes {
 			want += cost(node, n.costs)
-			if slices.Contains(u.Again, node) != done[node] {
+			if slices.Contains(u.Rematerialised, node) != done[node] {
 				t.Errorf("unit %d computes %s, again: %v", i, node.Op.Name, done[node])
 			}
 			if k > 0 && n.index[node.Out()] <= n.index[u.Nodes[k-1].Out()] {
@@ -130,7 +130,7 @@ func checkUnits(t *testing.T, n *network, p *Plan) {
 		if u.Sweep && rings != u.RingBytes && alive+rings != u.AliveBytes+u.RingBytes { // a ring may hold all planes
 			t.Errorf("unit %d: %d bytes alive and %d of rings, buffers say %d and %d", i, u.AliveBytes, u.RingBytes, alive, rings)
 		}
-		for _, v := range u.Kept {
+		for _, v := range u.Saved {
 			if !slices.ContainsFunc(p.Buffers, func(b Buffer) bool { return slices.Contains(b.Values, v) && b.Last >= at }) {
 				t.Errorf("unit %d leaves %v behind, which ends in it", i, v)
 			}

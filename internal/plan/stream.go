@@ -27,35 +27,35 @@ func (e *TooSmallError) Error() string {
 	return fmt.Sprintf("no plan fits %d bytes: the smallest budget that works is %d", e.Budget, e.Smallest)
 }
 
-// Point is a choice on the way from the fastest plan to the smallest one.
+// Point is a choice of saved values on the way from the fastest plan to the smallest one.
 type Point struct {
 	Bytes   int     // of the arena
 	Seconds float64 // estimate
-	Kept    int     // values that are kept whole
+	Saved   int     // number of values that are saved whole
 
-	// What its outline, which takes much room, is made of again.
-	kept  []bool
-	chunk int
-	steps float64 // of Seconds
+	// What its candidate is made from again: a candidate itself takes much room.
+	saved     []bool
+	slabBytes int
+	steps     float64 // of Seconds
 }
 
 // Search holds the choices for one graph, from which plans for any budget are made.
 type Search struct {
-	n      *network
-	cache  *timetables
+	n      *planner
+	cache  *scheduleCache
 	points []Point
 	least  *Plan
 }
 
 // NewSearch looks for choices, until ctx is done. Options.Budget does not matter here.
 func NewSearch(ctx context.Context, g *ir.Graph, opt Options) (*Search, error) {
-	n := newNetwork(g, opt.External, opt.Costs)
-	s := &Search{n: n, cache: newTimetables()}
+	n := newPlanner(g, opt.External, opt.Costs)
+	s := &Search{n: n, cache: newScheduleCache()}
 	s.points = n.explore(ctx, s.cache)
 	return s, stopped(ctx)
 }
 
-// stopped is why a search was stopped, which has found only a part then.
+// stopped returns why a search was stopped, or nil. A search that was stopped has found only a part.
 func stopped(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -63,8 +63,8 @@ func stopped(ctx context.Context) error {
 	return nil
 }
 
-// Stream plans g within a budget: values with depth are kept whole while there is room, and streamed through rings and
-// computed again where there is not. Of the plans that fit, it returns the one with the least estimated time.
+// Stream plans g within a budget: values with depth are saved whole while there is room, and streamed through rings and
+// rematerialised where there is not. Of the plans that fit, it returns the one with the least estimated time.
 func Stream(g *ir.Graph, opt Options) (*Plan, error) {
 	ctx := context.Background()
 	s, err := NewSearch(ctx, g, opt)
@@ -87,22 +87,22 @@ func (s *Search) Plan(ctx context.Context, budget int) (*Plan, error) {
 		if err := stopped(ctx); err != nil {
 			return nil, err
 		}
-		if pt.Bytes > budget || best != nil && tried == hastened {
+		if pt.Bytes > budget || best != nil && tried == spedUp {
 			continue
 		}
-		o := s.outline(pt)
-		p := s.n.plan(o)
+		c := s.candidate(pt)
+		p := s.n.plan(c)
 		if p.Peak > budget { // offsets need more than what is alive: a choice close by may be placed better
 			if misfits++; misfits > 1 {
 				continue
 			}
-			if p = s.n.neighbour(ctx, o, budget, s.cache); p == nil {
+			if p = s.n.bestFlip(ctx, c, budget, s.cache); p == nil {
 				continue
 			}
 		}
 		tried++
 		for _, room := range []int{budget, budget - budget/16} { // offsets can need more than what is alive
-			if faster := s.n.plan(s.n.hasten(ctx, o, room, s.cache)); faster.Peak <= budget {
+			if faster := s.n.plan(s.n.speedUp(ctx, c, room, s.cache)); faster.Peak <= budget {
 				p = faster
 				break
 			}
@@ -127,7 +127,7 @@ func (s *Search) Plan(ctx context.Context, budget int) (*Plan, error) {
 	return p, nil
 }
 
-// fit is the points within a budget, and those that become so with slabs of the right height: for the choices with the least work, the
+// fit returns the points within a budget, and further ones with slabs of the right height: for the choices with the least work, the
 // highest slabs that there is room for.
 func (s *Search) fit(ctx context.Context, budget int) []Point {
 	var fitting, low []Point
@@ -135,7 +135,7 @@ func (s *Search) fit(ctx context.Context, budget int) []Point {
 		if pt.Bytes > budget {
 			continue
 		}
-		if fitting = append(fitting, pt); pt.chunk == 0 {
+		if fitting = append(fitting, pt); pt.slabBytes == 0 {
 			low = append(low, pt)
 		}
 	}
@@ -145,22 +145,22 @@ func (s *Search) fit(ctx context.Context, budget int) []Point {
 	tried := map[string]bool{}
 	var choices [][]bool
 	for _, pt := range low {
-		if len(tried) == 2*wide {
+		if len(tried) == 2*breadth {
 			break
 		}
-		if key := fmt.Sprint(pt.kept); !tried[key] {
+		if key := fmt.Sprint(pt.saved); !tried[key] {
 			tried[key] = true
-			choices = append(choices, pt.kept)
+			choices = append(choices, pt.saved)
 		}
 	}
-	highest := func(kept []bool) *outline {
+	highest := func(saved []bool) *candidate {
 		// The lowest index of heights, which descend, that fits.
-		var best *outline
+		var best *candidate
 		lo, hi := 0, len(heights)
 		for lo < hi {
 			middle := (lo + hi) / 2
-			if o := s.n.outline(kept, heights[middle], s.cache); o.peak <= budget {
-				best, hi = o, middle
+			if c := s.n.candidate(saved, heights[middle], s.cache); c.peak <= budget {
+				best, hi = c, middle
 			} else {
 				lo = middle + 1
 			}
@@ -175,8 +175,8 @@ func (s *Search) fit(ctx context.Context, budget int) []Point {
 	return fitting
 }
 
-// heights are the bytes of slabs that are tried to fill a budget, from large to small.
-func (n *network) heights() (list []int) {
+// heights returns the bytes of slabs that are tried to fill a budget, from large to small.
+func (n *planner) heights() (list []int) {
 	for b := n.costs.SlabBytes[0]; b >= 1<<12; b -= b / 4 {
 		list = append(list, b)
 	}
@@ -206,7 +206,7 @@ func (s *Search) Smallest(ctx context.Context) (*Plan, error) {
 		if err := stopped(ctx); err != nil {
 			return nil, err
 		}
-		p := s.n.plan(s.outline(pt))
+		p := s.n.plan(s.candidate(pt))
 		tried = append(tried, trial{pt, p.Peak, p.Seconds})
 		if least == 0 || p.Peak < least {
 			least = p.Peak
@@ -218,7 +218,7 @@ func (s *Search) Smallest(ctx context.Context) (*Plan, error) {
 			best = &tried[i]
 		}
 	}
-	s.least = s.n.plan(s.outline(best.point))
+	s.least = s.n.plan(s.candidate(best.point))
 	if whole := Make(s.n.g); whole.Peak < s.least.Peak { // it shares buffers in ways that sweeps do not
 		s.least = whole
 	}
@@ -255,13 +255,14 @@ func Curve(g *ir.Graph, opt Options) []Point {
 	return s.Curve()
 }
 
-// explore collects choices for each size of slabs, and the same choices with slabs of one plane, from the largest to the smallest.
-func (n *network) explore(ctx context.Context, cache *timetables) []Point {
+// explore searches with each size of slabs, and returns what it found, and the same choices with slabs of one plane, from the largest to the
+// smallest.
+func (n *planner) explore(ctx context.Context, cache *scheduleCache) []Point {
 	sizes := append(slices.Clone(n.costs.SlabBytes), 0)
-	found := each(ctx, sizes, func(chunk int) []Point { return n.descend(ctx, chunk, cache) })
+	found := each(ctx, sizes, func(slabBytes int) []Point { return n.descend(ctx, slabBytes, cache) })
 	points := slices.Concat(found...)
-	for _, pt := range each(ctx, slices.Concat(found[:len(sizes)-1]...), func(pt Point) Point { return newPoint(n.outline(pt.kept, 0, cache)) }) {
-		if pt.kept == nil {
+	for _, pt := range each(ctx, slices.Concat(found[:len(sizes)-1]...), func(pt Point) Point { return newPoint(n.candidate(pt.saved, 0, cache)) }) {
+		if pt.saved == nil {
 			break // stopped
 		}
 		points = append(points, pt)
@@ -270,7 +271,7 @@ func (n *network) explore(ctx context.Context, cache *timetables) []Point {
 	return points
 }
 
-// each makes something of each element of a list, on all processors; nothing of those that come when ctx is done.
+// each applies f to each element of a list, on all processors. Once ctx is done the rest of the results are zero.
 func each[E, R any](ctx context.Context, list []E, f func(E) R) []R {
 	return parallel.Collect(len(list), 1, func(i, _ int) (r R) {
 		if ctx.Err() == nil {
@@ -280,37 +281,39 @@ func each[E, R any](ctx context.Context, list []E, f func(E) R) []R {
 	})
 }
 
-// outline makes the outline of a point again.
-func (s *Search) outline(pt Point) *outline { return s.n.outline(pt.kept, pt.chunk, s.cache) }
+// candidate makes the candidate of a point.
+func (s *Search) candidate(pt Point) *candidate {
+	return s.n.candidate(pt.saved, pt.slabBytes, s.cache)
+}
 
-func newPoint(o *outline) Point {
+func newPoint(c *candidate) Point {
 	count := 0
-	for _, k := range o.kept {
+	for _, k := range c.saved {
 		if k {
 			count++
 		}
 	}
-	return Point{Bytes: o.peak, Seconds: o.seconds, Kept: count, kept: o.kept, chunk: o.chunk, steps: o.steps}
+	return Point{Bytes: c.peak, Seconds: c.seconds, Saved: count, saved: c.saved, slabBytes: c.slabBytes, steps: c.steps}
 }
 
-// descend walks from the plan that keeps everything to one that cannot be made smaller: at the fullest unit it lets go of the
-// values that cost the least time a byte. Every stop is a point.
-func (n *network) descend(ctx context.Context, chunk int, cache *timetables) []Point {
-	kept := make([]bool, len(n.nodes))
-	for i := range kept {
-		kept[i] = n.nodes[i].kind == local
+// descend goes from the candidate that saves everything to one that cannot be made smaller: at the fullest unit it rematerialises the
+// values that cost the least time a byte. Every candidate on the way is a point.
+func (n *planner) descend(ctx context.Context, slabBytes int, cache *scheduleCache) []Point {
+	saved := make([]bool, len(n.nodes))
+	for i := range saved {
+		saved[i] = n.nodes[i].kind == slabwise
 	}
 	var points []Point
-	visit := func(o *outline) { points = append(points, newPoint(o)) }
-	o := n.outline(slices.Clone(kept), chunk, cache)
-	visit(o)
-	n.letGo(ctx, o, visit, cache)
-	// What is read only in the sweep that computes it costs little to stream.
+	visit := func(c *candidate) { points = append(points, newPoint(c)) }
+	c := n.candidate(slices.Clone(saved), slabBytes, cache)
+	visit(c)
+	n.shrink(ctx, c, visit, cache)
+	// Values that are read only in the sweep that computes them cost little to stream.
 	for changed := true; changed; {
 		changed = false
-		trial := slices.Clone(kept)
+		trial := slices.Clone(saved)
 		for i := range trial {
-			if trial[i] && n.values[i].free && n.freeToStream(i) {
+			if trial[i] && n.values[i].streamable && n.readOnce(i) {
 				trial[i] = false
 				changed = true
 			}
@@ -318,15 +321,15 @@ func (n *network) descend(ctx context.Context, chunk int, cache *timetables) []P
 		if !changed {
 			break
 		}
-		kept = trial
+		saved = trial
 	}
-	o = n.outline(slices.Clone(kept), chunk, cache)
-	visit(o)
-	n.letGo(ctx, o, visit, cache)
-	// Checkpoints: keep what is small, whatever it costs to compute the rest again.
+	c = n.candidate(slices.Clone(saved), slabBytes, cache)
+	visit(c)
+	n.shrink(ctx, c, visit, cache)
+	// Checkpoints: save what is small, whatever it costs to rematerialise the rest.
 	sizes := map[int]bool{}
 	for i := range n.nodes {
-		if n.values[i].free {
+		if n.values[i].streamable {
 			sizes[n.values[i].bytes] = true
 		}
 	}
@@ -336,90 +339,91 @@ func (n *network) descend(ctx context.Context, chunk int, cache *timetables) []P
 		}
 		trial := make([]bool, len(n.nodes))
 		for i := range trial {
-			trial[i] = n.nodes[i].kind == local && (!n.values[i].free || n.values[i].bytes < most)
+			trial[i] = n.nodes[i].kind == slabwise && (!n.values[i].streamable || n.values[i].bytes < most)
 		}
-		visit(n.outline(trial, chunk, cache))
+		visit(n.candidate(trial, slabBytes, cache))
 	}
-	if chunk > 0 {
+	if slabBytes > 0 {
 		return points
 	}
-	// From the smallest so far, keep or let go of single values as long as that makes the fullest unit smaller.
+	// Local search from the smallest so far: save or rematerialise single values as long as that makes the fullest unit smaller.
 	start := points
 	slices.SortStableFunc(start, func(a, b Point) int { return cmp.Compare(a.Bytes, b.Bytes) })
 	for _, pt := range slices.Clone(start[:min(len(start), starts)]) {
-		n.improve(ctx, n.outline(pt.kept, pt.chunk, cache), visit, cache)
+		n.improve(ctx, n.candidate(pt.saved, pt.slabBytes, cache), visit, cache)
 	}
 	return points
 }
 
-// letGo lets the fullest unit go of the values that cost the least time a byte, again and again, and visits every stop.
-func (n *network) letGo(ctx context.Context, o *outline, visit func(*outline), cache *timetables) {
+// shrink rematerialises the saved values of the fullest unit that cost the least time a byte, again and again, and visits every candidate.
+func (n *planner) shrink(ctx context.Context, c *candidate, visit func(*candidate), cache *scheduleCache) {
 	stuck := 0
 	for range 4*len(n.nodes) + 16 {
-		drop := n.candidates(o)
+		drop := n.evictions(c)
 		if len(drop) == 0 || ctx.Err() != nil {
 			return
 		}
-		kept := slices.Clone(o.kept)
+		saved := slices.Clone(c.saved)
 		for _, v := range drop {
-			kept[v] = false
+			saved[v] = false
 		}
-		next := n.outline(kept, o.chunk, cache)
+		next := n.candidate(saved, c.slabBytes, cache)
 		visit(next)
-		if stuck++; next.peak < o.peak {
+		if stuck++; next.peak < c.peak {
 			stuck = 0
 		}
 		if stuck > 64 {
 			return
 		}
-		o = next
+		c = next
 	}
 }
 
 // Bounds of the search, which keep planning within a second or two for the largest models.
 const (
-	starts   = 3  // places to improve from
-	hastened = 4  // plans that fit a budget and are made faster
-	rounds   = 40 // changes from each
-	wide     = 16 // values tried in a round
+	starts  = 3  // candidates to improve
+	spedUp  = 4  // plans that fit a budget and are made faster
+	rounds  = 40 // changes from each
+	breadth = 16 // values tried in a round
 )
 
-// improve changes one value at a time, the one that lowers the peak the most, and visits every stop.
-func (n *network) improve(ctx context.Context, o *outline, visit func(*outline), cache *timetables) {
+// improve is a local search for a lower peak: each move saves or rematerialises one value, the one that lowers the peak the most. It visits every
+// candidate.
+func (n *planner) improve(ctx context.Context, c *candidate, visit func(*candidate), cache *scheduleCache) {
 	for range rounds {
-		var best *outline
-		change := func(v int) *outline {
-			kept := slices.Clone(o.kept)
-			kept[v] = !kept[v]
-			return n.outline(kept, o.chunk, cache)
+		var best *candidate
+		change := func(v int) *candidate {
+			saved := slices.Clone(c.saved)
+			saved[v] = !saved[v]
+			return n.candidate(saved, c.slabBytes, cache)
 		}
-		for _, next := range each(ctx, n.changes(o), change) {
-			if next != nil && next.peak < o.peak && (best == nil || next.peak < best.peak) {
+		for _, next := range each(ctx, n.changes(c), change) {
+			if next != nil && next.peak < c.peak && (best == nil || next.peak < best.peak) {
 				best = next
 			}
 		}
 		if best == nil {
 			return
 		}
-		o = best
-		visit(o)
+		c = best
+		visit(c)
 	}
 }
 
-// hasten keeps values, or lets go of others, one at a time, as long as that saves time within a budget.
-func (n *network) hasten(ctx context.Context, o *outline, budget int, cache *timetables) *outline {
+// speedUp is a local search for less time within a budget: each move saves one value, or exchanges it for another that is rematerialised.
+func (n *planner) speedUp(ctx context.Context, c *candidate, budget int, cache *scheduleCache) *candidate {
 	for range rounds {
-		var best *outline
-		keep := func(v int) *outline {
-			kept := slices.Clone(o.kept)
-			kept[v] = true
-			next := n.outline(kept, o.chunk, cache)
+		var best *candidate
+		keep := func(v int) *candidate {
+			saved := slices.Clone(c.saved)
+			saved[v] = true
+			next := n.candidate(saved, c.slabBytes, cache)
 			if next.peak > budget { // something else may make room
 				for _, w := range n.changes(next) {
-					if next.kept[w] && w != v {
-						other := slices.Clone(kept)
+					if next.saved[w] && w != v {
+						other := slices.Clone(saved)
 						other[w] = false
-						if swapped := n.outline(other, o.chunk, cache); swapped.peak <= budget && swapped.seconds < o.seconds {
+						if swapped := n.candidate(other, c.slabBytes, cache); swapped.peak <= budget && swapped.seconds < c.seconds {
 							return swapped
 						}
 					}
@@ -427,31 +431,31 @@ func (n *network) hasten(ctx context.Context, o *outline, budget int, cache *tim
 			}
 			return next
 		}
-		for _, next := range each(ctx, n.streamed(o), keep) {
-			if next != nil && next.peak <= budget && next.seconds < o.seconds*(1-1e-9) && (best == nil || next.seconds < best.seconds) {
+		for _, next := range each(ctx, n.streamed(c), keep) {
+			if next != nil && next.peak <= budget && next.seconds < c.seconds*(1-1e-9) && (best == nil || next.seconds < best.seconds) {
 				best = next
 			}
 		}
 		if best == nil {
 			break
 		}
-		o = best
+		c = best
 	}
-	return o
+	return c
 }
 
-// neighbour is the fastest plan that fits a budget and differs from an outline in one value, or nil.
-func (n *network) neighbour(ctx context.Context, o *outline, budget int, cache *timetables) *Plan {
+// bestFlip returns the fastest plan that fits a budget and differs from a candidate in one value, or nil.
+func (n *planner) bestFlip(ctx context.Context, c *candidate, budget int, cache *scheduleCache) *Plan {
 	var best *Plan
 	tries := 0
 	for v := range n.nodes {
-		if !n.values[v].free || tries == 2*wide || ctx.Err() != nil {
+		if !n.values[v].streamable || tries == 2*breadth || ctx.Err() != nil {
 			continue
 		}
-		kept := slices.Clone(o.kept)
-		kept[v] = !kept[v]
-		next := n.outline(kept, o.chunk, cache)
-		if next.peak > budget || next.seconds > 1.1*o.seconds || best != nil && next.seconds >= best.Seconds {
+		saved := slices.Clone(c.saved)
+		saved[v] = !saved[v]
+		next := n.candidate(saved, c.slabBytes, cache)
+		if next.peak > budget || next.seconds > 1.1*c.seconds || best != nil && next.seconds >= best.Seconds {
 			continue
 		}
 		tries++
@@ -462,46 +466,46 @@ func (n *network) neighbour(ctx context.Context, o *outline, budget int, cache *
 	return best
 }
 
-// streamed are the values that are not kept and could be, those that would save the most time first: they are not computed again,
+// streamed returns the values that are not saved and could be, those that would gain the most time first: they are computed once,
 // and the steps that make their planes become one.
-func (n *network) streamed(o *outline) []int {
+func (n *planner) streamed(c *candidate) []int {
 	times := make([]int, len(n.nodes))
-	for _, u := range o.units {
+	for _, u := range c.units {
 		for _, k := range u.nodes {
 			times[k]++
 		}
 	}
 	saves := func(k int) float64 {
-		steps := n.values[k].depth/n.pace(k, o.chunk)*times[k] - 1
+		steps := n.values[k].depth/n.slabHeight(k, c.slabBytes)*times[k] - 1
 		return n.nodes[k].cost*float64(times[k]-1) + n.costs.StepSeconds*float64(steps)
 	}
 	var list []int
 	for k, t := range times {
-		if t > 0 && n.values[k].free && !o.kept[k] {
+		if t > 0 && n.values[k].streamable && !c.saved[k] {
 			list = append(list, k)
 		}
 	}
 	slices.SortStableFunc(list, func(a, b int) int { return cmp.Compare(saves(b), saves(a)) })
-	return list[:min(len(list), wide)]
+	return list[:min(len(list), breadth)]
 }
 
-// changes are values whose being kept or not decides how full the fullest unit is: those that it keeps alive, the largest first,
-// and those that it streams, the smallest first, where keeping one cuts the sweep in two.
-func (n *network) changes(o *outline) []int {
+// changes returns the values whose being saved or not decides how full the fullest unit is: those that are alive in it, the largest first,
+// and those that it streams, the smallest first, where saving one cuts the sweep in two.
+func (n *planner) changes(c *candidate) []int {
 	var alive, streamed []int
-	for _, b := range o.buffers {
-		if b.external || b.first > o.at || b.last < o.at {
+	for _, b := range c.buffers {
+		if b.external || b.first > c.at || b.last < c.at {
 			continue
 		}
 		for _, v := range b.values {
-			if v < len(n.nodes) && n.values[v].free && o.kept[v] {
+			if v < len(n.nodes) && n.values[v].streamable && c.saved[v] {
 				alive = append(alive, v)
 			}
 		}
 	}
-	if u := o.units[o.at]; u.whole < 0 {
+	if u := c.units[c.at]; u.whole < 0 {
 		for _, k := range u.nodes {
-			if n.values[k].free && !o.kept[k] && n.values[k].bytes < o.peak {
+			if n.values[k].streamable && !c.saved[k] && n.values[k].bytes < c.peak {
 				streamed = append(streamed, k)
 			}
 		}
@@ -509,32 +513,32 @@ func (n *network) changes(o *outline) []int {
 	bySize := func(a, b int) int { return cmp.Compare(n.values[a].bytes, n.values[b].bytes) }
 	slices.SortStableFunc(alive, func(a, b int) int { return bySize(b, a) })
 	slices.SortStableFunc(streamed, bySize)
-	return append(alive[:min(len(alive), wide)], streamed[:min(len(streamed), 2*wide)]...)
+	return append(alive[:min(len(alive), breadth)], streamed[:min(len(streamed), 2*breadth)]...)
 }
 
-// freeToStream is a first guess, refined by the descent: a value with one reader that is a local node.
-func (n *network) freeToStream(v int) bool {
+// readOnce reports whether a value has one reader, which runs slab by slab: a first guess at what is cheap to stream.
+func (n *planner) readOnce(v int) bool {
 	readers := n.values[v].readers
-	return len(readers) == 1 && n.nodes[readers[0]].kind == local
+	return len(readers) == 1 && n.nodes[readers[0]].kind == slabwise
 }
 
-// candidates are the kept values that the fullest unit lets go of next: those with the least time a byte, together about a
+// evictions returns the saved values of the fullest unit to rematerialise next: those that cost the least time a byte, together about a
 // twentieth of the peak.
-func (n *network) candidates(o *outline) []int {
+func (n *planner) evictions(c *candidate) []int {
 	type option struct {
 		value int
 		score float64
 		bytes int
 	}
 	var options []option
-	units := n.unitsOf(o)
-	for _, b := range o.buffers {
-		if b.external || b.first > o.at || b.last < o.at {
+	units := n.unitsOf(c)
+	for _, b := range c.buffers {
+		if b.external || b.first > c.at || b.last < c.at {
 			continue
 		}
 		for _, v := range b.values {
-			if v < len(n.nodes) && n.values[v].free && o.kept[v] {
-				options = append(options, option{v, n.again(v, o, units) / float64(n.values[v].bytes), n.values[v].bytes})
+			if v < len(n.nodes) && n.values[v].streamable && c.saved[v] {
+				options = append(options, option{v, n.rematerialisation(v, c, units) / float64(n.values[v].bytes), n.values[v].bytes})
 			}
 		}
 	}
@@ -551,14 +555,14 @@ func (n *network) candidates(o *outline) []int {
 	freed := 0
 	for _, op := range options {
 		drop = append(drop, op.value)
-		if freed += op.bytes; freed > o.peak/20 {
+		if freed += op.bytes; freed > c.peak/20 {
 			break
 		}
 	}
 	return drop
 }
 
-// occurrences are the sweeps that nodes are in, in lists that follow one another, and marks on nodes and units for who walks along them.
+// occurrences has the sweeps that each node is in, in lists that follow one another, and marks for walks over nodes and sweeps.
 type occurrences struct {
 	first []int // of each node, in units; one more for the end
 	units []int
@@ -567,30 +571,30 @@ type occurrences struct {
 	node, sweep []int
 }
 
-// unitsOf lists the sweeps of each node of an outline.
-func (n *network) unitsOf(o *outline) *occurrences {
-	c := &occurrences{first: make([]int, len(n.nodes)+1), node: make([]int, len(n.nodes)), sweep: make([]int, len(o.units))}
-	for _, u := range o.units {
+// unitsOf lists the sweeps of each node of a candidate.
+func (n *planner) unitsOf(c *candidate) *occurrences {
+	occ := &occurrences{first: make([]int, len(n.nodes)+1), node: make([]int, len(n.nodes)), sweep: make([]int, len(c.units))}
+	for _, u := range c.units {
 		for _, k := range u.nodes {
-			c.first[k+1]++
+			occ.first[k+1]++
 		}
 	}
 	for k := range n.nodes {
-		c.first[k+1] += c.first[k]
+		occ.first[k+1] += occ.first[k]
 	}
-	c.units = make([]int, c.first[len(n.nodes)])
-	next := slices.Clone(c.first)
-	for ui, u := range o.units {
+	occ.units = make([]int, occ.first[len(n.nodes)])
+	next := slices.Clone(occ.first)
+	for ui, u := range c.units {
 		for _, k := range u.nodes {
-			c.units[next[k]] = ui
+			occ.units[next[k]] = ui
 			next[k]++
 		}
 	}
-	return c
+	return occ
 }
 
-// again estimates the time that it takes to compute a value again for those of its readers that run in later units.
-func (n *network) again(v int, o *outline, in *occurrences) float64 {
+// rematerialisation estimates the time that it takes to compute a value again for those of its readers that run in later units.
+func (n *planner) rematerialisation(v int, c *candidate, in *occurrences) float64 {
 	in.mark++
 	once := 0.0
 	in.node[v] = in.mark
@@ -600,7 +604,7 @@ func (n *network) again(v int, o *outline, in *occurrences) float64 {
 		stack = stack[:len(stack)-1]
 		once += n.nodes[k].cost
 		for _, from := range n.nodes[k].inputs {
-			if from >= 0 && from < len(n.nodes) && n.nodes[from].kind == local && !o.kept[from] && in.node[from] != in.mark {
+			if from >= 0 && from < len(n.nodes) && n.nodes[from].kind == slabwise && !c.saved[from] && in.node[from] != in.mark {
 				in.node[from] = in.mark
 				stack = append(stack, from)
 			}
@@ -609,7 +613,7 @@ func (n *network) again(v int, o *outline, in *occurrences) float64 {
 	units := 0
 	for _, r := range n.values[v].readers {
 		for _, ui := range in.units[in.first[r]:in.first[r+1]] {
-			if in.sweep[ui] != in.mark && ui != o.buffers[o.home[v]].first {
+			if in.sweep[ui] != in.mark && ui != c.buffers[c.home[v]].first {
 				in.sweep[ui] = in.mark
 				units++
 			}

@@ -95,7 +95,7 @@ func read(p *plan.Plan) *reading {
 			u := plan.Unit{First: i, Steps: 1, Nodes: []*ir.Node{s.Node}}
 			for _, v := range s.Node.Outputs {
 				if p.Buffers[r.home[v]].Last > i {
-					u.Kept = append(u.Kept, v)
+					u.Saved = append(u.Saved, v)
 				}
 			}
 			r.units = append(r.units, u)
@@ -136,7 +136,7 @@ func (r *reading) rows() (rows []Row) {
 
 // together reports whether units are a single step each and belong to the same module, of whose path the first names count.
 func (r *reading) together(a, b plan.Unit, depth int) bool {
-	plain := func(u plan.Unit) bool { return len(u.Nodes) == 1 && len(u.Again) == 0 && u.RingBytes == 0 }
+	plain := func(u plan.Unit) bool { return len(u.Nodes) == 1 && len(u.Rematerialised) == 0 && u.RingBytes == 0 }
 	return plain(a) && plain(b) && r.gradient[a.Nodes[0]] == r.gradient[b.Nodes[0]] &&
 		slices.Equal(head(module(a.Nodes[0]), depth), head(module(b.Nodes[0]), depth))
 }
@@ -156,10 +156,10 @@ func (r *reading) row(i, n int) Row {
 	for _, u := range units {
 		row.Steps += u.Steps
 		row.Seconds += u.Seconds
-		row.Again += len(u.Again)
+		row.Again += len(u.Rematerialised)
 		row.Rings = max(row.Rings, u.RingBytes)
 		nodes = append(nodes, u.Nodes...)
-		for _, v := range u.Kept {
+		for _, v := range u.Saved {
 			b := r.plan.Buffers[r.home[v]]
 			if _, last := r.life(b); !kept[r.home[v]] && !b.External && (n == 1 || last >= units[n-1].First+units[n-1].Steps) {
 				kept[r.home[v]] = true
@@ -263,7 +263,7 @@ func (r *reading) why(u plan.Unit) (why []string) {
 	for _, n := range u.Nodes {
 		v := n.Out()
 		switch {
-		case slices.Contains(u.Kept, v) && v.HasDepth():
+		case slices.Contains(u.Saved, v) && v.HasDepth():
 		case v.HasDepth():
 			streamed++
 			size += wholeBytes(v)
@@ -277,12 +277,12 @@ func (r *reading) why(u plan.Unit) (why []string) {
 		why = append(why, fmt.Sprintf("streams %s (%s as a whole) through rings of %s", count(streamed, "value"),
 			bytesize.Format(size), bytesize.Format(u.RingBytes)))
 	}
-	if len(u.Again) > 0 {
+	if len(u.Rematerialised) > 0 {
 		size := 0
-		for _, n := range u.Again {
+		for _, n := range u.Rematerialised {
 			size += wholeBytes(n.Out())
 		}
-		why = append(why, fmt.Sprintf("computes %s again instead of keeping %s", count(len(u.Again), "node"), bytesize.Format(size)))
+		why = append(why, fmt.Sprintf("computes %s again instead of keeping %s", count(len(u.Rematerialised), "node"), bytesize.Format(size)))
 	}
 	why = append(why, r.keeps(u)...)
 	if len(ends) > 0 {
@@ -297,7 +297,7 @@ func (r *reading) keeps(u plan.Unit) (why []string) {
 		text         string
 		count, bytes int
 	}{{text: "streamed to the caller: the result"}, {text: "kept: a result"}, {text: "kept: the gradient reads it later"}, {text: "kept: read by a later sweep"}}
-	for _, v := range u.Kept {
+	for _, v := range u.Saved {
 		if !v.HasDepth() {
 			continue
 		}
@@ -363,7 +363,7 @@ func (p Pass) Choices(n int) []Choice {
 			}
 			last = place
 		}
-		c := Choice{Bytes: pt.Bytes, Seconds: pt.Seconds, Kept: pt.Kept}
+		c := Choice{Bytes: pt.Bytes, Seconds: pt.Seconds, Kept: pt.Saved}
 		if fastest.Seconds > 0 {
 			c.Slower = pt.Seconds / fastest.Seconds
 		}

@@ -8,38 +8,38 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// kind says how a node can run.
-type kind uint8
+// nodeKind says how a node can run.
+type nodeKind uint8
 
 const (
-	whole   kind = iota // needs its inputs whole
-	local               // plane by plane
-	gathers             // takes planes, gives a value without depth
+	whole     nodeKind = iota // needs its inputs whole
+	slabwise                  // plane by plane
+	reduction                 // reads planes, gives a value without depth
 )
 
 // maxPlanes is the number of planes, of all values of a graph, that are planned one by one: about ten times as many as the largest networks
 // have at a depth of 512. A plan takes some hundred bytes for each, so that a graph with more is planned with whole tensors.
 const maxPlanes = 1 << 20
 
-// network is a graph with what the planner asks of it over and over, by index: node i computes value i; the graph's inputs follow.
-type network struct {
+// planner has a graph, and what the search asks of it over and over, by index: node i computes value i; the graph's inputs follow.
+type planner struct {
 	g      *ir.Graph
 	nodes  []nodeInfo
 	values []valueInfo
 	index  map[*ir.Value]int
 	costs  Costs
 
-	ordinal []int     // of each value: what lists of one are made of
-	desks   sync.Pool // of *desk
+	singles    []int     // value i at i: memory that all lists of one value share
+	workspaces sync.Pool // of *workspace
 }
 
 type nodeInfo struct {
 	node   *ir.Node
-	kind   kind
+	kind   nodeKind
 	inputs []int     // value of each input, -1 for constants and absent ones
-	lo, hi [][]int32 // planes of each input with depth that an output plane needs; for gathers nothing
+	lo, hi [][]int32 // planes of each input with depth that an output plane needs; none for reductions
 	cost   float64   // seconds
-	depth  int       // planes that steps go along: of the value, or of what is gathered
+	depth  int       // planes that steps go along: of the value, or of what is reduced
 	plane  int       // bytes of a plane of the largest tensor that a step reads or writes, for one of those planes
 }
 
@@ -51,9 +51,9 @@ type valueInfo struct {
 	plane    int   // bytes of a plane
 	external bool
 	output   bool
-	// free says that the value may be left out of the kept ones: it has depth, a local node computes it, and nothing but local
-	// and gathering nodes read it.
-	free bool
+	// streamable says that the value need not be saved: it has depth, a node that runs slab by slab computes it, and only such nodes and
+	// reductions read it.
+	streamable bool
 }
 
 // Costs describe a device to the planner. The zero value is replaced by those of an ordinary processor.
@@ -75,10 +75,10 @@ func (c Costs) orDefault() Costs {
 	return c
 }
 
-// newNetwork reads a graph. Inputs and outputs with depth are external if they are listed.
-func newNetwork(g *ir.Graph, external []*ir.Value, costs Costs) *network {
+// newPlanner reads a graph. Inputs and outputs with depth are external if they are listed.
+func newPlanner(g *ir.Graph, external []*ir.Value, costs Costs) *planner {
 	costs = costs.orDefault()
-	n := &network{g: g, index: map[*ir.Value]int{}, costs: costs}
+	n := &planner{g: g, index: map[*ir.Value]int{}, costs: costs}
 	for i, node := range g.Nodes {
 		n.index[node.Out()] = i
 		n.values = append(n.values, valueInfo{value: node.Out()})
@@ -89,7 +89,7 @@ func newNetwork(g *ir.Graph, external []*ir.Value, costs Costs) *network {
 	}
 	planes := 0
 	for i := range n.values {
-		n.ordinal = append(n.ordinal, i)
+		n.singles = append(n.singles, i)
 		v := &n.values[i]
 		if v.value.HasDepth() {
 			v.depth, v.plane = v.value.Shape()[1], PlaneBytes(v.value)
@@ -124,7 +124,7 @@ func newNetwork(g *ir.Graph, external []*ir.Value, costs Costs) *network {
 			}
 			info.inputs = append(info.inputs, at)
 			var lo, hi []int32
-			if info.kind == local && at >= 0 && n.values[at].depth > 0 {
+			if info.kind == slabwise && at >= 0 && n.values[at].depth > 0 {
 				lo, hi = make([]int32, n.values[i].depth), make([]int32, n.values[i].depth)
 				for z := range lo {
 					l, h, _ := node.Op.Slab(node, k, z, z+1)
@@ -135,11 +135,11 @@ func newNetwork(g *ir.Graph, external []*ir.Value, costs Costs) *network {
 		}
 		n.nodes = append(n.nodes, info)
 	}
-	n.desks.New = func() any { return newDesk(len(n.nodes), len(n.values)) }
+	n.workspaces.New = func() any { return newWorkspace(len(n.nodes), len(n.values)) }
 	for i := range n.nodes {
 		info := &n.nodes[i]
-		if info.depth = n.values[i].depth; info.kind == gathers {
-			info.depth = n.gatheredDepth(i)
+		if info.depth = n.values[i].depth; info.kind == reduction {
+			info.depth = n.reducedDepth(i)
 		}
 		info.plane = n.values[i].plane
 		for _, in := range info.inputs {
@@ -150,21 +150,21 @@ func newNetwork(g *ir.Graph, external []*ir.Value, costs Costs) *network {
 	}
 	for i := range n.nodes {
 		v := &n.values[i]
-		v.free = v.depth > 0 && n.nodes[i].kind == local && !v.output
+		v.streamable = v.depth > 0 && n.nodes[i].kind == slabwise && !v.output
 		for _, r := range v.readers {
-			v.free = v.free && n.nodes[r].kind != whole
+			v.streamable = v.streamable && n.nodes[r].kind != whole
 		}
 	}
 	return n
 }
 
-// kindOf says how a node can run.
-func kindOf(n *ir.Node) kind {
+// kindOf returns how a node can run.
+func kindOf(n *ir.Node) nodeKind {
 	if len(n.Outputs) != 1 {
 		return whole
 	}
 	if n.Op.Accumulates != nil && n.Op.Accumulates(n) {
-		return gathers
+		return reduction
 	}
 	if n.Op.Slab == nil || !n.Out().HasDepth() {
 		return whole
@@ -182,7 +182,7 @@ func kindOf(n *ir.Node) kind {
 	if !deep && n.Op != op.Expand {
 		return whole
 	}
-	return local
+	return slabwise
 }
 
 // cost estimates the seconds of a node by its arithmetic and by what it moves through memory.
@@ -203,9 +203,9 @@ func cost(n *ir.Node, c Costs) float64 {
 	return flops/c.FlopsPerSecond + moved/c.BytesPerSecond + c.StepSeconds
 }
 
-// ring is the number of places and the bytes of a ring that needs so many for planes of a size, out of depth planes, and whether it is of
-// whole pieces of the device's granularity.
-func (n *network) ring(need, plane, depth int) (places, bytes int, doubled bool) {
+// ring returns the places and bytes of a ring that needs at least so many places for planes of plane bytes, of depth planes, and whether it is
+// made of whole pieces of the device's granularity.
+func (n *planner) ring(need, plane, depth int) (places, bytes int, doubled bool) {
 	g := n.costs.Granularity
 	if g > 0 && need < depth && need*plane >= g {
 		step := g / gcd(g, plane)

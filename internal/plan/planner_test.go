@@ -58,18 +58,18 @@ func TestKinds(t *testing.T) {
 	x := tensor.Shape{1, 6, 2, 2, 3}
 	for name, c := range map[string]struct {
 		node *ir.Node
-		want kind
+		want nodeKind
 	}{
-		"relu":                      {node(t, op.UnaryOp("Relu"), op.UnaryAttr{}, x), local},
+		"relu":                      {node(t, op.UnaryOp("Relu"), op.UnaryAttr{}, x), slabwise},
 		"relu of one plane":         {node(t, op.UnaryOp("Relu"), op.UnaryAttr{}, tensor.Shape{1, 1, 2, 2, 3}), whole},
 		"relu of a list":            {node(t, op.UnaryOp("Relu"), op.UnaryAttr{}, tensor.Shape{6}), whole},
-		"gate":                      {node(t, op.BinaryOp("Mul"), nil, x, tensor.Shape{1, 1, 1, 1, 3}), local},
-		"mean":                      {node(t, op.ReduceMean, op.ReduceAttr{Axes: []int{1, 2, 3}}, x), gathers},
-		"mean of channels":          {node(t, op.ReduceMean, op.ReduceAttr{Axes: []int{4}}, x), local},
+		"gate":                      {node(t, op.BinaryOp("Mul"), nil, x, tensor.Shape{1, 1, 1, 1, 3}), slabwise},
+		"mean":                      {node(t, op.ReduceMean, op.ReduceAttr{Axes: []int{1, 2, 3}}, x), reduction},
+		"mean of channels":          {node(t, op.ReduceMean, op.ReduceAttr{Axes: []int{4}}, x), slabwise},
 		"softmax of depth":          {node(t, op.Softmax, op.SoftmaxAttr{Axis: 1}, x), whole},
 		"norm":                      {node(t, op.GroupNorm, op.GroupNormAttr{Groups: 1}, x), whole},
-		"expand to planes":          {node(t, op.Expand, op.ExpandAttr{Shape: x}, tensor.Shape{1, 1, 1, 1, 3}), local},
-		"planes of what has none":   {node(t, op.BinaryOp("Add"), nil, tensor.Shape{1, 6, 1, 1, 1}, tensor.Shape{1, 1, 2, 2, 3}), local},
+		"expand to planes":          {node(t, op.Expand, op.ExpandAttr{Shape: x}, tensor.Shape{1, 1, 1, 1, 3}), slabwise},
+		"planes of what has none":   {node(t, op.BinaryOp("Add"), nil, tensor.Shape{1, 6, 1, 1, 1}, tensor.Shape{1, 1, 2, 2, 3}), slabwise},
 		"planes of a matrix":        {node(t, op.Reshape, op.ReshapeAttr{Shape: x}, tensor.Shape{6, 12}), whole},
 		"one input has to be whole": {node(t, op.MatMul, op.MatMulAttr{}, x, tensor.Shape{1, 6, 2, 3, 2}), whole},
 	} {
@@ -102,7 +102,7 @@ func TestRing(t *testing.T) {
 		{256, 4, 96, 100, 4, 384, false},
 		{256, 8, 96, 100, 8, 768, true},
 	} {
-		n := network{costs: Costs{Granularity: c.granularity}}
+		n := planner{costs: Costs{Granularity: c.granularity}}
 		places, bytes, doubled := n.ring(c.need, c.plane, c.depth)
 		if places != c.places || bytes != c.bytes || doubled != c.doubled {
 			t.Errorf("%+v: %d places of %d bytes, doubled %v", c, places, bytes, doubled)
@@ -122,17 +122,17 @@ func TestRing(t *testing.T) {
 func TestNetwork(t *testing.T) {
 	g := gated(t, false)
 	x := g.Inputs[0]
-	n := newNetwork(g, []*ir.Value{x}, Costs{})
+	n := newPlanner(g, []*ir.Value{x}, Costs{})
 	// conv, silu, pool, mean, sigmoid, gate, conv, relu, conv, add, mean
-	kinds := []kind{local, local, local, gathers, whole, local, local, local, local, local, gathers}
+	kinds := []nodeKind{slabwise, slabwise, slabwise, reduction, whole, slabwise, slabwise, slabwise, slabwise, slabwise, reduction}
 	free := []bool{true, true, true, false, false, true, true, true, true, true, false}
 	readers := [][]int{{1}, {2}, {3, 5, 8}, {4}, {5}, {6}, {7}, {9}, {9}, {10}, nil, {0}}
-	planes := []int{16, 16, 8, 16, 0, 8, 8, 8, 8, 8, 8} // of node 3: those of what it gathers, see below
+	planes := []int{16, 16, 8, 16, 0, 8, 8, 8, 8, 8, 8} // of node 3: those of what it reduces, see below
 	planes[3] = 8
 	for i := range n.nodes {
 		info := n.nodes[i]
-		if info.kind != kinds[i] || n.values[i].free != free[i] || info.depth != planes[i] {
-			t.Errorf("node %d, %s: kind %d, free %v, %d planes", i, info.node.Op.Name, info.kind, n.values[i].free, info.depth)
+		if info.kind != kinds[i] || n.values[i].streamable != free[i] || info.depth != planes[i] {
+			t.Errorf("node %d, %s: kind %d, free %v, %d planes", i, info.node.Op.Name, info.kind, n.values[i].streamable, info.depth)
 		}
 	}
 	for i, v := range n.values {
@@ -155,9 +155,9 @@ func TestNetwork(t *testing.T) {
 	if pool := n.nodes[2]; pool.plane != 2*1152 || pool.lo[0][3] != 6 || pool.hi[0][3] != 8 {
 		t.Errorf("%+v", pool)
 	}
-	for _, c := range []struct{ node, chunk, want int }{{0, 0, 1}, {0, 1151, 1}, {0, 2304, 2}, {0, 3455, 2}, {0, 1 << 30, 16}, {2, 2304, 1}, {2, 4608, 2}, {3, 1 << 30, 8}} {
-		if got := n.pace(c.node, c.chunk); got != c.want {
-			t.Errorf("steps of node %d in %d bytes take %d planes, want %d", c.node, c.chunk, got, c.want)
+	for _, c := range []struct{ node, slabBytes, want int }{{0, 0, 1}, {0, 1151, 1}, {0, 2304, 2}, {0, 3455, 2}, {0, 1 << 30, 16}, {2, 2304, 1}, {2, 4608, 2}, {3, 1 << 30, 8}} {
+		if got := n.slabHeight(c.node, c.slabBytes); got != c.want {
+			t.Errorf("steps of node %d in %d bytes take %d planes, want %d", c.node, c.slabBytes, got, c.want)
 		}
 	}
 	if !sameStorage(n.values[0].value, n.values[1].value) || sameStorage(n.values[1].value, n.values[2].value) || sameStorage(x, n.values[0].value) {

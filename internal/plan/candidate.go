@@ -1,17 +1,17 @@
 package plan
 
-// outline is a plan before offsets: units in order, and which buffers live through which of them.
-type outline struct {
-	kept    []bool
-	chunk   int
-	units   []*unit
-	tables  []*timetable // of sweeps, nil for whole steps
-	buffers []span       // of kept values and those without depth
-	home    []int        // buffer of each value that has one, -1
-	seconds float64
-	steps   float64 // of seconds: what slabs cost beyond whole steps
-	peak    int     // sum of the bytes alive in the fullest unit: what offsets cannot go below
-	at      int     // that unit
+// candidate is a plan that the search compares, without offsets: units in order, and which buffers live through which of them.
+type candidate struct {
+	saved     []bool
+	slabBytes int
+	units     []*unit
+	schedules []*slabSchedule // of sweeps, nil for whole steps
+	buffers   []span          // of saved values and those without depth
+	home      []int           // buffer of each value that has one, -1
+	seconds   float64
+	steps     float64 // of seconds: what slabs cost beyond whole steps
+	peak      int     // sum of the bytes alive in the fullest unit: what offsets cannot go below
+	at        int     // that unit
 }
 
 // span is a buffer's life in units; -1 is before the first, len(units) behind the last.
@@ -22,20 +22,20 @@ type span struct {
 	external    bool
 }
 
-// outline lays a choice of kept values out.
-func (n *network) outline(kept []bool, chunk int, cache *timetables) *outline {
-	o := &outline{kept: kept, chunk: chunk, units: n.layoutUnits(kept), home: make([]int, len(n.values))}
+// candidate lays out a choice of saved values, with slabs of about slabBytes.
+func (n *planner) candidate(saved []bool, slabBytes int, cache *scheduleCache) *candidate {
+	c := &candidate{saved: saved, slabBytes: slabBytes, units: n.layoutUnits(saved), home: make([]int, len(n.values))}
 	last := make([]int, len(n.values))
 	for i := range last {
-		last[i], o.home[i] = -2, -1
+		last[i], c.home[i] = -2, -1
 	}
-	for ui, u := range o.units {
+	for ui, u := range c.units {
 		nodes := u.nodes
 		if u.whole >= 0 {
 			nodes = []int{u.whole}
 		}
 		for _, k := range nodes {
-			o.seconds += n.nodes[k].cost
+			c.seconds += n.nodes[k].cost
 			for _, in := range n.nodes[k].inputs {
 				if in >= 0 {
 					last[in] = ui
@@ -45,36 +45,36 @@ func (n *network) outline(kept []bool, chunk int, cache *timetables) *outline {
 	}
 	for i, v := range n.values {
 		if v.output {
-			last[i] = len(o.units)
+			last[i] = len(c.units)
 		}
 	}
 	most := len(n.values) - len(n.nodes)
-	for _, u := range o.units {
+	for _, u := range c.units {
 		most += max(1, len(u.targets))
 	}
-	o.buffers = make([]span, 0, most)
+	c.buffers = make([]span, 0, most)
 	place := func(v, at int) {
-		o.home[v] = len(o.buffers)
-		o.buffers = append(o.buffers, span{values: n.join(nil, v), bytes: n.values[v].bytes, first: at, last: max(at, last[v]), external: n.values[v].external})
+		c.home[v] = len(c.buffers)
+		c.buffers = append(c.buffers, span{values: n.join(nil, v), bytes: n.values[v].bytes, first: at, last: max(at, last[v]), external: n.values[v].external})
 	}
 	for v := len(n.nodes); v < len(n.values); v++ {
 		place(v, -1)
 	}
-	for ui, u := range o.units {
-		var t *timetable
+	for ui, u := range c.units {
+		var t *slabSchedule
 		made := u.targets
 		if u.whole >= 0 {
 			made = []int{u.whole}
 		} else {
-			t = n.timetable(u, kept, chunk, cache)
-			o.steps += n.overhead(u, t)
-			o.seconds += n.overhead(u, t)
+			t = n.schedule(u, saved, slabBytes, cache)
+			c.steps += n.overhead(u, t)
+			c.seconds += n.overhead(u, t)
 		}
-		o.tables = append(o.tables, t)
+		c.schedules = append(c.schedules, t)
 		for _, k := range made {
-			if in := n.shares(k, u, o, last, ui); in >= 0 {
-				b := &o.buffers[o.home[in]]
-				o.home[k] = o.home[in]
+			if in := n.shares(k, u, c, last, ui); in >= 0 {
+				b := &c.buffers[c.home[in]]
+				c.home[k] = c.home[in]
 				b.values = append(b.values, k)
 				b.last = max(b.last, last[k], ui)
 				continue
@@ -82,34 +82,34 @@ func (n *network) outline(kept []bool, chunk int, cache *timetables) *outline {
 			place(k, ui)
 		}
 	}
-	for ui, here := range o.alive() {
-		if t := o.tables[ui]; t != nil {
+	for ui, here := range c.alive() {
+		if t := c.schedules[ui]; t != nil {
 			here += t.bytes
 		}
-		if here > o.peak {
-			o.peak, o.at = here, ui
+		if here > c.peak {
+			c.peak, c.at = here, ui
 		}
 	}
-	return o
+	return c
 }
 
-// alive are the bytes of the buffers that live in each unit.
-func (o *outline) alive() []int {
-	bytes := make([]int, len(o.units)+2)
-	for _, b := range o.buffers {
+// alive returns the bytes of the buffers that live in each unit.
+func (c *candidate) alive() []int {
+	bytes := make([]int, len(c.units)+2)
+	for _, b := range c.buffers {
 		if !b.external {
 			bytes[max(b.first, 0)] += b.bytes
-			bytes[min(b.last, len(o.units)-1)+1] -= b.bytes
+			bytes[min(b.last, len(c.units)-1)+1] -= b.bytes
 		}
 	}
-	for ui := range o.units[:max(0, len(o.units)-1)] {
+	for ui := range c.units[:max(0, len(c.units)-1)] {
 		bytes[ui+1] += bytes[ui]
 	}
-	return bytes[:len(o.units)]
+	return bytes[:len(c.units)]
 }
 
-// overhead is the time of a sweep's steps beyond one for each node, which the costs of nodes include.
-func (n *network) overhead(u *unit, t *timetable) float64 {
+// overhead returns the time of a sweep's steps beyond one for each node, which the costs of nodes include.
+func (n *planner) overhead(u *unit, t *slabSchedule) float64 {
 	if len(u.nodes) == 1 { // its steps are joined
 		return 0
 	}
@@ -117,14 +117,14 @@ func (n *network) overhead(u *unit, t *timetable) float64 {
 }
 
 // shares returns the value whose buffer node k may write its own value over, or -1: a step alone in its unit, in place on a value
-// that nobody reads afterwards, or a view.
-func (n *network) shares(k int, u *unit, o *outline, last []int, at int) int {
+// that is not read afterwards, or a view.
+func (n *planner) shares(k int, u *unit, c *candidate, last []int, at int) int {
 	node, in := n.nodes[k].node, n.nodes[k].inputs
 	if len(in) == 0 || in[0] < 0 || len(node.Outputs) != 1 || u.whole < 0 && len(u.nodes) != 1 {
 		return -1
 	}
 	x, y := &n.values[in[0]], &n.values[k]
-	if x.external != y.external || (x.depth > 0) != (y.depth > 0) || x.bytes != y.bytes || o.home[in[0]] < 0 {
+	if x.external != y.external || (x.depth > 0) != (y.depth > 0) || x.bytes != y.bytes || c.home[in[0]] < 0 {
 		return -1
 	}
 	if x.depth > 0 && !sameStorage(x.value, y.value) {
@@ -136,22 +136,22 @@ func (n *network) shares(k int, u *unit, o *outline, last []int, at int) int {
 	if !node.Op.InPlace || !x.value.Shape().Equal(y.value.Shape()) || x.value.Type.Elem != y.value.Type.Elem {
 		return -1
 	}
-	b := o.buffers[o.home[in[0]]]
+	b := c.buffers[c.home[in[0]]]
 	if b.last > at {
 		return -1
 	}
 	for _, other := range in[1:] {
-		if other >= 0 && other != in[0] && o.home[other] == o.home[in[0]] {
+		if other >= 0 && other != in[0] && c.home[other] == c.home[in[0]] {
 			return -1
 		}
 	}
 	return in[0]
 }
 
-// plan turns an outline into steps and buffers with offsets.
-func (n *network) plan(o *outline) *Plan {
-	p := &Plan{Graph: n.g, Seconds: o.seconds, Granularity: n.costs.Granularity}
-	for _, s := range o.buffers {
+// plan turns a candidate into steps and buffers with offsets.
+func (n *planner) plan(c *candidate) *Plan {
+	p := &Plan{Graph: n.g, Seconds: c.seconds, Granularity: n.costs.Granularity}
+	for _, s := range c.buffers {
 		b := Buffer{Bytes: s.bytes, First: 1 << 60, Last: -2, External: s.external}
 		for _, v := range s.values {
 			b.Values = append(b.Values, n.values[v].value)
@@ -164,16 +164,16 @@ func (n *network) plan(o *outline) *Plan {
 		}
 		p.Buffers = append(p.Buffers, b)
 	}
-	computed, alive := make([]bool, len(n.nodes)), o.alive()
-	for i, u := range o.units {
-		p.Units = append(p.Units, n.describe(o, i, len(p.Steps), computed))
+	computed, alive := make([]bool, len(n.nodes)), c.alive()
+	for i, u := range c.units {
+		p.Units = append(p.Units, n.describe(c, i, len(p.Steps), computed))
 		p.Units[i].AliveBytes = alive[i]
 		if u.whole >= 0 {
-			n.step(p, planned{node: u.whole}, Whole, func(v int) int { return o.home[v] })
+			n.step(p, slabStep{node: u.whole}, Whole, func(v int) int { return c.home[v] })
 			p.Units[i].Steps = 1
 			continue
 		}
-		t := n.simulate(u, o.kept, o.chunk, true)
+		t := n.simulate(u, c.saved, c.slabBytes, true)
 		rings := map[int]int{}
 		for _, k := range u.nodes {
 			r := t.rings[k]
@@ -196,11 +196,11 @@ func (n *network) plan(o *outline) *Plan {
 			if b, ok := rings[v]; ok {
 				return b
 			}
-			return o.home[v]
+			return c.home[v]
 		}
 		for _, s := range merged(t.steps, len(u.nodes) == 1) {
 			mode := Slab
-			if n.nodes[s.node].kind == gathers {
+			if n.nodes[s.node].kind == reduction {
 				mode = Accumulate
 			}
 			n.step(p, s, mode, where)
@@ -211,7 +211,7 @@ func (n *network) plan(o *outline) *Plan {
 	for i := range p.Buffers {
 		b := &p.Buffers[i]
 		for _, v := range b.Values {
-			if n.values[n.index[v]].output && o.home[n.index[v]] == i {
+			if n.values[n.index[v]].output && c.home[n.index[v]] == i {
 				b.Last = end
 			}
 		}
@@ -221,9 +221,9 @@ func (n *network) plan(o *outline) *Plan {
 	return p
 }
 
-// describe says what unit i is about, and marks its nodes as computed.
-func (n *network) describe(o *outline, i, first int, computed []bool) Unit {
-	u := o.units[i]
+// describe returns what a plan tells of unit i, and marks its nodes as computed.
+func (n *planner) describe(c *candidate, i, first int, computed []bool) Unit {
+	u := c.units[i]
 	d := Unit{First: first, Sweep: u.whole < 0}
 	nodes, made := u.nodes, u.targets
 	if u.whole >= 0 {
@@ -233,16 +233,16 @@ func (n *network) describe(o *outline, i, first int, computed []bool) Unit {
 		d.Nodes = append(d.Nodes, n.nodes[k].node)
 		d.Seconds += n.nodes[k].cost
 		if computed[k] {
-			d.Again = append(d.Again, n.nodes[k].node)
+			d.Rematerialised = append(d.Rematerialised, n.nodes[k].node)
 		}
 		computed[k] = true
 	}
 	for _, k := range made {
-		if o.buffers[o.home[k]].last > i {
-			d.Kept = append(d.Kept, n.values[k].value)
+		if c.buffers[c.home[k]].last > i {
+			d.Saved = append(d.Saved, n.values[k].value)
 		}
 	}
-	if t := o.tables[i]; t != nil {
+	if t := c.schedules[i]; t != nil {
 		d.RingBytes = t.bytes
 		d.Seconds += n.overhead(u, t)
 	}
@@ -250,15 +250,15 @@ func (n *network) describe(o *outline, i, first int, computed []bool) Unit {
 }
 
 // merged joins the steps of a node that is alone in its sweep: there is no ring to keep small.
-func merged(steps []planned, alone bool) []planned {
+func merged(steps []slabStep, alone bool) []slabStep {
 	if !alone || len(steps) == 0 {
 		return steps
 	}
-	return []planned{{steps[0].node, steps[0].z0, steps[len(steps)-1].z1}}
+	return []slabStep{{steps[0].node, steps[0].z0, steps[len(steps)-1].z1}}
 }
 
-// step appends a step and lets the buffers that it touches live.
-func (n *network) step(p *Plan, s planned, mode Mode, where func(v int) int) {
+// step appends a step, and extends the lives of the buffers that it touches.
+func (n *planner) step(p *Plan, s slabStep, mode Mode, where func(v int) int) {
 	at := len(p.Steps)
 	touch := func(b int) int {
 		if b >= 0 {
