@@ -78,3 +78,16 @@ var ErrLost = errors.New("the device is lost, with all that was on it")
 
 // ErrClosed is the error of using a model that was closed.
 var ErrClosed = errors.New("the model is closed")
+
+// SkippedError says that a volume was given up because there is not enough memory for any plan that the policy allows.
+type SkippedError struct {
+	Err error // a *MemoryError, or the *BudgetError of the processor
+}
+
+func (e *SkippedError) Error() string {
+	return fmt.Sprintf("skipped: %v", e.Err)
+}
+func (e *SkippedError) Unwrap() error { return e.Err }
+
+// Status is that of a volume with this error.
+func (*SkippedError) Status() Status { return StatusSkipped }

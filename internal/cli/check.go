@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/fit"
 	"github.com/voxcam/voxcam/internal/gpusurvey"
@@ -114,7 +115,7 @@ type checked struct {
 	Device string `json:"device"` // as it was asked for
 	gpusurvey.Verdict
 	Thresholds gpusurvey.Bands `json:"thresholds"`
-	Run        *fit.Answer     `json:"run,omitempty"`
+	Run        *cam.Fit        `json:"run,omitempty"`
 	ExitCode   int             `json:"exit_code"`
 }
 

@@ -15,7 +15,7 @@ import (
 )
 
 // askFit asks whether a run would fit on a device, and tells what the user should know of that.
-func askFit(ctx context.Context, q fit.Question, device string, stderr io.Writer) (*fit.Answer, error) {
+func askFit(ctx context.Context, q fit.Question, device string, stderr io.Writer) (*cam.Fit, error) {
 	q.Engine.Device = device
 	q.Notes = func(warnings, notes []string) { printNotes(stderr, cam.Info{Warnings: warnings, Notes: notes}) }
 	a, err := fit.Ask(ctx, q)
@@ -26,7 +26,7 @@ func askFit(ctx context.Context, q fit.Question, device string, stderr io.Writer
 }
 
 // fitCode is the exit code: 0 if the run fits where it was asked to, 3 if the processor goes on, 4 if nothing does.
-func fitCode(a *fit.Answer) int {
+func fitCode(a *cam.Fit) int {
 	switch {
 	case !a.Fits:
 		return session.ExitFailed
@@ -45,26 +45,26 @@ var levelTexts = map[cam.Level]string{
 // passColumns are the columns of the table of passes.
 var passColumns = []struct {
 	head string
-	cell func(fit.Pass) string
+	cell func(cam.Pass) string
 }{
-	{"pass", func(p fit.Pass) string { return p.Name }},
-	{"methods", func(p fit.Pass) string { return strings.Join(p.Methods, ", ") }},
-	{"level", func(p fit.Pass) string {
+	{"pass", func(p cam.Pass) string { return p.Name }},
+	{"methods", func(p cam.Pass) string { return strings.Join(p.Methods, ", ") }},
+	{"level", func(p cam.Pass) string {
 		if p.Level == "" {
 			return "does not fit"
 		}
 		return string(p.Level)
 	}},
-	{"needs", func(p fit.Pass) string { return bytesize.Format(p.Needs) }},
-	{"arena", func(p fit.Pass) string { return bytesize.Format(p.Arena) }},
-	{"weights", func(p fit.Pass) string { return bytesize.Format(p.Weights) }},
-	{"volumes", func(p fit.Pass) string { return bytesize.Format(p.Fields) }},
-	{"whole tensors", func(p fit.Pass) string { return bytesize.Format(p.Whole) }},
-	{"time", func(p fit.Pass) string { return fmt.Sprintf("%d x %s", p.Runs, seconds(p.Seconds)) }},
+	{"needs", func(p cam.Pass) string { return bytesize.Format(p.Needs) }},
+	{"arena", func(p cam.Pass) string { return bytesize.Format(p.Arena) }},
+	{"weights", func(p cam.Pass) string { return bytesize.Format(p.Weights) }},
+	{"volumes", func(p cam.Pass) string { return bytesize.Format(p.Fields) }},
+	{"whole tensors", func(p cam.Pass) string { return bytesize.Format(p.Whole) }},
+	{"time", func(p cam.Pass) string { return fmt.Sprintf("%d x %s", p.Runs, seconds(p.Seconds)) }},
 }
 
 // printFit prints how a run would go.
-func printFit(w io.Writer, a *fit.Answer) error {
+func printFit(w io.Writer, a *cam.Fit) error {
 	budget := "the least that works"
 	if a.Budget > 0 {
 		budget = "a budget of " + bytesize.Format(a.Budget)

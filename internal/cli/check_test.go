@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
 	"github.com/voxcam/voxcam/internal/control"
@@ -135,7 +136,7 @@ func TestCheckAsJSON(t *testing.T) {
 		Counted  []string
 		Health   gpusurvey.Health
 		ExitCode int `json:"exit_code"`
-		Run      fit.Answer
+		Run      cam.Fit
 	}
 	if err := json.Unmarshal([]byte(text), &doc); err != nil {
 		t.Fatalf("%v\n%s", err, text)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/printable"
 )
@@ -33,7 +34,7 @@ func newInspect() *cobra.Command {
 			if asJSON {
 				enc := json.NewEncoder(cmd.OutOrStdout())
 				enc.SetIndent("", "  ")
-				return enc.Encode(inspectFile(summary))
+				return enc.Encode(summary)
 			}
 			return printSummary(cmd.OutOrStdout(), summary)
 		},
@@ -44,33 +45,7 @@ func newInspect() *cobra.Command {
 	return cmd
 }
 
-// inspectLayer is a layer in the output of --json. Keys are stable: programs read them.
-type inspectLayer struct {
-	Name       string    `json:"name"`
-	Value      string    `json:"value"` // name in the file
-	Operation  string    `json:"operation"`
-	Shape      []int     `json:"output_shape"`
-	Parameters int       `json:"parameters"`
-	Candidate  bool      `json:"candidate"`
-	Cells      []int     `json:"cells,omitempty"`     // of candidates: depth, height, width
-	CellSize   []float64 `json:"cell_size,omitempty"` // in voxels
-}
-
-func inspectFile(s *network.Summary) any {
-	layers := make([]inspectLayer, len(s.Layers))
-	for i, r := range s.Layers {
-		layers[i] = inspectLayer{Name: r.Name, Value: r.Value, Operation: r.Operation, Shape: r.Shape, Parameters: r.Parameters, Candidate: r.Candidate}
-		if r.Candidate {
-			layers[i].Cells, layers[i].CellSize = r.Cells[:], r.CellSize[:]
-		}
-	}
-	return struct {
-		*network.Summary
-		Layers []inspectLayer `json:"layers"` // in place of the summary's
-	}{s, layers}
-}
-
-func printSummary(w io.Writer, s *network.Summary) error {
+func printSummary(w io.Writer, s *cam.Summary) error {
 	printable.Fprintf(w, "%s: %s, opset %d, volume %s, %d classes, %d parameters\n\n", s.Path, s.Producer, s.Opset, join(s.Volume[:], "x"), s.Classes, s.Parameters)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "layer\toperation\toutput shape\tparameters\tcells\tcell size (voxels)\t")

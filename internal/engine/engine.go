@@ -15,7 +15,7 @@
 //     supervises this one starts.
 //  4. The processor, where Policy.CPU allows it. Draws that were finished on the device count.
 //  5. Fewer draws, where Policy.Fewer allows them. They take no less memory, so that this only keeps the processor from taking long.
-//  6. Giving the volume up: a *SkippedError, or the error itself.
+//  6. Giving the volume up: a *cam.SkippedError, or the error itself.
 //
 // A volume is tried on the device again as soon as that has what was missing.
 package engine
@@ -75,19 +75,6 @@ func shuttle(name string) (explain.Shuttle, error) {
 	}
 	return []explain.Shuttle{explain.ShuttleNever, explain.ShuttleIdle, explain.ShuttleAlways}[i], nil
 }
-
-// SkippedError says that a volume was given up because there is not enough memory for any plan that the policy allows.
-type SkippedError struct {
-	Err error // an *explain.MemoryError, or the *explain.BudgetError of the processor
-}
-
-func (e *SkippedError) Error() string {
-	return fmt.Sprintf("skipped: %v", e.Err)
-}
-func (e *SkippedError) Unwrap() error { return e.Err }
-
-// Status is that of a volume with this error.
-func (*SkippedError) Status() cam.Status { return cam.StatusSkipped }
 
 // errShare says that a budget is no size.
 var errShare = errors.New("a share")
@@ -221,7 +208,7 @@ func (e *Engine) openWaiting(ctx context.Context, w *task) (*seat, error) {
 			return nil, err
 		}
 		if err := e.recover(ctx, s, w, err); err != nil {
-			if skipped := (*SkippedError)(nil); errors.As(err, &skipped) {
+			if skipped := (*cam.SkippedError)(nil); errors.As(err, &skipped) {
 				err = skipped.Err
 			}
 			return nil, err

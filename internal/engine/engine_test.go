@@ -240,7 +240,7 @@ func (c *disturbance) check(t *testing.T, w *world, r *cam.Result, err error, he
 	if got := kinds(heard); !slices.Equal(got, c.incidents) {
 		t.Errorf("incidents %v, not %v: %v", got, c.incidents, heard)
 	}
-	var skipped *SkippedError
+	var skipped *cam.SkippedError
 	switch {
 	case c.skipped:
 		if !errors.As(err, &skipped) || skipped.Status() != cam.StatusSkipped {
@@ -480,7 +480,7 @@ func TestOpen(t *testing.T) {
 		w := newWorld(t)
 		w.set(80 * gib)
 		_, err := open(t.Context(), Options{Device: "cuda", Policy: policy.Policy{Wait: time.Second, Skip: true}}, w.parts())
-		if short := (*cam.MemoryError)(nil); !errors.As(err, &short) || errors.As(err, new(*SkippedError)) || !errors.Is(err, errNoRoom) {
+		if short := (*cam.MemoryError)(nil); !errors.As(err, &short) || errors.As(err, new(*cam.SkippedError)) || !errors.Is(err, errNoRoom) {
 			t.Errorf("the error is %v", err)
 		}
 		e := openIn(t, w, Options{})

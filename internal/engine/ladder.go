@@ -127,7 +127,7 @@ func (e *Engine) succeeded(s *seat) {
 // recover settles how a task goes on after an error, or returns the error with which it ends. S is where the error came from; nil if there
 // is no device.
 func (e *Engine) recover(ctx context.Context, s *seat, t *task, err error) error {
-	var skipped *SkippedError
+	var skipped *cam.SkippedError
 	var short *cam.MemoryError
 	var small *cam.BudgetError
 	switch {
@@ -325,7 +325,7 @@ func (e *Engine) giveUp(t *task, err error) error {
 		return err
 	}
 	t.tell(cam.EventSkipped, "%s", brief(err))
-	return &SkippedError{Err: err}
+	return &cam.SkippedError{Err: err}
 }
 
 // sample takes fewer draws, or gives a volume up, where the policy is that of the original system.

@@ -31,39 +31,6 @@ type Question struct {
 	Free func(*device.Device) (int, error)
 }
 
-// Answer says how a run would go now. As JSON its keys are stable: programs read them.
-type Answer struct {
-	Model  string    `json:"model"`
-	Fits   bool      `json:"fits"`   // on the device that was asked for, or on the processor if the policy lets it go on
-	Device string    `json:"device"` // that would compute
-	Level  cam.Level `json:"level,omitempty"`
-	Budget int       `json:"budget_bytes"` // 0: the least that works
-	Free   int       `json:"free_bytes"`   // that the budget is a part of
-	Reason string    `json:"reason,omitempty"`
-	Draws  int       `json:"n_samples,omitempty"` // that the policy leaves; 0 if no method draws
-	Passes []Pass    `json:"passes"`
-	// Seconds is an estimate for one volume, by Basis.
-	Seconds float64 `json:"estimated_seconds_per_volume"`
-	Basis   string  `json:"estimate_basis"`
-
-	skips bool // the policy begins no volume with so little free memory
-}
-
-// Pass is one pass through the network and its gradient. Sizes are in bytes.
-type Pass struct {
-	Name     string    `json:"pass"`
-	Methods  []string  `json:"methods"`
-	Level    cam.Level `json:"level,omitempty"` // "" if it does not fit
-	Needs    int       `json:"needs_bytes"`     // of the budget: the arena, weights and, on a GPU, volumes and maps; the least if it does not fit
-	Arena    int       `json:"arena_bytes"`
-	Weights  int       `json:"weights_bytes"`
-	Fields   int       `json:"device_volume_bytes,omitempty"`
-	Whole    int       `json:"whole_tensor_bytes"` // of the arena with whole tensors
-	Runs     int       `json:"runs"`               // of the pass for one volume
-	Seconds  float64   `json:"estimated_seconds"`  // of one of them
-	Smallest int       `json:"smallest_arena_bytes"`
-}
-
 // DeviceError says that the device could not be opened.
 type DeviceError struct{ Err error }
 
@@ -72,22 +39,22 @@ func (e *DeviceError) Unwrap() error { return e.Err }
 
 // Ask opens the device and plans. Where the device has no room and the policy allows it, the answer is the processor's. An error means that the
 // question cannot be answered: the model or an option is wrong, or ctx has ended.
-func Ask(ctx context.Context, q Question) (*Answer, error) {
+func Ask(ctx context.Context, q Question) (*cam.Fit, error) {
 	if p := q.Engine.Precision; p != "" && !slices.Contains(device.Precisions(), p) {
 		return nil, cam.NewOptionError("precision", fmt.Errorf("is %q; choose from %s", p, strings.Join(device.Precisions(), ", ")))
 	}
 	name := q.Engine.Device
 	a, err := q.on(ctx, name, q.Engine.Precision)
 	if !strings.HasPrefix(name, "cuda") || err == nil && a.Fits || ctx.Err() != nil {
-		return a, err
+		return a.fit(err)
 	}
 	if noDevice := (*DeviceError)(nil); errors.As(err, &noDevice) {
-		a = &Answer{Model: q.Engine.Model, Device: name, Reason: err.Error(), Passes: []Pass{}}
+		a = &answer{Fit: cam.Fit{Model: q.Engine.Model, Device: name, Reason: err.Error(), Passes: []cam.Pass{}}}
 	} else if err != nil {
 		return nil, err
 	}
 	if !q.Engine.Policy.CPU || a.skips {
-		return a, nil
+		return a.fit(nil)
 	}
 	onCPU := q
 	if err == nil { // the run has looked at the policy's thresholds on the device
@@ -102,14 +69,36 @@ func Ask(ctx context.Context, q Question) (*Answer, error) {
 	}
 	if b.Fits {
 		b.Level, b.Reason = cam.LevelCPU, a.Reason
-		return b, nil
+		return b.fit(nil)
 	}
 	a.Reason += "\nthe processor cannot go on either: " + b.Reason
-	return a, nil
+	return a.fit(nil)
+}
+
+// Plan opens the device and plans what methods need, whatever is free: a pass says in Err why it does not fit the budget.
+func Plan(ctx context.Context, q Question) ([]cam.Pass, error) {
+	a, err := q.on(ctx, q.Engine.Device, q.Engine.Precision)
+	if err != nil {
+		return nil, err
+	}
+	return a.Passes, nil
+}
+
+// answer is the fit on one device.
+type answer struct {
+	cam.Fit
+	skips bool // the policy begins no volume with so little free memory
+}
+
+func (a *answer) fit(err error) (*cam.Fit, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &a.Fit, nil
 }
 
 // on answers for one device.
-func (q *Question) on(ctx context.Context, name, precision string) (a *Answer, err error) {
+func (q *Question) on(ctx context.Context, name, precision string) (a *answer, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -121,7 +110,7 @@ func (q *Question) on(ctx context.Context, name, precision string) (a *Answer, e
 	if q.Notes != nil {
 		q.Notes(d.Warnings, d.Notes)
 	}
-	a = &Answer{Model: q.Engine.Model, Device: "cpu", Passes: []Pass{}, Basis: basis(d)}
+	a = &answer{Fit: cam.Fit{Model: q.Engine.Model, Device: "cpu", Passes: []cam.Pass{}, Basis: basis(d)}}
 	if onGPU(d) {
 		a.Device = name
 	}
@@ -154,10 +143,10 @@ func (q *Question) on(ctx context.Context, name, precision string) (a *Answer, e
 	a.Fits = true
 	var refusals []string
 	for _, planned := range passes {
-		pass, err := a.pass(planned, choices)
-		if err != nil {
+		pass := a.pass(planned, choices)
+		if pass.Err != nil {
 			a.Fits = false
-			refusals = append(refusals, fmt.Sprintf("%s (%s): %v", pass.Name, strings.Join(pass.Methods, ", "), err))
+			refusals = append(refusals, fmt.Sprintf("%s (%s): %v", pass.Name, strings.Join(pass.Methods, ", "), pass.Err))
 		} else {
 			a.Level = lower(a.Level, pass.Level)
 			a.Seconds += pass.Seconds * float64(pass.Runs)
@@ -176,8 +165,8 @@ func (q *Question) on(ctx context.Context, name, precision string) (a *Answer, e
 }
 
 // pass says how a pass would go, or why it does not fit.
-func (a *Answer) pass(planned network.PlannedPass, choices []cam.Choice) (Pass, error) {
-	p := Pass{Name: planned.Name, Methods: planned.Methods, Weights: planned.Weights, Fields: planned.Fields, Whole: planned.Whole,
+func (a *answer) pass(planned network.PlannedPass, choices []cam.Choice) cam.Pass {
+	p := cam.Pass{Name: planned.Name, Methods: planned.Methods, Weights: planned.Weights, Fields: planned.Fields, Whole: planned.Whole,
 		Smallest: planned.Smallest, Runs: 1}
 	has := func(drawing bool) bool {
 		return slices.ContainsFunc(choices, func(c cam.Choice) bool { return slices.Contains(p.Methods, c.Name) && draws(c) == drawing })
@@ -188,21 +177,22 @@ func (a *Answer) pass(planned network.PlannedPass, choices []cam.Choice) (Pass, 
 			p.Runs++
 		}
 	}
-	if planned.Err != nil {
+	if p.Err = planned.Err; p.Err != nil {
 		p.Arena = p.Smallest
-		if least := (*cam.BudgetError)(nil); errors.As(planned.Err, &least) {
+		if least := (*cam.BudgetError)(nil); errors.As(p.Err, &least) {
 			p.Needs = least.Smallest
-			return p, fmt.Errorf("%w; %s %s would do", planned.Err, option.Mention("memory_budget"), bytesize.FormatUp(least.Smallest))
+			p.Err = fmt.Errorf("%w; %s %s would do", p.Err, option.Mention("memory_budget"), bytesize.FormatUp(least.Smallest))
 		}
-		return p, planned.Err
+		return p
 	}
 	p.Arena, p.Seconds = planned.Plan.Peak, planned.Plan.Seconds
 	p.Needs = p.Arena + p.Weights + p.Fields
 	if takes := p.Needs + apart(planned); a.Free > 0 && takes > a.Free {
-		return p, fmt.Errorf("it takes %s, with what the budget does not count, and %s are free", bytesize.Format(takes), bytesize.Format(a.Free))
+		p.Err = fmt.Errorf("it takes %s, with what the budget does not count, and %s are free", bytesize.Format(takes), bytesize.Format(a.Free))
+		return p
 	}
 	p.Level = planned.Level
-	return p, nil
+	return p
 }
 
 // budget is what a run would plan with now.

@@ -8,23 +8,8 @@ import (
 	"github.com/voxcam/voxcam/internal/layer"
 )
 
-// Summary describes a model for a person who looks for a target layer.
-type Summary struct {
-	Path          string      `json:"path"`
-	SHA256        string      `json:"sha256"`
-	Producer      string      `json:"producer"`
-	Opset         int         `json:"opset"`
-	Volume        [4]int      `json:"volume"` // channels, depth, height, width
-	Classes       int         `json:"classes"`
-	Parameters    int         `json:"parameters"`
-	DefaultTarget string      `json:"default_target,omitempty"`
-	DefaultValue  string      `json:"default_value,omitempty"` // of the layers' values, the one that is meant
-	Layers        []layer.Row `json:"layers"`
-	Warnings      []string    `json:"warnings,omitempty"`
-}
-
 // Inspect reads a model as options say, for volumes of their shape. ctx stops it.
-func Inspect(ctx context.Context, path string, opt ModelOptions) (s *Summary, err error) {
+func Inspect(ctx context.Context, path string, opt ModelOptions) (s *cam.Summary, err error) {
 	memory := OpeningBytes(cam.Budget{}, nil)
 	f, err := OpenFile(ctx, path, opt, memory)
 	if err != nil {
@@ -40,7 +25,7 @@ func Inspect(ctx context.Context, path string, opt ModelOptions) (s *Summary, er
 		return nil, err
 	}
 	file := f.onnx
-	s = &Summary{Path: path, SHA256: file.SHA256(), Producer: file.Producer, Opset: file.Opsets[""], Volume: shape}
+	s = &cam.Summary{Path: path, SHA256: file.SHA256(), Producer: file.Producer, Opset: file.Opsets[""], Volume: shape}
 	if f.assumed != "" {
 		s.Warnings = append(s.Warnings, f.assumed)
 	}
@@ -49,9 +34,11 @@ func Inspect(ctx context.Context, path string, opt ModelOptions) (s *Summary, er
 	} else {
 		s.Classes = logits.Shape().Elements()
 	}
-	s.Layers = layer.Table(m, [3]int(shape[1:]))
-	for _, r := range s.Layers {
+	s.Layers = []cam.LayerSummary{}
+	for _, r := range layer.Table(m, [3]int(shape[1:])) {
 		s.Parameters += r.Parameters
+		s.Layers = append(s.Layers, cam.LayerSummary{Name: r.Name, Value: r.Value, Operation: r.Operation, Shape: r.Shape, Parameters: r.Parameters,
+			Candidate: r.Candidate, Cells: r.Cells, CellSize: r.CellSize})
 	}
 	if t, err := layer.Find(m, layer.Request{Volume: [3]int(shape[1:])}); err != nil {
 		s.Warnings = append(s.Warnings, err.Error())

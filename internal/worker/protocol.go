@@ -12,7 +12,6 @@ import (
 	"sync"
 
 	"github.com/voxcam/voxcam/cam"
-	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/volume"
 )
@@ -271,8 +270,8 @@ const (
 // knownErrors are all of them; of several in one error, the first counts.
 func knownErrors() []knownError {
 	return []knownError{
-		nested("skipped", func(e *engine.SkippedError) ([2]int, error) { return [2]int{}, e.Err },
-			func(_ [2]int, err error) error { return &engine.SkippedError{Err: err} }),
+		nested("skipped", func(e *cam.SkippedError) ([2]int, error) { return [2]int{}, e.Err },
+			func(_ [2]int, err error) error { return &cam.SkippedError{Err: err} }),
 		value(faultLost, cam.ErrLost),
 		nested(faultTransient, func(e *cam.TransientError) ([2]int, error) { return [2]int{e.Tries}, e.Err },
 			func(f [2]int, err error) error { return &cam.TransientError{Tries: f[0], Err: err} }),

@@ -610,9 +610,9 @@ func TestErrors(t *testing.T) {
 	if _, err := w.Explain(t.Context(), newVolume(1), req); err == nil || !strings.Contains(err.Error(), "in a file") {
 		t.Errorf("draws that are nowhere: %v", err)
 	}
-	var skipped *engine.SkippedError
+	var skipped *cam.SkippedError
 	var short *cam.MemoryError
-	err = faultOf(fmt.Errorf("s1: %w", &engine.SkippedError{Err: &cam.MemoryError{Needs: 5, Free: 3, Err: errors.New("refused")}})).error()
+	err = faultOf(fmt.Errorf("s1: %w", &cam.SkippedError{Err: &cam.MemoryError{Needs: 5, Free: 3, Err: errors.New("refused")}})).error()
 	if !errors.As(err, &skipped) || !errors.As(err, &short) || short.Needs != 5 || short.Free != 3 || !strings.HasPrefix(err.Error(), "s1: skipped") {
 		t.Errorf("a volume that was skipped: %v", err)
 	}
