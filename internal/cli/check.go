@@ -82,7 +82,8 @@ would not fit; 1 if it cannot be told what is free; 2 for wrong usage.`,
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&o.device, "device", "all", "whose health counts, and where a run is planned: all (the worst of them; planned is on auto), auto, cpu, cuda, or cuda:N")
-	takeFlags(cmd, model.add, "model", "target-layer", "input-axes", "layer-layout", "token-grid", "prefix-tokens", "memory-budget", "precision")
+	takeFlags(cmd, model.add, "model", "precision")
+	model.addOptions(cmd)
 	takeFlags(cmd, methods.add, "method", "n-samples")
 	fl.IntSliceVar(&shape, "volume-shape", nil, "channels,depth,height,width where the model leaves them open")
 	fl.Var(&may, "policy", "what a run may give up: exact (the processor goes on where a GPU cannot), or original (fewer draws by the original's thresholds)")

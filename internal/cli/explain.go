@@ -15,11 +15,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/voxcam/voxcam/cam"
-	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/durable"
 	"github.com/voxcam/voxcam/internal/engine"
-	"github.com/voxcam/voxcam/internal/layer"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/result"
@@ -30,41 +28,8 @@ import (
 	"github.com/voxcam/voxcam/volume/format"
 )
 
-// modelFlags are those of every command that opens a model.
-type modelFlags struct {
-	model string
-	network.ModelOptions
-	grid []int // TokenGrid, as it was given
-	deviceFlags
-	budget bytesize.Budget
-	ahead  bool // volumes come one after the other
-}
-
-const inputAxesHelp = "axes of the model's input in its order, such as NDHWC (Keras, JAX) or NDCHW (video) (default: as its operations show)"
-
-func (f *modelFlags) add(cmd *cobra.Command) {
-	fl := cmd.Flags()
-	fl.StringVar(&f.model, "model", "", "ONNX file of the classifier")
-	fl.StringVar(&f.TargetLayer, "target-layer", "", "layer to explain: a PyTorch module path (of the second call: PATH@2) or a name in the file (default: the last with spatial extent)")
-	fl.StringVar(&f.InputAxes, "input-axes", "", inputAxesHelp)
-	fl.StringVar(&f.LayerLayout, "layer-layout", layer.Layouts[0], "axes of the target layer: "+layer.LayoutHelp)
-	fl.IntSliceVar(&f.grid, "token-grid", nil, "place the tokens of the layer in space: depth,height,width (default: as the graph shows)")
-	fl.IntVar(&f.PrefixTokens, "prefix-tokens", 0, "tokens of the layer in front of those in space, such as class tokens (default: as the graph shows)")
-	f.deviceFlags.add(cmd)
-	fl.Var(&f.budget, "memory-budget", "most memory for computing: a size (512MiB), a share of what is free (50%), auto, or min; the answer stays the same")
-}
-
 // model is an opened model on a device.
 type model struct{ *engine.Engine }
-
-// engine is what the flags say of model, device and budget, for volumes of a shape, [C, D, H, W], zero where it is not known.
-func (f *modelFlags) engine(shape [4]int) (engine.Options, error) {
-	if f.model == "" {
-		return engine.Options{}, usage(errors.New("--model is missing: the ONNX file of the classifier"))
-	}
-	o, err := f.modelOptions(shape)
-	return engine.Options{Model: f.model, ModelOptions: o, Ahead: f.ahead, Device: f.device, Precision: f.precision, Budget: f.budget.String()}, err
-}
 
 // openEngine opens what flags say, and tells on stderr what the user should know of the device.
 func openEngine(ctx context.Context, o engine.Options, stderr io.Writer) (*model, error) {

@@ -41,7 +41,8 @@ volume and the gradient with respect to it are counted apart; on a GPU, all of t
 		Args: exactArgs("MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args[0]) },
 	}
-	takeFlags(cmd, f.modelFlags.add, "target-layer", "input-axes", "layer-layout", "token-grid", "prefix-tokens", "memory-budget", "device", "precision")
+	f.addOptions(cmd)
+	f.deviceFlags.add(cmd)
 	takeFlags(cmd, f.methodFlags.add, "method")
 	fl := cmd.Flags()
 	fl.IntSliceVar(&f.shape, "volume-shape", nil, "channels,depth,height,width where the model leaves them open")
@@ -138,16 +139,6 @@ func (f *planFlags) run(cmd *cobra.Command, path string) (err error) {
 		return planview.WriteJSON(cmd.OutOrStdout(), passes)
 	}
 	return planview.WriteText(cmd.OutOrStdout(), passes)
-}
-
-// modelOptions returns what the flags say of the model, for volumes of a shape.
-func (f *modelFlags) modelOptions(shape [4]int) (o network.ModelOptions, err error) {
-	o = f.ModelOptions
-	o.Shape = shape
-	if o.TokenGrid, err = network.TokenGrid(f.grid); err != nil {
-		return o, usage(fmt.Errorf("--token-grid %w", err))
-	}
-	return o, flagged(o.Check())
 }
 
 // drawable hands planned passes on to be shown. Passes that do not fit are refused, with the budget that each would need, and the
