@@ -91,7 +91,7 @@ func (b *Backend) NewField(n int, _ backend.Place) (backend.Field, error) {
 // FieldBytes implements backend.Backend. Fields are the caller's memory, which a budget does not bound.
 func (b *Backend) FieldBytes(int, backend.Place) int { return 0 }
 
-// Threads is the number of threads that compute.
+// Threads returns the number of threads that compute.
 func (b *Backend) Threads() int { return b.pool.size() }
 
 // Close ends the threads. Programs must not run any more.

@@ -59,7 +59,7 @@ func merge(dims []int, strides [][]int) walk {
 	return w
 }
 
-// inner is the innermost axis and the operands' strides along it.
+// inner returns the innermost axis and the operands' strides along it.
 func (w walk) inner() (n int, strides []int) {
 	last := len(w.dims) - 1
 	for _, s := range w.strides {
@@ -68,7 +68,7 @@ func (w walk) inner() (n int, strides []int) {
 	return w.dims[last], strides
 }
 
-// outer is the number of rows: positions of all axes but the innermost.
+// outer returns the number of rows: positions of all axes but the innermost.
 func (w walk) outer() int { return tensor.Shape(w.dims[:len(w.dims)-1]).Elements() }
 
 // offset returns the offset of row i of an operand.

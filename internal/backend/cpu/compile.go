@@ -263,12 +263,12 @@ func (c *compiler) ranges(n, step int, do func(from, to int, s *scratch)) {
 	c.phase((n+step-1)/step, func(i int, s *scratch) { do(i*step, min(n, (i+1)*step), s) })
 }
 
-// rows is ranges over n rows of width elements each.
+// rows calls do for ranges of n rows of width elements each.
 func (c *compiler) rows(n, width int, do func(from, to int, s *scratch)) {
 	c.ranges(n, grain/max(width, 1), do)
 }
 
-// planeRows is rows over planes of n rows each. On slabs a range does not cross planes; rows count from the first plane on.
+// planeRows is rows for planes of n rows each. On slabs a range does not cross planes; rows count from the first plane on.
 func (c *compiler) planeRows(planes, n, width int, do func(from, to int, s *scratch)) {
 	if !c.slab {
 		c.rows(planes*n, width, do)
@@ -282,7 +282,7 @@ func (c *compiler) planeRows(planes, n, width int, do func(from, to int, s *scra
 	}})
 }
 
-// places is the number of places for planes of operand i (the output is -1), all of them where it is whole. An image without
+// places returns the number of places for planes of operand i (the output is -1), all of them where it is whole. An image without
 // depth has one.
 func (c *compiler) places(i int) int {
 	v := c.node.Out()

@@ -136,7 +136,7 @@ func convRegions(y tensor.Shape, macs, channelStep, least int, depthwise bool) (
 	return regions
 }
 
-// even is the size, at most about step, of pieces of n that are nearly equal.
+// even returns the size, at most about step, of pieces of n that are nearly equal.
 func even(n, step int) int {
 	pieces := (n + max(1, step) - 1) / max(1, step)
 	return (n + pieces - 1) / pieces

@@ -25,7 +25,7 @@ type gather struct {
 // gathered is the most partial values that are found before they are joined, if a plane has no more.
 const gathered = 1 << 16
 
-// chunk is the number of planes that are worked on at the same time.
+// chunk returns the number of planes that are worked on at the same time.
 func (g *gather) chunk() int { return min(max(gathered/max(g.partial, 1), 1), 32) }
 
 func (g *gather) size() int { return g.values }

@@ -111,7 +111,7 @@ func buildTranspose(c *compiler, n *ir.Node) error {
 	return nil
 }
 
-// ringTaps are taps of a ring of so many places in which the planes of an axis are.
+// ringTaps returns the taps in a ring with that many places, in which the planes of an axis lie.
 func ringTaps(t ir.Taps, places int) ir.Taps {
 	out := make(ir.Taps, len(t))
 	for i, terms := range t {
@@ -175,7 +175,7 @@ type mover struct {
 	places  int // of planes of y; 0 where it is whole
 }
 
-// planes is the number of planes of y, and how many of n rows each has; all in one where it is whole.
+// planes returns the number of planes of y, and the number of rows of each; all in one where it is whole.
 func (m mover) planes(rows int) (planes, n int) {
 	if m.places == 0 {
 		return 1, rows
@@ -183,7 +183,7 @@ func (m mover) planes(rows int) (planes, n int) {
 	return m.dims[1], rows / m.dims[1]
 }
 
-// row is where a row of y is, of n rows a plane.
+// row returns the offset of row i of y, of n rows a plane.
 func (m mover) row(i, n int) int {
 	if m.places == 0 {
 		return i

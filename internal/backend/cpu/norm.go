@@ -172,7 +172,7 @@ func buildGroupNormBackward(c *compiler, n *ir.Node) error {
 	return nil
 }
 
-// rowStatistics are the mean and 1/sqrt(variance + eps) of a row.
+// rowStatistics returns the mean and 1/sqrt(variance + eps) of a row.
 func rowStatistics(x []float32, eps float64) (mean, inverse float64) {
 	mean = total(x) / float64(len(x))
 	var a, b float64

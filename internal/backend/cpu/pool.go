@@ -23,7 +23,7 @@ type scratch struct {
 	job     *job      // the step that runs
 }
 
-// in is input i of a float32 operation, nil if it is absent.
+// in returns input i of a float32 operation, nil if it is absent.
 func (s *scratch) in(i int) []float32 {
 	if i >= len(s.ops)-1 {
 		return nil
@@ -31,10 +31,10 @@ func (s *scratch) in(i int) []float32 {
 	return as[float32](s.ops[i])
 }
 
-// out is the output.
+// out returns the output.
 func (s *scratch) out() []float32 { return as[float32](s.ops[len(s.ops)-1]) }
 
-// result is the memory of the output.
+// result returns the memory of the output.
 func (s *scratch) result() []byte { return s.ops[len(s.ops)-1] }
 
 // point makes the operands those of plane z.

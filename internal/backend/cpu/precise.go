@@ -80,7 +80,7 @@ func (c *compiler) preciseLinear(rows, depth, cols int, trans bool) {
 	})
 }
 
-// dot is the sum of the products of x and the first elements of w, in four chains.
+// dot returns the sum of the products of x and the first elements of w, in four chains.
 func dot(x, w []float32) float64 {
 	var a, b, c, d float64
 	w = w[:len(x)]

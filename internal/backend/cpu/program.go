@@ -283,7 +283,7 @@ func (p *Program) touch(inst *instance, z0, z1 int) {
 	p.arena.touch(b.Offset + end)
 }
 
-// float32s is the storage of a value that a caller may touch.
+// float32s returns the storage of a value that a caller may touch.
 func (p *Program) float32s(v *ir.Value, n int) (data []float32, buffer int, err error) {
 	i, ok := p.buffer[v]
 	switch {
@@ -393,7 +393,7 @@ func (p *Program) Close() error {
 	return err
 }
 
-// view is the n elements of a type from a byte offset on, which must be aligned.
+// view returns the n elements of a type from a byte offset on, which must be aligned.
 func view[T any](b []byte, at, n int) []T {
 	if n == 0 {
 		return nil
@@ -411,7 +411,7 @@ func as[T any](b []byte) []T {
 	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/int(unsafe.Sizeof(*new(T))))
 }
 
-// bytesOf is the same memory as bytes.
+// bytesOf returns the same memory as bytes.
 func bytesOf(f []float32) []byte {
 	if len(f) == 0 {
 		return nil
@@ -419,7 +419,7 @@ func bytesOf(f []float32) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(f))), 4*len(f))
 }
 
-// floatsOf is the same memory as float32.
+// floatsOf returns the same memory as float32.
 func floatsOf(d []float64) []float32 {
 	if len(d) == 0 {
 		return nil
@@ -427,7 +427,7 @@ func floatsOf(d []float64) []float32 {
 	return unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(d))), 2*len(d))
 }
 
-// int32s is the same memory as integers.
+// int32s returns the same memory as integers.
 func int32s(f []float32) []int32 {
 	if len(f) == 0 {
 		return nil
@@ -437,7 +437,7 @@ func int32s(f []float32) []int32 {
 
 var littleEndian = binary.NativeEndian.Uint16([]byte{1, 0}) == 1
 
-// pairsOf is the same memory two numbers at a time, the first in the lower half where littleEndian. Where planes are of an odd
+// pairsOf returns the same memory two numbers at a time, the first in the lower half where littleEndian. Where planes are of an odd
 // size it is not aligned to pairs, which the processors that Go is made for allow.
 func pairsOf(f []float32) []uint64 {
 	return unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(f))), len(f)/2)

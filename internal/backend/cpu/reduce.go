@@ -22,7 +22,7 @@ type reduction struct {
 	plane              bool // of one plane, which has few parts: they are smaller
 }
 
-// blocks is the number of pieces that the reduced axis is cut into. It depends on the shape alone, so that sums are always
+// blocks returns the number of pieces that the reduced axis is cut into. It depends on the shape alone, so that sums are always
 // taken in the same order.
 func (r reduction) blocks() int {
 	piece := 4 * grain
@@ -32,7 +32,7 @@ func (r reduction) blocks() int {
 	return min(max(1, r.size*r.inner/piece), 64, r.size)
 }
 
-// block is the range of the reduced axis that belongs to a piece.
+// block returns the range of the reduced axis that belongs to a piece.
 func (r reduction) block(i int) (from, to int) {
 	n := r.blocks()
 	return i * r.size / n, (i + 1) * r.size / n

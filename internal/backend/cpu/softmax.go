@@ -66,7 +66,7 @@ func (c *compiler) lines(n *ir.Node, f lineFunc) error {
 	return nil
 }
 
-// largest is the maximum of x; four chains of comparisons keep the processor busy.
+// largest returns the maximum of x; four chains of comparisons keep the processor busy.
 func largest(x []float32) float32 {
 	low := float32(math.Inf(-1))
 	a, b, c, d := low, low, low, low
@@ -79,7 +79,7 @@ func largest(x []float32) float32 {
 	return max(a, b, c, d)
 }
 
-// total is the sum of x in float64, in four chains.
+// total returns the sum of x in float64, in four chains.
 func total(x []float32) float64 {
 	var a, b, c, d float64
 	for ; len(x) >= 4; x = x[4:] {

@@ -149,7 +149,7 @@ func buildUnaryBackward(c *compiler, n *ir.Node) error {
 	return nil
 }
 
-// bit is 1 if the condition holds; the compiler makes it a flag without a branch.
+// bit returns 1 if the condition holds; the compiler makes it a flag without a branch.
 func bit(condition bool) uint64 {
 	if condition {
 		return 1

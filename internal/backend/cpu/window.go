@@ -122,8 +122,8 @@ func buildMaxPoolIndex(c *compiler, n *ir.Node) error {
 	return nil
 }
 
-// maxPoolIndex is for windows that are too large for the kernel. It finds the first maximum along depth and height for each voxel of a row, then the first of those along width: the
-// one of the lowest tap among equals.
+// maxPoolIndex compiles windows that are too large for the kernel. It finds the first maximum along depth and height for each voxel of a
+// row, then the first of those along width: the one of the lowest tap among equals.
 func maxPoolIndex(c *compiler, n *ir.Node) {
 	a, from, to, placesX, placesY := n.Attr.(op.PoolAttr), n.Inputs[0].Shape(), n.Out().Shape(), c.places(0), c.places(-1)
 	w, _ := poolWindows(a, size3(from), size3(to))
@@ -195,8 +195,8 @@ func clearRows(v kernel.View, r kernel.Region) {
 	clear(v.Plane(r.Z0)[r.Y0*row : r.Y1*row])
 }
 
-// maxPoolBackward is for windows that are too large for the kernel. It collects, for each voxel, the gradients of the windows whose maximum it was: unlike scattering from the
-// windows, that needs no other thread's voxels.
+// maxPoolBackward compiles windows that are too large for the kernel. It collects, for each voxel, the gradients of the windows whose
+// maximum it was: unlike scattering from the windows, that needs no other thread's voxels.
 func maxPoolBackward(c *compiler, n *ir.Node) {
 	a, placesY, places, placesX := n.Attr.(op.PoolBackwardAttr).Pool, c.places(0), c.places(1), c.places(-1) // of dy, index, dx
 	from, to := n.Inputs[0].Shape(), n.Out().Shape()

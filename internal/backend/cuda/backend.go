@@ -147,7 +147,7 @@ func New(o Options) (b *Backend, err error) {
 // Name implements backend.Backend.
 func (b *Backend) Name() string { return "cuda/" + b.device.Name }
 
-// UUID is the GPU's identity, like GPU-... or MIG-...
+// UUID returns the GPU's identity, like GPU-... or MIG-...
 func (b *Backend) UUID() string { return b.device.UUID }
 
 // Close gives the GPU back. Programs, arenas and fields should have been closed, and must not be used any more. It repeats calls that the

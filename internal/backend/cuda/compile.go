@@ -278,14 +278,14 @@ func (at *operand) wraps(p *plan.Plan, depth int) bool {
 	return at.buffer >= 0 && at.places < depth && !p.Buffers[at.buffer].Doubled
 }
 
-// in is the place of input i, out that of the output.
+// in returns the place of input i, out that of the output.
 func (c *compiler) in(i int) *operand { return &c.inst.places[i] }
 func (c *compiler) out() *operand     { return &c.inst.places[len(c.inst.places)-1] }
 
 // packed says that input i, a constant, is not read in the form that it has: the builder takes what it needs with pack.
 func (c *compiler) packed(i int) { c.inst.places[i].bytes = 0 }
 
-// floats is a constant as float32 on the device.
+// floats returns a constant as float32 on the device.
 func (c *compiler) floats(v *ir.Value) *devmem.Constant {
 	return c.pack(v, "float32", 4*v.Shape().Elements(), func(dst []byte) { copy(as[float32](dst), v.Const.Float32s()) })
 }

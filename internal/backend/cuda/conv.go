@@ -139,7 +139,7 @@ func (v *convolution) packMatrix(dst, w []float32, cl *class, m convMatrix) {
 	}
 }
 
-// params are those of a launch, but for what depends on the tile.
+// params returns the parameters of a launch, but for those that depend on the tile.
 func (v *convolution) params(l Lattice, cl *class, m *convMatrix) convParams {
 	return convParams{Lattice: l, Splits: 1, SplitSteps: int32(m.steps), Steps: int32(m.steps), Columns: int32(m.columns),
 		Depth: divideBy(m.depth), Tiles: divideBy(1), Total: divideBy(v.groups * v.cout),
@@ -189,7 +189,7 @@ func (t *convTile) time(p product, splits, multiprocessors int) float64 {
 	return time
 }
 
-// chooseTile is the fastest tile for a product.
+// chooseTile returns the fastest tile for a product.
 func chooseTile(p product, splits, multiprocessors int) int {
 	best := 0
 	for i := range convTiles {
@@ -287,7 +287,7 @@ func buildLattice(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (action
 	}, true, nil
 }
 
-// tallest is the most planes that a step of the node makes.
+// tallest returns the largest number of planes that a step of the node makes.
 func (c *compiler) tallest() int {
 	if c.mode == plan.Whole {
 		return c.depth

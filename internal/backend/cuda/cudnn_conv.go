@@ -192,7 +192,7 @@ func (c *compiler) cudnnConv(n *ir.Node, v *convolution, steps []cudnnStep, e ep
 	}, true, nil
 }
 
-// ranges are the different stretches of planes that steps of the instance make.
+// ranges returns the different stretches of planes that steps of the instance make.
 func (c *compiler) ranges() []cudnnStep {
 	if c.mode == plan.Whole {
 		return []cudnnStep{{z0: 0, z1: c.depth}}

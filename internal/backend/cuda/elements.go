@@ -13,7 +13,7 @@ const (
 	elementBlock   = 2048
 )
 
-// elementGrid is the grid of an elementwise kernel over planes of n elements.
+// elementGrid returns the grid of an elementwise kernel over planes of n elements.
 func elementGrid(n, planes int) [3]uint32 {
 	return [3]uint32{uint32(ceilDiv(n, elementBlock)), uint32(planes), 1}
 }
@@ -28,7 +28,7 @@ func takesPacks(operands ...*operand) bool {
 	return true
 }
 
-// flag is a condition as kernels take it.
+// flag returns a condition as kernels take it.
 func flag(condition bool) int32 {
 	if condition {
 		return 1
@@ -62,7 +62,7 @@ func rowsOf(rows, channels int, aligned bool) Rows {
 		Lanes: int32(elementThreads / tile), Aligned: flag(aligned)}
 }
 
-// blocks is the number of blocks for a matrix.
+// blocks returns the number of blocks for a matrix.
 func (r Rows) blocks() int {
 	return int(r.Tiles.Divisor) * ceilDiv(int(r.Rows), int(r.Lanes)*rowsAtOnce)
 }
@@ -133,7 +133,7 @@ func (w broadcast) like(strides ...[2]int) bool {
 	return true
 }
 
-// elements is the number of positions.
+// elements returns the number of positions.
 func (w broadcast) elements() int { return tensor.Shape(w.sizes).Elements() }
 
 // Broadcast is a broadcast as kernels see it (elements.cuh).
@@ -143,7 +143,7 @@ type Broadcast struct {
 	Stride [3][8]int32
 }
 
-// device is the broadcast as kernels see it. They count positions with 31 bits.
+// device returns the broadcast as kernels see it. They count positions with 31 bits.
 func (w broadcast) device() (Broadcast, error) {
 	d := Broadcast{Axes: int32(len(w.sizes))}
 	if len(w.sizes) > len(d.Size) {

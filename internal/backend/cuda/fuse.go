@@ -80,7 +80,7 @@ func (c *compiler) fusion(ctx context.Context, s *plan.Step, e epilogue, steps i
 	return &fusion{inst, steps}, nil
 }
 
-// takeEpilogue is for builders of convolutions whose kernel computes the epilogue. Those that do not call it compute without.
+// takeEpilogue returns the epilogue of the convolution, for builders whose kernel computes it. Others do not call it.
 func (c *compiler) takeEpilogue() epilogue {
 	c.taken = true
 	return c.epilogue
@@ -105,7 +105,7 @@ func (c *compiler) appliesInPlace(a, b *plan.Step) bool {
 	return activations[b.Node.Op] && follows(a, b)
 }
 
-// residual is the other operand of step add, seen across planes as the output of step conv is.
+// residual returns the other operand of step add, seen across planes as the output of step conv is.
 func residual(conv, add *plan.Step, p *plan.Plan) *operand {
 	v := add.Node.Inputs[1]
 	s := v.Shape()

@@ -83,7 +83,7 @@ func (c *class) gradientTaps(axis, kernel, stride, dilation, before int) {
 	}
 }
 
-// points is the number of points of a class on output planes [z0, z1), along each axis, and the first of them along depth.
+// points returns the number of points of a class on output planes [z0, z1), along each axis, and the first of them along depth.
 func (v *convolution) points(c *class, z0, z1 int) (count [3]int, first int) {
 	first = max(0, ceilDivSigned(z0-c.outStart[0], c.outStep[0]))
 	count[0] = max(0, ceilDivSigned(z1-c.outStart[0], c.outStep[0])-first)
@@ -93,10 +93,10 @@ func (v *convolution) points(c *class, z0, z1 int) (count [3]int, first int) {
 	return count, first
 }
 
-// tapCount is the number of taps of a class.
+// tapCount returns the number of taps of a class.
 func (c *class) tapCount() int { return c.taps[0] * c.taps[1] * c.taps[2] }
 
-// macs is the number of multiplications for one output value of the class with most of them.
+// macs returns the number of multiplications for one output value of the class with most of them.
 func (v *convolution) macs() int {
 	most := 0
 	for i := range v.classes {
@@ -137,7 +137,7 @@ type Lattice struct {
 	Width, Area, Places              Divide
 }
 
-// lattice is a class on output planes [z0, z1) of a sample; false where it has no points there. Operands are those of the node being
+// lattice returns a class on output planes [z0, z1) of a sample; false where it has no points there. Operands are those of the node being
 // compiled (0, 1, 2 and the output); weights are the class's own, in the form that the kernel wants.
 func (v *convolution) lattice(q *queue, c *class, weights driver.Ptr, sample, z0, z1 int) (l Lattice, ok bool) {
 	count, first := v.points(c, z0, z1)
@@ -170,7 +170,7 @@ func (v *convolution) lattice(q *queue, c *class, weights driver.Ptr, sample, z0
 	return l, true
 }
 
-// activationCode is Activation of conv.cuh.
+// activationCode returns the number of an activation, as Activation of conv.cuh has it.
 func activationCode(name string) int32 {
 	switch name {
 	case "":

@@ -256,7 +256,7 @@ func buildTranspose(c *compiler, n *ir.Node) (action, error) {
 	}, nil
 }
 
-// most is the longest list.
+// most returns the length of the longest list.
 func most(t ir.Taps) (n int) {
 	for _, list := range t {
 		n = max(n, len(list))
@@ -264,7 +264,7 @@ func most(t ir.Taps) (n int) {
 	return n
 }
 
-// folded are the taps of two axes taken as one, the second of which has n positions in the input.
+// folded returns the taps of two axes taken as one, the second of which has n positions in the input.
 func folded(outer, inner ir.Taps, n int) ir.Taps {
 	t := make(ir.Taps, 0, len(outer)*len(inner))
 	for _, a := range outer {
@@ -281,7 +281,7 @@ func folded(outer, inner ir.Taps, n int) ir.Taps {
 	return t
 }
 
-// grouped are the taps of runs of g positions, if all runs are copies of runs or empty.
+// grouped returns the taps of runs of g positions, if all runs are copies of runs or empty.
 func grouped(t ir.Taps, g int) (ir.Taps, bool) {
 	out := make(ir.Taps, len(t)/g)
 	for i := range out {
@@ -350,12 +350,12 @@ func (m *separable) copies() bool {
 	return m.taps[0].AreCopies() && m.taps[1].AreCopies() && m.taps[2].AreCopies() && m.taps[3].AreCopies()
 }
 
-// terms is the largest number of terms of an element.
+// terms returns the largest number of terms of an element.
 func (m *separable) terms() int {
 	return most(m.taps[0]) * most(m.taps[1]) * most(m.taps[2]) * most(m.taps[3])
 }
 
-// step is the number of elements of x between neighbours along an axis of planes.
+// step returns the number of elements of x between neighbours along an axis of planes.
 func (m *separable) step(axis int) int {
 	step := m.inner
 	for _, d := range m.from[axis+1:] {
@@ -364,10 +364,10 @@ func (m *separable) step(axis int) int {
 	return step
 }
 
-// elements is the size of a plane of y.
+// elements returns the size of a plane of y.
 func (m *separable) elements() int { return m.to[1] * m.to[2] * m.to[3] * m.inner }
 
-// planes are the operands, whole tensors as the planes that the axes were folded to.
+// planes returns the operands, whole tensors as the planes that the axes were folded to.
 func (m *separable) planes(q *queue, x, y *operand) (px, py Planes) {
 	px, py = q.planes(x), q.planes(y)
 	if !m.ring[0] {
@@ -382,7 +382,7 @@ func (m *separable) planes(q *queue, x, y *operand) (px, py Planes) {
 // vectors reports whether elements can be moved four at a time.
 func (m *separable) vectors(x, y *operand) bool { return m.inner%4 == 0 && takesPacks(x, y) }
 
-// span are the planes of y that a step makes: those it is given, or all where it runs whole.
+// span returns the planes of y that a step makes: those it is given, or all where it runs whole.
 func (m *separable) span(z0, z1 int) (int, int) {
 	if m.ring[1] {
 		return z0, z1

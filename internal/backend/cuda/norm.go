@@ -42,7 +42,7 @@ func (q *queue) address(at *operand) driver.Ptr {
 	return q.planes(at).Data
 }
 
-// maybe is input i, nil where it is absent.
+// maybe returns input i, nil where it is absent.
 func (c *compiler) maybe(i int) *operand {
 	if c.node.In(i) == nil {
 		return nil

@@ -389,12 +389,12 @@ func newExternal(p *plan.Plan, buffer int, staging driver.Ptr) *external {
 	return e
 }
 
-// bytes is the size of the ring.
+// bytes returns the size of the ring.
 func (e *external) bytes() int {
 	return devmem.Aligned(e.window * e.plane)
 }
 
-// stagingBytes are the rings for all external values of a plan.
+// stagingBytes returns the bytes of the rings for all external values of a plan.
 func stagingBytes(p *plan.Plan) int {
 	total := 0
 	for i, b := range p.Buffers {
@@ -405,7 +405,7 @@ func stagingBytes(p *plan.Plan) int {
 	return total
 }
 
-// planesRead are the planes [lo, hi) of input k that a step reads, planesWritten those that it writes.
+// planesRead returns the planes [lo, hi) of input k that a step reads, planesWritten those that it writes.
 func planesRead(s *plan.Step, k, depth int) (lo, hi int) {
 	switch s.Mode {
 	case plan.Slab:

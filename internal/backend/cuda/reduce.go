@@ -26,7 +26,7 @@ func buildReduceMean(c *compiler, n *ir.Node) (action, error) {
 
 func buildReduceMax(c *compiler, n *ir.Node) (action, error) { return c.reduce("Max", n, 1) }
 
-// matricesOf is a tensor of which axes are reduced, as matrices whose rows are. That is not possible where kept axes lie between
+// matricesOf sees a tensor whose axes are reduced as matrices whose rows are reduced. That is not possible where kept axes lie between
 // reduced ones.
 func matricesOf(x tensor.Shape, axes []int) (m matrices, ok bool) {
 	m = matrices{1, 1, 1}

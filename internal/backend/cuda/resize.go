@@ -19,7 +19,7 @@ type resizeParams struct {
 	_                        int32
 }
 
-// termsOf are the tables of an axis. The addresses of constants are known when the program runs.
+// termsOf returns the tables of an axis. The addresses of constants are known when the program runs.
 func (c *compiler) termsOf(t ir.Taps, step int) func() terms {
 	first, at, weight := []int32{0}, []int32{}, []float32{}
 	for _, list := range t {

@@ -71,11 +71,11 @@ func (c *compiler) columns(accumulator string, m matrices, values int, x, y, out
 	return s, err
 }
 
-// width is the number of partial values of a matrix and chunk, planeValues that of a plane.
+// width returns the number of partial values of a matrix and chunk, planeValues that of a plane.
 func (s *columns) width() int       { return s.values * s.channels }
 func (s *columns) planeValues() int { return s.outer * s.chunks * s.width() }
 
-// group is the number of planes, of depth, that are worked on at the same time.
+// group returns the number of planes, of depth, that are worked on at the same time.
 func (s *columns) group(depth int) int { return min(max(1, partialLimit/s.planeValues()), depth) }
 
 // sum enqueues the sums of chunks of planes [z0, z1), to partial unless it is 0.

@@ -443,7 +443,7 @@ func (m *tensorMachine) build(c *compiler, n *ir.Node, a op.ConvAttr, backward b
 // tensorActivations are the numbers of functions that kernels apply to what they store.
 var tensorActivations = map[string]int32{"": 0, "Relu": 1, "Silu": 2}
 
-// bit is 1 for true.
+// bit returns 1 for true.
 func bit(b bool) int {
 	if b {
 		return 1
@@ -466,7 +466,7 @@ func (m *tensorMachine) choose(t *tensorClass, count [3]int, mtiles, multiproces
 	return k, l
 }
 
-// params are those of a launch, but for addresses.
+// params returns the parameters of a launch, but for addresses.
 func (m *tensorMachine) params(t *tensorClass, v *convolution, k *tensorKernel, l tensorLayout, count [3]int, first int) *tensorParams {
 	c, channels := t.class, v.in[3]
 	mtiles := ceilDiv(v.cout, tensorRows)

@@ -253,7 +253,7 @@ func (b *Backend) time(run func() error) (seconds float64, err error) {
 	return slices.Min(times), nil
 }
 
-// alone is a graph of nothing but a problem, with the weights and the bias of a node.
+// alone returns a graph of nothing but a problem, with the weights and the bias of a node.
 func alone(c cudnn.Convolution, n *ir.Node) (g *ir.Graph, x, w, y *ir.Value, err error) {
 	g = &ir.Graph{}
 	b := ir.NewBuilder(g)

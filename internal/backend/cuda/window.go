@@ -86,7 +86,7 @@ func int3(a [3]int) [3]int32 { return [3]int32{int32(a[0]), int32(a[1]), int32(a
 
 func (p *pooling) taps() int { return p.attr.Kernel[0] * p.attr.Kernel[1] * p.attr.Kernel[2] }
 
-// square is the number of rows and columns of windows that have as many of both, without gaps, stride 2; otherwise 0.
+// square returns the number of rows and columns of windows that have as many of both, without gaps, stride 2; otherwise 0.
 func (p *pooling) square() int {
 	a := p.attr
 	if k := a.Kernel[1]; k == a.Kernel[2] && a.Stride[1] == 2 && a.Stride[2] == 2 && a.Dilation[1] == 1 && a.Dilation[2] == 1 {
@@ -95,7 +95,7 @@ func (p *pooling) square() int {
 	return 0
 }
 
-// window is the suffix of a kernel that was compiled for the window, or that for any window.
+// window returns the suffix of a kernel that was compiled for the window, or that for any window.
 func (p *pooling) window() string {
 	k, deep := p.square(), p.attr.Kernel[0]
 	switch {
@@ -242,5 +242,5 @@ func (c *compiler) poolBackward(n *ir.Node, at pooled, kernel string, vectors, m
 	return c.pool(p, at, kernel+suffix, p.params(width), columns*p.channels/width, rows)
 }
 
-// pairs is the number of pairs of positions 2m and 2m+1, counted from the first window's start, that meet an axis of n.
+// pairs returns the number of pairs of positions 2m and 2m+1, counted from the first window's start, that meet an axis of n.
 func pairs(n, before int) int { return (n-1+before)/2 - before/2 + 1 }

@@ -22,7 +22,7 @@ type Field struct {
 
 var _ backend.Field = (*Field)(nil)
 
-// NewField is a field of n values, at first zeros.
+// NewField returns a field of n values, all 0.
 func NewField(n int) (*Field, error) {
 	if n < 1 {
 		return nil, fmt.Errorf("a field of %d values", n)
@@ -30,10 +30,10 @@ func NewField(n int) (*Field, error) {
 	return &Field{n: n}, nil
 }
 
-// Wrap is a field that holds data, and does not write it.
+// Wrap returns a field that holds data, and does not write to it.
 func Wrap(data []float32) *Field { return &Field{n: len(data), data: data, lent: true} }
 
-// View is a field that is always data.
+// View returns a field whose memory is data.
 func View(data []float32) *Field { return &Field{n: len(data), data: data, fixed: true} }
 
 // Values returns the field's values, to be read.
@@ -44,7 +44,7 @@ func (f *Field) Values() []float32 {
 	return f.data
 }
 
-// Fresh is the field's memory, to be written as a whole.
+// Fresh returns the field's memory, to be written as a whole.
 func (f *Field) Fresh() []float32 {
 	if f.lent {
 		f.data, f.lent = nil, false
@@ -61,7 +61,7 @@ func (f *Field) put(data []float32, lent bool) {
 	f.data, f.lent = data, lent
 }
 
-// copyAll is copy on all processors: a single one reads memory more slowly than there is.
+// copyAll copies on all processors: a single one does not use the whole bandwidth of the memory.
 func copyAll(dst, src []float32) {
 	parallel.Parts(len(src), parallel.Values, func(_, from, to int) { copy(dst[from:to], src[from:to]) })
 }

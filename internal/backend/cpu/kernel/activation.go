@@ -18,7 +18,7 @@ type Activation struct {
 	derivative binaryOp
 }
 
-// Activations is the table of all activations.
+// Activations returns the table of all activations.
 func Activations() []Activation {
 	return []Activation{
 		{Name: "relu", apply: opRelu, derivative: opReluGrad},                                   // max(x, 0); x or y serves the derivative
@@ -222,7 +222,7 @@ func pair(f func(x, y, a, b float64) float64) binaryFunc {
 	}
 }
 
-// step is 1 where the condition holds, else 0; NaN stays NaN.
+// step returns 1 where the condition holds, else 0; NaN stays NaN.
 func step(on bool, x float64) float64 {
 	switch {
 	case x != x:

@@ -106,12 +106,12 @@ func (s *Set) PackConvBackward(shape ConvShape, w Weights) (*Conv, error) {
 	return c, nil
 }
 
-// tap is the position of tap t in the window.
+// tap returns the position of tap t in the window.
 func (s ConvShape) tap(t int) [3]int {
 	return [3]int{t / s.Kernel[2] / s.Kernel[1], t / s.Kernel[2] % s.Kernel[1], t % s.Kernel[2]}
 }
 
-// weight is the index of the weight that joins channel k of the source with channel n of the destination within a group.
+// weight returns the index of the weight that joins channel k of the source with channel n of the destination within a group.
 func (c *Conv) weight(g, k, n, t int) int {
 	cig, cog, kv := c.shape.Cin/c.shape.Groups, c.shape.Cout/c.shape.Groups, c.shape.taps()
 	if c.backward {
@@ -143,7 +143,7 @@ func (c *Conv) pack(w Weights) {
 	c.packLattice(cig)
 }
 
-// Floats is the number of float32 values that the packed weights take.
+// Floats returns the number of float32 values that the packed weights take.
 func (c *Conv) Floats() int {
 	switch {
 	case c.depthwise != nil:
@@ -160,13 +160,13 @@ func (c *Conv) Floats() int {
 	return n
 }
 
-// Scratch is the number of float32 values that each thread must hand to Run.
+// Scratch returns the number of float32 values that each thread must hand to Run.
 func (c *Conv) Scratch() int { return c.scratch }
 
 // Channels returns the channels of src and dst.
 func (c *Conv) Channels() (src, dst int) { return c.cin, c.cout }
 
-// ChannelStep is the unit in which Region may split the output channels; at least the number of output channels where it cannot.
+// ChannelStep returns the unit in which Region may split the output channels; at least the number of output channels where it cannot.
 func (c *Conv) ChannelStep() int {
 	if c.shape.Groups > 1 || c.scatter != nil || c.depthwise != nil {
 		return c.cout
@@ -180,7 +180,7 @@ func (c *Conv) ChannelStep() int {
 	return step
 }
 
-// SourcePlanes is the range of planes, clipped to [0, depth), of src that the planes [z0, z1) of dst look at.
+// SourcePlanes returns the range of planes, clipped to [0, depth), of src that the planes [z0, z1) of dst look at.
 func (c *Conv) SourcePlanes(z0, z1, depth int) (lo, hi int) {
 	if c.backward {
 		return c.shape.GradientPlanes(z0, z1, depth)

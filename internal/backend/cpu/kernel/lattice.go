@@ -141,7 +141,7 @@ func (c *Conv) block(cl *class, dst, src View, from, n [3]int, v int, r Region, 
 	}
 }
 
-// runTile is call with a given destination table; a contiguous row table is the set's identity.
+// runTile calls a tile with a given destination table; a contiguous row table is the set's identity.
 func (s *Set) runTile(t *tile, c, a, b, bias []float32, rows, crow []int32, p gemmParams) {
 	if &rows[0] != &s.ident[0] {
 		t.run(c, a, b, bias, s.zero, rows, crow, p)
@@ -218,7 +218,7 @@ func (c *Conv) fill(taps []tap, src View, spans []span, m int, rows []int32) {
 	}
 }
 
-// inside is the range of j in [0, n) for which x + j*step lies in [0, width).
+// inside returns the range of j in [0, n) for which x + j*step lies in [0, width).
 func inside(x, step, n, width int) (lo, hi int) {
 	if x < 0 {
 		lo = min(n, (-x+step-1)/step)

@@ -7,7 +7,7 @@ type Operand struct {
 	Trans  bool
 }
 
-// MatMulScratch is the scratch, in float32 values, of MatMul for any size.
+// MatMulScratch returns the scratch, in float32 values, of MatMul for any size.
 func (s *Set) MatMulScratch() int { return blockK*(blockCols+maxPanel) + blockK*blockRows }
 
 // MatMul computes c[i*ldc+j] (+)= sum over k of A[i, k]*B[k, j] for i < m, j < n with both operands packed on the fly: for products whose
@@ -60,7 +60,7 @@ func (s *Set) MatMul(m, n, k int, c []float32, ldc int, a, b Operand, accumulate
 	}
 }
 
-// tileFor is the tile for the next panel when n columns are left.
+// tileFor returns the tile for the next panel when n columns are left.
 func (s *Set) tileFor(n int) *tile {
 	return &s.tiles[s.split[min((n+s.lanes-1)/s.lanes, len(s.split)-1)]]
 }

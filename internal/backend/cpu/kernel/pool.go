@@ -45,18 +45,18 @@ func (s *Set) NewPool(shape PoolShape) (*Pool, error) {
 	return p, nil
 }
 
-// Taps is the number of values in the window.
+// Taps returns the number of values in the window.
 func (p *Pool) Taps() int { return p.shape.Kernel[0] * p.shape.Kernel[1] * p.shape.Kernel[2] }
 
-// Scratch is the number of float32 values that each thread must hand to the functions of Pool.
+// Scratch returns the number of float32 values that each thread must hand to the functions of Pool.
 func (p *Pool) Scratch() int { return 2 * p.Taps() }
 
-// SourcePlanes is the range of planes, clipped to [0, depth), of src that the output planes [z0, z1) look at.
+// SourcePlanes returns the range of planes, clipped to [0, depth), of src that the output planes [z0, z1) look at.
 func (p *Pool) SourcePlanes(z0, z1, depth int) (lo, hi int) {
 	return p.conv().SourcePlanes(z0, z1, depth)
 }
 
-// GradientPlanes is the range of planes of dy, clipped to [0, depth), that the planes [z0, z1) of dx look at.
+// GradientPlanes returns the range of planes of dy, clipped to [0, depth), that the planes [z0, z1) of dx look at.
 func (p *Pool) GradientPlanes(z0, z1, depth int) (lo, hi int) {
 	return p.conv().GradientPlanes(z0, z1, depth)
 }
@@ -157,7 +157,7 @@ func (p *Pool) window(table []int32, src View, z, y, k0, k1 int) []int32 {
 	return taps
 }
 
-// counted is the number of taps along an axis that the mean at output o divides by.
+// counted returns the number of taps along an axis that the mean at output o divides by.
 func (p *Pool) counted(a, o, size int) (n int) {
 	lo, hi := 0, size
 	if p.shape.CountPadding {

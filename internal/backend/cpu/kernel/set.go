@@ -27,7 +27,7 @@ type Set struct {
 // Name says which implementation it is: "go", "avx2" or "avx512".
 func (s *Set) Name() string { return s.name }
 
-// Lanes is the number of float32 values in one vector; channel counts that are multiples of it waste nothing.
+// Lanes returns the number of float32 values in one vector; channel counts that are multiples of it waste nothing.
 func (s *Set) Lanes() int { return s.lanes }
 
 // Sets returns the implementations that this processor can run, the best first; plain Go is always the last.
@@ -67,7 +67,7 @@ func (s *Set) finish() *Set {
 	return s
 }
 
-// plain is the implementation in Go: the twin of every other one, and their oracle.
+// plain returns the implementation in Go: the twin of every other one, and their oracle.
 func plain() *Set {
 	s := &Set{
 		name:      "go",

@@ -13,7 +13,7 @@ type ConvShape struct {
 	PadBefore, PadAfter      [3]int // zeros around the input; any size, negative values crop
 }
 
-// Out is the output size of a forward convolution of an input [depth, height, width].
+// Out returns the output size of a forward convolution of an input [depth, height, width].
 func (s ConvShape) Out(in [3]int) (out [3]int) {
 	for i := range out {
 		n := in[i] + s.PadBefore[i] + s.PadAfter[i] - s.Dilation[i]*(s.Kernel[i]-1) - 1
@@ -24,14 +24,14 @@ func (s ConvShape) Out(in [3]int) (out [3]int) {
 	return out
 }
 
-// SourcePlanes is the range of planes, clipped to [0, depth), of a forward convolution's input that its output planes [z0, z1) look at.
+// SourcePlanes returns the range of planes, clipped to [0, depth), of a forward convolution's input that its output planes [z0, z1) look at.
 func (s ConvShape) SourcePlanes(z0, z1, depth int) (lo, hi int) {
 	lo = z0*s.Stride[0] - s.PadBefore[0]
 	hi = (z1-1)*s.Stride[0] - s.PadBefore[0] + (s.Kernel[0]-1)*s.Dilation[0] + 1
 	return clip(lo, hi, depth)
 }
 
-// GradientPlanes is the range of planes of dy, clipped to [0, depth), that the planes [z0, z1) of dx look at.
+// GradientPlanes returns the range of planes of dy, clipped to [0, depth), that the planes [z0, z1) of dx look at.
 func (s ConvShape) GradientPlanes(z0, z1, depth int) (lo, hi int) {
 	lo = -floorDiv(-(z0 + s.PadBefore[0] - (s.Kernel[0]-1)*s.Dilation[0]), s.Stride[0])
 	hi = floorDiv(z1-1+s.PadBefore[0], s.Stride[0]) + 1

@@ -52,7 +52,7 @@ func Bytes(b []byte) Weights { return Weights{b: b} }
 // Sized stands for n values that are not there: weights that are packed from it have sizes and cannot run.
 func Sized(n int) Weights { return Weights{n: n} }
 
-// Len is the number of values.
+// Len returns the number of values.
 func (w Weights) Len() int { return len(w.f) + len(w.b)/4 + w.n }
 
 // At returns value i.

@@ -113,7 +113,7 @@ func (l *Library) preload(dirs []string) error {
 	return nil
 }
 
-// Version is the library's version, as text and as the library counts (9.19.0 is 91900).
+// Version returns the library's version, as text and as the library counts (9.19.0 is 91900).
 func (l *Library) Version() (string, int) { return versionText(l.version), l.version }
 
 func versionText(v int) string {
@@ -123,7 +123,7 @@ func versionText(v int) string {
 	return fmt.Sprintf("%d.%d.%d", v/10000, v/100%100, v%100)
 }
 
-// Path is the file that was loaded.
+// Path returns the file that was loaded.
 func (l *Library) Path() string { return l.path }
 
 // Missing lists libraries that were not found and that only some engines need.

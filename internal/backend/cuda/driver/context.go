@@ -15,7 +15,7 @@ type Context struct {
 // Close gives the context back. Everything in it is invalid afterwards.
 func (c *Context) Close() error { return c.d.devicePrimaryCtxRelease.call(uintptr(c.device)) }
 
-// Ordinal is the number of the device.
+// Ordinal returns the number of the device.
 func (c *Context) Ordinal() int { return int(c.device) }
 
 // Do runs f in a thread in which the context is current. Calls may be nested, also with other contexts.

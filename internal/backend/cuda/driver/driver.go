@@ -81,10 +81,10 @@ func OpenIntercepted(path string, intercept Intercept) (*Driver, error) {
 	return d, nil
 }
 
-// Path is the library that was loaded.
+// Path returns the library that was loaded.
 func (d *Driver) Path() string { return d.path }
 
-// Version is the newest version of CUDA that the driver supports: 12040 is 12.4.
+// Version returns the newest version of CUDA that the driver supports: 12040 is 12.4.
 func (d *Driver) Version() (int, error) {
 	var v int32
 	err := d.driverGetVersion.call(uintptr(unsafe.Pointer(&v)))

@@ -102,10 +102,10 @@ func (c *Context) AllocHost(bytes int) (*HostMemory, error) {
 	return m, nil
 }
 
-// Bytes is the memory. It is invalid after Free.
+// Bytes returns the memory. It is invalid after Free.
 func (m *HostMemory) Bytes() []byte { return unsafe.Slice((*byte)(m.at), m.bytes) }
 
-// Pointer is its address.
+// Pointer returns its address.
 func (m *HostMemory) Pointer() unsafe.Pointer { return m.at }
 
 // Free gives the memory back. A call after one that succeeded does nothing.

@@ -93,7 +93,7 @@ func (m *Module) Function(name string) (*Function, error) {
 	return f, nil
 }
 
-// Name is the name of the kernel.
+// Name returns the name of the kernel.
 func (f *Function) Name() string { return f.name }
 
 // Registers returns the number of registers of a thread.
@@ -102,7 +102,7 @@ func (f *Function) Registers() int { return f.registers }
 // Stack returns the bytes of local memory of a thread.
 func (f *Function) Stack() int { return f.stack }
 
-// MaxThreads is the most threads that a block may have.
+// MaxThreads returns the largest number of threads of a block.
 func (f *Function) MaxThreads() int { return f.maxThreads }
 
 // SetDynamicShared allows launches with that many bytes of shared memory. Up to 48 KiB are allowed without.

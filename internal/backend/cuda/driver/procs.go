@@ -28,7 +28,7 @@ func (p *proc) call(args ...uintptr) error {
 	return p.check(dl.Call(p.at, args...))
 }
 
-// intercepted is the failure that the interceptor wants.
+// intercepted returns the failure that the interceptor injects.
 func (p *proc) intercepted() error { return p.check(uintptr(p.intercept(p.name))) }
 
 func (p *proc) check(result uintptr) error {

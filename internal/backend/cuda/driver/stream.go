@@ -33,7 +33,7 @@ func (c *Context) NewStream() (*Stream, error) {
 	return s, nil
 }
 
-// Handle is the CUstream, for NVIDIA's other libraries.
+// Handle returns the CUstream, for NVIDIA's other libraries.
 func (s *Stream) Handle() uintptr { return s.handle }
 
 // Synchronize waits until all work of the stream is done.
@@ -105,7 +105,7 @@ func (e *Event) Query() (done bool, err error) {
 	return err == nil, err
 }
 
-// Elapsed is the time between two marks that were passed, in seconds.
+// Elapsed returns the time between two events that have passed, in seconds.
 func (e *Event) Elapsed(from *Event) (seconds float64, err error) {
 	var milliseconds float32
 	if err := e.d.eventElapsedTime.call(uintptr(unsafe.Pointer(&milliseconds)), from.handle, e.handle); err != nil {

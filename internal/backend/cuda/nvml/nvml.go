@@ -113,20 +113,20 @@ func check(call string, result uintptr) error {
 	return &Error{call, code, text}
 }
 
-// Path is the library that was loaded.
+// Path returns the library that was loaded.
 func (l *Library) Path() string { return l.path }
 
 // Close stops the library. Its devices are invalid afterwards.
 func (l *Library) Close() error { return check("nvmlShutdown", dl.Call(l.shutdown)) }
 
-// DriverVersion is the version of the driver, like 550.54.15.
+// DriverVersion returns the version of the driver, like 550.54.15.
 func (l *Library) DriverVersion() (string, error) {
 	text := make([]byte, 80)
 	err := check("nvmlSystemGetDriverVersion", dl.Call(l.driverVersion, uintptr(unsafe.Pointer(&text[0])), uintptr(len(text))))
 	return cString(text), err
 }
 
-// ProcessName is the command of a process that uses a GPU. The operating system may know more of it.
+// ProcessName returns the command of a process that uses a GPU. The operating system may know more of it.
 func (l *Library) ProcessName(pid int) (string, error) {
 	text := make([]byte, 4096)
 	err := check("nvmlSystemGetProcessName", dl.Call(l.processName, uintptr(pid), uintptr(unsafe.Pointer(&text[0])), uintptr(len(text))))
@@ -180,21 +180,21 @@ func (l *Library) ByUUID(uuid string) (*Device, error) {
 	return d, nil
 }
 
-// Name is the name of the GPU, as sold.
+// Name returns the name of the GPU, as sold.
 func (d *Device) Name() (string, error) {
 	text := make([]byte, 96)
 	err := check("nvmlDeviceGetName", dl.Call(d.l.name, d.handle, uintptr(unsafe.Pointer(&text[0])), uintptr(len(text))))
 	return cString(text), err
 }
 
-// UUID is the identity of the GPU or the slice, like GPU-... or MIG-..., as CUDA has it too.
+// UUID returns the identity of the GPU or the slice, like GPU-... or MIG-..., as CUDA has it too.
 func (d *Device) UUID() (string, error) {
 	text := make([]byte, 96)
 	err := check("nvmlDeviceGetUUID", dl.Call(d.l.uuid, d.handle, uintptr(unsafe.Pointer(&text[0])), uintptr(len(text))))
 	return cString(text), err
 }
 
-// PCIBusID is the GPU's place on the bus, like 0000:3b:00.0, as ByPCI takes it.
+// PCIBusID returns the GPU's place on the bus, like 0000:3b:00.0, as ByPCI takes it.
 func (d *Device) PCIBusID() (string, error) {
 	var p struct {
 		_                                  [16]byte // the place as text, as it once was
@@ -208,7 +208,7 @@ func (d *Device) PCIBusID() (string, error) {
 	return fmt.Sprintf("%04x:%02x:%02x.0", p.domain, p.bus, p.device), nil
 }
 
-// Temperature is that of the GPU's chip in degrees Celsius.
+// Temperature returns the temperature of the GPU's chip in degrees Celsius.
 func (d *Device) Temperature() (int, error) {
 	const chip = 0 // NVML_TEMPERATURE_GPU
 	var celsius uint32
@@ -248,7 +248,7 @@ func (d *Device) Memory() (Memory, error) {
 	return Memory{Total: int(m.total), Used: int(m.used), Free: int(m.free)}, err
 }
 
-// Utilization is the part of the last moments in which the GPU worked, and in which its memory did, from 0 to 1.
+// Utilization returns the share of the last moments in which the GPU worked, and in which its memory did, from 0 to 1.
 func (d *Device) Utilization() (gpu, memory float64, err error) {
 	var u struct{ gpu, memory uint32 }
 	err = check("nvmlDeviceGetUtilizationRates", dl.Call(d.l.utilization, d.handle, uintptr(unsafe.Pointer(&u))))

@@ -156,7 +156,7 @@ func (s *Simulator) faults(format string, args ...any) {
 	}
 }
 
-// cString is a text as C has it.
+// cString returns a text with the zero byte that C ends it with.
 func cString(text string) *byte { return &append([]byte(text), 0)[0] }
 
 var (
