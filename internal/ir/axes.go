@@ -27,7 +27,7 @@ type Part struct {
 	Reversed bool // position 0 is the last one in the volume
 }
 
-// Letter is the letter of an axis that is one part and nothing else, and 0 of any other.
+// Letter returns the letter of an axis that is one part and nothing else, and 0 of any other.
 func (a Axis) Letter() byte {
 	if a.Before == 0 && a.After == 0 && len(a.Parts) == 1 && !a.Parts[0].Reversed {
 		return a.Parts[0].Letter
@@ -35,7 +35,7 @@ func (a Axis) Letter() byte {
 	return 0
 }
 
-// Size is the number of positions.
+// Size returns the number of positions.
 func (a Axis) Size() int {
 	n := 1
 	for _, p := range a.Parts {

@@ -19,7 +19,7 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// Type is what is known of a value before anything runs.
+// Type is the shape and element type of a value, which are known before anything runs.
 type Type struct {
 	Shape tensor.Shape
 	Elem  tensor.Type
@@ -27,7 +27,7 @@ type Type struct {
 
 func (t Type) String() string { return t.Elem.String() + t.Shape.String() }
 
-// F32 is the type of a float32 tensor.
+// F32 returns the type of a float32 tensor.
 func F32(shape ...int) Type { return Type{Shape: shape} }
 
 // Value is a tensor that flows through the graph.
@@ -39,7 +39,7 @@ type Value struct {
 	Def   *Node         // the node that computes it, nil for inputs and constants
 }
 
-// Shape is short for v.Type.Shape.
+// Shape returns v.Type.Shape.
 func (v *Value) Shape() tensor.Shape { return v.Type.Shape }
 
 func (v *Value) String() string { return fmt.Sprintf("%%%d", v.ID) }
@@ -54,7 +54,7 @@ type Node struct {
 	Scope   string // path of the PyTorch module that it belongs to, dots between names; "" if unknown
 }
 
-// Out is the node's first output.
+// Out returns the node's first output.
 func (n *Node) Out() *Value { return n.Outputs[0] }
 
 // In returns input i, or nil when an optional input is absent.

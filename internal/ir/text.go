@@ -72,7 +72,7 @@ func (g *Graph) Write(w io.Writer, elide bool) error {
 	return out.Flush()
 }
 
-// String is the elided text form.
+// String returns the elided text form.
 func (g *Graph) String() string {
 	var b strings.Builder
 	_ = g.Write(&b, true) // a strings.Builder does not fail

@@ -69,7 +69,7 @@ type traced struct {
 	narrow map[byte]rest
 }
 
-// of is an axis of one letter that is no place.
+// of returns an axis of one letter that is no place.
 func of(letter byte, size int) axis {
 	if size == 1 {
 		return axis{}
@@ -77,7 +77,7 @@ func of(letter byte, size int) axis {
 	return axis{pieces: []piece{{letter: letter, size: size, unit: 1}}}
 }
 
-// lost is an axis whose places are not known, and why.
+// lost returns an axis whose places are not known, and why.
 func lost(size int, format string, args ...any) axis {
 	a := of(mixed, size)
 	for i := range a.pieces {
@@ -86,7 +86,7 @@ func lost(size int, format string, args ...any) axis {
 	return a
 }
 
-// along is an axis of a letter in space.
+// along returns an axis of a letter in space.
 func along(letter byte, l line) axis {
 	a := of(letter, l.n)
 	for i := range a.pieces {
@@ -95,7 +95,7 @@ func along(letter byte, l line) axis {
 	return a
 }
 
-// input is the trace of the network's input. letters names its axes: all but N and C are places.
+// input returns the trace of the network's input. letters names its axes: all but N and C are places.
 func input(letters string, shape tensor.Shape) *traced {
 	t := &traced{}
 	for i, n := range shape {
@@ -108,7 +108,7 @@ func input(letters string, shape tensor.Shape) *traced {
 	return t
 }
 
-// shape is the shape of the value.
+// shape returns the shape of the value.
 func (t *traced) shape() tensor.Shape {
 	s := make(tensor.Shape, len(t.axes))
 	for i, a := range t.axes {
@@ -129,7 +129,7 @@ func (t *traced) find(letter byte) (found []piece) {
 	return found
 }
 
-// cells is the number of places in space.
+// cells returns the number of places in space.
 func (t *traced) cells() int {
 	n := 1
 	if t == nil {
@@ -143,7 +143,7 @@ func (t *traced) cells() int {
 	return n
 }
 
-// letters is the number of letters in space along which there are cells.
+// letters returns the number of letters in space along which there are cells.
 func (t *traced) letters() (n int) {
 	if t == nil {
 		return 0
@@ -252,7 +252,7 @@ func (t *traced) reshaped(to tensor.Shape) *traced {
 	return out
 }
 
-// resampled is an axis behind a convolution, a pooling or a resize along it.
+// resampled returns an axis behind a convolution, a pooling or a resize along it.
 func (a axis) resampled(r resampling) axis {
 	size := a.size()
 	if p, ok := a.plain(); ok {
@@ -299,7 +299,7 @@ func (a axis) resampled(r resampling) axis {
 	return lost(r.out, "windows of %d positions, %d apart, cut across them", r.span, r.stride)
 }
 
-// part is the axis behind a slice. narrow hears of letters of which one position is left.
+// part returns the axis behind a slice. narrow takes the letters of which one position is left.
 func (a axis) part(start, step, count int, narrow map[byte]rest) axis {
 	size := a.size()
 	if start == 0 && step == 1 && count == size {
@@ -358,7 +358,7 @@ func (a axis) trim() axis {
 	return a
 }
 
-// padded is the axis with positions added in front and behind.
+// padded returns the axis with positions added in front and behind.
 func (a axis) padded(before, after int) axis {
 	if before == 0 && after == 0 {
 		return a
@@ -387,7 +387,7 @@ func (a axis) padded(before, after int) axis {
 	return lost(size, "padding cuts across them")
 }
 
-// gathered is the axis behind a choice of positions.
+// gathered returns the axis behind a choice of positions.
 func (a axis) gathered(index []int) axis {
 	p, ok := a.plain()
 	if !ok {
@@ -427,7 +427,7 @@ func (a axis) gathered(index []int) axis {
 	return along(p.letter, l)
 }
 
-// merged is the axis of a value that an operation makes element by element of two values with axes a and b.
+// merged returns the axis of a value that an operation makes element by element of two values with axes a and b.
 func merged(a, b axis) axis {
 	switch {
 	case a.like(b):
@@ -449,7 +449,7 @@ func merged(a, b axis) axis {
 	return lost(a.size(), "values whose positions lie at different places (%v and %v) are put together", a, b)
 }
 
-// refined is the axis of an image to be: channels that were put inside of a place are finer places (pixel shuffle).
+// refined returns the axis of an image to be: channels that were put inside of a place are finer places (pixel shuffle).
 func (a axis) refined() axis {
 	if len(a.pieces) != 2 || a.before != 0 || a.after != 0 || a.pieces[1].letter != channels {
 		return a
@@ -461,7 +461,7 @@ func (a axis) refined() axis {
 	return along(p.letter, p.line.resampled(resampling{out: a.size()}))
 }
 
-// String is the axis as ir.Axis writes it.
+// String returns the axis as ir.Axis writes it.
 func (a axis) String() string { return a.public().String() }
 
 func (a axis) public() ir.Axis {
@@ -486,7 +486,7 @@ func (a axis) public() ir.Axis {
 	return out
 }
 
-// public is the axes of a value that can be shown in the volume. The error says why another cannot.
+// public returns the axes of a value that can be shown in the volume. The error says why another cannot.
 func (t *traced) public() (ir.Axes, error) {
 	if t == nil {
 		return nil, errors.New("it does not depend on the volume")

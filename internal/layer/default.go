@@ -49,7 +49,7 @@ func (idx *index) last(req Request) (Target, error) {
 	return Target{}, fmt.Errorf("%w; name one by the option target_layer", ErrNoSpatialLayer)
 }
 
-// moved is the layer in the layout in which it is the output of a module: convolutional networks move channels to the end for a norm
+// moved returns the layer in the layout in which it is the output of a module: convolutional networks move channels to the end for a norm
 // and back again. It is the layer itself if there is no such module.
 func (idx *index) moved(t Target) Target {
 	for v := t.Value; len(idx.readers[v]) == 1; {
@@ -65,7 +65,7 @@ func (idx *index) moved(t Target) Target {
 	return t
 }
 
-// ends are the values that could be the default layer and that no other such value is computed from, the last first.
+// ends returns the values that could be the default layer and that no other such value is computed from, the last first.
 func (idx *index) ends(d *dependence, letters int, req Request) (found []*ir.Value) {
 	fits := func(v *ir.Value) bool {
 		if v == nil || v.Const != nil || d.reach[v] != whole || !d.weighted[v] || d.projection[v] || idx.axes[v].letters() < letters {
@@ -95,7 +95,7 @@ var copies = map[string]bool{
 	"Upsample": true,
 }
 
-// copied is the value that a node's output is a copy of, through all nodes that only copy; nil if the node computes.
+// copied returns the value that a node's output is a copy of, through all nodes that only copy; nil if the node computes.
 func (idx *index) copied(n *onnx.NodeInfo) (v *ir.Value) {
 	for copies[n.Op] && len(n.Inputs) > 0 && n.Inputs[0] != nil {
 		v = n.Inputs[0]
@@ -111,12 +111,12 @@ func (idx *index) copied(n *onnx.NodeInfo) (v *ir.Value) {
 	return v
 }
 
-// channels is the number of features of a place.
+// channels returns the number of features of a place.
 func (idx *index) channels(v *ir.Value) int {
 	return v.Shape().Elements() / max(idx.axes[v].cells(), 1)
 }
 
-// reach says how much of a value the scores depend on.
+// reach is the part of a value that the scores depend on.
 type reach int
 
 const (
@@ -125,7 +125,7 @@ const (
 	whole
 )
 
-// dependence says how the scores depend on values.
+// dependence has the part of each value that the scores depend on.
 type dependence struct {
 	reach      map[*ir.Value]reach
 	weighted   map[*ir.Value]bool // a product with weights lies between: the value is not the scores of classes by place
@@ -227,7 +227,7 @@ func projects(n *ir.Node) bool {
 	return n.Op == op.MatMul || n.Op == op.Conv || n.Op != op.Softmax && n.Op != op.LayerNorm && passes(n)
 }
 
-// ancestors are the values that the given ones depend on, themselves included.
+// ancestors returns the values that the given ones depend on, themselves included.
 func ancestors(g *ir.Graph, of []*ir.Value) map[*ir.Value]bool {
 	found := map[*ir.Value]bool{}
 	for _, v := range of {

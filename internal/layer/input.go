@@ -83,7 +83,7 @@ func Confirm(m *onnx.Imported) (assumed string, err error) {
 	}
 }
 
-// channelAxis is the axis of the input that holds channels, 0 where no operation shows it.
+// channelAxis returns the axis of the input that holds channels, 0 where no operation shows it.
 func channelAxis(g *ir.Graph, shape []int) int {
 	const letters = "Nabcd" // every axis as a place
 	known := trace(g, letters[:len(shape)])
@@ -115,7 +115,7 @@ func channelAxis(g *ir.Graph, shape []int) int {
 	return 0
 }
 
-// channelOf is the axis of the input that an operation sums over, if it keeps the others as places.
+// channelOf returns the axis of the input that an operation sums over, if it keeps the others as places.
 func channelOf(t *traced, features axis, kept []axis, letters string, shape []int) int {
 	has := func(a axis, l byte) bool {
 		return slices.ContainsFunc(a.pieces, func(p piece) bool { return p.letter == l && p.place() })

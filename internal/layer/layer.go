@@ -184,7 +184,7 @@ func (idx *index) exactly(t *Target, name string) (bool, error) {
 	return false, nil
 }
 
-// stated are the nodes whose scope has that name in the file, number of the call and all.
+// stated returns the nodes whose scope has that name in the file, number of the call and all.
 func (idx *index) stated(name string) (nodes []int) {
 	for i := range idx.members {
 		if idx.members[i].stated == name {
@@ -280,7 +280,7 @@ func (idx *index) judgeNumbers(t *Target, name string, nodes []int) {
 
 func quoted(v *ir.Value) string { return strconv.Quote(v.Name) }
 
-// numbered is the scope of the file that looks like another call of a module but is not known to be one, "" if there is none.
+// numbered returns the scope of the file that looks like another call of a module but is not known to be one, "" if there is none.
 func (idx *index) numbered(name string) string {
 	for i := range idx.members {
 		if b := &idx.members[i]; !complete(idx.m.Nodes[i]) && b.own() == b.stated {
@@ -324,7 +324,7 @@ func (idx *index) thenReLU(nodes []int, v *ir.Value) *onnx.NodeInfo {
 	return n
 }
 
-// outputs are the values that could be the output of a call of a module.
+// outputs returns the values that could be the output of a call of a module.
 func (idx *index) outputs(name string) (values []*ir.Value) {
 	for _, c := range idx.calls(name, idx.module(name)) {
 		values = append(values, idx.leaving(c)...)
@@ -343,7 +343,7 @@ func (idx *index) ambiguous(name string, values []*ir.Value) error {
 	return e
 }
 
-// candidates are the modules whose names are near, then those whose output has spatial extent, the last ones first.
+// candidates returns the modules whose names are near, then those whose output has spatial extent, the last ones first.
 func (idx *index) candidates(name string) []string {
 	const most, long = 12, 200 // comparing takes time by the product of lengths
 	type near struct {
@@ -416,7 +416,7 @@ func (idx *index) label(v *ir.Value) Target {
 	return Target{Target: ir.Target{Value: v, Label: v.Name}}
 }
 
-// around are the modules whose output a value might be, the innermost first.
+// around returns the modules whose output a value might be, the innermost first.
 func (idx *index) around(v *ir.Value) (paths []string) {
 	for path, calls := range idx.record {
 		if slices.ContainsFunc(calls, func(e entry) bool { return idx.m.Names[e.Value] == v }) {
@@ -438,7 +438,7 @@ func (idx *index) around(v *ir.Value) (paths []string) {
 	return paths
 }
 
-// callOf is the call of a module whose output is a value.
+// callOf returns the call of a module whose output is a value.
 func (idx *index) callOf(path string, calls int, v *ir.Value) (t Target, err error) {
 	for k := 1; k <= calls; k++ {
 		if t, err = idx.named(fmt.Sprintf("%s@%d", path, k)); err == nil && t.Value == v {

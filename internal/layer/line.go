@@ -39,7 +39,7 @@ func (l *line) like(m *line) bool {
 // stride of 0 is a resize.
 type resampling struct{ out, span, stride, before int }
 
-// resampled is the line behind windows: the voxels stay, the positions become others.
+// resampled returns the line behind windows: the voxels stay, the positions become others.
 func (l line) resampled(r resampling) line {
 	if r.out == l.n && r.stride == 1 {
 		return l
@@ -65,7 +65,7 @@ func (l line) resampled(r resampling) line {
 	return l
 }
 
-// part is count positions of the line, each step after the one before, from start on. ok is false where their order is not simple.
+// part returns count positions of the line, each step after the one before, from start on. ok is false where their order is not simple.
 func (l line) part(start, step, count int) (line, bool) {
 	low, high := min(start, start+(count-1)*step), max(start, start+(count-1)*step)
 	if l.order != nil {
@@ -107,7 +107,7 @@ func (l *line) cropped() (left rest, cropped bool) {
 	return rest{max(l.cut[0], 0), float64(l.voxels) - max(l.cut[1], 0), l.voxels}, max(l.cut[0], l.cut[1]) > l.step/2
 }
 
-// line is the line of n even positions in what is left.
+// line returns the line of n even positions in what is left.
 func (r rest) line(n int) line {
 	return line{n: n, voxels: r.voxels, first: r.from, step: (r.to - r.from) / float64(n), cut: [2]float64{r.from, float64(r.voxels) - r.to}}
 }

@@ -38,7 +38,7 @@ type member struct {
 	alone bool
 }
 
-// own is the path of the node's own module, "" if it is the root or not known.
+// own returns the path of the node's own module, "" if it is the root or not known.
 func (m *member) own() string {
 	if len(m.stack) == 0 {
 		return ""
@@ -428,7 +428,7 @@ func (idx *index) leaving(nodes []int) (values []*ir.Value) {
 	return values
 }
 
-// maker is the node of the file that computes a value, -1 if none does.
+// maker returns the node of the file that computes a value, -1 if none does.
 func (idx *index) maker(v *ir.Value) int {
 	if i, ok := idx.makers[v]; ok {
 		return i

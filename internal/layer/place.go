@@ -100,7 +100,7 @@ func (idx *index) place(t *Target, req Request) error {
 	return nil
 }
 
-// tokensOnly is the layout of a layer of which only the grid of its tokens is given: "" where that is not enough.
+// tokensOnly returns the layout of a layer of which only the grid of its tokens is given: "" where that is not enough.
 func tokensOnly(s tensor.Shape, req Request) string {
 	letters := []byte(strings.Repeat("N", len(s)))
 	for i, n := range s {
@@ -164,7 +164,7 @@ func (idx *index) given(t *Target, req Request, letters string) error {
 	return nil
 }
 
-// tokens are the parts of an axis of tokens: the letters in space that have no axis of their own.
+// tokens returns the parts of an axis of tokens: the letters in space that have no axis of their own.
 func (idx *index) tokens(t *Target, req Request, letters string, size int) (parts []ir.Part, err error) {
 	if req.Grid == [3]int{} {
 		return nil, fmt.Errorf("layer %q has %d tokens and their places in space are not in the file: give them by the option token_grid: depth, height, width", t.Label, size)
@@ -190,7 +190,7 @@ func product(g [3]int) int { return g[0] * g[1] * g[2] }
 
 func times(g [3]int) string { return fmt.Sprintf("%dx%dx%d", g[0], g[1], g[2]) }
 
-// grid is the number of cells along depth, height and width.
+// grid returns the number of cells along depth, height and width.
 func grid(axes ir.Axes) [3]int {
 	g := [3]int{1, 1, 1}
 	for _, a := range axes {
@@ -210,7 +210,7 @@ func spatial(axes ir.Axes) bool {
 	})
 }
 
-// prefix is the number of tokens in front of those of the volume.
+// prefix returns the number of tokens in front of those of the volume.
 func prefix(axes ir.Axes) (n int) {
 	for _, a := range axes {
 		n += a.Before

@@ -70,7 +70,7 @@ var rules = map[*ir.Op]func(*ir.Node, []*traced) *traced{
 	op.Resize:           resized,
 }
 
-// unknown is a value of which nothing is known but its shape.
+// unknown returns the trace of a value of which only the shape is known.
 func unknown(n *ir.Node, _ []*traced) *traced {
 	t := &traced{}
 	for _, d := range n.Out().Shape() {
@@ -79,7 +79,7 @@ func unknown(n *ir.Node, _ []*traced) *traced {
 	return t
 }
 
-// first is the trace of an operation that leaves the axes of its first input, x, alone.
+// first returns the trace of an operation that leaves the axes of its first input, x, alone.
 func first(n *ir.Node, in []*traced) *traced {
 	if in[0] == nil {
 		return pointwise(n, in)
@@ -115,7 +115,7 @@ func together(shape tensor.Shape, in []*traced, skip int) *traced {
 	return out
 }
 
-// narrowed are the letters that are narrow in all values, with the voxels of any.
+// narrowed returns the letters that are narrow in all values, with the voxels of any.
 func narrowed(in []*traced) map[byte]rest {
 	var all map[byte]rest
 	for _, t := range in {
@@ -216,7 +216,7 @@ func windows(n *ir.Node, in []*traced) *traced {
 	return out
 }
 
-// multiplied is a matrix product: rows of the first operand, columns of the second.
+// multiplied returns a matrix product: rows of the first operand, columns of the second.
 func multiplied(n *ir.Node, in []*traced) *traced {
 	s, attr := n.Out().Shape(), n.Attr.(op.MatMulAttr)
 	k := len(s)
@@ -244,7 +244,7 @@ func multiplied(n *ir.Node, in []*traced) *traced {
 	return out
 }
 
-// batch is the trace of a stack of matrices without the axes of the matrices.
+// batch returns the trace of a stack of matrices without the axes of the matrices.
 func batch(t *traced) *traced {
 	if t == nil {
 		return nil
@@ -252,7 +252,7 @@ func batch(t *traced) *traced {
 	return &traced{axes: append(t.axes[:len(t.axes)-2:len(t.axes)-2], axis{}, axis{})}
 }
 
-// features is the axis of what weights make of an axis that they sum over: channels, unless there are others and they mixed places.
+// features returns the axis that weights make from an axis that they sum over: channels, unless there are others and they mixed places.
 func (t *traced) features(size int, over axis) axis {
 	if over.places() && !over.has(channels) {
 		for _, a := range t.axes {
@@ -383,7 +383,7 @@ func tokens(in []*traced, placed, k int) bool {
 	return true
 }
 
-// joined is the axis of parts that all are places.
+// joined returns the axis of parts that all are places.
 func joined(in []*traced, k, size int) axis {
 	var lines []*line
 	var letter byte
@@ -414,7 +414,7 @@ func joined(in []*traced, k, size int) axis {
 	return along(letter, l)
 }
 
-// single is the piece of a letter of which an axis has one position left.
+// single returns the piece of a letter of which an axis has one position left.
 func (t *traced) single(letter byte, a axis) (piece, bool) {
 	left, ok := t.narrow[letter]
 	if !ok || len(a.pieces) > 0 || a.size() != 1 || len(t.find(letter)) > 0 {
@@ -424,7 +424,7 @@ func (t *traced) single(letter byte, a axis) (piece, bool) {
 	return piece{letter: letter, size: 1, unit: 1, line: &l}, true
 }
 
-// stacked is the line of values that each show one position of the same letter, side by side.
+// stacked returns the line of values that each show one position of the same letter, side by side.
 func stacked(in []*traced) (l line, letter byte, ok bool) {
 	if len(in) < 2 || in[0] == nil || len(in[0].narrow) != 1 {
 		return l, 0, false

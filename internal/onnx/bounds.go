@@ -45,7 +45,7 @@ func (c *call) hold(bytes int, what string, args ...any) {
 		panic(abort{e})
 	}
 	if bytes > largePiece {
-		debug.FreeOSMemory() // what earlier ones left, which nobody counts
+		debug.FreeOSMemory() // what earlier ones left, which is counted nowhere
 	}
 	im.held += bytes
 	im.out.Held = max(im.out.Held, im.held)
@@ -112,7 +112,7 @@ func (c *call) alive() {
 	}
 }
 
-// walk is walk, and ends when the import is to end.
+// walk calls f as the function walk does, and ends when the import is to end.
 func (c *call) walk(shape tensor.Shape, strides [][]int, visit func(i int, at []int)) {
 	const often = 1 << 16
 	walk(shape, strides, func(i int, at []int) {

@@ -183,7 +183,7 @@ func (c *call) fold() (outs []*slot, ok bool) {
 	return outs, true
 }
 
-// elements is the number of elements of a shape that a file asks for.
+// elements returns the number of elements of a shape that a file asks for.
 func (c *call) elements(shape tensor.Shape) int {
 	if len(shape) > maxRank {
 		c.badf("a tensor of %d axes is not possible", len(shape))
@@ -208,7 +208,7 @@ func (c *call) slot(i int) *slot {
 	return c.in[i]
 }
 
-// shape is the shape of input i.
+// shape returns the shape of input i.
 func (c *call) shape(i int) tensor.Shape {
 	s := c.slot(i)
 	if s.isSeq {
@@ -217,7 +217,7 @@ func (c *call) shape(i int) tensor.Shape {
 	return s.shape()
 }
 
-// lit is input i, which must be known at import.
+// lit returns input i, which must be known at import.
 func (c *call) lit(i int) *literal {
 	s := c.slot(i)
 	if s.large {
@@ -230,7 +230,7 @@ func (c *call) lit(i int) *literal {
 	return s.lit
 }
 
-// known is input i if it is known at import, else nil.
+// known returns input i if it is known at import, else nil.
 func (c *call) known(i int) *literal {
 	if !c.has(i) {
 		return nil
@@ -238,10 +238,10 @@ func (c *call) known(i int) *literal {
 	return c.in[i].lit
 }
 
-// x is input i as a value of the graph.
+// x returns input i as a value of the graph.
 func (c *call) x(i int) *ir.Value { return c.valueOf(c.slot(i)) }
 
-// optional is input i, nil if it is absent.
+// optional returns input i, nil if it is absent.
 func (c *call) optional(i int) *ir.Value {
 	if !c.has(i) {
 		return nil
@@ -290,7 +290,7 @@ func (c *call) emit(o *ir.Op, attr any, in ...*ir.Value) *ir.Value {
 	return v
 }
 
-// axis is an attribute that names an axis.
+// axis returns an attribute that names an axis.
 func (c *call) axis(name string, missing, rank int) int {
 	a, ok := axisOf(c.n.int(name, missing), rank)
 	if !ok {
@@ -299,7 +299,7 @@ func (c *call) axis(name string, missing, rank int) int {
 	return a
 }
 
-// axes are the axes named by the attribute, or since an opset by input i; nil if there are none.
+// axes returns the axes named by the attribute, or since an opset by input i; nil if there are none.
 func (c *call) axes(i, rank int) []int {
 	axes := c.n.ints("axes")
 	if c.has(i) {
@@ -318,7 +318,7 @@ func (c *call) axes(i, rank int) []int {
 // maxList bounds lists of axes, sizes and paddings, and the parts that a tensor is split into.
 const maxList = 1 << 14
 
-// list is input i, a short list of whole numbers known at import.
+// list returns input i, a short list of whole numbers known at import.
 func (c *call) list(i int) []int {
 	l := c.lit(i)
 	n := c.few(l.len())
@@ -337,7 +337,7 @@ func (c *call) few(n int) int {
 	return n
 }
 
-// number is input i, a single whole number known at import.
+// number returns input i, a single whole number known at import.
 func (c *call) number(i int) int {
 	l := c.lit(i)
 	if l.len() != 1 {

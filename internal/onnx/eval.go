@@ -341,7 +341,7 @@ func (f reductionEval) eval(c *call) []*literal {
 	return []*literal{out}
 }
 
-// reduceAxes are the axes of a reduction; done says that it changes nothing.
+// reduceAxes returns the axes of a reduction; done says that it changes nothing.
 func (c *call) reduceAxes(rank int) (axes []int, done bool) {
 	axes = c.axes(1, rank)
 	if len(axes) == 0 {

@@ -170,7 +170,7 @@ func (c *call) sliceRange(start, end, step, n int) sliceRange {
 	return sliceRange{start, step, max((start-end-step-1)/-step, 0)}
 }
 
-// splitSizes are the sizes of the parts of an axis.
+// splitSizes returns the sizes of the parts of an axis.
 func (c *call) splitSizes(n, outputs int) []int {
 	sizes := c.n.ints("split")
 	if c.has(1) {
@@ -204,7 +204,7 @@ func evalReshape(c *call) []*literal {
 	return []*literal{x.withShape(c.reshapeTo(x.shape, c.reshapeWanted()))}
 }
 
-// reshapeWanted is the shape as the file has it: an input, or before opset 5 an attribute.
+// reshapeWanted returns the shape as the file has it: an input, or before opset 5 an attribute.
 func (c *call) reshapeWanted() []int {
 	if len(c.in) > 1 {
 		return c.list(1)
@@ -443,7 +443,7 @@ func (c *call) copyOf(x *literal) *literal {
 	return out
 }
 
-// reduction is how a scatter combines an element with an update.
+// reduction returns the function by which a scatter combines an element with an update.
 func (c *call) reduction() func(out *literal, i int, updates *literal, j int) {
 	name := map[string]string{"add": "Add", "mul": "Mul", "max": "Max", "min": "Min"}[c.n.text("reduction", "none")]
 	if name == "" {
@@ -465,7 +465,7 @@ func (c *call) tuples(index *literal, s tensor.Shape, lead int) (k int) {
 	return k
 }
 
-// offset is the place that tuple i names.
+// offset returns the place that tuple i names.
 func (c *call) offset(index *literal, i, k int, s tensor.Shape, strides []int) int {
 	at := 0
 	for a := range k {

@@ -59,7 +59,7 @@ func (d *decoder) loadExternal() error {
 // maxShared bounds how often tensors take the same bytes of a file, since computing makes something of each.
 const maxShared = 16
 
-// location is the file's name.
+// location returns the file's name.
 func (p externalTensor) location() string { return p.entries["location"] }
 
 // openExternal opens a file inside the model's folder. A path that leads out of it, by name or by a link, is refused: a model
@@ -97,7 +97,7 @@ func reason(err error) error {
 	return err
 }
 
-// externalPart is the part of a file that a tensor names.
+// externalPart returns the part of a file that a tensor names.
 func externalPart(data span, p externalTensor) (span, error) {
 	want := p.elements * p.t.Elem.Bytes()
 	offset, err := entryNumber(p.entries, "offset", 0)

@@ -76,7 +76,7 @@ type NodeInfo struct {
 	Inputs, Outputs         []*ir.Value
 }
 
-// slot is what an ONNX name stands for.
+// slot is the value, constant or error that an ONNX name stands for.
 type slot struct {
 	lit   *literal  // known at import
 	value *ir.Value // or computed by the graph

@@ -66,7 +66,7 @@ func (m *Model) defaultInputAxes() string {
 	return ""
 }
 
-// VolumeShape is [C, D, H, W] of the volumes that the file takes, whose input has axes of the given letters ("": as its rank says); -1
+// VolumeShape returns [C, D, H, W] of the volumes that the file takes, whose input has axes of the given letters ("": as its rank says); -1
 // where the file leaves a size open.
 func (m *Model) VolumeShape(letters string) [4]int {
 	shape := [4]int{-1, -1, -1, -1}

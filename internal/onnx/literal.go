@@ -29,7 +29,7 @@ func (l *literal) len() int { return l.shape.Elements() }
 // isInt reports whether elements are whole numbers or truth values.
 func (l *literal) isInt() bool { return l.elem.Integer() }
 
-// held is the number of elements that are there: all, or one for all.
+// held returns the number of elements that are there: all, or one for all.
 func (l *literal) held() int {
 	if l.stored != nil {
 		return l.stored.Len()
@@ -40,7 +40,7 @@ func (l *literal) held() int {
 // splat reports whether one element stands for all.
 func (l *literal) splat() bool { return l.held() == 1 }
 
-// place is where element i is held.
+// place returns the position of element i in what is held.
 func (l *literal) place(i int) int {
 	if l.splat() {
 		return 0
@@ -248,7 +248,7 @@ func walk(shape tensor.Shape, strides [][]int, visit func(i int, at []int)) {
 	}
 }
 
-// broadcastStrides are the strides of a tensor of shape s read as one of shape to.
+// broadcastStrides returns the strides of a tensor of shape s read as one of shape to.
 func broadcastStrides(s, to tensor.Shape) []int {
 	out, own := make([]int, len(to)), s.Strides()
 	lead := len(to) - len(s)

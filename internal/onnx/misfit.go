@@ -79,7 +79,7 @@ func misfit(path string, dims []Dim, letters string, shape tensor.Shape) error {
 	return e
 }
 
-// impliedDims are the sizes of the input, with an open number of channels replaced by that of the convolution that reads the input, if one does.
+// impliedDims returns the sizes of the input, with an open number of channels replaced by that of the convolution that reads the input, if one does.
 // letters are the axes of the input, "" for those that its rank says.
 func impliedDims(g *Graph, in ValueInfo, letters string) []Dim {
 	if len(in.Dims) < 2 || in.Dims[1].Size != 0 || letters != "" && !strings.HasPrefix(letters, "NC") {

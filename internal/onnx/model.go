@@ -116,10 +116,10 @@ func (m *Model) Inputs() []ValueInfo {
 	return free
 }
 
-// SHA256 is the hash, in hexadecimal, of the file and of the external data files that it uses, in the order of their names.
+// SHA256 returns the hash, in hexadecimal, of the file and of the external data files that it uses, in the order of their names.
 func (m *Model) SHA256() string { return hex.EncodeToString(m.digest.Sum(nil)) }
 
-// Err says that the file, or one that it uses, was changed since it was opened, or could not be read, so that constants may be wrong: it
+// Err returns an error if the file, or one that it uses, was changed since it was opened, or could not be read, so that constants may be wrong: it
 // must be asked after they were used, before what they were used for is. It wraps an *input.ChangedError in the first case.
 func (m *Model) Err() error {
 	for _, f := range m.files {

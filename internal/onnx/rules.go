@@ -114,7 +114,7 @@ func (c *call) binary(name string, x, y *ir.Value) *ir.Value {
 	return c.emit(op.BinaryOp(name), nil, x, y)
 }
 
-// linear is a*x + b.
+// linear emits a*x + b.
 func (c *call) linear(x *ir.Value, a, b float64) *ir.Value {
 	if a == 1 && b == 0 {
 		return x

@@ -9,7 +9,7 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// window is where the windows of a convolution or a pooling lie, along the axes of space.
+// window has the geometry of the windows of a convolution or a pooling, along the axes of space.
 type window struct {
 	kernel, stride, dilation, before, after []int
 }
@@ -63,7 +63,7 @@ func (c *call) window(kernel, size []int) window {
 	return w
 }
 
-// span is the extent of a window along axis i.
+// span returns the extent of a window along axis i.
 func (w window) span(i int) int { return w.dilation[i]*(w.kernel[i]-1) + 1 }
 
 // maxStrides bounds the product of a convolution's strides: kernels keep the weights that meet in each place modulo the strides.
@@ -300,7 +300,7 @@ func importLayerNorm(c *call) []*ir.Value {
 	return []*ir.Value{y}
 }
 
-// normParam is an optional parameter of a norm over the axes tail, of exactly that shape.
+// normParam returns an optional parameter of a norm over the axes tail, of exactly that shape.
 func (c *call) normParam(i int, tail tensor.Shape) *ir.Value {
 	if !c.has(i) {
 		if i == 1 && c.has(2) {
@@ -321,7 +321,7 @@ func (c *call) normParam(i int, tail tensor.Shape) *ir.Value {
 	return c.expand(c.reshape(c.x(i), s), tail)
 }
 
-// importRMSNorm is x / sqrt(mean(x^2) + eps) * scale over the trailing axes (Zhang and Sennrich 2019).
+// importRMSNorm emits x / sqrt(mean(x^2) + eps) * scale over the trailing axes (Zhang and Sennrich 2019).
 func importRMSNorm(c *call) []*ir.Value {
 	x := c.x(0)
 	axis := c.axis("axis", -1, len(x.Shape()))
@@ -337,7 +337,7 @@ func importRMSNorm(c *call) []*ir.Value {
 	return []*ir.Value{y}
 }
 
-// importLRN is local response normalisation over channels: x / (bias + alpha/size * sum of squares of neighbours)^beta.
+// importLRN emits local response normalisation over channels: x / (bias + alpha/size * sum of squares of neighbours)^beta.
 func importLRN(c *call) []*ir.Value {
 	x, n, size := c.x(0), c.channels(), c.n.int("size", 0)
 	if size < 1 {

@@ -197,7 +197,7 @@ func (c *call) body(f *frame, constants []*Tensor, nodes []*Node) {
 	}
 }
 
-// result is an output of a branch or a function.
+// result returns an output of a branch or a function.
 func (c *call) result(f *frame, name string) *slot {
 	s := f.find(name)
 	if s == nil {

@@ -26,7 +26,7 @@ const wholeBytes = 64 << 10
 
 func memory(b []byte) span { return span{mem: b, length: len(b)} }
 
-// part is length bytes of the span.
+// part returns length bytes of the span.
 func (s span) part(from, length int) span {
 	if s.file == nil {
 		return memory(s.mem[from : from+length : from+length])
@@ -43,7 +43,7 @@ func (s span) fill(b []byte) {
 	}
 }
 
-// bytes is the content, which must not be written to.
+// bytes returns the content, which must not be written to.
 func (s span) bytes() []byte {
 	if s.file == nil {
 		return s.mem
@@ -149,7 +149,7 @@ const (
 	maxName = 1 << 14
 )
 
-// name is a short text.
+// name returns a short text.
 func (d *decoder) name(what string, f field) (string, error) {
 	if f.data.length > maxName {
 		return "", d.fail(f.at, "", "%s has %d letters; %d is the most that is possible", what, f.data.length, maxName)

@@ -119,7 +119,7 @@ func poolBackwardAttr(n *ir.Node) PoolBackwardAttr {
 	return PoolBackwardAttr{Pool: n.Attr.(PoolAttr), In: [3]int{x[1], x[2], x[3]}}
 }
 
-// Divisor is the number of voxels that the average over the window starting at start (in voxels of x, padding negative)
+// Divisor returns the number of voxels that the average over the window starting at start (in voxels of x, padding negative)
 // divides by, along one axis of size n.
 func (a PoolAttr) Divisor(axis, start, n int) int {
 	lo, hi := 0, n

@@ -44,7 +44,7 @@ func (a ResizeAttr) Taps(axis, n int) ir.Taps {
 	return taps
 }
 
-// source is the coordinate in the input of output position i (ONNX operator Resize).
+// source returns the coordinate in the input of output position i (ONNX operator Resize).
 func (a ResizeAttr) source(axis, i, n int) float64 {
 	x, scale, out := float64(i), a.Scale[axis], float64(a.Out[axis])
 	switch a.Coord {
@@ -81,7 +81,7 @@ func roundMode(x float64, mode string) int {
 
 func clampIndex(i, n int) int { return min(max(i, 0), n-1) }
 
-// cubicWeights are the weights of the four neighbours at distance f behind the second (Keys 1981, with parameter a).
+// cubicWeights returns the weights of the four neighbours at distance f behind the second (Keys 1981, with parameter a).
 func cubicWeights(f, a float64) [4]float64 {
 	return [4]float64{
 		((a*(f+1)-5*a)*(f+1)+8*a)*(f+1) - 4*a,

@@ -207,7 +207,7 @@ func (a PadAttr) Source(axis, i, n int) int {
 	return -1
 }
 
-// taps are those of an axis of n elements.
+// taps returns the taps of an axis of n elements.
 func (a PadAttr) taps(axis, n int) ir.Taps {
 	return ir.Copies(n+a.Before[axis]+a.After[axis], func(i int) int { return a.Source(axis, i, n) })
 }
@@ -304,7 +304,7 @@ var Gather = &ir.Op{Name: "Gather", MinIn: 1, MaxIn: 1, Attr: GatherAttr{}, Inpu
 		return separable(x, len(x), func(axis int) ir.Taps { return n.Attr.(GatherAttr).taps(axis, x[axis]) })
 	}}
 
-// taps are those of an axis of n elements.
+// taps returns the taps of an axis of n elements.
 func (a GatherAttr) taps(axis, n int) ir.Taps {
 	if axis != a.Axis {
 		return ir.Unchanged(n)
@@ -339,7 +339,7 @@ var GatherBackward = &ir.Op{Name: "GatherBackward", MinIn: 1, MaxIn: 1, Attr: Ga
 
 var shapeOps = []*ir.Op{Reshape, Transpose, Expand, Slice, SliceBackward, Concat, Pad, PadBackward, Gather, GatherBackward}
 
-// separable is an operation from an input of the given shape to an output of so many axes, with the taps of each.
+// separable returns an operation from an input of the given shape to an output with that number of axes, and the taps of each.
 func separable(from tensor.Shape, axes int, taps func(axis int) ir.Taps) ir.Separable {
 	s := ir.Separable{From: from, Taps: make([]ir.Taps, axes)}
 	for axis := range s.Taps {

@@ -16,12 +16,12 @@ func clampPlanes(lo, hi, n int) (int, int) {
 	return lo, min(max(hi, lo), n)
 }
 
-// windowPlanes are the planes of an input of n planes that windows z0 to z1-1 look at.
+// windowPlanes returns the planes, of an input of n, that windows z0 to z1-1 look at.
 func windowPlanes(z0, z1, n, kernel, stride, dilation, before int) (lo, hi int) {
 	return clampPlanes(z0*stride-before, (z1-1)*stride-before+dilation*(kernel-1)+1, n)
 }
 
-// gradientPlanes are the windows, of n, that look at planes z0 to z1-1.
+// gradientPlanes returns the windows, of n, that look at planes z0 to z1-1.
 func gradientPlanes(z0, z1, n, kernel, stride, dilation, before int) (lo, hi int) {
 	first := z0 + before - dilation*(kernel-1) // the start of the first window that reaches z0
 	return clampPlanes(ceilDiv(first, stride), floorDiv(z1-1+before, stride)+1, n)

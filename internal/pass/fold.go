@@ -77,7 +77,7 @@ func transposed(x []float32, s tensor.Shape, perm []int) []float32 {
 	return out
 }
 
-// foldAffine multiplies the scale of an inference BatchNorm into the convolution before it, unless somebody else reads the
+// foldAffine multiplies the scale of an inference BatchNorm into the convolution before it, unless another node reads the
 // convolution's output or asked for it.
 func foldAffine(g *ir.Graph) error {
 	uses, keep, folded := g.Uses(), kept(g), map[*ir.Node]bool{}

@@ -46,10 +46,10 @@ var List = []Pass{
 	{"split-norms", Gradient, rewrite(splitNorms), "group norms of images become statistics and their use, which plans can stream"},
 }
 
-// constraint says that one pass comes before another, and why.
+// constraint puts one pass before another, for a reason.
 type constraint struct{ before, after, why string }
 
-// constraints are what the order of List must satisfy. To add or move a pass, write down here what depends on its place.
+// constraints has all that the order of List rests on. To add or move a pass, write down here what depends on its place.
 var constraints = []constraint{
 	{"padding", "layout", "it looks for padding in the order of axes of the file"},
 	{"group-norm", "layout", "it looks for groups in the order of axes of the file"},
@@ -153,7 +153,7 @@ func rewrite(f func(g *ir.Graph) error) func(context.Context, *ir.Graph) error {
 	return func(_ context.Context, g *ir.Graph) error { return f(g) }
 }
 
-// kept are the values that a pass must not remove or change: outputs and targets.
+// kept returns the values that a pass must not remove or change: outputs and targets.
 func kept(g *ir.Graph) map[*ir.Value]bool {
 	m := map[*ir.Value]bool{}
 	for _, v := range g.Outputs {

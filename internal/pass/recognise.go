@@ -331,7 +331,7 @@ func (r *recogniser) param(values []float64, shape tensor.Shape) *ir.Value {
 	return r.b.Const(shape, f)
 }
 
-// affine are both parameters; a norm that shifts must also scale.
+// affine returns both parameters; a norm that shifts must also scale.
 func (r *recogniser) affine(s scaling, shape tensor.Shape) (gamma, beta *ir.Value) {
 	if s.beta != nil && s.gamma == nil {
 		s.gamma = slices.Repeat([]float64{1}, len(s.beta))

@@ -14,7 +14,7 @@
 //	P1 two buffers whose lives overlap do not overlap in the arena
 //	P2 a buffer lives from the first step that writes it (from before the first step, for inputs) to the last step that reads it
 //	   (or to behind the last step, for outputs)
-//	P3 a view shares the buffer of its source; an in-place step writes the buffer of its first input, which nobody reads there
+//	P3 a view shares the buffer of its source; an in-place step writes the buffer of its first input, which is not read there
 //	   afterwards
 //	P4 a plane that a step reads has been written and not yet been overwritten in the ring
 //	P5 External buffers belong to the caller and take nothing of the arena
@@ -86,7 +86,7 @@ type Buffer struct {
 	Doubled bool
 }
 
-// PlaneBytes is the storage of one plane of a value with depth in a buffer of planes. Planes of bits begin at whole words.
+// PlaneBytes returns the storage of one plane of a value with depth in a buffer of planes. Planes of bits begin at whole words.
 func PlaneBytes(v *ir.Value) int {
 	s := v.Shape()
 	return v.Type.Elem.Bytes(s[2] * s[3] * s[4])

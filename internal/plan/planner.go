@@ -63,7 +63,7 @@ type Costs struct {
 	StepSeconds    float64 // overhead of a step
 	// SlabBytes are the sizes of slabs that are worth trying, the most comfortable one first. Slabs of one plane are always tried.
 	SlabBytes []int
-	// Granularity is not 0 on a device that can show memory at two addresses, in pieces of so many bytes. A ring of at least a piece is
+	// Granularity is not 0 on a device that can show memory at two addresses, in pieces of that many bytes. A ring of at least a piece is
 	// then made of whole pieces where that costs little, so that a backend can make its planes follow one another without an end.
 	Granularity int
 }

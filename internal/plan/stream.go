@@ -249,7 +249,7 @@ func (s *Search) Seconds(budget int) float64 {
 	return slices.MinFunc(fitting, func(a, b Point) int { return cmp.Compare(a.Seconds, b.Seconds) }).Seconds
 }
 
-// Curve is NewSearch and Search.Curve.
+// Curve returns the curve of a new search.
 func Curve(g *ir.Graph, opt Options) []Point {
 	s, _ := NewSearch(context.Background(), g, opt) // which is not stopped
 	return s.Curve()

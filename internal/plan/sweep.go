@@ -315,7 +315,7 @@ func (s *simulation) hasOneReader(v int) bool {
 	return readers == 1
 }
 
-// total is the number of planes that a node computes, or reads if it is a reduction.
+// total returns the number of planes that a node computes, or reads if it is a reduction.
 func (s *simulation) total(k int) int {
 	if s.n.nodes[k].kind == reduction {
 		return s.n.reducedDepth(k)
@@ -323,7 +323,7 @@ func (s *simulation) total(k int) int {
 	return s.n.values[k].depth
 }
 
-// floor is the first plane of a value that some reader in the sweep still needs.
+// floor returns the first plane of a value that some reader in the sweep still needs.
 func (s *simulation) floor(v int) int {
 	low := s.n.values[v].depth
 	for _, r := range s.n.values[v].readers {
@@ -384,7 +384,7 @@ func (s *simulation) need(v, to int) {
 	}
 }
 
-// reducedDepth is the number of planes that a reduction reads.
+// reducedDepth returns the number of planes that a reduction reads.
 func (n *planner) reducedDepth(k int) int {
 	for _, in := range n.nodes[k].inputs {
 		if in >= 0 && n.values[in].depth > 0 {

@@ -15,14 +15,14 @@ var momentsRules = map[*ir.Op]rule{
 	op.GroupGradApply:   groupGradApply,
 }
 
-// groupOf is the group that element i of an image [1, D, H, W, C] belongs to.
+// groupOf returns the group that element i of an image [1, D, H, W, C] belongs to.
 func groupOf(n *ir.Node, x *ir.Value) func(i int) int {
 	channels := x.Shape()[4]
 	members := channels / n.Attr.(op.GroupNormAttr).Groups
 	return func(i int) int { return i % channels / members }
 }
 
-// param is element i of a parameter by channel, or what stands for an absent one.
+// param returns element i of a parameter by channel, or what stands for an absent one.
 func param(in [][]float64, k, i int, absent float64) float64 {
 	if k >= len(in) || in[k] == nil {
 		return absent
@@ -46,7 +46,7 @@ func groupMoments(n *ir.Node, in [][]float64) ([]float64, error) {
 	return out, nil
 }
 
-// standard is element i of x with the moments in that input taken off.
+// standard returns element i of x with the moments in that input taken off.
 func standard(in [][]float64, x, moments, i, group int) float64 {
 	m := in[moments][3*group:]
 	return (in[x][i] - m[0] - m[1]) * m[2]

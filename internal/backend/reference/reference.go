@@ -1,5 +1,5 @@
 // Package reference evaluates graphs in float64 on whole tensors, naively. It is the oracle of the backends' tests, of the
-// finite differences that check gradient rules, and it folds constants. It is meant to be read and believed, not to be fast.
+// finite differences that check gradient rules. It is meant to be read and believed, not to be fast.
 //
 // All values are []float64 in row-major order, whatever their element type: bits are 0 or 1, pooling indices are numbers.
 package reference
@@ -125,7 +125,7 @@ func each(s tensor.Shape, f func(flat int, index []int)) {
 	}
 }
 
-// at is the row-major position of an index in a tensor of shape s that broadcasts: axes are aligned at the innermost one, and
+// at returns the row-major position of an index in a tensor of shape s that broadcasts: axes are aligned at the innermost one, and
 // axes of size 1 ignore the index.
 func at(s tensor.Shape, index []int) int {
 	flat, lead := 0, len(index)-len(s)

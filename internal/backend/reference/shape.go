@@ -40,7 +40,7 @@ func matMul(n *ir.Node, in [][]float64) ([]float64, error) {
 	return out, nil
 }
 
-// element is the position of (row, column) in a matrix of the last two axes of s.
+// element returns the position of (row, column) in a matrix of the last two axes of s.
 func element(s tensor.Shape, row, column int, transposed bool) int {
 	if transposed {
 		row, column = column, row
@@ -89,7 +89,7 @@ func expand(n *ir.Node, in [][]float64) ([]float64, error) {
 	return moved(n, in[0], 0, func(index []int) int { return at(shapeOf(n, 0), index) })
 }
 
-// taken is where a slice takes an element from in a tensor of shape s.
+// taken returns the function from an index of a slice to the position in a tensor of shape s that it is taken from.
 func taken(a op.SliceAttr, s tensor.Shape) func(index []int) int {
 	from := make([]int, len(s))
 	return func(index []int) int {
@@ -124,7 +124,7 @@ func join(n *ir.Node, in [][]float64) ([]float64, error) {
 	return out, nil
 }
 
-// padded is where a padded element comes from in a tensor of shape s, or -1.
+// padded returns the function from an index of a padded tensor to the position in a tensor of shape s that it comes from, or -1.
 func padded(a op.PadAttr, s tensor.Shape) func(index []int) int {
 	from := make([]int, len(s))
 	return func(index []int) int {
@@ -147,7 +147,7 @@ func padBackward(n *ir.Node, in [][]float64) ([]float64, error) {
 	return added(n, in[0], padded(a.Pad, a.In))
 }
 
-// gathered is where a gathered element comes from in a tensor of shape s.
+// gathered returns the function from an index of a gathered tensor to the position in a tensor of shape s that it comes from.
 func gathered(a op.GatherAttr, s tensor.Shape) func(index []int) int {
 	from := make([]int, len(s))
 	return func(index []int) int {

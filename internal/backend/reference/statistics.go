@@ -33,7 +33,7 @@ func members(s tensor.Shape, sets int, key func(index []int) int) [][]int {
 	return lists
 }
 
-// groups are the sets that group norm takes its statistics of.
+// groups returns the sets that group norm takes its statistics of.
 func groups(n *ir.Node, x tensor.Shape) [][]int {
 	count, channels := n.Attr.(op.GroupNormAttr).Groups, x[len(x)-1]
 	return members(x, x[0]*count, func(index []int) int {
@@ -41,18 +41,18 @@ func groups(n *ir.Node, x tensor.Shape) [][]int {
 	})
 }
 
-// rows are the sets that layer norm takes its statistics of.
+// rows returns the sets that layer norm takes its statistics of.
 func rows(n *ir.Node, x tensor.Shape) [][]int {
 	lead := x[:len(x)-n.Attr.(op.LayerNormAttr).Axes]
 	return members(x, lead.Elements(), func(index []int) int { return at(lead, index[:len(lead)]) })
 }
 
-// lines are the sets that softmax makes sum to one.
+// lines returns the sets that softmax makes sum to one.
 func lines(n *ir.Node, x tensor.Shape) [][]int {
 	return reduced(x, []int{n.Attr.(op.SoftmaxAttr).Axis})
 }
 
-// reduced are the sets that are joined when axes are reduced.
+// reduced returns the sets that are joined when axes are reduced.
 func reduced(x tensor.Shape, axes []int) [][]int {
 	y := x.Clone()
 	for _, a := range axes {
@@ -68,7 +68,7 @@ func sum(x []float64, set []int) (total float64) {
 	return total
 }
 
-// standardised is (x - mean) / sqrt(variance + eps) in each set, and the factor that x was divided by.
+// standardised returns (x - mean) / sqrt(variance + eps) in each set, and the factor that x was divided by.
 func standardised(x []float64, sets [][]int, eps float64) (hat, scale []float64) {
 	hat, scale = make([]float64, len(x)), make([]float64, len(x))
 	for _, set := range sets {
@@ -99,7 +99,7 @@ func norm(in [][]float64, sets [][]int, eps float64) []float64 {
 	return out
 }
 
-// normBackward is (g - mean(g) - hat*mean(g*hat)) / deviation with g = dy*gamma.
+// normBackward returns (g - mean(g) - hat*mean(g*hat)) / deviation with g = dy*gamma.
 func normBackward(in [][]float64, sets [][]int, eps float64) []float64 {
 	hat, scale := standardised(in[1], sets, eps)
 	g, out := make([]float64, len(hat)), make([]float64, len(hat))
@@ -138,7 +138,7 @@ func layerNormBackward(n *ir.Node, in [][]float64) ([]float64, error) {
 	return normBackward(in, rows(n, shapeOf(n, 0)), n.Attr.(op.LayerNormAttr).Eps), nil
 }
 
-// logs is log(sum(exp(x))) of a set, shifted by the maximum so that nothing overflows.
+// logs returns log(sum(exp(x))) of a set, shifted by the maximum so that nothing overflows.
 func logs(x []float64, set []int) float64 {
 	top := largest(x, set)
 	total := 0.0
