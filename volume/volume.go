@@ -1,5 +1,5 @@
-// Package volume holds three-dimensional images in memory: voxels with their geometry. The formats that volumes are read
-// from and written to live in the packages below it, one package a format.
+// Package volume holds three-dimensional images in memory, voxels with their geometry, and prepares them for a network: Scale and CropPad.
+// Package volume/format reads them from files and writes them.
 //
 // Conventions. A volume is [C, D, H, W] in row-major order: channel outermost, width fastest. An index (d, h, w) is a voxel
 // centre. Geometry maps such an index to patient space in millimetres.

@@ -55,7 +55,7 @@ volume/array:                   volume
 volume/npy:                     input volume volume/array
 volume/mat, volume/nifti:       volume volume/array
 volume/volumetest:              volume volume/array
-volume/format:                  input volume volume/array volume/npy volume/mat volume/nifti
+volume/format:                  durable input volume volume/array volume/npy volume/mat volume/nifti
 picture:                        volume volume/tiff
 result:                         cam durable input picture volume volume/npy volume/mat volume/nifti
 phantom:                        volume

@@ -33,12 +33,12 @@ func CheckAxes(axes string) error {
 	return nil
 }
 
-// Arrange names the axes of an array, brings them into the order [C, D, H, W] and permutes the geometry with them. axes is
+// arrange names the axes of an array, brings them into the order [C, D, H, W] and permutes the geometry with them. axes is
 // as in Options. The voxels are copied only if they are not in that order already.
 //
 // An affine belongs to the first three stored axes. If those are not D, H and W in some order, it says nothing about the
 // voxels, and the geometry is the unknown one.
-func Arrange(a *array.Array, f Format, axes string) (*volume.Volume, error) {
+func arrange(a *array.Array, f Format, axes string) (*volume.Volume, error) {
 	rank := len(a.Shape)
 	if axes == "" {
 		if axes = f.DefaultAxes(rank); axes == "" {

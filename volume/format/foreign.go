@@ -78,7 +78,7 @@ func checkKind(r *io.SectionReader, head []byte, named bool) error {
 		return nil
 	}
 	for _, f := range table {
-		if f.Match != nil && f.Match(head) {
+		if f.match != nil && f.match(head) {
 			return fmt.Errorf("is a %s file compressed by gzip, which only NIfTI files may be; decompress it: gunzip < FILE > volume%s",
 				f.Name, f.Extensions[0])
 		}

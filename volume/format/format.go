@@ -1,9 +1,11 @@
-// Package format reads a volume from a file of any known format.
+// Package format reads a volume from a file of any known format, and writes it to some.
 //
 // A format is a row of Table. Its reader returns the array as stored; Read then names the axes, brings them into the order
 // [C, D, H, W] and moves the geometry along:
 //
 //	v, err := format.Read("case01.mat", format.Options{Variable: "imgMat", Axes: "HWD"})
+//	...
+//	err = format.Write("case01.nii.gz", v)
 //
 // Which axis is which is never guessed from sizes: it is the format's default for that number of axes, or Options.Axes.
 package format
@@ -31,13 +33,14 @@ import (
 // Format is a file format.
 type Format struct {
 	Name        string
-	Extensions  []string // lower case, with the dot; the first is the usual one
+	Extensions  []string // lower case, with the dot; the first is the usual one, and the one that is written
 	Description string
-	Read        array.Reader
 	Refused     bool // known, but not read: Read says what to do
 
-	// Match recognises the first bytes of a file (fewer than headBytes if the file is shorter). It may be nil.
-	Match func(head []byte) bool
+	read array.Reader
+	// match recognises the first bytes of a file (fewer than headBytes if the file is shorter). It may be nil.
+	match func(head []byte) bool
+	write func(io.Writer, *volume.Volume) error // nil: it is only read
 
 	// Axes are the names of the axes as stored when the user gives none, by their number. The default is defaultAxes.
 	Axes map[int]string
@@ -54,14 +57,14 @@ const headBytes = 348
 
 // table lists the formats. It is never changed.
 var table = []Format{
-	{Name: "npy", Extensions: []string{".npy"}, Description: "NumPy array of format 1 to 3, of a real numeric type, in any byte order and storage order", Read: npy.Read, Match: npy.Match},
-	{Name: "npz", Extensions: []string{".npz"}, Description: "NumPy archive: the named array, or the only one", Read: npy.ReadZip, Match: npy.MatchZip},
-	{Name: "nifti", Extensions: []string{".nii.gz", ".nii"}, Description: "NIfTI-1 and NIfTI-2 in one file, with scaling and affine", Read: nifti.Read,
-		Match: func(head []byte) bool { return nifti.Match(head) || nifti.MatchGzip(head) }, Axes: niftiAxes},
+	{Name: "npy", Extensions: []string{".npy"}, Description: "NumPy array of format 1 to 3, of a real numeric type, in any byte order and storage order", read: npy.Read, match: npy.Match, write: writeNPY},
+	{Name: "npz", Extensions: []string{".npz"}, Description: "NumPy archive: the named array, or the only one", read: npy.ReadZip, match: npy.MatchZip},
+	{Name: "nifti", Extensions: []string{".nii.gz", ".nii"}, Description: "NIfTI-1 and NIfTI-2 in one file, with scaling and affine", read: nifti.Read,
+		match: func(head []byte) bool { return nifti.Match(head) || nifti.MatchGzip(head) }, write: writeNIfTI, Axes: niftiAxes},
 	{Name: "nifti pair", Extensions: []string{".hdr", ".img", ".hdr.gz", ".img.gz"}, Description: "header and voxels in two files",
-		Read: refusePair, Refused: true},
+		read: refusePair, Refused: true},
 	{Name: "mat", Extensions: []string{".mat"}, Description: "MATLAB v4, v5, v6, v7 and v7.2: the named variable, by default " + mat.DefaultVariable,
-		Read: mat.Read, Match: mat.Match},
+		read: mat.Read, match: mat.Match, write: writeMAT},
 }
 
 // DefaultAxes are the names of the axes of an array of a rank, as stored, where the user gives none; "" if they must be given.
@@ -100,7 +103,7 @@ type Options struct {
 	// MATLAB or nibabel show them; "" is the default of the format. Axes that are not named have size 1; N must have.
 	Axes string
 
-	// MaxVoxels refuses larger arrays before they are read; 0 is array.DefaultMaxVoxels.
+	// MaxVoxels refuses larger arrays before they are read; 0 is 2^31, 8 GiB of float32.
 	MaxVoxels int
 
 	// Allow is asked whether so many bytes of memory may be taken, before any of them are, and refuses with the reason; nil: always.
@@ -174,7 +177,7 @@ func read(ctx context.Context, path string, opt Options) (_ *volume.Volume, file
 	if err != nil {
 		return nil, file, err
 	}
-	a, err := f.Read(r, array.Options{Variable: opt.Variable, MaxVoxels: opt.MaxVoxels, Allow: opt.Allow})
+	a, err := f.read(r, array.Options{Variable: opt.Variable, MaxVoxels: opt.MaxVoxels, Allow: opt.Allow})
 	switch {
 	case ctx.Err() != nil:
 		return nil, file, ctx.Err()
@@ -183,7 +186,7 @@ func read(ctx context.Context, path string, opt Options) (_ *volume.Volume, file
 	case err != nil:
 		return nil, file, err
 	}
-	v, err := Arrange(a, f, opt.Axes)
+	v, err := arrange(a, f, opt.Axes)
 	if err != nil || opt.AllowNonFinite {
 		return v, file, err
 	}
@@ -201,11 +204,11 @@ func recognise(path string, r *io.SectionReader) (Format, error) {
 	if err := checkKind(r, head, named.Name == "nifti" || named.Refused); err != nil {
 		return Format{}, err
 	}
-	if ok && (named.Match == nil || named.Match(head)) {
+	if ok && (named.match == nil || named.match(head)) {
 		return named, nil
 	}
 	for _, f := range table {
-		if f.Match == nil || !f.Match(head) {
+		if f.match == nil || !f.match(head) {
 			continue
 		}
 		if ok {

@@ -111,7 +111,7 @@ func TestAxes(t *testing.T) {
 
 func TestNoCopy(t *testing.T) {
 	a := &array.Array{Shape: []int{2, 3, 4}, Strides: array.RowMajor([]int{2, 3, 4}), Data: make([]float32, 24)}
-	v, err := Arrange(a, Format{}, "")
+	v, err := arrange(a, Format{}, "")
 	if err != nil || &v.Data[0] != &a.Data[0] {
 		t.Errorf("an array in order was copied: %v", err)
 	}
@@ -199,7 +199,7 @@ func TestFind(t *testing.T) {
 func TestTable(t *testing.T) {
 	var seen []string
 	for _, f := range Table() {
-		if f.Name == "" || f.Description == "" || f.Read == nil || len(f.Extensions) == 0 {
+		if f.Name == "" || f.Description == "" || f.read == nil || len(f.Extensions) == 0 {
 			t.Errorf("incomplete row %+v", f)
 		}
 		for _, e := range f.Extensions {
