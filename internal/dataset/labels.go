@@ -85,23 +85,9 @@ func parseLabels(text string) (samples []Sample, hasSplit bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
-	column := map[string]int{}
-	for i, name := range header {
-		name = strings.ToLower(strings.TrimSpace(name))
-		if _, twice := column[name]; twice && (name == "caseid" || name == "label" || name == "split") {
-			return nil, false, fmt.Errorf("line 1: two columns are called %q", header[i])
-		}
-		column[name] = i
-	}
-	idColumn, okID := column["caseid"]
-	labelColumn, okLabel := column["label"]
-	splitColumn, hasSplit := column["split"]
-	if !okID || !okLabel {
-		hint := ""
-		if len(header) == 1 && strings.ContainsAny(header[0], ";\t") {
-			hint = " (separated by commas, not by semicolons or tabs)"
-		}
-		return nil, false, fmt.Errorf("line 1: the columns must include caseID and label%s, found %q", hint, header)
+	columns, err := findColumns(header)
+	if err != nil {
+		return nil, false, err
 	}
 	lines := map[string]int{} // of the first sample with an ID, as a clean path
 	for {
@@ -113,42 +99,76 @@ func parseLabels(text string) (samples []Sample, hasSplit bool, err error) {
 			return nil, false, err // it names the line
 		}
 		line, _ := r.FieldPos(0)
-		field := func(i int) string {
-			if i < len(record) {
-				return strings.TrimSpace(record[i])
-			}
-			return ""
-		}
-		s := Sample{ID: field(idColumn), Label: -1, Split: Unassigned, Line: line}
-		if hasSplit {
-			var known bool
-			if s.Split, known = splitNames[strings.ToLower(field(splitColumn))]; !known {
-				s.Split = Unassigned
-				s.Err = fmt.Errorf("labels line %d: the split is %q; it must be train, val or test", line, field(splitColumn))
-			}
-		}
-		label, err := strconv.Atoi(field(labelColumn))
-		switch {
-		case err != nil:
-			s.Err = fmt.Errorf("labels line %d: the label is %q; it must be an integer from 0 up", line, field(labelColumn))
-		case label < 0:
-			s.Err = fmt.Errorf("labels line %d: the label is %d; it must be an integer from 0 up", line, label)
-		default:
-			s.Label = label
-		}
-		if s.ID == "" {
+		s := columns.sample(record, line)
+		if id := path.Clean(s.ID); s.ID == "" {
 			s.Err = fmt.Errorf("labels line %d: caseID is empty", line)
 		} else if !filepath.IsLocal(filepath.FromSlash(s.ID)) {
 			s.Err = fmt.Errorf("labels line %d: caseID %q leads out of the data folder", line, s.ID)
-		} else if first, twice := lines[path.Clean(s.ID)]; twice {
+		} else if first, twice := lines[id]; twice {
 			s.Err = fmt.Errorf("labels line %d: caseID %q is already on line %d", line, s.ID, first)
 		} else {
-			lines[path.Clean(s.ID)] = line
+			lines[id] = line
 		}
 		samples = append(samples, s)
 	}
 	nameSamples(samples)
-	return samples, hasSplit, nil
+	return samples, columns.split >= 0, nil
+}
+
+// columns are the places of the columns of a table of labels; split is -1 if it has none.
+type columns struct{ id, label, split int }
+
+// findColumns finds the columns by the table's first line.
+func findColumns(header []string) (c columns, err error) {
+	c = columns{-1, -1, -1}
+	known := map[string]*int{"caseid": &c.id, "label": &c.label, "split": &c.split}
+	for i, name := range header {
+		at := known[strings.ToLower(strings.TrimSpace(name))]
+		if at == nil {
+			continue
+		}
+		if *at >= 0 {
+			return c, fmt.Errorf("line 1: two columns are called %q", name)
+		}
+		*at = i
+	}
+	if c.id < 0 || c.label < 0 {
+		hint := ""
+		if len(header) == 1 && strings.ContainsAny(header[0], ";\t") {
+			hint = " (separated by commas, not by semicolons or tabs)"
+		}
+		return c, fmt.Errorf("line 1: the columns must include caseID and label%s, found %q", hint, header)
+	}
+	return c, nil
+}
+
+// sample returns the sample of a row. A fault of its split or label is its Err.
+func (c columns) sample(record []string, line int) Sample {
+	field := func(i int) string {
+		if i < len(record) {
+			return strings.TrimSpace(record[i])
+		}
+		return ""
+	}
+	s := Sample{ID: field(c.id), Label: -1, Split: Unassigned, Line: line}
+	if c.split >= 0 {
+		split, known := splitNames[strings.ToLower(field(c.split))]
+		if known {
+			s.Split = split
+		} else {
+			s.Err = fmt.Errorf("labels line %d: the split is %q; it must be train, val or test", line, field(c.split))
+		}
+	}
+	label, err := strconv.Atoi(field(c.label))
+	switch {
+	case err != nil:
+		s.Err = fmt.Errorf("labels line %d: the label is %q; it must be an integer from 0 up", line, field(c.label))
+	case label < 0:
+		s.Err = fmt.Errorf("labels line %d: the label is %d; it must be an integer from 0 up", line, label)
+	default:
+		s.Label = label
+	}
+	return s
 }
 
 // invalid returns the place of the first byte of text that is not UTF-8.
