@@ -555,11 +555,9 @@ type layerMapParams struct {
 	Stride        [3]int64
 	ChannelStride int64
 	Size1, Size2  int32
-	Skip          int32 // 0: A and G begin at the first voxel
 	Voxels        int32
 	Channels      int32
 	Chunk, Chunks int32
-	_             int32
 	Partial       driver.Ptr
 	Sum, Total    driver.Ptr
 	Out, Stats    driver.Ptr

@@ -1,5 +1,5 @@
 // Package cuda runs plans on an NVIDIA GPU, through the driver and without cgo. Kernels are those of package kernel, compiled ahead
-// of time; dense convolutions can go to cuDNN.
+// of time; dense convolutions can go to cuDNN. Memory of the device is managed by package devmem.
 //
 // Loading a plan takes its arena, packs and uploads the weights (once for all programs of a backend), and compiles every node to an
 // action that launches kernels. Running takes no device memory. What is run again is a CUDA graph. Sums are taken in a fixed order

@@ -234,10 +234,9 @@ struct LayerParams {
     const float *a, *g;
     int64 stride[3], channel_stride;
     int size1, size2; // of the inner two axes
-    int skip, voxels, channels;
+    int voxels, channels;
     int chunk; // voxels of a block of partial sums
     int chunks;
-    int pad;
     double* partial;   // [chunks][channels]
     const double* sum; // of each channel, that the formula needs
     double* total;     // of each channel
@@ -248,7 +247,7 @@ struct LayerParams {
 };
 
 __device__ __forceinline__ int64 layer_at(const LayerParams& p, int v) {
-    uint32 i = (uint32)(v + p.skip), x = i % (uint32)p.size2, rest = i / (uint32)p.size2;
+    uint32 i = (uint32)v, x = i % (uint32)p.size2, rest = i / (uint32)p.size2;
     return (int64)(rest / (uint32)p.size1) * p.stride[0] + (int64)(rest % (uint32)p.size1) * p.stride[1] + (int64)x * p.stride[2];
 }
 
