@@ -393,51 +393,13 @@ func importPad(c *call) []*ir.Value {
 func importResize(c *call) []*ir.Value {
 	x := c.x(0)
 	s := x.Shape()
-	a := op.ResizeAttr{
-		Out: s.Clone(), Scale: make([]float64, len(s)),
-		Mode: c.n.text("mode", "nearest"), Coord: c.n.text("coordinate_transformation_mode", "half_pixel"),
-		Nearest: c.n.text("nearest_mode", "round_prefer_floor"), CubicA: c.n.float("cubic_coeff_a", -0.75),
-	}
-	scales, sizes := c.known(2), (*literal)(nil)
-	if c.opset == 10 || c.n.Op == "Upsample" {
-		a.Coord, a.Nearest = "asymmetric", "floor"
-		scales = c.known(1)
-		if list := c.n.Attributes["scales"]; list != nil {
-			values := make([]float64, len(list.Floats))
-			for i, v := range list.Floats {
-				values[i] = float64(v)
-			}
-			scales = floatLiteral(tensor.F32, tensor.Shape{len(values)}, values)
-		}
-	} else if c.has(3) {
-		sizes = c.lit(3)
-	}
-	if c.has(2) && scales == nil {
-		c.lit(2)
-	}
-	switch a.Mode {
-	case "nearest", "linear", "cubic":
-	case "bilinear", "trilinear":
-		a.Mode = "linear"
-	default:
-		c.refuse("", "the mode %q is not supported", a.Mode)
-	}
-	switch a.Coord {
-	case "half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "half_pixel_symmetric":
-	default:
-		c.refuse("", "the coordinate_transformation_mode %q is not supported", a.Coord)
-	}
-	if c.n.int("exclude_outside", 0) != 0 || c.n.int("antialias", 0) != 0 {
-		c.refuse("", "exclude_outside and antialias are not supported")
-	}
+	scales, sizes := c.resizeFactors()
+	a := c.resizeAttr(s)
 	axes := c.n.ints("axes")
 	if axes == nil {
 		for i := range s {
 			axes = append(axes, i)
 		}
-	}
-	for i := range a.Scale {
-		a.Scale[i] = 1
 	}
 	byScale := scales != nil && scales.len() > 0
 	if !byScale && sizes == nil {
@@ -474,6 +436,58 @@ func importResize(c *call) []*ir.Value {
 		return []*ir.Value{x}
 	}
 	return []*ir.Value{c.emit(op.Resize, a, x)}
+}
+
+// isUpsample reports whether a node has the form of opsets 7 to 10: scales alone, and no choice of coordinates.
+func (c *call) isUpsample() bool { return c.opset == 10 || c.n.Op == "Upsample" }
+
+// resizeFactors returns the scales and the sizes of a Resize, which must be known at import; nil where it has none.
+func (c *call) resizeFactors() (scales, sizes *literal) {
+	scales = c.known(2)
+	if c.isUpsample() {
+		scales = c.known(1)
+		if list := c.n.Attributes["scales"]; list != nil {
+			values := make([]float64, len(list.Floats))
+			for i, v := range list.Floats {
+				values[i] = float64(v)
+			}
+			scales = floatLiteral(tensor.F32, tensor.Shape{len(values)}, values)
+		}
+	} else if c.has(3) {
+		sizes = c.lit(3)
+	}
+	if c.has(2) && scales == nil {
+		c.lit(2)
+	}
+	return scales, sizes
+}
+
+// resizeAttr reads the attributes of a Resize of a tensor of shape s, which stays as it is so far.
+func (c *call) resizeAttr(s tensor.Shape) op.ResizeAttr {
+	a := op.ResizeAttr{
+		Out: s.Clone(), Scale: slices.Repeat([]float64{1}, len(s)),
+		Mode: c.n.text("mode", "nearest"), Coord: c.n.text("coordinate_transformation_mode", "half_pixel"),
+		Nearest: c.n.text("nearest_mode", "round_prefer_floor"), CubicA: c.n.float("cubic_coeff_a", -0.75),
+	}
+	if c.isUpsample() {
+		a.Coord, a.Nearest = "asymmetric", "floor"
+	}
+	switch a.Mode {
+	case "nearest", "linear", "cubic":
+	case "bilinear", "trilinear":
+		a.Mode = "linear"
+	default:
+		c.refuse("", "the mode %q is not supported", a.Mode)
+	}
+	switch a.Coord {
+	case "half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "half_pixel_symmetric":
+	default:
+		c.refuse("", "the coordinate_transformation_mode %q is not supported", a.Coord)
+	}
+	if c.n.int("exclude_outside", 0) != 0 || c.n.int("antialias", 0) != 0 {
+		c.refuse("", "exclude_outside and antialias are not supported")
+	}
+	return a
 }
 
 // keepAspect applies keep_aspect_ratio_policy, under which sizes are limits.

@@ -173,38 +173,7 @@ func (n *planner) plan(c *candidate) *Plan {
 			p.Units[i].Steps = 1
 			continue
 		}
-		t := n.simulate(u, c.saved, c.slabBytes, true)
-		rings := map[int]int{}
-		for _, k := range u.nodes {
-			r := t.rings[k]
-			switch {
-			case r == nil:
-			case r.root == k:
-				rings[k] = len(p.Buffers)
-				b := Buffer{First: 1 << 60, Last: -2}
-				b.Planes, b.Bytes, b.Doubled = n.ring(r.planes, n.values[k].plane, n.values[k].depth)
-				p.Buffers = append(p.Buffers, b)
-			default:
-				rings[k] = rings[r.root]
-			}
-			if r != nil {
-				b := &p.Buffers[rings[k]]
-				b.Values = append(b.Values, n.values[k].value)
-			}
-		}
-		where := func(v int) int {
-			if b, ok := rings[v]; ok {
-				return b
-			}
-			return c.home[v]
-		}
-		for _, s := range merged(t.steps, len(u.nodes) == 1) {
-			mode := Slab
-			if n.nodes[s.node].kind == reduction {
-				mode = Accumulate
-			}
-			n.step(p, s, mode, where)
-		}
+		n.sweep(p, c, u)
 		p.Units[i].Steps = len(p.Steps) - p.Units[i].First
 	}
 	end := len(p.Steps)
@@ -219,6 +188,40 @@ func (n *planner) plan(c *candidate) *Plan {
 	}
 	p.assign()
 	return p
+}
+
+// sweep adds the rings and the steps of a sweep to a plan.
+func (n *planner) sweep(p *Plan, c *candidate, u *unit) {
+	t := n.simulate(u, c.saved, c.slabBytes, true)
+	rings := map[int]int{} // buffers, by value
+	for _, k := range u.nodes {
+		r := t.rings[k]
+		if r == nil {
+			continue
+		}
+		if rings[k] = len(p.Buffers); r.root != k {
+			rings[k] = rings[r.root]
+		} else {
+			b := Buffer{First: 1 << 60, Last: -2}
+			b.Planes, b.Bytes, b.Doubled = n.ring(r.planes, n.values[k].plane, n.values[k].depth)
+			p.Buffers = append(p.Buffers, b)
+		}
+		b := &p.Buffers[rings[k]]
+		b.Values = append(b.Values, n.values[k].value)
+	}
+	where := func(v int) int {
+		if b, ok := rings[v]; ok {
+			return b
+		}
+		return c.home[v]
+	}
+	for _, s := range merged(t.steps, len(u.nodes) == 1) {
+		mode := Slab
+		if n.nodes[s.node].kind == reduction {
+			mode = Accumulate
+		}
+		n.step(p, s, mode, where)
+	}
 }
 
 // describe returns what a plan tells of unit i, and marks its nodes as computed.

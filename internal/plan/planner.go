@@ -77,85 +77,88 @@ func (c Costs) orDefault() Costs {
 
 // newPlanner reads a graph. Inputs and outputs with depth are external if they are listed.
 func newPlanner(g *ir.Graph, external []*ir.Value, costs Costs) *planner {
-	costs = costs.orDefault()
-	n := &planner{g: g, index: map[*ir.Value]int{}, costs: costs}
-	for i, node := range g.Nodes {
-		n.index[node.Out()] = i
-		n.values = append(n.values, valueInfo{value: node.Out()})
-	}
-	for _, v := range g.Inputs {
-		n.index[v] = len(n.values)
-		n.values = append(n.values, valueInfo{value: v})
-	}
-	planes := 0
-	for i := range n.values {
-		n.singles = append(n.singles, i)
-		v := &n.values[i]
-		if v.value.HasDepth() {
-			v.depth, v.plane = v.value.Shape()[1], PlaneBytes(v.value)
-			v.bytes = align(v.depth * v.plane)
-			planes += v.depth
-		} else {
-			v.bytes = bytes(v.value)
-		}
-	}
-	for _, v := range external {
-		n.values[n.index[v]].external = true
-	}
-	for _, v := range g.Outputs {
-		if i, ok := n.index[v]; ok {
-			n.values[i].output = true
-		}
-	}
-	for i, node := range g.Nodes {
-		info := nodeInfo{node: node, kind: kindOf(node), cost: cost(node, costs)}
-		if planes > maxPlanes {
-			info.kind = whole
-		}
-		seen := map[int]bool{}
-		for k, in := range node.Inputs {
-			at := -1
-			if in != nil && in.Const == nil {
-				at = n.index[in]
-				if !seen[at] {
-					seen[at] = true
-					n.values[at].readers = append(n.values[at].readers, i)
-				}
-			}
-			info.inputs = append(info.inputs, at)
-			var lo, hi []int32
-			if info.kind == slabwise && at >= 0 && n.values[at].depth > 0 {
-				lo, hi = make([]int32, n.values[i].depth), make([]int32, n.values[i].depth)
-				for z := range lo {
-					l, h, _ := node.Op.Slab(node, k, z, z+1)
-					lo[z], hi[z] = int32(l), int32(h)
-				}
-			}
-			info.lo, info.hi = append(info.lo, lo), append(info.hi, hi)
-		}
-		n.nodes = append(n.nodes, info)
+	n := &planner{g: g, index: map[*ir.Value]int{}, costs: costs.orDefault()}
+	planes := n.readValues(external)
+	for i := range g.Nodes {
+		n.readNode(i, planes <= maxPlanes)
 	}
 	n.workspaces.New = func() any { return newWorkspace(len(n.nodes), len(n.values)) }
 	for i := range n.nodes {
-		info := &n.nodes[i]
-		if info.depth = n.values[i].depth; info.kind == reduction {
+		info, v := &n.nodes[i], &n.values[i]
+		if info.depth = v.depth; info.kind == reduction {
 			info.depth = n.reducedDepth(i)
 		}
-		info.plane = n.values[i].plane
+		info.plane = v.plane
 		for _, in := range info.inputs {
 			if in >= 0 && n.values[in].depth > 0 && info.depth > 0 {
 				info.plane = max(info.plane, n.values[in].plane*n.values[in].depth/info.depth)
 			}
 		}
-	}
-	for i := range n.nodes {
-		v := &n.values[i]
-		v.streamable = v.depth > 0 && n.nodes[i].kind == slabwise && !v.output
+		v.streamable = v.depth > 0 && info.kind == slabwise && !v.output
 		for _, r := range v.readers {
 			v.streamable = v.streamable && n.nodes[r].kind != whole
 		}
 	}
 	return n
+}
+
+// readValues lists the values, and returns how many planes they have together.
+func (n *planner) readValues(external []*ir.Value) (planes int) {
+	add := func(v *ir.Value) {
+		n.index[v] = len(n.values)
+		n.singles = append(n.singles, len(n.values))
+		info := valueInfo{value: v, bytes: bytes(v)}
+		if v.HasDepth() {
+			info.depth, info.plane = v.Shape()[1], PlaneBytes(v)
+			info.bytes = align(info.depth * info.plane)
+			planes += info.depth
+		}
+		n.values = append(n.values, info)
+	}
+	for _, node := range n.g.Nodes {
+		add(node.Out())
+	}
+	for _, v := range n.g.Inputs {
+		add(v)
+	}
+	for _, v := range external {
+		n.values[n.index[v]].external = true
+	}
+	for _, v := range n.g.Outputs {
+		if i, ok := n.index[v]; ok {
+			n.values[i].output = true
+		}
+	}
+	return planes
+}
+
+// readNode lists node i, and what it reads. Unless planes are planned, it runs whole.
+func (n *planner) readNode(i int, planes bool) {
+	node := n.g.Nodes[i]
+	info := nodeInfo{node: node, kind: kindOf(node), cost: cost(node, n.costs)}
+	if !planes {
+		info.kind = whole
+	}
+	for k, in := range node.Inputs {
+		at := -1
+		if in != nil && in.Const == nil {
+			at = n.index[in]
+			if r := n.values[at].readers; len(r) == 0 || r[len(r)-1] != i {
+				n.values[at].readers = append(r, i)
+			}
+		}
+		info.inputs = append(info.inputs, at)
+		var lo, hi []int32
+		if info.kind == slabwise && at >= 0 && n.values[at].depth > 0 {
+			lo, hi = make([]int32, n.values[i].depth), make([]int32, n.values[i].depth)
+			for z := range lo {
+				l, h, _ := node.Op.Slab(node, k, z, z+1)
+				lo[z], hi[z] = int32(l), int32(h)
+			}
+		}
+		info.lo, info.hi = append(info.lo, lo), append(info.hi, hi)
+	}
+	n.nodes = append(n.nodes, info)
 }
 
 // kindOf returns how a node can run.
