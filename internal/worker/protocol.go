@@ -144,20 +144,14 @@ type (
 		Pulse           bool // the engine waits or loads, or has nothing to do
 	}
 	beginning struct {
-		Work       uint64
-		Shape      [4]int
-		Voxels     region // of the parent's memory, until they are read
-		Geometry   volume.Geometry
-		Axes       string
-		Methods    []string
-		Target     cam.Target
-		NSamples   int
-		NoiseLevel float64
-		Seed       uint64
-		SampleID   string
-		Noise      bool // draws come from the file
-		Convention map[string]string
-		Kept       []checkpoint // in the parent's memory; stays until the work ends
+		Work     uint64
+		Shape    [4]int
+		Voxels   region // of the parent's memory, until they are read
+		Geometry volume.Geometry
+		Axes     string
+		Request  cam.Request  // as travelling returns it
+		Noise    bool         // draws come from the file
+		Kept     []checkpoint // in the parent's memory; stays until the work ends
 	}
 	checkpoint struct {
 		Work  uint64
@@ -187,6 +181,13 @@ type (
 		Data []byte // of the error of that kind
 	}
 )
+
+// travelling returns a request without what cannot be sent: where draws come from and are kept is this package's own, and functions are called here
+// for what the child tells.
+func travelling(r cam.Request) cam.Request {
+	r.Noise, r.Checkpoint, r.Progress, r.OnEvent = nil, nil, nil, nil
+	return r
+}
 
 // remoteError is an error of the child: its text, and the error in it that callers tell apart.
 type remoteError struct {

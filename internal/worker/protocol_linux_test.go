@@ -33,7 +33,7 @@ var bodies = map[kind]any{
 	callOpen:       opening{Options: []byte(`{"model":"m"}`), Noise: Noise{"n.npy", "5"}, Pulse: 5},
 	callBind:       [4]int{1, 2, 3, 4},
 	callPrepare:    []string{"gradcam", "vargrad"},
-	callBegin:      beginning{Work: 3, Shape: [4]int{1, 2, 3, 4}, Voxels: region{1, 2}, Seed: 1<<64 - 1, Convention: map[string]string{"a": "b"}, Kept: []checkpoint{{Work: 3, Key: "k", Draws: 4, State: region{5, 6}}}},
+	callBegin:      beginning{Work: 3, Shape: [4]int{1, 2, 3, 4}, Voxels: region{1, 2}, Request: cam.Request{Seed: 1<<64 - 1, Convention: map[string]string{"a": "b"}}, Kept: []checkpoint{{Work: 3, Key: "k", Draws: 4, State: region{5, 6}}}},
 	callCompute:    uint64(7),
 	callMaps:       wanted{7, 1},
 	callOrder:      policy.Order{Operation: policy.Release, For: time.Second},
@@ -263,5 +263,90 @@ func TestArenaUsesHoles(t *testing.T) {
 		if r := a.take(c.length); r != (region{c.offset, c.length}) {
 			t.Errorf("%d bytes lie at %d, not %d", c.length, r.Offset, c.offset)
 		}
+	}
+}
+
+// No field of a request is lost on the way to the child, but those that cannot be sent.
+func TestRequestsAreSentWhole(t *testing.T) {
+	notSent := map[string]string{
+		"Noise":      "the child reads the file of draws itself",
+		"Checkpoint": "states of draws are kept in memory that parent and child share",
+		"Progress":   "a function",
+		"OnEvent":    "a function",
+	}
+	req := cam.Request{
+		Noise: noDraws{}, Checkpoint: nowhere{}, Progress: func(int, int) {}, OnEvent: func(cam.Event) {},
+	}
+	fields := reflect.VisibleFields(reflect.TypeOf(req))
+	for _, f := range fields {
+		if v := reflect.ValueOf(&req).Elem().FieldByIndex(f.Index); notSent[f.Name] == "" {
+			fill(t, f.Name, v)
+		}
+	}
+	var wire bytes.Buffer
+	p := newPipe(&wire)
+	if err := p.send(callBegin, 1, beginning{Request: travelling(req)}); err != nil {
+		t.Fatal(err)
+	}
+	f, err := p.receive()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := unpack[beginning](f.body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range fields {
+		want, got := reflect.ValueOf(req).FieldByIndex(f.Index), reflect.ValueOf(b.Request).FieldByIndex(f.Index)
+		switch lost := notSent[f.Name] != ""; {
+		case lost != got.IsZero():
+			t.Errorf("%s: %v arrived", f.Name, got)
+		case !lost && !reflect.DeepEqual(want.Interface(), got.Interface()):
+			t.Errorf("%s: %v arrived instead of %v", f.Name, got, want)
+		}
+	}
+}
+
+type noDraws struct{}
+
+func (noDraws) Draw(int, []float32) error { return nil }
+func (noDraws) Len() int                  { return 0 }
+
+// fill gives v, and all in it, values that are not zero.
+func fill(t *testing.T, name string, v reflect.Value) {
+	t.Helper()
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString("x")
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int, reflect.Int64:
+		v.SetInt(2)
+	case reflect.Uint64:
+		v.SetUint(1<<64 - 1)
+	case reflect.Float64, reflect.Float32:
+		v.SetFloat(0.1)
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+		fill(t, name, v.Index(0))
+	case reflect.Array:
+		for i := range v.Len() {
+			fill(t, name, v.Index(i))
+		}
+	case reflect.Map:
+		key, value := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
+		fill(t, name, key)
+		fill(t, name, value)
+		v.Set(reflect.MakeMap(v.Type()))
+		v.SetMapIndex(key, value)
+	case reflect.Struct:
+		for i := range v.NumField() {
+			fill(t, name+"."+v.Type().Field(i).Name, v.Field(i))
+		}
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(t, name, v.Elem())
+	default:
+		t.Fatalf("%s is a %v: it cannot be sent, or this test is to learn how to fill it", name, v.Kind())
 	}
 }

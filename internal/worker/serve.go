@@ -297,11 +297,10 @@ func (s *server) answerBegin(ctx context.Context, b beginning) (any, error) {
 		return nil, err
 	}
 	s.send(tellTaken, 0, w.id)
-	req := cam.Request{Methods: b.Methods, Target: b.Target, NSamples: b.NSamples, NoiseLevel: b.NoiseLevel, Seed: b.Seed,
-		SampleID: b.SampleID, Convention: b.Convention, Checkpoint: w,
-		Progress: func(done, total int) { s.send(tellProgress, 0, progress{w.id, done, total}) },
-		OnEvent:  func(i cam.Event) { s.send(tellEvent, 0, happened{w.id, i}) },
-	}
+	req := b.Request
+	req.Checkpoint = w
+	req.Progress = func(done, total int) { s.send(tellProgress, 0, progress{w.id, done, total}) }
+	req.OnEvent = func(e cam.Event) { s.send(tellEvent, 0, happened{w.id, e}) }
 	if b.Noise {
 		req.Noise = s.noise
 	}

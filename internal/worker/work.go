@@ -188,8 +188,7 @@ func (c *child) begin(ctx context.Context, k *work) error {
 	k.worker.change(func() { k.voxels = &voxels })
 	defer k.worker.change(k.taken)
 	b := beginning{Work: k.id, Shape: [4]int{v.Channels, v.Depth, v.Height, v.Width}, Voxels: voxels, Geometry: v.Geometry, Axes: v.Axes,
-		Methods: k.req.Methods, Target: k.req.Target, NSamples: k.req.NSamples, NoiseLevel: k.req.NoiseLevel, Seed: k.req.Seed,
-		SampleID: k.req.SampleID, Noise: k.req.Noise != nil, Convention: k.req.Convention}
+		Request: travelling(k.req), Noise: k.req.Noise != nil}
 	k.worker.mu.Lock()
 	for key, s := range k.kept {
 		b.Kept = append(b.Kept, checkpoint{Key: key, Draws: s.draws, State: s.state})
