@@ -1,6 +1,6 @@
 """Replays a trace of memory that is taken and closed on PyTorch's caching allocator, on a GPU.
 
-    VOXCAM_LONG=1 VOXCAM_TRACE=trace.json go test -run NoFragmentation -v ./internal/backend/cuda
+    VOXCAM_LONG=1 VOXCAM_TRACE=trace.json go test -run NoFragmentation -v ./internal/backend/cuda/devmem
     python3 bench/caching_allocator.py trace.json
 
 Prints, at ten points of the trace, what is reserved and allocated, the largest inactive block, and two ratios: fragmentation, 1 - largest
