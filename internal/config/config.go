@@ -257,7 +257,7 @@ func (c *Config) Settings() map[string]string {
 	return settings
 }
 
-// Methods are the methods that Explain.Methods names, groups expanded, each once.
+// Methods returns the methods that Explain.Methods names, groups expanded, each once.
 func (c *Config) Methods() ([]string, error) { return cam.Expand(strings.Join(c.Explain.Methods, ",")) }
 
 // Target resolves Model.TargetClass for a model of n classes: the class to ask for, or all of them. ClassTrue gets its

@@ -43,7 +43,7 @@ var flags = map[string]string{
 	"model.file": "model", "explain.methods": "method", conventionsKey + "*": "convention", "output.dir": "output-dir",
 }
 
-// flag is the name of the flag that overrides the key, where a command has one of that name.
+// flag returns the name of the flag that overrides the key, where a command has one of that name.
 func (k *key) flag() string {
 	if name, ok := flags[k.name]; ok {
 		return name
@@ -51,10 +51,10 @@ func (k *key) flag() string {
 	return strings.ReplaceAll(last(k.name), "_", "-")
 }
 
-// section is the key's name without the last part.
+// section returns the key's name without the last part.
 func (k *key) section() string { return k.name[:strings.LastIndexByte(k.name, '.')] }
 
-// last is the part of a key's name behind its section.
+// last returns the part of a key's name behind its section.
 func last(name string) string { return name[strings.LastIndexByte(name, '.')+1:] }
 
 // set sets the key to a value of TOML or of a flag, and checks it.
@@ -275,7 +275,7 @@ func (c *Config) checkFormats(string) error {
 	return nil
 }
 
-// grid is the field of a token grid.
+// grid returns the field of a token grid.
 func grid(at *[3]int) value {
 	v := field(at, func(v any) (grid [3]int, err error) {
 		sizes, ok := v.([]int)

@@ -17,7 +17,7 @@ type value struct {
 	get func() any
 }
 
-// text is the field as records of sessions have it: texts as they are, all else as JSON, whose maps are sorted.
+// text returns the field as records of sessions have it: texts as they are, all else as JSON, whose maps are sorted.
 func (v value) text() string {
 	x := v.get()
 	if s, ok := x.(string); ok {
@@ -30,26 +30,18 @@ func (v value) text() string {
 	return string(text)
 }
 
-// shown is the field as people write it in a file, but for the quotes; empty if it is not set.
+// shown returns the field as people write it in a file, without quotes; empty if it is not set.
 func (v value) shown() string {
 	switch x := v.get().(type) {
 	case time.Duration:
 		return strconv.FormatFloat(x.Seconds(), 'g', -1, 64)
 	case bytesize.Budget:
 		return x.String()
-	case []string:
-		if len(x) > 0 {
-			return `["` + strings.Join(x, `", "`) + `"]`
-		}
-	case []float64:
-		return strings.Join(strings.Fields(fmt.Sprint(x)), ", ")
-	case string, int, uint64, float64, bool:
-		return fmt.Sprint(x)
 	}
-	return ""
+	return strings.TrimPrefix(v.text(), "null")
 }
 
-// field is a field of type T, which read makes of another type's value.
+// field returns a field of type T. Values of other types become one by read.
 func field[T any](at *T, read func(v any) (T, error)) value {
 	return value{
 		set: func(v any) error {
@@ -76,7 +68,7 @@ func natural(at *uint64) value        { return field(at, readNatural) }
 func boolean(at *bool) value          { return field(at, only[bool]("true or false")) }
 func seconds(at *time.Duration) value { return field(at, readSeconds) }
 
-// choice is boolean for a field that is nil where nothing was chosen.
+// choice returns a boolean for a field that is nil where nothing was chosen.
 func choice(at **bool) value {
 	return field(at, func(v any) (*bool, error) {
 		b, err := only[bool]("true or false")(v)

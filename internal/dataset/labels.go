@@ -181,7 +181,7 @@ func invalid(text string) int {
 	return len(text)
 }
 
-// near is the text around a place, within its line.
+// near returns the text around a place, within its line.
 func near(text string, at int) string {
 	const before, behind = 16, 16
 	from := max(strings.LastIndexByte(text[:at], '\n')+1, at-before)

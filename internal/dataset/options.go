@@ -43,7 +43,7 @@ var SplitSources = []string{SplitAuto, SplitColumn, SplitShuffle}
 // AllSplits as Options.Dataset selects the samples of all splits.
 const AllSplits = "all"
 
-// Selections are the values of Options.Dataset: the splits, and AllSplits.
+// Selections returns the values of Options.Dataset: the splits, and AllSplits.
 func Selections() []string {
 	var names []string
 	for _, s := range Splits {
@@ -61,7 +61,7 @@ func DefaultOptions() Options {
 // Check returns all that is wrong with the options, each a *cam.OptionError, joined.
 func (o Options) Check() error { return option.CheckAll(rules, o, cam.NewOptionError) }
 
-// CheckOption is Check for one option, as configurations spell it. The error begins with the value.
+// CheckOption returns what is wrong with one option, named as configurations spell it. The error begins with the value.
 func (o Options) CheckOption(name string) error { return option.CheckOne(rules, name, o) }
 
 // mostSize bounds an axis of ImageShape.

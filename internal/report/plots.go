@@ -252,7 +252,7 @@ func tilt(p *plot.Plot, labels []string) {
 	}
 }
 
-// heatmapKeys are the keys of all maps of a session.
+// heatmapKeys returns the keys of all maps of a session.
 func heatmapKeys(o *Overall) []string {
 	all := map[string]bool{}
 	for _, s := range o.Splits {

@@ -153,7 +153,7 @@ func ReadSession(folder fs.FS) (*Session, error) {
 	return s, err
 }
 
-// MetadataName is the name of a sample's record in its folder.
+// MetadataName returns the name of a sample's record in its folder.
 func MetadataName(sample string) string { return sample + "_metadata.json" }
 
 // Collect reads the records of all samples in a session's folder, ordered by split and name. Records that cannot be read, that do not

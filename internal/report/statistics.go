@@ -49,7 +49,7 @@ func (c Counts) String() string {
 	return text
 }
 
-// All is the number of samples of any status.
+// All returns the number of samples of any status.
 func (c Counts) All() int { return c.OK + c.Degraded + c.Failed + c.Skipped }
 
 // Split summarises the samples of one split. Averages are over the samples that have the value, nil where none has.
@@ -140,7 +140,7 @@ func summarise(samples []*Sample) *Split {
 	return out
 }
 
-// accuracy is the share of right predictions among the samples that have a prediction and a label.
+// accuracy returns the share of right predictions among the samples that have a prediction and a label.
 func accuracy(samples []*Sample) *float64 {
 	right, n := 0, 0
 	for _, s := range samples {
@@ -217,7 +217,7 @@ func Measure(m, heat []float32, dims [3]int) Statistics {
 	return s
 }
 
-// deviation is the standard deviation around the mean.
+// deviation returns the standard deviation around the mean.
 func deviation(x []float32, mean float64) float64 {
 	sum := 0.0
 	for _, v := range x {

@@ -43,7 +43,7 @@ func (r *run) settings() map[string]string {
 	return s
 }
 
-// encode is a setting as JSON, whose maps are sorted. Settings are plain values, which always can be encoded.
+// encode returns a setting as JSON, whose maps are sorted. Settings are plain values, which always can be encoded.
 func encode(v any) string {
 	text, err := json.Marshal(v)
 	if err != nil {

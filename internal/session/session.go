@@ -116,7 +116,7 @@ type Problem struct {
 	Reason        string
 }
 
-// ExitCode is the program's exit code after Run returned s and err.
+// ExitCode returns the program's exit code for the results of Run.
 func ExitCode(s Summary, err error) int {
 	var refused *RefusedError
 	var invalid *config.Error

@@ -200,7 +200,7 @@ func (w *writer) finish() (*report.Sample, error) {
 	return w.record, err
 }
 
-// statusOf is the status of a sample that has no result because of an error. Errors that know better have a method Status.
+// statusOf returns the status of a sample that has no result because of an error. Errors that know better have a method Status.
 func statusOf(err error) cam.Status {
 	var knows interface{ Status() cam.Status }
 	if errors.As(err, &knows) && knows.Status() == cam.StatusSkipped {
@@ -320,7 +320,7 @@ func (r *run) key(method string, class int) string {
 	return strings.Join(append(parts, "volume"), "_")
 }
 
-// overall is the status of a sample by those of its methods: failed if none has a map, degraded if not all are ok.
+// overall returns the status of a sample by those of its methods: failed if none has a map, degraded if not all are ok.
 func overall(methods []report.Method) (cam.Status, string) {
 	var reasons []string
 	maps := 0
