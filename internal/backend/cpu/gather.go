@@ -30,8 +30,8 @@ func (g *gather) chunk() int { return min(max(gathered/max(g.partial, 1), 1), 32
 
 func (g *gather) size() int { return g.values }
 
-// take takes the memory of the sums.
-func (g *gather) take() { g.sums = make([]float64, g.values) }
+// allocate takes the memory of the sums.
+func (g *gather) allocate() { g.sums = make([]float64, g.values) }
 
 func (g *gather) run(ctx context.Context, p *Program, s *step) error {
 	pool := p.backend.pool

@@ -143,7 +143,7 @@ func (p *Program) load(ctx context.Context, a backend.Arena) (err error) {
 	}
 	for _, inst := range p.instances {
 		if inst.gather != nil {
-			inst.gather.take()
+			inst.gather.allocate()
 		}
 	}
 	p.onPlanes = func(i int, s *scratch) {

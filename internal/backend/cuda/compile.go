@@ -296,11 +296,11 @@ func (c *compiler) pack(v *ir.Value, form any, bytes int, fill func(dst []byte))
 	return c.weights.Add(devmem.ConstantKey{Data: v.Const, Form: form}, bytes, fill)
 }
 
-// scratch asks for bytes of memory that hold nothing between steps; q.scratch is its address.
-func (c *compiler) scratch(bytes int) { c.inst.scratch = max(c.inst.scratch, bytes) }
+// needScratch asks for bytes of memory that hold nothing between steps; q.scratch is its address.
+func (c *compiler) needScratch(bytes int) { c.inst.scratch = max(c.inst.scratch, bytes) }
 
-// state asks for bytes of memory that the instance keeps between steps; q.state is its address. It is not cleared.
-func (c *compiler) state(bytes int) { c.inst.state = max(c.inst.state, bytes) }
+// needState asks for bytes of memory that the instance keeps between steps; q.state is its address. It is not cleared.
+func (c *compiler) needState(bytes int) { c.inst.state = max(c.inst.state, bytes) }
 
 // kernel finds a kernel by name.
 func (c *compiler) kernel(name string) (*driver.Function, error) {

@@ -176,8 +176,8 @@ const (
 // product is the size of a convolution as a matrix product.
 type product struct{ points, columns, groups, steps int }
 
-// time estimates what a product takes with a tile and its depth split.
-func (t *convTile) time(p product, splits, multiprocessors int) float64 {
+// estimate returns the time that a product takes with a tile and its depth split.
+func (t *convTile) estimate(p product, splits, multiprocessors int) float64 {
 	blocks := ceilDiv(p.points, t.rows) * ceilDiv(p.columns, t.columns) * p.groups * splits
 	each := ceilDiv(blocks, multiprocessors)
 	work := float64(t.rows*t.columns*(ceilDiv(p.steps, splits)*convStep+tileOverhead)) / t.rate
@@ -193,7 +193,7 @@ func (t *convTile) time(p product, splits, multiprocessors int) float64 {
 func chooseTile(p product, splits, multiprocessors int) int {
 	best := 0
 	for i := range convTiles {
-		if convTiles[i].time(p, splits, multiprocessors) < convTiles[best].time(p, splits, multiprocessors) {
+		if convTiles[i].estimate(p, splits, multiprocessors) < convTiles[best].estimate(p, splits, multiprocessors) {
 			best = i
 		}
 	}
@@ -208,7 +208,7 @@ func chooseSplits(p product, multiprocessors int) int {
 		if s > 1 && ceilDiv(p.steps, ceilDiv(p.steps, s)) != s {
 			continue // the last would be empty
 		}
-		if t := convTiles[chooseTile(p, s, multiprocessors)].time(p, s, multiprocessors); t < least {
+		if t := convTiles[chooseTile(p, s, multiprocessors)].estimate(p, s, multiprocessors); t < least {
 			best, least = s, t
 		}
 	}
@@ -251,7 +251,7 @@ func buildLattice(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (action
 			return nil, false, fmt.Errorf("%d groups are more than a convolution can address", v.groups)
 		}
 		if splits[i] > 1 {
-			c.scratch(4 * splits[i] * min(count[0], ceilDiv(tallest, cl.outStep[0])) * plane * total)
+			c.needScratch(4 * splits[i] * min(count[0], ceilDiv(tallest, cl.outStep[0])) * plane * total)
 		}
 	}
 	return func(q *queue, z0, z1 int) error {

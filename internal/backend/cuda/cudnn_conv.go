@@ -136,7 +136,7 @@ func (c *compiler) cudnnConv(n *ir.Node, v *convolution, steps []cudnnStep, e ep
 		workspace = max(workspace, s.plan.Workspace)
 	}
 	window, made = devmem.Aligned(window), devmem.Aligned(made)
-	c.scratch(window + made + workspace)
+	c.needScratch(window + made + workspace)
 	c.packed(1)
 	bytes := 4
 	if half {

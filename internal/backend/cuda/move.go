@@ -355,8 +355,8 @@ func (m *separable) terms() int {
 	return most(m.taps[0]) * most(m.taps[1]) * most(m.taps[2]) * most(m.taps[3])
 }
 
-// step returns the number of elements of x between neighbours along an axis of planes.
-func (m *separable) step(axis int) int {
+// stride returns the number of elements of x between neighbours along an axis of planes.
+func (m *separable) stride(axis int) int {
 	step := m.inner
 	for _, d := range m.from[axis+1:] {
 		step *= d
@@ -371,7 +371,7 @@ func (m *separable) elements() int { return m.to[1] * m.to[2] * m.to[3] * m.inne
 func (m *separable) planes(q *queue, x, y *operand) (px, py Planes) {
 	px, py = q.planes(x), q.planes(y)
 	if !m.ring[0] {
-		px.Places, px.Stride = int32(m.from[0]), int64(4*m.step(0))
+		px.Places, px.Stride = int32(m.from[0]), int64(4*m.stride(0))
 	}
 	if !m.ring[1] {
 		py.Places, py.Stride = int32(m.to[0]), int64(4*m.elements())
@@ -416,14 +416,14 @@ func buildSeparable(c *compiler, n *ir.Node) (action, error) {
 	if err := checkPlane(elements); err != nil {
 		return nil, err
 	}
-	if err := checkPlane(m.step(0) / width); err != nil {
+	if err := checkPlane(m.stride(0) / width); err != nil {
 		return nil, err
 	}
 	var at [4]*devmem.Constant
 	for axis, t := range m.taps {
 		step := 1
 		if axis > 0 {
-			step = m.step(axis) / width
+			step = m.stride(axis) / width
 		}
 		offsets := make([]int32, len(t))
 		for i, list := range t {

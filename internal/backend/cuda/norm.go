@@ -155,7 +155,7 @@ func (c *compiler) wholeGroups(g groups, accumulator, statistics string, x, y *o
 	}
 	w.moments = 8 * w.sums.planeValues()
 	w.means = w.moments + 4*3*g.outer*g.attr.Groups
-	c.scratch(w.means + 4*2*g.outer*g.attr.Groups)
+	c.needScratch(w.means + 4*2*g.outer*g.attr.Groups)
 	return w, nil
 }
 

@@ -108,7 +108,7 @@ func (p *Program) load(ctx context.Context, a backend.Arena) (err error) {
 		at += driver.Ptr(p.external[i].bytes())
 	}
 	p.queue = queue{stream: b.stream, program: p, scratch: scratch}
-	p.measure()
+	p.findHighWater()
 	if invariants.Enabled {
 		p.dies = make([][]int, len(p.steps))
 		for i, k := range p.plan.Buffers {
@@ -151,8 +151,8 @@ func (p *Program) check() error {
 	return nil
 }
 
-// measure finds how far up in the arena the steps write.
-func (p *Program) measure() {
+// findHighWater finds how far up in the arena the steps write.
+func (p *Program) findHighWater() {
 	p.high = make([]int, len(p.steps)+1)
 	for i := range p.steps {
 		s := &p.steps[i]

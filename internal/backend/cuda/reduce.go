@@ -67,7 +67,7 @@ func (c *compiler) reduce(accumulator string, n *ir.Node, factor float64) (actio
 		if gather {
 			return s.gathered(c)
 		}
-		return s.apart(c)
+		return s.ofEachPlane(c)
 	}
 	return c.reduceEach(accumulator, n, factor)
 }
@@ -130,7 +130,7 @@ func (c *compiler) reduceEach(accumulator string, n *ir.Node, factor float64) (a
 	x, y, depth := c.in(0), c.out(), c.depth
 	gather := c.mode == plan.Accumulate
 	if gather {
-		c.state(8 * int(p.Outputs))
+		c.needState(8 * int(p.Outputs))
 	}
 	return func(q *queue, z0, z1 int) error {
 		p := p

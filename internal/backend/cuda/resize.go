@@ -50,10 +50,10 @@ func (c *compiler) sum(m *separable) (action, error) {
 	if err := checkPlane(elements); err != nil {
 		return nil, err
 	}
-	if err := checkPlane(m.step(0)); err != nil {
+	if err := checkPlane(m.stride(0)); err != nil {
 		return nil, err
 	}
-	planes, high, wide, deep := c.termsOf(m.taps[0], 1), c.termsOf(m.taps[1], m.step(1)), c.termsOf(m.taps[2], m.step(2)), c.termsOf(m.taps[3], m.step(3))
+	planes, high, wide, deep := c.termsOf(m.taps[0], 1), c.termsOf(m.taps[1], m.stride(1)), c.termsOf(m.taps[2], m.stride(2)), c.termsOf(m.taps[3], m.stride(3))
 	p := resizeParams{Inner: divideBy(m.inner / width), DimDeep: divideBy(m.to[3]), DimWide: divideBy(m.to[2]), N: int32(elements)}
 	return func(q *queue, z0, z1 int) error {
 		p := p

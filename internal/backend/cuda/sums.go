@@ -101,8 +101,8 @@ func (s *columns) gathered(c *compiler) (action, error) {
 	}
 	const joinColumns, joinThreads = 8, 512 // of sums.cuh
 	outputs, depth, group := s.outer*s.width(), c.depth, s.group(c.depth)
-	c.state(8 * outputs)
-	c.scratch(8 * group * s.planeValues())
+	c.needState(8 * outputs)
+	c.needScratch(8 * group * s.planeValues())
 	return func(q *queue, z0, z1 int) error {
 		for ; z0 < z1; z0 += group {
 			end := min(z1, z0+group)
@@ -122,8 +122,8 @@ func (s *columns) gathered(c *compiler) (action, error) {
 	}, nil
 }
 
-// apart compiles sums of each plane.
-func (s *columns) apart(c *compiler) (action, error) {
+// ofEachPlane compiles sums of each plane.
+func (s *columns) ofEachPlane(c *compiler) (action, error) {
 	if s.chunks == 1 {
 		return func(q *queue, z0, z1 int) error { return s.sum(q, z0, z1, 0) }, nil
 	}
@@ -132,7 +132,7 @@ func (s *columns) apart(c *compiler) (action, error) {
 		return nil, err
 	}
 	outputs, group := s.outer*s.width(), s.group(c.depth)
-	c.scratch(8 * group * s.planeValues())
+	c.needScratch(8 * group * s.planeValues())
 	return func(q *queue, z0, z1 int) error {
 		for ; z0 < z1; z0 += group {
 			end := min(z1, z0+group)

@@ -328,8 +328,8 @@ func (m *tensorMachine) layout(t *tensorClass, k *tensorKernel) (l tensorLayout,
 	return l, false
 }
 
-// time estimates the cycles that a class takes on count points of the lattice.
-func (m *tensorMachine) time(t *tensorClass, k *tensorKernel, count [3]int, mtiles, multiprocessors int) float64 {
+// estimate returns the cycles that a class takes on count points of the lattice.
+func (m *tensorMachine) estimate(t *tensorClass, k *tensorKernel, count [3]int, mtiles, multiprocessors int) float64 {
 	tiles := count[0] * ceilDiv(count[1], k.lines) * ceilDiv(count[2], k.points) * ceilDiv(mtiles, k.mtiles)
 	part := 8
 	if m.half {
@@ -459,7 +459,7 @@ func (m *tensorMachine) choose(t *tensorClass, count [3]int, mtiles, multiproces
 		if !ok {
 			continue
 		}
-		if time := m.time(t, &m.kernels[i], count, mtiles, multiprocessors); time < best {
+		if time := m.estimate(t, &m.kernels[i], count, mtiles, multiprocessors); time < best {
 			best, k, l = time, &m.kernels[i], layout
 		}
 	}

@@ -174,7 +174,7 @@ func (t *tuner) timeOwn(name string, whole *plan.Plan) (seconds float64, err err
 	if err := p.load(context.Background(), nil); err != nil {
 		return 0, err
 	}
-	return t.backend.time(func() error { return p.enqueueSteps(context.Background(), 0, len(p.steps)) })
+	return t.backend.measure(func() error { return p.enqueueSteps(context.Background(), 0, len(p.steps)) })
 }
 
 // timeEngines finds an engine that is faster than the best so far.
@@ -215,15 +215,15 @@ func (t *tuner) timeEngines(c cudnn.Convolution, plans []*cudnn.Plan, x, w, y *i
 	}
 	for _, p := range plans {
 		// One that does not run is not the fastest.
-		if s, err := t.backend.time(func() error { return p.Run(at) }); err == nil && s < best.Seconds {
+		if s, err := t.backend.measure(func() error { return p.Run(at) }); err == nil && s < best.Seconds {
 			fastest, best.Seconds = p, s
 		}
 	}
 	return fastest, nil
 }
 
-// time runs something once to warm up and takes the least time of three runs more.
-func (b *Backend) time(run func() error) (seconds float64, err error) {
+// measure runs something once to warm up and takes the least time of three runs more.
+func (b *Backend) measure(run func() error) (seconds float64, err error) {
 	var events [4]*driver.Event
 	for i := range events {
 		if events[i], err = b.context.NewEvent(true); err != nil {

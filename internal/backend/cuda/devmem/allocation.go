@@ -248,13 +248,13 @@ func (m *Allocation) Double(from, bytes int) (a *Alias, err error) {
 	})
 	if err != nil {
 		m.broken.Store(!m.ready)
-		m.forget(a)
+		m.removeAlias(a)
 		return nil, errors.Join(err, d.endMemory(a.dissolve))
 	}
 	return a, nil
 }
 
-func (m *Allocation) forget(a *Alias) {
+func (m *Allocation) removeAlias(a *Alias) {
 	m.aliases = slices.DeleteFunc(m.aliases, func(other *Alias) bool { return other == a })
 }
 
@@ -319,6 +319,6 @@ func (a *Alias) Close() error {
 	d := a.of.a
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	a.of.forget(a)
+	a.of.removeAlias(a)
 	return d.endMemory(a.dissolve)
 }
