@@ -94,8 +94,8 @@ type Op struct {
 	// AcrossPlanes says that a plane of the output is made of other planes of the inputs than the one in the same place: backends see
 	// the whole node and find the planes themselves. Other operations are as many nodes of a single plane.
 	AcrossPlanes bool
-	// Accumulates reports whether the node's output, which has no depth, can be gathered from its inputs some planes at a time,
-	// in order. Nil means that it cannot.
+	// Accumulates reports whether the node is a reduction along depth: its output has no depth, and can be accumulated from its inputs
+	// some planes at a time, in order. Nil means that it is not.
 	Accumulates func(n *Node) bool
 	// Separable says where the elements of the output come from, for operations that move elements along each axis by itself. Backends
 	// compute all of them by the same kernels. Nil for other operations.

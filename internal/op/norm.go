@@ -46,26 +46,26 @@ var GroupNormBackward = &ir.Op{Name: "GroupNormBackward", MinIn: 2, MaxIn: 3, At
 
 const allPlanesFirst = "its statistics are of all planes; pass split-norms takes it apart"
 
-// A group norm over an image is computed in two goes, each of which can be taken plane by plane: GroupMoments gathers the
-// statistics, GroupNormApply applies them. Its gradient gathers two more means with GroupGradMoments, which GroupGradApply applies.
+// A group norm over an image is computed in two steps, each of which can be taken plane by plane: GroupMoments accumulates the
+// statistics, GroupNormApply applies them. Its gradient accumulates two more means with GroupGradMoments, which GroupGradApply applies.
 // They are put in place of GroupNorm and GroupNormBackward when everything has been differentiated.
 var (
 	// GroupMoments is, for each group of x [1, D, H, W, C], the mean, what rounding to float32 took off it, and
 	// 1/sqrt(variance + Eps): [1, 1, 1, Groups, 3].
 	GroupMoments = &ir.Op{Name: "GroupMoments", MinIn: 1, MaxIn: 1, Attr: GroupNormAttr{}, Inputs: []string{"x"},
-		Infer: groupMoments(0, 3), NoGrad: twoGoes, Accumulates: deepInput}
+		Infer: groupMoments(0, 3), NoGrad: afterDifferentiation, Accumulates: deepInput}
 	// GroupNormApply is GroupNorm of x whose moments are known.
 	GroupNormApply = &ir.Op{Name: "GroupNormApply", MinIn: 2, MaxIn: 4, Attr: GroupNormAttr{}, Inputs: []string{"x", "moments", "gamma", "beta"},
-		InPlace: true, Infer: groupApply(0, 2), NoGrad: twoGoes, Slab: samePlanes}
+		InPlace: true, Infer: groupApply(0, 2), NoGrad: afterDifferentiation, Slab: samePlanes}
 	// GroupGradMoments is, for each group, the mean of g = dy*gamma and the mean of g*h, h being the normalised x: [1, 1, 1, Groups, 2].
 	GroupGradMoments = &ir.Op{Name: "GroupGradMoments", MinIn: 3, MaxIn: 4, Attr: GroupNormAttr{}, Inputs: []string{"dy", "x", "moments", "gamma"},
-		Infer: groupMoments(1, 2), NoGrad: twoGoes, Accumulates: deepInput}
+		Infer: groupMoments(1, 2), NoGrad: afterDifferentiation, Accumulates: deepInput}
 	// GroupGradApply is the gradient with respect to x, (g - mean(g) - h*mean(g*h)) / deviation.
 	GroupGradApply = &ir.Op{Name: "GroupGradApply", MinIn: 4, MaxIn: 5, Attr: GroupNormAttr{}, Inputs: []string{"dy", "x", "moments", "means", "gamma"},
-		InPlace: true, Infer: groupApply(1, 4), NoGrad: twoGoes, Slab: samePlanes}
+		InPlace: true, Infer: groupApply(1, 4), NoGrad: afterDifferentiation, Slab: samePlanes}
 )
 
-const twoGoes = "made when everything has been differentiated"
+const afterDifferentiation = "made when everything has been differentiated"
 
 // groupMoments is the shape rule of statistics of input x with values for each group.
 func groupMoments(x, values int) func(any, []ir.Type) ([]ir.Type, error) {

@@ -248,7 +248,7 @@ func TestSlabs(t *testing.T) {
 	}
 }
 
-// Statistics gather planes one after the other, if what they reduce has any; only sums along depth are gathered so.
+// Statistics accumulate planes one after the other, if their inputs have any; of other reductions only those along depth do.
 func TestAccumulates(t *testing.T) {
 	for _, c := range []struct {
 		op    *ir.Op
@@ -275,7 +275,7 @@ func TestAccumulates(t *testing.T) {
 		}
 		if c.op.Slab != nil && c.want {
 			if _, _, ok := c.op.Slab(v.Def, 0, 0, 1); ok {
-				t.Errorf("%s %+v runs on slabs and is gathered", c.op.Name, c.attr)
+				t.Errorf("%s %+v runs on slabs and accumulates", c.op.Name, c.attr)
 			}
 		}
 	}

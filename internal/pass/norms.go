@@ -7,7 +7,7 @@ import (
 	"github.com/voxcam/voxcam/internal/op"
 )
 
-// splitNorms takes group norms of images, and their gradients, apart into gathering the statistics and applying them, each of
+// splitNorms takes group norms of images, and their gradients, apart into accumulating the statistics and applying them, each of
 // which a plan can do slab by slab.
 func splitNorms(g *ir.Graph) error {
 	type statistics struct {

@@ -123,7 +123,7 @@ func Slabs(g *ir.Graph, h int) *plan.Plan {
 	return p
 }
 
-// modeOf is how a node can run.
+// modeOf returns how a node can run.
 func modeOf(n *ir.Node) plan.Mode {
 	if n.Op.Accumulates != nil && n.Op.Accumulates(n) {
 		return plan.Accumulate

@@ -94,7 +94,7 @@ func (t *step) prepare(s *plan.Step) error {
 	depth := 0
 	switch s.Mode {
 	case plan.Whole:
-		if inst.gather != nil {
+		if inst.accumulation != nil {
 			t.z0, t.z1 = 0, s.Node.Inputs[0].Shape()[1]
 		} else if len(s.Node.Out().Shape()) == 5 {
 			t.z0, t.z1 = 0, s.Node.Out().Shape()[1]
@@ -134,14 +134,14 @@ func (c *compiler) compile(s *plan.Step) (*instance, error) {
 		return nil, err
 	}
 	switch {
-	case s.Mode == plan.Whole && alwaysGathered[n.Op]:
-		c.inst.gather = &gather{}
+	case s.Mode == plan.Whole && alwaysAccumulated[n.Op]:
+		c.inst.accumulation = &accumulation{}
 		n = plan.OnePlane(n, n.Inputs[0].Shape()[1])
 	case s.Mode == plan.Accumulate:
 		if !n.Inputs[0].HasDepth() || n.Op.Accumulates == nil || !n.Op.Accumulates(n) {
-			return nil, fmt.Errorf("it cannot be gathered plane by plane: %w", backend.ErrUnsupported)
+			return nil, fmt.Errorf("it cannot be accumulated plane by plane: %w", backend.ErrUnsupported)
 		}
-		c.inst.gather = &gather{}
+		c.inst.accumulation = &accumulation{}
 		n = plan.OnePlane(n, n.Inputs[0].Shape()[1])
 	case c.slab && (!n.Out().HasDepth() || n.Op.Slab == nil):
 		return nil, fmt.Errorf("it cannot run on slabs: %w", backend.ErrUnsupported)
@@ -180,7 +180,7 @@ func (c *compiler) locate(s *plan.Step) error {
 			}
 			ring = c.plan.Buffers[at.buffer].Planes
 		}
-		if s.Mode == plan.Whole && !alwaysGathered[n.Op] {
+		if s.Mode == plan.Whole && !alwaysAccumulated[n.Op] {
 			if ring > 0 && ring != v.Shape()[1] {
 				return fmt.Errorf("%v is wanted whole, and has %d of its planes", v, ring)
 			}

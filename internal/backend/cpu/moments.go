@@ -15,8 +15,8 @@ var momentsBuilders = map[*ir.Op]builder{
 	op.GroupGradApply:   buildGroupGradApply,
 }
 
-// alwaysGathered are the operations that take planes one after the other even where they run whole.
-var alwaysGathered = map[*ir.Op]bool{op.GroupMoments: true, op.GroupGradMoments: true}
+// alwaysAccumulated are the operations that take planes one after the other even where they run whole.
+var alwaysAccumulated = map[*ir.Op]bool{op.GroupMoments: true, op.GroupGradMoments: true}
 
 // buildGroupMoments finds, for each block of a plane and each channel, the sum and the squares about the block's own mean, and
 // merges them in order: Chan, Golub and LeVeque, Updating Formulae and a Pairwise Algorithm for Computing Sample Variances (1979),
@@ -25,7 +25,7 @@ func buildGroupMoments(c *compiler, n *ir.Node) error {
 	set, s, a, depth := c.backend.set, n.Inputs[0].Shape(), n.Attr.(op.GroupNormAttr), c.node.Inputs[0].Shape()[1]
 	ch := s[4]
 	r := reduction{outer: 1, size: s[2] * s[3], inner: ch, plane: true}
-	blocks, g := r.blocks(), c.inst.gather
+	blocks, g := r.blocks(), c.inst.accumulation
 	g.values, g.partial = 2*ch, blocks*2*ch
 	c.ownScratch(ch)
 	g.parts, g.plane = cut(blocks, r.size/blocks*ch, func(lo, hi int, s *scratch) {
@@ -90,12 +90,12 @@ func buildGroupMoments(c *compiler, n *ir.Node) error {
 	return nil
 }
 
-// buildGroupGradMoments gathers the sums of dy and of dy*x by channel.
+// buildGroupGradMoments accumulates the sums of dy and of dy*x by channel.
 func buildGroupGradMoments(c *compiler, n *ir.Node) error {
 	set, s, a, depth := c.backend.set, n.Inputs[0].Shape(), n.Attr.(op.GroupNormAttr), c.node.Inputs[0].Shape()[1]
 	ch := s[4]
 	r := reduction{outer: 1, size: s[2] * s[3], inner: ch, plane: true}
-	blocks, g := r.blocks(), c.inst.gather
+	blocks, g := r.blocks(), c.inst.accumulation
 	g.values, g.partial = 2*ch, blocks*2*ch
 	g.parts, g.plane = cut(blocks, r.size/blocks*ch, func(lo, hi int, s *scratch) {
 		for b := lo; b < hi; b++ {

@@ -19,7 +19,7 @@ type scratch struct {
 
 	ops     [][]byte  // operands: the inputs, and the output last
 	plane   [][]byte  // memory for operands that point at planes
-	partial []float64 // part of shared for the plane at hand, of a step that gathers
+	partial []float64 // part of shared for the plane at hand, of a step that accumulates
 	job     *job      // the step that runs
 }
 

@@ -37,19 +37,19 @@ type Program struct {
 
 // instance is a compiled node. Steps that compute slabs of the same node in the same buffers share it.
 type instance struct {
-	node     *ir.Node
-	mode     plan.Mode
-	in, out  []int // buffers, by which steps find their instance
-	places   []place
-	ops      [][]byte // memory of each operand, the output last
-	phases   []phase
-	byPlane  bool // phases are of one plane, whose operands are found plane by plane
-	regions  func(depth int) []kernel.Region
-	heights  []height
-	gather   *gather
-	own      int // float32 values of scratch that a worker needs
-	shared   int // float64 values that a step needs
-	elements int // of the output
+	node         *ir.Node
+	mode         plan.Mode
+	in, out      []int // buffers, by which steps find their instance
+	places       []place
+	ops          [][]byte // memory of each operand, the output last
+	phases       []phase
+	byPlane      bool // phases are of one plane, whose operands are found plane by plane
+	regions      func(depth int) []kernel.Region
+	heights      []height
+	accumulation *accumulation
+	own          int // float32 values of scratch that a worker needs
+	shared       int // float64 values that a step needs
+	elements     int // of the output
 }
 
 // height is the state that steps with the same number of planes share.
@@ -142,14 +142,14 @@ func (p *Program) load(ctx context.Context, a backend.Arena) (err error) {
 		p.scratch[i] = scratch{f64: own, f32: floatsOf(own), shared: shared, plane: make([][]byte, size.operands), job: &p.job}
 	}
 	for _, inst := range p.instances {
-		if inst.gather != nil {
-			inst.gather.allocate()
+		if inst.accumulation != nil {
+			inst.accumulation.allocate()
 		}
 	}
 	p.onPlanes = func(i int, s *scratch) {
 		j := s.job
 		s.point(j.instance, j.z0+i/j.parts)
-		if g := j.instance.gather; g != nil {
+		if g := j.instance.accumulation; g != nil {
 			s.partial = s.shared[i/j.parts*g.partial:][:g.partial]
 		}
 		j.do(i%j.parts, s)
@@ -227,8 +227,8 @@ func (p *Program) step(ctx context.Context, s *step) error {
 	if inst.regions != nil {
 		p.job.regions = inst.heights[s.height].regions
 	}
-	if inst.gather != nil {
-		return inst.gather.run(ctx, p, s)
+	if inst.accumulation != nil {
+		return inst.accumulation.run(ctx, p, s)
 	}
 	if inst.byPlane && len(inst.phases) > 1 {
 		for z := s.z0; z < s.z1; z++ { // phases follow one another plane by plane

@@ -110,8 +110,8 @@ type reducer struct {
 
 func (c *compiler) reduce(n *ir.Node, f reducer) {
 	s, axes := n.Inputs[0].Shape(), n.Attr.(op.ReduceAttr).Axes
-	if c.inst.gather != nil {
-		c.gatherReduction(n, f)
+	if c.inst.accumulation != nil {
+		c.accumulateReduction(n, f)
 		return
 	}
 	r, ok := reductionOf(s, axes)

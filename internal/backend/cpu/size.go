@@ -9,17 +9,17 @@ import (
 
 // sizes are the memory that instances need besides their operands and weights.
 type sizes struct {
-	own      int // float32 values for each worker
-	shared   int // float64 values
-	gathered int // float64 values that accumulating instances keep between steps
-	operands int
+	own         int // float32 values for each worker
+	shared      int // float64 values
+	accumulated int // float64 values that accumulating instances keep between steps
+	operands    int
 }
 
 func (c *compiler) sizes(instances []*instance) (s sizes) {
 	for _, inst := range instances {
 		s.own, s.shared, s.operands = max(s.own, inst.own), max(s.shared, inst.shared), max(s.operands, len(inst.places))
-		if inst.gather != nil {
-			s.gathered += inst.gather.size()
+		if inst.accumulation != nil {
+			s.accumulated += inst.accumulation.size()
 		}
 	}
 	return s
@@ -33,7 +33,7 @@ func (b *Backend) ScratchBytes(p *plan.Plan) (int, error) {
 		return 0, err
 	}
 	s := c.sizes(instances)
-	return 8 * (b.pool.size()*((s.own+1)/2) + s.shared + s.gathered), nil
+	return 8 * (b.pool.size()*((s.own+1)/2) + s.shared + s.accumulated), nil
 }
 
 // ArenaBytes implements backend.Backend.
@@ -70,8 +70,8 @@ func (p *Program) Scratch() int {
 		n += 8 * len(s.f64)
 	}
 	for _, inst := range p.instances {
-		if inst.gather != nil {
-			n += 8 * len(inst.gather.sums)
+		if inst.accumulation != nil {
+			n += 8 * len(inst.accumulation.sums)
 		}
 	}
 	return n

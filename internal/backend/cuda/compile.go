@@ -21,8 +21,8 @@ import (
 //     sees a node with a single plane, and its action works on planes [z0, z1). A node that is taken whole is a single plane.
 //   - across planes (windows, moves along depth): the builder sees the whole node; its action makes output planes [z0, z1), all of
 //     them where the node runs whole. Planes are found through operands, which may be rings.
-//   - gathering: sums over depth take input planes [z0, z1), in order; the builder sees a node with a single plane of the inputs.
-//     They are gathered in the same way when they run whole, so that plans do not change results.
+//   - accumulating: reductions over depth take input planes [z0, z1), in order; the builder sees a node with a single plane of the inputs.
+//     They are accumulated in the same way when they run whole, so that plans do not change results.
 type compiler struct {
 	backend *Backend
 	plan    *plan.Plan
@@ -31,7 +31,7 @@ type compiler struct {
 	node *ir.Node // all of it, whatever the builder sees
 	mode plan.Mode
 	inst *instance
-	// depth is the number of planes of the output, or of the gathered input.
+	// depth is the number of planes of the output, or of the input of a reduction.
 	depth int
 
 	epilogue epilogue // of a convolution that is fused with what follows it
@@ -41,7 +41,7 @@ type compiler struct {
 // A builder compiles a node to an action.
 type builder func(c *compiler, n *ir.Node) (action, error)
 
-// An action enqueues the work of planes [z0, z1): of the output, or of the input where a node gathers. It allocates nothing on the
+// An action enqueues the work of planes [z0, z1): of the output, or of the input of a reduction. It allocates nothing on the
 // device and does not wait for it.
 type action func(q *queue, z0, z1 int) error
 
@@ -135,7 +135,7 @@ func (t *step) prepare(s *plan.Step) error {
 	switch {
 	case s.Mode == plan.Slab:
 		depth = n.Out().Shape()[1]
-	case s.Mode == plan.Accumulate || gathersWhole(n):
+	case s.Mode == plan.Accumulate || accumulates(n):
 		depth = n.Inputs[0].Shape()[1]
 	case n.Op.AcrossPlanes && len(n.Out().Shape()) == 5:
 		depth = n.Out().Shape()[1]
@@ -152,8 +152,8 @@ func (t *step) prepare(s *plan.Step) error {
 	return nil
 }
 
-// gathersWhole reports whether a node gathers plane by plane even where it runs whole.
-func gathersWhole(n *ir.Node) bool { return n.Op.Accumulates != nil && n.Op.Accumulates(n) }
+// accumulates reports whether a node is a reduction that is accumulated plane by plane, even where it runs whole.
+func accumulates(n *ir.Node) bool { return n.Op.Accumulates != nil && n.Op.Accumulates(n) }
 
 func (c *compiler) compile(s *plan.Step) (*instance, error) {
 	n := s.Node
@@ -162,14 +162,14 @@ func (c *compiler) compile(s *plan.Step) (*instance, error) {
 		return nil, backend.ErrUnsupported
 	}
 	c.node, c.mode, c.depth = n, s.Mode, 1
-	if s.Mode == plan.Whole && gathersWhole(n) {
+	if s.Mode == plan.Whole && accumulates(n) {
 		c.mode = plan.Accumulate
 	}
 	c.inst = &instance{node: n, mode: s.Mode, in: s.In, out: s.Out, samples: 1}
 	switch c.mode {
 	case plan.Accumulate:
 		if n.Op.Accumulates == nil || !n.Op.Accumulates(n) {
-			return nil, fmt.Errorf("it cannot be gathered plane by plane: %w", backend.ErrUnsupported)
+			return nil, fmt.Errorf("it cannot be accumulated plane by plane: %w", backend.ErrUnsupported)
 		}
 		c.depth = n.Inputs[0].Shape()[1]
 		n = plan.OnePlane(n, c.depth)

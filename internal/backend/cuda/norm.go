@@ -76,23 +76,23 @@ func (g groups) apply(q *queue, f *driver.Function, p applyParams, z0, z1 int) e
 	return launch(q, f, [3]uint32{uint32(p.Rows.blocks()), uint32(z1 - z0), uint32(g.outer)}, elementThreads, 0, &p)
 }
 
-// buildGroupMoments gathers the sums of x and of its squares by channel.
+// buildGroupMoments accumulates the sums of x and of its squares by channel.
 func buildGroupMoments(c *compiler, n *ir.Node) (action, error) {
-	return c.gatherGroups(n, "Moments", "group_moments", c.in(0), nil, nil, nil)
+	return c.accumulateGroups(n, "Moments", "group_moments", c.in(0), nil, nil, nil)
 }
 
-// buildGroupGradMoments gathers the sums of dy and of dy*x by channel.
+// buildGroupGradMoments accumulates the sums of dy and of dy*x by channel.
 func buildGroupGradMoments(c *compiler, n *ir.Node) (action, error) {
-	return c.gatherGroups(n, "Dots", "group_means", c.in(0), c.in(1), c.in(2), c.maybe(3))
+	return c.accumulateGroups(n, "Dots", "group_means", c.in(0), c.in(1), c.in(2), c.maybe(3))
 }
 
-func (c *compiler) gatherGroups(n *ir.Node, accumulator, statistics string, x, y, moments, gamma *operand) (action, error) {
+func (c *compiler) accumulateGroups(n *ir.Node, accumulator, statistics string, x, y, moments, gamma *operand) (action, error) {
 	g, out, depth := groupsOf(n.Inputs[0].Shape(), n.Attr), c.out(), c.depth
 	s, err := c.columns(accumulator, g.matrices, 2, x, y, nil, 1)
 	if err != nil {
 		return nil, err
 	}
-	gather, err := s.gathered(c)
+	accumulate, err := s.accumulated(c)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +101,7 @@ func (c *compiler) gatherGroups(n *ir.Node, accumulator, statistics string, x, y
 		return nil, err
 	}
 	return func(q *queue, z0, z1 int) error {
-		if err := gather(q, z0, z1); err != nil || z1 < depth {
+		if err := accumulate(q, z0, z1); err != nil || z1 < depth {
 			return err
 		}
 		p := g.params(depth, 1)

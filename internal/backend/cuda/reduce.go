@@ -54,18 +54,18 @@ const longRun = 1 << 12
 
 // reduce compiles a reduction with an accumulator of sums.cuh; the result is multiplied by a factor.
 func (c *compiler) reduce(accumulator string, n *ir.Node, factor float64) (action, error) {
-	gather := c.mode == plan.Accumulate
+	accumulate := c.mode == plan.Accumulate
 	m, ok := matricesOf(n.Inputs[0].Shape(), n.Attr.(op.ReduceAttr).Axes)
 	switch {
-	case ok && !gather && m.channels == 1 && m.size < longRun:
+	case ok && !accumulate && m.channels == 1 && m.size < longRun:
 		return c.runs(accumulator, m, factor)
 	case ok && m.size*m.channels >= smallMatrix, ok && m.outer == 1:
 		s, err := c.columns(accumulator, m, 1, c.in(0), nil, c.out(), factor)
 		if err != nil {
 			return nil, err
 		}
-		if gather {
-			return s.gathered(c)
+		if accumulate {
+			return s.accumulated(c)
 		}
 		return s.ofEachPlane(c)
 	}
@@ -128,15 +128,15 @@ func (c *compiler) reduceEach(accumulator string, n *ir.Node, factor float64) (a
 		return nil, err
 	}
 	x, y, depth := c.in(0), c.out(), c.depth
-	gather := c.mode == plan.Accumulate
-	if gather {
+	accumulate := c.mode == plan.Accumulate
+	if accumulate {
 		c.needState(8 * int(p.Outputs))
 	}
 	return func(q *queue, z0, z1 int) error {
 		p := p
 		p.X, p.Y, p.Z0, p.Planes, p.Last = q.planes(x), q.planes(y), int32(z0), 1, 1
 		grid := [3]uint32{uint32(ceilDiv(int(p.Outputs), elementThreads)), uint32(z1 - z0), 1}
-		if gather {
+		if accumulate {
 			p.State, p.Planes, p.First, p.Last = q.state(), int32(z1-z0), flag(z0 == 0), flag(z1 == depth)
 			grid[1] = 1
 		}

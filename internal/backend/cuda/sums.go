@@ -92,9 +92,9 @@ func (s *columns) sum(q *queue, z0, z1 int, partial driver.Ptr) error {
 	return launch(q, s.find, grid, elementThreads, 0, &p)
 }
 
-// gathered compiles sums that are gathered over planes in the state of the instance, and made the output (if there is one) with the
+// accumulated compiles sums that are accumulated over planes in the state of the instance, and made the output (if there is one) with the
 // last of them.
-func (s *columns) gathered(c *compiler) (action, error) {
+func (s *columns) accumulated(c *compiler) (action, error) {
 	var err error
 	if s.join, err = c.kernel("join_" + s.joins); err != nil {
 		return nil, err

@@ -7,9 +7,9 @@ import (
 	"github.com/voxcam/voxcam/internal/op"
 )
 
-// gather takes the inputs of an instance without depth in its output plane by plane. The parts of the planes are joined in the order of the
+// accumulation reads the inputs of a reduction plane by plane. The parts of the planes are joined in the order of the
 // planes, so that the result does not depend on the heights of the steps.
-type gather struct {
+type accumulation struct {
 	values  int // float64 values that are kept from step to step
 	partial int // float64 values that are found of a plane
 	start   float64
@@ -22,18 +22,18 @@ type gather struct {
 	finish part // makes the output
 }
 
-// gathered is the most partial values that are found before they are joined, if a plane has no more.
-const gathered = 1 << 16
+// mostPartial is the most partial values that are found before they are joined, if a plane has no more.
+const mostPartial = 1 << 16
 
 // chunk returns the number of planes that are worked on at the same time.
-func (g *gather) chunk() int { return min(max(gathered/max(g.partial, 1), 1), 32) }
+func (g *accumulation) chunk() int { return min(max(mostPartial/max(g.partial, 1), 1), 32) }
 
-func (g *gather) size() int { return g.values }
+func (g *accumulation) size() int { return g.values }
 
 // allocate takes the memory of the sums.
-func (g *gather) allocate() { g.sums = make([]float64, g.values) }
+func (g *accumulation) allocate() { g.sums = make([]float64, g.values) }
 
-func (g *gather) run(ctx context.Context, p *Program, s *step) error {
+func (g *accumulation) run(ctx context.Context, p *Program, s *step) error {
 	pool := p.backend.pool
 	if s.z0 == 0 {
 		for i := range g.sums {
@@ -56,10 +56,10 @@ func (g *gather) run(ctx context.Context, p *Program, s *step) error {
 	return pool.run(ctx, 0, g.joins, g.finish, s.instance.ops, p.scratch)
 }
 
-// gatherReduction compiles a reduction over depth, and maybe other axes; n is a node of one plane.
-func (c *compiler) gatherReduction(n *ir.Node, f reducer) {
+// accumulateReduction compiles a reduction over depth, and maybe other axes; n is a node of one plane.
+func (c *compiler) accumulateReduction(n *ir.Node, f reducer) {
 	s, axes, depth := n.Inputs[0].Shape(), n.Attr.(op.ReduceAttr).Axes, c.node.Inputs[0].Shape()[1]
-	g := c.inst.gather
+	g := c.inst.accumulation
 	g.values, g.start = n.Out().Shape().Elements(), f.start
 	r, ok := reductionOf(s, axes)
 	r.plane = true
