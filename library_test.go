@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/voxcam/voxcam"
+	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // What cannot be explained is an error, and no panic.
@@ -16,36 +18,36 @@ func TestVolumesThatAreNone(t *testing.T) {
 	m, good := opened(t, voxcam.Options{Device: "cpu"})
 	values := func(n int) []float32 { return make([]float32, n) }
 	for name, c := range map[string]struct {
-		volume *voxcam.Volume
+		volume *volume.Volume
 		says   string
 	}{
 		"nil":         {nil, "it is nil"},
-		"empty":       {&voxcam.Volume{}, "0x0x0x0"},
-		"no data":     {&voxcam.Volume{Channels: 1, Depth: 12, Height: 16, Width: 14}, "1x12x16x14, channels x depth x height x width, but has 0 values"},
-		"too few":     {&voxcam.Volume{Data: values(7), Channels: 1, Depth: 2, Height: 2, Width: 2}, "but has 7 values"},
-		"too many":    {&voxcam.Volume{Data: values(9), Channels: 1, Depth: 2, Height: 2, Width: 2}, "but has 9 values"},
-		"negative":    {&voxcam.Volume{Data: values(4), Channels: -1, Depth: -1, Height: 2, Width: 2}, "-1x-1x2x2"},
-		"overflow":    {&voxcam.Volume{Data: values(1), Channels: 1 << 31, Depth: 1 << 31, Height: 4, Width: 1}, "but has 1 values"},
+		"empty":       {&volume.Volume{}, "0x0x0x0"},
+		"no data":     {&volume.Volume{Channels: 1, Depth: 12, Height: 16, Width: 14}, "1x12x16x14, channels x depth x height x width, but has 0 values"},
+		"too few":     {&volume.Volume{Data: values(7), Channels: 1, Depth: 2, Height: 2, Width: 2}, "but has 7 values"},
+		"too many":    {&volume.Volume{Data: values(9), Channels: 1, Depth: 2, Height: 2, Width: 2}, "but has 9 values"},
+		"negative":    {&volume.Volume{Data: values(4), Channels: -1, Depth: -1, Height: 2, Width: 2}, "-1x-1x2x2"},
+		"overflow":    {&volume.Volume{Data: values(1), Channels: 1 << 31, Depth: 1 << 31, Height: 4, Width: 1}, "but has 1 values"},
 		"made of -1":  {voxcam.NewVolume(-1, 2, 2, 2), "-1x2x2x2"},
 		"made of 0":   {voxcam.NewVolume(1, 0, 2, 2), "1x0x2x2"},
 		"made of all": {voxcam.NewVolume(math.MaxInt, math.MaxInt, 2, 2), "but has 0 values"},
 		"another":     {voxcam.NewVolume(1, 2, 2, 2), "depth 2 instead of 12"},
-		"not finite":  {func() *voxcam.Volume { v := voxcam.NewVolume(1, 12, 16, 14); v.Data[3] = float32(math.NaN()); return v }(), "NaN"},
+		"not finite":  {func() *volume.Volume { v := voxcam.NewVolume(1, 12, 16, 14); v.Data[3] = float32(math.NaN()); return v }(), "NaN"},
 	} {
-		if _, err := m.Explain(t.Context(), c.volume, voxcam.Request{Methods: []string{"gradcam"}}); err == nil || !strings.Contains(err.Error(), c.says) {
+		if _, err := m.Explain(t.Context(), c.volume, cam.Request{Methods: []string{"gradcam"}}); err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v, want %q", name, err, c.says)
 		}
 	}
 	//lint:ignore SA1012 a nil context is tested
-	if _, err := m.Explain(nil, good, voxcam.Request{Methods: []string{"gradcam"}}); err == nil || !strings.Contains(err.Error(), "context is nil") {
+	if _, err := m.Explain(nil, good, cam.Request{Methods: []string{"gradcam"}}); err == nil || !strings.Contains(err.Error(), "context is nil") {
 		t.Errorf("a nil context: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := m.Explain(ctx, good, voxcam.Request{Methods: []string{"gradcam"}}); !errors.Is(err, context.Canceled) {
+	if _, err := m.Explain(ctx, good, cam.Request{Methods: []string{"gradcam"}}); !errors.Is(err, context.Canceled) {
 		t.Errorf("a context that has ended: %v", err)
 	}
-	if r, err := m.Explain(t.Context(), good, voxcam.Request{Methods: []string{"gradcam"}}); err != nil || r.Methods[0].Status != voxcam.StatusOK {
+	if r, err := m.Explain(t.Context(), good, cam.Request{Methods: []string{"gradcam"}}); err != nil || r.Methods[0].Status != cam.StatusOK {
 		t.Errorf("afterwards: %v", err)
 	}
 }
@@ -53,14 +55,14 @@ func TestVolumesThatAreNone(t *testing.T) {
 // A model that is closed, or that Open did not make, says so.
 func TestClosedModels(t *testing.T) {
 	m, v := opened(t, voxcam.Options{Device: "cpu"})
-	req := voxcam.Request{Methods: []string{"gradcam", "smoothgrad"}, NSamples: 2}
+	req := cam.Request{Methods: []string{"gradcam", "smoothgrad"}, NSamples: 2}
 	name := m.Device()
 	for range 2 {
 		if err := m.Close(); err != nil {
 			t.Error(err)
 		}
 	}
-	if _, err := m.Explain(t.Context(), v, req); !errors.Is(err, voxcam.ErrClosed) {
+	if _, err := m.Explain(t.Context(), v, req); !errors.Is(err, cam.ErrClosed) {
 		t.Errorf("behind Close: %v", err)
 	}
 	if m.Device() != name || len(m.Notes()) != 0 || m.Info().InputShape != [4]int{1, 12, 16, 14} {
@@ -85,14 +87,14 @@ func TestCloseMeanwhile(t *testing.T) {
 		for range cap(begun) {
 			tasks.Go(func() {
 				for {
-					r, err := m.Explain(t.Context(), v, voxcam.Request{Methods: []string{"gradcam", "smoothgrad"}, NSamples: 2})
+					r, err := m.Explain(t.Context(), v, cam.Request{Methods: []string{"gradcam", "smoothgrad"}, NSamples: 2})
 					if err != nil {
-						if !errors.Is(err, voxcam.ErrClosed) {
+						if !errors.Is(err, cam.ErrClosed) {
 							t.Errorf("while it is closed: %v", err)
 						}
 						return
 					}
-					if len(r.Methods) != 2 || r.Methods[1].Status != voxcam.StatusOK {
+					if len(r.Methods) != 2 || r.Methods[1].Status != cam.StatusOK {
 						t.Errorf("%+v", r.Methods)
 					}
 					select {

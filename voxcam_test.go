@@ -6,7 +6,10 @@ import (
 	"testing"
 
 	"github.com/voxcam/voxcam"
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/device"
+	"github.com/voxcam/voxcam/volume"
+	"github.com/voxcam/voxcam/volume/format"
 )
 
 const (
@@ -17,7 +20,7 @@ const (
 // explained is the map of a method.
 func explained(t *testing.T, opt voxcam.Options, method string) (maps []float32, deviceName string) {
 	t.Helper()
-	m, err := voxcam.Open(model, opt)
+	m, err := voxcam.Open(t.Context(), model, opt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,15 +29,15 @@ func explained(t *testing.T, opt voxcam.Options, method string) (maps []float32,
 			t.Error(err)
 		}
 	}()
-	v, err := voxcam.Read(input, voxcam.ReadOptions{})
+	v, err := voxcam.Read(t.Context(), input, format.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := m.Explain(t.Context(), v, voxcam.Request{Methods: []string{method}})
+	r, err := m.Explain(t.Context(), v, cam.Request{Methods: []string{method}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Methods[0].Status != voxcam.StatusOK {
+	if r.Methods[0].Status != cam.StatusOK {
 		t.Fatalf("%s: %s", r.Methods[0].Status, r.Methods[0].Reason)
 	}
 	if notes := m.Notes(); len(notes) != 0 {
@@ -58,7 +61,7 @@ func TestDevices(t *testing.T) {
 		{Precision: "bf16"}:                  "precision bf16 needs a GPU",
 		{Device: "cpu", Precision: "double"}: `precision "double" is not known`,
 	} {
-		if m, err := voxcam.Open(model, opt); err == nil {
+		if m, err := voxcam.Open(t.Context(), model, opt); err == nil {
 			t.Errorf("%+v opened %s", opt, m.Device())
 		} else if !strings.Contains(err.Error(), says) {
 			t.Errorf("%+v: %v", opt, err)
@@ -83,7 +86,7 @@ func distance(a, b []float32) float64 {
 func TestDefaults(t *testing.T) {
 	m, v := opened(t, voxcam.Options{Device: "cpu"})
 	maps := map[string][]float32{}
-	for name, req := range map[string]voxcam.Request{
+	for name, req := range map[string]cam.Request{
 		"zero":     {},
 		"defaults": {NSamples: 50, NoiseLevel: 0.15},
 		"fewer":    {NSamples: 49},
@@ -97,7 +100,7 @@ func TestDefaults(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if len(r.Methods) != 1 || r.Methods[0].Status != voxcam.StatusOK {
+		if len(r.Methods) != 1 || r.Methods[0].Status != cam.StatusOK {
 			t.Fatalf("%s: %+v", name, r.Methods)
 		}
 		maps[name] = r.Methods[0].Map
@@ -124,10 +127,10 @@ func TestRangeOfOptions(t *testing.T) {
 		{voxcam.Options{TokenGrid: [3]int{1, 2, 0}}, "token_grid is [1 2 0]; it must be three sizes from 1 to 65536"},
 		{voxcam.Options{TokenGrid: [3]int{-1, 2, 2}}, "token_grid is [-1 2 2]"},
 		{voxcam.Options{Shape: [4]int{1, 12, -16, 14}}, "volume_shape is [1 12 -16 14]; sizes must be at least 0"},
-		{voxcam.Options{Budget: voxcam.Budget{Bytes: -1}}, "memory_budget is -1 bytes"},
+		{voxcam.Options{Budget: "-1"}, `memory_budget cannot be used: "-1"`},
 	} {
 		c.opt.Device = "cpu"
-		m, err := voxcam.Open(model, c.opt)
+		m, err := voxcam.Open(t.Context(), model, c.opt)
 		if err == nil {
 			m.Close()
 		}
@@ -138,23 +141,23 @@ func TestRangeOfOptions(t *testing.T) {
 	m, v := opened(t, voxcam.Options{Device: "cpu"})
 	draws := []string{"smoothgrad"}
 	for _, c := range []struct {
-		req  voxcam.Request
+		req  cam.Request
 		says []string
 	}{
-		{voxcam.Request{}, []string{"methods names no method: choose from gradcam"}},
-		{voxcam.Request{Methods: []string{"gradcamm"}}, []string{`methods has an unknown method "gradcamm"`}},
-		{voxcam.Request{Methods: draws, NSamples: -1, NoiseLevel: -0.5},
+		{cam.Request{}, []string{"methods names no method: choose from gradcam"}},
+		{cam.Request{Methods: []string{"gradcamm"}}, []string{`methods has an unknown method "gradcamm"`}},
+		{cam.Request{Methods: draws, NSamples: -1, NoiseLevel: -0.5},
 			[]string{"n_samples is -1; it must be from 1 to 2147483647", "noise_level is -0.5; it must be a positive number"}},
-		{voxcam.Request{Methods: draws, NSamples: 1 << 40}, []string{"n_samples is 1099511627776"}},
-		{voxcam.Request{Methods: draws, NoiseLevel: math.NaN()}, []string{"noise_level is NaN"}},
-		{voxcam.Request{Methods: draws, NoiseLevel: math.Inf(1)}, []string{"noise_level is +Inf"}},
-		{voxcam.Request{Methods: draws, NoiseLevel: 1e39}, []string{"noise_level is 1e+39"}},
-		{voxcam.Request{Methods: draws, NoiseLevel: 1e-60}, []string{"noise_level is 1e-60"}}, // 0 as a float32
-		{voxcam.Request{Methods: []string{"vargrad"}, NSamples: 1}, []string{"n_samples is 1; vargrad (original) needs at least 2"}},
-		{voxcam.Request{Methods: draws, Convention: map[string]string{"smoothgrad": "papr"}}, []string{`conventions has an unknown convention`}},
-		{voxcam.Request{Methods: draws, Target: voxcam.Target{Class: voxcam.Class{Kind: 7}}}, []string{"target_class is of kind 7"}},
-		{voxcam.Request{Methods: draws, Target: voxcam.Target{Class: voxcam.Class{Kind: voxcam.ClassIndex, Index: -1}}}, []string{"target_class is -1; it must be at least 0"}},
-		{voxcam.Request{Methods: draws, Target: voxcam.Target{Class: voxcam.Class{Kind: voxcam.ClassIndex, Index: 4}}}, []string{"class 4 is out of range", "0 to 3"}},
+		{cam.Request{Methods: draws, NSamples: 1 << 40}, []string{"n_samples is 1099511627776"}},
+		{cam.Request{Methods: draws, NoiseLevel: math.NaN()}, []string{"noise_level is NaN"}},
+		{cam.Request{Methods: draws, NoiseLevel: math.Inf(1)}, []string{"noise_level is +Inf"}},
+		{cam.Request{Methods: draws, NoiseLevel: 1e39}, []string{"noise_level is 1e+39"}},
+		{cam.Request{Methods: draws, NoiseLevel: 1e-60}, []string{"noise_level is 1e-60"}}, // 0 as a float32
+		{cam.Request{Methods: []string{"vargrad"}, NSamples: 1}, []string{"n_samples is 1; vargrad (original) needs at least 2"}},
+		{cam.Request{Methods: draws, Convention: map[string]string{"smoothgrad": "papr"}}, []string{`conventions has an unknown convention`}},
+		{cam.Request{Methods: draws, Target: cam.Target{Class: cam.Class{Kind: 7}}}, []string{"target_class is of kind 7"}},
+		{cam.Request{Methods: draws, Target: cam.Target{Class: cam.Class{Kind: cam.ClassIndex, Index: -1}}}, []string{"target_class is -1; it must be at least 0"}},
+		{cam.Request{Methods: draws, Target: cam.Target{Class: cam.Class{Kind: cam.ClassIndex, Index: 4}}}, []string{"class 4 is out of range", "0 to 3"}},
 	} {
 		r, err := m.Explain(t.Context(), v, c.req)
 		for _, says := range c.says {
@@ -166,14 +169,14 @@ func TestRangeOfOptions(t *testing.T) {
 }
 
 // opened is the tests' model, which is closed with the test, and its volume.
-func opened(t *testing.T, opt voxcam.Options) (*voxcam.Model, *voxcam.Volume) {
+func opened(t *testing.T, opt voxcam.Options) (*voxcam.Model, *volume.Volume) {
 	t.Helper()
-	m, err := voxcam.Open(model, opt)
+	m, err := voxcam.Open(t.Context(), model, opt)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { m.Close() })
-	v, err := voxcam.Read(input, voxcam.ReadOptions{})
+	v, err := voxcam.Read(t.Context(), input, format.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,13 +189,13 @@ func TestVolumeOfOneValue(t *testing.T) {
 	for i := range v.Data {
 		v.Data[i] = 0.5
 	}
-	req := voxcam.Request{Methods: []string{"gradcam", "saliency", "smoothgrad"}, NSamples: 2, Convention: map[string]string{"smoothgrad": "monai"}}
+	req := cam.Request{Methods: []string{"gradcam", "saliency", "smoothgrad"}, NSamples: 2, Convention: map[string]string{"smoothgrad": "monai"}}
 	r, err := m.Explain(t.Context(), v, req)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, r := range r.Methods {
-		if r.Status != voxcam.StatusDegraded || !strings.Contains(r.Reason, "every voxel of the volume has the value 0.5") {
+		if r.Status != cam.StatusDegraded || !strings.Contains(r.Reason, "every voxel of the volume has the value 0.5") {
 			t.Errorf("%s: %s: %s", r.Method, r.Status, r.Reason)
 		}
 	}
@@ -200,7 +203,7 @@ func TestVolumeOfOneValue(t *testing.T) {
 		t.Error(reason)
 	}
 	v.Data[7] = 0.75
-	if r, err = m.Explain(t.Context(), v, req); err != nil || r.Methods[2].Status != voxcam.StatusOK {
+	if r, err = m.Explain(t.Context(), v, req); err != nil || r.Methods[2].Status != cam.StatusOK {
 		t.Errorf("with two values: %v, %+v", err, r.Methods)
 	}
 }

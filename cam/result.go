@@ -93,6 +93,14 @@ type MethodResult struct {
 	Heatmap    []float32      // in [0, 1]
 }
 
+// CellSize is the extent of a cell of the map in voxels of the volume, along depth, height and width.
+func (r *MethodResult) CellSize() (cell [3]float64) {
+	for i := range cell {
+		cell[i] = float64(r.HeatDims[i]) / float64(r.Dims[i])
+	}
+	return cell
+}
+
 // Layer says which tensor is explained, and what it stands for.
 type Layer struct {
 	Name  string `json:"name"`  // as it was asked for, or as a user would name the default

@@ -91,7 +91,7 @@ cmd/voxcam:                     cli
 harm:                           backend/cuda/simulator cli control report cam
 
 # The public door of the library.
-.:                              cam device explain volume volume/format sysmem network
+.:                              bytesize cam config device durable engine fit network option policy result runner session sysmem volume volume/format
 `
 
 // outside is policy too: the modules of others, and the packages that may import them. The engine needs none but what reads ONNX.

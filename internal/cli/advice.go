@@ -20,6 +20,7 @@ var flags = map[string]string{
 	"noise_level":   "--noise-level",
 	"precision":     "--precision",
 	"prefix_tokens": "--prefix-tokens",
+	"session":       "--session",
 	"target_class":  "--target-class",
 	"target_layer":  "--target-layer",
 	"token_grid":    "--token-grid",
@@ -36,6 +37,11 @@ func flagOf(option string) (flag string, ok bool) {
 var commands = strings.NewReplacer(
 	layer.ListsAll, "voxcam inspect lists all",
 	device.WithoutGPU, device.WithoutGPU+", and voxcam doctor says what was found",
+	"model.file is missing", "model.file is missing (or --model)",
+	"output.dir is missing", "output.dir is missing (or --output-dir)",
+	"model.target_class: class ", "model.target_class (or --target-class): class ",
+	"model.target_class: no class ", "model.target_class (or --target-class): no class ",
+	"choose another session", "choose another --session",
 	"without cuDNN, which can be faster", "without cuDNN, which can be faster (voxcam doctor says how to install it)",
 )
 

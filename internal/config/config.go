@@ -161,6 +161,26 @@ func (c *Config) resolvePaths(dir string) {
 	}
 }
 
+// Set sets a key to a value of its field's type, or as TOML has it, and checks it. An error is a *cam.OptionError.
+func (c *Config) Set(name string, value any) error {
+	k := c.key(name)
+	if k == nil {
+		var names []string
+		for _, k := range Keys() {
+			names = append(names, k.Name)
+		}
+		return cam.NewOptionError(name, fmt.Errorf("is no key of a configuration%s", option.DidYouMean(name, names)))
+	}
+	if n, ok := value.(int); ok {
+		value = int64(n)
+	}
+	if err := k.set(value); err != nil {
+		return cam.NewOptionError(name, err)
+	}
+	delete(c.lines, name)
+	return nil
+}
+
 // SetFlag sets a key to the value of a flag, which is named with its dashes. Complaints about the value name the flag, and come with
 // Validate.
 func (c *Config) SetFlag(name, flag string, value any) {
@@ -187,10 +207,10 @@ func (c *Config) Validate() error {
 		add(k.name, k.valid())
 	}
 	if c.Model.File == "" {
-		add("model.file", errors.New("is missing (or --model)"))
+		add("model.file", errors.New("is missing"))
 	}
 	if c.Output.Dir == "" {
-		add("output.dir", errors.New("is missing (or --output-dir)"))
+		add("output.dir", errors.New("is missing"))
 	}
 	if len(c.Explain.Methods) == 0 {
 		add("explain.methods", errors.New("names no method"))

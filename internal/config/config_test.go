@@ -248,7 +248,7 @@ func TestOriginalConfiguration(t *testing.T) {
 		strings.Contains(c.Notices[0], "data_path") {
 		t.Errorf("notices: %q", c.Notices)
 	}
-	if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "model.file is missing (or --model)") {
+	if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "model.file is missing") {
 		t.Errorf("without a model: %v", err)
 	}
 	c.Model.File = "net.onnx"

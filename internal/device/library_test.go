@@ -5,17 +5,19 @@ import (
 	"testing"
 
 	"github.com/voxcam/voxcam"
+	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/volume/format"
 )
 
 // The library takes a GPU where there is one, and explains on it as on the processor.
 func TestLibraryOnGPU(t *testing.T) {
 	const cases = "../../testdata/cases/methods/"
-	v, err := voxcam.Read(cases+"volume.npy", voxcam.ReadOptions{})
+	v, err := voxcam.Read(t.Context(), cases+"volume.npy", format.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	explained := func(opt voxcam.Options) (saliency []float32, name string) {
-		m, err := voxcam.Open(cases+"model.torchscript.onnx", opt)
+		m, err := voxcam.Open(t.Context(), cases+"model.torchscript.onnx", opt)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -24,11 +26,11 @@ func TestLibraryOnGPU(t *testing.T) {
 				t.Error(err)
 			}
 		}()
-		r, err := m.Explain(t.Context(), v, voxcam.Request{Methods: []string{"saliency"}})
+		r, err := m.Explain(t.Context(), v, cam.Request{Methods: []string{"saliency"}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if r.Methods[0].Status != voxcam.StatusOK {
+		if r.Methods[0].Status != cam.StatusOK {
 			t.Fatalf("%s: %s", r.Methods[0].Status, r.Methods[0].Reason)
 		}
 		if notes := m.Notes(); len(notes) != 0 {
@@ -38,7 +40,7 @@ func TestLibraryOnGPU(t *testing.T) {
 	}
 	simulated(t)
 	want, _ := explained(voxcam.Options{Device: "cpu"})
-	got, name := explained(voxcam.Options{Budget: voxcam.Budget{Bytes: 1 << 30}})
+	got, name := explained(voxcam.Options{Budget: "1GiB"})
 	if name != "cuda/Simulator" {
 		t.Errorf("with a GPU auto is %s", name)
 	}

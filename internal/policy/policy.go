@@ -54,6 +54,9 @@ func (p Policy) CheckOption(name string) error { return option.CheckOne(rules, n
 // DefaultPolicy never changes a result: it waits a while, goes on on the processor, and skips what nothing can hold.
 func DefaultPolicy() Policy { return Policy{Wait: wait, CPU: true, Skip: true} }
 
+// OriginalPolicy draws less, and skips, by the original system's thresholds, and has no processor as that has none.
+func OriginalPolicy() Policy { return Policy{Original: true, Wait: wait, Fewer: true, Skip: true} }
+
 // DefaultName is the name of DefaultPolicy.
 const DefaultName = "exact"
 
@@ -63,8 +66,7 @@ var policies = []struct {
 	policy Policy
 }{
 	{DefaultName, DefaultPolicy()},
-	// The original system knows no processor.
-	{"original", Policy{Original: true, Wait: wait, Fewer: true, Skip: true}},
+	{"original", OriginalPolicy()},
 }
 
 // ParsePolicy reads a policy's name: exact, which is DefaultPolicy, or original, which draws less, and skips, by the original system's

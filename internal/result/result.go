@@ -134,14 +134,6 @@ func (s *Sample) Map(m *cam.MethodResult) (*Map, error) {
 	return &Map{m, s, view}, err
 }
 
-// CellSize is the extent of a cell of the map in voxels along depth, height and width.
-func (m *Map) CellSize() (cell [3]float64) {
-	for i := range cell {
-		cell[i] = float64(m.HeatDims[i]) / float64(m.Dims[i])
-	}
-	return cell
-}
-
 // Files are those of a method's result in the format.
 func (f Format) Files(m *Map) (files []File) {
 	for _, file := range f.maps {

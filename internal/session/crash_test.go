@@ -188,7 +188,7 @@ func TestInterrupted(t *testing.T) {
 		}
 		s, err := Run(ctx, w.opt, f)
 		if ExitCode(s, err) != ExitInterrupted || s.Status.OK != stop || s.Pending != 6-stop || s.Status.Failed != 0 ||
-			!strings.Contains(err.Error(), fmt.Sprintf("interrupted with %d of 6 samples done; the same command with --session s", stop)) {
+			!strings.Contains(err.Error(), fmt.Sprintf("interrupted with %d of 6 samples done; the same command with the option session s", stop)) {
 			t.Fatalf("stop %d: %+v, %v", stop, s, err)
 		}
 		if ids := w.sound(); len(ids) != stop {

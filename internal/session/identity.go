@@ -77,14 +77,14 @@ func (r *run) identify(name string) error {
 		_, err := r.folder.WriteFile(report.SessionFile, func(w *durable.File) error { return report.WriteJSON(w, now) })
 		return err
 	case err != nil:
-		return refuse("session %s cannot be continued: %w; choose another --session", name, err)
+		return refuse("session %s cannot be continued: %w; choose another session", name, err)
 	}
 	if before.Schema != report.Schema {
-		return refuse("session %s was made by another version of this program (records of version %d, here %d); choose another --session",
+		return refuse("session %s was made by another version of this program (records of version %d, here %d); choose another session",
 			name, before.Schema, report.Schema)
 	}
 	if before.Hash != now.Hash {
-		return refuse("session %s was made under other settings and is not continued; choose another --session. What differs:\n%s",
+		return refuse("session %s was made under other settings and is not continued; choose another session. What differs:\n%s",
 			name, strings.Join(differences(before.Settings, settings), "\n"))
 	}
 	// The rest follows from the settings, or tells the present places; the folder's word for it is not relied upon.
@@ -104,18 +104,18 @@ func checkOurs(dir, name string) error {
 	case errors.Is(err, fs.ErrNotExist) && durable.OnlyOurs(entries):
 		return nil
 	case errors.Is(err, fs.ErrNotExist):
-		return refuse("%s exists but has no %s, so it is not a session of this program; choose another --session", dir, report.SessionFile)
+		return refuse("%s exists but has no %s, so it is not a session of this program; choose another session", dir, report.SessionFile)
 	case err != nil:
-		return refuse("session %s cannot be continued: %w; choose another --session", name, err)
+		return refuse("session %s cannot be continued: %w; choose another session", name, err)
 	}
 	var record struct {
 		Hash *string `json:"configuration_sha256"`
 	}
 	if err := json.Unmarshal(text, &record); err != nil {
-		return refuse("session %s cannot be continued: %s: damaged record: %w; choose another --session", name, report.SessionFile, err)
+		return refuse("session %s cannot be continued: %s: damaged record: %w; choose another session", name, report.SessionFile, err)
 	}
 	if record.Hash == nil {
-		return refuse("session %s cannot be continued: %s is damaged, or not of this program: it has no configuration_sha256; choose another --session",
+		return refuse("session %s cannot be continued: %s is damaged, or not of this program: it has no configuration_sha256; choose another session",
 			name, filepath.Join(dir, report.SessionFile))
 	}
 	return nil

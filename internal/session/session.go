@@ -212,7 +212,7 @@ func Run(ctx context.Context, opt Options, ex explain.Overlapping) (Summary, err
 	}
 	s.Pending = s.Selected - s.Status.All()
 	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-		err = &interrupted{fmt.Sprintf("interrupted with %d of %d samples done; the same command with --session %s continues",
+		err = &interrupted{fmt.Sprintf("interrupted with %d of %d samples done; the same command with the option session %s continues",
 			s.Status.All(), s.Selected, s.Name), err}
 	}
 	err = r.report(err)
@@ -286,7 +286,7 @@ func prepare(opt Options, ex explain.Overlapping) (*run, []dataset.Sample, error
 	}
 	target, all, err := c.Target(n)
 	if err != nil {
-		return nil, nil, refuse("model.target_class (or --target-class): %v", err)
+		return nil, nil, refuse("model.target_class: %v", err)
 	}
 	r.targets, r.all = []cam.Class{target}, all
 	if all {

@@ -1,0 +1,48 @@
+package voxcam
+
+import (
+	"context"
+
+	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/internal/fit"
+	"github.com/voxcam/voxcam/internal/network"
+)
+
+// Inspect lists the layers of a model, and says which of them CAM methods can look at. Of opt it needs Shape, where the file leaves sizes
+// open, and InputAxes. It opens no device.
+func Inspect(ctx context.Context, path string, opt Options) (*cam.Summary, error) {
+	o, err := opt.engine(path)
+	if err != nil {
+		return nil, err
+	}
+	return network.Inspect(ctx, path, network.ModelOptions{Shape: o.Shape, InputAxes: o.InputAxes})
+}
+
+// Plan says what a request would take on the device of opt, pass by pass, without running anything. A pass that does not fit the budget says so
+// in Pass.Err. The size of the volumes must be known, from the file or from opt.Shape.
+func Plan(ctx context.Context, path string, opt Options, req cam.Request) ([]cam.Pass, error) {
+	q, err := question(path, opt, req)
+	if err != nil {
+		return nil, err
+	}
+	return fit.Plan(ctx, q)
+}
+
+// Fit says whether a request would fit into the memory that is free now, and by which plans, as Explain would decide with the same options. The
+// size of the volumes must be known, from the file or from opt.Shape.
+func Fit(ctx context.Context, path string, opt Options, req cam.Request) (*cam.Fit, error) {
+	q, err := question(path, opt, req)
+	if err != nil {
+		return nil, err
+	}
+	return fit.Ask(ctx, q)
+}
+
+func question(path string, opt Options, req cam.Request) (q fit.Question, err error) {
+	if req, err = req.Filled(); err != nil {
+		return q, err
+	}
+	q = fit.Question{Methods: req.Methods, Samples: req.NSamples}
+	q.Engine, err = opt.engine(path)
+	return q, err
+}
