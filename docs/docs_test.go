@@ -18,6 +18,7 @@ import (
 	"github.com/voxcam/voxcam/internal/cli"
 	"github.com/voxcam/voxcam/internal/config"
 	"github.com/voxcam/voxcam/internal/device"
+	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/session"
 	"github.com/voxcam/voxcam/volume/format"
 )
@@ -28,7 +29,7 @@ var update = flag.Bool("update", false, "write the generated parts of the docume
 
 // generated parts stand in a file between <!-- generated: NAME --> and <!-- end -->.
 var generated = map[string]func(*testing.T) string{
-	"commands": commands, "methods": methods, "keys": keys, "defaults": defaults, "volumes": volumes, "exit codes": exitCodes,
+	"commands": commands, "methods": methods, "keys": keys, "defaults": defaults, "volumes": volumes, "exit codes": exitCodes, "ladder": ladder,
 }
 
 var part = regexp.MustCompile(`(?s)<!-- generated: ([a-z ]+) -->\n(.*?)<!-- end -->`)
@@ -65,6 +66,20 @@ func TestGenerated(t *testing.T) {
 			t.Errorf("no page has the generated part %q", name)
 		}
 	}
+}
+
+// ladder prints the rungs of the ladder.
+func ladder(*testing.T) string {
+	var b strings.Builder
+	b.WriteString("| what happens | if | what is done |\n|---|---|---|\n")
+	for _, r := range policy.Ladder() {
+		var failures []string
+		for _, f := range r.Failures {
+			failures = append(failures, f.String())
+		}
+		fmt.Fprintf(&b, "| %s | %s | %v |\n", strings.Join(failures, "; "), r.If, r.Action)
+	}
+	return b.String()
 }
 
 // pages are the files of documentation, at the root and here.

@@ -63,10 +63,10 @@ phantom/phantomset:             phantom
 
 # The engine that ties model, methods and volume together. It writes no files and knows no data set.
 network:                        backend bytesize cam grad input ir layer onnx option pass plan sysmem volume
-explain:                        bytesize backend cam noise volume network
+policy:                         backend bytesize cam option
+explain:                        bytesize backend cam noise volume network policy
 
 # A device's memory: who holds it, what may be taken, what can be got back.
-policy:                         backend bytesize cam option
 gpusurvey:                      backend backend/cuda/driver backend/cuda/nvml bytesize policy sysmem
 
 # What people run. Only here a backend is chosen.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/bytesize"
+	"github.com/voxcam/voxcam/internal/policy"
 )
 
 // Pauses between looks at what is free: each twice as long as the one before.
@@ -138,33 +139,67 @@ func (e *Engine) recover(ctx context.Context, s *seat, t *task, err error) error
 	case errors.As(err, &skipped):
 		return err
 	}
-	e.shut() // down here, the next volume waits
-	host := s != nil && s.resident == nil
+	e.shut() // nothing is brought ahead while a volume is in trouble
+	now := policy.Situation{
+		Processor: s != nil && s.resident == nil, StandIn: e.onProcessor(), Renewed: t.failed != nil, Restarter: e.options.Supervised,
+	}
 	switch {
-	case errors.As(err, &small) && e.lowers(s, small):
-		return nil
-	case errors.As(err, &small) && e.refuses(small):
-		if e.isSpare(s) {
-			return e.giveUp(t, small)
-		}
-		return small
-	case errors.As(err, &small), errors.As(err, &short):
-		if short == nil {
+	case errors.As(err, &small):
+		now.Failure, now.Fixed, now.LeastFits = policy.TooSmall, e.refuses(small), e.lowers(s, small)
+		if !errors.As(err, &short) {
 			short = &cam.MemoryError{Needs: small.Smallest, Free: small.Budget, Err: small}
 		}
-		if host {
-			return e.giveUp(t, err)
+		if now.Fixed {
+			err = small
 		}
-		e.short, e.tried = short, time.Now()
-		again, failed := e.wait(ctx, s, t, short)
-		if again || failed != nil {
-			return failed
+	case errors.As(err, &short):
+		now.Failure = policy.Short
+	case errors.Is(err, cam.ErrLost):
+		now.Failure = policy.Lost
+		if e.seatNow() != nil { // otherwise it did not open, which may be better later
+			e.lost = err
 		}
-		return e.toProcessor(t, err)
 	case passing(err):
-		return e.anew(t, err)
+		now.Failure = policy.Persistent
 	}
-	return err
+	if short != nil && !now.Processor && !now.Fixed && !now.LeastFits {
+		e.short, e.tried = short, time.Now()
+	}
+	return e.act(ctx, s, t, now, short, err)
+}
+
+// act does what the policy says of a situation that an error led to, or returns the error with which the task ends. Short is the memory that
+// was missing; nil if it was something else.
+func (e *Engine) act(ctx context.Context, s *seat, t *task, now policy.Situation, short *cam.MemoryError, err error) error {
+	for {
+		now.Waited = t.waited
+		switch e.options.Policy.Next(now) {
+		case policy.Least:
+			return nil
+		case policy.Wait:
+			if again, failed := e.wait(ctx, s, t, short); again || failed != nil {
+				return failed
+			}
+		case policy.NewContext:
+			e.renew(t, err)
+			return nil
+		case policy.Processor:
+			if short == nil {
+				// Its errors say that what is lost cannot be given back: it ends with the context.
+				_ = e.unseat(&e.seat)
+				e.short, e.tried = nil, time.Now()
+			}
+			e.toProcessor(t, err)
+			return nil
+		case policy.Skip:
+			return e.skip(t, err)
+		default:
+			if short != nil && (now.Processor || !now.Fixed) {
+				e.settle(t)
+			}
+			return err
+		}
+	}
 }
 
 // lowers reports whether another try takes the least that works, because the budget turned out too small: auto and shares are no reason to
@@ -198,9 +233,6 @@ func (e *Engine) isSpare(s *seat) bool {
 
 // wait waits for other programs to leave memory, and reports whether to try again.
 func (e *Engine) wait(ctx context.Context, s *seat, t *task, short *cam.MemoryError) (again bool, err error) {
-	if e.onProcessor() { // which goes on meanwhile
-		return false, nil
-	}
 	e.enter(StateWaiting)
 	defer e.enter(StateComputing)
 	for limit := e.options.Policy.Wait; t.waited < limit; {
@@ -255,37 +287,17 @@ func (e *Engine) onProcessor() bool {
 	return e.spare != nil
 }
 
-// anew goes on after a call failed again and again: with a new context once, else on the processor. For a device that is lost this process
-// gets no new context: a supervisor starts another one.
-func (e *Engine) anew(t *task, err error) error {
-	lost := errors.Is(err, cam.ErrLost)
-	first := t.failed == nil && !lost
-	if lost && e.seatNow() != nil { // else it did not open, which may be better later
-		e.lost = err
-	}
-	if !first && (e.options.Supervised || !e.options.Policy.CPU) {
-		return err
-	}
-	if first {
-		e.enter(StateRestarting)
-		defer e.enter(StateComputing)
-	}
-	// Its errors say that what is lost cannot be given back: it ends with the context.
-	_ = e.unseat(&e.seat)
-	if first {
-		t.failed = err
-		return nil
-	}
-	e.short, e.tried = nil, time.Now()
-	return e.toProcessor(t, err)
+// renew ends the context of the device, so that the next attempt makes another one.
+func (e *Engine) renew(t *task, err error) {
+	e.enter(StateRestarting)
+	defer e.enter(StateComputing)
+	_ = e.unseat(&e.seat) // its errors are those of a context that is given up
+	t.failed = err
 }
 
-// toProcessor lets a task go on on the processor, if the policy allows it.
-func (e *Engine) toProcessor(t *task, err error) error {
+// toProcessor lets a task go on on the processor.
+func (e *Engine) toProcessor(t *task, err error) {
 	e.settle(t)
-	if !e.options.Policy.CPU {
-		return e.giveUp(t, err)
-	}
 	t.processor = true
 	t.tell(cam.EventCPU, "the processor takes the device's place: %s", brief(err))
 	if e.options.Policy.Fewer && t.draws > 0 {
@@ -297,7 +309,6 @@ func (e *Engine) toProcessor(t *task, err error) error {
 		}
 		t.fewer(e.options.Policy.SamplesOnProcessor(t.draws, free), "the processor computes, and the policy allows fewer")
 	}
-	return nil
 }
 
 func (e *Engine) seatNow() *seat {
@@ -318,12 +329,9 @@ func brief(err error) string {
 	return short.Err.Error()
 }
 
-// giveUp ends a task that nothing can hold.
-func (e *Engine) giveUp(t *task, err error) error {
+// skip ends a task that nothing can hold.
+func (e *Engine) skip(t *task, err error) error {
 	e.settle(t)
-	if !e.options.Policy.Skip {
-		return err
-	}
 	t.tell(cam.EventSkipped, "%s", brief(err))
 	return &cam.SkippedError{Err: err}
 }
@@ -348,7 +356,9 @@ func (e *Engine) sample(t *task, s *seat) error {
 		}
 		if free, err = s.available(); err == nil {
 			if draws, begins = e.options.Policy.Begin(t.draws, free); !begins {
-				return e.giveUp(t, &cam.MemoryError{Free: free, Err: fmt.Errorf("the policy %v begins no volume with so little memory", e.options.Policy)})
+				short := &cam.MemoryError{Free: free, Err: fmt.Errorf("the policy %v begins no volume with so little memory", e.options.Policy)}
+				// As on the processor, there is nothing to go on with.
+				return e.act(context.Background(), s, t, policy.Situation{Failure: policy.Short, Processor: true}, short, short)
 			}
 		}
 	}

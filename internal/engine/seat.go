@@ -239,9 +239,7 @@ func (e *Engine) place(ctx context.Context, t *task) (*seat, error) {
 	e.mu.Unlock()
 	if !t.placed && spare != nil {
 		if why := e.stillShort(s); why != "" {
-			if err := e.toProcessor(t, errors.New(why)); err != nil {
-				return nil, err
-			}
+			e.toProcessor(t, errors.New(why))
 		}
 	}
 	t.placed = true
@@ -263,9 +261,7 @@ func (e *Engine) place(ctx context.Context, t *task) (*seat, error) {
 		case spare == nil: // it worked before
 			return nil, fmt.Errorf("%w: %w", cam.ErrLost, err)
 		}
-		if err := e.toProcessor(t, err); err != nil {
-			return nil, err
-		}
+		e.toProcessor(t, err)
 		return spare, nil
 	}
 	e.mu.Lock()

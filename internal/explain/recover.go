@@ -10,16 +10,11 @@ import (
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/bytesize"
+	"github.com/voxcam/voxcam/internal/policy"
 )
 
 // errAgain ends an attempt that has to be begun again because what it used was given back.
 var errAgain = errors.New("explain: to be tried again")
-
-// After failures in a row, a pass is begun again with what is there so many times, and then with all given back and taken again.
-const (
-	repeats = 1
-	reloads = 3
-)
 
 // tries counts failures in a row: those between which nothing was finished.
 type tries struct {
@@ -180,14 +175,16 @@ func (m *Model) evacuate(e *explanation) error {
 func (m *Model) again(e *explanation, err error) error {
 	e.tell(cam.EventFailed, "%v", err)
 	e.tries.failed(e.finished())
-	if e.tries.n <= repeats && e.rescue(false) == nil {
+	n := e.tries.n
+	next := (policy.Policy{}).Next(policy.Situation{Failure: policy.Failing, Loaded: true, Tries: n})
+	if next == policy.Repeat && e.rescue(false) == nil {
 		e.tell(cam.EventRepeated, "began again with what is there")
 		return nil
 	}
 	if lost := m.evacuate(e); lost != nil {
 		return lost
 	}
-	if n := e.tries.n; n > repeats+reloads {
+	if next == policy.GiveBack {
 		e.tries.n = 0
 		return &cam.TransientError{Tries: n, Err: err}
 	}
@@ -207,18 +204,19 @@ func (m *Model) less(ctx context.Context, e *explanation, refused error) error {
 		free = "; " + bytesize.FormatMiB(usage.Free) + " were free"
 	}
 	e.tell(cam.EventRefused, "%v%s", refused, free)
-	if n == nil || n.Budget.Smallest {
+	next := (policy.Policy{}).Next(policy.Situation{Failure: policy.Refused, Loaded: true, Smallest: n == nil || n.Budget.Smallest})
+	if next == policy.GiveBack {
 		return m.surrender(ctx, e, &cam.MemoryError{Free: usage.Available(), Err: refused})
 	}
-	next := usage.Available()
-	if n.Taken > 0 && (err != nil || next >= n.Taken) { // it is not the sum that there is too little of
-		next = n.Taken / 2
+	bytes := usage.Available()
+	if n.Taken > 0 && (err != nil || bytes >= n.Taken) { // it is not the sum that there is too little of
+		bytes = n.Taken / 2
 	}
 	if allowed := m.allowance.latest.Bytes; allowed > 0 {
-		next = min(next, allowed)
+		bytes = min(bytes, allowed)
 	}
-	to := cam.Budget{Bytes: next}
-	if least, err := n.LeastBytes(ctx); err != nil || next <= least {
+	to := cam.Budget{Bytes: bytes}
+	if least, err := n.LeastBytes(ctx); err != nil || bytes <= least {
 		to = cam.Budget{Smallest: true}
 	}
 	return m.shrink(e, to, true)
@@ -239,10 +237,12 @@ func (m *Model) shrink(e *explanation, to cam.Budget, forced bool) error {
 
 // least goes on after a budget that is too small for any plan: with the least that works, if it was the device that said so.
 func (m *Model) least(ctx context.Context, e *explanation, tooSmall *cam.BudgetError) error {
-	switch {
-	case m.net.Forced && m.allows(tooSmall.Smallest):
+	switch (policy.Policy{}).Next(policy.Situation{
+		Failure: policy.TooSmall, Loaded: true, LeastFits: m.net.Forced && m.allows(tooSmall.Smallest), Fixed: m.opt.Allow == nil,
+	}) {
+	case policy.Least:
 		return m.shrink(e, cam.Budget{Smallest: true}, true)
-	case m.opt.Allow == nil:
+	case policy.Fail:
 		return m.end(e, tooSmall)
 	}
 	return m.surrender(ctx, e, &cam.MemoryError{Needs: tooSmall.Smallest, Free: tooSmall.Budget, Err: tooSmall})

@@ -13,6 +13,7 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/input"
+	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/sysmem"
 )
 
@@ -362,8 +363,8 @@ func halved(text string) string {
 // does every one, as it comes, while none can be started.
 func (w *Worker) next() *child {
 	for failures := 0; ; {
-		if k := w.exhausted(); k != nil {
-			w.alone(k)
+		if k, next := w.exhausted(); k != nil {
+			w.withoutDevice(k, next)
 		}
 		w.mu.Lock()
 		pause := time.NewTimer(w.set.backOff(w.deaths))
@@ -409,16 +410,27 @@ func (w *Worker) next() *child {
 	}
 }
 
-// exhausted is the first work that has cost too many children.
-func (w *Worker) exhausted() *work {
+// exhausted returns the first work that has cost too many children, and what is to be done.
+func (w *Worker) exhausted() (*work, policy.Action) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, k := range w.works {
-		if k.stage == stageQueued && k.deaths > w.set.Restarts {
-			return k
+		if k.stage != stageQueued {
+			continue
+		}
+		if next := w.after(k, w.processor, false, 0); next != policy.NewProcess {
+			return k, next
 		}
 	}
-	return nil
+	return nil, policy.NewProcess
+}
+
+// after returns what is done after children ended over a work: on the processor or not, the last one killed by the system or not, that number
+// of tries on the processor in the device's place. The mutex is held.
+func (w *Worker) after(k *work, processor, killed bool, tries int) policy.Action {
+	return w.options.Policy.Next(policy.Situation{
+		Failure: policy.Died, Processor: processor, Killed: killed, Deaths: k.deaths, Restarts: w.set.Restarts, Tries: tries,
+	})
 }
 
 // launch starts a child and brings it to where the last one was. The error wraps errDied if it ended, and else is what the engine says.
@@ -494,22 +506,20 @@ func (c *child) replay(ctx context.Context, kind kind, in any) error {
 	return nil
 }
 
-// alone explains a work on the processor, in a child of its own, or fails it.
-func (w *Worker) alone(k *work) {
+// withoutDevice explains a work on the processor, in a child of its own, if that is what is to be done; else it fails it.
+func (w *Worker) withoutDevice(k *work, next policy.Action) {
 	options := w.options
 	options.Device, options.Precision = onProcessor, ""
-	w.mu.Lock()
-	switch {
-	case w.processor:
+	if next != policy.Processor {
+		why := ", and the policy does not allow the processor; the last one: %s"
+		w.mu.Lock()
+		if w.processor {
+			why = ", the last one: %s"
+		}
 		w.mu.Unlock()
-		w.fail(k, "%d worker processes ended over this volume, the last one: %s", k.deaths, k.story)
-		return
-	case !options.Policy.CPU:
-		w.mu.Unlock()
-		w.fail(k, "%d worker processes ended over this volume, and the policy does not allow the processor; the last one: %s", k.deaths, k.story)
+		w.fail(k, "%d worker processes ended over this volume"+why, k.deaths, k.story)
 		return
 	}
-	w.mu.Unlock()
 	w.change(func() {
 		k.tell(cam.EventCPU, "goes on on the processor, in a process of its own, after %d ended: %s", k.deaths, k.story)
 		k.before = len(k.incidents)
@@ -537,12 +547,13 @@ func (w *Worker) alone(k *work) {
 		}
 		w.mourn(c)
 		w.mu.Lock()
-		again := k.deaths <= w.set.Restarts // it got on
+		gotOn := w.after(k, w.processor, false, 0) == policy.NewProcess // which the device's children do
+		again := w.after(k, true, c.killed(), tries+1) == policy.NewProcess
 		w.mu.Unlock()
 		switch {
-		case again:
+		case gotOn:
 			return
-		case !c.killed() || tries >= w.set.Restarts:
+		case !again:
 			w.fail(k, "%d worker processes ended over this volume, the last one on the processor: %s", k.deaths, k.story)
 			return
 		}

@@ -1,0 +1,152 @@
+package policy
+
+import "time"
+
+// Failure is the class of an error that ended an attempt at a volume.
+type Failure uint8
+
+const (
+	Fault       Failure = iota // of the volume, the model or the program: another attempt would fail as well
+	Interrupted                // what the attempt used was given back while it ran
+	Refused                    // the device refused memory
+	Failing                    // a call failed in a way that may pass
+	TooSmall                   // the budget has no room for the smallest plan
+	Short                      // all was given back, and the least that works still has no room
+	Persistent                 // calls failed in a row, also after all was loaded again
+	Lost                       // the device's context is gone, with all that was on it
+	Died                       // the worker process has ended
+)
+
+// Failures names the classes for people, in the order of the constants.
+var Failures = []string{
+	"an error of the volume, the model or the program", "memory was given back meanwhile", "the device refuses memory", "a call fails in a way that may pass",
+	"the budget has no room for the smallest plan", "the device has no room for the least that works", "calls fail again and again", "the context is lost",
+	"the worker process ends",
+}
+
+// String returns the name for people.
+func (f Failure) String() string { return Failures[f] }
+
+// Situation is the state of a volume after an attempt has failed. Each driver of the ladder fills what it knows: the fields of what it cannot
+// meet stay zero.
+type Situation struct {
+	Failure Failure
+
+	// Of the plans on a device.
+	Smallest  bool // they are the smallest
+	LeastFits bool // for TooSmall: the least that works has room, and was not tried yet
+	Fixed     bool // for TooSmall: the budget does not move, so that more free memory would not help
+	Loaded    bool // not all was given back
+	Tries     int  // failures in a row, this one included, without anything finished in between
+
+	// Of the device and what may take its place.
+	Processor bool          // the attempt was made on the processor
+	StandIn   bool          // the processor computes in the device's place
+	Waited    time.Duration // for other programs to leave memory
+	Renewed   bool          // the context was made anew for this volume
+	Restarter bool          // another process restarts this one
+
+	// Of worker processes.
+	Deaths   int  // over this volume in a row, without anything finished in between
+	Restarts int  // how many of them a volume may cost
+	Killed   bool // the system killed the last one; Tries counts those on the processor
+}
+
+// Action is what is done after an attempt has failed.
+type Action uint8
+
+const (
+	Fail       Action = iota // the volume fails with the error
+	Repeat                   // begin the pass again with what is there
+	Shrink                   // give back what is in the way, and plan for less
+	Least                    // plan for the least that works
+	Reload                   // give everything back, and take it again
+	GiveBack                 // give everything back: the next class of failure says how to go on
+	Wait                     // for other programs to leave memory
+	NewContext               // make the context anew
+	NewProcess               // start another worker process, which goes on from the draws that were kept
+	HandOver                 // end with the error: the parent process starts another one
+	Processor                // let the processor take the device's place; fewer draws where the policy allows them
+	Skip                     // give the volume up: the next run tries it again
+)
+
+// Actions names what is done for people, in the order of the constants.
+var Actions = []string{
+	"the volume fails", "the pass begins again with what is there", "a plan for less memory", "the least that works", "everything is given back and taken again",
+	"everything is given back", "waiting, until there is enough", "a new context", "another worker process", "another worker process",
+	"the processor", "the volume is skipped (`skipped_low_memory`)",
+}
+
+// String returns the name for people.
+func (a Action) String() string { return Actions[a] }
+
+// After failures in a row, a pass is begun again with what is there Repeats times, and then Reloads times with all given back and taken again.
+const (
+	Repeats = 1
+	Reloads = 3
+)
+
+// Rung is a row of the ladder: what is done after a failure, if a condition holds.
+type Rung struct {
+	Failures []Failure
+	If       string // the condition, for people; "" where there is none
+	Action   Action
+
+	holds func(Policy, Situation) bool // nil: always
+}
+
+// Ladder returns the rungs, from the first that is tried to the last. Of those for a failure, the first whose condition holds counts: results
+// are given up last (decision 019).
+func Ladder() []Rung { return ladder }
+
+var (
+	memory = []Failure{TooSmall, Short}
+	device = []Failure{Persistent, Lost}
+)
+
+var ladder = []Rung{
+	{[]Failure{Interrupted}, "", Repeat, nil},
+
+	{[]Failure{Refused}, "plans are not the smallest", Shrink, func(_ Policy, s Situation) bool { return !s.Smallest }},
+	{[]Failure{Refused}, "", GiveBack, nil},
+
+	{[]Failure{Failing}, "once in a row", Repeat, func(_ Policy, s Situation) bool { return s.Tries <= Repeats }},
+	{[]Failure{Failing}, "up to four times in a row", Reload, func(_ Policy, s Situation) bool { return s.Tries <= Repeats+Reloads }},
+	{[]Failure{Failing}, "", GiveBack, nil},
+
+	{[]Failure{TooSmall}, "there is room for the least that works, and the budget is no size", Least, func(_ Policy, s Situation) bool { return s.LeastFits }},
+	{[]Failure{TooSmall}, "the budget is a size", Fail, func(_ Policy, s Situation) bool { return s.Fixed && !(s.Processor && s.StandIn) }},
+	{[]Failure{TooSmall}, "not everything was given back", GiveBack, func(_ Policy, s Situation) bool { return s.Loaded }},
+	{memory, "on the device, and `memory.wait` is not over", Wait, func(p Policy, s Situation) bool {
+		return !s.Processor && !s.StandIn && s.Waited < p.Wait
+	}},
+	{memory, "on the device, and `memory.cpu_fallback`", Processor, func(p Policy, s Situation) bool { return !s.Processor && p.CPU }},
+	{memory, "`memory.skip`", Skip, func(p Policy, _ Situation) bool { return p.Skip }},
+	{memory, "", Fail, nil},
+
+	{[]Failure{Persistent}, "for the first time", NewContext, func(_ Policy, s Situation) bool { return !s.Renewed }},
+	{device, "in a worker process", HandOver, func(_ Policy, s Situation) bool { return s.Restarter }},
+	{device, "on the device, and `memory.cpu_fallback`", Processor, func(p Policy, s Situation) bool { return !s.Processor && p.CPU }},
+	{device, "", Fail, nil},
+
+	{[]Failure{Died}, "at most three times in a row", NewProcess, func(_ Policy, s Situation) bool { return s.Deaths <= s.Restarts }},
+	{[]Failure{Died}, "killed on the processor, at most three times", NewProcess, func(_ Policy, s Situation) bool {
+		return s.Processor && s.Killed && s.Tries <= s.Restarts
+	}},
+	{[]Failure{Died}, "on the device, and `memory.cpu_fallback`", Processor, func(p Policy, s Situation) bool { return !s.Processor && p.CPU }},
+	{[]Failure{Died}, "", Fail, nil},
+
+	{[]Failure{Fault}, "", Fail, nil},
+}
+
+// Next returns what is done in a situation.
+func (p Policy) Next(s Situation) Action {
+	for _, r := range ladder {
+		for _, f := range r.Failures {
+			if f == s.Failure && (r.holds == nil || r.holds(p, s)) {
+				return r.Action
+			}
+		}
+	}
+	return Fail
+}
