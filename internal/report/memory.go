@@ -70,7 +70,7 @@ func (m *Memory) write(w io.Writer) {
 	if kinds == nil {
 		kinds = []string{"none"}
 	}
-	printable.Fprintf(w, "Events:           %s\n", strings.Join(kinds, ", "))
+	printable.Fprintf(w, "Incidents:        %s\n", strings.Join(kinds, ", "))
 	printable.Fprintf(w, "Restarts:         %d\n", m.Events[cam.EventRestart])
 	t := m.Timeline
 	if t == nil {
