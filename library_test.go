@@ -65,14 +65,14 @@ func TestClosedModels(t *testing.T) {
 	if _, err := m.Explain(t.Context(), v, req); !errors.Is(err, cam.ErrClosed) {
 		t.Errorf("behind Close: %v", err)
 	}
-	if m.Device() != name || len(m.Notes()) != 0 || m.Info().InputShape != [4]int{1, 12, 16, 14} {
-		t.Errorf("behind Close: %s, %v, %+v", m.Device(), m.Notes(), m.Info())
+	if warnings, notes := m.Notes(); m.Device() != name || len(warnings)+len(notes) != 0 || m.Info().InputShape != [4]int{1, 12, 16, 14} {
+		t.Errorf("behind Close: %s, %v, %v, %+v", m.Device(), warnings, notes, m.Info())
 	}
 	for what, m := range map[string]*voxcam.Model{"nil": nil, "zero": {}} {
 		if _, err := m.Explain(t.Context(), v, req); err == nil || !strings.Contains(err.Error(), "not open") {
 			t.Errorf("%s: %v", what, err)
 		}
-		if m.Device() != "" || m.Notes() != nil || m.Info().Path != "" || m.Close() != nil {
+		if warnings, notes := m.Notes(); m.Device() != "" || warnings != nil || notes != nil || m.Info().Path != "" || m.Close() != nil {
 			t.Errorf("a %s model says something", what)
 		}
 	}

@@ -116,12 +116,12 @@ type RunEvent struct {
 
 // RunSummary counts the selected samples by their outcome, in this run or an earlier one of the same session.
 type RunSummary struct {
-	Session, Dir                          string // name and folder
-	Selected, OK, Degraded, Failed, Skips int
-	Resumed                               int // finished by an earlier run
-	Pending                               int // not reached
-	Problems                              []Problem
-	Seconds                               float64
+	Session, Dir                            string // name and folder
+	Selected, OK, Degraded, Failed, Skipped int
+	Resumed                                 int // finished by an earlier run
+	Pending                                 int // not reached
+	Problems                                []Problem
+	Seconds                                 float64
 }
 
 // Problem is a sample that is not ok.
@@ -146,7 +146,7 @@ func Run(ctx context.Context, c *Config, o RunOptions) (RunSummary, error) {
 	}
 	s, err := runner.Run(ctx, c.config, opt)
 	summary := RunSummary{Session: s.Name, Dir: s.Dir, Selected: s.Selected, OK: s.Status.OK, Degraded: s.Status.Degraded, Failed: s.Status.Failed,
-		Skips: s.Status.Skipped, Resumed: s.Resumed, Pending: s.Pending, Seconds: s.Seconds}
+		Skipped: s.Status.Skipped, Resumed: s.Resumed, Pending: s.Pending, Seconds: s.Seconds}
 	for _, p := range s.Problems {
 		summary.Problems = append(summary.Problems, Problem(p))
 	}

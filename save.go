@@ -21,7 +21,8 @@ func SaveFormats() []string { return result.Names() }
 
 // Save writes a result to a folder, as voxcam explain does: METHOD.map, signed, at the layer's resolution, and METHOD.heatmap in each format,
 // and result.json. v is the volume that was explained; pictures show its first channel. Files have their names only when they are complete,
-// and replace those of an earlier result. A folder with a result.json of another program is refused.
+// and replace those of an earlier result. A folder with a result.json of another program is refused;
+// a *OutputError says that files cannot be written.
 func (m *Model) Save(dir string, v *volume.Volume, r *cam.Result, o SaveOptions) error {
 	if r == nil {
 		return errors.New("there is no result to save: it is nil")
@@ -37,9 +38,9 @@ func (m *Model) Save(dir string, v *volume.Volume, r *cam.Result, o SaveOptions)
 	}
 	f := result.Folder{Dir: dir, Formats: o.Formats, Alpha: o.Alpha, Classes: o.Classes, SampleID: o.SampleID, TrueClass: -1}
 	if err := f.Check(); err != nil {
-		return err
+		return named(err)
 	}
-	return f.Write(v, m.Info(), r)
+	return named(f.Write(v, m.Info(), r))
 }
 
 // Heatmap returns the heatmap of a method as a volume on the grid of the volume that was explained, with its geometry: format.Write writes it.

@@ -25,7 +25,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 
 	"github.com/voxcam/voxcam/cam"
@@ -114,12 +113,13 @@ func (m *Model) Device() string {
 	return m.engine.State().Name
 }
 
-// Notes are what is worth knowing of the device: why a GPU that is there is not used, or what would make it faster.
-func (m *Model) Notes() []string {
+// Notes are what is worth knowing of the device: warnings, such as why a GPU that is there is not used, and notes, such as what would make it
+// faster.
+func (m *Model) Notes() (warnings, notes []string) {
 	if !m.isOpen() {
-		return nil
+		return nil, nil
 	}
-	return slices.Concat(m.engine.Notes())
+	return m.engine.Notes()
 }
 
 // Info describes the model. What depends on the volume's size is unknown until the first volume, unless the file fixes it.

@@ -40,8 +40,8 @@ func explained(t *testing.T, opt voxcam.Options, method string) (maps []float32,
 	if r.Methods[0].Status != cam.StatusOK {
 		t.Fatalf("%s: %s", r.Methods[0].Status, r.Methods[0].Reason)
 	}
-	if notes := m.Notes(); len(notes) != 0 {
-		t.Errorf("notes: %q", notes)
+	if warnings, notes := m.Notes(); len(warnings)+len(notes) != 0 {
+		t.Errorf("notes: %q, %q", warnings, notes)
 	}
 	return r.Methods[0].Map, m.Device()
 }

@@ -9,7 +9,8 @@ import (
 
 // Budget bounds the memory that computing takes: the arena, where activations and gradients live, the backend's copies of the
 // weights, and what steps compute with. The volume and the gradient with respect to it are counted apart, except where a device has
-// memory of its own: there, all that lies on the device is counted.
+// memory of its own: there, all that lies on the device is counted. A user gives it as text (voxcam.Options.Budget), which becomes one when it
+// is known what is free.
 type Budget struct {
 	Bytes    int  // 0: no bound
 	Arena    int  // bound of the arena alone, without copies of the weights and what steps compute with; 0: none
@@ -19,11 +20,12 @@ type Budget struct {
 // Bounded reports whether there is a bound, so that plans must stream.
 func (b Budget) Bounded() bool { return b.Smallest || b.Bytes > 0 || b.Arena > 0 }
 
-// BudgetError says that not even the smallest plan fits.
+// BudgetError says that not even the smallest plan fits. Sizes are in bytes.
 type BudgetError struct {
-	Budget, Smallest int
-	Weights          int  // of Smallest: copies of the weights, and what steps compute with
-	Free             bool // Budget is what the host has free
+	Budget   int  // that there is
+	Smallest int  // budget that would do
+	Weights  int  // of Smallest: copies of the weights, and what steps compute with
+	Free     bool // Budget is what the host has free
 }
 
 func (e *BudgetError) Error() string {
@@ -35,8 +37,8 @@ func (e *BudgetError) Error() string {
 		"give a larger budget, smaller volumes, or for the CAM methods alone a layer further behind", what, bytesize.FormatMiB(e.Budget), bytesize.FormatMiB(e.Smallest), bytesize.FormatMiB(e.Weights))
 }
 
-// MemoryError says that the device, or its host, refused memory even for the least that works, or that Options.Allow allows less. All was
-// given back. The same work may be computed again, which goes on from what is finished, when there is more memory.
+// MemoryError says that the device, or its host, refused memory even for the least that works, or that less is allowed. All was given
+// back. The same work may be computed again, which goes on from what is finished, when there is more memory.
 type MemoryError struct {
 	Needs int // bytes, the least that works; 0: not known
 	Free  int // bytes that there were for it; 0 too if neither is known

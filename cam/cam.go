@@ -1,12 +1,14 @@
 // Package cam knows the attribution methods: what each needs from the engine, its formula in every convention that has a name, and
-// how its signed map becomes a heatmap. It is pure arithmetic on slices; it runs no model and reads no file.
+// how its signed map becomes a heatmap. It is pure arithmetic on slices; it runs no model and reads no file. It also has the words in which
+// models are asked and answer: Request and Result with what is in them, the errors of memory and devices, and what is said of models ahead
+// (Summary, Fit).
 //
 // A Method is a row of the table in methods.go. Its Conventions are the variants of its formula that people publish under the
 // same name; the first is the default. To add a method, add a row.
 //
 //	names, err := cam.Expand("both,smoothgrad")               // gradcam, gradcam++, smoothgrad
 //	choices, err := cam.Choose(names, nil)                    // rows with their default conventions
-//	m, err := choices[0].LayerMap(cam.Layer{Activation: a, Gradient: g, Channels: c})
+//	m, err := choices[0].LayerMap(cam.LayerPoint{Activation: a, Gradient: g, Channels: c})
 //	heat, finding, err := choices[0].Heatmap(m, layerDims, volumeDims)
 //
 // Vocabulary: A is the activation of the target layer and g the gradient of the class score S (before softmax) by A, both

@@ -45,16 +45,16 @@ const (
 
 // Request is one question about one volume. Values that are out of range are an *OptionError.
 type Request struct {
-	Methods    []string // names from Methods, or groups of them ("both", "all"); at least one
-	Target     Target
-	NSamples   int     // draws of the noise methods, 1 to 2^31-1; 0 is DefaultNSamples
-	NoiseLevel float64 // standard deviation of the noise in units of the volume as the network sees it; 0 is DefaultNoiseLevel
-	Seed       uint64
-	SampleID   string    // keys the noise together with Seed: in a run, the case ID of the labels
-	Noise      NoiseDraw // injected draws; nil for the generator
-	Convention map[string]string
-	Progress   func(done, total int) // passes through the network; may be nil
-	OnEvent    func(Event)           // is called at once with what lands in Result.Execution; may be nil
+	Methods    []string              // names from Methods, or groups of them ("both", "all"); at least one
+	Target     Target                // whose score is explained; zero: that of the predicted class
+	NSamples   int                   // draws of the noise methods, 1 to 2^31-1; 0 is DefaultNSamples
+	NoiseLevel float64               // standard deviation of the noise in units of the volume as the network sees it; 0 is DefaultNoiseLevel
+	Seed       uint64                // of the noise
+	SampleID   string                // keys the noise together with Seed: in a run, the case ID of the labels
+	Noise      NoiseDraw             // draws in place of the generator's; nil for the generator
+	Convention map[string]string     // method to the name of a convention (Lookup lists them); others have their first
+	Progress   func(done, total int) // is called after each pass through the network, from one goroutine; may be nil
+	OnEvent    func(Event)           // is called at once with what lands in Result.Execution, from any goroutine; may be nil
 	Checkpoint Checkpoint            // where unfinished draws are kept; nil: nowhere
 }
 
@@ -67,9 +67,11 @@ type Checkpoint interface {
 	Keep(key string, state []float32, draws int) error
 }
 
-// NoiseDraw fills dst ([C, D, H, W], standard normal) with the draw of that number.
+// NoiseDraw has draws of noise. One goroutine at a time uses it.
 type NoiseDraw interface {
+	// Draw fills dst, [C, D, H, W] of the volume, with draw number draw, from 0: standard normal values.
 	Draw(draw int, dst []float32) error
+	// Len is the number of draws that there are.
 	Len() int
 }
 

@@ -30,11 +30,11 @@ func Levels() []Level {
 
 // Execution says how a volume was explained, and what happened meanwhile.
 type Execution struct {
-	Device string `json:"device"`
+	Device string `json:"device"` // that computed, such as cuda/NVIDIA H200
 	Level  Level  `json:"level"`
 	Budget int    `json:"budget_bytes"` // of the last plans; 0: none
-	Arena  int    `json:"arena_bytes"`
-	// What it took to leave the device and to come back to it between volumes; see Options.Shuttle.
+	Arena  int    `json:"arena_bytes"`  // that the last plans took
+	// Seconds that it took to leave the device and to come back to it between volumes, where that was asked for.
 	ShuttleOut float64 `json:"shuttle_out_seconds,omitempty"`
 	ShuttleIn  float64 `json:"shuttle_in_seconds,omitempty"`
 
@@ -69,14 +69,14 @@ const (
 
 // Result is the answer for one volume.
 type Result struct {
-	Logits        []float32
-	Probabilities []float64 // softmax of the logits
-	Predicted     int
-	TargetClass   int
-	TargetLayer   string
-	Layer         *Layer     // the target layer; nil where there is none
-	CellSize      [3]float64 // voxels of the volume per cell of the target layer, along depth, height, width
-	Methods       []MethodResult
+	Logits        []float32      // by class
+	Probabilities []float64      // softmax of the logits
+	Predicted     int            // the class of the largest logit
+	TargetClass   int            // the class whose score is explained
+	TargetLayer   string         // its name, as the user would write it
+	Layer         *Layer         // the target layer; nil where there is none
+	CellSize      [3]float64     // voxels of the volume per cell of the target layer, along depth, height, width
+	Methods       []MethodResult // in the order asked for, each once
 	Execution     Execution
 }
 

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,37 +13,18 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/voxcam/voxcam"
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/durable"
-	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/result"
 	"github.com/voxcam/voxcam/internal/runner"
 	"github.com/voxcam/voxcam/internal/session"
-	"github.com/voxcam/voxcam/internal/sysmem"
 	"github.com/voxcam/voxcam/volume"
 	"github.com/voxcam/voxcam/volume/format"
 )
-
-// model is an opened model on a device.
-type model struct{ *engine.Engine }
-
-// openEngine opens what flags say, and tells on stderr what the user should know of the device.
-func openEngine(ctx context.Context, o engine.Options, stderr io.Writer) (*model, error) {
-	lean()
-	e, err := engine.Open(ctx, o)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, err
-		}
-		return nil, usage(err)
-	}
-	warnings, notes := e.Notes()
-	printNotes(stderr, cam.Info{Warnings: warnings, Notes: notes})
-	return &model{e}, nil
-}
 
 // lean makes the collector run early: what a budget does not count should stay small. Activations and weights have nothing for it
 // to look at, so that this costs little.
@@ -151,7 +131,7 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	if !(f.alpha >= 0 && f.alpha <= 1) {
 		return usage(fmt.Errorf("--overlay-alpha %g: a weight from 0 to 1 expected", f.alpha))
 	}
-	v, err := format.ReadContext(cmd.Context(), path, format.Options{Variable: f.variable, Axes: f.axes, Allow: func(bytes int) error { return sysmem.Room(bytes, 1) }})
+	v, err := voxcam.Read(cmd.Context(), path, format.Options{Variable: f.variable, Axes: f.axes})
 	if err != nil {
 		return usage(err)
 	}
@@ -162,17 +142,12 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	if _, err := volume.Scale(v, f.normalize); err != nil {
 		return usage(fmt.Errorf("%s: %w", path, err))
 	}
-	opt, err := f.engine([4]int{v.Channels, v.Depth, v.Height, v.Width})
+	m, err := f.open(cmd, v)
 	if err != nil {
 		return err
 	}
-	f.memoryFlags.put(cmd, &opt)
-	m, err := openEngine(cmd.Context(), opt, cmd.ErrOrStderr())
-	if err != nil {
-		return network.SuggestAxes(err, v)
-	}
 	defer m.Close()
-	if err := m.Prepare(cmd.Context(), req.Methods); err != nil {
+	if err := m.Prepare(cmd.Context(), req.Methods...); err != nil {
 		if cmd.Context().Err() != nil {
 			return err
 		}
@@ -243,6 +218,30 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 		return &exitError{code: session.ExitFailed, quiet: true, err: errors.New("not every method gave a map")}
 	}
 	return nil
+}
+
+// open opens the model for a volume, and tells on stderr what the user should know of the device.
+func (f *explainFlags) open(cmd *cobra.Command, v *volume.Volume) (*voxcam.Model, error) {
+	o, err := f.engine([4]int{v.Channels, v.Depth, v.Height, v.Width})
+	if err != nil {
+		return nil, err
+	}
+	may := f.memoryFlags.chosen(cmd)
+	lean()
+	m, err := voxcam.Open(cmd.Context(), o.Model, voxcam.Options{
+		TargetLayer: o.TargetLayer, LayerLayout: o.LayerLayout, TokenGrid: o.TokenGrid, PrefixTokens: o.PrefixTokens, InputAxes: o.InputAxes, Shape: o.Shape,
+		Device: o.Device, Precision: o.Precision, Threads: f.threads, Budget: o.Budget,
+		Policy: &may, Shuttle: string(f.shuttle), LaunchBlocking: f.blocking,
+	})
+	switch {
+	case err != nil && cmd.Context().Err() != nil:
+		return nil, err
+	case err != nil:
+		return nil, flagged(network.SuggestAxes(err, v))
+	}
+	warnings, notes := m.Notes()
+	printNotes(cmd.ErrOrStderr(), cam.Info{Warnings: warnings, Notes: notes})
+	return m, nil
 }
 
 // checkFolder is to.Check with what a wrong folder means here.

@@ -9,8 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/voxcam/voxcam"
 	"github.com/voxcam/voxcam/cam"
-	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/printable"
 )
 
@@ -27,9 +27,9 @@ func newInspect() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			summary, err := network.Inspect(cmd.Context(), args[0], network.ModelOptions{Shape: s, InputAxes: inputAxes})
+			summary, err := voxcam.Inspect(cmd.Context(), args[0], voxcam.Options{Shape: s, InputAxes: inputAxes})
 			if err != nil {
-				return usage(err)
+				return flagged(err)
 			}
 			if asJSON {
 				enc := json.NewEncoder(cmd.OutOrStdout())

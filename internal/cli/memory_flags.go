@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/voxcam/voxcam"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/policy"
 )
@@ -36,18 +37,19 @@ func (f *memoryFlags) add(cmd *cobra.Command) {
 	fl.BoolVar(&f.blocking, "launch-blocking", false, "wait after every step on a GPU, so that an error names the step: slow")
 }
 
-// put puts what the flags of a command say into options. Flags that were not given leave the policy as it is by its name.
-func (f *memoryFlags) put(cmd *cobra.Command, o *engine.Options) {
-	o.Policy, o.Shuttle, o.LaunchBlocking, o.Threads = f.policy, string(f.shuttle), f.blocking, f.threads
+// chosen returns the policy that the flags of a command say. Those that were not given leave it as it is by its name.
+func (f *memoryFlags) chosen(cmd *cobra.Command) voxcam.Policy {
+	may := voxcam.Policy(f.policy)
 	if cmd.Flags().Changed("wait") {
-		o.Policy.Wait = f.wait
+		may.Wait = f.wait
 	}
 	if cmd.Flags().Changed("cpu-fallback") {
-		o.Policy.CPU = f.cpu
+		may.CPU = f.cpu
 	}
 	if cmd.Flags().Changed("fewer-samples") {
-		o.Policy.Fewer = f.fewer
+		may.Fewer = f.fewer
 	}
+	return may
 }
 
 // shuttle is one of engine.Shuttles.

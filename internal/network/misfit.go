@@ -27,8 +27,8 @@ func (f *File) misfit(shape [4]int, err error) error {
 
 // SuggestAxes adds to an error about the volume's shape by which other names of its stored axes it would fit, in front of other advice.
 func SuggestAxes(err error, v *volume.Volume) error {
-	wrong, ok := err.(*onnx.InputError) //nolint:errorlint // what wraps one has its own text
-	if !ok || wrong.Want == [4]int{} {
+	var wrong *onnx.InputError
+	if !errors.As(err, &wrong) || wrong.Want == [4]int{} || err.Error() != wrong.Error() { // what wraps one may say more
 		return err
 	}
 	const most = 3
