@@ -18,7 +18,7 @@ import (
 // and by the policy exact. Values out of range are a *cam.OptionError, which names the option as configurations spell it.
 type Options struct {
 	// TargetLayer is a PyTorch module path, perhaps with the number of a call ("layer4.1.relu@1"), or the name of a node or value in the
-	// file; "" is the last layer before the scores that has cells in space (Inspect lists all). Result.Layer says which tensor that is, and
+	// file; "" is the last layer before the scores that has features at places of the volume (Inspect lists all). Result.Layer says which tensor that is, and
 	// what was assumed.
 	TargetLayer string
 	// InputAxes are the axes of the model's input in the file's order: letters of N (batch), C (channels), D, H, W (depth, height, width),

@@ -33,7 +33,7 @@ func (f *modelFlags) add(cmd *cobra.Command) {
 // addOptions adds the options of the model, and the budget that it has.
 func (f *modelFlags) addOptions(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.StringVar(&f.TargetLayer, "target-layer", "", "layer to explain: a PyTorch module path (of the second call: PATH@2) or a name in the file (default: the last with spatial extent)")
+	fl.StringVar(&f.TargetLayer, "target-layer", "", "layer to explain: a PyTorch module path (of the second call: PATH@2) or a name in the file (default: the last before the scores that has features at places of the volume)")
 	fl.StringVar(&f.InputAxes, "input-axes", "", inputAxesHelp)
 	fl.StringVar(&f.LayerLayout, "layer-layout", layer.Layouts[0], "axes of the target layer: "+layer.LayoutHelp)
 	fl.IntSliceVar(&f.grid, "token-grid", nil, "place the tokens of the layer in space: depth,height,width (default: as the graph shows)")

@@ -101,7 +101,7 @@ func (c *Config) keys() []key {
 	return []key{
 		{"model.file", "ONNX file of the network", text(&c.Model.File), nil, noEffect},
 		{"model.name", "what reports call the network", text(&c.Model.Name), nil, noEffect},
-		{"model.target_layer", "layer to explain; default: the last one with spatial extent", text(&c.Model.TargetLayer), nil, noEffect},
+		{"model.target_layer", "layer to explain; default: the last one before the scores that has features at places of the volume", text(&c.Model.TargetLayer), nil, noEffect},
 		{"model.input_axes", "axes of the network's input in its order, such as NDHWC (Keras, JAX) or NDCHW (video); default: as its operations show",
 			text(&c.Model.InputAxes), model, changes},
 		{"model.layer_layout", "axes of the target layer: auto, channels-first, channels-last, or a letter for each axis, such as NDHWC or DTC",

@@ -46,7 +46,28 @@ func (idx *index) last(req Request) (Target, error) {
 		}
 		return t, nil
 	}
+	if why := idx.unplaced(d, req); why != nil {
+		return Target{}, fmt.Errorf("%w that can be placed: %w", ErrNoSpatialLayer, why)
+	}
 	return Target{}, fmt.Errorf("%w; name one by the option target_layer", ErrNoSpatialLayer)
+}
+
+// unplaced says why the last layer that could be the default one, were its axes known, cannot be placed in the volume; nil if there is none.
+func (idx *index) unplaced(d *dependence, req Request) error {
+	for _, n := range slices.Backward(idx.m.Nodes) {
+		if len(n.Outputs) == 0 || n.Outputs[0] == nil {
+			continue
+		}
+		v := n.Outputs[0]
+		if v.Const != nil || d.reach[v] != whole || !d.weighted[v] || d.projection[v] || len(v.Shape()) < 3 {
+			continue
+		}
+		if _, unknown := idx.axes[v].public(); unknown != nil {
+			t := idx.label(v)
+			return idx.place(&t, Request{Volume: req.Volume})
+		}
+	}
+	return nil
 }
 
 // moved returns the layer in the layout in which it is the output of a module: convolutional networks move channels to the end for a norm

@@ -16,7 +16,7 @@ const mostSize = 1 << 16
 // ModelOptions say how the file of a model is to be understood. As JSON they go from one process to another.
 type ModelOptions struct {
 	// TargetLayer is a PyTorch module path, perhaps with the number of a call ("layer4.1.relu@1"), or the name of a node or value in the
-	// file; "" is the last layer with spatial extent.
+	// file; "" is the last layer before the scores that has features at places of the volume.
 	TargetLayer string `json:"target_layer,omitempty"`
 	// LayerLayout names the axes of the target layer, as layer.LayoutHelp says; "" recognises them.
 	LayerLayout string `json:"layer_layout,omitempty"`

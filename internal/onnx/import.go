@@ -414,7 +414,7 @@ func (im *importer) record(c *call, f *frame) {
 			if v = s.value; s.lit != nil {
 				v = s.lit.value
 				info.Params = appendNew(info.Params, s.lit.params...)
-				if len(s.lit.params) == 1 && im.out.ParamElements[s.lit.params[0]] == 0 {
+				if len(s.lit.params) == 1 && im.out.ParamElements[s.lit.params[0]] == 0 && s.lit.elem != tensor.I64 { // those are shapes, axes and indices
 					im.out.ParamElements[s.lit.params[0]] = s.lit.len()
 				}
 			}
