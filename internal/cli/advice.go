@@ -18,6 +18,7 @@ var flags = map[string]string{
 	"methods":       "--method",
 	"n_samples":     "--n-samples",
 	"noise_level":   "--noise-level",
+	"pid":           "--pid",
 	"precision":     "--precision",
 	"prefix_tokens": "--prefix-tokens",
 	"session":       "--session",
@@ -37,6 +38,7 @@ func flagOf(option string) (flag string, ok bool) {
 var commands = strings.NewReplacer(
 	layer.ListsAll, "voxcam inspect lists all",
 	device.WithoutGPU, device.WithoutGPU+", and voxcam doctor says what was found",
+	"until it is told to resume", "until voxcam recover --resume",
 	"model.file is missing", "model.file is missing (or --model)",
 	"output.dir is missing", "output.dir is missing (or --output-dir)",
 	"model.target_class: class ", "model.target_class (or --target-class): class ",

@@ -240,7 +240,7 @@ func (o *recoverOptions) print(w io.Writer, r *recovered, now *gpusurvey.Survey)
 		printable.Fprintf(t, "step\twhat\tfreed really\n")
 	}
 	for _, s := range r.Steps {
-		printable.Fprintf(t, "%s\t%s\t%s\n", s.Step, printable.Short(s.Target, 60), printable.Short(s.Text, 300))
+		printable.Fprintf(t, "%s\t%s\t%s\n", s.Step, printable.Short(s.Target, 60), printable.Short(inFlags(s.Text), 300))
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -349,7 +349,7 @@ func printCandidates(w io.Writer, list []reclaim.Candidate) {
 		case c.Ours:
 			whose = "this program"
 		}
-		ended := map[reclaim.Ruling]string{reclaim.End: "yes: ", reclaim.Ask: "", reclaim.Leave: "no: "}[c.Ruling] + c.Why
+		ended := map[reclaim.Ruling]string{reclaim.End: "yes: ", reclaim.Ask: "", reclaim.Leave: "no: "}[c.Ruling] + inFlags(c.Why)
 		printable.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", c.PID, printable.Short(c.User, 20), printable.Short(c.Name, 20), bytes, age, printable.Short(whose, 60), ended)
 	}
 	_ = t.Flush() // w keeps its error for the next who writes

@@ -44,7 +44,14 @@ func Ask(ctx context.Context, q Question) (*cam.Fit, error) {
 		return nil, cam.NewOptionError("precision", fmt.Errorf("is %q; choose from %s", p, strings.Join(device.Precisions(), ", ")))
 	}
 	name := q.Engine.Device
+	if name == "" || name == device.DefaultName { // as an engine tries it
+		name = "cuda"
+	}
 	a, err := q.on(ctx, name, q.Engine.Precision)
+	if noGPU := (*DeviceError)(nil); name != q.Engine.Device && errors.As(err, &noGPU) && device.Trouble(noGPU.Err) != backend.NoMemory {
+		name = device.DefaultName
+		a, err = q.on(ctx, name, q.Engine.Precision)
+	}
 	if !strings.HasPrefix(name, "cuda") || err == nil && a.Fits || ctx.Err() != nil {
 		return a.fit(err)
 	}

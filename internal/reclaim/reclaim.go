@@ -247,7 +247,7 @@ func (r *run) order(ctx context.Context, s *named, operation policy.Operation) {
 
 func until(d time.Duration) string {
 	if d == 0 {
-		return "until voxcam recover --resume"
+		return "until it is told to resume"
 	}
 	return fmt.Sprintf("for %v", d)
 }
@@ -398,7 +398,7 @@ func (r *run) endOne(ctx context.Context, rules *rules, c Candidate, named bool)
 		step.Text += "; the driver still lists it"
 	}
 	if owner := r.owner(c.PID); owner != nil {
-		step.Text += fmt.Sprintf("; it was the worker of %v, which starts another one: --pid %d ends the session", *owner, owner.PID)
+		step.Text += fmt.Sprintf("; it was the worker of %v, which starts another one: the option pid %d ends the session", *owner, owner.PID)
 	}
 	return nil
 }

@@ -257,7 +257,7 @@ func TestNamedWorkerComesAgain(t *testing.T) {
 	o := options(c, m, Session{300, &session{card: c, worker: 301}})
 	o.End, o.Consent = true, Consent{Named: []int{301}}
 	r, err := Run(t.Context(), o)
-	if got := find(t, r, "end", 301); err != nil || !strings.Contains(got.Text, "--pid 300 ends the session") {
+	if got := find(t, r, "end", 301); err != nil || !strings.Contains(got.Text, "the option pid 300 ends the session") {
 		t.Errorf("%+v, %v", got, err)
 	}
 }

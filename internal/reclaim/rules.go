@@ -101,7 +101,7 @@ func (r *rules) judge(h Holder, since time.Duration) (Candidate, error) {
 	case !p.UsesGPU && h.Session == "", p.Age < since-slack:
 		return leave("the process of that number here has no GPU open: the driver's list means one that has ended, or one of another container")
 	case root && !named:
-		return leave("root ends only what it names: --pid %d", p.PID)
+		return leave("root ends only what it names: the option pid %d", p.PID)
 	case named:
 		c.Ruling, c.Why = End, "it was named"
 	case len(r.Named) > 0:
@@ -109,9 +109,9 @@ func (r *rules) judge(h Holder, since time.Duration) (Candidate, error) {
 	case r.Yes && c.Orphan:
 		c.Ruling, c.Why = End, "it is an orphaned worker of this program"
 	case r.Yes:
-		return leave("it is no orphaned worker of this program: --pid %d would end it", p.PID)
+		return leave("it is no orphaned worker of this program: the option pid %d would end it", p.PID)
 	case r.Consent.Ask == nil:
-		return leave("nobody can be asked here: --pid %d would end it", p.PID)
+		return leave("nobody can be asked here: the option pid %d would end it", p.PID)
 	default:
 		c.Ruling, c.Why = Ask, "you are asked"
 	}

@@ -113,7 +113,7 @@ func TestWhoMayBeEnded(t *testing.T) {
 		why     string
 	}{
 		{"asked", 200, byPrompt, false, Ask, "asked"},
-		{"nobody to ask", 200, Consent{}, false, Leave, "--pid 200"},
+		{"nobody to ask", 200, Consent{}, false, Leave, "the option pid 200"},
 		{"named", 200, named(200), false, End, "named"},
 		{"another was named", 200, named(302), false, Leave, "not named"},
 		{"named with yes", 200, Consent{Named: []int{200}, Yes: true}, false, End, "named"},
@@ -134,12 +134,12 @@ func TestWhoMayBeEnded(t *testing.T) {
 
 		{"orphan", 302, byYes, false, End, "orphaned"},
 		{"orphan, asked", 302, byPrompt, false, Ask, "asked"},
-		{"orphan, nobody to ask", 302, Consent{}, false, Leave, "--pid 302"},
+		{"orphan, nobody to ask", 302, Consent{}, false, Leave, "the option pid 302"},
 		{"running worker", 301, byYes, false, Leave, "no orphaned worker"},
 		{"running worker, named", 301, named(301), false, End, "named"},
 
-		{"root", 201, byPrompt, true, Leave, "--pid 201"},
-		{"root, yes", 302, byYes, true, Leave, "--pid 302"},
+		{"root", 201, byPrompt, true, Leave, "the option pid 201"},
+		{"root, yes", 302, byYes, true, Leave, "the option pid 302"},
 		{"root, named", 201, named(201), true, End, "named"},
 		{"root, itself", 100, named(100), true, Leave, "itself"},
 		{"root, another container's", 203, named(203), true, Leave, "another container"},
