@@ -29,6 +29,7 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/engine"
+	"github.com/voxcam/voxcam/internal/runner"
 	"github.com/voxcam/voxcam/internal/sysmem"
 	"github.com/voxcam/voxcam/volume"
 	"github.com/voxcam/voxcam/volume/format"
@@ -41,6 +42,25 @@ func Read(ctx context.Context, path string, opt format.Options) (*volume.Volume,
 		opt.Allow = func(bytes int) error { return sysmem.Room(bytes, 1) }
 	}
 	return format.ReadContext(ctx, path, opt)
+}
+
+// Noise is a file of draws, for Request.Noise.
+type Noise interface {
+	cam.NoiseDraw
+	Close() error
+}
+
+// OpenNoise opens a .npy file of draws, [n, C, D, H, W], standard normal, that suffice for a request.
+func OpenNoise(ctx context.Context, path string, req cam.Request) (Noise, error) {
+	req, err := req.Filled()
+	if err != nil {
+		return nil, err
+	}
+	draws, err := runner.OpenNoise(ctx, path, req)
+	if err != nil {
+		return nil, err
+	}
+	return draws, nil
 }
 
 // MaxVoxels bounds the voxels of a volume of NewVolume, over all channels.

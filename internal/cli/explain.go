@@ -20,7 +20,6 @@ import (
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/result"
-	"github.com/voxcam/voxcam/internal/runner"
 	"github.com/voxcam/voxcam/internal/session"
 	"github.com/voxcam/voxcam/volume"
 	"github.com/voxcam/voxcam/volume/format"
@@ -156,7 +155,7 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	printNotes(cmd.ErrOrStderr(), m.Info())
 	printNotes(cmd.ErrOrStderr(), cam.Info{Warnings: v.Warnings})
 	if f.noise != "" {
-		draws, err := runner.OpenNoise(cmd.Context(), f.noise, req)
+		draws, err := voxcam.OpenNoise(cmd.Context(), f.noise, req)
 		if err != nil {
 			return usage(err)
 		}
@@ -222,17 +221,13 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 
 // open opens the model for a volume, and tells on stderr what the user should know of the device.
 func (f *explainFlags) open(cmd *cobra.Command, v *volume.Volume) (*voxcam.Model, error) {
-	o, err := f.engine([4]int{v.Channels, v.Depth, v.Height, v.Width})
+	opt, err := f.library([4]int{v.Channels, v.Depth, v.Height, v.Width})
 	if err != nil {
 		return nil, err
 	}
-	may := f.memoryFlags.chosen(cmd)
+	f.memoryFlags.put(cmd, &opt)
 	lean()
-	m, err := voxcam.Open(cmd.Context(), o.Model, voxcam.Options{
-		TargetLayer: o.TargetLayer, LayerLayout: o.LayerLayout, TokenGrid: o.TokenGrid, PrefixTokens: o.PrefixTokens, InputAxes: o.InputAxes, Shape: o.Shape,
-		Device: o.Device, Precision: o.Precision, Threads: f.threads, Budget: o.Budget,
-		Policy: &may, Shuttle: string(f.shuttle), LaunchBlocking: f.blocking,
-	})
+	m, err := voxcam.Open(cmd.Context(), f.model, opt)
 	switch {
 	case err != nil && cmd.Context().Err() != nil:
 		return nil, err

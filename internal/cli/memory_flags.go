@@ -37,8 +37,8 @@ func (f *memoryFlags) add(cmd *cobra.Command) {
 	fl.BoolVar(&f.blocking, "launch-blocking", false, "wait after every step on a GPU, so that an error names the step: slow")
 }
 
-// chosen returns the policy that the flags of a command say. Those that were not given leave it as it is by its name.
-func (f *memoryFlags) chosen(cmd *cobra.Command) voxcam.Policy {
+// put puts what the flags of a command say into options. Flags that were not given leave the policy as it is by its name.
+func (f *memoryFlags) put(cmd *cobra.Command, o *voxcam.Options) {
 	may := voxcam.Policy(f.policy)
 	if cmd.Flags().Changed("wait") {
 		may.Wait = f.wait
@@ -49,7 +49,7 @@ func (f *memoryFlags) chosen(cmd *cobra.Command) voxcam.Policy {
 	if cmd.Flags().Changed("fewer-samples") {
 		may.Fewer = f.fewer
 	}
-	return may
+	o.Policy, o.Shuttle, o.LaunchBlocking, o.Threads = &may, string(f.shuttle), f.blocking, f.threads
 }
 
 // shuttle is one of engine.Shuttles.

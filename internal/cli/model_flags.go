@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/voxcam/voxcam"
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/layer"
@@ -48,6 +49,15 @@ func (f *modelFlags) engine(shape [4]int) (engine.Options, error) {
 	}
 	o, err := f.modelOptions(shape)
 	return engine.Options{Model: f.model, ModelOptions: o, Ahead: f.ahead, Device: f.device, Precision: f.precision, Budget: f.budget.String()}, err
+}
+
+// library returns the options of engine as the library has them.
+func (f *modelFlags) library(shape [4]int) (voxcam.Options, error) {
+	o, err := f.engine(shape)
+	return voxcam.Options{
+		TargetLayer: o.TargetLayer, LayerLayout: o.LayerLayout, TokenGrid: o.TokenGrid, PrefixTokens: o.PrefixTokens, InputAxes: o.InputAxes, Shape: o.Shape,
+		Device: o.Device, Precision: o.Precision, Budget: o.Budget,
+	}, err
 }
 
 // modelOptions returns the options of the model, for volumes of a shape.
