@@ -89,7 +89,7 @@ demo:                           durable input phantom volume/npy volume/mat
 .:                              bytesize cam config device durable engine fit network option policy result runner session sysmem volume volume/format
 
 # The command line is its client.
-cli:                            . backend/cpu backend/cuda bytesize cam config control dataset demo device durable engine fit layer gpusurvey option policy monitor planview printable reclaim result runner session volume volume/format worker network
+cli:                            . backend/cpu backend/cuda bytesize cam config dataset demo device durable engine fit layer gpusurvey option policy monitor planview printable reclaim result runner session volume volume/format worker network
 cmd/voxcam:                     cli
 
 # Tests of the whole program on a simulated GPU.

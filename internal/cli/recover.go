@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/voxcam/voxcam/internal/bytesize"
-	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/gpusurvey"
 	"github.com/voxcam/voxcam/internal/monitor"
@@ -149,7 +148,7 @@ func (o recoverOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr
 		o.survey = w.Survey
 	}
 	if o.sessions == nil {
-		o.sessions = findSessions
+		o.sessions = reclaim.Sessions
 	}
 	if o.system == nil {
 		o.system = reclaim.Machine(device.CUDA().Driver)
@@ -354,15 +353,6 @@ func printCandidates(w io.Writer, list []reclaim.Candidate) {
 	}
 	_ = t.Flush() // w keeps its error for the next who writes
 	printable.Fprintln(w)
-}
-
-// findSessions finds those of this user.
-func findSessions(ctx context.Context) (found []reclaim.Session, err error) {
-	clients, err := control.Sessions(ctx)
-	for _, c := range clients {
-		found = append(found, reclaim.Session{PID: c.PID, Session: c})
-	}
-	return found, err
 }
 
 // readAnswer reads a line from a terminal.

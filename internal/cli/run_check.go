@@ -11,10 +11,9 @@ import (
 
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/config"
-	"github.com/voxcam/voxcam/internal/control"
 	"github.com/voxcam/voxcam/internal/fit"
 	"github.com/voxcam/voxcam/internal/gpusurvey"
-	"github.com/voxcam/voxcam/internal/policy"
+	"github.com/voxcam/voxcam/internal/reclaim"
 	"github.com/voxcam/voxcam/internal/runner"
 	"github.com/voxcam/voxcam/internal/session"
 )
@@ -47,21 +46,12 @@ const clearTimeout = 10 * time.Second
 // clearCaches asks the other sessions of the user to give back the memory of GPUs that they do not use. This program itself has none
 // yet. A session that does not answer is a warning, and no reason not to run.
 func clearCaches(ctx context.Context, stderr io.Writer) {
-	clients, err := control.Sessions(ctx)
-	freed := 0
-	for _, client := range clients {
-		ctx, cancel := context.WithTimeout(ctx, clearTimeout)
-		outcome, oerr := client.Order(ctx, policy.Order{Operation: policy.Trim})
-		cancel()
-		if oerr != nil {
-			err = errors.Join(err, oerr)
-			continue
-		}
-		freed += max(outcome.Freed(), 0)
-	}
+	sessions, err := reclaim.Sessions(ctx)
+	freed, failed := reclaim.Trim(ctx, sessions, clearTimeout)
+	err = errors.Join(err, failed)
 	if err != nil {
 		fmt.Fprintln(stderr, "voxcam: warning: not every session could be asked to give memory back:", err)
 	}
 	fmt.Fprintf(stderr, "voxcam: note: %d other sessions gave back %s that they did not use; voxcam recover asks for more\n",
-		len(clients), bytesize.Format(freed))
+		len(sessions), bytesize.Format(freed))
 }
