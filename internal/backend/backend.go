@@ -21,7 +21,7 @@ type Backend interface {
 	Attribution
 	// NewField takes memory for n float32 values outside of arenas.
 	NewField(n int, where Place) (Field, error)
-	// FieldBytes is what a field of n values takes of the memory that a budget bounds.
+	// FieldBytes returns the bytes of a field of n values that a budget counts.
 	FieldBytes(n int, where Place) int
 	// NewArena takes memory for the activations of programs that are used one after the other.
 	NewArena(bytes int) (Arena, error)
@@ -29,17 +29,16 @@ type Backend interface {
 	// the program owns. The plan must not change afterwards. Weights that an earlier program of this backend prepared from the
 	// same constants are shared. Programs that share an arena destroy each other's values: write the inputs again before a run.
 	Load(ctx context.Context, p *plan.Plan, a Arena) (Program, error)
-	// ArenaBytes is the size of an arena in which a program of the plan puts all that it can: no less than the plan's peak.
+	// ArenaBytes returns the size of an arena in which a program of the plan puts all that it can: no less than the plan's peak.
 	ArenaBytes(p *plan.Plan) (int, error)
-	// WeightBytes is the memory that the weights of graphs take besides the constants themselves, once plans of all of them are
+	// WeightBytes returns the memory, in bytes, that the weights of graphs take besides the constants themselves, once plans of all of them are
 	// loaded and no other program has prepared them.
 	WeightBytes(graphs ...*ir.Graph) (int, error)
-	// ScratchBytes is the memory besides weights and an arena of ArenaBytes that a program of the plan takes for what steps compute
-	// with.
+	// ScratchBytes returns the bytes that steps of a program of the plan need besides weights and an arena of ArenaBytes.
 	ScratchBytes(p *plan.Plan) (int, error)
 }
 
-// Place is where a field lies. A backend whose device has no memory of its own knows no difference.
+// Place is the memory that a field lies in. A backend whose device has no memory of its own knows no difference.
 type Place uint8
 
 const (
@@ -54,16 +53,16 @@ type Field interface {
 	// Write copies Len values into the field, Read out of it.
 	Write(src []float32) error
 	Read(dst []float32) error
-	// Take is what the field holds, to be read. The slice stays as it is whatever becomes of the field.
+	// Take returns the values, to be read. The slice stays as it is whatever becomes of the field.
 	Take() ([]float32, error)
 	Close() error
 }
 
 // Arena is the memory of activations.
 type Arena interface {
-	// Bytes is its size.
+	// Bytes returns its size.
 	Bytes() int
-	// HighWater is the end of the highest byte that a program has written so far, rounded up to plan.Align.
+	// HighWater returns the end of the highest byte that a program has written so far, rounded up to plan.Align.
 	HighWater() int
 	// Close gives the memory back; programs in it must not run any more.
 	Close() error
@@ -77,7 +76,7 @@ type Program interface {
 	// there. All external buffers that steps touch must be bound before they run. The field stays the caller's; another one can
 	// be bound at any time between runs.
 	Bind(v *ir.Value, f Field) error
-	// Field is a float32 value that is live and kept whole, where it is: the field that an external value is bound to, or a part of
+	// Field returns a float32 value that is live and kept whole, where it is: the field that an external value is bound to, or a part of
 	// the arena, to be used before the next run of any program there. It need not be closed.
 	Field(v *ir.Value) (Field, error)
 	// Write copies float32 data into an input.

@@ -11,7 +11,7 @@
 //
 // Invariant D1: no name outside the folder .partial ever belongs to an incomplete file.
 //
-// Invariant D2: a Folder may come from somebody else. Nothing outside of it is ever read, written or removed: its files are opened
+// Invariant D2: a Folder may have been made by somebody else. Nothing outside of it is ever read, written or removed: its files are opened
 // relative to it, no link in it is followed, and a file that has a second name is not written in place.
 package durable
 
@@ -53,10 +53,10 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// noLocks is for network file systems whose locks are turned off, or whose server of locks does not answer.
+// noLocks is the advice for network file systems whose locks are turned off, or whose server of locks does not answer.
 const noLocks = "; its file system cannot do that (locks, for example): choose an output folder on another one, such as a local disk"
 
-// remedies says what a user can do about the usual causes.
+// remedies has advice for the usual causes.
 var remedies = []struct {
 	cause  error
 	advice string
@@ -238,7 +238,7 @@ func unused(stem string, make func(name string) error) (name string, err error) 
 	return name, err
 }
 
-// Modes of what is made, of which the umask takes its part.
+// Modes of new files and folders, before the umask.
 const (
 	fileMode   = 0o666
 	folderMode = 0o777

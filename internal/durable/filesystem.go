@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fileSystem is all that this package asks of the file system. The system is it in the program; tests put one in front of it in which calls
-// fail.
+// fileSystem has the calls that this package makes. The program uses the operating system's (system); tests put one in front of it whose
+// calls fail.
 type fileSystem interface {
 	Stat(path string) (fs.FileInfo, error)
 	Mkdir(path string, mode fs.FileMode) error

@@ -198,7 +198,7 @@ func (w *faultyFile) Sync() error  { return w.f.check("Sync", w.name) }
 func (w *faultyFile) Close() error { return w.f.close(w.name, w.h.Close) }
 func (w *faultyFile) Fd() uintptr  { return w.h.Fd() }
 
-// contents are the files of a folder and what is in them, without those of the folder's own.
+// contents returns the files of a folder and their contents, without the lock and unfinished files.
 func contents(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	files := map[string]string{}
@@ -421,6 +421,16 @@ var (
 			},
 		},
 		{
+			name: "Moved",
+			do: func(_ *faulty, f *Folder) error {
+				if f.Moved() {
+					return errors.New("the folder has not moved")
+				}
+				return nil
+			},
+			ignored: []string{"Stat .", "Stat session"},
+		},
+		{
 			name: "Close",
 			do: func(sys *faulty, f *Folder) error {
 				at := sys.at
@@ -437,7 +447,7 @@ var (
 	}
 )
 
-// cause is what a file system fails with, and what is said then.
+// cause is an error of a file system, and the message that follows from it.
 type cause struct {
 	errno syscall.Errno
 	said  string

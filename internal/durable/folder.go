@@ -26,6 +26,7 @@ var errLink = errors.New("a symbolic link, which is not followed")
 
 // Folder is a tree of results that this process alone writes into, until Close. Names in it are slash-separated and relative to it.
 type Folder struct {
+	sys  fileSystem
 	path string
 	root folderHandle
 	lock *lock
@@ -43,8 +44,8 @@ func openFolder(sys fileSystem, path string) (*Folder, error) {
 	if err != nil {
 		return nil, &Error{Path: path, Err: err}
 	}
-	f := &Folder{path: path, root: root}
-	if f.lock, err = f.takeLock(sys); err != nil {
+	f := &Folder{sys: sys, path: path, root: root}
+	if f.lock, err = f.takeLock(); err != nil {
 		root.Close()
 		return nil, err
 	}
@@ -76,13 +77,13 @@ func (f *Folder) sweep() error {
 // Root is the folder's path.
 func (f *Folder) Root() string { return f.path }
 
-// Moved reports whether the folder's path leads to it no more: somebody has moved the folder, or one above it.
+// Moved reports whether the folder's path no longer leads to it, because the folder or one above it was moved.
 func (f *Folder) Moved() bool {
 	ours, err := f.root.Stat(".")
 	if err != nil {
 		return false
 	}
-	there, err := os.Stat(f.path)
+	there, err := f.sys.Stat(f.path)
 	return errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(ours, there)
 }
 
@@ -149,7 +150,7 @@ func (t tree) Open(name string) (fs.File, error) {
 	return file, nil
 }
 
-// Log is a file to whose end one writes. It can be cut off behind what is whole.
+// Log is a file for appending, whose end can be cut off.
 type Log interface {
 	io.WriteCloser
 	Truncate(size int64) error
@@ -271,9 +272,8 @@ func (f *Folder) RemoveEmpty(rel string) {
 	}
 }
 
-// RemoveOurs is Remove for what others may have put there or added to: of a file, or of the files of a sub-folder, only those whose names
-// ours knows and that are regular files are removed. The rest is kept beside, in NAME.kept-1 or another number, which is returned;
-// empty, if there was nothing.
+// RemoveOurs is Remove for a file or sub-folder that other programs may have made or added to. It removes only regular files whose names
+// ours knows. The rest is kept beside, in NAME.kept-1 or another number, which is returned; "" if there is no rest.
 func (f *Folder) RemoveOurs(rel string, ours func(name string) bool) (kept string, err error) {
 	if err := f.straight(rel); err != nil {
 		return "", f.failed(rel, err)

@@ -17,12 +17,12 @@ type lock struct{ f fileHandle }
 
 // takeLock takes an advisory lock that the kernel gives back when the process ends, however it ends; the file itself
 // stays, so that no process can lock a file that another has just removed.
-func (f *Folder) takeLock(sys fileSystem) (*lock, error) {
+func (f *Folder) takeLock() (*lock, error) {
 	file, _, err := f.openFile(lockName, os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		return nil, f.failed(lockName, err)
 	}
-	if err := sys.Lock(file); err != nil {
+	if err := f.sys.Lock(file); err != nil {
 		defer file.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			holder, _ := io.ReadAll(io.LimitReader(file, 64))

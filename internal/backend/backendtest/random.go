@@ -79,7 +79,7 @@ func (g *grower) partner(x *ir.Value, axes int) *ir.Value {
 	return rapid.SampledFrom(fit).Draw(g.t, "partner")
 }
 
-// layers are what networks grow by. A layer returns nil where it does not fit.
+// layers are the steps by which networks grow. A layer returns nil where it does not fit.
 var layers = []func(*grower, *ir.Value) *ir.Value{
 	unaryLayer("Relu", op.UnaryAttr{}), unaryLayer("LeakyRelu", op.UnaryAttr{Alpha: 0.2}), unaryLayer("Silu", op.UnaryAttr{}),
 	unaryLayer("Gelu", op.UnaryAttr{}), unaryLayer("Sigmoid", op.UnaryAttr{}), unaryLayer("Tanh", op.UnaryAttr{}),

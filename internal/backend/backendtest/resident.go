@@ -13,7 +13,7 @@ import (
 	"github.com/voxcam/voxcam/internal/plan"
 )
 
-// RunResident holds a backend whose device has memory of its own to what backend.Resident promises. Nothing is on the device before.
+// RunResident holds a backend whose device has memory of its own to the promises of backend.Resident. Nothing is on the device before.
 func RunResident(t *testing.T, b backend.Resident) {
 	t.Run("usage", func(t *testing.T) { checkUsage(t, b) })
 	t.Run("fields", func(t *testing.T) { checkFields(t, b) })
@@ -39,7 +39,7 @@ func RunResident(t *testing.T, b backend.Resident) {
 	}
 }
 
-// expect compares what is allocated and reserved.
+// expect compares allocated and reserved memory.
 func expect(t *testing.T, b backend.Resident, allocated, reserved int) {
 	t.Helper()
 	u, err := b.Usage()
@@ -71,7 +71,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// checkUsage: what was closed stays for the next, until Trim.
+// checkUsage holds that closed memory stays for the next one, until Trim.
 func checkUsage(t *testing.T, b backend.Resident) {
 	expect(t, b, 0, 0)
 	const n = 1 << 20

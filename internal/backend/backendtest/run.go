@@ -38,7 +38,7 @@ const (
 	networkTolerance = 2e-5 // of values and gradients of random networks
 )
 
-// The largest value counts as at least this. What a saturated function saved is rounded (1 - y is lost where y is nearly 1), so
+// The largest value counts as at least this. The saved value of a saturated function is rounded (1 - y is lost where y is nearly 1), so
 // gradients, whose seeds are about 1, have an absolute error; other values only underflow.
 const (
 	valueFloor    = 1e-30
@@ -49,10 +49,10 @@ const (
 // fast. Without, every operation still runs in every mode.
 func Long() bool { return os.Getenv("VOXCAM_LONG") != "" || os.Getenv("VOXCAM_GPU") != "" }
 
-// AllNetworks is how many random networks Run has.
+// AllNetworks is the number of random networks that Run has.
 const AllNetworks = 60
 
-// Run executes every case and so many random networks on a backend and compares with the reference: results, gradients, in place
+// Run executes every case and that many random networks on a backend and compares with the reference: results, gradients, in place
 // and with everything kept, and again with other data.
 func Run(t *testing.T, b backend.Backend, networks int) {
 	t.Helper()
@@ -137,8 +137,8 @@ func (s *Sample) differentiate() error {
 	return nil
 }
 
-// alike is how far results of the same plan with whole tensors and with slabs may be apart, of the largest value: they differ in
-// the order of sums.
+// alike is the largest difference, relative to the largest value, between results of the same plan with whole tensors and with slabs: they
+// differ in the order of sums.
 const alike = 1e-5
 
 // Check runs a sample on a backend, by every plan and twice with different data, and compares all float32 outputs with the
