@@ -12,7 +12,7 @@ import (
 	"github.com/voxcam/voxcam/internal/session"
 )
 
-// Config is what one can set about a run over a data set: model, data, methods, memory and output. LoadConfig and NewConfig make one; Keys lists
+// Config has all that can be set about a run over a data set: model, data, methods, memory and output. LoadConfig and NewConfig make one; Keys lists
 // what can be set. It is not to be used by several goroutines.
 type Config struct{ config *config.Config }
 
@@ -70,7 +70,7 @@ func (c *Config) Fit(ctx context.Context) (*cam.Fit, error) {
 
 // RunOptions say what a run does besides its configuration. The zero value is silent.
 type RunOptions struct {
-	// Observe hears of each step, one at a time; a slow one slows the run. Nil: nobody.
+	// Observe is called for each step, one call at a time; a slow one slows the run. Nil: none.
 	Observe func(RunEvent)
 	// Noise is a .npy file of draws, [n, C, D, H, W], standard normal, in place of the generator; "" is the generator.
 	Noise string

@@ -133,7 +133,7 @@ func (m *Model) Device() string {
 	return m.engine.State().Name
 }
 
-// Notes are what is worth knowing of the device: warnings, such as why a GPU that is there is not used, and notes, such as what would make it
+// Notes returns what is worth knowing of the device: warnings, such as why a GPU that is there is not used, and notes, such as what would make it
 // faster.
 func (m *Model) Notes() (warnings, notes []string) {
 	if !m.isOpen() {

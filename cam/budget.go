@@ -91,5 +91,5 @@ func (e *SkippedError) Error() string {
 }
 func (e *SkippedError) Unwrap() error { return e.Err }
 
-// Status is that of a volume with this error.
+// Status returns the status of a volume with this error, StatusSkipped.
 func (*SkippedError) Status() Status { return StatusSkipped }

@@ -16,7 +16,7 @@ type Fit struct {
 	Basis   string  `json:"estimate_basis"`
 }
 
-// Pass is what one pass through the network and its gradient takes. Sizes are in bytes.
+// Pass has the memory and time of one pass through the network and its gradient. Sizes are in bytes.
 type Pass struct {
 	Name     string   `json:"pass"`
 	Methods  []string `json:"methods"`

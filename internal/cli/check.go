@@ -109,7 +109,7 @@ var checkCodes = map[gpusurvey.Health]int{
 	gpusurvey.Warning: session.ExitDegraded, gpusurvey.Critical: session.ExitFailed,
 }
 
-// checked is what check found. Keys are stable: programs read them.
+// checked has the findings of check. Keys are stable: programs read them.
 type checked struct {
 	Version string `json:"version"`
 	*gpusurvey.Survey
@@ -169,7 +169,7 @@ func check(ctx context.Context, o checkOptions, stdout, stderr io.Writer) error 
 	return nil
 }
 
-// runDevice is where a run would compute. Auto becomes the first GPU if there is one, so that it is told why that cannot be used.
+// runDevice returns the name of the device that a run would compute on. Auto becomes the first GPU if there is one, so that it is told why that cannot be used.
 func (c *checked) runDevice() string {
 	if n, err := gpusurvey.NumberOf(c.Device); err != nil || n == gpusurvey.NoGPU {
 		return c.Device
@@ -218,7 +218,7 @@ var checkColumns = []struct {
 	{"health", func(g gpusurvey.GPU) string { return g.Health.String() }},
 }
 
-// known leaves a cell open where nobody says what is free.
+// known returns a cell that is "?" where it is not known what is free.
 func known(cell func(gpusurvey.GPU) string) func(gpusurvey.GPU) string {
 	return func(g gpusurvey.GPU) string {
 		if g.TrulyFree < 0 {
@@ -267,7 +267,7 @@ func (c *checked) print(w io.Writer) error {
 	return printFit(w, c.Run)
 }
 
-// printHolders says who holds a GPU's memory.
+// printHolders lists the processes that hold a GPU's memory.
 func printHolders(w io.Writer, g gpusurvey.GPU) {
 	var rows [][4]string
 	for _, p := range g.Processes {
@@ -332,7 +332,7 @@ func printSession(w io.Writer, s gpusurvey.Session) {
 		bytesize.Format(u.Allocated), bytesize.Format(u.Reserved), bytesize.Format(u.Overhead), percent(s.Fragmentation()), state)
 }
 
-// patience is how long a session may take to say how it is: it answers between two steps.
+// patience bounds the time of a session's answer: it answers between two steps.
 const patience = 3 * time.Second
 
 // reachSessions asks the sessions of this user that run.

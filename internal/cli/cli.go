@@ -114,7 +114,7 @@ func complain(stderr io.Writer, err error) {
 	fmt.Fprintln(stderr, "voxcam:", printable.Lines(inFlags(err.Error())))
 }
 
-// issues is where defects are reported.
+// issues is the address for reports of defects.
 const issues = "https://github.com/voxcam/voxcam/issues"
 
 // newRoot returns the command of all commands. When the arguments were understood and work begins, it sets begun, and stop to what

@@ -97,7 +97,7 @@ func doctor(w io.Writer, asJSON bool) (err error) {
 	return t.Flush()
 }
 
-// auto is what --device auto chooses: the first GPU if it works.
+// auto returns the device that --device auto chooses: the first GPU if it works.
 func auto(d *cuda.Diagnosis) string {
 	usable := func(g cuda.GPU) bool { return g.Problem == "" }
 	switch i := slices.IndexFunc(d.GPUs, usable); {

@@ -39,7 +39,7 @@ func printNotes(w io.Writer, info cam.Info) {
 	}
 }
 
-// methodFlags are those of every command that runs methods.
+// methodFlags are the flags of commands that run methods.
 type methodFlags struct {
 	methods, conventions string
 	samples              int

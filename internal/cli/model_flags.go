@@ -13,7 +13,7 @@ import (
 	"github.com/voxcam/voxcam/internal/network"
 )
 
-// modelFlags are those of every command that opens a model.
+// modelFlags are the flags of commands that open a model.
 type modelFlags struct {
 	model string
 	network.ModelOptions

@@ -65,7 +65,7 @@ same figures as metrics besides, at http://ADDRESS/metrics. NO_COLOR in the envi
 	return cmd
 }
 
-// terminal is the file behind a stream, if it is one that can be drawn on: then names must be made printable by who draws.
+// terminal returns the file behind a stream, if it is a terminal that can be drawn on: then the caller makes names printable.
 func terminal(stream any) (*os.File, bool) {
 	if w, ok := stream.(*printable.Writer); ok {
 		stream = w.To
@@ -144,7 +144,7 @@ func printAll(w io.Writer, lines []string) error {
 // colored follows https://no-color.org.
 func colored() bool { return os.Getenv("NO_COLOR") == "" }
 
-// live draws on a terminal until a key, a signal or the context ends it. keys is nil where nobody can press one.
+// live draws on a terminal until a key, a signal or the context ends it. keys is nil where there is no keyboard.
 func live(ctx context.Context, o monitorOptions, title string, keys, screen *os.File, look func(context.Context) (monitor.Look, error)) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var owned sync.WaitGroup

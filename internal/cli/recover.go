@@ -117,7 +117,7 @@ func (o *recoverOptions) validate(given func(flag string) bool) error {
 	return nil
 }
 
-// operations are what sessions are asked for, in order.
+// operations returns the operations that sessions are asked for, in order.
 func (o *recoverOptions) operations() (list []policy.Operation) {
 	if o.resume {
 		return []policy.Operation{policy.Resume}
@@ -134,7 +134,7 @@ func (o *recoverOptions) operations() (list []policy.Operation) {
 	return list
 }
 
-// recovered is what recover prints as JSON. Keys are stable.
+// recovered has the findings of recover, as it prints them as JSON. Keys are stable.
 type recovered struct {
 	*reclaim.Report
 	gpusurvey.Verdict     // of the GPUs or, where there is none, the processor
@@ -215,7 +215,8 @@ func (o recoverOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr
 	return nil
 }
 
-// exitCode is that of voxcam check, but that what came back is a success unless memory is critical still, and that a step that failed is none.
+// exitCode returns the code of voxcam check, with two exceptions: memory that came back is a success unless memory is critical still, and a step
+// that failed is an error.
 func (o *recoverOptions) exitCode(r *recovered) int {
 	switch {
 	case o.dryRun:
@@ -245,7 +246,7 @@ func (o *recoverOptions) print(w io.Writer, r *recovered, now *gpusurvey.Survey)
 		return err
 	}
 	if len(r.Sessions) == 0 && len(o.operations()) > 0 {
-		fmt.Fprintln(w, nobody(now))
+		fmt.Fprintln(w, noSession(now))
 	}
 	if o.dryRun {
 		_, err := printable.Fprintln(w, "nothing was done: this was a dry run")
@@ -273,8 +274,8 @@ func gained(r *recovered) string {
 	return "0 B came back"
 }
 
-// nobody says that there is no session to ask, and whether something of this program holds memory all the same.
-func nobody(now *gpusurvey.Survey) string {
+// noSession returns the text where there is no session to ask, with the processes of this program that hold memory all the same.
+func noSession(now *gpusurvey.Survey) string {
 	var others []string
 	if now != nil {
 		for _, g := range now.GPUs {
@@ -324,7 +325,7 @@ func signed(n int) string {
 	return bytesize.Format(n)
 }
 
-// printCandidates lists who holds memory, and what becomes of them.
+// printCandidates lists the processes that hold memory, with the verdict on each.
 func printCandidates(w io.Writer, list []reclaim.Candidate) {
 	if len(list) == 0 {
 		printable.Fprintln(w, "no process is listed that holds memory of a GPU")

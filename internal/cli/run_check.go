@@ -40,7 +40,7 @@ func checkRun(cmd *cobra.Command, c *config.Config) error {
 		run: &fit.Question{Engine: opt, Methods: c.Request().Methods, Samples: c.Explain.NSamples}}, cmd.OutOrStdout(), stderr)
 }
 
-// clearTimeout is how long a session may take to give back what it keeps.
+// clearTimeout bounds the time of a session to give memory back.
 const clearTimeout = 10 * time.Second
 
 // clearCaches asks the other sessions of the user to give back the memory of GPUs that they do not use. This program itself has none

@@ -84,7 +84,7 @@ func stopOn(s os.Signal, tell session.Observer, cancel context.CancelCauseFunc) 
 	cancel(&stopped{s})
 }
 
-// yieldFor is how long a signal makes a session give its memory to others.
+// yieldFor is the time for which a signal makes a session give its memory to others.
 const yieldFor = time.Minute
 
 // obey carries out one order that came by a signal, and tells of it.

@@ -23,7 +23,7 @@ var requests = map[os.Signal]policy.Order{
 }
 
 // listen carries out what signals ask of the session, one after the other, until the function that it returns is called; with a stop that is
-// not nil they end the run. Meanwhile a pipe to the outside that is gone is an error of who writes to it, and ends no run.
+// not nil they end the run. Meanwhile a broken pipe is an error of the write to it, and ends no run.
 func listen(ctx context.Context, to orders, tell session.Observer, stop context.CancelCauseFunc) (end func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	asked, broken := make(chan os.Signal, 8), make(chan os.Signal, 1)

@@ -14,7 +14,7 @@ import (
 // resized comes when the terminal's size changes.
 var resized = []os.Signal{syscall.SIGWINCH}
 
-// canWait says that readable does: without it nobody can stop waiting for a key.
+// canWait reports that readable waits with a context, so that waiting for a key can be stopped.
 const canWait = true
 
 // readable waits until something can be read from a file, or the context ends.

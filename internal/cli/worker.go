@@ -6,7 +6,7 @@ import (
 	"github.com/voxcam/voxcam/internal/worker"
 )
 
-// newWorker is what run starts for itself, to compute in a process of its own.
+// newWorker returns the hidden command of the worker process, which run starts for itself.
 func newWorker() *cobra.Command {
 	return &cobra.Command{
 		Use: "worker", Hidden: true,

@@ -25,9 +25,9 @@ type Question struct {
 	Methods []string       // expanded
 	Samples int            // draws of the methods with noise
 
-	// Notes hears what the user should know of each device that is opened; nil: nobody.
+	// Notes is called with warnings and notes for the user about each device that is opened; nil: they are dropped.
 	Notes func(warnings, notes []string)
-	// Free is how much memory of a device is free; nil: Device.FreeMemory.
+	// Free returns the free memory of a device in bytes; nil: Device.FreeMemory.
 	Free func(*device.Device) (int, error)
 }
 
@@ -202,7 +202,7 @@ func (a *answer) pass(planned network.PlannedPass, choices []cam.Choice) cam.Pas
 	return p
 }
 
-// budget is what a run would plan with now.
+// budget returns the budget that a run would plan with now.
 func (q *Question) budget(d *device.Device, free func() (int, error)) (cam.Budget, error) {
 	b, err := bytesize.ParseBudget(q.Engine.Budget)
 	if err != nil {
@@ -216,7 +216,7 @@ func (q *Question) budget(d *device.Device, free func() (int, error)) (cam.Budge
 	return cam.Budget{Bytes: bytes, Smallest: least}, nil
 }
 
-// apart is what a pass takes of the memory that it is planned in besides what its budget counts.
+// apart returns the bytes that a pass takes besides those that its budget counts.
 func apart(p network.PlannedPass) int {
 	if p.Fields > 0 {
 		return 0
@@ -229,7 +229,7 @@ func draws(c cam.Choice) bool { return c.Convention.Needs.Has(cam.Draws) }
 // onGPU reports whether a device has memory of its own.
 func onGPU(d *device.Device) bool { return strings.HasPrefix(d.Name(), "cuda/") }
 
-// basis says what estimates of time rest on.
+// basis names the rates that estimates of time rest on.
 func basis(d *device.Device) string {
 	const rest = "; nothing was measured, and reading and writing files comes on top"
 	c := d.Costs()

@@ -13,7 +13,7 @@ import (
 	"github.com/voxcam/voxcam/internal/gpusurvey"
 )
 
-// Latest keeps the last look for those who come between two.
+// Latest keeps the last look, for callers between two looks.
 type Latest struct {
 	Take func(context.Context) (Look, error)
 	mu   sync.Mutex
@@ -41,7 +41,7 @@ func (l *Latest) Get(context.Context) (Look, error) {
 	return l.last, nil
 }
 
-// Serve serves /metrics at an address until stop. An address without a host is that of this machine for itself. Open says that others
+// Serve serves /metrics at an address until stop. An address without a host is that of this machine for itself. Open reports whether others
 // may reach it.
 func Serve(address string, look func(context.Context) (Look, error)) (stop func(), at string, open bool, err error) {
 	host, port, err := net.SplitHostPort(address)
@@ -75,7 +75,7 @@ type Watcher struct {
 	sessions []Session // of the look at work
 }
 
-// NewWatcher returns a watcher with the libraries and bounds of o, which gives each session so much time to answer. Close ends it.
+// NewWatcher returns a watcher with the libraries and bounds of o, which waits at most patience for each session to answer. Close ends it.
 func NewWatcher(o gpusurvey.Options, patience time.Duration) *Watcher {
 	w := &Watcher{}
 	o.Sessions = func(ctx context.Context) (found []gpusurvey.Session, err error) {
@@ -128,7 +128,7 @@ func AskSessions(ctx context.Context, patience time.Duration) ([]Session, error)
 	return all, err
 }
 
-// Memory is what a survey is to know of a session.
+// Memory returns the session's memory and processes as a survey takes them.
 func (s Session) Memory() gpusurvey.Session {
 	m := gpusurvey.Session{Name: s.Session, PIDs: []int{s.PID}, UUID: s.UUID, Usage: s.Usage, Held: s.Held}
 	if s.Worker != 0 {

@@ -18,7 +18,7 @@ import (
 // RecordName is the file of a Folder that says what was explained, and what became of each method.
 const RecordName = "result.json"
 
-// Folder is where the result of one volume for one class goes: METHOD.map and METHOD.heatmap in each format, and RecordName. Files have their
+// Folder holds the result of one volume for one class: METHOD.map and METHOD.heatmap in each format, and RecordName. Files have their
 // names only when they are complete; those of an earlier result are replaced.
 type Folder struct {
 	Dir     string
@@ -151,7 +151,7 @@ func (f *Folder) record(v *volume.Volume, info cam.Info, r *cam.Result) record {
 	return out
 }
 
-// class is the name of a class; "" where it has none.
+// class returns the name of a class; "" where it has none.
 func (f *Folder) class(i int) string {
 	if i < 0 || i >= len(f.Classes) {
 		return ""
@@ -159,7 +159,7 @@ func (f *Folder) class(i int) string {
 	return f.Classes[i]
 }
 
-// number is the name of a class, or its number.
+// number returns the name of a class, or its number as text.
 func (f *Folder) number(i int) string {
 	if name := f.class(i); name != "" {
 		return name

@@ -52,7 +52,7 @@ var table = []Format{
 // DefaultAlpha is the weight of the heatmap in an overlay where none is given.
 const DefaultAlpha = 0.4
 
-// Names are the names of the formats.
+// Names returns the names of the formats.
 func Names() (names []string) {
 	for _, f := range table {
 		names = append(names, f.Name)
@@ -75,7 +75,7 @@ func Choose(names []string) (chosen []Format, err error) {
 	return chosen, nil
 }
 
-// Endings are the ends of the names of a method's files in all formats, behind a stem and a separator.
+// Endings returns the ends of the names of a method's files in all formats, behind a stem and a separator.
 func Endings(separator string) (endings []string) {
 	for _, f := range table {
 		for _, m := range f.maps {
@@ -85,7 +85,7 @@ func Endings(separator string) (endings []string) {
 	return endings
 }
 
-// SheetEndings are the ends of the names of the files that show all methods together, in all formats, behind a stem and a separator.
+// SheetEndings returns the ends of the names of the files that show all methods together, in all formats, behind a stem and a separator.
 func SheetEndings(separator string) (endings []string) {
 	for _, f := range table {
 		for _, s := range f.sheets {
@@ -103,7 +103,7 @@ type File struct {
 	extension string
 }
 
-// Name is the file's name behind a stem, which a separator parts from what the file holds.
+// Name returns the file's name behind a stem, which a separator parts from what the file holds.
 func (f File) Name(stem, separator string) string {
 	if f.What == "" {
 		return stem + f.extension
@@ -134,7 +134,7 @@ func (s *Sample) Map(m *cam.MethodResult) (*Map, error) {
 	return &Map{m, s, view}, err
 }
 
-// Files are those of a method's result in the format.
+// Files returns the files of a method's result in the format.
 func (f Format) Files(m *Map) (files []File) {
 	for _, file := range f.maps {
 		files = append(files, File{file.what, func(w io.Writer) error { return file.write(w, m) }, file.extension})
@@ -142,7 +142,7 @@ func (f Format) Files(m *Map) (files []File) {
 	return files
 }
 
-// Sheets are the files of all methods together in the format.
+// Sheets returns the files that show all methods together in the format.
 func (f Format) Sheets(s *picture.Sheet) (files []File) {
 	for _, file := range f.sheets {
 		files = append(files, File{file.what, func(w io.Writer) error { return file.write(w, s) }, file.extension})

@@ -37,7 +37,7 @@ type Live struct {
 	uuid   string // of the GPU that the device was on last
 }
 
-// mostIncidents is how many of the latest incidents a session tells of.
+// mostIncidents bounds the incidents in a status: the latest ones.
 const mostIncidents = 100
 
 var _ control.Session = (*Live)(nil)
@@ -57,8 +57,8 @@ func openSurvey() *gpusurvey.Surveyor {
 // Close ends looking at GPUs.
 func (l *Live) Close() error { return l.survey.Close() }
 
-// Computes says what the session computes with from now on; nil: nothing.
-func (l *Live) Computes(e worker.Engine) {
+// SetEngine sets the engine that the session computes with from now on; nil for none.
+func (l *Live) SetEngine(e worker.Engine) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.device = e
@@ -97,7 +97,7 @@ func (l *Live) hear(e session.Event) {
 	}
 }
 
-// now is what the session told last, and what it computes with.
+// now returns the session's last status without its device, and the device; nil while there is none.
 func (l *Live) now() (control.Status, worker.Engine) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -121,14 +121,14 @@ func (l *Live) Status(context.Context) (control.Status, error) {
 	return s, nil
 }
 
-// surveyed is how the memory of the GPUs is, for who draws the timeline and who asks for metrics.
+// surveyed surveys the memory of the GPUs, for the timeline and for metrics.
 func (l *Live) surveyed(ctx context.Context) (*gpusurvey.Survey, error) {
 	l.looking.Lock()
 	defer l.looking.Unlock()
 	return l.survey.Survey(ctx)
 }
 
-// Look is what metrics are made of: the GPUs, and this session alone.
+// Look returns the GPUs and this session alone, for metrics.
 func (l *Live) Look(ctx context.Context) (monitor.Look, error) {
 	v, err := l.surveyed(ctx)
 	if err != nil {
@@ -165,7 +165,7 @@ func (l *Live) gpu(said string) string {
 	return l.uuid
 }
 
-// Figures are those of the session's timeline.
+// Figures returns the figures of the session's timeline.
 func (l *Live) Figures(ctx context.Context) (f report.Figures, err error) {
 	_, device := l.now()
 	if device == nil {

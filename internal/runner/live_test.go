@@ -67,7 +67,7 @@ func TestStatusOfSession(t *testing.T) {
 		t.Error("an order without a device")
 	}
 	until := time.Now().Add(time.Minute)
-	l.Computes(&fakeDevice{state: engine.State{Device: "cuda:1", Name: "cuda/H200", UUID: "GPU-1", Usage: backend.Usage{Free: 5}, Budget: 7,
+	l.SetEngine(&fakeDevice{state: engine.State{Device: "cuda:1", Name: "cuda/H200", UUID: "GPU-1", Usage: backend.Usage{Free: 5}, Budget: 7,
 		Level: cam.LevelStreamed, Arena: 3, Held: true, Until: until, State: engine.StateComputing, Plans: []network.PassState{{Pass: "input", Bytes: 3}}}})
 	for _, e := range []session.Event{
 		{Kind: session.EventStart, Session: "s", Dir: "out", Total: 6},
@@ -117,7 +117,7 @@ func TestFiguresOfSession(t *testing.T) {
 		t.Error("figures without a device")
 	}
 	device := &fakeDevice{state: engine.State{Usage: backend.Usage{Reserved: 9}, Level: cam.LevelWhole, State: engine.StateIdle}}
-	l.Computes(device)
+	l.SetEngine(device)
 	f, err := l.Figures(t.Context())
 	if err != nil || f.Resident < 1<<20 || f.HostAvailable < 1<<20 || f.GPUTotal != 0 || f.Reserved != 0 || f.Level != cam.LevelWhole {
 		t.Errorf("%+v, %v", f, err)

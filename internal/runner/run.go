@@ -15,9 +15,9 @@ import (
 	"github.com/voxcam/voxcam/volume"
 )
 
-// Options of a run, besides its configuration. The zero value keeps the device in this process and tells nobody.
+// Options are those of a run that are no keys of its configuration. The zero value keeps the device in this process and is silent.
 type Options struct {
-	// Observer hears of each step, and as notes and warnings what the user should know of device and model; nil: nobody.
+	// Observer is called for each step; notes and warnings about device and model are events, too. Nil: none.
 	Observer session.Observer
 	// Noise is a .npy file of draws, [n, C, D, H, W], standard normal; "" is the generator.
 	Noise string
@@ -75,14 +75,14 @@ func Run(ctx context.Context, c *config.Config, o Options) (s session.Summary, e
 		return refuse(err)
 	}
 	defer func() {
-		j.live.Computes(nil)
+		j.live.SetEngine(nil)
 		m.Close()
 	}()
 	if err := m.Prepare(ctx, c.Request().Methods); err != nil {
 		return refuse(err)
 	}
 	j.tell(m.Info().Warnings, m.Info().Notes)
-	j.live.Computes(m)
+	j.live.SetEngine(m)
 	opt.Observer, opt.Figures = j.live, j.live.Figures
 	return session.Run(ctx, opt, m)
 }
