@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/voxcam/voxcam/cam"
@@ -12,6 +14,8 @@ import (
 	"github.com/voxcam/voxcam/internal/fit"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/session"
+	"github.com/voxcam/voxcam/volume"
+	"github.com/voxcam/voxcam/volume/format"
 )
 
 // What check says of a policy's thresholds is what explain does: whether volumes are begun, and with how many draws.
@@ -57,6 +61,45 @@ func TestCheckSaysWhatExplainDoes(t *testing.T) {
 		}
 		if n := did.Methods[0].Parameters.Draws; n != said.Draws || did.Execution.Level != said.Level {
 			t.Errorf("%d MiB free: check says %d draws, %s; explain took %d, %s", free>>20, said.Draws, said.Level, n, did.Execution.Level)
+		}
+	}
+}
+
+// Under the policy exact, too, check says on what and by which plans explain computes, down to the processor.
+func TestCheckSaysWhereExplainComputes(t *testing.T) {
+	s := simulated(t)
+	volumePath := filepath.Join(t.TempDir(), "v.npy")
+	v := volume.New(1, 32, 64, 64)
+	for i := range v.Data {
+		v.Data[i] = float32(i % 7)
+	}
+	if err := format.Write(volumePath, v); err != nil {
+		t.Fatal(err)
+	}
+	may := policy.DefaultPolicy()
+	may.Wait = 0
+	for _, free := range []int{1 << 20, 4 << 20, 8 << 20, 1 << 30} {
+		for _, budget := range []string{"auto", "2MiB", "6MiB"} {
+			s.SetCapacity(free)
+			said, err := fit.Ask(t.Context(), fit.Question{Methods: []string{"saliency"}, Samples: 1,
+				Engine: engine.Options{Model: demoModel, Device: "cuda", Budget: budget, Policy: may}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			out := t.TempDir()
+			var talk bytes.Buffer
+			code := Run(t.Context(), []string{"explain", volumePath, "--model", demoModel, "--method", "saliency", "--device", "cuda",
+				"--memory-budget", budget, "--wait", "0s", "--out", out}, &talk, &talk)
+			var did struct{ Execution cam.Execution }
+			if text, err := os.ReadFile(filepath.Join(out, "result.json")); err == nil {
+				if err := json.Unmarshal(text, &did); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if said.Fits != (code == session.ExitOK) || said.Fits && (said.Level != did.Execution.Level || !strings.HasPrefix(did.Execution.Device, said.Device+"/")) {
+				t.Errorf("%d MiB free, a budget of %s: check says %v, %s on %s (%s); explain ends with %d, %s on %s: %s",
+					free>>20, budget, said.Fits, said.Level, said.Device, said.Reason, code, did.Execution.Level, did.Execution.Device, talk.String())
+			}
 		}
 	}
 }

@@ -168,8 +168,10 @@ func TestCheckRun(t *testing.T) {
 			[]string{`fits on cuda:0 by streamed plans, with volumes in the host.s memory \(a budget of 7 MiB, 8 MiB are free`}},
 		"the least is too much": {func(s *simulator.Simulator) { s.SetCapacity(2 << 20) }, "min", "cuda", "exact", []string{"saliency"}, session.ExitDegraded,
 			[]string{`fits on cpu only on the processor`, `and 2 MiB are free`}},
-		"processor": {func(s *simulator.Simulator) { s.SetCapacity(4 << 20) }, "auto", "cuda", "exact", []string{"saliency"}, session.ExitDegraded,
-			[]string{`fits on cpu only on the processor`, `--memory-budget .* would do`, `ordinary processor`}},
+		"processor": {func(s *simulator.Simulator) { s.SetCapacity(3 << 20) }, "auto", "cuda", "exact", []string{"saliency"}, session.ExitDegraded,
+			[]string{`fits on cpu only on the processor`, `it takes .*and 3 MiB are free`, `ordinary processor`}},
+		"the least, where a share has no room for it": {func(s *simulator.Simulator) { s.SetCapacity(5 << 20) }, "auto", "cuda", "exact", []string{"saliency"}, 0,
+			[]string{`fits on cuda:0 by .*the least that works, 5 MiB are free`}},
 		"no room for a context": {func(s *simulator.Simulator) { s.FailCall("cuDevicePrimaryCtxRetain", 1, 2) }, "auto", "auto", "exact", []string{"gradcam"},
 			session.ExitDegraded, []string{`fits on cpu only on the processor`, `not enough memory is free`}},
 		"policy": {func(s *simulator.Simulator) { s.SetCapacity(4 << 20) }, "auto", "cuda", "original", []string{"saliency"}, session.ExitFailed,
@@ -177,7 +179,7 @@ func TestCheckRun(t *testing.T) {
 		"fewer draws": {func(s *simulator.Simulator) { s.SetCapacity(3 << 30) }, "auto", "cuda", "original", []string{"smoothgrad", "vargrad"}, 0,
 			[]string{`25 draws`, `25 x `}},
 		"nothing fits": {nil, "20KiB", "cuda", "exact", []string{"saliency"}, session.ExitFailed,
-			[]string{`does not fit on cuda:0 \(a budget of 20 KiB`, `the processor cannot go on either`, `does not fit +\S+ MiB`}},
+			[]string{`does not fit on cuda:0 \(a budget of 20 KiB`, `--memory-budget .* would do`, `does not fit +\S+ MiB`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := simulated(t)

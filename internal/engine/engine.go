@@ -76,9 +76,6 @@ func shuttle(name string) (explain.Shuttle, error) {
 	return []explain.Shuttle{explain.ShuttleNever, explain.ShuttleIdle, explain.ShuttleAlways}[i], nil
 }
 
-// errShare says that a budget is no size.
-var errShare = errors.New("a share")
-
 // retry is how long the processor goes on before a GPU is tried again whose needs are not known.
 const retry = 30 * time.Second
 
@@ -176,9 +173,7 @@ func open(ctx context.Context, o Options, p parts) (*Engine, error) {
 	if e.shuttle, err = shuttle(o.Shuttle); err != nil {
 		return nil, err
 	}
-	if n, share := budget.Bytes(func() (int, error) { return 0, errShare }); share == nil {
-		e.size = n
-	}
+	e.size = budget.Size()
 	w := &task{engine: e}
 	s, err := e.openWaiting(ctx, w)
 	if err != nil {

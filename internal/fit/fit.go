@@ -56,11 +56,12 @@ func Ask(ctx context.Context, q Question) (*cam.Fit, error) {
 		return a.fit(err)
 	}
 	if noDevice := (*DeviceError)(nil); errors.As(err, &noDevice) {
-		a = &answer{Fit: cam.Fit{Model: q.Engine.Model, Device: name, Reason: err.Error(), Passes: []cam.Pass{}}}
+		a = &answer{Fit: cam.Fit{Model: q.Engine.Model, Device: name, Reason: err.Error(), Passes: []cam.Pass{}},
+			next: q.next(policy.Situation{Failure: policy.Short})}
 	} else if err != nil {
 		return nil, err
 	}
-	if !q.Engine.Policy.CPU || a.skips {
+	if a.next != policy.Processor || a.skips {
 		return a.fit(nil)
 	}
 	onCPU := q
@@ -94,7 +95,9 @@ func Plan(ctx context.Context, q Question) ([]cam.Pass, error) {
 // answer is the fit on one device.
 type answer struct {
 	cam.Fit
-	skips bool // the policy begins no volume with so little free memory
+	gpu   bool          // the device has memory of its own
+	skips bool          // the policy begins no volume with so little free memory
+	next  policy.Action // of the policy, where it does not fit
 }
 
 func (a *answer) fit(err error) (*cam.Fit, error) {
@@ -118,7 +121,7 @@ func (q *Question) on(ctx context.Context, name, precision string) (a *answer, e
 		q.Notes(d.Warnings, d.Notes)
 	}
 	a = &answer{Fit: cam.Fit{Model: q.Engine.Model, Device: "cpu", Passes: []cam.Pass{}, Basis: basis(d)}}
-	if onGPU(d) {
+	if a.gpu = onGPU(d); a.gpu {
 		a.Device = name
 	}
 	free := d.FreeMemory
@@ -132,10 +135,6 @@ func (q *Question) on(ctx context.Context, name, precision string) (a *answer, e
 	a.Budget = binding.Budget.Bytes
 	var unknown error // where the system does not tell, nothing is below a threshold
 	a.Free, unknown = free()
-	passes, err := network.Plans(ctx, q.Engine.Model, q.Engine.ModelOptions, binding, q.Methods)
-	if err != nil {
-		return nil, err
-	}
 	choices, err := cam.Choose(q.Methods, nil)
 	if err != nil {
 		return nil, err
@@ -147,7 +146,33 @@ func (q *Question) on(ctx context.Context, name, precision string) (a *answer, e
 	if unknown == nil {
 		a.Draws, begins = q.Engine.Policy.Begin(a.Draws, a.Free)
 	}
-	a.Fits = true
+	for {
+		passes, err := network.Plans(ctx, q.Engine.Model, q.Engine.ModelOptions, binding, q.Methods)
+		if err != nil {
+			return nil, err
+		}
+		a.weigh(passes, choices)
+		if a.Fits {
+			break
+		}
+		if a.next = q.next(a.situation(q.Engine.Budget, binding.Budget)); a.next != policy.Least {
+			break
+		}
+		binding.Budget, a.Budget = cam.Budget{Smallest: true}, 0
+	}
+	if !begins {
+		a.Fits, a.skips = false, true
+		a.Reason = fmt.Sprintf("the policy %s skips volumes with less than 0.5 GB free, and %s are", q.Engine.Policy, bytesize.Format(a.Free))
+	}
+	if !a.Fits {
+		a.Level, a.Seconds = "", 0
+	}
+	return a, nil
+}
+
+// weigh says whether all passes fit.
+func (a *answer) weigh(passes []network.PlannedPass, choices []cam.Choice) {
+	a.Fits, a.Level, a.Seconds, a.Passes = true, "", 0, []cam.Pass{}
 	var refusals []string
 	for _, planned := range passes {
 		pass := a.pass(planned, choices)
@@ -161,14 +186,28 @@ func (q *Question) on(ctx context.Context, name, precision string) (a *answer, e
 		a.Passes = append(a.Passes, pass)
 	}
 	a.Reason = strings.Join(refusals, "\n")
-	if !begins {
-		a.Fits, a.skips = false, true
-		a.Reason = fmt.Sprintf("the policy %s skips volumes with less than 0.5 GB free, and %s are", q.Engine.Policy, bytesize.Format(a.Free))
+}
+
+// situation returns the situation of a volume whose passes do not fit.
+func (a *answer) situation(text string, budget cam.Budget) policy.Situation {
+	s := policy.Situation{Failure: policy.Short, Processor: !a.gpu}
+	most := 0
+	for _, p := range a.Passes {
+		if least := (*cam.BudgetError)(nil); errors.As(p.Err, &least) {
+			s.Failure, most = policy.TooSmall, max(most, least.Smallest)
+		}
 	}
-	if !a.Fits {
-		a.Level, a.Seconds = "", 0
+	if b, err := bytesize.ParseBudget(text); err == nil && s.Failure == policy.TooSmall {
+		s.Fixed = b.Size() > 0 && b.Size() < most
+		s.LeastFits = !s.Fixed && !budget.Smallest && (a.gpu || a.Free >= most)
 	}
-	return a, nil
+	return s
+}
+
+// next returns the action of the policy in a situation, after all waiting: the answer is for now.
+func (q *Question) next(s policy.Situation) policy.Action {
+	s.Waited = q.Engine.Policy.Wait
+	return q.Engine.Policy.Next(s)
 }
 
 // pass says how a pass would go, or why it does not fit.
@@ -194,7 +233,7 @@ func (a *answer) pass(planned network.PlannedPass, choices []cam.Choice) cam.Pas
 	}
 	p.Arena, p.Seconds = planned.Plan.Peak, planned.Plan.Seconds
 	p.Needs = p.Arena + p.Weights + p.Fields
-	if takes := p.Needs + apart(planned); a.Free > 0 && takes > a.Free {
+	if takes := p.Needs + a.apart(planned); a.Free > 0 && takes > a.Free {
 		p.Err = fmt.Errorf("it takes %s, with what the budget does not count, and %s are free", bytesize.Format(takes), bytesize.Format(a.Free))
 		return p
 	}
@@ -217,8 +256,8 @@ func (q *Question) budget(d *device.Device, free func() (int, error)) (cam.Budge
 }
 
 // apart returns the bytes that a pass takes besides those that its budget counts.
-func apart(p network.PlannedPass) int {
-	if p.Fields > 0 {
+func (a *answer) apart(p network.PlannedPass) int {
+	if a.gpu { // what is not counted lies on the host
 		return 0
 	}
 	return p.Volume

@@ -30,7 +30,7 @@ func TestDeviceByItself(t *testing.T) {
 	t.Setenv(device.Driver, s.Path)
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	ask("cuda", cam.LevelWhole)
-	s.SetCapacity(4 << 20)
+	s.SetCapacity(3 << 20)
 	ask("cpu", cam.LevelCPU)
 	q.Engine.Policy.CPU = false
 	if a, err := fit.Ask(t.Context(), q); err != nil || a.Fits || a.Device != "cuda" {
