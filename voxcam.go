@@ -26,6 +26,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/engine"
@@ -83,10 +84,10 @@ func NewVolume(channels, depth, height, width int) *volume.Volume {
 type Model struct {
 	engine *engine.Engine
 
-	using  sync.RWMutex // held to read by those who use the engine, to write by who closes it
-	closed bool
-	device string // that computed last
-	end    error  // of closing
+	using  sync.RWMutex // is read-locked while the engine is used, and locked while it is closed
+	closed atomic.Bool  // is set under the lock, after device and before end
+	device string       // that computed last
+	end    error        // of closing
 }
 
 // isOpen reports whether Open made the model.
@@ -104,7 +105,7 @@ func Open(ctx context.Context, path string, opt Options) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Model{engine: e, device: e.State().Name}, nil
+	return &Model{engine: e}, nil
 }
 
 // use lets the caller use the engine until it calls the function that it gets.
@@ -113,23 +114,21 @@ func (m *Model) use() (done func(), err error) {
 		return nil, errors.New("the model is not open: voxcam.Open opens one")
 	}
 	m.using.RLock()
-	if m.closed {
+	if m.closed.Load() {
 		m.using.RUnlock()
 		return nil, cam.ErrClosed
 	}
 	return m.using.RUnlock, nil
 }
 
-// Device names what the model is computed on now, such as "cuda/NVIDIA H200" or "cpu/avx512"; "" while a GPU is waited for.
+// Device names what the model is computed on now, such as "cuda/NVIDIA H200" or "cpu/avx512", or before Close; "" while a GPU is waited for.
 func (m *Model) Device() string {
-	done, err := m.use()
-	if errors.Is(err, cam.ErrClosed) {
+	switch {
+	case !m.isOpen():
+		return ""
+	case m.closed.Load():
 		return m.device
 	}
-	if err != nil {
-		return ""
-	}
-	defer done()
 	return m.engine.State().Name
 }
 
@@ -192,9 +191,9 @@ func (m *Model) Close() error {
 	}
 	m.using.Lock()
 	defer m.using.Unlock()
-	if !m.closed {
+	if !m.closed.Load() {
 		m.device = m.engine.State().Name
-		m.closed = true
+		m.closed.Store(true)
 		if err := m.engine.Close(); err != nil {
 			m.end = fmt.Errorf("closing the model: %w", err)
 		}
