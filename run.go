@@ -19,7 +19,7 @@ type Config struct{ config *config.Config }
 // Key is something that can be set about a run.
 type Key struct {
 	Name    string // section.name, as in a configuration file: model.file
-	Doc     string
+	Doc     string // what it says, in words
 	Default string // as in a file, without quotes; "" where there is none
 }
 
@@ -116,19 +116,19 @@ type RunEvent struct {
 
 // RunSummary counts the selected samples by their outcome, in this run or an earlier one of the same session.
 type RunSummary struct {
-	Session, Dir                            string // name and folder
-	Selected, OK, Degraded, Failed, Skipped int
-	Resumed                                 int // finished by an earlier run
-	Pending                                 int // not reached
-	Problems                                []Problem
+	Session, Dir                            string    // name and folder
+	Selected, OK, Degraded, Failed, Skipped int       // samples
+	Resumed                                 int       // finished by an earlier run
+	Pending                                 int       // not reached
+	Problems                                []Problem // the samples that are not ok
 	Seconds                                 float64
 }
 
 // Problem is a sample that is not ok.
 type Problem struct {
-	Sample, Split string
+	Sample, Split string // its ID, and train, val or test
 	Status        cam.Status
-	Reason        string
+	Reason        string // for people
 }
 
 // Run explains the samples that a configuration selects, and writes maps, heatmaps, pictures, statistics and a report into the folder of its

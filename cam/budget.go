@@ -40,9 +40,9 @@ func (e *BudgetError) Error() string {
 // MemoryError says that the device, or its host, refused memory even for the least that works, or that less is allowed. All was given
 // back. The same work may be computed again, which goes on from what is finished, when there is more memory.
 type MemoryError struct {
-	Needs int // bytes, the least that works; 0: not known
-	Free  int // bytes that there were for it; 0 too if neither is known
-	Err   error
+	Needs int   // bytes, the least that works; 0: not known
+	Free  int   // bytes that there were for it; 0 too if neither is known
+	Err   error // of the device or its host
 }
 
 func (e *MemoryError) Error() string {
@@ -64,8 +64,8 @@ func (e *MemoryError) Unwrap() error { return e.Err }
 // TransientError says that calls of the device failed again and again, also after all was given back and taken again. The same work may be
 // computed again; a new context may help.
 type TransientError struct {
-	Tries int // in a row
-	Err   error
+	Tries int   // in a row
+	Err   error // of the last one
 }
 
 func (e *TransientError) Error() string {

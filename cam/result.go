@@ -43,7 +43,7 @@ type Execution struct {
 
 // Event is something that happened to memory or device while a volume was explained, and what was done about it.
 type Event struct {
-	Time time.Time `json:"time"`
+	Time time.Time `json:"time"` // when it happened
 	Kind EventKind `json:"kind"`
 	Text string    `json:"text"` // for people
 }
@@ -82,10 +82,10 @@ type Result struct {
 
 // MethodResult is the map of one method.
 type MethodResult struct {
-	Method     string
+	Method     string // its name
 	Status     Status
-	Reason     string // for StatusDegraded and StatusFailed
-	Seconds    float64
+	Reason     string         // for StatusDegraded and StatusFailed
+	Seconds    float64        // that it took; methods that share passes share their time
 	Parameters map[string]any // n_samples, noise_level, convention, ... as used
 	Dims       [3]int         // of Map: depth, height, width
 	Map        []float32      // signed map at the layer's resolution, before ReLU
@@ -105,8 +105,8 @@ func (r *MethodResult) CellSize() (cell [3]float64) {
 type Layer struct {
 	Name  string `json:"name"`  // as it was asked for, or as a user would name the default
 	Value string `json:"value"` // name in the model's file
-	Shape []int  `json:"shape"`
-	Axes  string `json:"axes"` // a letter for each axis
+	Shape []int  `json:"shape"` // of the value, in the file's order
+	Axes  string `json:"axes"`  // a letter for each axis
 	// Module is the PyTorch module whose output the value is, or stands for; "" where the value itself was named. Of its Calls in the
 	// file it is number Call, the first being 1.
 	Module string `json:"module,omitempty"`

@@ -15,9 +15,9 @@ func Scalings() []string { return slices.Clone(scalings) }
 
 // Scaling records how intensities were changed: y = (x - Offset) / Divisor.
 type Scaling struct {
-	Name    string  `json:"name"`
+	Name    string  `json:"name"` // of Scalings
 	Offset  float64 `json:"offset"`
-	Divisor float64 `json:"divisor"`
+	Divisor float64 `json:"divisor"` // not 0
 }
 
 // Scale brings intensities to what the network saw in training. It changes v's intensities in place, with one offset and divisor for all channels:
