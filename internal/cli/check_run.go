@@ -22,6 +22,7 @@ func askFit(ctx context.Context, q fit.Question, device string, stderr io.Writer
 	if err != nil {
 		return nil, flagged(err)
 	}
+	a.Reason = inFlags(a.Reason)
 	return a, nil
 }
 
@@ -78,7 +79,7 @@ func printFit(w io.Writer, a *cam.Fit) error {
 		printable.Fprintf(w, "a run of %s does not fit on %s (%s)\n", a.Model, a.Device, budget)
 	}
 	if a.Reason != "" {
-		fmt.Fprintln(w, printable.Lines(inFlags(a.Reason)))
+		fmt.Fprintln(w, printable.Lines(a.Reason))
 	}
 	if len(a.Passes) > 0 {
 		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

@@ -31,6 +31,9 @@ func newInspect() *cobra.Command {
 			if err != nil {
 				return flagged(err)
 			}
+			for i, text := range summary.Warnings {
+				summary.Warnings[i] = inFlags(text)
+			}
 			if asJSON {
 				enc := json.NewEncoder(cmd.OutOrStdout())
 				enc.SetIndent("", "  ")
@@ -72,7 +75,7 @@ func printSummary(w io.Writer, s *cam.Summary) error {
 		return err
 	}
 	for _, note := range s.Warnings {
-		printable.Fprintln(w, "note:", inFlags(note))
+		printable.Fprintln(w, "note:", note)
 	}
 	return nil
 }
