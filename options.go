@@ -35,19 +35,19 @@ type Options struct {
 	// Shape is [C, D, H, W] of the volumes to come, where it is known; zero sizes are taken from the model's file.
 	Shape [4]int
 
-	// Device is where it is computed: auto, cpu, cuda, or cuda:N for GPU N; "" is auto: the first GPU, or the processor where there is
+	// Device names the device: auto, cpu, cuda, or cuda:N for GPU N; "" is auto: the first GPU, or the processor where there is
 	// none or it does not work (Model.Notes says so).
 	Device string
 	// Precision of products on a GPU: fp32, faster and less exact tf32 (10 bits of mantissa) and bf16 (7 bits), or fp64 (sums); "" is
 	// fp32. The processor computes in fp32 only.
 	Precision string
-	// Threads are those of the processor that compute; 0 is all.
+	// Threads is the number of threads on the processor; 0 is all.
 	Threads int
 
 	// Budget bounds the memory that computing takes; on a GPU, all that the model has in its memory: a size ("512MiB"), a share of what is
 	// free ("50%"), "auto" (60% of it), or "min", the least that works; "" is auto. The answer stays the same.
 	Budget string
-	// Policy says what may be given up when memory is short; nil is ExactPolicy.
+	// Policy bounds what is given up when memory is short; nil is ExactPolicy.
 	Policy *Policy
 	// Shuttle gives a GPU's memory back between volumes: never, idle (when no volume was begun for two seconds) or always; "" is never.
 	Shuttle string
@@ -55,18 +55,18 @@ type Options struct {
 	LaunchBlocking bool
 }
 
-// Policy says what may be given up, and in which order, when memory is short. Smaller plans, and volumes in the host's memory, are never asked
+// Policy bounds what is given up when memory is short. Smaller plans, and volumes in the host's memory, are never asked
 // about: they change no result.
 type Policy struct {
 	// Original takes fewer draws by the thresholds of the original system, from the memory that is free when a volume begins.
 	Original bool
-	// Wait is how long in all other programs are waited for to leave memory, for one volume, before less is done.
+	// Wait bounds the time, for one volume in all, in which other programs are waited for to leave memory, before less is done.
 	Wait time.Duration
 	// CPU lets the processor go on where the device cannot.
 	CPU bool
 	// Fewer lets a volume be explained with fewer draws, down to 5, where not all can be had.
 	Fewer bool
-	// Skip gives a volume up with a *cam.SkippedError; otherwise the error is that of the memory.
+	// Skip gives a volume up with a *cam.SkippedError; without it the error is the one of the memory.
 	Skip bool
 }
 

@@ -18,8 +18,8 @@ func Inspect(ctx context.Context, path string, opt Options) (*cam.Summary, error
 	return network.Inspect(ctx, path, network.ModelOptions{Shape: o.Shape, InputAxes: o.InputAxes})
 }
 
-// Plan says what a request would take on the device of opt, pass by pass, without running anything. A pass that does not fit the budget says so
-// in Pass.Err. The size of the volumes must be known, from the file or from opt.Shape.
+// Plan returns the passes that a request would take on the device of opt, without running anything. The Err of a pass that does not fit the
+// budget says why. The size of the volumes must be known, from the file or from opt.Shape.
 func Plan(ctx context.Context, path string, opt Options, req cam.Request) ([]cam.Pass, error) {
 	q, err := question(path, opt, req)
 	if err != nil {
@@ -28,7 +28,7 @@ func Plan(ctx context.Context, path string, opt Options, req cam.Request) ([]cam
 	return fit.Plan(ctx, q)
 }
 
-// Fit says whether a request would fit into the memory that is free now, and by which plans, as Explain would decide with the same options. The
+// Fit reports whether a request would fit into the memory that is free now, and by which plans, as Explain would decide with the same options. The
 // size of the volumes must be known, from the file or from opt.Shape.
 func Fit(ctx context.Context, path string, opt Options, req cam.Request) (*cam.Fit, error) {
 	q, err := question(path, opt, req)

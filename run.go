@@ -52,7 +52,7 @@ func (c *Config) Set(key string, value any) error { return c.config.Set(key, val
 // Validate returns all that is wrong with the configuration in a *ConfigError. Run does it too.
 func (c *Config) Validate() error { return named(c.config.Validate()) }
 
-// Fit says whether the run would fit into the memory that is free now, by the first volume that can be read.
+// Fit reports whether the run would fit into the memory that is free now, by the first volume that can be read.
 func (c *Config) Fit(ctx context.Context) (*cam.Fit, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
@@ -83,7 +83,7 @@ type RunOptions struct {
 	Worker []string
 }
 
-// RunKind says what a RunEvent tells.
+// RunKind is the kind of a RunEvent.
 type RunKind string
 
 // Kinds of events, with the fields that they have.
@@ -176,13 +176,13 @@ type Complaint struct {
 func (e *ConfigError) Error() string { return e.err.Error() }
 func (e *ConfigError) Unwrap() error { return e.err }
 
-// RefusedError says why a run was not begun.
+// RefusedError is the reason for which a run was not begun.
 type RefusedError struct{ Err error }
 
 func (e *RefusedError) Error() string { return e.Err.Error() }
 func (e *RefusedError) Unwrap() error { return e.Err }
 
-// OutputError says that results cannot be written: a full disk, a missing permission, a folder of somebody else.
+// OutputError is the error where results cannot be written: a full disk, a missing permission, a folder of somebody else.
 type OutputError struct {
 	Path string
 	Err  error

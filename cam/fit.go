@@ -1,6 +1,6 @@
 package cam
 
-// Fit says whether and how a run would fit into the memory that is free now. As JSON its keys are stable: programs read them.
+// Fit is the answer whether and how a run would fit into the memory that is free now. As JSON its keys are stable: programs read them.
 type Fit struct {
 	Model  string `json:"model"`               // the file
 	Fits   bool   `json:"fits"`                // on the device that was asked for, or on the processor if the policy lets it go on

@@ -304,7 +304,7 @@ func printHolders(w io.Writer, g gpusurvey.GPU) {
 		for _, r := range rows {
 			printable.Fprintf(t, "  %s\t%s\t%s\t%s\n", r[0], r[1], r[2], r[3])
 		}
-		_ = t.Flush() // w keeps its error for the next who writes
+		_ = t.Flush() // w keeps its error for the next write
 	}
 	if c := g.Context; c != nil {
 		printable.Fprintf(w, "the driver says of %s: %s free besides this program's context", g.Label(), bytesize.Format(c.Free))

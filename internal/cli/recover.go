@@ -263,7 +263,7 @@ func (o *recoverOptions) print(w io.Writer, r *recovered, now *gpusurvey.Survey)
 	return err
 }
 
-// gained says how much memory all steps together got back.
+// gained returns the memory that all steps together got back, in words.
 func gained(r *recovered) string {
 	switch n := r.Gained(); {
 	case n > 0:
@@ -314,7 +314,7 @@ func printBeforeAfter(w io.Writer, r *recovered) {
 		}
 		printable.Fprintf(t, "held by session %s\t%s\t%s\t%s\n", printable.Short(s.Session, 60), bytesize.Format(held), after, change)
 	}
-	_ = t.Flush() // w keeps its error for the next who writes
+	_ = t.Flush() // w keeps its error for the next write
 	printable.Fprintln(w)
 }
 
@@ -352,7 +352,7 @@ func printCandidates(w io.Writer, list []reclaim.Candidate) {
 		ended := map[reclaim.Ruling]string{reclaim.End: "yes: ", reclaim.Ask: "", reclaim.Leave: "no: "}[c.Ruling] + inFlags(c.Why)
 		printable.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", c.PID, printable.Short(c.User, 20), printable.Short(c.Name, 20), bytes, age, printable.Short(whose, 60), ended)
 	}
-	_ = t.Flush() // w keeps its error for the next who writes
+	_ = t.Flush() // w keeps its error for the next write
 	printable.Fprintln(w)
 }
 

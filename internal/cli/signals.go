@@ -15,7 +15,7 @@ import (
 	"github.com/voxcam/voxcam/internal/session"
 )
 
-// stopped is why a context ended that a signal has ended. It is a context.Canceled.
+// stopped is the cause of a context that a signal has ended. It is a context.Canceled.
 type stopped struct{ signal os.Signal }
 
 func (e *stopped) Error() string        { return fmt.Sprintf("stopped by the signal %v", e.signal) }
@@ -48,7 +48,7 @@ func Interruptible(ctx context.Context) (_ context.Context, stop func()) {
 	}
 }
 
-// batchSystems set these variables in the environment of their jobs. They, or who submits the job, choose SIGUSR1 or SIGUSR2 as the
+// batchSystems set these variables in the environment of their jobs. They, or their users, choose SIGUSR1 or SIGUSR2 as the
 // warning that it is about to be killed.
 var batchSystems = []struct{ name, variable string }{
 	{"Slurm", "SLURM_JOB_ID"},

@@ -31,7 +31,7 @@ type Question struct {
 	Free func(*device.Device) (int, error)
 }
 
-// DeviceError says that the device could not be opened.
+// DeviceError is the error of a device that could not be opened.
 type DeviceError struct{ Err error }
 
 func (e *DeviceError) Error() string { return e.Err.Error() }
@@ -170,7 +170,7 @@ func (q *Question) on(ctx context.Context, name, precision string) (a *answer, e
 	return a, nil
 }
 
-// weigh says whether all passes fit.
+// weigh sets the fit from the plans of all passes.
 func (a *answer) weigh(passes []network.PlannedPass, choices []cam.Choice) {
 	a.Fits, a.Level, a.Seconds, a.Passes = true, "", 0, []cam.Pass{}
 	var refusals []string
@@ -210,7 +210,7 @@ func (q *Question) next(s policy.Situation) policy.Action {
 	return q.Engine.Policy.Next(s)
 }
 
-// pass says how a pass would go, or why it does not fit.
+// pass returns the memory and time of a planned pass, with Err where it does not fit.
 func (a *answer) pass(planned network.PlannedPass, choices []cam.Choice) cam.Pass {
 	p := cam.Pass{Name: planned.Name, Methods: planned.Methods, Weights: planned.Weights, Fields: planned.Fields, Whole: planned.Whole,
 		Smallest: planned.Smallest, Runs: 1}

@@ -31,14 +31,14 @@ type Folder struct {
 	TrueClass int
 }
 
-// ForeignError says that a file in the place of RecordName is of another program: it has a name that many use.
+// ForeignError is the error of a folder whose RecordName is of another program: many use that name.
 type ForeignError struct{ Path string }
 
 func (e *ForeignError) Error() string {
 	return e.Path + " holds no result of this program and is not overwritten: choose another folder"
 }
 
-// Check says why a result cannot be written to the folder, as far as that is known before there is one.
+// Check returns the reason for which a result cannot be written to the folder, as far as it is known beforehand.
 func (f *Folder) Check() error {
 	const most = 64 << 20
 	if _, err := Choose(f.Formats); err != nil {

@@ -77,7 +77,7 @@ func (l *Live) hear(e session.Event) {
 	switch e.Kind {
 	case session.EventStart:
 		s.Session, s.Dir, s.Total = e.Session, e.Dir, e.Total
-		if dir, err := filepath.Abs(e.Dir); err == nil { // who asks may be elsewhere
+		if dir, err := filepath.Abs(e.Dir); err == nil { // the caller may be elsewhere
 			s.Dir = dir
 		}
 	case session.EventBegin:

@@ -15,7 +15,7 @@ import (
 	"github.com/voxcam/voxcam/volume"
 )
 
-// Options are those of a run that are no keys of its configuration. The zero value keeps the device in this process and is silent.
+// Options of a run are no keys of its configuration. The zero value keeps the device in this process and is silent.
 type Options struct {
 	// Observer is called for each step; notes and warnings about device and model are events, too. Nil: none.
 	Observer session.Observer
