@@ -25,21 +25,6 @@ import (
 	"github.com/voxcam/voxcam/internal/option"
 )
 
-// Needs is a set of what a convention must be given.
-type Needs uint
-
-const (
-	Activation    Needs = 1 << iota // A
-	LayerGradient                   // g
-	Score                           // S
-	Input                           // x
-	InputGradient                   // dS/dx
-	Draws                           // dS/dx at noisy copies of x, one after the other, through Moments
-)
-
-// Has says whether all of want is in n.
-func (n Needs) Has(want Needs) bool { return n&want == want }
-
 // Method is one attribution method.
 type Method struct {
 	Name     string
@@ -55,25 +40,7 @@ type Method struct {
 type Convention struct {
 	Name    string
 	Formula string // for people: reports and documentation print it
-	Needs   Needs
-	// MinDraws is the least number of draws with a defined result; 0 for conventions without Draws.
-	MinDraws int
-	// NoiseOverRange conventions give the noise level as a fraction of the volume's range of values; see Sigma.
-	NoiseOverRange bool
-
-	// Exactly one of these is set. Each returns one float64 a voxel.
-	layer func(LayerPoint) []float64
-	input func(InputPoint) []float64
-	draws func(*Moments) []float64
-	keep  keep // what draws reads
-}
-
-// Sigma is the standard deviation of the noise for a volume whose values span lowest to highest.
-func (c Convention) Sigma(level float64, lowest, highest float32) float64 {
-	if c.NoiseOverRange {
-		return level * (float64(highest) - float64(lowest))
-	}
-	return level
+	rule    rule
 }
 
 // Choice is a method in one of its conventions.

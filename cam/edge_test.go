@@ -46,7 +46,7 @@ func TestDrawMapInPieces(t *testing.T) {
 		g[i] = float32(i%11) - 5
 	}
 	c := choice(t, "smoothgrad", "")
-	m, err := c.DrawMap(momentsOf(t, [][]float32{g}, channels, c))
+	m, err := c.PointsMap(Gathered{Moments: momentsOf(t, [][]float32{g}, channels, c)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,14 +166,14 @@ func TestKept(t *testing.T) {
 // A map is made of moments that have all that it needs, whatever they were made for.
 func TestDrawMapsNeedTheirMoments(t *testing.T) {
 	draws := randomDraws(5, 3, 8)
-	everyChoice(Draws, func(madeFor string, owner Choice) {
+	everyChoice(noisy, func(madeFor string, owner Choice) {
 		m := momentsOf(t, draws, 2, owner)
-		everyChoice(Draws, func(name string, c Choice) {
-			needs, has := c.Convention.keep, owner.Convention.keep
+		everyChoice(noisy, func(name string, c Choice) {
+			needs, has := keepOf([]Choice{c}), keepOf([]Choice{owner})
 			if has&keepM2 != 0 { // which gives the square, too
 				has |= keepMean | keepSquare
 			}
-			if _, err := c.DrawMap(m); (err == nil) != (needs&^has == 0) {
+			if _, err := c.PointsMap(Gathered{Moments: m}); (err == nil) != (needs&^has == 0) {
 				t.Errorf("%s of moments for %s: %v", name, madeFor, err)
 			}
 		})
@@ -189,11 +189,11 @@ func TestMomentsOf(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range choices {
-		want, err := c.DrawMap(m)
+		want, err := c.PointsMap(Gathered{Moments: m})
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := c.DrawMap(same)
+		got, err := c.PointsMap(Gathered{Moments: same})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,9 +11,9 @@ import (
 // LayerPoint holds the target layer for one volume and class.
 type LayerPoint struct {
 	Activation []float32 // A, channels-last [voxels, Channels]
-	Gradient   []float32 // g, of the same layout
+	Gradient   []float32 // g, of the same layout; nil for conventions that look at the activation alone
 	Channels   int
-	Score      float64 // S; read by conventions that need Score
+	Score      float64 // S
 }
 
 // InputPoint is the input and the gradient by it.
@@ -23,27 +23,46 @@ type InputPoint struct {
 	Channels int
 }
 
+// Gathered is what was gathered at the points of a convention.
+type Gathered struct {
+	Moments  *Moments
+	Volume   []float32 // x, channels-last [voxels, channels]; read by conventions on a path
+	Baseline float32   // of the path
+}
+
 // ErrNotFinite is wrapped by the errors for maps that hold NaN, infinity, or values beyond float32.
 var ErrNotFinite = errors.New("not finite")
 
 // LayerMap returns the signed map [voxels] of a method that looks at a layer. Sums are taken in float64.
 func (c Choice) LayerMap(l LayerPoint) ([]float32, error) {
-	if c.Convention.layer == nil {
+	var m []float64
+	switch r := c.Convention.rule.(type) {
+	case ofLayer:
+		if err := checkPair(c.Name, "activation", l.Activation, l.Gradient, l.Channels); err != nil {
+			return nil, err
+		}
+		m = r.make(l)
+	case ofActivation:
+		err := checkValues(c.Name, "activation", l.Activation, l.Channels)
+		if err == nil {
+			m, err = r.make(l)
+		}
+		if err != nil {
+			return nil, err
+		}
+	default:
 		return nil, fmt.Errorf("cam: %s is not computed from a layer", c.Name)
 	}
-	if err := checkPair(c.Name, "activation", l.Activation, l.Gradient, l.Channels); err != nil {
-		return nil, err
-	}
-	m := c.Convention.layer(l)
 	return c.round(len(m), func(_, _ int) []float64 { return m }, len(m))
 }
 
 // InputMap returns the signed map [voxels] of a method that looks at the gradient by the input at one point.
 func (c Choice) InputMap(p InputPoint) ([]float32, error) {
-	if c.Convention.input == nil {
+	r, ok := c.Convention.rule.(ofInput)
+	if !ok {
 		return nil, fmt.Errorf("cam: %s is not computed from the gradient at the input alone", c.Name)
 	}
-	if !c.Convention.Needs.Has(Input) {
+	if !r.volume {
 		p.Input = p.Gradient
 	}
 	if err := checkPair(c.Name, "input", p.Input, p.Gradient, p.Channels); err != nil {
@@ -51,41 +70,62 @@ func (c Choice) InputMap(p InputPoint) ([]float32, error) {
 	}
 	return c.round(len(p.Gradient)/p.Channels, func(from, to int) []float64 {
 		part := InputPoint{Input: p.Input[from*p.Channels : to*p.Channels], Gradient: p.Gradient[from*p.Channels : to*p.Channels], Channels: p.Channels}
-		return c.Convention.input(part)
+		return r.make(part)
 	}, piece)
 }
 
-// DrawMap returns the map [voxels] of a method that looks at the input under noise.
-func (c Choice) DrawMap(m *Moments) ([]float32, error) {
+// PointsMap returns the map [voxels] of a method with points of its own, from what was gathered at them.
+func (c Choice) PointsMap(g Gathered) ([]float32, error) {
+	m := g.Moments
+	kept, formula, ok := c.Convention.gathers()
 	switch {
-	case c.Convention.draws == nil:
-		return nil, fmt.Errorf("cam: %s is not computed from draws", c.Name)
-	case !m.has(c.Convention.keep):
+	case !ok:
+		return nil, fmt.Errorf("cam: %s has no points of its own", c.Name)
+	case !m.has(kept):
 		return nil, fmt.Errorf("cam: %s (%s) was not among the choices that the moments were made for", c.Name, c.Convention.Name)
 	case len(m.partial) > 0:
 		return nil, fmt.Errorf("cam: %s: draw %d is incomplete: add its other slabs first", c.Name, m.n)
-	case m.n < c.Convention.MinDraws:
-		return nil, fmt.Errorf("cam: %s (%s) needs at least %d draws, got %d", c.Name, c.Convention.Name, c.Convention.MinDraws, m.n)
+	case m.n < c.Convention.MinDraws():
+		return nil, fmt.Errorf("cam: %s (%s) needs at least %d draws, got %d", c.Name, c.Convention.Name, c.Convention.MinDraws(), m.n)
+	case c.Convention.Sampling() == Path && len(g.Volume) != m.size:
+		return nil, fmt.Errorf("cam: %s: the volume has %d values and the gradients %d", c.Name, len(g.Volume), m.size)
 	}
-	return c.round(m.size/m.channels, func(from, to int) []float64 { return c.Convention.draws(m.voxels(from, to)) }, piece)
+	return c.round(m.size/m.channels, func(from, to int) []float64 { return formula(g.voxels(from, to)) }, piece)
+}
+
+// voxels is what was gathered of some of the voxels, sharing memory with g.
+func (g Gathered) voxels(from, to int) Gathered {
+	channels := g.Moments.channels
+	if g.Volume != nil {
+		g.Volume = g.Volume[from*channels : to*channels]
+	}
+	g.Moments = g.Moments.voxels(from, to)
+	return g
 }
 
 // checkPair also looks for values that are not finite: a ReLU or a comparison in a formula could drop them silently.
 func checkPair(method, what string, values, gradient []float32, channels int) error {
-	if channels <= 0 || len(values) == 0 || len(values)%channels != 0 {
-		return fmt.Errorf("cam: %s: %d values of the %s are no whole number of voxels of %d channels", method, len(values), what,
-			channels)
+	if err := checkValues(method, what, values, channels); err != nil {
+		return err
 	}
 	if len(values) != len(gradient) {
 		return fmt.Errorf("cam: %s: the %s has %d values and the gradient %d", method, what, len(values), len(gradient))
 	}
-	if bad, first := countNotFinite(values); bad > 0 {
-		return fmt.Errorf("cam: %s: %d of %d values of the %s are %w, the first at voxel %d, channel %d", method, bad, len(values), what,
-			ErrNotFinite, first/channels, first%channels)
-	}
 	if bad, first := countNotFinite(gradient); bad > 0 {
 		return fmt.Errorf("cam: %s: %d of %d values of the gradient by the %s are %w, the first at voxel %d, channel %d", method, bad,
 			len(gradient), what, ErrNotFinite, first/channels, first%channels)
+	}
+	return nil
+}
+
+func checkValues(method, what string, values []float32, channels int) error {
+	if channels <= 0 || len(values) == 0 || len(values)%channels != 0 {
+		return fmt.Errorf("cam: %s: %d values of the %s are no whole number of voxels of %d channels", method, len(values), what,
+			channels)
+	}
+	if bad, first := countNotFinite(values); bad > 0 {
+		return fmt.Errorf("cam: %s: %d of %d values of the %s are %w, the first at voxel %d, channel %d", method, bad, len(values), what,
+			ErrNotFinite, first/channels, first%channels)
 	}
 	return nil
 }

@@ -24,6 +24,15 @@ type fixture struct {
 		Draws    [][]float32
 		Maps     map[string][]float64
 	}
+	Paths []struct {
+		Channels, Steps      int
+		Baseline             float32
+		Volume               []float32
+		Nodes, Weights       []float64
+		Gradients            [][]float32
+		Score, BaselineScore float32
+		Maps                 map[string][]float64
+	}
 }
 
 func readJSON(t *testing.T, path string, into any) {
@@ -37,11 +46,17 @@ func readJSON(t *testing.T, path string, into any) {
 	}
 }
 
-// everyChoice calls f for each convention of each method that needs all of needs.
-func everyChoice(needs Needs, f func(name string, c Choice)) {
+// Which conventions.
+func looksAtLayer(c Convention) bool  { return c.Kind() == AtLayer }
+func looksAtVolume(c Convention) bool { return c.Kind() == AtInput && c.Sampling() == Once }
+func noisy(c Convention) bool         { return c.Sampling() == Noisy }
+func onPath(c Convention) bool        { return c.Sampling() == Path }
+
+// everyChoice calls f for each convention of each method that is wanted.
+func everyChoice(wanted func(Convention) bool, f func(name string, c Choice)) {
 	for _, m := range table {
 		for _, v := range m.Conventions {
-			if v.Needs.Has(needs) {
+			if wanted(v) {
 				f(m.Name+"/"+v.Name, Choice{m, v})
 			}
 		}
@@ -53,7 +68,7 @@ func TestFormulas(t *testing.T) {
 	readJSON(t, "testdata/formulas.json", &fix)
 	for _, l := range fix.Layers {
 		t.Run(l.Name, func(t *testing.T) {
-			everyChoice(atLayer, func(name string, c Choice) {
+			everyChoice(looksAtLayer, func(name string, c Choice) {
 				want, ok := l.Maps[name]
 				if !ok {
 					t.Errorf("%s: no reference: add it to testdata/make.py", name)
@@ -70,9 +85,9 @@ func TestFormulas(t *testing.T) {
 	}
 	for _, d := range fix.Draws {
 		var choices []Choice
-		everyChoice(Draws, func(_ string, c Choice) { choices = append(choices, c) })
+		everyChoice(noisy, func(_ string, c Choice) { choices = append(choices, c) })
 		all := momentsOf(t, d.Draws, d.Channels, choices...)
-		everyChoice(Draws, func(name string, c Choice) {
+		everyChoice(noisy, func(name string, c Choice) {
 			want, ok := d.Maps[name]
 			if !ok {
 				t.Errorf("%s: no reference: add it to testdata/make.py", name)
@@ -80,7 +95,7 @@ func TestFormulas(t *testing.T) {
 			}
 			// Alone and beside the others: the stored quantities differ.
 			for _, m := range []*Moments{momentsOf(t, d.Draws, d.Channels, c), all} {
-				got, err := c.DrawMap(m)
+				got, err := c.PointsMap(Gathered{Moments: m})
 				if err != nil {
 					t.Errorf("%s: %v", name, err)
 					continue
@@ -152,17 +167,20 @@ func TestLargeScoresStayFinite(t *testing.T) {
 func TestNotFiniteIsAnError(t *testing.T) {
 	nan, inf := float32(math.NaN()), float32(math.Inf(1))
 	for _, bad := range []float32{nan, inf, -inf} {
-		everyChoice(atLayer, func(name string, c Choice) {
+		everyChoice(looksAtLayer, func(name string, c Choice) {
 			l := LayerPoint{Activation: []float32{1, bad, 1, 1}, Gradient: []float32{1, 1, 1, 1}, Channels: 2}
 			if _, err := c.LayerMap(l); !errors.Is(err, ErrNotFinite) {
 				t.Errorf("%s with %g in the activation: %v", name, bad, err)
+			}
+			if _, alone := c.Convention.rule.(ofActivation); alone {
+				return
 			}
 			l = LayerPoint{Activation: []float32{1, 1, 1, 1}, Gradient: []float32{1, bad, 1, 1}, Channels: 2}
 			if _, err := c.LayerMap(l); !errors.Is(err, ErrNotFinite) {
 				t.Errorf("%s with %g in the gradient: %v", name, bad, err)
 			}
 		})
-		everyChoice(InputGradient, func(name string, c Choice) {
+		everyChoice(looksAtVolume, func(name string, c Choice) {
 			p := InputPoint{Input: []float32{1, 1}, Gradient: []float32{1, bad}, Channels: 1}
 			if _, err := c.InputMap(p); !errors.Is(err, ErrNotFinite) {
 				t.Errorf("%s with %g in the gradient: %v", name, bad, err)
@@ -212,7 +230,7 @@ func TestWrongSizesAreErrors(t *testing.T) {
 		},
 		"input of layer":    func() error { _, err := gradcam.InputMap(InputPoint{nil, make([]float32, 2), 1}); return err },
 		"input gradient":    func() error { _, err := saliency.InputMap(InputPoint{nil, nil, 1}); return err },
-		"draws of layer":    func() error { _, err := gradcam.DrawMap(&Moments{}); return err },
+		"draws of layer":    func() error { _, err := gradcam.PointsMap(Gathered{Moments: &Moments{}}); return err },
 		"moments of layer":  func() error { _, err := NewMoments(1, 1, gradcam); return err },
 		"no moments":        func() error { _, err := NewMoments(0, 1, smooth); return err },
 		"too large moments": func() error { _, err := NewMoments(math.MaxInt/2, 8, smooth); return err },
@@ -250,21 +268,58 @@ func TestTableIsComplete(t *testing.T) {
 				t.Errorf("%s: named twice or without formula", what)
 			}
 			names[c.Name] = true
-			if got, want := c.layer != nil, c.Needs.Has(atLayer); got != want {
-				t.Errorf("%s: layer formula %t, needs %t", what, got, want)
+			if c.rule == nil || !hasFormula(c.rule) {
+				t.Errorf("%s: no arithmetic", what)
+				continue
 			}
-			if got, want := c.input != nil, c.Needs.Has(InputGradient); got != want {
-				t.Errorf("%s: input formula %t, needs %t", what, got, want)
+			kept, _, gathers := c.gathers()
+			if gathers != (c.Sampling() != Once) || gathers != (kept != 0) || noisy(c) != (c.MinDraws() > 0) {
+				t.Errorf("%s: evaluates %v, keeps %b, at least %d draws", what, c.Sampling(), kept, c.MinDraws())
 			}
-			draws := c.Needs.Has(Draws)
-			if got := c.draws != nil; got != draws || (c.keep != 0) != draws || (c.MinDraws > 0) != draws {
-				t.Errorf("%s: draws formula %t, needs %t, keeps %b, at least %d draws", what, got, draws, c.keep, c.MinDraws)
-			}
-			if m.Positive != c.Needs.Has(atLayer) {
+			if m.Positive != looksAtLayer(c) {
 				t.Errorf("%s: ReLU %t", what, m.Positive)
 			}
 		}
 	}
+}
+
+// hasFormula reports whether the function of a rule is set.
+func hasFormula(r rule) bool {
+	switch r := r.(type) {
+	case ofLayer:
+		return r.make != nil
+	case ofActivation:
+		return r.make != nil
+	case ofInput:
+		return r.make != nil
+	case ofNoise:
+		return r.make != nil
+	case ofPath:
+		return r.make != nil
+	}
+	return false
+}
+
+// What a row says of itself decides which of the functions take it: each convention has exactly one.
+func TestRulesDecideWhatTakesThem(t *testing.T) {
+	one := []float32{1, 2}
+	m, err := MomentsOf(2, 1, one, one, one, one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	everyChoice(func(Convention) bool { return true }, func(name string, c Choice) {
+		_, layer := c.LayerMap(LayerPoint{Activation: one, Gradient: one, Channels: 1})
+		_, input := c.InputMap(InputPoint{Input: one, Gradient: one, Channels: 1})
+		_, points := c.PointsMap(Gathered{Moments: m, Volume: one})
+		want := [3]bool{looksAtLayer(c.Convention), looksAtVolume(c.Convention), c.Convention.Sampling() != Once}
+		if got := [3]bool{layer == nil, input == nil, points == nil}; got != want {
+			t.Errorf("%s: %v (%v, %v, %v), want %v", name, got, layer, input, points, want)
+		}
+		listed, err := c.Points(Request{NSamples: 2, NoiseLevel: 1, Steps: 2, Baseline: "zero", Quadrature: "midpoint"}, 0, 1)
+		if err != nil || (listed != nil) != want[2] {
+			t.Errorf("%s: points %v, %v", name, listed, err)
+		}
+	})
 }
 
 func TestExpand(t *testing.T) {
@@ -330,10 +385,13 @@ func TestParseConventions(t *testing.T) {
 }
 
 func TestSigma(t *testing.T) {
-	if s := choice(t, "smoothgrad", "monai").Convention.Sigma(0.15, -1, 3); math.Abs(s-0.6) > 1e-12 {
-		t.Errorf("monai: sigma %g, want 0.6", s)
-	}
-	if s := choice(t, "smoothgrad", "").Convention.Sigma(0.15, -1, 3); s != 0.15 {
-		t.Errorf("original: sigma %g, want 0.15", s)
+	for convention, want := range map[string]float64{"monai": 0.6, "original": 0.15} {
+		p, err := choice(t, "smoothgrad", convention).Points(Request{NSamples: 3, NoiseLevel: 0.15}, -1, 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := p.At(2).Sigma; s != float32(want) {
+			t.Errorf("%s: sigma %g, want %g", convention, s, want)
+		}
 	}
 }

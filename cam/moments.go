@@ -18,10 +18,10 @@ const (
 	keepSquare      // mean of squares; not stored where mean and M2 give it
 )
 
-// Moments gathers the gradients of the draws in place, by Welford's recurrence: its memory does not depend on their number. Its
-// state is float32, the arithmetic of each step float64.
+// Moments gathers the gradients at many points, such as noisy draws, in place, by Welford's recurrence: its memory does not depend on their
+// number. Its state is float32, the arithmetic of each step float64.
 //
-// The gradients are channels-last, [voxels, channels]. They come whole (Add) or in slabs (AddSlab), and moments of different
+// The gradients are channels-last, [voxels, channels]. They come whole (Add, AddShare) or in slabs (AddSlab), and moments of different
 // draws can be merged. A Moments belongs to one goroutine at a time.
 type Moments struct {
 	n        int // complete draws
@@ -55,8 +55,8 @@ func NewMoments(voxels, channels int, choices ...Choice) (*Moments, error) {
 		return nil, fmt.Errorf("cam: no moments of %d voxels of %d channels", voxels, channels)
 	}
 	for _, c := range choices {
-		if c.Convention.draws == nil {
-			return nil, fmt.Errorf("cam: %s is not computed from draws", c.Name)
+		if _, _, ok := c.Convention.gathers(); !ok {
+			return nil, fmt.Errorf("cam: %s has no points of its own", c.Name)
 		}
 	}
 	m := &Moments{size: voxels * channels, channels: channels}
@@ -85,7 +85,8 @@ func MomentsOf(draws, channels int, mean, m2, abs, square []float32) (*Moments, 
 
 func keepOf(choices []Choice) (k keep) {
 	for _, c := range choices {
-		k |= c.Convention.keep
+		kept, _, _ := c.Convention.gathers()
+		k |= kept
 	}
 	return k
 }
@@ -160,17 +161,28 @@ func (m *Moments) Load(src []float32, draws int) error {
 	return nil
 }
 
-// Add takes in the gradient of one draw. On an error the moments are as before.
-func (m *Moments) Add(gradient []float32) error {
+// Add takes in the gradient of one draw, with the weight of those before it. On an error the moments are as before.
+func (m *Moments) Add(gradient []float32) error { return m.AddShare(gradient, m.equal()) }
+
+// AddShare takes in a gradient whose weight is so large a share of the weight of all up to it. Only means are defined unless all weights are
+// equal. On an error the moments are as before.
+func (m *Moments) AddShare(gradient []float32, share float64) error {
 	if len(gradient) != m.size {
 		return fmt.Errorf("cam: draw %d: the gradient has %d values, want %d", m.n, len(gradient), m.size)
 	}
-	return m.AddSlab(0, gradient)
+	return m.addSlab(0, gradient, share)
 }
+
+// equal is the share of a draw with the weight of those before it.
+func (m *Moments) equal() float64 { return 1 / float64(m.n+1) }
 
 // AddSlab takes in a part of the gradient of one draw, values [first, first+len(gradient)) of the whole. The slabs of a draw come
 // in any order and cover each value once; the draw counts when they cover all. On an error the moments are as before.
 func (m *Moments) AddSlab(first int, gradient []float32) error {
+	return m.addSlab(first, gradient, m.equal())
+}
+
+func (m *Moments) addSlab(first int, gradient []float32, share float64) error {
 	if first < 0 || len(gradient) > m.size-first {
 		return fmt.Errorf("cam: draw %d: slab [%d, %d) is outside of the %d values of the gradient", m.n, first, first+len(gradient),
 			m.size)
@@ -196,10 +208,10 @@ func (m *Moments) AddSlab(first int, gradient []float32) error {
 		return fmt.Errorf("cam: draw %d: %d values of the gradient are %w, the first is value %d", m.n, bad, ErrNotFinite, first+where)
 	}
 	if len(gradient) <= parallel.Values { // without allocating
-		m.update(s, gradient)
+		m.update(s, gradient, share)
 	} else {
 		parallel.Parts(len(gradient), parallel.Values, func(_, from, to int) {
-			m.update(span{s.from + from, s.from + to}, gradient[from:to])
+			m.update(span{s.from + from, s.from + to}, gradient[from:to], share)
 		})
 	}
 	m.cover(at, s)
@@ -224,8 +236,7 @@ func (m *Moments) cover(at int, s span) {
 	}
 }
 
-func (m *Moments) update(s span, gradient []float32) {
-	step := 1 / float64(m.n+1)
+func (m *Moments) update(s span, gradient []float32, step float64) {
 	switch {
 	case m.m2 != nil:
 		mean, m2 := m.mean[s.from:s.to][:len(gradient)], m.m2[s.from:s.to][:len(gradient)]

@@ -13,7 +13,7 @@ import (
 )
 
 func allDrawChoices() (choices []Choice) {
-	everyChoice(Draws, func(_ string, c Choice) { choices = append(choices, c) })
+	everyChoice(noisy, func(_ string, c Choice) { choices = append(choices, c) })
 	return choices
 }
 
@@ -82,12 +82,12 @@ func TestMomentsOrderChunksAndMerge(t *testing.T) {
 		if m.Draws() != n {
 			t.Errorf("%s: %d draws, want %d", what, m.Draws(), n)
 		}
-		everyChoice(Draws, func(name string, c Choice) {
-			a, err := c.DrawMap(want)
+		everyChoice(noisy, func(name string, c Choice) {
+			a, err := c.PointsMap(Gathered{Moments: want})
 			if err != nil {
 				t.Fatal(err)
 			}
-			b, err := c.DrawMap(m)
+			b, err := c.PointsMap(Gathered{Moments: m})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -112,7 +112,7 @@ func TestVarianceFarFromZero(t *testing.T) {
 		m2 += (float64(d[0]) - mean) * (float64(d[0]) - mean)
 	}
 	c := choice(t, "vargrad", "")
-	got, err := c.DrawMap(momentsOf(t, draws, 1, c))
+	got, err := c.PointsMap(Gathered{Moments: momentsOf(t, draws, 1, c)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +162,7 @@ func TestMomentsKeepWhatIsNeeded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := choice(t, "vargrad", "").DrawMap(m); err == nil {
+	if _, err := choice(t, "vargrad", "").PointsMap(Gathered{Moments: m}); err == nil {
 		t.Error("a variance came from moments without it")
 	}
 }
@@ -170,7 +170,7 @@ func TestMomentsKeepWhatIsNeeded(t *testing.T) {
 func TestMomentsRefuse(t *testing.T) {
 	c := choice(t, "vargrad", "")
 	m := momentsOf(t, randomDraws(3, 3, 8), 2, c)
-	before, err := c.DrawMap(m)
+	before, err := c.PointsMap(Gathered{Moments: m})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +189,7 @@ func TestMomentsRefuse(t *testing.T) {
 			t.Errorf("%s: no error", what)
 		}
 	}
-	after, err := c.DrawMap(m)
+	after, err := c.PointsMap(Gathered{Moments: m})
 	if err != nil || !slices.Equal(before, after) {
 		t.Errorf("a refused draw changed the moments: %v", err)
 	}
@@ -202,7 +202,7 @@ func TestMomentsRefuse(t *testing.T) {
 			t.Errorf("a slab at %d overlaps and is accepted", first)
 		}
 	}
-	if _, err := c.DrawMap(m); err == nil {
+	if _, err := c.PointsMap(Gathered{Moments: m}); err == nil {
 		t.Error("a map of an incomplete draw")
 	}
 	if err := m.Merge(m); err == nil {
@@ -215,7 +215,7 @@ func TestMomentsRefuse(t *testing.T) {
 	if err := other.Merge(momentsOf(t, randomDraws(3, 3, 6), 2, choice(t, "smoothgrad", ""))); err == nil {
 		t.Error("moments of different sizes were merged")
 	}
-	if _, err := c.DrawMap(momentsOf(t, randomDraws(3, 1, 8), 2, c)); err == nil {
+	if _, err := c.PointsMap(Gathered{Moments: momentsOf(t, randomDraws(3, 1, 8), 2, c)}); err == nil {
 		t.Error("a variance of one draw with divisor n - 1")
 	}
 }

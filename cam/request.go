@@ -13,12 +13,16 @@ const (
 	DefaultMethod     = "gradcam"
 	DefaultNSamples   = 50
 	DefaultNoiseLevel = 0.15
+	DefaultSteps      = 50
+	DefaultBaseline   = "zero"
+	DefaultQuadrature = "gauss-legendre"
 )
 
 // Bounds of options.
 const (
 	mostDraws = math.MaxInt32
 	mostNoise = math.MaxFloat32
+	mostSteps = 4096 // the weights of a quadrature take a time that grows with the square
 	// leastNoise is the smallest noise level that is not zero as a float32.
 	leastNoise = math.SmallestNonzeroFloat32
 )
@@ -51,6 +55,9 @@ type Request struct {
 	NoiseLevel float64               // standard deviation of the noise in units of the volume as the network sees it; 0 is DefaultNoiseLevel
 	Seed       uint64                // of the noise
 	SampleID   string                // keys the noise together with Seed: in a run, the case ID of the labels
+	Steps      int                   // points of methods that follow a path, 1 to 4096; 0 is DefaultSteps
+	Baseline   string                // start of a path: one of Baselines, or a number, the value of every voxel; "" is DefaultBaseline
+	Quadrature string                // one of Quadratures, which chooses the points of a path and their weights; "" is DefaultQuadrature
 	Noise      NoiseDraw             // draws in place of the generator's; nil for the generator
 	Convention map[string]string     // method to the name of a convention (Lookup lists them); others have their first
 	Progress   func(done, total int) // is called after each pass through the network, from one goroutine; may be nil
@@ -114,6 +121,14 @@ var requestRules = []option.Rule[Request]{
 		}
 		return nil
 	}},
+	{Option: "steps", Check: func(r Request) error {
+		if r.Steps < 1 || r.Steps > mostSteps {
+			return fmt.Errorf("is %d; it must be from 1 to %d", r.Steps, mostSteps)
+		}
+		return nil
+	}},
+	{Option: "baseline", Check: func(r Request) error { _, err := baselineOf(r.Baseline, 0); return err }},
+	{Option: "quadrature", Check: func(r Request) error { _, err := quadratureOf(r.Quadrature); return err }},
 	{Option: "target_class", Check: func(r Request) error {
 		switch c := r.Target.Class; {
 		case c.Kind < ClassPredicted || c.Kind > ClassTrue:
@@ -125,14 +140,23 @@ var requestRules = []option.Rule[Request]{
 	}},
 }
 
-// Filled returns the request with the defaults of NSamples and NoiseLevel in place of zeros, and with groups of methods expanded, each
-// method once.
+// Filled returns the request with defaults in place of the zeros of NSamples, NoiseLevel, Steps, Baseline and Quadrature, and with groups of
+// methods expanded, each method once.
 func (r Request) Filled() (Request, error) {
 	if r.NSamples == 0 {
 		r.NSamples = DefaultNSamples
 	}
 	if r.NoiseLevel == 0 {
 		r.NoiseLevel = DefaultNoiseLevel
+	}
+	if r.Steps == 0 {
+		r.Steps = DefaultSteps
+	}
+	if r.Baseline == "" {
+		r.Baseline = DefaultBaseline
+	}
+	if r.Quadrature == "" {
+		r.Quadrature = DefaultQuadrature
 	}
 	if methods, err := Expand(strings.Join(r.Methods, ",")); err == nil { // otherwise Check says why
 		r.Methods = methods
@@ -161,13 +185,14 @@ func (r Request) CheckDraws() error {
 		return nil
 	}
 	var most Choice
+	least := 0
 	for _, c := range choices {
-		if c.Convention.MinDraws > most.Convention.MinDraws {
-			most = c
+		if n := c.Convention.MinDraws(); n > least {
+			most, least = c, n
 		}
 	}
-	if r.NSamples < most.Convention.MinDraws {
-		return fmt.Errorf("is %d; %s (%s) needs at least %d draws", r.NSamples, most.Name, most.Convention.Name, most.Convention.MinDraws)
+	if r.NSamples < least {
+		return fmt.Errorf("is %d; %s (%s) needs at least %d draws", r.NSamples, most.Name, most.Convention.Name, least)
 	}
 	return nil
 }

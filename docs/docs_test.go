@@ -151,13 +151,13 @@ func methods(t *testing.T) string {
 		if len(m.Groups) > 0 {
 			groups = "; in the groups " + strings.Join(m.Groups, ", ")
 		}
-		fmt.Fprintf(&b, "\n## %s\n\n%s%s.\n\n| convention | formula |\n|---|---|\n", name, m.Citation, groups)
+		fmt.Fprintf(&b, "\n## %s\n\n%s%s.\n\n| convention | looks at | evaluates | formula |\n|---|---|---|---|\n", name, m.Citation, groups)
 		for i, c := range m.Conventions {
 			note := ""
 			if i == 0 && len(m.Conventions) > 1 {
 				note = " (default)"
 			}
-			fmt.Fprintf(&b, "| `%s`%s | %s |\n", c.Name, note, strings.ReplaceAll(c.Formula, "|", `\|`))
+			fmt.Fprintf(&b, "| `%s`%s | the %v | %v | %s |\n", c.Name, note, c.Kind(), c.Sampling(), strings.ReplaceAll(c.Formula, "|", `\|`))
 		}
 	}
 	return b.String() + "\n"

@@ -1,10 +1,12 @@
 """Makes formulas.json and interpolate.json: the formulas of every convention written once more, with PyTorch in float64, and
 PyTorch's own trilinear interpolation in float32. Run with PyTorch 2.x installed: python make.py"""
 import json
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 torch.manual_seed(7)
+other = torch.Generator().manual_seed(8)
 relu = torch.relu
 
 
@@ -29,6 +31,10 @@ def layer_case(name, a, g, score):
     want["gradcam-elementwise/original"] = relu(g * a).sum(0)
     want["layercam/original"] = (relu(g) * a).sum(0)
     want["xgradcam/original"] = weigh((g * a / (s(a) + 1e-7)).sum(at))
+    x = a.reshape(a.shape[0], -1).T
+    x = x - x.mean(0)
+    v = torch.linalg.svd(x)[2][0]
+    want["eigencam/original"] = x @ v * v.sum().sign()
     last = lambda t: t.permute(1, 2, 3, 0).reshape(-1).tolist()
     return {"name": name, "channels": a.shape[0], "score": score, "activation": last(a), "gradient": last(g),
             "maps": {k: v.reshape(-1).tolist() for k, v in want.items()}}
@@ -48,6 +54,21 @@ def draws_case(n, channels, voxels):
             "maps": {k: v.sum(0).tolist() for k, v in want.items()}}
 
 
+def path_case(steps, channels, voxels, baseline):
+    """Integrated gradients of S(x) = sum sin(w x), whose gradient at any point is known."""
+    x, w = (torch.randn(channels, voxels, generator=other).double() for _ in range(2))
+    t, weights = np.polynomial.legendre.leggauss(steps)
+    t, weights = (1 + t) / 2, weights / 2
+    points = [baseline + float(np.float32(s)) * (x - baseline) for s in t]
+    g = [(w * torch.cos(w * p)).float().double() for p in points]
+    want = (x - baseline) * sum(a * b for a, b in zip(weights, g))
+    score = lambda p: float(torch.sin(w * p).sum())
+    last = lambda a: a.permute(1, 0).reshape(-1).tolist()
+    return {"channels": channels, "baseline": baseline, "steps": steps, "volume": last(x), "nodes": t.tolist(), "weights": weights.tolist(),
+            "gradients": [last(p) for p in g], "score": score(x), "baselineScore": score(torch.full_like(x, baseline)),
+            "maps": {"integrated-gradients/original": want.sum(0).tolist()}}
+
+
 a, g = torch.randn(3, 2, 3, 2), torch.randn(3, 2, 3, 2)
 dead = g.clone()
 dead[1] = 0
@@ -57,6 +78,7 @@ json.dump({
     "layers": [layer_case("signed", a, g, 0.7), layer_case("relu", relu(a), dead, -3.0), layer_case("small gradient", a, small, 12.0),
                layer_case("one cell", a[:, :1, :1, :1], g[:, :1, :1, :1], 2.0)],
     "draws": [draws_case(5, 1, 7), draws_case(2, 3, 4)],
+    "paths": [path_case(1, 1, 3, 0.0), path_case(4, 1, 7, 0.0), path_case(9, 3, 5, -0.5), path_case(50, 2, 4, 1.0)],
 }, open("formulas.json", "w"))
 
 cases = []

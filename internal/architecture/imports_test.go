@@ -18,7 +18,7 @@ const module = "github.com/voxcam/voxcam"
 // make a build pass.
 const order = `
 # What is computed: the way of the model.
-tensor, invariants, option, parallel, printable, bytesize, input:
+eigen, tensor, invariants, option, parallel, printable, bytesize, input:
 sysmem:                         bytesize
 ir:                             tensor
 op:                             tensor ir
@@ -29,7 +29,7 @@ plan:                           parallel tensor ir op
 
 # The methods' arithmetic, the words of requests and results, and the noise.
 noise:
-cam:                            bytesize option parallel
+cam:                            bytesize option parallel eigen
 
 # Where it is computed.
 backend:                        tensor ir plan cam noise

@@ -20,9 +20,9 @@ type Attribution interface {
 	Upload(dst Field, volume []float32, channels int) error
 	// Copy copies a field to one of the same length.
 	Copy(dst, src Field) error
-	// AddNoise writes x + sigma*z to dst; z is the stream's noise of each voxel and channel.
-	AddNoise(dst, x Field, channels int, z noise.Stream, sigma float32) error
-	// NewMoments takes memory for what the choices keep of the gradients of many draws, each of so many values.
+	// Perturb writes the point that p makes from the volume x to dst; z is the noise of each voxel and channel, read if there is any.
+	Perturb(dst, x Field, channels int, p cam.Perturbation, z noise.Stream) error
+	// NewMoments takes memory for what the choices keep of the gradients at many points, each of so many values.
 	NewMoments(values, channels int, where Place, choices ...cam.Choice) (Moments, error)
 	// LayerMap writes the map of a method that looks at a layer.
 	LayerMap(dst Field, c cam.Choice, l Layer) error
@@ -34,9 +34,10 @@ type Attribution interface {
 
 // Moments are running moments of gradients; see cam.Moments.
 type Moments interface {
-	Add(gradient Field) error
-	// Map writes the map of a method that the moments were made for.
-	Map(dst Field, c cam.Choice) error
+	// Add takes in the gradient at a point, whose weight is that share of the weight of all points up to it.
+	Add(gradient Field, share float64) error
+	// Map writes the map of a method that the moments were made for. Methods on a path read the volume x and the baseline.
+	Map(dst Field, c cam.Choice, x Field, baseline float32) error
 	// Draws is how many gradients were added.
 	Draws() int
 	// Len is the number of values of the state. Save copies it out; Load makes it that of so many draws, as moments of the same choices

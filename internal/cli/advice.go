@@ -11,6 +11,7 @@ import (
 // flags are the flags of the options that the packages below name in errors and notes.
 var flags = map[string]string{
 	"axes":          "--axes (data.axes in a configuration)",
+	"baseline":      "--baseline",
 	"conventions":   "--convention",
 	"input_axes":    "--input-axes",
 	"layer_layout":  "--layer-layout",
@@ -21,7 +22,9 @@ var flags = map[string]string{
 	"pid":           "--pid",
 	"precision":     "--precision",
 	"prefix_tokens": "--prefix-tokens",
+	"quadrature":    "--quadrature",
 	"session":       "--session",
+	"steps":         "--steps",
 	"target_class":  "--target-class",
 	"target_layer":  "--target-layer",
 	"token_grid":    "--token-grid",

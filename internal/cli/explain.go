@@ -44,6 +44,8 @@ type methodFlags struct {
 	methods, conventions string
 	samples              int
 	level                float64
+	steps                int
+	baseline, quadrature string
 	seed                 uint64
 }
 
@@ -53,6 +55,9 @@ func (f *methodFlags) add(cmd *cobra.Command) {
 	fl.StringVar(&f.conventions, "convention", "", "conventions other than the original system's: METHOD=NAME,...")
 	fl.IntVar(&f.samples, "n-samples", cam.DefaultNSamples, "noise draws of smoothgrad and vargrad")
 	fl.Float64Var(&f.level, "noise-level", cam.DefaultNoiseLevel, "standard deviation of the noise, in units of the volume as the network sees it")
+	fl.IntVar(&f.steps, "steps", cam.DefaultSteps, "points on the path of integrated-gradients")
+	fl.StringVar(&f.baseline, "baseline", cam.DefaultBaseline, "where the path of integrated-gradients begins: "+strings.Join(cam.Baselines(), ", ")+", or a value in units of the volume as the network sees it")
+	fl.StringVar(&f.quadrature, "quadrature", cam.DefaultQuadrature, "how points on the path are chosen and weighted: "+strings.Join(cam.Quadratures(), ", "))
 	fl.Uint64Var(&f.seed, "seed", 0, "seed of the noise")
 }
 
@@ -65,7 +70,8 @@ func (f *methodFlags) request() (cam.Request, error) {
 	if err != nil {
 		return cam.Request{}, usage(err)
 	}
-	r := cam.Request{Methods: methods, Convention: conventions, NSamples: f.samples, NoiseLevel: f.level, Seed: f.seed}
+	r := cam.Request{Methods: methods, Convention: conventions, NSamples: f.samples, NoiseLevel: f.level, Steps: f.steps, Baseline: f.baseline,
+		Quadrature: f.quadrature, Seed: f.seed}
 	return r, flagged(r.Check())
 }
 

@@ -62,6 +62,9 @@ type Explain struct {
 	Methods     []string
 	NSamples    int
 	NoiseLevel  float64
+	Steps       int    // of paths
+	Baseline    string // where paths begin
+	Quadrature  string // of paths
 	Seed        uint64
 	Device      string
 	Precision   string
@@ -110,6 +113,7 @@ func Defaults() *Config {
 		Model: Model{ModelOptions: network.ModelOptions{LayerLayout: layer.Layouts[0]}, TargetClass: "predicted"},
 		Data:  dataset.DefaultOptions(),
 		Explain: Explain{Methods: []string{cam.DefaultMethod}, NSamples: cam.DefaultNSamples, NoiseLevel: cam.DefaultNoiseLevel,
+			Steps: cam.DefaultSteps, Baseline: cam.DefaultBaseline, Quadrature: cam.DefaultQuadrature,
 			Device: device.DefaultName, Precision: device.DefaultPrecision},
 		Memory: Memory{Policy: exact.String(), Wait: exact.Wait, Shuttle: engine.Shuttles[0], PassTimeout: 5 * time.Minute, Worker: true,
 			UserSignals: UserSignalsAuto},
@@ -234,7 +238,7 @@ func (c *Config) Validate() error {
 func (c *Config) Request() cam.Request {
 	methods, _ := c.Methods() // a name that is not known is told by its own check
 	return cam.Request{Methods: methods, Convention: c.Explain.Conventions, NSamples: c.Explain.NSamples,
-		NoiseLevel: c.Explain.NoiseLevel, Seed: c.Explain.Seed}
+		NoiseLevel: c.Explain.NoiseLevel, Steps: c.Explain.Steps, Baseline: c.Explain.Baseline, Quadrature: c.Explain.Quadrature, Seed: c.Explain.Seed}
 }
 
 // Policy returns the policy that the configuration names, with the exceptions that it makes.

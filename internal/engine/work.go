@@ -94,7 +94,7 @@ func newWork(e *Engine, v *volume.Volume, req cam.Request, choices []cam.Choice)
 	w := &work{volume: v, req: req}
 	w.engine, w.listener = e, req.OnEvent
 	for _, c := range choices {
-		w.drawing = append(w.drawing, c.Convention.Needs.Has(cam.Draws))
+		w.drawing = append(w.drawing, c.Convention.Sampling() == cam.Noisy)
 	}
 	if slices.Contains(w.drawing, true) {
 		w.asked, w.draws = req.NSamples, req.NSamples

@@ -217,7 +217,7 @@ func (m *Model) plan(ctx context.Context, e *explanation, needed network.Needs) 
 	if err := m.net.Require(ctx, needed); err != nil {
 		return err
 	}
-	for _, d := range e.draws {
+	for _, d := range e.samplings {
 		if d.moments != nil && d.where != m.net.Places.Moments {
 			if err := e.leave(d); err != nil {
 				return err

@@ -17,20 +17,22 @@ import (
 
 // explanation is the work on one volume. It is computed in attempts, each of which does what the ones before have left.
 type explanation struct {
-	model   *Model
-	net     *network.Network
-	req     cam.Request
-	volume  *volume.Volume
-	choices []cam.Choice
-	byKind  map[network.Kind][]int // indices of choices
-	needs   network.Needs
-	result  *cam.Result
-	done    int // passes through the network
-	total   int
-	draws   []*draws          // of methods that draw; nil until they are begun
-	ready   *network.Gradient // the program that has gone forward on the volume, and no further
-	stay    bool              // maps and heatmaps are left where they are made
-	atOnce  bool              // maps and heatmaps are brought before anything else is done
+	model     *Model
+	net       *network.Network
+	req       cam.Request
+	volume    *volume.Volume
+	choices   []cam.Choice
+	byKind    map[network.Kind][]int // indices of choices
+	needs     network.Needs
+	result    *cam.Result
+	done      int // passes through the network
+	total     int
+	samplings []*sampling       // of methods that have points of their own
+	scores    map[int][]float32 // by method: those of its points
+	verified  bool              // maps were compared with what their theory says
+	ready     *network.Gradient // the program that has gone forward on the volume, and no further
+	stay      bool              // maps and heatmaps are left where they are made
+	atOnce    bool              // maps and heatmaps are brought before anything else is done
 
 	low, high float32       // of the volume
 	waits     backend.Field // where the volume waits; nil for with the caller
@@ -45,8 +47,8 @@ type explanation struct {
 }
 
 // begin settles what does not depend on the device: which methods there are, and which passes through the network they need.
-func (e *explanation) begin(choices []cam.Choice) {
-	e.choices, e.byKind = choices, map[network.Kind][]int{}
+func (e *explanation) begin(choices []cam.Choice) (err error) {
+	e.choices, e.byKind, e.scores = choices, map[network.Kind][]int{}, map[int][]float32{}
 	e.result.Methods = make([]cam.MethodResult, len(choices))
 	for i, c := range choices {
 		e.result.Methods[i] = cam.MethodResult{
@@ -55,8 +57,12 @@ func (e *explanation) begin(choices []cam.Choice) {
 		e.byKind[network.KindOf(c)] = append(e.byKind[network.KindOf(c)], i)
 	}
 	e.needs = network.NeedsOf(choices, e.volume.Voxels(), e.volume.Channels)
-	e.draws = e.shareDraws(e.byKind[network.ByDraws])
-	e.total = 1 + min(len(e.byKind[network.AtInput]), 1) + len(e.draws)*e.req.NSamples
+	e.total = 1 + min(len(e.byKind[network.AtInput]), 1)
+	e.samplings, err = e.sharePoints(e.byKind[network.AtPoints])
+	for _, s := range e.samplings {
+		e.total += s.points.Len
+	}
+	return err
 }
 
 // attempt does what is left to do.
@@ -88,7 +94,7 @@ func (e *explanation) bring() (err error) {
 }
 
 // run explains the volume with every method that is left. The methods that look at the layer share one pass, those that look at the input
-// another, and those that draw share the draws. An error is one of the volume, or one to recover from; that of a method is its status.
+// another, and those with the same points the evaluations. An error is one of the volume, or one to recover from; that of a method is its status.
 func (e *explanation) run(ctx context.Context) (err error) {
 	e.ready = nil
 	if err := e.net.TakePictures(); err != nil {
@@ -106,7 +112,7 @@ func (e *explanation) run(ctx context.Context) (err error) {
 	for _, k := range []struct {
 		kind network.Kind
 		run  func(context.Context, []int) error
-	}{{network.AtLayer, e.layerMethods}, {network.AtInput, e.inputMethods}, {network.ByDraws, e.drawMethods}} {
+	}{{network.AtLayer, e.layerMethods}, {network.AtInput, e.inputMethods}, {network.AtPoints, e.pointMethods}} {
 		which := e.left(k.kind)
 		if len(which) == 0 {
 			continue
@@ -123,7 +129,7 @@ func (e *explanation) run(ctx context.Context) (err error) {
 
 // another says why what method i explains is not what was asked for, "" if it is.
 func (e *explanation) another(i int) string {
-	if e.result.Layer == nil || !e.choices[i].Convention.Needs.Has(cam.LayerGradient) {
+	if e.result.Layer == nil || e.choices[i].Convention.Kind() != cam.AtLayer {
 		return ""
 	}
 	return e.result.Layer.AnotherTensor
@@ -149,6 +155,27 @@ func (e *explanation) settle(ctx context.Context, err error, which ...int) error
 	}
 	e.fail(err, which...)
 	return nil
+}
+
+// verify compares maps with what their theory says of them.
+func (e *explanation) verify() {
+	if e.verified {
+		return
+	}
+	e.verified = true
+	for i, scores := range e.scores {
+		m := &e.result.Methods[i]
+		if m.Map == nil || m.Status == cam.StatusFailed {
+			continue
+		}
+		figures, reason := e.choices[i].Verify(m.Map, e.result.Logits[e.result.TargetClass], scores)
+		for name, value := range figures {
+			m.Parameters[name] = value
+		}
+		if reason != "" {
+			m.Degrade(reason)
+		}
+	}
 }
 
 func (e *explanation) fail(err error, which ...int) {

@@ -27,7 +27,9 @@ func (m *Model) Stay(ctx context.Context, v *volume.Volume, req cam.Request) (*S
 	}
 	e := &explanation{model: m, net: m.net, req: req, volume: v, result: &cam.Result{}, stay: true, adjust: true}
 	e.low, e.high = extent(v.Data)
-	e.begin(choices)
+	if err := e.begin(choices); err != nil {
+		return nil, err
+	}
 	if err := m.ready(ctx, e, e.needs); err != nil {
 		return nil, err
 	}

@@ -292,8 +292,8 @@ func (b *limited) Copy(dst, src backend.Field) error {
 	return b.do("copy", func() error { return b.Backend.Copy(bare(dst), bare(src)) })
 }
 
-func (b *limited) AddNoise(dst, x backend.Field, channels int, z noise.Stream, sigma float32) error {
-	return b.do("noise", func() error { return b.Backend.AddNoise(bare(dst), bare(x), channels, z, sigma) })
+func (b *limited) Perturb(dst, x backend.Field, channels int, p cam.Perturbation, z noise.Stream) error {
+	return b.do("noise", func() error { return b.Backend.Perturb(bare(dst), bare(x), channels, p, z) })
 }
 
 func (b *limited) LayerMap(dst backend.Field, c cam.Choice, l backend.Layer) error {
@@ -352,8 +352,8 @@ func (m *limitedMoments) look(what string, f func() error) error {
 	return m.b.do(what, f)
 }
 
-func (m *limitedMoments) Add(gradient backend.Field) error {
-	return m.change("add", func() error { return m.Moments.Add(bare(gradient)) })
+func (m *limitedMoments) Add(gradient backend.Field, share float64) error {
+	return m.change("add", func() error { return m.Moments.Add(bare(gradient), share) })
 }
 
 func (m *limitedMoments) Load(src []float32, draws int) error {
@@ -364,8 +364,8 @@ func (m *limitedMoments) Save(dst []float32) error {
 	return m.look("save moments", func() error { return m.Moments.Save(dst) })
 }
 
-func (m *limitedMoments) Map(dst backend.Field, c cam.Choice) error {
-	return m.look("draw map", func() error { return m.Moments.Map(bare(dst), c) })
+func (m *limitedMoments) Map(dst backend.Field, c cam.Choice, x backend.Field, baseline float32) error {
+	return m.look("draw map", func() error { return m.Moments.Map(bare(dst), c, bare(x), baseline) })
 }
 
 func (m *limitedMoments) Close() error { return m.b.drop(m, m.bytes, "moments", m.Moments.Close) }

@@ -19,7 +19,7 @@ var errAgain = errors.New("explain: to be tried again")
 // tries counts failures in a row: those between which nothing was finished.
 type tries struct {
 	n        int
-	finished int // methods and draws, the most so far
+	finished int // methods and points, the most so far
 }
 
 // failed counts a failure.
@@ -30,7 +30,7 @@ func (t *tries) failed(finished int) {
 	t.n++
 }
 
-// finished counts methods and draws. Draws count on when the last of their methods has its map and they are given back.
+// finished counts methods and points. Points count on when the last of their methods has its map and what was gathered is given back.
 func (e *explanation) finished() (n int) {
 	left := func(i int) bool { return e.result.Methods[i].Status == "" }
 	for i := range e.result.Methods {
@@ -38,11 +38,11 @@ func (e *explanation) finished() (n int) {
 			n++
 		}
 	}
-	for _, d := range e.draws {
-		if slices.ContainsFunc(d.which, left) {
-			n += d.done
+	for _, s := range e.samplings {
+		if slices.ContainsFunc(s.which, left) {
+			n += s.done
 		} else {
-			n += e.req.NSamples
+			n += s.points.Len
 		}
 	}
 	if e.result.Logits != nil {
@@ -114,9 +114,9 @@ func (m *Model) recover(ctx context.Context, e *explanation, err error) error {
 	return m.end(e, err)
 }
 
-// end gives up with an error. What is loaded stays; of draws stays what is kept outside.
+// end gives up with an error. What is loaded stays; of what was gathered stays what is kept outside.
 func (m *Model) end(e *explanation, err error) error {
-	if closing := errors.Join(e.rescue(false), e.endDraws()); closing != nil {
+	if closing := errors.Join(e.rescue(false), e.endSamplings()); closing != nil {
 		if m.trouble(closing) == backend.Lost {
 			return m.lose(e, closing)
 		}
@@ -132,7 +132,7 @@ func (m *Model) lose(e *explanation, err error) error {
 	defer m.place.Unlock()
 	err = m.seen.lose(err)
 	e.back.Wait()
-	_ = e.endDraws() // nothing can be given back to a device that is gone
+	_ = e.endSamplings() // nothing can be given back to a device that is gone
 	return err
 }
 

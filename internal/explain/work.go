@@ -39,7 +39,9 @@ func (m *Model) Begin(ctx context.Context, v *volume.Volume, req cam.Request) (W
 	w := &work{model: m}
 	w.e = explanation{model: m, req: req, volume: v, result: &cam.Result{}, entered: w.enter}
 	w.e.low, w.e.high = extent(v.Data)
-	w.e.begin(choices)
+	if err := w.e.begin(choices); err != nil {
+		return nil, err
+	}
 	select {
 	case m.begun <- struct{}{}:
 	case <-ctx.Done():
@@ -172,6 +174,7 @@ func (w *work) Result() (*cam.Result, error) {
 	if err := w.complete(); err != nil {
 		return nil, err
 	}
+	w.e.verify()
 	for i := range w.e.result.Methods {
 		if m := &w.e.result.Methods[i]; m.Status == cam.StatusFailed {
 			m.Map, m.Heatmap = nil, nil

@@ -263,7 +263,7 @@ func (a *answer) apart(p network.PlannedPass) int {
 	return p.Volume
 }
 
-func draws(c cam.Choice) bool { return c.Convention.Needs.Has(cam.Draws) }
+func draws(c cam.Choice) bool { return c.Convention.Sampling() == cam.Noisy }
 
 // onGPU reports whether a device has memory of its own.
 func onGPU(d *device.Device) bool { return strings.HasPrefix(d.Name(), "cuda/") }

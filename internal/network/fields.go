@@ -15,25 +15,27 @@ import (
 // Needs is what methods need of a network. That of a model only grows.
 type Needs struct {
 	layer, input bool // gradients
-	draws        bool
-	moments      int // values
+	draws        bool // perturbed copies of the volume
+	moments      int  // values
 }
 
-// NeedsOf is what choices need, for volumes of so many voxels.
+// NeedsOf returns what choices need, for volumes of so many voxels.
 func NeedsOf(choices []cam.Choice, voxels, channels int) (n Needs) {
-	var drawing []cam.Choice
+	sharing := map[cam.Sampling][]cam.Choice{} // moments are never those of two samplings at a time
 	for _, c := range choices {
 		switch KindOf(c) {
 		case AtLayer:
 			n.layer = true
 		case AtInput:
 			n.input = true
-		case ByDraws:
+		case AtPoints:
 			n.input, n.draws = true, true
-			drawing = append(drawing, c)
+			sharing[c.Convention.Sampling()] = append(sharing[c.Convention.Sampling()], c)
 		}
 	}
-	n.moments = int(cam.MomentsBytes(voxels, channels, drawing...) / 4)
+	for _, together := range sharing {
+		n.moments = max(n.moments, int(cam.MomentsBytes(voxels, channels, together...)/4))
+	}
 	return n
 }
 

@@ -82,7 +82,7 @@ func enough(draws *npy.File, path string, r cam.Request) error {
 		return err
 	}
 	for _, c := range choices {
-		if c.Convention.Needs.Has(cam.Draws) && draws.Len() < r.NSamples {
+		if c.Convention.Sampling() == cam.Noisy && draws.Len() < r.NSamples {
 			return fmt.Errorf("%s: %d draws are asked for and the file has %d: lower %s or give more noise", path, r.NSamples, draws.Len(),
 				option.Mention("n_samples"))
 		}

@@ -276,12 +276,12 @@ type noiseParams struct {
 	_        uint32
 }
 
-// AddNoise implements backend.Attribution.
-func (b *Backend) AddNoise(dst, x backend.Field, channels int, z noise.Stream, sigma float32) error {
+// Perturb implements backend.Attribution.
+func (b *Backend) Perturb(dst, x backend.Field, channels int, perturbation cam.Perturbation, z noise.Stream) error {
 	own, ok := b.onDevice(dst, x)
-	if !ok {
+	if !ok || perturbation.Fraction != 1 {
 		return b.onHost(dst, []backend.Field{x}, func(dst *hostmem.Field, with []*hostmem.Field) error {
-			return hostmem.Attribution{}.AddNoise(dst, with[0], channels, z, sigma)
+			return hostmem.Attribution{}.Perturb(dst, with[0], channels, perturbation, z)
 		})
 	}
 	if err := own[0].check(x.Len()); err != nil {
@@ -289,7 +289,7 @@ func (b *Backend) AddNoise(dst, x backend.Field, channels int, z noise.Stream, s
 	}
 	key, counter := z.Counter(0)
 	p := noiseParams{
-		Dst: own[0].memory.At(), X: own[1].memory.At(), Voxels: int64(x.Len() / channels), Channels: int32(channels), Sigma: sigma,
+		Dst: own[0].memory.At(), X: own[1].memory.At(), Voxels: int64(x.Len() / channels), Channels: int32(channels), Sigma: perturbation.Sigma,
 		Key: key, Draw: counter[1], Sample: [2]uint32{counter[2], counter[3]},
 	}
 	return b.do(func() error {
@@ -350,12 +350,12 @@ type momentsParams struct {
 	Step   float64
 }
 
-func (m *moments) Add(gradient backend.Field) error {
+func (m *moments) Add(gradient backend.Field, share float64) error {
 	own, ok := m.backend.onDevice(gradient)
 	if !ok || gradient.Len() != m.n {
 		return fmt.Errorf("cuda: moments on the device of gradients of %d values cannot take in %d values of a %T", m.n, gradient.Len(), gradient)
 	}
-	p := momentsParams{G: own[0].memory.At(), Arrays: m.arrays, N: int64(m.n), Step: 1 / float64(m.draws+1)}
+	p := momentsParams{G: own[0].memory.At(), Arrays: m.arrays, N: int64(m.n), Step: share}
 	return m.backend.do(func() error {
 		if err := m.check(); err != nil {
 			return err
@@ -376,26 +376,26 @@ func (m *moments) check() error {
 	return nil
 }
 
-func (m *moments) Map(dst backend.Field, c cam.Choice) error {
+func (m *moments) Map(dst backend.Field, c cam.Choice, x backend.Field, baseline float32) error {
 	if err := m.backend.do(m.check); err != nil {
 		return err
 	}
 	own, ok := m.backend.onDevice(dst)
 	if !ok {
-		return m.onHost(dst, c)
+		return m.onHost(dst, c, x, baseline)
 	}
-	if m.draws < c.Convention.MinDraws {
-		return fmt.Errorf("cuda: %s (%s) needs at least %d draws, got %d", c.Name, c.Convention.Name, c.Convention.MinDraws, m.draws)
+	if least := c.Convention.MinDraws(); m.draws < least {
+		return fmt.Errorf("cuda: %s (%s) needs at least %d draws, got %d", c.Name, c.Convention.Name, least, m.draws)
 	}
 	p := voxelParams{Fields: m.arrays, Channels: int32(m.channels), Draws: float64(m.draws)}
 	if made, err := own[0].voxelMap(c, &p); made || err != nil {
 		return err
 	}
-	return m.onHost(dst, c)
+	return m.onHost(dst, c, x, baseline)
 }
 
 // onHost brings the moments to the host, to make a map there.
-func (m *moments) onHost(dst backend.Field, c cam.Choice) error {
+func (m *moments) onHost(dst backend.Field, c cam.Choice, x backend.Field, baseline float32) error {
 	var arrays [4][]float32
 	for i, at := range m.arrays {
 		if at != 0 {
@@ -409,7 +409,15 @@ func (m *moments) onHost(dst backend.Field, c cam.Choice) error {
 	if err != nil {
 		return err
 	}
-	made, err := c.DrawMap(values)
+	gathered := cam.Gathered{Moments: values, Baseline: baseline}
+	if c.Convention.Sampling() == cam.Path {
+		volume, err := m.backend.toHost(x)
+		if err != nil {
+			return err
+		}
+		gathered.Volume = volume.Values()
+	}
+	made, err := c.PointsMap(gathered)
 	if err != nil {
 		return err
 	}
@@ -482,14 +490,14 @@ type hostMoments struct {
 	values  []float32 // of a gradient on the device
 }
 
-func (m *hostMoments) Add(gradient backend.Field) error {
+func (m *hostMoments) Add(gradient backend.Field, share float64) error {
 	own, ok := m.backend.onDevice(gradient)
 	if !ok {
 		g, err := m.backend.toHost(gradient)
 		if err != nil {
 			return err
 		}
-		return m.Moments.Add(g)
+		return m.Moments.Add(g, share)
 	}
 	if len(m.values) != own[0].n {
 		m.values = make([]float32, own[0].n)
@@ -497,11 +505,18 @@ func (m *hostMoments) Add(gradient backend.Field) error {
 	if err := own[0].Read(m.values); err != nil {
 		return err
 	}
-	return m.Moments.Add(hostmem.View(m.values))
+	return m.Moments.Add(hostmem.View(m.values), share)
 }
 
-func (m *hostMoments) Map(dst backend.Field, c cam.Choice) error {
-	return m.backend.onHost(dst, nil, func(dst *hostmem.Field, _ []*hostmem.Field) error { return m.Moments.Map(dst, c) })
+func (m *hostMoments) Map(dst backend.Field, c cam.Choice, x backend.Field, baseline float32) error {
+	if c.Convention.Sampling() == cam.Path {
+		volume, err := m.backend.toHost(x)
+		if err != nil {
+			return err
+		}
+		x = volume
+	}
+	return m.backend.onHost(dst, nil, func(dst *hostmem.Field, _ []*hostmem.Field) error { return m.Moments.Map(dst, c, x, baseline) })
 }
 
 type voxelParams struct {

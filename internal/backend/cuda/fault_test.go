@@ -139,10 +139,10 @@ func (s *session) run(b *Backend) (out []float32, err error) {
 			return nil, err
 		}
 		scores = append(scores, values...)
-		if err := b.AddNoise(noisy, x, 1, s.noise, float32(draw)); err != nil {
+		if err := b.Perturb(noisy, x, 1, cam.Perturbation{Fraction: 1, Sigma: float32(draw)}, s.noise); err != nil {
 			return nil, err
 		}
-		if err := m.Add(noisy); err != nil {
+		if err := m.Add(noisy, 1/float64(draw+1)); err != nil {
 			return nil, err
 		}
 		if draw != 1 {
@@ -161,7 +161,7 @@ func (s *session) run(b *Backend) (out []float32, err error) {
 			return nil, err
 		}
 	}
-	if err := m.Map(noisy, s.choices[0]); err != nil {
+	if err := m.Map(noisy, s.choices[0], x, 0); err != nil {
 		return nil, err
 	}
 	if err := b.Copy(aside, noisy); err != nil {

@@ -97,8 +97,9 @@ func TestMomentsVacated(t *testing.T) {
 	add := func(from float32) {
 		values := counting(n, from)
 		must(t, g.Write(values))
-		must(t, m.Add(g))
-		must(t, want.Add(hostmem.View(values)))
+		share := 1 / float64(want.Draws()+1)
+		must(t, m.Add(g, share))
+		must(t, want.Add(hostmem.View(values), share))
 	}
 	add(1)
 	add(2)
@@ -107,7 +108,7 @@ func TestMomentsVacated(t *testing.T) {
 	_, err = b.Vacate()
 	must(t, err)
 	must(t, b.Return())
-	if m.Add(g) == nil || m.Map(out, choices[0]) == nil || m.Save(make([]float32, m.Len())) == nil {
+	if m.Add(g, 1) == nil || m.Map(out, choices[0], g, 0) == nil || m.Save(make([]float32, m.Len())) == nil {
 		t.Error("moments that were lost go on as if nothing had been")
 	}
 	must(t, m.Load(state, 2))
@@ -115,7 +116,7 @@ func TestMomentsVacated(t *testing.T) {
 	for _, c := range choices {
 		onHost, err := hostmem.NewField(n)
 		must(t, err)
-		must(t, errors.Join(m.Map(out, c), want.Map(onHost, c)))
+		must(t, errors.Join(m.Map(out, c, g, 0), want.Map(onHost, c, nil, 0)))
 		alike(t, c.Key(), out, onHost, 1e-7)
 	}
 	must(t, m.Close())

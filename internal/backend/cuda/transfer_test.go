@@ -6,6 +6,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/cuda/devmem"
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
@@ -43,7 +44,7 @@ func TestTransfersWait(t *testing.T) {
 	for range 2 {
 		must(t, x.Write(first))
 		must(t, dst.Write(second))
-		must(t, b.AddNoise(dst, x, 1, stream, 0)) // a copy that is not waited for
+		must(t, b.Perturb(dst, x, 1, cam.Perturbation{Fraction: 1}, stream)) // a copy that is not waited for
 		must(t, x.Write(second))
 		must(t, dst.Read(got))
 		if !slices.Equal(got, first) {

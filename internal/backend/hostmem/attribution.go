@@ -74,18 +74,35 @@ func (Attribution) Copy(dst, src backend.Field) error {
 // noisePiece is how many voxels of noise a processor makes at a time. Four values are made at once.
 const noisePiece = parallel.Values / 4
 
-// AddNoise implements backend.Attribution.
-func (Attribution) AddNoise(dst, x backend.Field, channels int, z noise.Stream, sigma float32) error {
+// Perturb implements backend.Attribution.
+func (Attribution) Perturb(dst, x backend.Field, channels int, p cam.Perturbation, z noise.Stream) error {
 	d, s, err := pair(dst, x)
 	if err != nil {
 		return err
 	}
-	clean, noisy, voxels := s.Values(), d.Fresh(), s.n/channels
-	parallel.Parts(voxels, noisePiece, func(_, from, to int) {
-		at := noise.Slab{Channels: channels, Voxels: voxels, First: from}
-		z.AddToSlab(noisy[from*channels:to*channels], clean[from*channels:to*channels], sigma, at)
+	from, to, voxels := s.Values(), d.Fresh(), s.n/channels
+	parallel.Parts(voxels, noisePiece, func(_, first, end int) {
+		x, point := from[first*channels:end*channels], to[first*channels:end*channels]
+		if p.Fraction != 1 {
+			blend(point, x, p.Baseline, p.Fraction)
+			x = point
+		}
+		switch {
+		case p.Sigma != 0:
+			z.AddToSlab(point, x, p.Sigma, noise.Slab{Channels: channels, Voxels: voxels, First: first})
+		case p.Fraction == 1:
+			copy(point, x)
+		}
 	})
 	return nil
+}
+
+// blend sets dst to baseline + fraction*(x - baseline), each operation rounded for itself.
+func blend(dst, x []float32, baseline, fraction float32) {
+	dst = dst[:len(x)]
+	for i, v := range x {
+		dst[i] = baseline + float32(fraction*(v-baseline))
+	}
 }
 
 // LayerMap implements backend.Attribution.
@@ -180,20 +197,28 @@ func (Attribution) NewMoments(values, channels int, _ backend.Place, choices ...
 	return &moments{m}, nil
 }
 
-func (m *moments) Add(gradient backend.Field) error {
+func (m *moments) Add(gradient backend.Field, share float64) error {
 	g, err := of(gradient, 0)
 	if err != nil {
 		return err
 	}
-	return m.m.Add(g.Values())
+	return m.m.AddShare(g.Values(), share)
 }
 
-func (m *moments) Map(dst backend.Field, c cam.Choice) error {
+func (m *moments) Map(dst backend.Field, c cam.Choice, x backend.Field, baseline float32) error {
 	d, err := of(dst, 0)
 	if err != nil {
 		return err
 	}
-	values, err := c.DrawMap(m.m)
+	gathered := cam.Gathered{Moments: m.m, Baseline: baseline}
+	if c.Convention.Sampling() == cam.Path {
+		v, err := of(x, 0)
+		if err != nil {
+			return err
+		}
+		gathered.Volume = v.Values()
+	}
+	values, err := c.PointsMap(gathered)
 	if err != nil {
 		return err
 	}

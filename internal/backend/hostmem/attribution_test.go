@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/noise"
 	"github.com/voxcam/voxcam/internal/parallel"
 )
@@ -30,13 +31,27 @@ func TestParts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := (Attribution{}).AddNoise(noisy, x, channels, z, sigma); err != nil {
+	if err := (Attribution{}).Perturb(noisy, x, channels, cam.Perturbation{Fraction: 1, Sigma: sigma}, z); err != nil {
 		t.Fatal(err)
 	}
 	want := make([]float32, len(volume))
 	z.AddToSlab(want, x.Values(), sigma, noise.Slab{Channels: channels, Voxels: voxels})
 	if !slices.Equal(noisy.Values(), want) {
 		t.Error("the noise depends on the parts that it is made in")
+	}
+	// A point on a path, with noise and without, is made of the same values wherever the parts end.
+	for _, p := range []cam.Perturbation{{Baseline: -2, Fraction: 0.3}, {Baseline: 0.5, Fraction: 0}, {Baseline: 1, Fraction: 0.75, Sigma: sigma}, {Fraction: 1}} {
+		for i, v := range x.Values() {
+			if want[i] = v; p.Fraction != 1 {
+				want[i] = p.Baseline + float32(p.Fraction*(v-p.Baseline))
+			}
+		}
+		if p.Sigma != 0 {
+			z.AddToSlab(want, want, p.Sigma, noise.Slab{Channels: channels, Voxels: voxels})
+		}
+		if err := (Attribution{}).Perturb(noisy, x, channels, p, z); err != nil || !slices.Equal(noisy.Values(), want) {
+			t.Errorf("%+v is another point in parts: %v", p, err)
+		}
 	}
 	if err := (Attribution{}).Copy(noisy, x); err != nil || !slices.Equal(noisy.Values(), x.Values()) {
 		t.Errorf("a copy differs: %v", err)
