@@ -37,7 +37,7 @@ func TestEveryKeyArrives(t *testing.T) {
 		Data: dataset.Options{Folder: "testdata/volumes", Labels: "testdata/labels.csv", Extension: ".nii.gz", Variable: "v", Axes: "HWDC",
 			ImageShape: []int{8, 16, 32}, Scale: "zscore", Split: "shuffle", SplitRatio: []float64{0.5, 0.25, 0.25},
 			SplitSeed: 7, Dataset: "all", MaxSamples: 3},
-		Explain: Explain{Methods: []string{"gradcam", "vargrad"}, NSamples: 8, NoiseLevel: 1, Seed: 42, Device: "cuda:1", Precision: "tf32", Threads: 6,
+		Explain: Explain{Methods: []string{"gradcam", "vargrad"}, NSamples: 8, NoiseLevel: 1, Steps: 16, Baseline: "-1", Quadrature: "midpoint", Seed: 42, Device: "cuda:1", Precision: "tf32", Threads: 6,
 			Conventions: map[string]string{"gradcam++": "paper"}},
 		Memory: Memory{Policy: "original", Wait: 2500 * time.Millisecond, CPU: new(bool), Fewer: &yes, Skip: new(bool), Shuttle: "idle",
 			LaunchBlocking: true, PassTimeout: time.Minute, UserSignals: "stop"},
