@@ -50,7 +50,6 @@ func readJSON(t *testing.T, path string, into any) {
 func looksAtLayer(c Convention) bool  { return c.Kind() == AtLayer }
 func looksAtVolume(c Convention) bool { return c.Kind() == AtInput && c.Sampling() == Once }
 func noisy(c Convention) bool         { return c.Sampling() == Noisy }
-func onPath(c Convention) bool        { return c.Sampling() == Path }
 
 // everyChoice calls f for each convention of each method that is wanted.
 func everyChoice(wanted func(Convention) bool, f func(name string, c Choice)) {

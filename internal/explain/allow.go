@@ -11,26 +11,27 @@ import (
 	"github.com/voxcam/voxcam/internal/network"
 )
 
-// askEvery is how old what is known of the device's memory may be: asking takes a call of the driver, a pass as little as a millisecond.
+// askEvery bounds the age of the device's figures that a pass is admitted by: asking takes a call of the driver, a pass as little as a
+// millisecond.
 const askEvery = 20 * time.Millisecond
 
-// allowance is what computing may take, by what is known of the device.
+// allowance holds what computing may take, and the device's figures that this follows from.
 type allowance struct {
 	every  time.Duration
 	mu     sync.Mutex
-	asked  time.Time // zero: what is known has changed
+	asked  time.Time // of usage; zero: it is out of date
 	usage  backend.Usage
 	latest cam.Budget
 }
 
-// stale says that what is known has changed.
+// stale marks the figures as out of date.
 func (a *allowance) stale() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.asked = time.Time{}
 }
 
-// allow asks what computing may take now. Fresh says that the device was asked, too.
+// allow returns what computing may take now. Fresh reports whether the device was asked for it.
 func (m *Model) allow() (b cam.Budget, fresh bool, err error) {
 	a := &m.allowance
 	a.latest = m.opt.Budget
@@ -44,7 +45,7 @@ func (m *Model) allow() (b cam.Budget, fresh bool, err error) {
 	return a.latest, fresh, nil
 }
 
-// ask looks at the device's memory, if what is known of it is old.
+// ask updates the figures of the device's memory, if they are old.
 func (m *Model) ask() (fresh bool, err error) {
 	a := &m.allowance
 	if m.resident == nil || !a.old() {
@@ -60,7 +61,7 @@ func (m *Model) ask() (fresh bool, err error) {
 	return true, nil
 }
 
-// old reports whether what is known is.
+// old reports whether the figures are.
 func (a *allowance) old() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -97,7 +98,7 @@ func (m *Model) adjust() error {
 	return nil
 }
 
-// tighter is the smaller of two budgets.
+// tighter returns the smaller of two budgets.
 func tighter(a, b cam.Budget) cam.Budget {
 	if !a.Bounded() || !a.Smallest && (b.Smallest || b.Bytes > 0 && b.Bytes < a.Bytes) {
 		return b
@@ -105,21 +106,21 @@ func tighter(a, b cam.Budget) cam.Budget {
 	return a
 }
 
-// change is that of plans.
+// change describes the plans before a change of plans.
 type change struct {
-	level cam.Level // before; "" for none
+	level cam.Level // "" where there were none, or once the change was recorded
 	taken int
 }
 
-// replan gives back what smaller or larger plans have no use for. Place must be held.
+// replan forgets the plans, and gives back what others have no use for. Place must be held.
 func (m *Model) replan(to cam.Budget) error {
 	m.change = &change{m.net.Level(), m.net.Taken}
 	m.allowance.stale()
 	return m.net.Replan(to)
 }
 
-// tellChange tells how plans have changed, once.
-func (m *Model) tellChange(e *explanation) {
+// recordChange records how plans have changed, once.
+func (m *Model) recordChange(e *explanation) {
 	n, was := m.net, m.change
 	if was == nil || was.level == "" || n.Taken == was.taken {
 		return
@@ -128,8 +129,8 @@ func (m *Model) tellChange(e *explanation) {
 	if n.Taken > was.taken {
 		kind = cam.EventLarger
 	}
-	e.tell(kind, "from %s, %s, to %s, %s", was.level, bytesize.FormatMiB(was.taken), n.Level(), bytesize.FormatMiB(n.Taken))
-	was.level = "" // which is told
+	e.record(kind, "from %s, %s, to %s, %s", was.level, bytesize.FormatMiB(was.taken), n.Level(), bytesize.FormatMiB(n.Taken))
+	was.level = ""
 }
 
 // settle gives back what plans do not need any more after a change, and notes what there is now.
@@ -146,14 +147,14 @@ func (m *Model) settle(e *explanation) error {
 		}
 	}
 	m.change = nil
-	s := m.look()
+	s := m.publishState()
 	x := &e.result.Execution
 	x.Device, x.Level, x.Budget, x.Arena = m.backend.Name(), s.Level, s.Budget, s.Arena
 	return nil
 }
 
-// between is called before each pass through the network: where memory is given back that others ask for, or that computing may not take
-// any more. Then it returns errAgain.
+// between is called before each pass through the network. It gives memory back that others ask for, or that computing may not take any
+// more, and then returns errAgain.
 func (e *explanation) between(ctx context.Context) error {
 	m := e.model
 	select {
@@ -184,12 +185,12 @@ func (e *explanation) between(ctx context.Context) error {
 	return err
 }
 
-// ready brings plans, programs and fields to what is needed and allowed.
+// ready makes the plans, programs and device buffers that are needed, within what is allowed.
 func (m *Model) ready(ctx context.Context, e *explanation, needed network.Needs) error {
 	if err := m.plan(ctx, e, needed); err != nil {
 		return err
 	}
-	m.tellChange(e)
+	m.recordChange(e)
 	m.place.Lock()
 	defer m.place.Unlock()
 	if err := m.arrive(e); err != nil {
@@ -204,7 +205,7 @@ func (m *Model) ready(ctx context.Context, e *explanation, needed network.Needs)
 	return m.settle(e)
 }
 
-// plan decides where fields lie and by which plans programs run, and makes room for what is taken then.
+// plan chooses the placement of device buffers and the plans, and makes room for them.
 func (m *Model) plan(ctx context.Context, e *explanation, needed network.Needs) error {
 	m.place.Lock()
 	defer m.place.Unlock()

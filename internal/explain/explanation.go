@@ -15,7 +15,7 @@ import (
 	"github.com/voxcam/voxcam/volume"
 )
 
-// explanation is the work on one volume. It is computed in attempts, each of which does what the ones before have left.
+// explanation is the state of explaining one volume. It is computed in attempts, each of which does what the ones before have left.
 type explanation struct {
 	model     *Model
 	net       *network.Network
@@ -35,18 +35,18 @@ type explanation struct {
 	atOnce    bool              // maps and heatmaps are brought before anything else is done
 
 	low, high float32       // of the volume
-	waits     backend.Field // where the volume waits; nil for with the caller
-	there     backend.Field // where the network reads it, if it is there
-	entered   func()        // called when nothing reads the place any more where the volume waited; nil for nothing
+	waits     backend.Field // device buffer in which the volume waits; nil while only the caller has it
+	there     backend.Field // device buffer that the network reads it from; nil while it is not there
+	entered   func()        // called when the buffer in which the volume waited is free; may be nil
 	back      returns
 
-	adjust bool // the next attempt may use more memory than the one before
-	tries  tries
-	quiet  bool // incidents are those of the next volume
-	told   sync.Mutex
+	adjust   bool // the next attempt may use more memory than the one before
+	tries    tries
+	quiet    bool // events are kept for the next volume
+	eventsMu sync.Mutex
 }
 
-// begin settles what does not depend on the device: which methods there are, and which passes through the network they need.
+// begin fills what does not depend on the device: the methods, and the passes through the network that they need.
 func (e *explanation) begin(choices []cam.Choice) (err error) {
 	e.choices, e.byKind, e.scores = choices, map[network.Kind][]int{}, map[int][]float32{}
 	e.result.Methods = make([]cam.MethodResult, len(choices))
@@ -127,7 +127,7 @@ func (e *explanation) run(ctx context.Context) (err error) {
 	return nil
 }
 
-// another says why what method i explains is not what was asked for, "" if it is.
+// another returns why the tensor that method i looks at is not the one that was asked for; "" if it is.
 func (e *explanation) another(i int) string {
 	if e.result.Layer == nil || e.choices[i].Convention.Kind() != cam.AtLayer {
 		return ""
@@ -135,7 +135,7 @@ func (e *explanation) another(i int) string {
 	return e.result.Layer.AnotherTensor
 }
 
-// left are the methods of a kind that have no status yet.
+// left returns the methods of a kind that have no status yet.
 func (e *explanation) left(k network.Kind) (which []int) {
 	for _, i := range e.byKind[k] {
 		if e.result.Methods[i].Status == "" {
@@ -145,7 +145,7 @@ func (e *explanation) left(k network.Kind) (which []int) {
 	return which
 }
 
-// settle makes a fault the status of methods, and gives back what is the volume's, or to be recovered from.
+// settle makes a fault of methods their status. It returns errors of the volume, and those that another attempt may mend.
 func (e *explanation) settle(ctx context.Context, err error, which ...int) error {
 	switch {
 	case err == nil:
@@ -157,7 +157,7 @@ func (e *explanation) settle(ctx context.Context, err error, which ...int) error
 	return nil
 }
 
-// verify compares maps with what their theory says of them.
+// verify compares maps with the properties that their theory gives them.
 func (e *explanation) verify() {
 	if e.verified {
 		return
@@ -291,7 +291,7 @@ func (e *explanation) inputMethods(ctx context.Context, which []int) error {
 	return nil
 }
 
-// inputGradient is the gradient at x until the next run.
+// inputGradient returns the gradient at x, valid until the next run.
 func (e *explanation) inputGradient(ctx context.Context, x backend.Field) (backend.Field, error) {
 	p, err := e.gradient(ctx, true, x)
 	if err != nil {

@@ -13,7 +13,7 @@ type Staying struct{ e *explanation }
 
 // Stay uploads a volume for a request.
 func (m *Model) Stay(ctx context.Context, v *volume.Volume, req cam.Request) (*Staying, error) {
-	leave, err := m.alone()
+	leave, err := m.exclusive()
 	if err != nil {
 		return nil, err
 	}

@@ -51,21 +51,21 @@ type Model struct {
 	backend  backend.Backend
 	resident backend.Resident // the backend, if it is one; else nil
 
-	// Who brings a volume to where it waits for its turn, or finds it there, holds begun; who computes, or changes what lies on the device
-	// otherwise, holds turn. Both are held by an element in the channel; begun is taken first. Who holds turn may use net; place is held to
-	// bring a volume to where it waits, and to change what that needs: net, its fields, and where they are.
+	// begun and turn are locks, held by an element in the channel; begun is taken before turn. begun guards the buffer in which the next volume
+	// waits. turn guards computing and all else that lies on the device: net may be used while it is held. place guards net, its device
+	// buffers and their placement against the goroutine that brings the next volume.
 	begun, turn chan struct{}
-	closed      bool // changed by who holds both
+	closed      bool // guarded by both
 	place       sync.Mutex
 	net         *network.Network
-	waits       *work // whose volume waits in net.fields.ahead
+	waits       *work // its volume is in net.Fields.Ahead
 
-	allowance allowance
-	change    *change       // of plans, until the memory for the new ones is there
-	releases  chan *release // asked for while a volume is computed
-	untold    []cam.Event   // of times when no volume was computed
-	shuttle   shuttle
-	seen      seen
+	allowance   allowance
+	change      *change       // nil unless plans changed and their memory is not there yet
+	releases    chan *release // requests that come while a volume is computed
+	unpublished []cam.Event   // from between volumes, for the next one
+	shuttle     shuttle
+	published   published
 }
 
 var _ Overlapping = (*Model)(nil)
@@ -114,8 +114,8 @@ func (m *Model) enter(ctx context.Context) error {
 
 func (m *Model) leave() { <-m.turn }
 
-// alone waits until nobody else uses the model, and returns what lets others in again.
-func (m *Model) alone() (leave func(), err error) {
+// alone waits until betweenVolumes else uses the model, and returns what lets others in again.
+func (m *Model) exclusive() (leave func(), err error) {
 	m.begun <- struct{}{}
 	m.turn <- struct{}{}
 	leave = func() {
@@ -131,7 +131,7 @@ func (m *Model) alone() (leave func(), err error) {
 
 // Bind prepares the model for volumes of a shape, [C, D, H, W], as the first volume of that shape would.
 func (m *Model) Bind(ctx context.Context, shape [4]int) error {
-	leave, err := m.alone()
+	leave, err := m.exclusive()
 	if err != nil {
 		return err
 	}
@@ -158,7 +158,7 @@ func (m *Model) bind(ctx context.Context, shape [4]int) error {
 		}
 	}
 	m.net = net
-	m.look()
+	m.publishState()
 	return nil
 }
 
@@ -166,14 +166,14 @@ func (m *Model) bind(ctx context.Context, shape [4]int) error {
 // does nothing.
 func (m *Model) Close() error {
 	m.shuttle.close()
-	leave, err := m.alone()
+	leave, err := m.exclusive()
 	if err != nil {
 		return nil
 	}
 	defer leave()
 	m.closed = true
 	err = m.giveBack()
-	if m.seen.lost() != nil {
+	if m.published.lost() != nil {
 		err = nil // nothing can be given back to a device that is gone
 	}
 	m.place.Lock()
@@ -205,7 +205,7 @@ func (m *Model) Info() cam.Info {
 // Prepare makes the plans that methods need ready for the shape that the model is bound to, so that a budget that is too small, a
 // *BudgetError, or too little memory, a *MemoryError, is known before the work. It does nothing for a model that is not bound yet.
 func (m *Model) Prepare(ctx context.Context, methods []string) error {
-	leave, err := m.alone()
+	leave, err := m.exclusive()
 	if err != nil {
 		return err
 	}
@@ -214,13 +214,13 @@ func (m *Model) Prepare(ctx context.Context, methods []string) error {
 	if err != nil || m.net == nil {
 		return err
 	}
-	e := m.nobody()
+	e := m.betweenVolumes()
 	e.adjust = true
 	needed := network.NeedsOf(choices, m.net.Voxels(), m.net.Shape[0])
-	return m.recovering(ctx, e, func() error { return m.intact(m.ready(ctx, e, needed)) })
+	return m.retrying(ctx, e, func() error { return m.intact(m.ready(ctx, e, needed)) })
 }
 
-// intact is err, the result of something that may have read weights, unless they were not those of the model any more.
+// intact returns err, or, if weights were read that are not the model's any more, an *input.ChangedError in its place.
 func (m *Model) intact(err error) error {
 	if changed := m.file.Err(); changed != nil {
 		return changed
@@ -228,8 +228,8 @@ func (m *Model) intact(err error) error {
 	return err
 }
 
-// nobody is the work on no volume: what happens meanwhile is told with the next one.
-func (m *Model) nobody() *explanation {
+// betweenVolumes returns an explanation of no volume, whose events are published with the next one.
+func (m *Model) betweenVolumes() *explanation {
 	return &explanation{model: m, net: m.net, result: &cam.Result{}, quiet: true}
 }
 

@@ -182,7 +182,7 @@ func TestOverlapIsBounded(t *testing.T) {
 	}
 }
 
-// A run that is stopped while a volume waits, is computed or comes back leaves the model usable, and waits for nobody.
+// A run that is stopped while a volume waits, is computed or comes back leaves the model usable, and waits for betweenVolumes.
 func TestOverlapStops(t *testing.T) {
 	volumes := series(t, 4)
 	for name, b := range map[string]backend.Backend{"cpu": openCPU(t), "cuda": openCUDA(t, cuda.Options{})} {

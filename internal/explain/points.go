@@ -29,11 +29,11 @@ type sampling struct {
 	keeping keeping
 }
 
-// keeping is how a state is kept outside of what can fail.
+// keeping describes the checkpoint of a state.
 type keeping struct {
 	points int           // of the state that was kept last
 	last   time.Time     // when, or when the points were begun
-	takes  time.Duration // what that took
+	takes  time.Duration // duration of keeping it
 	off    bool          // it cannot be kept
 }
 
@@ -42,7 +42,7 @@ const (
 	keepRate  = 1 << 29 // bytes a second: a low guess before the first one
 )
 
-// due reports whether it is time to keep a state of so many bytes.
+// due reports whether it is time to keep a state of that many bytes.
 func (k *keeping) due(now time.Time, bytes int) bool {
 	takes := k.takes
 	if takes == 0 {
@@ -92,7 +92,7 @@ func (e *explanation) pointMethods(ctx context.Context, _ []int) error {
 	return nil
 }
 
-// sample evaluates the points that are left, and makes the maps that are.
+// sample evaluates the remaining points, and makes the remaining maps.
 func (e *explanation) sample(ctx context.Context, s *sampling, left []int) error {
 	n := s.points.Len
 	if s.points.At(n-1).Sigma != 0 && e.req.Noise != nil && e.req.Noise.Len() < n {
@@ -134,7 +134,7 @@ func (e *explanation) sample(ctx context.Context, s *sampling, left []int) error
 	return nil
 }
 
-// evaluate makes a point, and gathers what is taken from it.
+// evaluate makes a point and runs the network there, and adds its gradient or score.
 func (e *explanation) evaluate(ctx context.Context, s *sampling, p cam.Point) error {
 	at := e.net.Fields.Noisy
 	if err := e.perturb(at, p.Perturbation); err != nil {
@@ -197,7 +197,7 @@ func (e *explanation) perturb(dst backend.Field, p cam.Perturbation) (err error)
 	return b.Upload(dst, z, channels)
 }
 
-// openSampling takes moments, if there are none, with what is there of them.
+// openSampling makes moments, if there are none, and fills them from a kept state.
 func (e *explanation) openSampling(s *sampling) error {
 	if s.moments == nil {
 		where := e.net.Places.Moments
@@ -223,12 +223,12 @@ func (e *explanation) openSampling(s *sampling) error {
 		}
 	}
 	if s.done > 0 {
-		e.tell(cam.EventResumed, "went on from %s %d of %d", s.points.Word, s.done, s.points.Len)
+		e.record(cam.EventResumed, "went on from %s %d of %d", s.points.Word, s.done, s.points.Len)
 	}
 	return nil
 }
 
-// gradients is how many of the points that are done gave a gradient.
+// gradients returns the number of finished points that gave a gradient.
 func (s *sampling) gradients() int { return max(0, s.done-s.points.Scores) }
 
 // sharing returns the choices that share the points.
@@ -264,7 +264,7 @@ func (e *explanation) stateKey(s *sampling) string {
 	return fmt.Sprintf("%s/class=%d/kept=%s", s.points.Key, e.result.TargetClass, strings.Join(kept, "+"))
 }
 
-// stateLen is the number of values of the state.
+// stateLen returns the number of values of the state.
 func (s *sampling) stateLen() int { return s.moments.Len() + len(s.scores) }
 
 // save copies the state to the host.
@@ -322,15 +322,14 @@ func (e *explanation) keep(s *sampling) error {
 	}
 	if err := e.req.Checkpoint.Keep(e.stateKey(s), s.saved, s.done); err != nil {
 		s.keeping.off = true
-		e.tell(cam.EventFailed, "unfinished draws cannot be kept: %v", err)
+		e.record(cam.EventFailed, "unfinished draws cannot be kept: %v", err)
 	}
 	s.keeping.points, s.keeping.last = s.done, time.Now()
 	s.keeping.takes = max(1, s.keeping.last.Sub(start))
 	return nil
 }
 
-// rescue keeps what was gathered outside, if there is such a place, and if all is given back, on the host. What cannot be read any more is
-// lost.
+// rescue keeps what was gathered in the checkpoint, if there is one, and, if all is given back, on the host. What cannot be read is lost.
 func (e *explanation) rescue(all bool) error {
 	var errs []error
 	for _, s := range e.samplings {
@@ -349,7 +348,7 @@ func (e *explanation) rescue(all bool) error {
 	return errors.Join(errs...)
 }
 
-// end gives back what a sampling holds, whatever that is.
+// end gives back all that a sampling holds.
 func (s *sampling) end() error {
 	s.done, s.saved, s.keeping = 0, nil, keeping{}
 	return s.close()

@@ -51,7 +51,7 @@ func (e *explanation) finished() (n int) {
 	return n
 }
 
-// trouble says what an error means.
+// trouble returns the class of an error.
 func (m *Model) trouble(err error) backend.Trouble {
 	switch {
 	case errors.Is(err, cam.ErrLost):
@@ -71,24 +71,24 @@ func (m *Model) recoverable(err error) bool {
 // follows reports whether plans may be made anew for other budgets.
 func (m *Model) follows() bool { return m.resident != nil || m.opt.Allow != nil }
 
-// recovering tries again after what another plan, or another try, can mend.
-func (m *Model) recovering(ctx context.Context, e *explanation, try func() error) error {
+// retrying calls try until it succeeds or nothing is left that could mend its error.
+func (m *Model) retrying(ctx context.Context, e *explanation, try func() error) error {
 	for {
-		if err := m.seen.lost(); err != nil {
+		if err := m.published.lost(); err != nil {
 			return err
 		}
 		err := try()
 		if err == nil {
 			return nil
 		}
-		if err := m.recover(ctx, e, err); err != nil {
+		if err := m.nextAttempt(ctx, e, err); err != nil {
 			return err
 		}
 	}
 }
 
-// recover makes ready for another try after an error, or says why there is none.
-func (m *Model) recover(ctx context.Context, e *explanation, err error) error {
+// nextAttempt prepares another attempt after an error, or returns why there is none.
+func (m *Model) nextAttempt(ctx context.Context, e *explanation, err error) error {
 	if errors.Is(err, errAgain) && m.trouble(err) == backend.Fault {
 		return nil
 	}
@@ -127,10 +127,10 @@ func (m *Model) end(e *explanation, err error) error {
 
 // lose gives up for good: only closing is left.
 func (m *Model) lose(e *explanation, err error) error {
-	e.tell(cam.EventFailed, "%v", err)
+	e.record(cam.EventFailed, "%v", err)
 	m.place.Lock()
 	defer m.place.Unlock()
-	err = m.seen.lose(err)
+	err = m.published.lose(err)
 	e.back.Wait()
 	_ = e.endSamplings() // nothing can be given back to a device that is gone
 	return err
@@ -144,7 +144,7 @@ func (m *Model) giveBack() (err error) {
 		return nil
 	}
 	err = m.net.Close()
-	if m.resident != nil && m.seen.lost() == nil && m.trouble(err) != backend.Lost {
+	if m.resident != nil && m.published.lost() == nil && m.trouble(err) != backend.Lost {
 		_, trimmed := m.resident.Trim(0)
 		if trimmed != nil && m.trouble(trimmed) != backend.Lost {
 			_, trimmed = m.resident.Trim(0) // which ends what the first could not
@@ -152,7 +152,7 @@ func (m *Model) giveBack() (err error) {
 		m.allowance.stale()
 		err = errors.Join(err, trimmed)
 	}
-	m.look()
+	m.publishState()
 	return err
 }
 
@@ -173,12 +173,12 @@ func (m *Model) evacuate(e *explanation) error {
 // again makes ready for another try after a failure that may pass. A pass writes all that it reads, so that the first try is made with what
 // is there; only moments that a call was changing are made anew. For the next ones everything is given back.
 func (m *Model) again(e *explanation, err error) error {
-	e.tell(cam.EventFailed, "%v", err)
+	e.record(cam.EventFailed, "%v", err)
 	e.tries.failed(e.finished())
 	n := e.tries.n
 	next := (policy.Policy{}).Next(policy.Situation{Failure: policy.Failing, Loaded: true, Tries: n})
 	if next == policy.Repeat && e.rescue(false) == nil {
-		e.tell(cam.EventRepeated, "began again with what is there")
+		e.record(cam.EventRepeated, "began again with what is there")
 		return nil
 	}
 	if lost := m.evacuate(e); lost != nil {
@@ -188,7 +188,7 @@ func (m *Model) again(e *explanation, err error) error {
 		e.tries.n = 0
 		return &cam.TransientError{Tries: n, Err: err}
 	}
-	e.tell(cam.EventReloaded, "gave everything back, to load it again")
+	e.record(cam.EventReloaded, "gave everything back, to load it again")
 	return nil
 }
 
@@ -203,7 +203,7 @@ func (m *Model) less(ctx context.Context, e *explanation, refused error) error {
 	if err == nil {
 		free = "; " + bytesize.FormatMiB(usage.Free) + " were free"
 	}
-	e.tell(cam.EventRefused, "%v%s", refused, free)
+	e.record(cam.EventRefused, "%v%s", refused, free)
 	next := (policy.Policy{}).Next(policy.Situation{Failure: policy.Refused, Loaded: true, Smallest: n == nil || n.Budget.Smallest})
 	if next == policy.GiveBack {
 		return m.surrender(ctx, e, &cam.MemoryError{Free: usage.Available(), Err: refused})
@@ -259,21 +259,21 @@ func (m *Model) surrender(ctx context.Context, e *explanation, why *cam.MemoryEr
 	return why
 }
 
-// tell notes an incident.
-func (e *explanation) tell(kind cam.EventKind, format string, args ...any) {
+// record makes an event and publishes it, now or with the next volume.
+func (e *explanation) record(kind cam.EventKind, format string, args ...any) {
 	i := cam.Event{Time: time.Now(), Kind: kind, Text: fmt.Sprintf(format, args...)}
 	if e.quiet {
-		e.model.untold = append(e.model.untold, i)
+		e.model.unpublished = append(e.model.unpublished, i)
 		return
 	}
-	e.hear(i)
+	e.publish(i)
 }
 
-// hear hands an incident on.
-func (e *explanation) hear(i cam.Event) {
-	e.told.Lock()
+// publish appends an event to the result, and hands it to the caller.
+func (e *explanation) publish(i cam.Event) {
+	e.eventsMu.Lock()
 	e.result.Execution.Events = append(e.result.Execution.Events, i)
-	e.told.Unlock()
+	e.eventsMu.Unlock()
 	if e.req.OnEvent != nil {
 		e.req.OnEvent(i)
 	}

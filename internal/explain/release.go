@@ -9,7 +9,7 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 )
 
-// release is somebody's wish for the device's memory.
+// release is a request to give the device's memory back.
 type release struct {
 	meanwhile func() error
 	done      chan error
@@ -26,7 +26,7 @@ func (m *Model) Release(ctx context.Context, meanwhile func() error) error {
 		if m.closed {
 			return cam.ErrClosed
 		}
-		_ = m.release(m.nobody(), r)
+		_ = m.release(m.betweenVolumes(), r)
 	case m.releases <- r:
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -34,13 +34,13 @@ func (m *Model) Release(ctx context.Context, meanwhile func() error) error {
 	return <-r.done
 }
 
-// release does it. Its own error says how computing is to go on.
+// release serves a request. Its own error says how computing is to go on.
 func (m *Model) release(e *explanation, r *release) error {
-	err := m.seen.lost()
+	err := m.published.lost()
 	if err == nil {
 		before := m.reserved()
 		if err = m.evacuate(e); err == nil {
-			e.tell(cam.EventReleased, "gave %s back, as asked", bytesize.FormatMiB(max(0, before-m.reserved())))
+			e.record(cam.EventReleased, "gave %s back, as asked", bytesize.FormatMiB(max(0, before-m.reserved())))
 		}
 	}
 	again := errAgain
@@ -55,7 +55,7 @@ func (m *Model) release(e *explanation, r *release) error {
 	return again
 }
 
-// reserved is what the backend has of its device; 0 where that is not known.
+// reserved returns the bytes that the backend has of its device; 0 where that is not known.
 func (m *Model) reserved() int {
 	u, _ := m.Usage()
 	return u.Reserved
@@ -63,22 +63,22 @@ func (m *Model) reserved() int {
 
 // Usage says how the memory of the device is used; false where it cannot be known.
 func (m *Model) Usage() (backend.Usage, bool) {
-	if m.resident == nil || m.seen.lost() != nil {
+	if m.resident == nil || m.published.lost() != nil {
 		return backend.Usage{}, false
 	}
 	u, err := m.resident.Usage()
 	return u, err == nil
 }
 
-// Trim gives back what nothing is in, but for so many bytes. It may be called at any time.
+// Trim gives unused memory back, but for keep bytes. It may be called at any time.
 func (m *Model) Trim(keep int) (freed int, err error) {
-	if err := m.seen.lost(); err != nil || m.resident == nil {
+	if err := m.published.lost(); err != nil || m.resident == nil {
 		return 0, err
 	}
 	m.allowance.stale()
 	freed, err = m.resident.Trim(keep)
 	if errors.Is(err, cam.ErrLost) || m.trouble(err) == backend.Lost {
-		err = m.seen.lose(err)
+		err = m.published.lose(err)
 	}
 	return freed, err
 }

@@ -8,13 +8,13 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 )
 
-// idleFor is how long nothing must have been begun or computed before the device is left.
+// idleFor is the time without any work after which the device is left.
 const idleFor = 2 * time.Second
 
 // shuttle brings what lies on the device to the host between volumes, and back.
 type shuttle struct {
-	out     bool    // all is on the host; who computes knows
-	seconds float64 // that going out took since the latest volume
+	out     bool    // all is on the host; guarded by Model.turn
+	seconds float64 // spent on leaving since the latest volume
 
 	mu     sync.Mutex
 	timer  *time.Timer
@@ -22,9 +22,9 @@ type shuttle struct {
 	closed bool
 }
 
-// vacate leaves the device, with what waits there for its turn. A failure is no failure of a volume: all is given back instead.
+// vacate leaves the device, with the volume that waits there. A failure is none of a volume: all is given back instead.
 func (m *Model) vacate() {
-	if m.resident == nil || m.net == nil || m.shuttle.out || m.seen.lost() != nil || len(m.net.Passes()) == 0 {
+	if m.resident == nil || m.net == nil || m.shuttle.out || m.published.lost() != nil || len(m.net.Passes()) == 0 {
 		return
 	}
 	m.place.Lock()
@@ -38,16 +38,16 @@ func (m *Model) vacate() {
 	m.allowance.stale()
 	m.shuttle.out = m.resident.Vacated()
 	m.shuttle.seconds += time.Since(start).Seconds()
-	m.look()
+	m.publishState()
 	m.place.Unlock()
-	nobody := m.nobody()
+	betweenVolumes := m.betweenVolumes()
 	switch {
 	case err == nil:
 	case m.trouble(err) == backend.Lost:
-		_ = m.lose(nobody, err) // which the next volume hears
+		_ = m.lose(betweenVolumes, err) // published with the next volume
 	default:
-		nobody.tell(cam.EventFailed, "all was given back because the device could not be left for a while: %v", err)
-		_ = m.evacuate(nobody)
+		betweenVolumes.record(cam.EventFailed, "all was given back because the device could not be left for a while: %v", err)
+		_ = m.evacuate(betweenVolumes)
 	}
 }
 
@@ -97,7 +97,7 @@ func (m *Model) rest() {
 	})
 }
 
-// stop takes back what has not begun. Mu must be held.
+// stop stops the timer, if it has not fired. mu must be held.
 func (s *shuttle) stop() {
 	if s.timer != nil && s.timer.Stop() {
 		s.runs.Done()
@@ -105,7 +105,7 @@ func (s *shuttle) stop() {
 	s.timer = nil
 }
 
-// close ends waiting, and waits for what has begun.
+// close stops the timer for good, and waits for a call that it has begun.
 func (s *shuttle) close() {
 	s.mu.Lock()
 	s.closed = true

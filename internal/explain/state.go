@@ -8,42 +8,42 @@ import (
 	"github.com/voxcam/voxcam/internal/network"
 )
 
-// seen is what others than those who compute may look at.
-type seen struct {
+// published holds what State and others read while a volume is computed. mu guards it.
+type published struct {
 	mu    sync.Mutex
 	state network.State
 	gone  error
 }
 
-// State says what the model holds. It waits for nothing.
+// State returns what the model holds. It waits for nothing.
 func (m *Model) State() network.State {
-	m.seen.mu.Lock()
-	defer m.seen.mu.Unlock()
-	return m.seen.state
+	m.published.mu.Lock()
+	defer m.published.mu.Unlock()
+	return m.published.state
 }
 
-// look notes what the model holds now.
-func (m *Model) look() network.State {
+// publishState publishes what the model holds now.
+func (m *Model) publishState() network.State {
 	s := network.State{}
 	if m.net != nil {
 		s = m.net.State()
 	}
 	s.Vacated = m.shuttle.out
-	m.seen.mu.Lock()
-	defer m.seen.mu.Unlock()
-	m.seen.state = s
+	m.published.mu.Lock()
+	defer m.published.mu.Unlock()
+	m.published.state = s
 	return s
 }
 
-// lost is an ErrLost when the device is gone.
-func (s *seen) lost() error {
+// lost returns an error that wraps cam.ErrLost once the device is gone.
+func (s *published) lost() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.gone
 }
 
 // lose notes that the device is gone.
-func (s *seen) lose(err error) error {
+func (s *published) lose(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.gone == nil {

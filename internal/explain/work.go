@@ -16,8 +16,8 @@ import (
 type work struct {
 	model *Model
 	e     explanation
-	place sync.Once       // where it waits, to be left
-	ctx   context.Context // of the latest Compute, which Result goes on with where maps did not come back
+	place sync.Once       // gives Model.begun back
+	ctx   context.Context // of the latest Compute; Result computes with it what did not come back
 }
 
 // Begin implements Overlapping. On a backend without memory for it, the volume waits where the caller has it.
@@ -54,7 +54,7 @@ func (m *Model) Begin(ctx context.Context, v *volume.Volume, req cam.Request) (W
 	if err := w.wait(); err != nil {
 		switch m.trouble(err) {
 		case backend.NoMemory, backend.Transient: // it is brought when its turn comes
-			w.e.tell(cam.EventFailed, "the volume could not wait on the device: %v", err)
+			w.e.record(cam.EventFailed, "the volume could not wait on the device: %v", err)
 		default:
 			w.left()
 			return nil, err
@@ -69,7 +69,7 @@ func (w *work) wait() error {
 	m, v := w.model, w.e.volume
 	m.place.Lock()
 	defer m.place.Unlock()
-	if err := m.seen.lost(); err != nil {
+	if err := m.published.lost(); err != nil {
 		return err
 	}
 	n := m.net
@@ -81,7 +81,7 @@ func (w *work) wait() error {
 	case err == nil:
 		m.waits, w.e.waits = w, n.Fields.Ahead
 	case m.trouble(err) == backend.Lost:
-		return m.seen.lose(err)
+		return m.published.lose(err)
 	}
 	return err
 }
@@ -101,13 +101,13 @@ func extent(x []float32) (low, high float32) {
 	return low, high
 }
 
-// enter says that nothing reads the place any more where the volume waited.
+// enter frees the buffer in which the volume waited.
 func (w *work) enter() {
 	w.e.waits = nil
 	w.left()
 }
 
-// left lets the next volume wait.
+// left lets the next volume take the buffer.
 func (w *work) left() {
 	w.place.Do(func() {
 		m := w.model
@@ -133,8 +133,8 @@ func (w *work) Compute(ctx context.Context) error {
 	defer m.rest()
 	defer m.leave()
 	w.ctx, e.adjust = ctx, true
-	m.retell(e)
-	err := m.recovering(ctx, e, func() error { return w.attempt(ctx) })
+	m.publishPending(e)
+	err := m.retrying(ctx, e, func() error { return w.attempt(ctx) })
 	if e.waits = nil; err != nil {
 		return err
 	}
@@ -145,7 +145,7 @@ func (w *work) Compute(ctx context.Context) error {
 	return nil
 }
 
-// attempt is an attempt with the model bound to the volume's shape.
+// attempt binds the model to the volume's shape and makes an attempt.
 func (w *work) attempt(ctx context.Context) error {
 	m, e := w.model, &w.e
 	if err := m.bind(ctx, shapeOf(e.volume)); err != nil {
@@ -161,12 +161,12 @@ func (w *work) attempt(ctx context.Context) error {
 	return m.intact(e.attempt(ctx))
 }
 
-// retell tells what happened before a volume was computed.
-func (m *Model) retell(e *explanation) {
-	for _, i := range m.untold {
-		e.hear(i)
+// publishPending publishes the events from before the volume.
+func (m *Model) publishPending(e *explanation) {
+	for _, i := range m.unpublished {
+		e.publish(i)
 	}
-	m.untold = nil
+	m.unpublished = nil
 }
 
 // Result implements Work.
@@ -196,20 +196,20 @@ func (w *work) complete() error {
 	defer m.rest()
 	defer m.leave()
 	e.atOnce, e.there, e.waits = true, nil, nil
-	if err := m.recover(w.ctx, e, late); err != nil {
+	if err := m.nextAttempt(w.ctx, e, late); err != nil {
 		return err
 	}
-	return m.recovering(w.ctx, e, func() error { return w.attempt(w.ctx) })
+	return m.retrying(w.ctx, e, func() error { return w.attempt(w.ctx) })
 }
 
-// returns is what comes back to the host while the device goes on.
+// returns collects what comes back to the host while the device goes on.
 type returns struct {
 	sync.WaitGroup
 	mu     sync.Mutex
 	failed map[int]error // of methods
 }
 
-// take brings what a slide holds to the result of method i.
+// take brings the content of an output buffer to the result of method i.
 func (e *explanation) take(i int, s *network.Slide, to *[]float32) (err error) {
 	if e.stay {
 		return nil

@@ -209,8 +209,8 @@ func (s *Surveyor) Survey(ctx context.Context) (*Survey, error) {
 	return v, ctx.Err()
 }
 
-func (v *Survey) note(format string, args ...any) {
-	v.Notes = append(v.Notes, fmt.Sprintf(format, args...))
+func (s *Survey) note(format string, args ...any) {
+	s.Notes = append(s.Notes, fmt.Sprintf(format, args...))
 }
 
 // list finds the GPUs: those that CUDA shows, in its order, then those that only NVML does.

@@ -366,7 +366,7 @@ func (n *Network) differentiate(input bool) (*Gradient, error) {
 	return p, nil
 }
 
-// observer hands the text of graphs to Options.AfterPass, if there is one, under the names of passes behind a prefix.
+// observer hands the text of graphs to Binding.AfterPass, if there is one, under the names of passes behind a prefix.
 func (n *Network) observer(prefix string) pass.Observer {
 	return func(pass string, g *ir.Graph) error {
 		if n.afterPass == nil {
