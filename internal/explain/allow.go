@@ -196,7 +196,7 @@ func (m *Model) ready(ctx context.Context, e *explanation, needed network.Needs)
 	if err := m.arrive(e); err != nil {
 		return err
 	}
-	if err := m.net.TakeFields(); err != nil {
+	if err := m.net.TakeBuffers(); err != nil {
 		return err
 	}
 	if err := m.net.Load(ctx); err != nil {
@@ -219,7 +219,7 @@ func (m *Model) plan(ctx context.Context, e *explanation, needed network.Needs) 
 		return err
 	}
 	for _, d := range e.samplings {
-		if d.moments != nil && d.where != m.net.Places.Moments {
+		if d.moments != nil && d.where != m.net.Placement.Moments {
 			if err := e.leave(d); err != nil {
 				return err
 			}

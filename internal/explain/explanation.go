@@ -78,7 +78,7 @@ func (e *explanation) attempt(ctx context.Context) error {
 
 // bring brings the volume to where the network reads it.
 func (e *explanation) bring() (err error) {
-	f := &e.net.Fields
+	f := &e.net.Buffers
 	if e.there != nil && e.there == f.Volume {
 		return nil
 	}
@@ -97,10 +97,10 @@ func (e *explanation) bring() (err error) {
 // another, and those with the same points the evaluations. An error is one of the volume, or one to recover from; that of a method is its status.
 func (e *explanation) run(ctx context.Context) (err error) {
 	e.ready = nil
-	if err := e.net.TakePictures(); err != nil {
+	if err := e.net.TakeOutputs(); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, e.net.LeavePictures()) }()
+	defer func() { err = errors.Join(err, e.net.LeaveOutputs()) }()
 	start := time.Now()
 	if e.result.Logits == nil {
 		which := e.left(network.AtLayer)
@@ -210,7 +210,7 @@ func (e *explanation) classify(ctx context.Context, layer bool) error {
 		return err
 	}
 	e.ready = nil
-	logits, err := p.Forward(ctx, e.net.Fields.Volume)
+	logits, err := p.Forward(ctx, e.net.Buffers.Volume)
 	if err != nil {
 		return err
 	}
@@ -254,7 +254,7 @@ func softmax(logits []float32) []float64 {
 
 // layerMethods goes on from classify, if nothing came between.
 func (e *explanation) layerMethods(ctx context.Context, which []int) error {
-	p, err := e.gradient(ctx, false, e.net.Fields.Volume)
+	p, err := e.gradient(ctx, false, e.net.Buffers.Volume)
 	if err != nil {
 		return err
 	}
@@ -266,7 +266,7 @@ func (e *explanation) layerMethods(ctx context.Context, which []int) error {
 	if err != nil {
 		return err
 	}
-	signed := &e.net.Fields.Signed
+	signed := &e.net.Buffers.Signed
 	for _, i := range which {
 		if err := e.finish(ctx, i, signed, grid, e.net.Backend.LayerMap(signed.Free(), e.choices[i], l)); err != nil {
 			return err
@@ -276,13 +276,13 @@ func (e *explanation) layerMethods(ctx context.Context, which []int) error {
 }
 
 func (e *explanation) inputMethods(ctx context.Context, which []int) error {
-	f := &e.net.Fields
+	f := &e.net.Buffers
 	g, err := e.inputGradient(ctx, f.Volume)
 	if err != nil {
 		return err
 	}
 	for _, i := range which {
-		s := f.Slide(nil)
+		s := f.Output(nil)
 		made := e.net.Backend.InputMap(s.Free(), e.choices[i], f.Volume, g, e.volume.Channels)
 		if err := e.finish(ctx, i, s, e.volume.Dims(), made); err != nil {
 			return err
@@ -303,7 +303,7 @@ func (e *explanation) inputGradient(ctx context.Context, x backend.Field) (backe
 
 // gradient runs a pass at x: at the volume, on from classify if nothing came between.
 func (e *explanation) gradient(ctx context.Context, input bool, x backend.Field) (*network.Gradient, error) {
-	if p := e.ready; p != nil && p.Input == input && x == e.net.Fields.Volume {
+	if p := e.ready; p != nil && p.Input == input && x == e.net.Buffers.Volume {
 		e.ready = nil
 		return p, p.Backward(ctx, e.result.TargetClass)
 	}
@@ -320,8 +320,8 @@ func (e *explanation) gradient(ctx context.Context, input bool, x backend.Field)
 
 // finish turns the map of method i, of size dims, into its result, unless there is none: the failure of a method is its status. The
 // map may be where the heatmap is made. An error is one to recover from.
-func (e *explanation) finish(ctx context.Context, i int, signed *network.Slide, dims [3]int, err error) error {
-	r, picture := &e.result.Methods[i], e.net.Fields.Slide(signed)
+func (e *explanation) finish(ctx context.Context, i int, signed *network.Output, dims [3]int, err error) error {
+	r, picture := &e.result.Methods[i], e.net.Buffers.Output(signed)
 	if err == nil {
 		err = e.take(i, signed, &r.Map)
 	}

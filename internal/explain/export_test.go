@@ -58,7 +58,7 @@ func (s *Staying) Gradient(ctx context.Context) error {
 	if err := s.e.classify(ctx, false); err != nil {
 		return err
 	}
-	_, err := s.e.inputGradient(ctx, s.e.net.Fields.Volume)
+	_, err := s.e.inputGradient(ctx, s.e.net.Buffers.Volume)
 	return err
 }
 

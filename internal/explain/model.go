@@ -58,7 +58,7 @@ type Model struct {
 	closed      bool // guarded by both
 	place       sync.Mutex
 	net         *network.Network
-	waits       *work // its volume is in net.Fields.Ahead
+	waits       *work // its volume is in net.Buffers.Ahead
 
 	allowance   allowance
 	change      *change       // nil unless plans changed and their memory is not there yet

@@ -122,8 +122,8 @@ func (e *explanation) sample(ctx context.Context, s *sampling, left []int) error
 			m.Parameters[name] = value
 		}
 		e.scores[i] = slices.Clone(s.scores)
-		to := e.net.Fields.Slide(nil)
-		made := s.moments.Map(to.Free(), e.choices[i], e.net.Fields.Volume, s.points.At(n-1).Baseline)
+		to := e.net.Buffers.Output(nil)
+		made := s.moments.Map(to.Free(), e.choices[i], e.net.Buffers.Volume, s.points.At(n-1).Baseline)
 		if err := e.finish(ctx, i, to, e.volume.Dims(), made); err != nil {
 			return err
 		}
@@ -136,7 +136,7 @@ func (e *explanation) sample(ctx context.Context, s *sampling, left []int) error
 
 // evaluate makes a point and runs the network there, and adds its gradient or score.
 func (e *explanation) evaluate(ctx context.Context, s *sampling, p cam.Point) error {
-	at := e.net.Fields.Noisy
+	at := e.net.Buffers.Noisy
 	if err := e.perturb(at, p.Perturbation); err != nil {
 		return err
 	}
@@ -174,7 +174,7 @@ func (e *explanation) scoreAt(ctx context.Context, x backend.Field) (float32, er
 
 // perturb writes the point that p makes from the volume.
 func (e *explanation) perturb(dst backend.Field, p cam.Perturbation) (err error) {
-	b, x, channels := e.net.Backend, e.net.Fields.Volume, e.volume.Channels
+	b, x, channels := e.net.Backend, e.net.Buffers.Volume, e.volume.Channels
 	if p.Sigma == 0 || e.req.Noise == nil {
 		var stream noise.Stream
 		if p.Sigma != 0 {
@@ -200,7 +200,7 @@ func (e *explanation) perturb(dst backend.Field, p cam.Perturbation) (err error)
 // openSampling makes moments, if there are none, and fills them from a kept state.
 func (e *explanation) openSampling(s *sampling) error {
 	if s.moments == nil {
-		where := e.net.Places.Moments
+		where := e.net.Placement.Moments
 		m, err := e.net.Backend.NewMoments(e.net.Values(), e.volume.Channels, where, e.sharing(s)...)
 		if err != nil {
 			return err

@@ -28,11 +28,11 @@ func (m *Model) vacate() {
 		return
 	}
 	m.place.Lock()
-	m.net.Fields.Settle() // maps come back whether the device is left or not
+	m.net.Buffers.Settle() // maps come back whether the device is left or not
 	start := time.Now()
 	var keep []backend.Field
-	if m.waits != nil && m.net.Fields.Ahead != nil {
-		keep = append(keep, m.net.Fields.Ahead)
+	if m.waits != nil && m.net.Buffers.Ahead != nil {
+		keep = append(keep, m.net.Buffers.Ahead)
 	}
 	_, err := m.resident.Vacate(keep...)
 	m.allowance.stale()

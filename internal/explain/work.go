@@ -73,13 +73,13 @@ func (w *work) wait() error {
 		return err
 	}
 	n := m.net
-	if n == nil || n.Shape != shapeOf(v) || n.Fields.Ahead == nil || m.shuttle.out {
+	if n == nil || n.Shape != shapeOf(v) || n.Buffers.Ahead == nil || m.shuttle.out {
 		return nil
 	}
-	err := n.Backend.Upload(n.Fields.Ahead, v.Data, v.Channels)
+	err := n.Backend.Upload(n.Buffers.Ahead, v.Data, v.Channels)
 	switch {
 	case err == nil:
-		m.waits, w.e.waits = w, n.Fields.Ahead
+		m.waits, w.e.waits = w, n.Buffers.Ahead
 	case m.trouble(err) == backend.Lost:
 		return m.published.lose(err)
 	}
@@ -210,7 +210,7 @@ type returns struct {
 }
 
 // take brings the content of an output buffer to the result of method i.
-func (e *explanation) take(i int, s *network.Slide, to *[]float32) (err error) {
+func (e *explanation) take(i int, s *network.Output, to *[]float32) (err error) {
 	if e.stay {
 		return nil
 	}
@@ -224,7 +224,7 @@ func (e *explanation) take(i int, s *network.Slide, to *[]float32) (err error) {
 		defer s.Leaves.Done()
 		values, err := field.Take()
 		if t := e.model.trouble(err); err != nil && (t == backend.NoMemory || t == backend.Transient) {
-			values, err = field.Take() // the slide still holds it
+			values, err = field.Take() // the output still holds it
 		}
 		if err == nil {
 			*to = values

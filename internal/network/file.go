@@ -76,7 +76,7 @@ func (f *File) Shape() [4]int {
 	return shape
 }
 
-// FullShape is Shape where every size must be known.
+// FullShape returns Shape; an unknown size is an error.
 func (f *File) FullShape() ([4]int, error) {
 	shape := f.Shape()
 	if slices.Min(shape[:]) < 1 {

@@ -2,7 +2,7 @@ package network
 
 import "github.com/voxcam/voxcam/cam"
 
-// growth is what must be allowed, in parts of what plans were made for, before larger ones are made: making and loading them takes time.
+// growth is the factor by which more must be allowed than plans were made for, before larger ones are made: making and loading them takes time.
 const growth = 1.25
 
 // Exceeds reports whether plans take more than is allowed.
@@ -27,5 +27,5 @@ func (n *Network) Outgrown(allowed cam.Budget) bool {
 
 // Full reports whether there is nothing to be had from more memory: whole tensors, and all fields on the device.
 func (n *Network) Full() bool {
-	return n.Level() == cam.LevelWhole && (n.Places == places{} || !n.ahead && n.Places == cheaper[0])
+	return n.Level() == cam.LevelWhole && (n.Placement == placement{} || !n.ahead && n.Placement == cheaper[0])
 }

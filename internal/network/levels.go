@@ -6,7 +6,7 @@ import (
 	"github.com/voxcam/voxcam/internal/plan"
 )
 
-// State tells what a network holds, for those who look on.
+// State tells what a network holds, for status displays.
 type State struct {
 	Level   cam.Level   `json:"level,omitempty"` // "" while there are no plans
 	Budget  int         `json:"budget_bytes"`    // that the plans were made for; 0: none, or the least that works
@@ -36,7 +36,7 @@ func (n *Network) State() State {
 	return s
 }
 
-// passName is a pass as people know it.
+// passName returns the name of a program for people.
 func (n *Network) passName(input bool) string {
 	if input {
 		return "gradient at the volume"
@@ -44,15 +44,15 @@ func (n *Network) passName(input bool) string {
 	return "gradient at the layer " + n.Target.Label
 }
 
-// whole is the size of an arena with whole tensors.
+// whole returns the bytes of an arena with whole tensors.
 func (p *Gradient) whole() int {
-	if p.drafts.whole == 0 {
-		p.drafts.whole = plan.Make(p.graph).Peak
+	if p.candidates.whole == 0 {
+		p.candidates.whole = plan.Make(p.graph).Peak
 	}
-	return p.drafts.whole
+	return p.candidates.whole
 }
 
-// Level is that of the plans; "" without any.
+// Level returns the level of the plans; "" without any.
 func (n *Network) Level() (level cam.Level) {
 	for _, p := range n.Passes() {
 		switch l := n.passLevel(p); {
@@ -65,20 +65,20 @@ func (n *Network) Level() (level cam.Level) {
 	return level
 }
 
-// passLevel is the level of a plan.
+// passLevel returns the level of a plan.
 func (n *Network) passLevel(p *Gradient) cam.Level {
 	switch {
-	case n.Places.volume == backend.OnHost && n.fieldBytes(n.needs, places{}) > 0:
+	case n.Placement.volume == backend.OnHost && n.bufferBytes(n.needs, placement{}) > 0:
 		return cam.LevelHost
 	case keepsAll(p.plan) || p.plan.Peak >= p.whole():
 		return cam.LevelWhole
-	case p.plan.Peak <= p.drafts.leastPeak:
+	case p.plan.Peak <= p.candidates.leastPeak:
 		return cam.LevelSmallest
 	}
 	return cam.LevelStreamed
 }
 
-// keepsAll reports whether a plan streams nothing and computes nothing twice.
+// keepsAll reports whether a plan streams nothing and rematerialises nothing.
 func keepsAll(p *plan.Plan) bool {
 	for _, u := range p.Units {
 		if u.RingBytes > 0 || len(u.Rematerialised) > 0 {

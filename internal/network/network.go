@@ -33,23 +33,23 @@ type Network struct {
 	free    func() (int, error) // memory of the host that is free
 	weights map[[2]bool]int     // bytes, by whether the passes at the layer and at the input are needed
 
-	Budget  cam.Budget // of the plans
-	Forced  bool       // the device refused more
-	needs   Needs
-	Placed  bool // places are those of needs and budget
-	Places  places
-	Taken   int // bytes of the memory that a budget bounds which plans and fields take; 0: there are no plans, or nobody needs to know
-	Fields  fields
-	Arena   backend.Arena // of all programs; made with the first
-	atLayer *Gradient
-	atInput *Gradient
+	Budget    cam.Budget // of the plans
+	Forced    bool       // the device refused more
+	needs     Needs
+	Placed    bool // Placement is that of needs and Budget
+	Placement placement
+	Taken     int // bytes that plans and buffers take of what a budget bounds; 0: there are no plans, or budgets do not move
+	Buffers   buffers
+	Arena     backend.Arena // of all programs; made with the first
+	atLayer   *Gradient
+	atInput   *Gradient
 }
 
 // AfterPass is called with the text of the graph, without weights, as it was imported ("import"), after each pass of the compiler, and after
 // differentiation. Names from differentiation on begin with "layer-" or "volume-": what the gradient is taken at.
 type AfterPass func(pass, graph string) error
 
-// Binding says for what a model is bound.
+// Binding describes what a model is bound to: a shape, a device, and a budget.
 type Binding struct {
 	Shape     [4]int // of volumes, [C, D, H, W]
 	Backend   backend.Backend
@@ -120,7 +120,7 @@ func (f *File) bind(ctx context.Context, b Binding) (*Network, error) {
 	return n, nil
 }
 
-// describe is a target layer as records have it.
+// describe returns a target layer as records have it.
 func describe(t layer.Target) *cam.Layer {
 	return &cam.Layer{
 		Name: t.Label, Value: t.Value.Name, Shape: t.Value.Shape().Clone(), Axes: t.Axes.String(), Module: t.Module, Call: t.Call, Calls: t.Calls,
@@ -148,7 +148,7 @@ func scores(g *ir.Graph) (*ir.Value, error) {
 	return nil, fmt.Errorf("no output is a vector of class scores [1, classes]: the outputs are %s", shapes)
 }
 
-// Gradient is a pass through the network: a program that computes the class scores and the gradient of one of them.
+// Gradient is a gradient program: it computes the class scores, and the gradient of one of them at the layer or at the input.
 type Gradient struct {
 	graph    *ir.Graph
 	Input    bool // at the input, not at a layer
@@ -160,12 +160,12 @@ type Gradient struct {
 	Gradient *ir.Value
 	axes     ir.Axes // of at
 
-	drafts  drafts
-	plan    *plan.Plan      // nil without one
-	arena   int             // bytes of an arena for the plan
-	bytes   int             // of an arena, and what the plan's steps compute with besides
-	split   int             // the first step of the plan that needs the seed
-	Program backend.Program // nil while it is not loaded
+	candidates candidates
+	plan       *plan.Plan      // nil without one
+	arena      int             // bytes of an arena for the plan
+	bytes      int             // of an arena, and what the plan's steps compute with besides
+	split      int             // the first step of the plan that needs the seed
+	Program    backend.Program // nil while it is not loaded
 	// Whether the volume lies outside the arena.
 	volumeOutside bool
 }
@@ -195,7 +195,7 @@ func (n *Network) slot(input bool) **Gradient {
 	return &n.atLayer
 }
 
-// pass is the gradient at the layer, or at the input, without a plan if nobody has made one.
+// pass returns the gradient program at the layer, or at the input, perhaps without a plan.
 func (n *Network) pass(input bool) (p *Gradient, err error) {
 	slot := n.slot(input)
 	if *slot == nil {
@@ -204,7 +204,7 @@ func (n *Network) pass(input bool) (p *Gradient, err error) {
 	return *slot, err
 }
 
-// Passes are those that have plans.
+// Passes returns the gradient programs that have plans.
 func (n *Network) Passes() (list []*Gradient) {
 	for _, p := range []*Gradient{n.atLayer, n.atInput} {
 		if p != nil && p.plan != nil {
@@ -214,11 +214,11 @@ func (n *Network) Passes() (list []*Gradient) {
 	return list
 }
 
-// Require makes places and plans for what is needed besides what was needed before. It takes no memory of a device, and gives some back
-// where plans and fields are in the way.
+// Require adds to the needs, and makes placement and plans for them. It takes no memory of a device, and gives some back where plans and
+// buffers are in the way.
 func (n *Network) Require(ctx context.Context, needed Needs) error {
 	more := n.needs.and(needed)
-	grown := more.input && !n.needs.input || n.fieldBytes(more, n.Places) > n.fieldBytes(n.needs, n.Places)
+	grown := more.input && !n.needs.input || n.bufferBytes(more, n.Placement) > n.bufferBytes(n.needs, n.Placement)
 	if n.needs = more; grown { // plans did not reckon with weights and fields that are needed now
 		if err := n.Replan(n.Budget); err != nil {
 			return err
@@ -240,7 +240,7 @@ func (n *Network) Require(ctx context.Context, needed Needs) error {
 		if leastErr != nil {
 			return leastErr
 		}
-		tooSmall.Smallest = max(tooSmall.Smallest, least+n.fieldBytes(n.needs, n.Places))
+		tooSmall.Smallest = max(tooSmall.Smallest, least+n.bufferBytes(n.needs, n.Placement))
 	}
 	return err
 }
@@ -280,7 +280,7 @@ func (n *Network) plan(ctx context.Context, needed Needs) error {
 	for _, p := range n.Passes() {
 		most = max(most, p.bytes)
 	}
-	n.Taken = most + weights + n.fieldBytes(n.needs, n.Places)
+	n.Taken = most + weights + n.bufferBytes(n.needs, n.Placement)
 	return nil
 }
 
@@ -310,15 +310,15 @@ func (n *Network) Load(ctx context.Context) (err error) {
 	return nil
 }
 
-// loadInto puts a program into the arena, with its gradient in a field if that lies outside.
+// loadInto puts a program into the arena, with its gradient in a buffer if that lies outside.
 func (n *Network) loadInto(ctx context.Context, p *Gradient) (err error) {
 	of := p.plan.BufferOf()
 	p.volumeOutside = p.plan.Buffers[of[p.volume]].External
 	outside := p.plan.Buffers[of[p.Gradient]].External
 	program, err := n.Backend.Load(ctx, p.plan, n.Arena)
 	if err == nil && outside {
-		if err = n.take(&n.Fields.gradient, n.Values(), n.Places.gradient); err == nil {
-			err = program.Bind(p.Gradient, n.Fields.gradient)
+		if err = n.take(&n.Buffers.gradient, n.Values(), n.Placement.gradient); err == nil {
+			err = program.Bind(p.Gradient, n.Buffers.gradient)
 		}
 		if err != nil {
 			err = errors.Join(err, program.Close())
@@ -393,7 +393,7 @@ func (n *Network) unload() error {
 }
 
 // Close gives back all that was taken, and forgets the plans.
-func (n *Network) Close() error { return errors.Join(n.Replan(n.Budget), n.Fields.close()) }
+func (n *Network) Close() error { return errors.Join(n.Replan(n.Budget), n.Buffers.close()) }
 
 // put brings a volume to where the program reads it.
 func (p *Gradient) put(x backend.Field) error {
@@ -434,7 +434,7 @@ func (p *Gradient) Backward(ctx context.Context, class int) error {
 	return p.Program.Run(ctx, p.split, len(p.plan.Steps))
 }
 
-// Both is forward and backward in one run, without the scores.
+// Both runs forward and backward in one, without reading the scores.
 func (p *Gradient) Both(ctx context.Context, x backend.Field, class int) error {
 	if err := p.put(x); err != nil {
 		return err
@@ -445,7 +445,7 @@ func (p *Gradient) Both(ctx context.Context, x backend.Field, class int) error {
 	return p.Program.Run(ctx, 0, len(p.plan.Steps))
 }
 
-// Layer is the layer with the gradient at it, until the next run.
+// Layer returns the activation of the layer and the gradient at it, valid until the next run.
 func (p *Gradient) Layer(score float64) (l backend.Layer, err error) {
 	if l.Layout, err = backend.NewLayout(p.at.Shape(), p.axes); err != nil {
 		return l, err

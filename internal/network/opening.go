@@ -11,10 +11,10 @@ import (
 	"github.com/voxcam/voxcam/internal/sysmem"
 )
 
-// leastOpening has the bytes that opening a model may take of the host's memory, however small the budget.
+// leastOpening is the number of bytes that opening a model may take of the host's memory, however small the budget.
 const leastOpening = 128 << 20
 
-// unknownOpening has those where nobody says how much is free.
+// unknownOpening is that number where the free memory is not known.
 const unknownOpening = 4 << 30
 
 // OpeningBytes returns the bytes that opening a model may take of the host's memory, before there is a plan: the budget, where that is a size and bounds

@@ -16,11 +16,11 @@ const mostSize = 1 << 16
 // ModelOptions say how the file of a model is to be understood. As JSON they go from one process to another.
 type ModelOptions struct {
 	// TargetLayer is a PyTorch module path, perhaps with the number of a call ("layer4.1.relu@1"), or the name of a node or value in the
-	// file; "" is the last layer before the scores that has features at places of the volume.
+	// file; "" is the last layer before the scores that has features at placement of the volume.
 	TargetLayer string `json:"target_layer,omitempty"`
 	// LayerLayout names the axes of the target layer, as layer.LayoutHelp says; "" recognises them.
 	LayerLayout string `json:"layer_layout,omitempty"`
-	// TokenGrid places the tokens of a layer in space: depth, height, width; zero takes it from the graph.
+	// TokenGrid placement the tokens of a layer in space: depth, height, width; zero takes it from the graph.
 	TokenGrid [3]int `json:"token_grid,omitzero"`
 	// PrefixTokens are tokens of no place (class tokens, registers) in front of the others; 0 takes their number from the graph.
 	PrefixTokens int `json:"prefix_tokens,omitzero"`

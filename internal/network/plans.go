@@ -12,15 +12,15 @@ import (
 	"github.com/voxcam/voxcam/internal/plan"
 )
 
-// drafts are the choices for the plan of a pass, and what is known of its plans. Where plans follow a budget that moves they are kept with
-// the network, besides a few plans: choices take some KB of the host's memory for each node of the graph, and a tenth of a second or two
+// candidates are the search for the plan of a program, and what was found. Where plans follow a budget that moves they are kept with
+// the network, besides a few plans: a search takes some KB of the host's memory for each node of the graph, and a tenth of a second or two
 // to find again.
-type drafts struct {
+type candidates struct {
 	search    *plan.Search
 	made      map[int]sized // by budget
 	least     sized         // the smallest
-	leastPeak int           // of it; 0 while nobody has asked
-	whole     int           // bytes of an arena with whole tensors; 0 while nobody has asked
+	leastPeak int           // of it; 0 while it is not known
+	whole     int           // bytes of an arena with whole tensors; 0 while it is not known
 }
 
 // sized is a plan with the bytes of its arena, and with those that its steps take besides.
@@ -29,35 +29,35 @@ type sized struct {
 	arena, bytes int
 }
 
-// keptPlans is how many plans of a pass are kept. A budget that goes up and down comes back to the same ones.
+// keptPlans bounds the plans of a program that are kept. A budget that goes up and down comes back to the same ones.
 const keptPlans = 8
 
-// draft is a pass with the choices for its plan.
-func (n *Network) draft(ctx context.Context, input bool) (*Gradient, error) {
+// candidate returns a gradient program with the search for its plan.
+func (n *Network) candidate(ctx context.Context, input bool) (*Gradient, error) {
 	p, err := n.pass(input)
-	if err != nil || p.drafts.search != nil {
+	if err != nil || p.candidates.search != nil {
 		return p, err
 	}
 	search, err := plan.NewSearch(ctx, p.graph, plan.Options{External: p.external(), Costs: n.Backend.Costs()})
 	if err != nil {
 		return nil, err
 	}
-	p.drafts = drafts{search: search, made: map[int]sized{}, leastPeak: p.drafts.leastPeak, whole: p.drafts.whole}
+	p.candidates = candidates{search: search, made: map[int]sized{}, leastPeak: p.candidates.leastPeak, whole: p.candidates.whole}
 	return p, nil
 }
 
-// planPass gives a pass its plan within the network's budget, of which fields, the backend's copies of the weights, and what its steps
+// planPass gives a program its plan within the network's budget, of which buffers, the backend's copies of the weights, and what its steps
 // compute with take a part.
 func (n *Network) planPass(ctx context.Context, p *Gradient) (err error) {
 	var made sized
 	if n.Budget.Bounded() {
-		if _, err := n.draft(ctx, p.Input); err != nil {
+		if _, err := n.candidate(ctx, p.Input); err != nil {
 			return err
 		}
 		if made, err = n.within(ctx, p); err != nil {
 			return err
 		}
-		if !keepsAll(made.plan) && p.drafts.leastPeak == 0 { // which tells levels apart
+		if !keepsAll(made.plan) && p.candidates.leastPeak == 0 { // which tells levels apart
 			if _, err := n.smallest(ctx, p); err != nil {
 				return err
 			}
@@ -66,7 +66,7 @@ func (n *Network) planPass(ctx context.Context, p *Gradient) (err error) {
 		if made, err = n.size(plan.Make(p.graph)); err != nil {
 			return err
 		}
-		p.drafts.whole = made.plan.Peak
+		p.candidates.whole = made.plan.Peak
 	}
 	p.plan, p.arena, p.bytes = made.plan, made.arena, made.bytes
 	p.split = slices.IndexFunc(p.plan.Steps, func(s plan.Step) bool { return slices.Contains(s.Node.Inputs, p.seed) })
@@ -74,18 +74,18 @@ func (n *Network) planPass(ctx context.Context, p *Gradient) (err error) {
 		p.split = len(p.plan.Steps)
 	}
 	if !n.follows {
-		p.drafts.search, p.drafts.made, p.drafts.least.plan = nil, nil, nil
+		p.candidates.search, p.candidates.made, p.candidates.least.plan = nil, nil, nil
 	}
 	return nil
 }
 
-// within plans a draft.
+// within returns the plan of a candidate within the budget.
 func (n *Network) within(ctx context.Context, p *Gradient) (sized, error) {
 	switch {
 	case n.Budget.Smallest:
 		return n.smallestFree(ctx, p)
 	case n.Budget.Arena > 0:
-		made, err := p.drafts.search.Plan(ctx, n.Budget.Arena)
+		made, err := p.candidates.search.Plan(ctx, n.Budget.Arena)
 		if err != nil {
 			return sized{}, err
 		}
@@ -95,7 +95,7 @@ func (n *Network) within(ctx context.Context, p *Gradient) (sized, error) {
 	if err != nil {
 		return sized{}, err
 	}
-	fixed := weights + n.fieldBytes(n.needs, n.Places)
+	fixed := weights + n.bufferBytes(n.needs, n.Placement)
 	for besides := 0; ; {
 		made, err := n.upTo(ctx, p, max(1, n.Budget.Bytes-fixed-besides))
 		if tooSmall := (*plan.TooSmallError)(nil); errors.As(err, &tooSmall) {
@@ -117,8 +117,8 @@ func (n *Network) within(ctx context.Context, p *Gradient) (sized, error) {
 	}
 }
 
-// upTo is the fastest plan of a draft that takes at most so many bytes, or a few percent less where budgets move: so that those that are
-// close have the same plan.
+// upTo returns the fastest plan that takes at most budget bytes, or a few percent less where budgets move, so that close budgets have the
+// same plan.
 func (n *Network) upTo(ctx context.Context, p *Gradient, budget int) (sized, error) {
 	if n.follows {
 		least, err := n.smallest(ctx, p)
@@ -129,19 +129,19 @@ func (n *Network) upTo(ctx context.Context, p *Gradient, budget int) (sized, err
 			budget = coarse
 		}
 	}
-	if made, ok := p.drafts.made[budget]; ok {
+	if made, ok := p.candidates.made[budget]; ok {
 		return made, nil
 	}
-	best, err := p.drafts.search.Plan(ctx, budget)
+	best, err := p.candidates.search.Plan(ctx, budget)
 	if err != nil {
 		return sized{}, err
 	}
 	made, err := n.size(best)
 	if err == nil {
-		if len(p.drafts.made) >= keptPlans {
-			clear(p.drafts.made)
+		if len(p.candidates.made) >= keptPlans {
+			clear(p.candidates.made)
 		}
-		p.drafts.made[budget] = made
+		p.candidates.made[budget] = made
 	}
 	return made, err
 }
@@ -152,23 +152,23 @@ func Coarsely(x int) int {
 	return x >> low << low
 }
 
-// smallest is the smallest plan of a draft.
+// smallest returns the smallest plan.
 func (n *Network) smallest(ctx context.Context, p *Gradient) (least sized, err error) {
-	if p.drafts.least.plan == nil {
-		found, err := p.drafts.search.Smallest(ctx)
+	if p.candidates.least.plan == nil {
+		found, err := p.candidates.search.Smallest(ctx)
 		if err != nil {
 			return sized{}, err
 		}
-		if p.drafts.least, err = n.size(found); err != nil {
-			p.drafts.least = sized{}
+		if p.candidates.least, err = n.size(found); err != nil {
+			p.candidates.least = sized{}
 			return sized{}, err
 		}
-		p.drafts.leastPeak = p.drafts.least.plan.Peak
+		p.candidates.leastPeak = p.candidates.least.plan.Peak
 	}
-	return p.drafts.least, err
+	return p.candidates.least, err
 }
 
-// smallestFree is the smallest plan of a draft, if the host has the memory for it: a device says so itself.
+// smallestFree returns the smallest plan, if the host has the memory for it: a device says so itself.
 func (n *Network) smallestFree(ctx context.Context, p *Gradient) (sized, error) {
 	least, err := n.smallest(ctx, p)
 	if _, resident := n.Backend.(backend.Resident); err != nil || resident {
@@ -196,8 +196,8 @@ func (n *Network) size(p *plan.Plan) (s sized, err error) {
 	return s, err
 }
 
-// weightBytes is what the backend's copies of the weights take when p, if there is one, the passes that volumes need, and those that
-// have plans are loaded.
+// weightBytes returns the bytes of the backend's copies of the weights with p, if it is not nil, the programs that volumes need, and those
+// that have plans.
 func (n *Network) weightBytes(p *Gradient) (int, error) {
 	var which [2]bool
 	var graphs []*ir.Graph
@@ -223,8 +223,8 @@ func (n *Network) weightBytes(p *Gradient) (int, error) {
 	return bytes, err
 }
 
-// external are the volume and, if it is what is wanted, the gradient with respect to it: they are streamed from and to where the
-// caller has them.
+// external returns the values outside the arena: the volume and, for the program at the input, its gradient. They are streamed from and to
+// device buffers.
 func (p *Gradient) external() []*ir.Value {
 	var ext []*ir.Value
 	for _, v := range []*ir.Value{p.volume, p.Gradient} {
@@ -271,7 +271,7 @@ func Plans(ctx context.Context, path string, o ModelOptions, b Binding, methods 
 		return nil, err
 	}
 	n.needs = NeedsOf(choices, n.Voxels(), n.Shape[0])
-	if n.Places, err = n.place(ctx); err != nil {
+	if n.Placement, err = n.place(ctx); err != nil {
 		return nil, err
 	}
 	for _, input := range []bool{false, true} {
@@ -287,7 +287,7 @@ func Plans(ctx context.Context, path string, o ModelOptions, b Binding, methods 
 		if len(pass.Methods) == 0 {
 			continue
 		}
-		p, err := n.draft(ctx, input)
+		p, err := n.candidate(ctx, input)
 		if err != nil {
 			return nil, err
 		}
@@ -299,12 +299,12 @@ func Plans(ctx context.Context, path string, o ModelOptions, b Binding, methods 
 		if err != nil {
 			return nil, err
 		}
-		pass.Curve, pass.Smallest, pass.Whole = p.drafts.search.Curve(), least.plan.Peak, p.whole()
+		pass.Curve, pass.Smallest, pass.Whole = p.candidates.search.Curve(), least.plan.Peak, p.whole()
 		if pass.Weights, err = n.weightBytes(p); err != nil {
 			return nil, err
 		}
 		pass.Weights += least.bytes - least.plan.Peak
-		pass.Fields = n.fieldBytes(n.needs, n.Places)
+		pass.Fields = n.bufferBytes(n.needs, n.Placement)
 		var tooSmall *cam.BudgetError
 		switch err := n.planPass(ctx, p); {
 		case errors.As(err, &tooSmall):

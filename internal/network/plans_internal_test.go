@@ -86,7 +86,7 @@ func TestPlansDoNotDependOnTheOnesBefore(t *testing.T) {
 	}
 }
 
-// Fields lie where there is room for them, and more memory never makes a pass slower by the estimates that places are chosen by.
+// Fields lie where there is room for them, and more memory never makes a pass slower by the estimates that placement are chosen by.
 func TestPlaces(t *testing.T) {
 	b, err := cuda.New(cuda.Options{Driver: simulator.Build(t)})
 	if err != nil {
@@ -99,15 +99,15 @@ func TestPlaces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	seconds := func(at places, budget int) float64 {
-		s, err := n.passSeconds(context.Background(), budget-n.fieldBytes(n.needs, at))
+	seconds := func(at placement, budget int) float64 {
+		s, err := n.passSeconds(context.Background(), budget-n.bufferBytes(n.needs, at))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return s + n.hostSeconds(at)
 	}
-	all := n.fieldBytes(n.needs, places{})
-	seen := map[places]bool{}
+	all := n.bufferBytes(n.needs, placement{})
+	seen := map[placement]bool{}
 	for budget, before := least, math.Inf(1); budget <= least+3*all; budget += all / 16 {
 		n.Budget = cam.Budget{Bytes: budget}
 		at, err := n.place(context.Background())
@@ -115,10 +115,10 @@ func TestPlaces(t *testing.T) {
 			t.Fatal(err)
 		}
 		seen[at] = true
-		if taken := n.fieldBytes(n.needs, at) + least; taken > budget {
+		if taken := n.bufferBytes(n.needs, at) + least; taken > budget {
 			t.Errorf("a budget of %d: fields at %+v and the smallest plan take %d", budget, at, taken)
 		}
-		if at == (places{}) {
+		if at == (placement{}) {
 			continue
 		}
 		took := seconds(at, budget)
@@ -127,7 +127,7 @@ func TestPlaces(t *testing.T) {
 		}
 		before = took
 	}
-	if !seen[onHost] || !seen[places{}] || len(seen) < 3 {
+	if !seen[onHost] || !seen[placement{}] || len(seen) < 3 {
 		t.Errorf("fields lay at %v", seen)
 	}
 }
