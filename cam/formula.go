@@ -23,7 +23,7 @@ type InputPoint struct {
 	Channels int
 }
 
-// Gathered is what was gathered at the points of a convention.
+// Gathered holds the sums over the points of a convention.
 type Gathered struct {
 	Moments  *Moments
 	Volume   []float32 // x, channels-last [voxels, channels]; read by conventions on a path
@@ -93,7 +93,7 @@ func (c Choice) PointsMap(g Gathered) ([]float32, error) {
 	return c.round(m.size/m.channels, func(from, to int) []float64 { return formula(g.voxels(from, to)) }, piece)
 }
 
-// voxels is what was gathered of some of the voxels, sharing memory with g.
+// voxels returns the sums of a range of voxels, sharing memory with g.
 func (g Gathered) voxels(from, to int) Gathered {
 	channels := g.Moments.channels
 	if g.Volume != nil {
@@ -130,7 +130,7 @@ func checkValues(method, what string, values []float32, channels int) error {
 	return nil
 }
 
-// piece is how many voxels of a volume a processor has in float64 at a time: the formulas at the input look at each voxel for itself.
+// piece is the number of voxels that a processor has in float64 at a time: the formulas at the input look at each voxel for itself.
 const piece = 1 << 16
 
 // round turns what formula says of voxels [from, to), step at a time, to float32, and refuses what is not finite there.

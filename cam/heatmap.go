@@ -8,7 +8,7 @@ import (
 	"github.com/voxcam/voxcam/internal/parallel"
 )
 
-// Finding is what a heatmap could not show. Its text is a reason for people; empty is a heatmap without reservation.
+// Finding is a reason why a heatmap does not show its map in full; empty: it does.
 type Finding string
 
 const (
@@ -64,7 +64,7 @@ func (m Method) Heatmap(signed []float32, from, to [3]int) ([]float32, Finding, 
 	return heat, m.Finding(low, high, upLow, upHigh), nil
 }
 
-// Finding is what the heatmap cannot show of a map whose values, behind the ReLU of positive methods, go from low to high, and from
+// Finding returns the finding for a map whose values, behind the ReLU of positive methods, go from low to high, and from
 // upLow to upHigh when it has the volume's size.
 func (m Method) Finding(low, high, upLow, upHigh float32) Finding {
 	size := max(math.Abs(float64(low)), math.Abs(float64(high)))

@@ -42,7 +42,7 @@ func MomentsBytes(voxels, channels int, choices ...Choice) int64 {
 	return 4 * int64(voxels) * int64(channels) * int64(len(arrays(keepOf(choices))))
 }
 
-// Kept says what moments keep for choices: the mean of the gradients, the sum of squared distances from it, the means of their
+// Kept reports which sums moments keep for choices: the mean of the gradients, the sum of squared distances from it, the means of their
 // absolute values and of their squares.
 func Kept(choices ...Choice) (mean, m2, abs, square bool) {
 	k := keepOf(choices)

@@ -76,7 +76,7 @@ func eigenCAM(l LayerPoint) ([]float64, error) {
 	return l.project(v, means), nil
 }
 
-// layerPart is how many voxels of a layer a processor does at a time.
+// layerPart is the number of voxels of a layer that a processor does at a time.
 func (l LayerPoint) layerPart() int { return 1 + parallel.Values/4/l.Channels }
 
 // overVoxels returns, for each channel k, the sum over voxels i of f(i, k, A), in parts that do not depend on the number of processors.

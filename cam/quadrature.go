@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// node is where a quadrature over [0, 1] evaluates, and how much that counts.
+// node is a point of a quadrature over [0, 1] with its weight.
 type node struct {
 	at, weight float64
 	share      float64 // of the weight in that of all nodes up to this one

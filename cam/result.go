@@ -12,7 +12,7 @@ const (
 	StatusSkipped  Status = "skipped_low_memory" // of a sample: there was not enough memory for any plan that the policy allows
 )
 
-// Level says how a volume was explained, from the most memory to the least. All give the same result but for rounding.
+// Level names the kind of plans that a volume was explained with, from the most memory to the least. All give the same result but for rounding.
 type Level string
 
 const (
@@ -28,7 +28,7 @@ func Levels() []Level {
 	return []Level{LevelWhole, LevelStreamed, LevelSmallest, LevelHost, LevelCPU}
 }
 
-// Execution says how a volume was explained, and what happened meanwhile.
+// Execution records the device, plans and events of explaining a volume.
 type Execution struct {
 	Device string `json:"device"` // that computed, such as cuda/NVIDIA H200
 	Level  Level  `json:"level"`
@@ -119,7 +119,7 @@ type Layer struct {
 	Notes         []string `json:"notes,omitempty"`    // choices that follow from the file
 }
 
-// Info is what is known of a model before a volume is seen.
+// Info describes a model before a volume is seen.
 type Info struct {
 	Path        string // the model's file
 	SHA256      string // hex digest of the model's file and of its external data files

@@ -1,6 +1,6 @@
 package cam
 
-// Kind says what a convention looks at.
+// Kind names the tensor that a convention looks at.
 type Kind uint8
 
 const (
@@ -28,8 +28,8 @@ func (s Sampling) String() string {
 	return map[Sampling]string{Once: "the volume", Noisy: "noisy copies", Path: "a path from the baseline"}[s]
 }
 
-// rule is how a convention makes its map. Its type says what it looks at, at which points, and which arithmetic there is, so that a row of the
-// table cannot say one thing and compute another.
+// rule is the arithmetic of a convention. Its type fixes the tensor that it looks at and the points, so that a row of the table cannot say one
+// thing and compute another.
 type rule interface {
 	kind() Kind
 	sampling() Sampling
@@ -76,7 +76,7 @@ func (ofInput) sampling() Sampling      { return Once }
 func (ofNoise) sampling() Sampling      { return Noisy }
 func (ofPath) sampling() Sampling       { return Path }
 
-// Kind says what the convention looks at.
+// Kind returns the tensor that the convention looks at.
 func (c Convention) Kind() Kind { return c.rule.kind() }
 
 // Sampling says at which points the convention has the network evaluated.

@@ -35,7 +35,7 @@ func New(channels, depth, height, width int) *Volume {
 	}
 }
 
-// CheckSize says why a volume is none: it is nil, a size is below 1, or Data has another length than the sizes have.
+// CheckSize returns an error if a volume is none: it is nil, a size is below 1, or Data has another length than the sizes have.
 func (v *Volume) CheckSize() error {
 	if v == nil {
 		return errors.New("there is no volume: it is nil")

@@ -11,7 +11,7 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// Attribution is what happens around the network, done where the network runs, so that nothing of the size of a volume leaves a
+// Attribution is the arithmetic around the network, done where the network runs, so that nothing of the size of a volume leaves a
 // device before a map is done. Volumes and the gradients by them are fields [D, H, W, C], maps and heatmaps fields with one value a
 // voxel. Package cam has the formulas; what it refuses is refused here with the same errors.
 type Attribution interface {
@@ -55,7 +55,7 @@ type Layer struct {
 	Score                float64
 }
 
-// Layout says where voxel [z, y, x] and channel c are in a tensor: at Start plus the sum of the indices times Stride, plus
+// Layout is the place of voxel [z, y, x] and channel c in a tensor: at Start plus the sum of the indices times Stride, plus
 // c*ChannelStride. Strides may be negative.
 type Layout struct {
 	Voxels, Channels int
@@ -105,7 +105,7 @@ func NewLayout(shape tensor.Shape, axes ir.Axes) (Layout, error) {
 	return l, nil
 }
 
-// At is where channel 0 of voxel v is.
+// At returns the place of channel 0 of voxel v.
 func (l *Layout) At(v int) int {
 	x, y, z := v%l.Size[2], v/l.Size[2]%l.Size[1], v/l.Size[2]/l.Size[1]
 	return l.Start + z*l.Stride[0] + y*l.Stride[1] + x*l.Stride[2]

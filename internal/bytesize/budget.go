@@ -10,7 +10,7 @@ import (
 // that a budget does not count, for the page cache that weights are read through, and for the others on the machine.
 const AutoShare = 0.60
 
-// Budget is what a user says about memory. The zero value is "auto".
+// Budget bounds memory, as a user writes it. The zero value is "auto".
 type Budget struct {
 	text  string
 	share float64 // of the free memory

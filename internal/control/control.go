@@ -14,14 +14,14 @@ import (
 	"github.com/voxcam/voxcam/internal/policy"
 )
 
-// Session is what answers on a socket.
+// Session answers on a socket.
 type Session interface {
 	Status(ctx context.Context) (Status, error)
 	// Order returns when the operation is done, which may take as long as a pass through the network.
 	Order(ctx context.Context, o policy.Order) (policy.Outcome, error)
 }
 
-// Status is what a session says of itself.
+// Status describes a session.
 type Status struct {
 	PID     int       `json:"pid"`
 	Worker  int       `json:"worker_pid,omitempty"` // the process that has the device; 0: the session itself

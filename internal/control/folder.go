@@ -11,7 +11,7 @@ import (
 	"syscall"
 )
 
-// folders are where sockets lie, the best first: a user's runtime folder ends with the login and is the user's alone; the folder for
+// folders returns the folders of sockets, the best first: a user's runtime folder ends with the login and is the user's alone; the folder for
 // temporary files is everybody's.
 func folders() []string {
 	var out []string

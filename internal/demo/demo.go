@@ -64,7 +64,7 @@ func Cases(n int, seed uint64) []Case {
 	return cases
 }
 
-// Dataset says where WriteDataset has put things.
+// Dataset has the paths of what WriteDataset wrote.
 type Dataset struct {
 	Config string // configuration of the run, TOML
 	Model  string // ONNX file

@@ -26,7 +26,7 @@ const (
 	Fault     = "VOXCAM_CUDA_FAULT"     // calls of the driver that are to fail, for tests (driver.ParseFaults)
 )
 
-// CUDA is what the environment says of GPUs.
+// CUDA describes the GPUs of the environment.
 func CUDA() cuda.Options {
 	return cuda.Options{Driver: os.Getenv(Driver), NVML: os.Getenv(NVML), Libraries: os.Getenv(Libraries), Kernels: os.Getenv(Kernels), Cudnn: true,
 		Fault: os.Getenv(Fault)}
@@ -45,13 +45,13 @@ type Device struct {
 // Close gives the device back. Models on it must have been closed.
 func (d *Device) Close() error { return d.close() }
 
-// FreeMemory is what a budget can share, in bytes.
+// FreeMemory returns the bytes that a budget can be a share of.
 func (d *Device) FreeMemory() (int, error) { return d.free() }
 
 // UUID is the identity of a GPU, like GPU-... or MIG-...; empty for the processor.
 func (d *Device) UUID() string { return d.uuid }
 
-// Trouble says why a device could not be opened: backend.NoMemory if its memory was short, so that a later call may find it open.
+// Trouble returns the class of the error with which a device did not open: backend.NoMemory if its memory was short, so that a later call may find it open.
 func Trouble(err error) backend.Trouble { return cuda.Trouble(err) }
 
 // Defaults of Options. A processor computes in the default precision only.

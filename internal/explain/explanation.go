@@ -65,7 +65,7 @@ func (e *explanation) begin(choices []cam.Choice) (err error) {
 	return err
 }
 
-// attempt does what is left to do.
+// attempt does the remaining work.
 func (e *explanation) attempt(ctx context.Context) error {
 	if err := e.model.ready(ctx, e, e.needs); err != nil {
 		return err

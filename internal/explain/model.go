@@ -34,7 +34,7 @@ func (o Options) Check() error {
 	return errors.Join(o.ModelOptions.Check(), network.CheckBudget(o.Budget))
 }
 
-// Shuttle says when a model gives the memory of the device back, and brings the weights to the host, while no volume is explained.
+// Shuttle is the moment at which a model leaves the device between volumes: it gives the memory back, and brings the weights to the host.
 type Shuttle uint8
 
 const (

@@ -61,7 +61,7 @@ func (m *Model) reserved() int {
 	return u.Reserved
 }
 
-// Usage says how the memory of the device is used; false where it cannot be known.
+// Usage returns the use of the device's memory; false where it is not known.
 func (m *Model) Usage() (backend.Usage, bool) {
 	if m.resident == nil || m.published.lost() != nil {
 		return backend.Usage{}, false

@@ -8,7 +8,7 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 )
 
-// Health is how a device's memory is: the worse of what is free and of how fragmented it is.
+// Health grades a device's memory: the worse of the grades of its free memory and of its fragmentation.
 type Health uint8
 
 // From the best to the worst, so that max is the worse of two.
@@ -49,7 +49,7 @@ func DefaultBands() Bands {
 	return Bands{Free: [3]int{5 * bytesize.GiB, bytesize.GiB, bytesize.GiB / 2}, Fragmentation: [3]float64{0.10, 0.25, 0.50}}
 }
 
-// Judge says how memory is, of which so many bytes are free.
+// Judge grades memory with free bytes free.
 func (b Bands) Judge(free int, fragmentation float64) Health {
 	byFree, bySplit := Critical, Critical
 	switch {

@@ -53,7 +53,7 @@ func newProcesses(driver string) *processes {
 	return p
 }
 
-// Identify says who a process is. An error wraps fs.ErrNotExist where there is none of that number.
+// Identify describes a process. An error wraps fs.ErrNotExist where there is none of that number.
 func Identify(pid int) (Process, error) { return newProcesses("").identify(pid) }
 
 // identify fills what proc(5) tells; other users' processes can hide a part.

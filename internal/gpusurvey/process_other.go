@@ -12,7 +12,7 @@ type processes struct{}
 
 func newProcesses(string) *processes { return &processes{} }
 
-// Identify says who a process is, on Linux.
+// Identify describes a process, on Linux.
 func Identify(pid int) (Process, error) {
 	return Process{PID: pid, Bytes: -1, UID: -1}, fmt.Errorf("process %d: who it is cannot be told on this system: %w", pid, errors.ErrUnsupported)
 }

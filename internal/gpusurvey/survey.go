@@ -35,7 +35,7 @@ type Options struct {
 	Only []int
 }
 
-// Session is what is known of a session of this program.
+// Session describes a session of this program.
 type Session struct {
 	Name  string        `json:"session"`
 	PIDs  []int         `json:"pids"`           // of all its processes
@@ -47,7 +47,7 @@ type Session struct {
 // Fragmentation is the share of what is free, or held without anything in it, that the session could not get as one block.
 func (s Session) Fragmentation() float64 { return s.Usage.Fragmentation() }
 
-// Survey is how the memory of a machine is used at a time.
+// Survey shows the use of a machine's memory at one moment.
 type Survey struct {
 	Time     time.Time `json:"time"`
 	GPUs     []GPU     `json:"gpus"` // in the order of CUDA, then those that CUDA does not show
@@ -92,7 +92,7 @@ type GPU struct {
 // Hidden reports whether this process cannot use the GPU.
 func (g GPU) Hidden() bool { return g.Number < 0 }
 
-// Context is what the driver says of a GPU from within.
+// Context holds the driver's figures of a GPU, read from a context on it.
 type Context struct {
 	Free  int `json:"driver_free_bytes"` // besides this context
 	Total int `json:"driver_total_bytes"`
@@ -302,7 +302,7 @@ func (s *Surveyor) attribute(g *GPU, sessions []Session) {
 	slices.SortStableFunc(g.Processes, func(a, b Process) int { return b.Bytes - a.Bytes })
 }
 
-// piece is what the driver hands out memory in. Pieces are mapped side by side wherever they lie, so that of what is free to anybody only
+// piece is the unit in which the driver hands out memory. Pieces are mapped side by side wherever they lie, so that of what is free to anybody only
 // what is less than one cannot be had.
 const piece = 2 * bytesize.MiB
 
@@ -350,7 +350,7 @@ func (s *Surveyor) figure(g *GPU, sessions []Session) {
 	g.Health = s.o.Bands.Judge(g.TrulyFree, g.Fragmentation)
 }
 
-// host says what the processor has.
+// host returns the figures of the host.
 func (s *Surveyor) host() Host {
 	h := Host{Free: -1, Total: hostTotal()}
 	free, err := sysmem.Free()

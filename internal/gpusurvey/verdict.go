@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Verdict says how the memory is that counts.
+// Verdict grades the memory that a run would use.
 type Verdict struct {
 	Counted []string `json:"counted"` // devices, such as cuda:0; the processor where there is no GPU
 	Health  Health   `json:"health"`  // the worst of them
@@ -47,7 +47,7 @@ func (e *NoGPUError) Error() string {
 	return strings.Join(append([]string{fmt.Sprintf("%s: there is no such GPU", e.Device)}, e.Notes...), "; ")
 }
 
-// Judge says how the memory of a device is, named as for NumberOf: of GPUs, those that this process can use, and of the host where there is none.
+// Judge grades the memory of a device, named as for NumberOf: of GPUs, those that this process can use, and of the host where there is none.
 // A GPU that is named and not there is a *NoGPUError.
 func (s *Survey) Judge(device string) (v Verdict, err error) {
 	number, err := NumberOf(device)

@@ -8,7 +8,7 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// Axes says what the axes of a value stand for, one Axis each.
+// Axes gives the meaning of each axis of a value.
 //
 // As text an axis is a letter, or the sum of its positions in brackets: "N(1+D3*H3*W3)C" is a batch, a class token in front of the
 // tokens of 3 x 3 x 3 cells, width fastest, and channels. A minus marks a letter that runs backwards: "(-D8)".

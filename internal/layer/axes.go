@@ -533,7 +533,7 @@ func (t *traced) public() (ir.Axes, error) {
 	return axes, nil
 }
 
-// cut says what of the volume the network cut off before the value: the map of the rest is spread over the whole. A quarter of an axis
+// cut describes the part of the volume that the network cut off before the value: the map of the rest is spread over the whole. A quarter of an axis
 // and more is an error.
 func (t *traced) cut() (warnings []string, err error) {
 	for k, l := range []byte(space) {

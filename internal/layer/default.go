@@ -52,7 +52,7 @@ func (idx *index) last(req Request) (Target, error) {
 	return Target{}, fmt.Errorf("%w; name one by the option target_layer", ErrNoSpatialLayer)
 }
 
-// unplaced says why the last layer that could be the default one, were its axes known, cannot be placed in the volume; nil if there is none.
+// unplaced returns why the last layer that could be the default one, were its axes known, cannot be placed in the volume; nil if there is none.
 func (idx *index) unplaced(d *dependence, req Request) error {
 	for _, n := range slices.Backward(idx.m.Nodes) {
 		if len(n.Outputs) == 0 || n.Outputs[0] == nil {

@@ -69,7 +69,7 @@ func InputAxes(ctx context.Context, file *onnx.Model, memory int) (InputOrder, e
 	return InputOrder{Axes: "N" + rest[:at-1] + "C" + rest[at-1:]}, nil
 }
 
-// Confirm says what is assumed of the input of a model that was imported with its axes as N, C, D, H, W, and returns an error if an
+// Confirm returns the assumption about the input of a model that was imported with its axes as N, C, D, H, W, and returns an error if an
 // operation shows another order.
 func Confirm(m *onnx.Imported) (assumed string, err error) {
 	shape := m.Input.Shape()

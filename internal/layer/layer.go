@@ -136,7 +136,7 @@ func cutHead(path, head string) (string, string) {
 	return head + "." + first, rest
 }
 
-// missing says what may have become of a module that the file does not have.
+// missing explains the absence of a module from the file.
 func (idx *index) missing() string {
 	const gone = "modules that compute nothing when the model is used (Dropout, Identity) have no node in the file"
 	n := 0
@@ -223,7 +223,7 @@ func (idx *index) output(t *Target, name string, nodes []int) error {
 	return nil
 }
 
-// judge says what is not known of a module's output, which node made computes, and whether it is another tensor.
+// judge returns the doubts about a module's output, which node made computes, and whether it is another tensor.
 func (idx *index) judge(t *Target, name string, nodes []int, made int) {
 	if !idx.called(name) {
 		t.warn("the file has no call of %s itself, only of modules in it: the last output of these is taken for its own", name)

@@ -18,7 +18,7 @@ var named = map[string]map[int]string{
 	"channels-last":  {5: "NDHWC", 4: "DHWC", 3: "NTC"},
 }
 
-// LayoutHelp says how a layout is written.
+// LayoutHelp describes the spelling of a layout.
 const LayoutHelp = "auto, channels-first, channels-last, or a letter for each axis: N (batch), C (channels), D H W (depth, height, width), " +
 	"T (tokens), such as NDHWC or DTC (slices with tokens)"
 

@@ -38,7 +38,7 @@ func (h *History) Add(l Look) {
 	}
 }
 
-// ours is what processes of this program hold of a GPU.
+// ours returns the bytes of a GPU that processes of this program hold.
 func ours(g gpusurvey.GPU) int { return g.Reserved }
 
 // blocks are columns of one eighth of a cell to a whole cell.

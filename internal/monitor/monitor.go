@@ -12,7 +12,7 @@ import (
 	"github.com/voxcam/voxcam/internal/gpusurvey"
 )
 
-// Look is what was seen at one moment.
+// Look shows GPUs and sessions at one moment.
 type Look struct {
 	Time     time.Time       `json:"time"`
 	GPUs     []gpusurvey.GPU `json:"gpus"`
@@ -21,7 +21,7 @@ type Look struct {
 	Notes    []string        `json:"notes,omitempty"`
 }
 
-// Session is what a session said of itself, or, with its PID, why it did not.
+// Session is the answer of a session, or its PID and why it did not answer.
 type Session struct {
 	control.Status
 	Problem string `json:"problem,omitempty"` // a sentence that names the process

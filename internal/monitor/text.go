@@ -8,7 +8,7 @@ import (
 	"github.com/voxcam/voxcam/internal/printable"
 )
 
-// style is how a piece of text looks, as SGR parameters of a terminal (ECMA-48).
+// style is the look of a piece of text, as SGR parameters of a terminal (ECMA-48).
 type style string
 
 const (
@@ -34,7 +34,7 @@ func text(s string) line { return line{{s, plain}} }
 
 func (l line) add(s string, st style) line { return append(l, piece{s, st}) }
 
-// width is how many cells a line takes.
+// width returns the number of cells that a line takes.
 func (l line) width() int {
 	n := 0
 	for _, p := range l {

@@ -16,7 +16,7 @@ type View struct {
 	Title         string
 }
 
-// detail is how much a frame shows. Frames that do not fit show less, in this order.
+// detail is the amount of information in a frame. Frames that do not fit show less, in this order.
 type detail struct {
 	graph     int // rows
 	processes int // per GPU
@@ -258,7 +258,7 @@ func session(s Session, d detail, now time.Time) (out []line) {
 	return out
 }
 
-// tally is how many samples have a status.
+// tally returns the number of samples with each status.
 type tally struct {
 	name  string
 	n     int
@@ -269,7 +269,7 @@ func tallies(s Session) []tally {
 	return []tally{{"ok", s.OK, green}, {"degraded", s.Degraded, yellow}, {"failed", s.Failed, red}, {"skipped", s.Skipped, red}}
 }
 
-// planText is how a session computes.
+// planText describes the plans of a session.
 func planText(s Session) string {
 	budget := "budget: the least that works"
 	if s.Budget > 0 {
@@ -289,7 +289,7 @@ func planText(s Session) string {
 	return t
 }
 
-// holdings is what a session has of its device.
+// holdings describes the memory of a session.
 func holdings(s Session) string {
 	if s.Usage.Reserved+s.Usage.Overhead == 0 {
 		return ""
@@ -297,7 +297,7 @@ func holdings(s Session) string {
 	return fmt.Sprintf(", holds %s, uses %s", bytesize.Format(s.Usage.Reserved+s.Usage.Overhead), bytesize.Format(s.Usage.Allocated))
 }
 
-// progress is how far a session is.
+// progress describes the progress of a session.
 func progress(s Session) string {
 	t := fmt.Sprintf("%d of %d samples", s.Done, s.Total)
 	if s.LeftSeconds > 0 {

@@ -44,7 +44,7 @@ func (n Needs) and(o Needs) Needs {
 	return Needs{n.layer || o.layer, n.input || o.input, n.draws || o.draws, max(n.moments, o.moments)}
 }
 
-// placement says where device buffers lie.
+// placement is the place of each device buffer.
 type placement struct {
 	volume   backend.Place // and the noisy volume
 	gradient backend.Place

@@ -61,7 +61,7 @@ func (f *File) SHA256() string { return f.onnx.SHA256() }
 // Err returns an *input.ChangedError once the file, or one with its weights, was found to hold other bytes than those of the digest.
 func (f *File) Err() error { return f.onnx.Err() }
 
-// Assumed says what was assumed about the order of the input's axes; "" if nothing was.
+// Assumed returns the assumption about the order of the input's axes; "" if there is none.
 func (f *File) Assumed() string { return f.assumed }
 
 // Shape returns [C, D, H, W] of the volumes that the model takes, from the options, and where they leave a size open from the file; -1 is

@@ -67,7 +67,7 @@ func init() {
 	}
 }
 
-// advice says what it would take to run a model that has an operation.
+// advice returns the way to run a model that has an operation.
 var advice = map[string]string{
 	"Loop": "export a model without loops over data, for example with torch.onnx.export(..., dynamo=True)",
 	"Scan": "export a model without loops over data",

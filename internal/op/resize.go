@@ -8,7 +8,7 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// ResizeAttr says how a grid is sampled again. Arrays have one entry an axis.
+// ResizeAttr describes the resampling of a grid. Arrays have one entry an axis.
 type ResizeAttr struct {
 	Out   tensor.Shape
 	Scale []float64 // output size over input size, as the model states it

@@ -10,7 +10,7 @@ import (
 // UnaryAttr holds the parameters of an elementwise function; what they mean is in the function's row.
 type UnaryAttr struct{ Alpha, Beta float64 }
 
-// Saves says what the derivative of an elementwise function is written in.
+// Saves names the value that the derivative of an elementwise function is written in.
 type Saves uint8
 
 const (

@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 )
 
-// Values is how many values a goroutine should do at a time where each takes some nanoseconds: enough that starting it does not show.
+// Values is the number of values that a goroutine should do at a time where each takes some nanoseconds: enough that starting it does not show.
 const Values = 1 << 18
 
 // Parts calls f for the parts [from, to) of n things, size at a time, each with its number, and returns when all are done. The parts do not
@@ -30,12 +30,12 @@ func Parts(n, size int, f func(part, from, to int)) {
 	group.Wait()
 }
 
-// Collect is what f makes of each part, in the order of the parts.
+// Collect returns the results of f for each part, in the order of the parts.
 func Collect[R any](n, size int, f func(from, to int) R) []R {
 	made := make([]R, Count(n, size))
 	Parts(n, size, func(part, from, to int) { made[part] = f(from, to) })
 	return made
 }
 
-// Count is how many parts there are.
+// Count returns the number of parts.
 func Count(n, size int) int { return (n + size - 1) / size }

@@ -51,7 +51,7 @@ type Unit struct {
 	Seconds        float64
 }
 
-// Mode says how much of its node a step computes.
+// Mode names the part of its node that a step computes.
 type Mode uint8
 
 const (

@@ -8,7 +8,7 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// nodeKind says how a node can run.
+// nodeKind names the way in which a node can run.
 type nodeKind uint8
 
 const (

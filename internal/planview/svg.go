@@ -32,7 +32,7 @@ const (
 	leastSide = 0.6  // pixels: what is thinner or flatter is left out
 )
 
-// role says what a buffer is for; it chooses the colour.
+// role is the purpose of a buffer; it chooses the colour.
 type role int
 
 const (

@@ -13,8 +13,8 @@ import (
 // workspaces. If it finds none, a launch fails that needs no memory of its own. A small device leaves an eighth.
 const Reserve = 64 * bytesize.MiB
 
-// Governor says what computing may take of a device now: what the budget allows of what the others leave, or, while it is held down, the
-// least that works. It may be used by many goroutines.
+// Governor bounds the memory that computing may take of a device now: the budget's part of what other programs leave, or, while it is held
+// down, the least that works. It may be used by many goroutines.
 type Governor struct {
 	budget bytesize.Budget
 	now    func() time.Time
@@ -32,7 +32,7 @@ func NewGovernor(b bytesize.Budget, now func() time.Time) *Governor {
 	return &Governor{budget: b, now: now}
 }
 
-// Allow is what computing may take of a device, in bytes, what it has of it already included: for auto and shares a part of
+// Allow returns the bytes that computing may take of a device, those that it has already included: for auto and shares a part of
 // Usage.Available, for a size that size, but never more than is available without the driver's reserve. Least stands for the least that
 // works, with 0 bytes: where that is the budget, while the governor is held down, and where nothing is available. Of an empty usage
 // (Total is 0: it is not known, or there is no memory of its own) auto and shares give 0 bytes without least: no bound.

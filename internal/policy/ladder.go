@@ -52,7 +52,7 @@ type Situation struct {
 	Killed   bool // the system killed the last one; Tries counts those on the processor
 }
 
-// Action is what is done after an attempt has failed.
+// Action is a step after an attempt has failed.
 type Action uint8
 
 const (

@@ -8,7 +8,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 )
 
-// Operation is what a session can be asked to do with the memory that it holds.
+// Operation names something that a session can be asked to do with the memory that it holds.
 type Operation string
 
 const (
@@ -26,7 +26,7 @@ type Order struct {
 	For       time.Duration `json:"for_ns,omitempty"`     // of Release: after that time it resumes by itself; 0: it does not
 }
 
-// Outcome is what an operation really did, by the driver's figures before and after.
+// Outcome is the effect of an operation, by the driver's figures before and after.
 type Outcome struct {
 	Operation Operation     `json:"operation"`
 	Before    backend.Usage `json:"before"`
@@ -35,7 +35,7 @@ type Outcome struct {
 	Note      string        `json:"note,omitempty"` // what else is to be said
 }
 
-// Freed is how many bytes the session gave back to the driver; negative if it took some.
+// Freed returns the bytes that the session gave back to the driver; negative if it took some.
 func (o Outcome) Freed() int {
 	return o.Before.Reserved + o.Before.Overhead - o.After.Reserved - o.After.Overhead
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/voxcam/voxcam/internal/option"
 )
 
-// Policy says what may be given up, and in which order, when memory is short. Smaller plans and volumes on the host are never asked
-// about: they change no result.
+// Policy is the permission to give something up when memory is short. Smaller plans and volumes on the host need none: they change no
+// result.
 type Policy struct {
 	// Original takes fewer draws by the thresholds of the original system, from the memory that is free when a volume begins.
 	Original bool `json:"original"`
@@ -126,10 +126,11 @@ var original = []struct {
 	{-1, func(int) int { return LeastDraws }},
 }
 
-// skipsBelow is what must be free for the original system to begin, in bytes.
+// skipsBelow is the number of free bytes below which the original system begins no volume.
 const skipsBelow = bytesize.GiB / 2
 
-// Samples is how many of n draws are taken when so many bytes are free for a volume (Usage.Available): all, but for the policy original.
+// Samples returns the number of n draws that are taken when free bytes are available for a volume (Usage.Available): all, but for the policy
+// original.
 // Its thresholds are those of the original system for several methods: n above 5 GB, max(20, n/2) above 2, max(10, n/4) above 1, else 5. There
 // they raise small numbers (8 become 20 with 3 GB free); here never more are taken than were asked for.
 func (p Policy) Samples(n, free int) int {

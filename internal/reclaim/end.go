@@ -23,7 +23,7 @@ var errChanged = errors.New("the number belongs to another process now")
 
 var errStays = errors.New("it is still there")
 
-// last is how long a process may take to end after SIGKILL: the driver first takes back what it has on the GPU.
+// last bounds the time in which a process must end after SIGKILL: the driver first takes back what it has on the GPU.
 const last = 30 * time.Second
 
 // end ends a process: SIGTERM, and SIGKILL if that did not do within the grace period. The process is held before it is looked at again, so

@@ -56,7 +56,7 @@ type Step struct {
 	Error    string  `json:"error,omitempty"`
 }
 
-// Usage is what a session had before and after.
+// Usage is the memory of a session before and after.
 type Usage struct {
 	Session string         `json:"session"`
 	PID     int            `json:"pid"`
@@ -64,7 +64,7 @@ type Usage struct {
 	After   *backend.Usage `json:"after,omitempty"` // nil if it has ended meanwhile, or does not answer
 }
 
-// Report is what was done.
+// Report lists the steps that were done, and their effect.
 type Report struct {
 	DryRun    bool            `json:"dry_run"`
 	Before    []gpusurvey.GPU `json:"before"`
@@ -81,7 +81,7 @@ func (r *Report) Failed() bool {
 	return slices.ContainsFunc(r.Steps, func(s Step) bool { return s.Error != "" })
 }
 
-// Gained is what the steps themselves brought back, in bytes.
+// Gained returns the bytes that the steps brought back.
 func (r *Report) Gained() int {
 	n := 0
 	for _, s := range r.Steps {
@@ -113,10 +113,10 @@ func (n named) String() string {
 // pids are the numbers of its processes.
 func (n named) pids() []int { return []int{n.PID, n.status.Worker} }
 
-// patience is how long a session may take to say what it does.
+// patience bounds the time in which a session must answer.
 const patience = 5 * time.Second
 
-// Run does what the options say. The error is of what kept it from going on; what was done until then is in the report.
+// Run takes the steps of the options. After an error, the report has the steps until then.
 func Run(ctx context.Context, o Options) (*Report, error) {
 	if o.Clock == nil {
 		o.Clock = time.Now
@@ -252,7 +252,7 @@ func until(d time.Duration) string {
 	return fmt.Sprintf("for %v", d)
 }
 
-// amount is what came back, in words. Nothing is said to be nothing.
+// amount returns a number of bytes in words, "nothing" for 0.
 func amount(n int, nothing string) string {
 	switch {
 	case n > 0:
@@ -263,7 +263,7 @@ func amount(n int, nothing string) string {
 	return "0 B: " + nothing
 }
 
-// free is what is free on each GPU now; nil where that is not known.
+// free returns the free bytes of each GPU; nil where they are not known.
 func (r *run) free(ctx context.Context) []gpusurvey.GPU {
 	gpus, err := r.Survey(ctx)
 	if err != nil {
@@ -272,7 +272,7 @@ func (r *run) free(ctx context.Context) []gpusurvey.GPU {
 	return gpus
 }
 
-// holding is what the driver lists of processes, and whether it lists one of them with its memory.
+// holding returns the driver's list of processes, and whether it has the memory of at least one.
 func holding(gpus []gpusurvey.GPU, pids []int) (bytes int, listed bool) {
 	for _, g := range gpus {
 		for _, p := range g.Processes {

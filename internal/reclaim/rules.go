@@ -18,14 +18,14 @@ type Holder struct {
 	lists []int // the numbers in the driver's lists that are to vanish when it has ended
 }
 
-// Consent is what the user agreed to.
+// Consent is the user's permission to end processes.
 type Consent struct {
 	Named []int                               // processes to end, by number
 	Yes   bool                                // end orphaned workers without asking
 	Ask   func(c Candidate) (y bool, _ error) // about one process; nil where nobody can be asked
 }
 
-// Ruling is what becomes of a process.
+// Ruling is the decision about a process.
 type Ruling string
 
 const (
@@ -67,11 +67,10 @@ func newRules(s System, c Consent) (*rules, error) {
 	return &rules{s, self, family, c}, nil
 }
 
-// slack is how exactly ages are known.
+// slack is the error of known ages.
 const slack = 50 * time.Millisecond
 
-// judge says what becomes of a holder, which the driver listed some time ago. The order of the rules is that of their strength: consent is
-// looked at last.
+// judge returns the ruling for a holder of memory, which the driver listed some time ago. The strongest rule comes first, and consent last.
 func (r *rules) judge(h Holder, since time.Duration) (Candidate, error) {
 	c := Candidate{Holder: h, Ruling: Leave}
 	leave := func(format string, args ...any) (Candidate, error) {

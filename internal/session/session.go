@@ -69,7 +69,7 @@ var ExitCodes = []struct {
 	{ExitCrashed, "the program crashed (signal SIGABRT): please report it; run the same session again to continue"},
 }
 
-// RefusedError says why a run was not begun.
+// RefusedError is the reason why a run was not begun.
 type RefusedError struct{ Err error }
 
 func (e *RefusedError) Error() string { return e.Err.Error() }

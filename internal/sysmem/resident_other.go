@@ -8,7 +8,7 @@ import (
 	"runtime"
 )
 
-// Resident is how many bytes of the machine's memory a process has: of this one, those of the Go runtime. For others it is an error where
+// Resident returns the bytes of the machine's memory that a process has: of this one, those of the Go runtime. For others it is an error where
 // the system does not tell.
 func Resident(pid int) (int, error) {
 	if pid != os.Getpid() {

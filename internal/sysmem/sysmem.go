@@ -115,7 +115,7 @@ var versions = []version{
 	},
 }
 
-// free is what the group and those above it leave. Inside a container the path can be the host's, of which only the last ancestor,
+// free returns the bytes that the group and those above it leave. Inside a container the path can be the host's, of which only the last ancestor,
 // the mount itself, is there.
 func (v version) free(root fs.FS, group string) int {
 	least := math.MaxInt

@@ -52,7 +52,7 @@ var defaultAxes = map[int]string{3: "DHW", 4: "CDHW", 5: "NCDHW"}
 // niftiAxes follow the standard: three axes of space, one of time, one of channels.
 var niftiAxes = map[int]string{3: "DHW", 4: "DHWC", 5: "DHWNC"}
 
-// headBytes is what Match sees: the length of a NIfTI-1 header.
+// headBytes is the number of bytes that Match sees: the length of a NIfTI-1 header.
 const headBytes = 348
 
 // table lists the formats. It is never changed.

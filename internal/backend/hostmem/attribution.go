@@ -71,7 +71,7 @@ func (Attribution) Copy(dst, src backend.Field) error {
 	return nil
 }
 
-// noisePiece is how many voxels of noise a processor makes at a time. Four values are made at once.
+// noisePiece is the number of voxels of noise that a processor makes at a time. Four values are made at once.
 const noisePiece = parallel.Values / 4
 
 // Perturb implements backend.Attribution.

@@ -19,7 +19,7 @@ const (
 	Bool // one byte; anything but zero is one
 )
 
-// Element says how a number is stored, and the line by which a stored number becomes a voxel.
+// Element is the storage of a number, and the line by which a stored number becomes a voxel.
 type Element struct {
 	Kind Kind
 	Size int  // bytes: 1, 2, 4, 8; floats 2, 4, 8
@@ -29,7 +29,7 @@ type Element struct {
 	Slope, Inter float64
 }
 
-// chunkBytes is how much is read at a time: large enough for the disk, small enough for the cache.
+// chunkBytes is the number of bytes that are read at a time: large enough for the disk, small enough for the cache.
 const chunkBytes = 64 << 10
 
 // mostRatio bounds the bytes of deflate's output that one of its input stands for (RFC 1951: 258 bytes take two bits, besides a header).

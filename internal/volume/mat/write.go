@@ -23,7 +23,7 @@ type Variable struct {
 	Data any
 }
 
-// validName is what MATLAB accepts as a name.
+// validName matches the names that MATLAB accepts.
 var validName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]{0,62}$`)
 
 // maxBytes is the largest matrix that MATLAB reads from a level 5 file.

@@ -137,7 +137,7 @@ func recognise(head []byte) (version int, order binary.ByteOrder, single bool, e
 	return 0, nil, false, volume.Malformed(format, "it does not begin with a NIfTI header")
 }
 
-// header is what is used of a header.
+// header has the fields of a header that are used.
 type header struct {
 	shape   []int
 	element array.Element

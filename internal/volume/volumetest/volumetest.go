@@ -17,7 +17,7 @@ import (
 	"github.com/voxcam/voxcam/volume"
 )
 
-// Expected is what a reference library read from a fixture.
+// Expected has the values that a reference library read from a fixture.
 type Expected struct {
 	Variable string
 	Shape    []int
