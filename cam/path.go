@@ -16,7 +16,7 @@ func integratedGradients(g Gathered) []float64 {
 const (
 	// mostGap is the share of the difference of scores by which integrated gradients may miss it, as Sundararajan et al. ask for.
 	mostGap = 0.05
-	// gapRounding is what rounding may add to the gap, as a share of the sum of the map's magnitudes.
+	// gapRounding is the rounding error of the gap, as a share of the sum of the map's magnitudes.
 	gapRounding = 1e-6
 )
 

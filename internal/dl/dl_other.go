@@ -4,7 +4,7 @@ package dl
 
 import "errors"
 
-// errUnsupported is why every library is missing.
+// errUnsupported is the reason why every library is missing.
 var errUnsupported = errors.New("this build cannot load shared libraries; it can on Linux with amd64 or arm64, without the tag nogpu")
 
 func open(string) (uintptr, error) { return 0, errUnsupported }

@@ -15,7 +15,7 @@ func DriverDirs() []string {
 	}
 }
 
-// pip is where Python packages of NVIDIA have their libraries, below a Python's prefix.
+// pip is the folder in which Python packages of NVIDIA have their libraries, below a Python's prefix.
 var pip = []string{"lib/python*/site-packages/nvidia/*/lib", "lib/python*/dist-packages/nvidia/*/lib", "lib64/python*/site-packages/nvidia/*/lib"}
 
 // NVIDIADirs lists the folders in which people have NVIDIA's libraries, in the order to search them: what is set explicitly (folders,

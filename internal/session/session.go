@@ -243,7 +243,7 @@ func (r *run) report(ended error) error {
 	return ended
 }
 
-// interrupted says how many samples were done; the cause is the context's error.
+// interrupted returns an error with the number of finished samples; the cause is the context's error.
 type interrupted struct {
 	text  string
 	cause error

@@ -164,7 +164,7 @@ func (f *field) work() (at driver.Ptr, bytes int) {
 	return at, workBytes - devmem.Align
 }
 
-// statsAt is where the statistics of what is made in the field are.
+// statsAt is the place of the statistics of the values that are made in a field.
 func (f *field) statsAt() driver.Ptr { return f.memory.At() + driver.Ptr(workAt(f.n)) }
 
 type clearParams struct{ Stats driver.Ptr }
@@ -660,7 +660,7 @@ type heatParams struct {
 	Positive, Same  int32
 }
 
-// heatBlocks is how many blocks look for the range of values.
+// heatBlocks is the number of blocks that look for the range of values.
 const heatBlocks = 1024
 
 // Heatmap implements backend.Attribution.

@@ -176,7 +176,7 @@ func buildDepthwise(c *compiler, n *ir.Node, a op.ConvAttr, backward bool) (acti
 	}, true, nil
 }
 
-// depthwiseShape says how blocks cover a plane: groups of channels, blocks across the width and down the height.
+// depthwiseShape is the cover of a plane by blocks: groups of channels, blocks across the width and down the height.
 type depthwiseShape struct {
 	laneShift, columnShift int
 	groups, across, down   int

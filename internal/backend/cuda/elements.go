@@ -36,7 +36,7 @@ func flag(condition bool) int32 {
 	return 0
 }
 
-// Rows says how blocks go through a matrix (elements.cuh).
+// Rows is the way of blocks through a matrix (elements.cuh).
 type Rows struct {
 	Rows, Packs    int32
 	Tiles, Tile    Divide

@@ -285,7 +285,7 @@ func (c *compiler) tensorMachine() (*tensorMachine, error) {
 	return m, nil
 }
 
-// tensorLayout says where boxes and weights are in shared memory.
+// tensorLayout has the places of boxes and weights in shared memory.
 type tensorLayout struct {
 	stages, stageBytes, slots, lookahead, shared int
 	pointBytes, chunkBytes                       int

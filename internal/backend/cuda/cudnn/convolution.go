@@ -4,7 +4,7 @@ import (
 	"fmt"
 )
 
-// Precision is how products are computed. Sums are float32 in all of them.
+// Precision is the arithmetic of products. Sums are float32 in all of them.
 type Precision uint8
 
 const (
