@@ -76,10 +76,10 @@ func shuttle(name string) (explain.Shuttle, error) {
 	return []explain.Shuttle{explain.ShuttleNever, explain.ShuttleIdle, explain.ShuttleAlways}[i], nil
 }
 
-// retry is how long the processor goes on before a GPU is tried again whose needs are not known.
+// retry is the time after which a GPU is tried again whose needs are not known; the processor computes meanwhile.
 const retry = 30 * time.Second
 
-// model is what an engine asks of an *explain.Model.
+// model has the methods of an *explain.Model that an engine uses.
 type model interface {
 	explain.Overlapping
 	Bind(ctx context.Context, shape [4]int) error
@@ -99,7 +99,7 @@ type machine struct {
 	close           func() error
 }
 
-// parts are what an engine is made of. Tests put others in.
+// parts are the constructors of an engine's device and model. Tests use others.
 type parts struct {
 	device  func(o device.Options) (*machine, error)
 	model   func(ctx context.Context, path string, b backend.Backend, o explain.Options) (model, error)
@@ -229,7 +229,7 @@ func (e *Engine) learn(s *seat) {
 	e.info = info
 }
 
-// Notes are what the user should know of the device and of what became of it so far.
+// Notes returns warnings and notes about the device, from opening and since.
 func (e *Engine) Notes() (warnings, notes []string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

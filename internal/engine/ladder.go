@@ -18,7 +18,7 @@ const (
 	longestPause  = 2 * time.Second
 )
 
-// errOrdered is why a volume was interrupted: an order wants the turn.
+// errOrdered is the cause of interrupting a volume for an order.
 var errOrdered = errors.New("an order came in between")
 
 // climb explains a volume on the first rung that holds it. The turn is held.
@@ -168,7 +168,7 @@ func (e *Engine) recover(ctx context.Context, s *seat, t *task, err error) error
 	return e.act(ctx, s, t, now, short, err)
 }
 
-// act does what the policy says of a situation that an error led to, or returns the error with which the task ends. Short is the memory that
+// act carries out the policy's action in a situation that an error led to, or returns the error with which the task ends. Short is the memory that
 // was missing; nil if it was something else.
 func (e *Engine) act(ctx context.Context, s *seat, t *task, now policy.Situation, short *cam.MemoryError, err error) error {
 	for {
@@ -368,7 +368,7 @@ func (e *Engine) sample(t *task, s *seat) error {
 	return nil
 }
 
-// available is what computing could take on the seat at most, in bytes.
+// available returns the most bytes that computing could take on the seat.
 func (s *seat) available() (int, error) {
 	if s.resident == nil {
 		return s.free()

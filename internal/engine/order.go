@@ -14,7 +14,7 @@ import (
 	"github.com/voxcam/voxcam/internal/sysmem"
 )
 
-// operations are what an engine can be ordered to do. Each returns a note, and an error if it is not done; before and after are the
+// operations lists the orders that an engine takes. Each returns a note, and an error if it is not done; before and after are the
 // driver's figures, measured by the caller unless the operation measures itself.
 var operations = map[policy.Operation]func(*Engine, context.Context, policy.Order, *policy.Outcome) error{
 	policy.Release:    (*Engine).release,
@@ -50,7 +50,7 @@ func note(out *policy.Outcome, text string) {
 	out.Note = text
 }
 
-// usage is how the memory of the seat's device is used; on the processor, by this process.
+// usage returns the use of the device's memory; on the processor, that of this process.
 func (s *seat) usage() (backend.Usage, error) {
 	if s.resident != nil {
 		return s.resident.Usage()
@@ -163,7 +163,7 @@ func (e *Engine) restart(ctx context.Context, _ policy.Order, out *policy.Outcom
 	return o.err
 }
 
-// serve does what was ordered, and reports whether that made a context anew. The turn is held.
+// serve carries out the orders, and reports whether one made a new context. The turn is held.
 func (e *Engine) serve() (anew bool) {
 	e.mu.Lock()
 	orders := e.orders

@@ -31,7 +31,7 @@ type gate struct {
 	inside  sync.WaitGroup // added to while mu is held
 }
 
-// errShut is why a volume was not brought ahead.
+// errShut is the cause of not bringing a volume ahead.
 var errShut = errors.New("the device is busy with its memory")
 
 // through goes through the gate, if it is open. The caller leaves gate.inside.
@@ -85,7 +85,7 @@ func (e *Engine) dropAhead() {
 	}
 }
 
-// opens is how often a device is tried in a row whose driver fails in a way that may pass.
+// opens bounds the tries in a row to open a device whose driver fails in a way that may pass.
 const opens = 3
 
 // openMachine opens a device. That it has no memory for its context is an *explain.MemoryError.
@@ -129,7 +129,7 @@ func (e *Engine) openOn(ctx context.Context, d *machine) (_ *seat, err error) {
 	return s, err
 }
 
-// BudgetOf is what a budget gives of memory of which so much is free.
+// BudgetOf returns the bytes of a budget, of memory of which free tells how much is left.
 func BudgetOf(b bytesize.Budget, free func() (int, error)) (cam.Budget, error) {
 	if b.Min() {
 		return cam.Budget{Smallest: true}, nil
@@ -141,7 +141,7 @@ func BudgetOf(b bytesize.Budget, free func() (int, error)) (cam.Budget, error) {
 	return cam.Budget{Bytes: n}, err
 }
 
-// allow is what computing may take on a seat now. Where a share is less than the least that works, it is that.
+// allow returns what computing may take on a seat now: at least the least that works, unless the budget is a size.
 func (e *Engine) allow(s *seat, u backend.Usage) cam.Budget {
 	b := s.budget
 	bytes, least := e.governor.Allow(u)
@@ -232,7 +232,7 @@ func (e *Engine) use() (s, now *seat, done func()) {
 	}
 }
 
-// place is where a task is to be done now. It opens what is needed. The turn is held.
+// place returns the seat for a task, and opens it if it is needed. The turn is held.
 func (e *Engine) place(ctx context.Context, t *task) (*seat, error) {
 	e.mu.Lock()
 	s, spare := e.seat, e.spare
@@ -276,7 +276,7 @@ func (e *Engine) place(ctx context.Context, t *task) (*seat, error) {
 	return s, nil
 }
 
-// stillShort says why the device, where the last volume could not be explained, is not tried again now; "" if it is.
+// stillShort returns why the device, where the last volume could not be explained, is not tried again now; "" if it is.
 func (e *Engine) stillShort(s *seat) string {
 	recently := time.Since(e.tried) < retry
 	if s == nil {

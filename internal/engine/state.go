@@ -17,7 +17,7 @@ const (
 	StateRestarting = "restarting"
 )
 
-// State is what an engine says of itself.
+// State describes an engine at one moment.
 type State struct {
 	Device string        `json:"device"`         // as it was asked for
 	Name   string        `json:"name,omitempty"` // of what computes now, such as cuda/NVIDIA H200; empty while there is nothing
@@ -34,7 +34,7 @@ type State struct {
 	Plans []network.PassState `json:"plans"`
 }
 
-// State says what the engine does now. It may be called at any time, and waits for no volume.
+// State returns the state of the engine. It may be called at any time, and waits for no volume.
 func (e *Engine) State() State {
 	e.mu.Lock()
 	st := State{Device: e.options.Device, State: e.state}

@@ -12,7 +12,7 @@ import (
 	"github.com/voxcam/voxcam/volume"
 )
 
-// task is how far a volume, or the opening of a device, has come on the ladder.
+// task is the progress of a volume, or of opening a device, on the ladder.
 type task struct {
 	engine    *Engine
 	placed    bool  // it was settled whether the device is tried
@@ -58,7 +58,7 @@ func (t *task) fewer(n int, why string) {
 	t.tell(cam.EventFewer, "%s", t.reason())
 }
 
-// reason says how many draws there are instead of how many.
+// reason returns why there are fewer draws than were asked for.
 func (t *task) reason() string {
 	return fmt.Sprintf("%d draws instead of %d: %s", t.draws, t.asked, t.why)
 }
@@ -103,7 +103,7 @@ func newWork(e *Engine, v *volume.Volume, req cam.Request, choices []cam.Choice)
 	return w
 }
 
-// request is what the model is asked.
+// request returns the request for the model.
 func (w *work) request() cam.Request {
 	r := w.req
 	r.OnEvent = w.hear

@@ -353,7 +353,7 @@ func (c *child) status() (syscall.WaitStatus, bool) {
 	return s, ok
 }
 
-// story says how a process that has been buried ended.
+// story returns the end of a process that has been reaped, in words.
 func (c *child) story() string {
 	text := "it does not end"
 	s, known := c.status()
@@ -390,7 +390,7 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// gist is what matters of the text, a few lines at most: from where a program of Go says why it gives up, or else the end.
+// gist returns a few lines of the text: the reason with which a program of Go gives up, or else the end.
 func (t *tail) gist() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -8,7 +8,7 @@ import (
 	"github.com/voxcam/voxcam/internal/policy"
 )
 
-// Engine is what the child runs: an engine.Engine, or a stand-in in tests.
+// Engine is run by the child: an engine.Engine, or a stand-in in tests.
 type Engine interface {
 	explain.Overlapping
 	Bind(ctx context.Context, shape [4]int) error

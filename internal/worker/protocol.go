@@ -16,7 +16,7 @@ import (
 	"github.com/voxcam/voxcam/volume"
 )
 
-// kind is what a frame says.
+// kind names the message in a frame.
 type kind uint8
 
 const (

@@ -29,8 +29,8 @@ const (
 	descriptorOut
 )
 
-// Serve is what a child does: it opens an engine when its parent says so, and does what it is asked, until the parent has closed the
-// connection or is gone. Whoever calls it must end the process when it returns: calls to a driver may still be on their way.
+// Serve runs a child: it opens an engine when its parent says so, and answers its calls, until the parent has closed the connection or is
+// gone. Whoever calls it must end the process when it returns: calls to a driver may still be on their way.
 func Serve(open Open) error { return serve(open, func() {}) }
 
 // serve is Serve that calls a function before each message that it reads or sends.

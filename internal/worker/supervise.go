@@ -17,10 +17,10 @@ import (
 	"github.com/voxcam/voxcam/internal/sysmem"
 )
 
-// starts is how often in a row a child is started in vain before that is said to those who wait.
+// starts is the number of failed starts in a row after which callers get the error.
 const starts = 3
 
-// backOff is how long to wait before another child is started, after so many that ended since something was done.
+// backOff returns the pause before another child is started, by the number that ended since a volume was explained.
 func backOff(deaths int) time.Duration {
 	if deaths <= 1 {
 		return 0

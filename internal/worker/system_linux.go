@@ -16,7 +16,7 @@ import (
 // Supported says whether this system can run an engine in a process of its own.
 const Supported = true
 
-// Usable says why this process could not hand volumes to a child, nil if it can: the system counts shared memory as files, whose size a
+// Usable returns why this process cannot hand volumes to a child, nil if it can: the system counts shared memory as files, whose size a
 // limit may bound; and old kernels, and filters of calls in containers, have no memory without a name, or do not take it back in parts.
 func Usable() error {
 	var limit syscall.Rlimit
@@ -86,7 +86,7 @@ func program() (string, error) {
 // offerToKiller has the system's out-of-memory killer take this process before its parent. It is only asked for.
 func offerToKiller() { _ = os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0) }
 
-// outOfMemoryKills is how many processes the system has killed for want of memory; -1 if it does not say.
+// outOfMemoryKills returns the number of processes that the system has killed for want of memory; -1 if it is not known.
 func outOfMemoryKills() int {
 	f, err := os.Open("/proc/vmstat")
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 // Supported says whether this system can run an engine in a process of its own.
 const Supported = false
 
-// Usable says why this process could not hand volumes to a child.
+// Usable returns why this process cannot hand volumes to a child.
 func Usable() error { return errSystem }
 
 var errSystem = errors.New("a worker process needs Linux: compute in this process")

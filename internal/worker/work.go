@@ -11,7 +11,7 @@ import (
 	"github.com/voxcam/voxcam/volume"
 )
 
-// stage is how far a work is.
+// stage is the progress of a work.
 type stage int
 
 const (
@@ -49,7 +49,7 @@ type work struct {
 	story     string // of the last one
 }
 
-// event is what the user of a work hears while waiting for it.
+// event is a progress or an event for the caller who waits for a work.
 type event struct {
 	done, total int
 	incident    *cam.Event

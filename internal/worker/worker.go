@@ -176,7 +176,7 @@ func (w *Worker) PID() int {
 	return w.child.cmd.Process.Pid
 }
 
-// State is what the engine said last, a second ago at most unless it is busy. While there is no child it is restarting; it is not idle
+// State returns the latest state of the engine, a second old at most unless it is busy. While there is no child it is restarting; it is not idle
 // where a volume was given to it since.
 func (w *Worker) State() (s engine.State) {
 	w.mu.Lock()
@@ -191,7 +191,7 @@ func (w *Worker) State() (s engine.State) {
 	return s
 }
 
-// Notes are what the user should know of the device.
+// Notes returns warnings and notes about the device.
 func (w *Worker) Notes() (warnings, notes []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
