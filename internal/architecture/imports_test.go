@@ -5,6 +5,7 @@ import (
 	"errors"
 	"go/build"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -134,6 +135,19 @@ func TestImportsPointDownwards(t *testing.T) {
 			if !permitted(path, may) {
 				t.Errorf("package %s imports %s, which the order does not allow", pkg, path)
 			}
+		}
+	}
+}
+
+// The page about the architecture names every package.
+func TestPageNamesAllPackages(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(root, "docs", "architecture.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pkg := range packages(t) {
+		if pkg != "." && pkg != "cmd/voxcam" && !strings.Contains(string(page), "`"+pkg+"`") {
+			t.Errorf("docs/architecture.md does not name the package %s", pkg)
 		}
 	}
 }

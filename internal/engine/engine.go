@@ -2,7 +2,7 @@
 // that cannot: it waits for other programs to leave memory, makes the context of a GPU anew, lets the processor go on, and skips a volume only
 // when nothing that the policy allows can hold it. What happened is told in each result.
 //
-//	e, err := engine.Open(ctx, engine.Options{Model: "m.onnx", Policy: memory.DefaultPolicy()})
+//	e, err := engine.Open(ctx, engine.Options{Model: "m.onnx", Policy: policy.DefaultPolicy()})
 //	...
 //	defer e.Close()
 //	result, err := e.Explain(ctx, v, req)
