@@ -4,7 +4,7 @@
 // A Model goes on by itself after everything that another plan, or another try on the same device, can mend. A volume is computed in
 // attempts (explanation.go); an error that ends one is looked at in one place (recover.go), and the next attempt does what is left:
 // methods that have their maps are finished, and what was gathered at points stays so (points.go). Before each volume and each pass the budget
-// is asked for (allow.go) and memory that others ask for is given back (release.go); between volumes it can be left altogether (shuttle.go).
+// is asked for (allow.go, admission.go) and memory that others ask for is given back (release.go); between volumes it can be left altogether (shuttle.go).
 package explain
 
 import (
