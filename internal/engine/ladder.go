@@ -34,7 +34,7 @@ func (e *Engine) climb(ctx context.Context, w *work) error {
 		}
 		s, err := e.place(ctx, &w.task)
 		if err == nil {
-			err = e.sample(&w.task, s)
+			err = e.sample(ctx, &w.task, s)
 		}
 		if err == nil {
 			err = e.attempt(ctx, s, w)
@@ -337,7 +337,7 @@ func (e *Engine) skip(t *task, err error) error {
 }
 
 // sample takes fewer draws, or gives a volume up, where the policy is that of the original system.
-func (e *Engine) sample(t *task, s *seat) error {
+func (e *Engine) sample(ctx context.Context, t *task, s *seat) error {
 	if t.sampled || !e.options.Policy.Original {
 		return nil
 	}
@@ -357,8 +357,7 @@ func (e *Engine) sample(t *task, s *seat) error {
 		if free, err = s.available(); err == nil {
 			if draws, begins = e.options.Policy.Begin(t.draws, free); !begins {
 				short := &cam.MemoryError{Free: free, Err: fmt.Errorf("the policy %v begins no volume with so little memory", e.options.Policy)}
-				// As on the processor, there is nothing to go on with.
-				return e.act(context.Background(), s, t, policy.Situation{Failure: policy.Short, Processor: true}, short, short)
+				return e.act(ctx, s, t, policy.Situation{Failure: policy.Declined}, short, short)
 			}
 		}
 	}

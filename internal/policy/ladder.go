@@ -1,6 +1,9 @@
 package policy
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Failure is the class of an error that ended an attempt at a volume.
 type Failure uint8
@@ -15,13 +18,14 @@ const (
 	Persistent                 // calls failed in a row, also after all was loaded again
 	Lost                       // the device's context is gone, with all that was on it
 	Died                       // the worker process has ended
+	Declined                   // the policy begins no volume with so little free memory
 )
 
 // Failures names the classes for people, in the order of the constants.
 var Failures = []string{
 	"an error of the volume, the model or the program", "memory was given back meanwhile", "the device refuses memory", "a call fails in a way that may pass",
 	"the budget has no room for the smallest plan", "the device has no room for the least that works", "calls fail again and again", "the context is lost",
-	"the worker process ends",
+	"the worker process ends", "the policy begins no volume with so little free memory",
 }
 
 // String returns the name for people.
@@ -101,6 +105,7 @@ func Ladder() []Rung { return ladder }
 
 var (
 	memory = []Failure{TooSmall, Short}
+	noRoom = []Failure{TooSmall, Short, Declined}
 	device = []Failure{Persistent, Lost}
 )
 
@@ -121,8 +126,8 @@ var ladder = []Rung{
 		return !s.Processor && !s.StandIn && s.Waited < p.Wait
 	}},
 	{memory, "on the device, and `memory.cpu_fallback`", Processor, func(p Policy, s Situation) bool { return !s.Processor && p.CPU }},
-	{memory, "`memory.skip`", Skip, func(p Policy, _ Situation) bool { return p.Skip }},
-	{memory, "", Fail, nil},
+	{noRoom, "`memory.skip`", Skip, func(p Policy, _ Situation) bool { return p.Skip }},
+	{noRoom, "", Fail, nil},
 
 	{[]Failure{Persistent}, "for the first time", NewContext, func(_ Policy, s Situation) bool { return !s.Renewed }},
 	{device, "in a worker process", HandOver, func(_ Policy, s Situation) bool { return s.Restarter }},
@@ -139,13 +144,16 @@ var ladder = []Rung{
 	{[]Failure{Fault}, "", Fail, nil},
 }
 
-// Next returns what is done in a situation.
+// matches reports whether the rung is for a failure in a situation, and its condition holds.
+func (r Rung) matches(p Policy, s Situation) bool {
+	return slices.Contains(r.Failures, s.Failure) && (r.holds == nil || r.holds(p, s))
+}
+
+// Next returns the action in a situation.
 func (p Policy) Next(s Situation) Action {
 	for _, r := range ladder {
-		for _, f := range r.Failures {
-			if f == s.Failure && (r.holds == nil || r.holds(p, s)) {
-				return r.Action
-			}
+		if r.matches(p, s) {
+			return r.Action
 		}
 	}
 	return Fail

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
@@ -90,10 +91,8 @@ func TestRungs(t *testing.T) {
 	for f := range Failures {
 		last := "anything"
 		for _, r := range Ladder() {
-			for _, of := range r.Failures {
-				if of == Failure(f) {
-					last = r.If
-				}
+			if slices.Contains(r.Failures, Failure(f)) {
+				last = r.If
 			}
 		}
 		if last != "" {
@@ -103,7 +102,7 @@ func TestRungs(t *testing.T) {
 	reached := map[int]bool{}
 	each(func(p Policy, s Situation) {
 		for i, r := range ladder {
-			if hits(p, s, r) {
+			if r.matches(p, s) {
 				reached[i] = true
 				return
 			}
@@ -114,13 +113,4 @@ func TestRungs(t *testing.T) {
 			t.Errorf("rung %d (%v, %s) is never reached", i, r.Action, r.If)
 		}
 	}
-}
-
-func hits(p Policy, s Situation, r Rung) bool {
-	for _, f := range r.Failures {
-		if f == s.Failure && (r.holds == nil || r.holds(p, s)) {
-			return true
-		}
-	}
-	return false
 }
