@@ -40,8 +40,8 @@ func (e *DeviceError) Unwrap() error { return e.Err }
 // Ask opens the device and plans. Where the device has no room and the policy allows it, the answer is the processor's. An error means that the
 // question cannot be answered: the model or an option is wrong, or ctx has ended.
 func Ask(ctx context.Context, q Question) (*cam.Fit, error) {
-	if p := q.Engine.Precision; p != "" && !slices.Contains(device.Precisions(), p) {
-		return nil, cam.NewOptionError("precision", fmt.Errorf("is %q; choose from %s", p, strings.Join(device.Precisions(), ", ")))
+	if err := (device.Options{Precision: q.Engine.Precision}).CheckOption("precision"); err != nil {
+		return nil, cam.NewOptionError("precision", err)
 	}
 	name := q.Engine.Device
 	if name == "" || name == device.DefaultName { // as an engine tries it

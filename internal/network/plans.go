@@ -125,7 +125,7 @@ func (n *Network) upTo(ctx context.Context, p *Gradient, budget int) (sized, err
 		if err != nil {
 			return sized{}, err
 		}
-		if coarse := Coarsely(budget); coarse >= least.plan.Peak {
+		if coarse := coarsely(budget); coarse >= least.plan.Peak {
 			budget = coarse
 		}
 	}
@@ -146,8 +146,8 @@ func (n *Network) upTo(ctx context.Context, p *Gradient, budget int) (sized, err
 	return made, err
 }
 
-// Coarsely rounds a number down to one of six binary digits.
-func Coarsely(x int) int {
+// coarsely rounds a number down to one of six binary digits.
+func coarsely(x int) int {
 	low := max(0, bits.Len(uint(x))-6)
 	return x >> low << low
 }

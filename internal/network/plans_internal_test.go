@@ -131,3 +131,12 @@ func TestPlaces(t *testing.T) {
 		t.Errorf("fields lay at %v", seen)
 	}
 }
+
+// Budgets that are close have the same plan, and none is planned for more than it is.
+func TestCoarsely(t *testing.T) {
+	for _, x := range []int{0, 1, 63, 64, 65, 1000, 1 << 20, 1<<20 + 1, 1<<31 - 1} {
+		if got := coarsely(x); got > x || float64(got) < float64(x)*31/32 {
+			t.Errorf("%d becomes %d", x, got)
+		}
+	}
+}
