@@ -53,7 +53,7 @@ type Field interface {
 	// Write copies Len values into the field, Read out of it.
 	Write(src []float32) error
 	Read(dst []float32) error
-	// Take returns the values, to be read. The slice stays as it is whatever becomes of the field.
+	// Take returns the values, to be read. The slice stays valid and unchanged after the field is written or closed.
 	Take() ([]float32, error)
 	Close() error
 }

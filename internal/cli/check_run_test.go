@@ -18,7 +18,7 @@ import (
 	"github.com/voxcam/voxcam/volume/format"
 )
 
-// What check says of a policy's thresholds is what explain does: whether volumes are begun, and with how many draws.
+// check and explain agree about a policy's thresholds: whether volumes are begun, and with how many draws.
 func TestCheckSaysWhatExplainDoes(t *testing.T) {
 	const cases = "../../testdata/cases/methods/"
 	s := simulated(t)

@@ -1,6 +1,6 @@
 // Package cli is the command line: one file a command. Flags fill option structs of the library and of the packages below it, which do the work;
-// here is what a command prints, which exit code an error has, which flag stands for an option that a message names (advice.go), and what
-// signals of the process ask for (signals.go). Results go to standard output, talk to standard error.
+// this package has the output of commands, exit codes, the flags that stand for the options which messages name (advice.go), and the meaning
+// of signals (signals.go). Results go to standard output, talk to standard error.
 package cli
 
 import (

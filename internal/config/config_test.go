@@ -138,7 +138,7 @@ func TestComplaints(t *testing.T) {
 	}
 }
 
-// What the documentation says of formats of volumes is what they do.
+// Formats of volumes do as the documentation says.
 func TestDocsOfFormats(t *testing.T) {
 	docs := map[string]string{}
 	for _, k := range Keys() {

@@ -57,7 +57,7 @@ type Options struct {
 	// LaunchBlocking waits after every step on a GPU, so that an error names the step that it is of.
 	LaunchBlocking bool `json:"launch_blocking,omitempty"`
 	// Supervised is for a process that another one starts again: that the device is lost, or that a new context does not help, is an error,
-	// which wraps explain.ErrLost or is an *explain.TransientError, and no reason to go to the processor.
+	// which wraps cam.ErrLost or is a *cam.TransientError, and no reason to go to the processor.
 	Supervised bool `json:"supervised,omitempty"`
 }
 
@@ -253,7 +253,7 @@ func (e *Engine) Bind(ctx context.Context, shape [4]int) error {
 	})
 }
 
-// Prepare makes the plans that methods need ready, so that a budget that is too small, an *explain.BudgetError, is known before the work.
+// Prepare makes the plans that methods need ready, so that a budget that is too small, a *cam.BudgetError, is known before the work.
 // That memory is short at the moment is no error: the first volume deals with it.
 func (e *Engine) Prepare(ctx context.Context, methods []string) error {
 	return e.alone(ctx, func(s *seat) error {

@@ -88,7 +88,7 @@ func (e *Engine) dropAhead() {
 // opens bounds the tries in a row to open a device whose driver fails in a way that may pass.
 const opens = 3
 
-// openMachine opens a device. That it has no memory for its context is an *explain.MemoryError.
+// openMachine opens a device. That it has no memory for its context is a *cam.MemoryError.
 func (e *Engine) openMachine(t *task, name, precision string) (d *machine, err error) {
 	for tries := range opens {
 		if tries > 0 {

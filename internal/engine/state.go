@@ -24,7 +24,7 @@ type State struct {
 	UUID   string        `json:"uuid,omitempty"` // of the GPU
 	Usage  backend.Usage `json:"usage"`          // of the device; of this process, where the processor was asked for
 	Budget int           `json:"budget_bytes"`   // now; 0: the least that works, or no bound
-	Held   bool          `json:"held"`           // down to the least, by memory.Release
+	Held   bool          `json:"held"`           // down to the least, by policy.Release
 	Until  time.Time     `json:"until,omitzero"`
 	State  string        `json:"state"`
 

@@ -196,7 +196,7 @@ type state struct {
 	draws  int
 }
 
-// Latest implements explain.Checkpoint.
+// Latest implements cam.Checkpoint.
 func (c *checkpoint) Latest(key string) ([]float32, int) {
 	if c.outer != nil {
 		values, draws := c.outer.Latest(key)
@@ -211,7 +211,7 @@ func (c *checkpoint) Latest(key string) ([]float32, int) {
 	return nil, 0
 }
 
-// Keep implements explain.Checkpoint.
+// Keep implements cam.Checkpoint.
 func (c *checkpoint) Keep(key string, values []float32, draws int) error {
 	if c.outer == nil {
 		c.note(key, values, draws)

@@ -15,7 +15,7 @@ import (
 )
 
 // sampling is the evaluation of points that methods share. It goes on where it was when plans change under it, and from a state that was kept
-// outside. Point k is the same whatever happened before it, and so is what is gathered.
+// outside. Point k, and the sums over the points up to it, do not depend on interruptions.
 type sampling struct {
 	points *cam.Points
 	which  []int // methods; those that are finished, too, because they decide what moments keep

@@ -1,5 +1,5 @@
 // Package monitor shows what becomes of the memory of GPUs and how sessions get on: as a live view for a terminal (View, Screen), as plain
-// lines (Lines), and as metrics in the text format of Prometheus (Metrics, Handler, Serve). A Look is what was seen at one moment; a Watcher
+// lines (Lines), and as metrics in the text format of Prometheus (Metrics, Handler, Serve). A Look shows one moment; a Watcher
 // takes looks at this machine.
 package monitor
 

@@ -22,7 +22,7 @@ import (
 // What an operation needs in other places than its row is named in docs/architecture.md under "To add something". The tests here, and
 // those of the backends, of backendtest and of layer, say which place was forgotten.
 
-// row is where the row of an operation stands.
+// row is the place in which an operation is declared.
 type row struct {
 	variable string // the Go variable, "" for a row of a table
 	file     string

@@ -31,7 +31,7 @@ type Options struct {
 	Clock    func() time.Time
 
 	Operations []policy.Operation // what each session is asked for, in this order
-	For        time.Duration      // of memory.Release: 0 is until resumed
+	For        time.Duration      // of policy.Release: 0 is until resumed
 	Timeout    time.Duration      // of each operation; 0: none
 
 	End     bool // processes

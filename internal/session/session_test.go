@@ -652,7 +652,7 @@ func TestPlace(t *testing.T) {
 	}
 }
 
-// A folder that somebody moves while the session runs gets all results, and the summary does not claim that they are where it was.
+// A folder that is moved while the session runs gets all results, and the summary does not name its old place.
 func TestFolderMovedMeanwhile(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("an open folder cannot be moved there")

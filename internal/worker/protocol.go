@@ -22,13 +22,13 @@ type kind uint8
 const (
 	// Calls of the parent. Each is answered by a frame of the same number, of kindReply or kindFault.
 	callOpen    kind = 1 + iota // opening -> opened
-	callBind                    // [4]int -> explain.Info
+	callBind                    // [4]int -> cam.Info
 	callPrepare                 // []string
 	callBegin                   // beginning
 	callCompute                 // uint64, the work
-	callResult                  // uint64, the work -> explain.Result without maps
+	callResult                  // uint64, the work -> cam.Result without maps
 	callMaps                    // wanted -> maps, which stay until the next call for the work
-	callOrder                   // memory.Order -> memory.Outcome
+	callOrder                   // policy.Order -> policy.Outcome
 	callClose
 
 	// What the parent says besides.

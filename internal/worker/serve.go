@@ -487,7 +487,7 @@ func (w *served) forget(key string) {
 	delete(w.kept, key)
 }
 
-// Latest implements explain.Checkpoint.
+// Latest implements cam.Checkpoint.
 func (w *served) Latest(key string) ([]float32, int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -506,7 +506,7 @@ func (w *served) Latest(key string) ([]float32, int) {
 	return values, k.draws
 }
 
-// Keep implements explain.Checkpoint. The parent is told when the state is complete, and hears that even if this process ends at once;
+// Keep implements cam.Checkpoint. The parent is told when the state is complete, and hears that even if this process ends at once;
 // so what was kept before can go.
 func (w *served) Keep(key string, state []float32, draws int) error {
 	w.mu.Lock()

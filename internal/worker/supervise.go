@@ -506,7 +506,7 @@ func (c *child) replay(ctx context.Context, kind kind, in any) error {
 	return nil
 }
 
-// withoutDevice explains a work on the processor, in a child of its own, if that is what is to be done; else it fails it.
+// withoutDevice explains a work on the processor, in a child of its own, if next is policy.Processor; otherwise it fails the work.
 func (w *Worker) withoutDevice(k *work, next policy.Action) {
 	options := w.options
 	options.Device, options.Precision = onProcessor, ""

@@ -250,7 +250,7 @@ func (w *Worker) Bind(ctx context.Context, shape [4]int) error {
 	return err
 }
 
-// Prepare makes the engine ready for methods, so that a budget that is too small, a *explain.BudgetError, is known before the work.
+// Prepare makes the engine ready for methods, so that a budget that is too small, a *cam.BudgetError, is known before the work.
 func (w *Worker) Prepare(ctx context.Context, methods []string) error {
 	err := w.do(ctx, func(c *child) error { return c.call(ctx, callPrepare, methods, nil) })
 	if err == nil {
