@@ -234,21 +234,22 @@ func (b *Backend) copyWithHost(dst, src backend.Field) error {
 	})
 }
 
-type noiseParams struct {
-	Dst, X   driver.Ptr
-	Voxels   int64
-	Channels int32
-	Sigma    float32
-	Key      [2]uint32
-	Draw     uint32
-	Sample   [2]uint32
-	_        uint32
+type perturbParams struct {
+	Dst, X             driver.Ptr
+	Voxels             int64
+	Channels           int32
+	Baseline, Fraction float32
+	Sigma              float32
+	Key                [2]uint32
+	Draw               uint32
+	Sample             [2]uint32
+	_                  uint32
 }
 
 // Perturb implements backend.Attribution.
 func (b *Backend) Perturb(dst, x backend.Field, channels int, perturbation cam.Perturbation, z noise.Stream) error {
 	own, ok := b.onDevice(dst, x)
-	if !ok || perturbation.Fraction != 1 {
+	if !ok {
 		return b.onHost(dst, []backend.Field{x}, func(dst *hostmem.Field, with []*hostmem.Field) error {
 			return hostmem.Attribution{}.Perturb(dst, with[0], channels, perturbation, z)
 		})
@@ -257,11 +258,12 @@ func (b *Backend) Perturb(dst, x backend.Field, channels int, perturbation cam.P
 		return err
 	}
 	key, counter := z.Counter(0)
-	p := noiseParams{
-		Dst: own[0].memory.At(), X: own[1].memory.At(), Voxels: int64(x.Len() / channels), Channels: int32(channels), Sigma: perturbation.Sigma,
+	p := perturbParams{
+		Dst: own[0].memory.At(), X: own[1].memory.At(), Voxels: int64(x.Len() / channels), Channels: int32(channels),
+		Baseline: perturbation.Baseline, Fraction: perturbation.Fraction, Sigma: perturbation.Sigma,
 		Key: key, Draw: counter[1], Sample: [2]uint32{counter[2], counter[3]},
 	}
 	return b.do(func() error {
-		return errors.Join(start(b, "noise_add", ceilDiv(x.Len()/channels, 4), &p), b.use(own...))
+		return errors.Join(start(b, "perturb", ceilDiv(x.Len()/channels, 4), &p), b.use(own...))
 	})
 }

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
 	"testing"
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
 	"github.com/voxcam/voxcam/internal/backend/hostmem"
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/noise"
@@ -129,6 +131,32 @@ func TestNoiseOnTheDevice(t *testing.T) {
 	}
 }
 
+// Points of a path are the same bits as on the processor, with noise and without.
+func TestPathPointsOnTheDevice(t *testing.T) {
+	b := open(t, Options{})
+	z, err := noise.New(7, "a sample", 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for place, where := range attributionPlaces {
+		for _, shape := range [][2]int{{1, 4096}, {1, 37}, {3, 64}, {2, 27}} {
+			x := random(shape[0]*shape[1], 2)
+			x[0], x[5] = float32(math.Copysign(0, -1)), 1e30 // signs of zeros stay, and rounding is that of each operation
+			at, onHost := put(t, b, x, where)
+			got, want := empty(t, b, len(x), where)
+			for _, p := range []cam.Perturbation{
+				{}, {Baseline: -0.7}, {Baseline: 0.3, Fraction: 0.1}, {Fraction: 0.9876543}, {Fraction: 1}, {Baseline: 3, Fraction: 1},
+				{Baseline: -1, Fraction: 0.5, Sigma: 0.2},
+			} {
+				if err := errors.Join(b.Perturb(got, at, shape[0], p, z), hostmem.Attribution{}.Perturb(want, onHost, shape[0], p, z)); err != nil {
+					t.Fatal(err)
+				}
+				alike(t, fmt.Sprint(place, shape, p), got, want, 0)
+			}
+		}
+	}
+}
+
 // choices are all conventions of all methods.
 func choices(t *testing.T, want func(cam.Choice) bool) (all []cam.Choice) {
 	t.Helper()
@@ -150,9 +178,6 @@ func gathering(c cam.Choice) bool { return c.Convention.Sampling() != cam.Once }
 func atLayer(c cam.Choice) bool   { return c.Convention.Kind() == cam.AtLayer }
 func atInput(c cam.Choice) bool   { return !gathering(c) && !atLayer(c) }
 
-// onHostSoFar are formulas that wait for theirs.
-var onHostSoFar = map[string]bool{"eigencam/original": true, "integrated-gradients/original": true}
-
 // Every formula has kernels: nothing is computed on the host without need.
 func TestFormulasHaveKernels(t *testing.T) {
 	b := open(t, Options{})
@@ -163,9 +188,12 @@ func TestFormulasHaveKernels(t *testing.T) {
 			for _, sum := range f.sums {
 				kernels = append(kernels, "layer_sum_"+sum)
 			}
+			if f.principal {
+				kernels = append(kernels, "layer_covariance")
+			}
 		} else if name := voxelFormulas[c.Key()]; name != "" {
 			kernels = append(kernels, "voxel_"+name)
-		} else if !onHostSoFar[c.Key()] {
+		} else {
 			t.Errorf("%s has no kernel", c.Key())
 		}
 	}
@@ -369,4 +397,99 @@ func scaled(x []float32, a, b float32) []float32 {
 		x[i] = a*x[i] + b
 	}
 	return x
+}
+
+// activation is a layer [1, D, H, W, C] whose channels vary together, around means of their own, and little apart from that.
+func activation(shape tensor.Shape, seed uint64) []float32 {
+	channels := shape[4]
+	x, common, means := random(shape.Elements(), seed), random(shape.Elements()/channels, seed+1), random(channels, seed+2)
+	for i := range x {
+		x[i] = 0.3*x[i] + common[i/channels] + 20*means[i%channels]
+	}
+	return x
+}
+
+// The principal component of a layer is found from sums that the device makes, in blocks of one tile and of more; where there is none,
+// the answer is that of the host.
+func TestPrincipalOnTheDevice(t *testing.T) {
+	b := open(t, Options{})
+	c := choices(t, func(c cam.Choice) bool { return c.Name == "eigencam" })[0]
+	for _, l := range []struct {
+		shape  tensor.Shape
+		values func(tensor.Shape) []float32
+		fails  bool
+	}{
+		{shape: tensor.Shape{1, 31, 30, 36, 3}}, // chunks of more than a tile
+		{shape: tensor.Shape{1, 8, 9, 10, 33}},
+		{shape: tensor.Shape{1, 4, 4, 4, 300}},
+		{shape: tensor.Shape{1, 2, 2, 2, 1}},
+		{tensor.Shape{1, 4, 4, 4, 5}, func(s tensor.Shape) []float32 { return scaled(random(s.Elements(), 1), 0, 3) }, false}, // a map of zeros
+		{tensor.Shape{1, 1, 2, 2, 2}, func(tensor.Shape) []float32 { return []float32{1, 0, -1, 0, 0, 1, 0, -1} }, true},      // two of the same variance
+	} {
+		if l.values == nil {
+			l.values = func(s tensor.Shape) []float32 { return activation(s, 3) }
+		}
+		layout, err := layoutOf(l.shape, "NDHWC")
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, aHost := put(t, b, l.values(l.shape), backend.OnDevice)
+		got, want := empty(t, b, layout.Voxels, backend.OnDevice)
+		one := b.LayerMap(got, c, backend.Layer{Activation: a, Gradient: a, Layout: layout})
+		other := hostmem.Attribution{}.LayerMap(want, c, backend.Layer{Activation: aHost, Gradient: aHost, Layout: layout})
+		if fmt.Sprint(one) != fmt.Sprint(other) || (one != nil) != l.fails {
+			t.Errorf("%v: %v; on the host: %v", l.shape, one, other)
+		}
+		if !l.fails {
+			alike(t, fmt.Sprint(l.shape), got, want, 1e-7)
+		}
+	}
+}
+
+// Of what methods compute on the device nothing but sums and statistics leaves it.
+func TestNothingLeavesTheDevice(t *testing.T) {
+	if os.Getenv("VOXCAM_GPU") != "" {
+		t.Skip("the simulator counts calls")
+	}
+	sim := simulator.Load(t)
+	b := open(t, Options{})
+	const voxels, channels = 64, 2
+	layout, err := layoutOf(tensor.Shape{1, 4, 4, 4, channels}, "NDHWC")
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, _ := put(t, b, activation(tensor.Shape{1, 4, 4, 4, channels}, 1), backend.OnDevice)
+	point, _ := empty(t, b, voxels*channels, backend.OnDevice)
+	signed, _ := empty(t, b, voxels, backend.OnDevice)
+	copies := func(what string, most int, compute func() error) {
+		t.Helper()
+		before := sim.Calls("cuMemcpyDtoHAsync_v2")
+		if err := compute(); err != nil {
+			t.Fatal(err)
+		}
+		if n := sim.Calls("cuMemcpyDtoHAsync_v2") - before; n > most || n == 0 && most > 0 {
+			t.Errorf("%s: %d copies to the host, want %d at most", what, n, most)
+		}
+	}
+	copies("a point of a path", 0, func() error {
+		return b.Perturb(point, x, channels, cam.Perturbation{Baseline: 1, Fraction: 0.25}, noise.Stream{})
+	})
+	for _, c := range choices(t, func(cam.Choice) bool { return true }) {
+		switch {
+		case gathering(c):
+			m, err := b.NewMoments(voxels*channels, channels, backend.OnDevice, c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			copies(c.Key(), 1, func() error {
+				return errors.Join(m.Add(x, 1), m.Add(point, 0.5), m.Map(signed, c, x, 1), m.Close())
+			})
+		case atLayer(c):
+			copies(c.Key(), 2+2*(channels+1), func() error {
+				return b.LayerMap(signed, c, backend.Layer{Activation: x, Gradient: point, Layout: layout})
+			})
+		default:
+			copies(c.Key(), 1, func() error { return b.InputMap(signed, c, x, point, channels) })
+		}
+	}
 }

@@ -26,6 +26,7 @@ type session struct {
 	plan    *plan.Plan
 	sample  *backendtest.Sample
 	choices []cam.Choice
+	layer   cam.Choice
 	noise   noise.Stream
 }
 
@@ -42,8 +43,9 @@ func newSession(t *testing.T) *session {
 	plans, err := backendtest.Plans(s.sample.Graph)
 	must(t, err)
 	s.plan = plans["external"]
-	s.choices, err = cam.Choose([]string{"vargrad"}, nil)
+	s.choices, err = cam.Choose([]string{"vargrad", "eigencam"}, nil)
 	must(t, err)
+	s.choices, s.layer = s.choices[:1], s.choices[1]
 	s.noise, err = noise.New(1, "x", 0)
 	must(t, err)
 	return s
@@ -139,7 +141,7 @@ func (s *session) run(b *Backend) (out []float32, err error) {
 			return nil, err
 		}
 		scores = append(scores, values...)
-		if err := b.Perturb(noisy, x, 1, cam.Perturbation{Fraction: 1, Sigma: float32(draw)}, s.noise); err != nil {
+		if err := b.Perturb(noisy, x, 1, cam.Perturbation{Baseline: 1, Fraction: 1 / float32(draw+1), Sigma: float32(draw)}, s.noise); err != nil {
 			return nil, err
 		}
 		if err := m.Add(noisy, 1/float64(draw+1)); err != nil {
@@ -170,6 +172,19 @@ func (s *session) run(b *Backend) (out []float32, err error) {
 	if out, err = aside.Take(); err != nil {
 		return nil, err
 	}
+	layout := backend.Layout{Voxels: 20, Channels: 3, Size: [3]int{1, 1, 20}, Stride: [3]int{60, 60, 3}, ChannelStride: 1}
+	signed, err := field(layout.Voxels, backend.OnDevice)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.LayerMap(signed, s.layer, backend.Layer{Activation: noisy, Gradient: noisy, Layout: layout}); err != nil {
+		return nil, err
+	}
+	values, err = signed.Take()
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, values...)
 	if _, err := b.Usage(); err != nil {
 		return nil, err
 	}

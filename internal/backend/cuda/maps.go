@@ -18,6 +18,8 @@ var layerFormulas = map[string]struct {
 	each  string
 	mean  bool // the weights are divided by the number of voxels
 	score bool // the map is multiplied by cam.ScoreFactor
+	// The weights are the first principal component of the activation, from its sums and those of its squares.
+	principal bool
 }{
 	"gradcam/original":             {sums: []string{"gradient"}, each: "weigh", mean: true},
 	"gradcam++/original":           {sums: []string{"cubed", "original"}, each: "weigh"},
@@ -28,27 +30,30 @@ var layerFormulas = map[string]struct {
 	"gradcam-elementwise/original": {each: "positive_product"},
 	"layercam/original":            {each: "positive_gradient"},
 	"xgradcam/original":            {sums: []string{"activation", "share"}, each: "weigh"},
+	"eigencam/original":            {sums: []string{"activation", "squared"}, each: "project", principal: true},
 }
 
 // voxelFormulas are the maps of the other methods.
 var voxelFormulas = map[string]string{
-	"saliency/original":           "saliency",
-	"input-x-gradient/original":   "input_times_gradient",
-	"smoothgrad/original":         "abs_mean",
-	"smoothgrad/captum":           "mean_abs",
-	"smoothgrad/monai":            "root_square",
-	"smoothgrad-squared/original": "mean_square",
-	"vargrad/original":            "variance",
-	"vargrad/captum":              "variance_all",
+	"saliency/original":             "saliency",
+	"input-x-gradient/original":     "input_times_gradient",
+	"smoothgrad/original":           "abs_mean",
+	"smoothgrad/captum":             "mean_abs",
+	"smoothgrad/monai":              "root_square",
+	"smoothgrad-squared/original":   "mean_square",
+	"vargrad/original":              "variance",
+	"vargrad/captum":                "variance_all",
+	"integrated-gradients/original": "path",
 }
 
 type voxelParams struct {
 	Fields   [4]driver.Ptr
 	Out      driver.Ptr
 	Stats    driver.Ptr
+	X        driver.Ptr
 	Voxels   int64
 	Channels int32
-	_        int32
+	Baseline float32
 	Draws    float64
 }
 
@@ -97,7 +102,8 @@ type layerMapParams struct {
 	Channels      int32
 	Chunk, Chunks int32
 	Partial       driver.Ptr
-	Sum, Total    driver.Ptr
+	Sum, Mean     driver.Ptr
+	Total         driver.Ptr
 	Out, Stats    driver.Ptr
 	Scale, Factor float64
 }
@@ -158,6 +164,11 @@ func (f *field) layerMap(c cam.Choice, activation, gradient *field, l *backend.L
 				return err
 			}
 			p.Sum = p.Total
+		}
+		if formula.principal {
+			if found, err := f.principal(&p, sums); !found || err != nil {
+				return err
+			}
 		}
 		if formula.score { // its factor depends on the largest value
 			if err := startBlocks(f.backend, "layer_map_"+formula.each, voxels, &p); err != nil {

@@ -93,14 +93,25 @@ func (m *moments) Map(dst backend.Field, c cam.Choice, x backend.Field, baseline
 	if err := m.backend.do(m.check); err != nil {
 		return err
 	}
-	own, ok := m.backend.onDevice(dst)
+	path := c.Convention.Sampling() == cam.Path
+	read := []backend.Field{dst}
+	if path {
+		read = append(read, x)
+	}
+	own, ok := m.backend.onDevice(read...)
 	if !ok {
 		return m.onHost(dst, c, x, baseline)
 	}
 	if least := c.Convention.MinDraws(); m.draws < least {
 		return fmt.Errorf("cuda: %s (%s) needs at least %d draws, got %d", c.Name, c.Convention.Name, least, m.draws)
 	}
-	p := voxelParams{Fields: m.arrays, Channels: int32(m.channels), Draws: float64(m.draws)}
+	p := voxelParams{Fields: m.arrays, Channels: int32(m.channels), Draws: float64(m.draws), Baseline: baseline}
+	if path {
+		if err := own[1].check(m.n); err != nil {
+			return err
+		}
+		p.X = own[1].memory.At()
+	}
 	if made, err := own[0].voxelMap(c, &p); made || err != nil {
 		return err
 	}

@@ -45,18 +45,19 @@ KERNEL(256, interleave, InterleaveParams) {
     p.dst[i] = p.src[(int64)c * p.voxels + v];
 }
 
-// Noise, to the definition in package noise and with its polynomials.
-struct NoiseParams {
+// A point of a method: a blend of the volume and a baseline, and noise to the definition in package noise and with its polynomials.
+struct PerturbParams {
     float* dst;
     const float* x;
     int64 voxels;
     int channels;
-    float sigma;
+    float baseline, fraction; // 1: nothing is blended
+    float sigma;              // 0: there is no noise
     uint32 key[2], draw, sample[2];
     uint32 pad;
 };
 
-__device__ __forceinline__ void philox(const NoiseParams& p, uint32 block, uint32 out[4]) {
+__device__ __forceinline__ void philox(const PerturbParams& p, uint32 block, uint32 out[4]) {
     uint32 c0 = block, c1 = p.draw, c2 = p.sample[0], c3 = p.sample[1], k0 = p.key[0], k1 = p.key[1];
 #pragma unroll
     for (int r = 0; r < 10; r++) {
@@ -103,7 +104,7 @@ __device__ __forceinline__ void box_muller(uint32 a, uint32 b, float& z0, float&
     z1 = __uint_as_float(sb ^ swap ^ turns >> 1 << 31);
 }
 
-__device__ __forceinline__ float4 normals(const NoiseParams& p, uint32 block) {
+__device__ __forceinline__ float4 normals(const PerturbParams& p, uint32 block) {
     uint32 w[4];
     philox(p, block, w);
     float4 z;
@@ -112,18 +113,30 @@ __device__ __forceinline__ float4 normals(const NoiseParams& p, uint32 block) {
     return z;
 }
 
-// Four voxels a thread. Values are counted channel by channel, and lie channels last.
-KERNEL(256, noise_add, NoiseParams) {
+__device__ __forceinline__ float blend(const PerturbParams& p, float x) {
+    return p.fraction == 1 ? x : muladd(p.fraction, __fsub_rn(x, p.baseline), p.baseline);
+}
+
+// Four voxels a thread. Noise is counted channel by channel, and values lie channels last.
+KERNEL(256, perturb, PerturbParams) {
     int64 v = ((int64)blockIdx.x * 256 + threadIdx.x) * 4;
     if (v >= p.voxels) return;
     if (p.channels == 1 && v + 4 <= p.voxels) {
-        float4 z = normals(p, (uint32)(v / 4)), x = *reinterpret_cast<const float4*>(p.x + v);
-        x.x = muladd(p.sigma, z.x, x.x), x.y = muladd(p.sigma, z.y, x.y);
-        x.z = muladd(p.sigma, z.z, x.z), x.w = muladd(p.sigma, z.w, x.w);
+        float4 x = *reinterpret_cast<const float4*>(p.x + v);
+        x.x = blend(p, x.x), x.y = blend(p, x.y), x.z = blend(p, x.z), x.w = blend(p, x.w);
+        if (p.sigma != 0) {
+            float4 z = normals(p, (uint32)(v / 4));
+            x.x = muladd(p.sigma, z.x, x.x), x.y = muladd(p.sigma, z.y, x.y);
+            x.z = muladd(p.sigma, z.z, x.z), x.w = muladd(p.sigma, z.w, x.w);
+        }
         *reinterpret_cast<float4*>(p.dst + v) = x;
         return;
     }
     int n = (int)min((int64)4, p.voxels - v);
+    if (p.sigma == 0) {
+        for (int64 i = v * p.channels; i < (v + n) * p.channels; i++) p.dst[i] = blend(p, p.x[i]);
+        return;
+    }
     for (int c = 0; c < p.channels; c++) {
         int64 first = c * p.voxels + v;
         uint32 block = (uint32)(first / 4);
@@ -134,7 +147,7 @@ KERNEL(256, noise_add, NoiseParams) {
             int lane = (int)(i % 4);
             float value = lane < 2 ? (lane == 0 ? z.x : z.y) : (lane == 2 ? z.z : z.w);
             int64 at = (v + k) * p.channels + c;
-            p.dst[at] = muladd(p.sigma, value, p.x[at]);
+            p.dst[at] = muladd(p.sigma, value, blend(p, p.x[at]));
         }
     }
 }
@@ -192,9 +205,10 @@ struct VoxelParams {
     const float *a, *b, *c, *d; // gradient and volume, or mean, m2, abs, square
     float* out;
     Stats* stats;
+    const float* x; // the volume, for a path
     int64 voxels;
     int channels;
-    int pad;
+    float baseline; // of the path
     double draws;
 };
 
@@ -228,6 +242,7 @@ VOXEL(root_square, 0, sqrt(mean_square(p, i)) / sqrt(p.draws))
 VOXEL(mean_square, 0, mean_square(p, i))
 VOXEL(variance, 0, p.b[i] / (p.draws - 1))
 VOXEL(variance_all, 0, p.b[i] / p.draws)
+VOXEL(path, 0, ((double)p.x[i] - p.baseline) * p.a[i])
 
 // A layer, whose voxels and channels lie as backend.Layout says.
 struct LayerParams {
@@ -237,10 +252,11 @@ struct LayerParams {
     int voxels, channels;
     int chunk; // voxels of a block of partial sums
     int chunks;
-    double* partial;   // [chunks][channels]
-    const double* sum; // of each channel, that the formula needs
-    double* total;     // of each channel
-    float* out;        // null where only the peak is wanted
+    double* partial;    // [chunks][channels]
+    const double* sum;  // of each channel, that the formula needs
+    const double* mean; // of each channel's activation, where the formula needs it
+    double* total;      // of each channel
+    float* out;         // null where only the peak is wanted
     Stats* stats;
     double scale;  // of weights
     double factor; // of the map
@@ -265,7 +281,7 @@ template <class F> __device__ __forceinline__ void layer_sum(const LayerParams& 
             float a = p.a[at], g = p.g[at];
             if (!finite(a)) bad |= BAD_VALUE;
             if (!finite(g)) bad |= BAD_GRADIENT;
-            sum += f((double)a, (double)g, s);
+            sum += f((double)a, (double)g, s, 0.0);
         }
     }
     rows[row][lane] = sum;
@@ -296,7 +312,7 @@ template <class F> __device__ __forceinline__ void layer_map(const LayerParams& 
         float a = p.a[at + c * p.channel_stride], g = p.g[at + c * p.channel_stride];
         if (!finite(a)) bad |= BAD_VALUE;
         if (!finite(g)) bad |= BAD_GRADIENT;
-        sum += f((double)a, (double)g, p.sum ? p.sum[c] * p.scale : 0);
+        sum += f((double)a, (double)g, p.sum ? p.sum[c] * p.scale : 0, p.mean ? p.mean[c] : 0);
     }
     for (int d = 16; d > 0; d /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, d);
     if (lane == 0) {
@@ -310,10 +326,12 @@ template <class F> __device__ __forceinline__ void layer_map(const LayerParams& 
     report(p.stats, bad);
 }
 
-#define LAYER(kind, name, expression)                                                             \
-    struct kind##_##name##_f {                                                                    \
-        __device__ __forceinline__ double operator()(double a, double g, double s) const { return expression; } \
-    };                                                                                            \
+#define LAYER(kind, name, expression)                                                                     \
+    struct kind##_##name##_f {                                                                            \
+        __device__ __forceinline__ double operator()(double a, double g, double s, double mean) const {   \
+            return expression;                                                                            \
+        }                                                                                                 \
+    };                                                                                                    \
     KERNEL(256, kind##_##name, LayerParams) { kind(p, kind##_##name##_f()); }
 
 // Sums; s is the sum before.
@@ -325,12 +343,50 @@ LAYER(layer_sum, paper, g <= 0 || 2 + s * g == 0 ? 0 : g / (2 + s * g))
 LAYER(layer_sum, pytorch, g <= 0 ? 0 : g * g / (2 * g * g + s * g * g * g + 1e-6) * g)
 LAYER(layer_sum, monai, g <= 0 ? 0 : g * g / ((2 * g * g + s == 0 ? 1 : 2 * g * g + s) + 1e-7) * g)
 LAYER(layer_sum, share, g * a / (s + 1e-7))
+LAYER(layer_sum, squared, a * a)
 
-// Maps; s is the weight of the channel.
+// Maps; s is the weight of the channel, mean that of its activation.
 LAYER(layer_map, weigh, s * a)
 LAYER(layer_map, product, g * a)
 LAYER(layer_map, positive_product, g * a > 0 ? g * a : 0)
 LAYER(layer_map, positive_gradient, (g > 0 ? g : 0) * a)
+LAYER(layer_map, project, s * (a - mean))
+
+// layer_covariance multiplies the covariance of the activation, times the number of voxels, by a vector v, which is p.sum: for each channel k it
+// sums P (A_k - mean_k) over voxels, P being sum_k v_k (A_k - mean_k). A block has a chunk of voxels, and P of a tile of them at a time. Values
+// were found finite.
+KERNEL(256, layer_covariance, LayerParams) {
+    enum { TILE = 64 };
+    __shared__ double projection[TILE], rows[8][32];
+    int lane = threadIdx.x % 32, row = threadIdx.x / 32;
+    int first = blockIdx.x * p.chunk, end = min(p.voxels, first + p.chunk);
+    double* partial = p.partial + (int64)blockIdx.x * p.channels;
+    for (int tile = first; tile < end; tile += TILE) {
+        int n = min((int)TILE, end - tile);
+        for (int i = row; i < n; i += 8) {
+            int64 at = layer_at(p, tile + i);
+            double sum = 0;
+            for (int c = lane; c < p.channels; c += 32) sum += p.sum[c] * (p.a[at + c * p.channel_stride] - p.mean[c]);
+            for (int d = 16; d > 0; d /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, d);
+            if (lane == 0) projection[i] = sum;
+        }
+        __syncthreads();
+        for (int first_channel = 0; first_channel < p.channels; first_channel += 32) {
+            int c = first_channel + lane;
+            double sum = 0;
+            if (c < p.channels) {
+                for (int i = row; i < n; i += 8) sum += projection[i] * (p.a[layer_at(p, tile + i) + c * p.channel_stride] - p.mean[c]);
+            }
+            rows[row][lane] = sum;
+            __syncthreads();
+            if (row == 0 && c < p.channels) {
+                for (int r = 1; r < 8; r++) sum += rows[r][lane];
+                partial[c] = tile == first ? sum : partial[c] + sum;
+            }
+            __syncthreads();
+        }
+    }
+}
 
 // Heatmaps.
 struct HeatParams {
