@@ -138,8 +138,8 @@ type Problem struct {
 func Run(ctx context.Context, c *Config, o RunOptions) (RunSummary, error) {
 	opt := runner.Options{Noise: o.Noise, VerifyFiles: o.VerifyFiles, Private: o.Private, Worker: o.Worker}
 	if o.Observe != nil {
-		opt.Observer = session.ObserverFunc(func(e session.Event) {
-			if e.Kind != session.EventMemory { // once a second, for the timeline in the session's folder
+		opt.Observer = session.ObserverFunc(func(e session.Notice) {
+			if e.Kind != session.NoticeMemory { // once a second, for the timeline in the session's folder
 				o.Observe(eventOf(e))
 			}
 		})
@@ -153,7 +153,7 @@ func Run(ctx context.Context, c *Config, o RunOptions) (RunSummary, error) {
 	return summary, named(err)
 }
 
-func eventOf(e session.Event) RunEvent {
+func eventOf(e session.Notice) RunEvent {
 	return RunEvent{Kind: RunKind(e.Kind), Session: e.Session, Dir: e.Dir, Sample: e.Sample, Split: e.Split, Done: e.Done, Total: e.Total,
 		Passes: e.Passes, PassesTotal: e.PassesTotal, Status: e.Status, Reason: e.Reason, Predicted: e.Predicted, Confidence: e.Confidence,
 		Seconds: e.Seconds, Left: e.Left, Device: e.Device}

@@ -56,7 +56,7 @@ func checkArray(ts *testscript.TestScript, neg bool, args []string) {
 	if !strings.Contains(text[:min(len(text), 100)], "'<f4'") {
 		ts.Fatalf("%s is not of float32", args[0])
 	}
-	file, err := npy.NewFile(section(text))
+	file, err := npy.NewStack(section(text))
 	ts.Check(err)
 	if !slices.Equal(file.Shape(), want) {
 		ts.Fatalf("%s has the shape %v instead of %v", args[0], file.Shape(), want)

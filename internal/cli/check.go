@@ -31,8 +31,8 @@ type checkOptions struct {
 	bands          gpusurvey.Bands
 	context, probe bool // as in memory.Options
 	asJSON         bool
-	sessions       func(context.Context) ([]gpusurvey.Session, error) // nil: those whose control sockets answer
-	run            *fit.Question                                      // nil: nothing is asked about a run
+	sessions       func(context.Context) ([]gpusurvey.SessionUsage, error) // nil: those whose control sockets answer
+	run            *fit.Question                                           // nil: nothing is asked about a run
 }
 
 func newCheck() *cobra.Command {
@@ -317,7 +317,7 @@ func printHolders(w io.Writer, g gpusurvey.GPU) {
 	}
 }
 
-func printSession(w io.Writer, s gpusurvey.Session) {
+func printSession(w io.Writer, s gpusurvey.SessionUsage) {
 	state := ""
 	if s.Held {
 		state = "; it was asked to release memory"
@@ -336,7 +336,7 @@ func printSession(w io.Writer, s gpusurvey.Session) {
 const patience = 3 * time.Second
 
 // reachSessions asks the sessions of this user that run.
-func reachSessions(ctx context.Context) (found []gpusurvey.Session, err error) {
+func reachSessions(ctx context.Context) (found []gpusurvey.SessionUsage, err error) {
 	sessions, err := monitor.AskSessions(ctx, patience)
 	for _, s := range sessions {
 		if s.Problem != "" {

@@ -46,7 +46,7 @@ func runCheck(t *testing.T, o checkOptions) (code int, results, messages string)
 		o.bands = gpusurvey.DefaultBands()
 	}
 	if o.sessions == nil {
-		o.sessions = func(context.Context) ([]gpusurvey.Session, error) { return nil, nil }
+		o.sessions = func(context.Context) ([]gpusurvey.SessionUsage, error) { return nil, nil }
 	}
 	var out, talk bytes.Buffer
 	err := check(t.Context(), o, &out, &talk)
@@ -64,8 +64,8 @@ func runCheck(t *testing.T, o checkOptions) (code int, results, messages string)
 func TestCheck(t *testing.T) {
 	s := simulated(t)
 	nvml := simulatedNVML(t)
-	sessions := func(context.Context) ([]gpusurvey.Session, error) {
-		return []gpusurvey.Session{{Name: "mine", PIDs: []int{os.Getpid()}, UUID: "GPU-73696d75-6c61-7465-6420-646576696365",
+	sessions := func(context.Context) ([]gpusurvey.SessionUsage, error) {
+		return []gpusurvey.SessionUsage{{Name: "mine", PIDs: []int{os.Getpid()}, UUID: "GPU-73696d75-6c61-7465-6420-646576696365",
 			Usage: backend.Usage{Total: 8 << 30, Free: 4 << 30, Allocated: 200 << 20, Reserved: 600 << 20, Largest: 4<<30 + 400<<20}}}, nil
 	}
 	for name, c := range map[string]struct {
@@ -130,7 +130,7 @@ func TestCheckAsJSON(t *testing.T) {
 			Fragmentation *float64 `json:"fragmentation_ratio"`
 			Slack         *float64 `json:"slack_ratio"`
 			Health        gpusurvey.Health
-			Processes     []gpusurvey.Process
+			Processes     []gpusurvey.Holder
 		}
 		Host     struct{ Total float64 }
 		Counted  []string

@@ -59,7 +59,7 @@ func doctor(w io.Writer, asJSON bool) (err error) {
 	row := func(what, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", what, fmt.Sprintf(format, args...)) }
 	row("voxcam", "%s, %s/%s", runner.Version(), runtime.GOOS, runtime.GOARCH)
 	row("processor", "%s, %d threads", b.Name(), b.Threads())
-	library := func(what string, l cuda.Library) {
+	library := func(what string, l cuda.LibraryInfo) {
 		switch {
 		case l.Problem != "":
 			row(what, "%s", l.Problem)

@@ -119,7 +119,7 @@ func (o monitorOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr
 	case drawn:
 		show = func(l monitor.Look) error {
 			width, _, err := term.GetSize(int(screen.Fd()))
-			return errors.Join(err, printAll(screen, monitor.View{Width: width, Color: colored(), Title: "voxcam monitor"}.Frame(l, nil)))
+			return errors.Join(err, printAll(screen, monitor.Renderer{Width: width, Color: colored(), Title: "voxcam monitor"}.Frame(l, nil)))
 		}
 	}
 	if o.once {
@@ -172,7 +172,7 @@ func live(ctx context.Context, o monitorOptions, title string, keys, screen *os.
 		if err != nil {
 			return fmt.Errorf("the size of the terminal: %w", err)
 		}
-		return s.Draw(monitor.View{Width: width, Height: height, Color: colored(), Title: title}.Frame(now, history))
+		return s.Draw(monitor.Renderer{Width: width, Height: height, Color: colored(), Title: title}.Frame(now, history))
 	}
 	sizes := make(chan os.Signal, 1)
 	signal.Notify(sizes, resized...)

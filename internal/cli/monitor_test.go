@@ -27,7 +27,7 @@ import (
 func looked() monitor.Look {
 	return monitor.Look{Time: time.Now(), GPUs: []gpusurvey.GPU{{UUID: "GPU-1", Name: "Card", Health: gpusurvey.Healthy,
 		Figures: gpusurvey.Figures{Total: 8 * bytesize.GiB, Used: bytesize.GiB, TrulyFree: 7 * bytesize.GiB}}},
-		Sessions: []monitor.Session{{Status: control.Status{PID: 300, Session: "night", State: "computing", Done: 1, Total: 2}}}}
+		Sessions: []monitor.Answer{{Status: control.Status{PID: 300, Session: "night", State: "computing", Done: 1, Total: 2}}}}
 }
 
 func watching(interval time.Duration) monitorOptions {

@@ -126,7 +126,7 @@ func (f *planFlags) run(cmd *cobra.Command, path string) (err error) {
 	}
 	for _, file := range []struct {
 		path  string
-		write func(io.Writer, []planview.Pass) error
+		write func(io.Writer, []planview.PassPlan) error
 	}{{f.svg, planview.WriteSVG}, {f.html, planview.WriteHTML}} {
 		if file.path == "" {
 			continue
@@ -143,7 +143,7 @@ func (f *planFlags) run(cmd *cobra.Command, path string) (err error) {
 
 // drawable hands planned passes on to be shown. Passes that do not fit are refused, with the budget that each would need, and the
 // methods that could do without them.
-func drawable(planned []network.PlannedPass, budget cam.Budget) (passes []planview.Pass, err error) {
+func drawable(planned []network.PlannedPass, budget cam.Budget) (passes []planview.PassPlan, err error) {
 	var refusals []error
 	var fitting []string
 	for _, p := range planned {
@@ -156,7 +156,7 @@ func drawable(planned []network.PlannedPass, budget cam.Budget) (passes []planvi
 			continue
 		}
 		fitting = append(fitting, p.Methods...)
-		passes = append(passes, planview.Pass{
+		passes = append(passes, planview.PassPlan{
 			Name: p.Name, Methods: p.Methods, Plan: p.Plan, Curve: p.Curve, Budget: budget.Bytes,
 			Smallest: p.Smallest + p.Weights, Whole: p.Whole, Weights: p.Weights, Fields: p.Fields, Volume: p.Volume,
 		})

@@ -169,11 +169,11 @@ type advisor struct {
 	begun  atomic.Bool // there is a progress among whose lines notes stand
 }
 
-// Event implements session.Observer.
-func (a *advisor) Event(e session.Event) {
-	note := e.Kind == session.EventNote || e.Kind == session.EventWarning
+// Notify implements session.Observer.
+func (a *advisor) Notify(e session.Notice) {
+	note := e.Kind == session.NoticeNote || e.Kind == session.NoticeWarning
 	switch {
-	case e.Kind == session.EventStart:
+	case e.Kind == session.NoticeStart:
 		a.begun.Store(true)
 	case note && !a.begun.Load() && !a.json:
 		printable.Fprintf(a.stderr, "voxcam: %s: %s\n", e.Kind, inFlags(e.Reason))
@@ -181,7 +181,7 @@ func (a *advisor) Event(e session.Event) {
 	case note:
 		e.Reason = inFlags(e.Reason)
 	}
-	a.to.Event(e)
+	a.to.Notify(e)
 }
 
 // newProgress returns the progress of a run in a format, text or json, for stderr.

@@ -80,7 +80,7 @@ type orders interface {
 
 // stopOn ends a run because of a signal, and tells of it.
 func stopOn(s os.Signal, tell session.Observer, cancel context.CancelCauseFunc) {
-	tell.Event(session.Event{Kind: session.EventWarning, Reason: fmt.Sprintf("signal %v: the run stops here (memory.user_signals, --user-signals)", s)})
+	tell.Notify(session.Notice{Kind: session.NoticeWarning, Reason: fmt.Sprintf("signal %v: the run stops here (memory.user_signals, --user-signals)", s)})
 	cancel(&stopped{s})
 }
 
@@ -94,14 +94,14 @@ func obey(ctx context.Context, to orders, tell session.Observer, o policy.Order,
 	case err != nil && ctx.Err() != nil:
 		return
 	case err != nil:
-		tell.Event(session.Event{Kind: session.EventWarning, Reason: fmt.Sprintf("signal %v: %s: %v", signal, o.Operation, err)})
+		tell.Notify(session.Notice{Kind: session.NoticeWarning, Reason: fmt.Sprintf("signal %v: %s: %v", signal, o.Operation, err)})
 		return
 	}
 	text := fmt.Sprintf("signal %v: %s: gave back %s", signal, o.Operation, bytesize.Format(max(outcome.Freed(), 0)))
 	if outcome.Note != "" {
 		text += "; " + outcome.Note
 	}
-	tell.Event(session.Event{Kind: session.EventNote, Reason: text})
+	tell.Notify(session.Notice{Kind: session.NoticeNote, Reason: text})
 }
 
 // heed obeys SIGUSR1 and SIGUSR2 as the setting of memory.user_signals says, until the function that it returns is called.

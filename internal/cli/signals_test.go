@@ -31,11 +31,11 @@ func (f *fakeSession) Order(_ context.Context, o policy.Order) (policy.Outcome, 
 // events are those that an observer heard.
 type events struct {
 	mu   sync.Mutex
-	list []session.Event
+	list []session.Notice
 	more chan struct{}
 }
 
-func (e *events) Event(event session.Event) {
+func (e *events) Notify(event session.Notice) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.list = append(e.list, event)
@@ -62,10 +62,10 @@ func TestSignalsAreOrders(t *testing.T) {
 		t.Errorf("%+v", o)
 	}
 	stop()
-	if e := heard.list[0]; e.Kind != session.EventNote || e.Reason != "signal user defined signal 1: release: gave back 2 MiB; so it is" {
+	if e := heard.list[0]; e.Kind != session.NoticeNote || e.Reason != "signal user defined signal 1: release: gave back 2 MiB; so it is" {
 		t.Errorf("%+v", e)
 	}
-	if e := heard.list[1]; e.Kind != session.EventWarning || !strings.HasSuffix(e.Reason, "resume: no") {
+	if e := heard.list[1]; e.Kind != session.NoticeWarning || !strings.HasSuffix(e.Reason, "resume: no") {
 		t.Errorf("%+v", e)
 	}
 }
@@ -82,7 +82,7 @@ func TestSignalsThatStop(t *testing.T) {
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) || err.Error() != "stopped by the signal user defined signal 2" {
 		t.Error(err)
 	}
-	if e := heard.list[0]; e.Kind != session.EventWarning || !strings.Contains(e.Reason, "user defined signal 2: the run stops") {
+	if e := heard.list[0]; e.Kind != session.NoticeWarning || !strings.Contains(e.Reason, "user defined signal 2: the run stops") {
 		t.Errorf("%+v", e)
 	}
 }

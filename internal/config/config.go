@@ -36,19 +36,19 @@ type Config struct {
 	Path     string // the file it was read from; empty if there is none
 	Original bool   // it was the original system's file
 	Notices  []string
-	Model    Model
+	Model    ModelSection
 	Data     dataset.Options
-	Explain  Explain
-	Memory   Memory
-	Output   Output
+	Explain  ExplainSection
+	Memory   MemorySection
+	Output   OutputSection
 
 	lines   map[string]int    // key to the line that set it
 	flags   map[string]string // key to the flag that set it
 	refused []Complaint       // of values of flags
 }
 
-// Model names the network and the place in it that is explained.
-type Model struct {
+// ModelSection names the network and the place in it that is explained.
+type ModelSection struct {
 	File string // the ONNX file
 	Name string // of the network in reports; the file's name if empty
 	network.ModelOptions
@@ -57,8 +57,8 @@ type Model struct {
 	NumClasses  int      // number of classes; 0: as many as the model has
 }
 
-// Explain has methods and their settings, and where they are computed.
-type Explain struct {
+// ExplainSection has methods and their settings, and where they are computed.
+type ExplainSection struct {
 	Methods     []string
 	NSamples    int
 	NoiseLevel  float64
@@ -73,8 +73,8 @@ type Explain struct {
 	Conventions map[string]string // method to convention
 }
 
-// Memory has the policy for times when memory is short, and how the device is kept. Only the policy original and fewer draws change results.
-type Memory struct {
+// MemorySection has the policy for times when memory is short, and how the device is kept. Only the policy original and fewer draws change results.
+type MemorySection struct {
 	Policy string        // one of policy.Names
 	Wait   time.Duration // for others to leave memory, for one volume
 	CPU    *bool         // let the processor go on where the GPU cannot; nil: as the policy does
@@ -88,8 +88,8 @@ type Memory struct {
 	UserSignals    string        // meaning of SIGUSR1 and SIGUSR2: one of UserSignals
 }
 
-// Output has the place and the formats of results.
-type Output struct {
+// OutputSection has the place and the formats of results.
+type OutputSection struct {
 	Dir          string
 	Session      string   // empty: a new one named by the time
 	Formats      []string // of result.Names
@@ -110,14 +110,14 @@ var UserSignals = []string{UserSignalsAuto, UserSignalsMemory, UserSignalsStop}
 func Defaults() *Config {
 	exact := policy.DefaultPolicy()
 	return &Config{
-		Model: Model{ModelOptions: network.ModelOptions{LayerLayout: layer.Layouts[0]}, TargetClass: "predicted"},
+		Model: ModelSection{ModelOptions: network.ModelOptions{LayerLayout: layer.Layouts[0]}, TargetClass: "predicted"},
 		Data:  dataset.DefaultOptions(),
-		Explain: Explain{Methods: []string{cam.DefaultMethod}, NSamples: cam.DefaultNSamples, NoiseLevel: cam.DefaultNoiseLevel,
+		Explain: ExplainSection{Methods: []string{cam.DefaultMethod}, NSamples: cam.DefaultNSamples, NoiseLevel: cam.DefaultNoiseLevel,
 			Steps: cam.DefaultSteps, Baseline: cam.DefaultBaseline, Quadrature: cam.DefaultQuadrature,
 			Device: device.DefaultName, Precision: device.DefaultPrecision},
-		Memory: Memory{Policy: exact.String(), Wait: exact.Wait, Shuttle: engine.Shuttles[0], PassTimeout: 5 * time.Minute, Worker: true,
+		Memory: MemorySection{Policy: exact.String(), Wait: exact.Wait, Shuttle: engine.Shuttles[0], PassTimeout: 5 * time.Minute, Worker: true,
 			UserSignals: UserSignalsAuto},
-		Output: Output{Dir: "CAMVis", Formats: []string{"nifti", "tiff", "png"}, OverlayAlpha: result.DefaultAlpha},
+		Output: OutputSection{Dir: "CAMVis", Formats: []string{"nifti", "tiff", "png"}, OverlayAlpha: result.DefaultAlpha},
 	}
 }
 

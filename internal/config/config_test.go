@@ -32,16 +32,16 @@ func TestEveryKeyArrives(t *testing.T) {
 	yes := true
 	want := &Config{
 		Path: filepath.Join("testdata", "full.toml"),
-		Model: Model{File: "testdata/m/net.onnx", Name: "Net", ModelOptions: network.ModelOptions{TargetLayer: "layer4", LayerLayout: "channels-last",
+		Model: ModelSection{File: "testdata/m/net.onnx", Name: "Net", ModelOptions: network.ModelOptions{TargetLayer: "layer4", LayerLayout: "channels-last",
 			TokenGrid: [3]int{4, 8, 8}, InputAxes: "NDHWC", PrefixTokens: 2}, TargetClass: "Early AMD", Classes: []string{"Normal", "Early AMD"}},
 		Data: dataset.Options{Folder: "testdata/volumes", Labels: "testdata/labels.csv", Extension: ".nii.gz", Variable: "v", Axes: "HWDC",
 			ImageShape: []int{8, 16, 32}, Scale: "zscore", Split: "shuffle", SplitRatio: []float64{0.5, 0.25, 0.25},
 			SplitSeed: 7, Dataset: "all", MaxSamples: 3},
-		Explain: Explain{Methods: []string{"gradcam", "vargrad"}, NSamples: 8, NoiseLevel: 1, Steps: 16, Baseline: "-1", Quadrature: "midpoint", Seed: 42, Device: "cuda:1", Precision: "tf32", Threads: 6,
+		Explain: ExplainSection{Methods: []string{"gradcam", "vargrad"}, NSamples: 8, NoiseLevel: 1, Steps: 16, Baseline: "-1", Quadrature: "midpoint", Seed: 42, Device: "cuda:1", Precision: "tf32", Threads: 6,
 			Conventions: map[string]string{"gradcam++": "paper"}},
-		Memory: Memory{Policy: "original", Wait: 2500 * time.Millisecond, CPU: new(bool), Fewer: &yes, Skip: new(bool), Shuttle: "idle",
+		Memory: MemorySection{Policy: "original", Wait: 2500 * time.Millisecond, CPU: new(bool), Fewer: &yes, Skip: new(bool), Shuttle: "idle",
 			LaunchBlocking: true, PassTimeout: time.Minute, UserSignals: "stop"},
-		Output: Output{Dir: "testdata/out", Session: "first", Formats: []string{"nifti", "mat"}, OverlayAlpha: 0.5},
+		Output: OutputSection{Dir: "testdata/out", Session: "first", Formats: []string{"nifti", "mat"}, OverlayAlpha: 0.5},
 	}
 	if err := want.Explain.Memory.Set("512MiB"); err != nil {
 		t.Fatal(err)
@@ -225,7 +225,7 @@ func TestSettings(t *testing.T) {
 
 // What is not said is as the policy decides.
 func TestMemoryDefaults(t *testing.T) {
-	want := Memory{Policy: "exact", Wait: 10 * time.Second, Shuttle: "never", PassTimeout: 5 * time.Minute, Worker: true, UserSignals: "auto"}
+	want := MemorySection{Policy: "exact", Wait: 10 * time.Second, Shuttle: "never", PassTimeout: 5 * time.Minute, Worker: true, UserSignals: "auto"}
 	if got := Defaults().Memory; got != want {
 		t.Errorf("%+v instead of %+v", got, want)
 	}
@@ -312,7 +312,7 @@ func FuzzConfig(f *testing.F) {
 // A file system has room for the folder of any class.
 func TestClassFolderIsBounded(t *testing.T) {
 	for _, name := range []string{strings.Repeat("x", 5000), strings.Repeat("黄", 5000), strings.Repeat("../", 100), "\x1b[31m", "a\x00b"} {
-		c := &Config{Model: Model{Classes: []string{name}}}
+		c := &Config{Model: ModelSection{Classes: []string{name}}}
 		if folder := c.ClassFolder(0); len(folder) > 128 || !utf8.ValidString(folder) || strings.ContainsAny(folder, "/.\x00\x1b") {
 			t.Errorf("the folder of %.20q is %q", name, folder)
 		}
@@ -323,12 +323,12 @@ func TestClassFolderIsBounded(t *testing.T) {
 func TestPolicyOfConfiguration(t *testing.T) {
 	yes, no := true, false
 	for name, tc := range map[string]struct {
-		change func(*Memory)
+		change func(*MemorySection)
 		want   policy.Policy
 	}{
-		"default":  {func(*Memory) {}, policy.DefaultPolicy()},
-		"original": {func(m *Memory) { m.Policy = "original" }, policy.Policy{Original: true, Wait: 10 * time.Second, Fewer: true, Skip: true}},
-		"besides": {func(m *Memory) {
+		"default":  {func(*MemorySection) {}, policy.DefaultPolicy()},
+		"original": {func(m *MemorySection) { m.Policy = "original" }, policy.Policy{Original: true, Wait: 10 * time.Second, Fewer: true, Skip: true}},
+		"besides": {func(m *MemorySection) {
 			m.Policy, m.CPU, m.Fewer, m.Skip, m.Wait = "original", &yes, &no, &no, time.Second
 		},
 			policy.Policy{Original: true, CPU: true, Wait: time.Second}},

@@ -169,16 +169,16 @@ func (c *Client) do(ctx context.Context, method, path string, body []byte) ([]by
 	if json.Unmarshal(text, &f) != nil || f.Error == "" {
 		f.Error = fmt.Sprintf("%s: %.200s", answer.Status, bytes.TrimSpace(text))
 	}
-	return nil, &RefusedError{PID: c.PID, Code: answer.StatusCode, Reason: f.Error}
+	return nil, &DeclinedError{PID: c.PID, Code: answer.StatusCode, Reason: f.Error}
 }
 
-// RefusedError says that a session understood what it was asked, and why it did not do it.
-type RefusedError struct {
+// DeclinedError is the answer of a session that understood an order and did not carry it out.
+type DeclinedError struct {
 	PID    int
 	Code   int // of HTTP
 	Reason string
 }
 
-func (e *RefusedError) Error() string {
+func (e *DeclinedError) Error() string {
 	return fmt.Sprintf("the session of process %d: %s", e.PID, e.Reason)
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/voxcam/voxcam/internal/policy"
 )
 
-// Session answers on a socket.
-type Session interface {
+// Responder answers for a session on its socket.
+type Responder interface {
 	Status(ctx context.Context) (Status, error)
 	// Order returns when the operation is done, which may take as long as a pass through the network.
 	Order(ctx context.Context, o policy.Order) (policy.Outcome, error)

@@ -47,7 +47,7 @@ func place(t *testing.T) (runtime, temporary string) {
 	return runtime, temporary
 }
 
-func serve(t *testing.T, s Session) *Server {
+func serve(t *testing.T, s Responder) *Server {
 	t.Helper()
 	server, err := Serve(t.Context(), s)
 	if err != nil {
@@ -98,7 +98,7 @@ func TestAsk(t *testing.T) {
 		{policy.Order{Operation: policy.Trim, Keep: -1}, "cannot be kept"},
 		{policy.Order{Operation: policy.Release, For: -1}, "cannot be released for"},
 	} {
-		var refused *RefusedError
+		var refused *DeclinedError
 		if _, err := c.Order(t.Context(), bad.order); !errors.As(err, &refused) || !strings.Contains(err.Error(), bad.want) {
 			t.Errorf("order %+v: %v", bad.order, err)
 		}

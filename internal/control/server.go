@@ -33,7 +33,7 @@ type Server struct {
 }
 
 // Serve answers for a session on a socket of this process, until Close. Requests see ctx end.
-func Serve(ctx context.Context, session Session) (*Server, error) {
+func Serve(ctx context.Context, session Responder) (*Server, error) {
 	dir, err := makeFolder()
 	if err != nil {
 		return nil, fmt.Errorf("there is no place for the socket of this session: %w", err)

@@ -1,7 +1,7 @@
 package gpusurvey
 
-// Process is one that holds memory of a device.
-type Process struct {
+// Holder is a process that holds memory of a device.
+type Holder struct {
 	PID     int    `json:"pid"`
 	Bytes   int    `json:"bytes"`             // of the device's memory; -1 where nobody tells
 	Name    string `json:"name,omitempty"`    // as the system has it, up to 15 letters; "" where it is not known

@@ -54,11 +54,11 @@ func newProcesses(driver string) *processes {
 }
 
 // Identify describes a process. An error wraps fs.ErrNotExist where there is none of that number.
-func Identify(pid int) (Process, error) { return newProcesses("").identify(pid) }
+func Identify(pid int) (Holder, error) { return newProcesses("").identify(pid) }
 
 // identify fills what proc(5) tells; other users' processes can hide a part.
-func (p *processes) identify(pid int) (Process, error) {
-	is := Process{PID: pid, Bytes: -1, UID: -1}
+func (p *processes) identify(pid int) (Holder, error) {
+	is := Holder{PID: pid, Bytes: -1, UID: -1}
 	dir := filepath.Join(p.proc, strconv.Itoa(pid))
 	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
 	if err != nil {
@@ -116,10 +116,10 @@ func (p *processes) hasParent(parent int, file string) bool {
 }
 
 // holder is identify for a PID that NVML gave, which in a container may be another one than the process has here.
-func (p *processes) holder(pid int) Process {
+func (p *processes) holder(pid int) Holder {
 	is, err := p.identify(pid)
 	if err != nil {
-		return Process{PID: pid, Bytes: -1, UID: -1, Elsewhere: !p.host}
+		return Holder{PID: pid, Bytes: -1, UID: -1, Elsewhere: !p.host}
 	}
 	if p.host {
 		return is
@@ -133,5 +133,5 @@ func (p *processes) holder(pid int) Process {
 			return is
 		}
 	}
-	return Process{PID: pid, Bytes: -1, UID: -1, Elsewhere: true} // a process without a GPU has that number here
+	return Holder{PID: pid, Bytes: -1, UID: -1, Elsewhere: true} // a process without a GPU has that number here
 }

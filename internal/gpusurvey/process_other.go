@@ -13,8 +13,8 @@ type processes struct{}
 func newProcesses(string) *processes { return &processes{} }
 
 // Identify describes a process, on Linux.
-func Identify(pid int) (Process, error) {
-	return Process{PID: pid, Bytes: -1, UID: -1}, fmt.Errorf("process %d: who it is cannot be told on this system: %w", pid, errors.ErrUnsupported)
+func Identify(pid int) (Holder, error) {
+	return Holder{PID: pid, Bytes: -1, UID: -1}, fmt.Errorf("process %d: who it is cannot be told on this system: %w", pid, errors.ErrUnsupported)
 }
 
-func (*processes) holder(pid int) Process { return Process{PID: pid, Bytes: -1, UID: -1} }
+func (*processes) holder(pid int) Holder { return Holder{PID: pid, Bytes: -1, UID: -1} }

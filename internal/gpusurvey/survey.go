@@ -25,7 +25,7 @@ type Options struct {
 	NVML   string // the file of NVML, libnvidia-ml.so.1; "" looks for it
 	Bands  Bands  // zero: DefaultBands
 	// Sessions lists the sessions of this program that answer; nil: none.
-	Sessions func(context.Context) ([]Session, error)
+	Sessions func(context.Context) ([]SessionUsage, error)
 	// Context asks the driver too, through a context on each GPU, which takes some hundred MiB of it for a moment.
 	Context bool
 	// Probe takes all that is free of each GPU for a moment, but for a reserve, to see whether it can be had as one block. Other
@@ -35,8 +35,8 @@ type Options struct {
 	Only []int
 }
 
-// Session describes a session of this program.
-type Session struct {
+// SessionUsage has the processes and the memory of a session of this program.
+type SessionUsage struct {
 	Name  string        `json:"session"`
 	PIDs  []int         `json:"pids"`           // of all its processes
 	UUID  string        `json:"uuid,omitempty"` // of the GPU that it is on; "" where it is on none
@@ -45,14 +45,14 @@ type Session struct {
 }
 
 // Fragmentation is the share of what is free, or held without anything in it, that the session could not get as one block.
-func (s Session) Fragmentation() float64 { return s.Usage.Fragmentation() }
+func (s SessionUsage) Fragmentation() float64 { return s.Usage.Fragmentation() }
 
 // Survey shows the use of a machine's memory at one moment.
 type Survey struct {
-	Time     time.Time `json:"time"`
-	GPUs     []GPU     `json:"gpus"` // in the order of CUDA, then those that CUDA does not show
-	Host     Host      `json:"host"`
-	Sessions []Session `json:"sessions"`
+	Time     time.Time      `json:"time"`
+	GPUs     []GPU          `json:"gpus"` // in the order of CUDA, then those that CUDA does not show
+	Host     Host           `json:"host"`
+	Sessions []SessionUsage `json:"sessions"`
 	// Notes are for the user: what is missing, what is hidden, what figures rest on.
 	Notes []string `json:"notes,omitempty"`
 }
@@ -80,13 +80,13 @@ type GPU struct {
 	UUID   string `json:"uuid"`
 	MIG    bool   `json:"mig"` // a slice of a GPU
 	Figures
-	Utilization       float64   `json:"utilization"`        // part of the last moments in which it worked, 0 to 1; -1 where it is not known
-	MemoryUtilization float64   `json:"memory_utilization"` // the same of its memory
-	Processes         []Process `json:"processes"`          // that hold memory, most first
-	Unattributed      int       `json:"unattributed_bytes"` // of Used that no process in the list has
-	Health            Health    `json:"health"`
-	Context           *Context  `json:"context,omitempty"` // what the driver says, if it was asked
-	Problem           string    `json:"problem,omitempty"` // why figures are missing
+	Utilization       float64  `json:"utilization"`        // part of the last moments in which it worked, 0 to 1; -1 where it is not known
+	MemoryUtilization float64  `json:"memory_utilization"` // the same of its memory
+	Processes         []Holder `json:"processes"`          // that hold memory, most first
+	Unattributed      int      `json:"unattributed_bytes"` // of Used that no process in the list has
+	Health            Health   `json:"health"`
+	Context           *Context `json:"context,omitempty"` // what the driver says, if it was asked
+	Problem           string   `json:"problem,omitempty"` // why figures are missing
 }
 
 // Hidden reports whether this process cannot use the GPU.
@@ -186,7 +186,7 @@ func Look(ctx context.Context, o Options) (v *Survey, err error) {
 
 // Survey looks at all GPUs and the host. Errors are those of the context; what else fails is said in the survey.
 func (s *Surveyor) Survey(ctx context.Context) (*Survey, error) {
-	v := &Survey{Time: time.Now(), GPUs: []GPU{}, Sessions: []Session{}, Host: s.host()}
+	v := &Survey{Time: time.Now(), GPUs: []GPU{}, Sessions: []SessionUsage{}, Host: s.host()}
 	if s.o.Sessions != nil {
 		sessions, err := s.o.Sessions(ctx)
 		if err != nil {
@@ -258,9 +258,9 @@ func (s *Surveyor) list(v *Survey) {
 }
 
 // attribute fills what NVML says of a GPU, and who holds its memory.
-func (s *Surveyor) attribute(g *GPU, sessions []Session) {
+func (s *Surveyor) attribute(g *GPU, sessions []SessionUsage) {
 	g.TrulyFree, g.Utilization, g.MemoryUtilization = -1, -1, -1
-	g.Processes = []Process{}
+	g.Processes = []Holder{}
 	if s.nvml == nil {
 		return
 	}
@@ -299,7 +299,7 @@ func (s *Surveyor) attribute(g *GPU, sessions []Session) {
 		g.Processes = append(g.Processes, is)
 	}
 	g.Unattributed = max(0, g.Unattributed)
-	slices.SortStableFunc(g.Processes, func(a, b Process) int { return b.Bytes - a.Bytes })
+	slices.SortStableFunc(g.Processes, func(a, b Holder) int { return b.Bytes - a.Bytes })
 }
 
 // piece is the unit in which the driver hands out memory. Pieces are mapped side by side wherever they lie, so that of what is free to anybody only
@@ -307,7 +307,7 @@ func (s *Surveyor) attribute(g *GPU, sessions []Session) {
 const piece = 2 * bytesize.MiB
 
 // figure computes what follows from what was found.
-func (s *Surveyor) figure(g *GPU, sessions []Session) {
+func (s *Surveyor) figure(g *GPU, sessions []SessionUsage) {
 	named := map[string]int{} // bytes that NVML attributes to sessions
 	for _, p := range g.Processes {
 		if p.Program {

@@ -57,8 +57,8 @@ func TestSurvey(t *testing.T) {
 	s := simulator.Load(t)
 	s.SetCount(2)
 	t.Setenv("CUDA_VISIBLE_DEVICES", "0,1")
-	sessions := func(context.Context) ([]Session, error) {
-		return []Session{
+	sessions := func(context.Context) ([]SessionUsage, error) {
+		return []SessionUsage{
 			{Name: "mine", PIDs: []int{os.Getpid()}, UUID: first,
 				Usage: backend.Usage{Total: 8 * gib, Free: 4 * gib, Allocated: 200 * mib, Reserved: 600 * mib, Largest: 4*gib + 400*mib}},
 			{Name: "unseen", PIDs: []int{3}, UUID: first, // by NVML
@@ -110,9 +110,9 @@ func TestSurvey(t *testing.T) {
 	}
 
 	// Two sessions that keep memory from each other: neither can have all of it as one block.
-	split := look(t, Options{Driver: s.Path, NVML: standIn(t, 1), Sessions: func(context.Context) ([]Session, error) {
+	split := look(t, Options{Driver: s.Path, NVML: standIn(t, 1), Sessions: func(context.Context) ([]SessionUsage, error) {
 		u := backend.Usage{Total: 8 * gib, Free: 4 * gib, Reserved: 4 * gib, Largest: 8 * gib}
-		return []Session{{Name: "a", UUID: first, Usage: u}, {Name: "b", UUID: first, Usage: u}}, nil
+		return []SessionUsage{{Name: "a", UUID: first, Usage: u}, {Name: "b", UUID: first, Usage: u}}, nil
 	}}).GPUs[0]
 	if unused = float64(12 * gib); math.Abs(split.Fragmentation-(1-float64(8*gib)/unused)) > 1e-12 || split.Health != Warning || split.Slack != 1 {
 		t.Errorf("%+v", split)

@@ -1,4 +1,4 @@
-// Package monitor shows what becomes of the memory of GPUs and how sessions get on: as a live view for a terminal (View, Screen), as plain
+// Package monitor shows what becomes of the memory of GPUs and how sessions get on: as a live view for a terminal (Renderer, Screen), as plain
 // lines (Lines), and as metrics in the text format of Prometheus (Metrics, Handler, Serve). A Look shows one moment; a Watcher
 // takes looks at this machine.
 package monitor
@@ -17,12 +17,12 @@ type Look struct {
 	Time     time.Time       `json:"time"`
 	GPUs     []gpusurvey.GPU `json:"gpus"`
 	Host     gpusurvey.Host  `json:"host"`
-	Sessions []Session       `json:"sessions"`
+	Sessions []Answer        `json:"sessions"`
 	Notes    []string        `json:"notes,omitempty"`
 }
 
-// Session is the answer of a session, or its PID and why it did not answer.
-type Session struct {
+// Answer is the status that a session answered with, or its PID and the reason why it did not answer.
+type Answer struct {
 	control.Status
 	Problem string `json:"problem,omitempty"` // a sentence that names the process
 }

@@ -37,7 +37,7 @@ func sight() Look {
 		GPUs: []gpusurvey.GPU{
 			{Number: 0, Index: 0, Name: "NVIDIA H200", UUID: "GPU-1", Utilization: 0.87, Health: gpusurvey.Healthy, Unattributed: gib / 2,
 				Figures: gpusurvey.Figures{Total: 140 * gib, Used: 56 * gib, TrulyFree: 84 * gib, Reserved: 12 * gib, Largest: 83 * gib, Fragmentation: 1. / 84},
-				Processes: []gpusurvey.Process{
+				Processes: []gpusurvey.Holder{
 					{PID: 4001, Bytes: 41*gib + gib/2, Name: "python", User: "a-colleague-with-a-long-name", UID: 1001},
 					{PID: 23456, Bytes: 12 * gib, Name: "voxcam", User: "me", UID: 1000, Ours: true, Program: true, Session: "night"},
 					{PID: 301, Bytes: gib, Name: "voxcam", User: "me", UID: 1000, Program: true, Orphan: true},
@@ -48,7 +48,7 @@ func sight() Look {
 				Problem: "nvmlDeviceGetMemoryInfo: the GPU has fallen off the bus"},
 		},
 		Host: gpusurvey.Host{Total: 64 * gib, Free: 32 * gib, Health: gpusurvey.Healthy},
-		Sessions: []Session{
+		Sessions: []Answer{
 			{Status: control.Status{PID: 23400, Worker: 23456, Session: "night", Device: "cuda:0 NVIDIA H200", UUID: "GPU-1", State: "computing",
 				Level: cam.LevelStreamed, Budget: 12 * gib, Arena: 8 * gib, Plans: []network.PassState{{Pass: "gradcam", Bytes: 2 * gib}, {Pass: "input", Bytes: 8 * gib}},
 				Usage: backend.Usage{Allocated: 9 * gib, Reserved: 11 * gib, Overhead: gib}, Sample: "case_007", Split: "val", Passes: 12, PassesTotal: 50,
@@ -106,7 +106,7 @@ func TestFrame(t *testing.T) {
 		{"wide", 132, 50, false}, {"narrow", 60, 60, false}, {"low", 100, 24, false}, {"color", 100, 40, true},
 	} {
 		l := sight()
-		v := View{Width: c.width, Height: c.height, Color: c.color, Title: "voxcam monitor, each second; q quits"}
+		v := Renderer{Width: c.width, Height: c.height, Color: c.color, Title: "voxcam monitor, each second; q quits"}
 		golden(t, c.name+".txt", strings.Join(v.Frame(l, remembered(l)), "\n")+"\n")
 	}
 }
@@ -119,7 +119,7 @@ func TestFrameFits(t *testing.T) {
 	h := remembered(l)
 	for width := 1; width < 140; width += 7 {
 		for height := 1; height < 70; height += 6 {
-			frame := View{Width: width, Height: height, Color: true, Title: "t"}.Frame(l, h)
+			frame := Renderer{Width: width, Height: height, Color: true, Title: "t"}.Frame(l, h)
 			if len(frame) > height {
 				t.Fatalf("%d lines in a terminal of %d x %d", len(frame), width, height)
 			}
@@ -134,7 +134,7 @@ func TestFrameFits(t *testing.T) {
 			}
 		}
 	}
-	if frame := (View{}).Frame(Look{Time: noon}, nil); len(frame) != 3 {
+	if frame := (Renderer{}).Frame(Look{Time: noon}, nil); len(frame) != 3 {
 		t.Errorf("of an empty machine: %q", frame)
 	}
 }

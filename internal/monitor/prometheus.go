@@ -86,20 +86,20 @@ var healths = []gpusurvey.Health{gpusurvey.Unknown, gpusurvey.Healthy, gpusurvey
 // sessionGauges are the figures of a session that answers.
 var sessionGauges = []struct {
 	name, help string
-	value      func(Session) float64
+	value      func(Answer) float64
 }{
-	{"voxcam_session_budget_bytes", "Memory budget of the session now; 0 is the least that works.", func(s Session) float64 { return float64(s.Budget) }},
-	{"voxcam_session_arena_bytes", "Memory that the plans of the session compute in.", func(s Session) float64 { return float64(s.Arena) }},
-	{"voxcam_session_allocated_bytes", "Memory of the device that something is in.", func(s Session) float64 { return float64(s.Usage.Allocated) }},
-	{"voxcam_session_reserved_bytes", "Memory of the device that the session has of the driver for computing.", func(s Session) float64 { return float64(s.Usage.Reserved) }},
-	{"voxcam_session_overhead_bytes", "Memory of the device besides: context, kernels, libraries.", func(s Session) float64 { return float64(s.Usage.Overhead) }},
-	{"voxcam_session_held", "1 while the session holds little because it was asked to.", func(s Session) float64 { return truth(s.Held) }},
-	{"voxcam_session_samples", "Samples that the session has to do in all.", func(s Session) float64 { return float64(s.Total) }},
-	{"voxcam_session_samples_done", "Samples that are done.", func(s Session) float64 { return float64(s.Done) }},
-	{"voxcam_session_sample_passes", "Passes through the network that the sample at work needs.", func(s Session) float64 { return float64(s.PassesTotal) }},
-	{"voxcam_session_sample_passes_done", "Passes of the sample at work that are done.", func(s Session) float64 { return float64(s.Passes) }},
-	{"voxcam_session_left_seconds", "Estimated time until all samples are done.", func(s Session) float64 { return s.LeftSeconds }},
-	{"voxcam_session_start_time_seconds", "When the session began, in seconds since 1970.", func(s Session) float64 {
+	{"voxcam_session_budget_bytes", "Memory budget of the session now; 0 is the least that works.", func(s Answer) float64 { return float64(s.Budget) }},
+	{"voxcam_session_arena_bytes", "Memory that the plans of the session compute in.", func(s Answer) float64 { return float64(s.Arena) }},
+	{"voxcam_session_allocated_bytes", "Memory of the device that something is in.", func(s Answer) float64 { return float64(s.Usage.Allocated) }},
+	{"voxcam_session_reserved_bytes", "Memory of the device that the session has of the driver for computing.", func(s Answer) float64 { return float64(s.Usage.Reserved) }},
+	{"voxcam_session_overhead_bytes", "Memory of the device besides: context, kernels, libraries.", func(s Answer) float64 { return float64(s.Usage.Overhead) }},
+	{"voxcam_session_held", "1 while the session holds little because it was asked to.", func(s Answer) float64 { return truth(s.Held) }},
+	{"voxcam_session_samples", "Samples that the session has to do in all.", func(s Answer) float64 { return float64(s.Total) }},
+	{"voxcam_session_samples_done", "Samples that are done.", func(s Answer) float64 { return float64(s.Done) }},
+	{"voxcam_session_sample_passes", "Passes through the network that the sample at work needs.", func(s Answer) float64 { return float64(s.PassesTotal) }},
+	{"voxcam_session_sample_passes_done", "Passes of the sample at work that are done.", func(s Answer) float64 { return float64(s.Passes) }},
+	{"voxcam_session_left_seconds", "Estimated time until all samples are done.", func(s Answer) float64 { return s.LeftSeconds }},
+	{"voxcam_session_start_time_seconds", "When the session began, in seconds since 1970.", func(s Answer) float64 {
 		if s.Started.IsZero() {
 			return -1
 		}
@@ -141,7 +141,7 @@ func Metrics(l Look) []byte {
 	for _, s := range l.Sessions {
 		up(truth(s.Problem == ""), "session", s.Session, "pid", strconv.Itoa(s.PID))
 	}
-	of := func(s Session) []string {
+	of := func(s Answer) []string {
 		return []string{"session", s.Session, "pid", strconv.Itoa(s.PID), "uuid", s.UUID}
 	}
 	for _, gauge := range sessionGauges {

@@ -9,8 +9,8 @@ import (
 	"github.com/voxcam/voxcam/internal/gpusurvey"
 )
 
-// View draws looks for a terminal of a size.
-type View struct {
+// Renderer draws looks for a terminal of one size.
+type Renderer struct {
 	Width, Height int  // in cells; 0: as much as is needed
 	Color         bool // otherwise everything is told without
 	Title         string
@@ -30,7 +30,7 @@ var details = []detail{
 
 // Frame draws a look, with what is remembered of earlier ones; history may be nil. It returns at most Height lines, none wider than Width,
 // without line ends.
-func (v View) Frame(l Look, h *History) []string {
+func (v Renderer) Frame(l Look, h *History) []string {
 	width := v.Width
 	if width <= 0 {
 		width = 1 << 10
@@ -55,7 +55,7 @@ func (v View) Frame(l Look, h *History) []string {
 	return out
 }
 
-func (v View) draw(l Look, h *History, d detail, width int) (out []line) {
+func (v Renderer) draw(l Look, h *History, d detail, width int) (out []line) {
 	out = append(out, line{{l.Time.Format("15:04:05"), bold}, {"  " + v.Title, dim}})
 	if len(l.GPUs) == 0 {
 		out = append(out, text("no GPU is seen"))
@@ -212,7 +212,7 @@ func curve(name string, h *History, uuid string, now time.Time, columns, rows in
 	return out
 }
 
-func session(s Session, d detail, now time.Time) (out []line) {
+func session(s Answer, d detail, now time.Time) (out []line) {
 	if s.Problem != "" {
 		return []line{{{"session", bold}, {" " + s.Problem, yellow}}}
 	}
@@ -265,12 +265,12 @@ type tally struct {
 	style style
 }
 
-func tallies(s Session) []tally {
+func tallies(s Answer) []tally {
 	return []tally{{"ok", s.OK, green}, {"degraded", s.Degraded, yellow}, {"failed", s.Failed, red}, {"skipped", s.Skipped, red}}
 }
 
 // planText describes the plans of a session.
-func planText(s Session) string {
+func planText(s Answer) string {
 	budget := "budget: the least that works"
 	if s.Budget > 0 {
 		budget = "budget " + bytesize.Format(s.Budget)
@@ -290,7 +290,7 @@ func planText(s Session) string {
 }
 
 // holdings describes the memory of a session.
-func holdings(s Session) string {
+func holdings(s Answer) string {
 	if s.Usage.Reserved+s.Usage.Overhead == 0 {
 		return ""
 	}
@@ -298,7 +298,7 @@ func holdings(s Session) string {
 }
 
 // progress describes the progress of a session.
-func progress(s Session) string {
+func progress(s Answer) string {
 	t := fmt.Sprintf("%d of %d samples", s.Done, s.Total)
 	if s.LeftSeconds > 0 {
 		t += fmt.Sprintf(", %s left", (time.Duration(s.LeftSeconds) * time.Second).String())

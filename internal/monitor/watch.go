@@ -72,13 +72,13 @@ func Serve(address string, look func(context.Context) (Look, error)) (stop func(
 // Watcher looks at this machine. It takes one look at a time.
 type Watcher struct {
 	*gpusurvey.Surveyor
-	sessions []Session // of the look at work
+	sessions []Answer // of the look at work
 }
 
 // NewWatcher returns a watcher with the libraries and bounds of o, which waits at most patience for each session to answer. Close ends it.
 func NewWatcher(o gpusurvey.Options, patience time.Duration) *Watcher {
 	w := &Watcher{}
-	o.Sessions = func(ctx context.Context) (found []gpusurvey.Session, err error) {
+	o.Sessions = func(ctx context.Context) (found []gpusurvey.SessionUsage, err error) {
 		w.sessions, err = AskSessions(ctx, patience)
 		for _, s := range w.sessions {
 			if s.Problem == "" {
@@ -100,16 +100,16 @@ func (w *Watcher) Look(ctx context.Context) (Look, error) {
 	}
 	sessions := w.sessions
 	if sessions == nil {
-		sessions = []Session{}
+		sessions = []Answer{}
 	}
 	return Look{Time: v.Time, GPUs: v.GPUs, Host: v.Host, Sessions: sessions, Notes: v.Notes}, nil
 }
 
 // AskSessions asks all sessions of this user that can be reached, and gives for each what it says or why it does not. The error is of
 // folders that cannot be read.
-func AskSessions(ctx context.Context, patience time.Duration) ([]Session, error) {
+func AskSessions(ctx context.Context, patience time.Duration) ([]Answer, error) {
 	clients, err := control.Sessions(ctx)
-	all := make([]Session, len(clients))
+	all := make([]Answer, len(clients))
 	var answers sync.WaitGroup
 	for i, c := range clients {
 		answers.Go(func() {
@@ -129,8 +129,8 @@ func AskSessions(ctx context.Context, patience time.Duration) ([]Session, error)
 }
 
 // Memory returns the session's memory and processes as a survey takes them.
-func (s Session) Memory() gpusurvey.Session {
-	m := gpusurvey.Session{Name: s.Session, PIDs: []int{s.PID}, UUID: s.UUID, Usage: s.Usage, Held: s.Held}
+func (s Answer) Memory() gpusurvey.SessionUsage {
+	m := gpusurvey.SessionUsage{Name: s.Session, PIDs: []int{s.PID}, UUID: s.UUID, Usage: s.Usage, Held: s.Held}
 	if s.Worker != 0 {
 		m.PIDs = append(m.PIDs, s.Worker)
 	}

@@ -24,9 +24,9 @@ type Network struct {
 	afterPass  AfterPass
 	graph      *ir.Graph
 	logits     *ir.Value
-	Target     layer.Target // of the graph before the passes
-	Layer      *cam.Layer   // the target, as records have it; nil without one
-	NoLayer    error        // why there is no target layer; nil if there is one
+	Target     layer.Layer // of the graph before the passes
+	Layer      *cam.Layer  // the target, as records have it; nil without one
+	NoLayer    error       // why there is no target layer; nil if there is one
 	ClassCount int
 
 	Backend backend.Backend
@@ -121,7 +121,7 @@ func (f *File) bind(ctx context.Context, b Binding) (*Network, error) {
 }
 
 // describe returns a target layer as records have it.
-func describe(t layer.Target) *cam.Layer {
+func describe(t layer.Layer) *cam.Layer {
 	return &cam.Layer{
 		Name: t.Label, Value: t.Value.Name, Shape: t.Value.Shape().Clone(), Axes: t.Axes.String(), Module: t.Module, Call: t.Call, Calls: t.Calls,
 		AnotherTensor: t.Another, Warnings: t.Warnings, Notes: t.Notes,

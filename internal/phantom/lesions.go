@@ -34,28 +34,28 @@ func (a *anatomy) addAdvanced(r *random) {
 	}
 }
 
-// span is a range that a size is drawn from.
-type span struct{ lo, hi float64 }
+// sizeRange is the range that a size is drawn from.
+type sizeRange struct{ lo, hi float64 }
 
-func (s span) draw(r *random) float64 { return r.between(s.lo, s.hi) }
+func (s sizeRange) draw(r *random) float64 { return r.between(s.lo, s.hi) }
 
 // domeKind bounds the lot for one kind of dome; lengths are voxels of a 32x64x64 field.
 type domeKind struct {
-	radiusD, radiusW, height, content span
+	radiusD, radiusW, height, content sizeRange
 	plateau, underThePigment          bool
 }
 
 var (
 	smallDruse = domeKind{
-		radiusD: span{2.8, 3.6}, radiusW: span{4, 5.5}, height: span{3, 4}, content: span{120, 160}, underThePigment: true,
+		radiusD: sizeRange{2.8, 3.6}, radiusW: sizeRange{4, 5.5}, height: sizeRange{3, 4}, content: sizeRange{120, 160}, underThePigment: true,
 	}
 	largeDruse = domeKind{
-		radiusD: span{5, 7}, radiusW: span{8.5, 12}, height: span{5, 7.5}, content: span{110, 150}, underThePigment: true,
+		radiusD: sizeRange{5, 7}, radiusW: sizeRange{8.5, 12}, height: sizeRange{5, 7.5}, content: sizeRange{110, 150}, underThePigment: true,
 	}
 	detachment = domeKind{
-		radiusD: span{7, 10}, radiusW: span{12, 18}, height: span{9, 12}, content: span{26, 40}, plateau: true, underThePigment: true,
+		radiusD: sizeRange{7, 10}, radiusW: sizeRange{12, 18}, height: sizeRange{9, 12}, content: sizeRange{26, 40}, plateau: true, underThePigment: true,
 	}
-	subretinalFluid = domeKind{radiusD: span{6, 10}, radiusW: span{10, 18}, height: span{4.5, 8}, plateau: true}
+	subretinalFluid = domeKind{radiusD: sizeRange{6, 10}, radiusW: sizeRange{10, 18}, height: sizeRange{4.5, 8}, plateau: true}
 )
 
 // place draws a centre that keeps a lesion of the given radii inside the field.

@@ -6,7 +6,7 @@ type candidate struct {
 	slabBytes int
 	units     []*unit
 	schedules []*slabSchedule // of sweeps, nil for whole steps
-	buffers   []span          // of saved values and those without depth
+	buffers   []lifetime      // of saved values and those without depth
 	home      []int           // buffer of each value that has one, -1
 	seconds   float64
 	steps     float64 // of seconds: what slabs cost beyond whole steps
@@ -14,8 +14,8 @@ type candidate struct {
 	at        int     // that unit
 }
 
-// span is a buffer's life in units; -1 is before the first, len(units) behind the last.
-type span struct {
+// lifetime is the units from the first to the last that need a buffer; -1 is before the first, len(units) behind the last.
+type lifetime struct {
 	values      []int
 	bytes       int
 	first, last int
@@ -52,10 +52,10 @@ func (n *planner) candidate(saved []bool, slabBytes int, cache *scheduleCache) *
 	for _, u := range c.units {
 		most += max(1, len(u.targets))
 	}
-	c.buffers = make([]span, 0, most)
+	c.buffers = make([]lifetime, 0, most)
 	place := func(v, at int) {
 		c.home[v] = len(c.buffers)
-		c.buffers = append(c.buffers, span{values: n.join(nil, v), bytes: n.values[v].bytes, first: at, last: max(at, last[v]), external: n.values[v].external})
+		c.buffers = append(c.buffers, lifetime{values: n.join(nil, v), bytes: n.values[v].bytes, first: at, last: max(at, last[v]), external: n.values[v].external})
 	}
 	for v := len(n.nodes); v < len(n.values); v++ {
 		place(v, -1)

@@ -67,7 +67,7 @@ func newTable[T any](columns []column[T], rows []T) (t table) {
 }
 
 // WriteHTML writes the picture and the tables as one page.
-func WriteHTML(w io.Writer, passes []Pass) error {
+func WriteHTML(w io.Writer, passes []PassPlan) error {
 	var picture strings.Builder
 	if err := WriteSVG(&picture, passes); err != nil {
 		return err
@@ -83,7 +83,7 @@ func WriteHTML(w io.Writer, passes []Pass) error {
 		Note    string
 		Passes  []section
 	}{Title: names(passes), Picture: template.HTML(picture.String()), Note: choicesNote}
-	why := column[Row]{"why", true, func(r Row) string { return strings.Join(r.Why, "; ") }}
+	why := column[UnitRow]{"why", true, func(r UnitRow) string { return strings.Join(r.Why, "; ") }}
 	columns := append(rowColumns[:len(rowColumns):len(rowColumns)], why)
 	for _, p := range passes {
 		doc.Passes = append(doc.Passes, section{

@@ -17,8 +17,8 @@ import (
 	"github.com/voxcam/voxcam/internal/printable"
 )
 
-// Pass is a plan with what is known around it. Sizes are in bytes.
-type Pass struct {
+// PassPlan is the plan of one pass through the network, with its methods, budget and alternatives. Sizes are in bytes.
+type PassPlan struct {
 	Name     string   // what is computed
 	Methods  []string // that need it
 	Plan     *plan.Plan
@@ -31,8 +31,8 @@ type Pass struct {
 	Volume   int
 }
 
-// Row is a line of the table of units.
-type Row struct {
+// UnitRow is a line of the table of units.
+type UnitRow struct {
 	First   int      `json:"first_unit"` // counted from 1
 	Last    int      `json:"last_unit"`
 	Modules string   `json:"modules"` // abbreviated
@@ -114,9 +114,9 @@ func (r *reading) life(b plan.Buffer) (first, last int) {
 const manyRows = 60
 
 // Rows describes a plan.
-func Rows(p *plan.Plan) []Row { return read(p).rows() }
+func Rows(p *plan.Plan) []UnitRow { return read(p).rows() }
 
-func (r *reading) rows() (rows []Row) {
+func (r *reading) rows() (rows []UnitRow) {
 	for depth := 2; depth >= 0; depth-- {
 		rows = rows[:0]
 		for i := 0; i < len(r.units); {
@@ -147,9 +147,9 @@ func head(path string, depth int) []string {
 }
 
 // row puts n units from i on together.
-func (r *reading) row(i, n int) Row {
+func (r *reading) row(i, n int) UnitRow {
 	units := r.units[i : i+n]
-	row := Row{First: i + 1, Last: i + n, Step: units[0].First, How: "whole"}
+	row := UnitRow{First: i + 1, Last: i + n, Step: units[0].First, How: "whole"}
 	var nodes []*ir.Node
 	kept := map[int]bool{}
 	backward := 0
@@ -336,8 +336,8 @@ func wholeBytes(v *ir.Value) int {
 	return v.Type.Elem.Bytes(v.Shape().Elements())
 }
 
-// Choice is a line of the table of peak against time.
-type Choice struct {
+// Tradeoff is a line of the table of peak against time.
+type Tradeoff struct {
 	Bytes   int     `json:"bytes"`
 	Share   float64 `json:"share_of_whole,omitempty"` // of the peak with whole tensors
 	Seconds float64 `json:"estimated_seconds"`
@@ -346,8 +346,8 @@ type Choice struct {
 }
 
 // Choices thins a curve out to about n points whose sizes fall by the same factor. Both ends stay.
-func (p Pass) Choices(n int) []Choice {
-	list := []Choice{}
+func (p PassPlan) Choices(n int) []Tradeoff {
+	list := []Tradeoff{}
 	if len(p.Curve) == 0 {
 		return list
 	}
@@ -363,7 +363,7 @@ func (p Pass) Choices(n int) []Choice {
 			}
 			last = place
 		}
-		c := Choice{Bytes: pt.Bytes, Seconds: pt.Seconds, Kept: pt.Saved}
+		c := Tradeoff{Bytes: pt.Bytes, Seconds: pt.Seconds, Kept: pt.Saved}
 		if fastest.Seconds > 0 {
 			c.Slower = pt.Seconds / fastest.Seconds
 		}

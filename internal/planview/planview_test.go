@@ -57,14 +57,14 @@ func network(t testing.TB, blocks, depth int) *ir.Graph {
 }
 
 // pass plans a network for a budget, 0 for the smallest and below 0 for whole tensors.
-func pass(t testing.TB, g *ir.Graph, budget int) planview.Pass {
+func pass(t testing.TB, g *ir.Graph, budget int) planview.PassPlan {
 	t.Helper()
 	opt := plan.Options{External: []*ir.Value{g.Inputs[0], g.Outputs[1]}}
 	least, err := plan.Stream(g, opt)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := planview.Pass{
+	p := planview.PassPlan{
 		Name: "gradient at the volume", Methods: []string{"saliency", "smoothgrad"}, Plan: plan.Make(g), Curve: plan.Curve(g, opt),
 		Budget: max(0, budget), Smallest: least.Peak, Whole: plan.Make(g).Peak, Weights: 6912, Volume: 2 * 4 * g.Inputs[0].Shape().Elements(),
 	}
@@ -76,7 +76,7 @@ func pass(t testing.TB, g *ir.Graph, budget int) planview.Pass {
 	return p
 }
 
-var writers = map[string]func(io.Writer, []planview.Pass) error{
+var writers = map[string]func(io.Writer, []planview.PassPlan) error{
 	"txt": planview.WriteText, "svg": planview.WriteSVG, "html": planview.WriteHTML,
 }
 
@@ -84,7 +84,7 @@ var writers = map[string]func(io.Writer, []planview.Pass) error{
 func TestGolden(t *testing.T) {
 	for name, write := range writers {
 		g := network(t, 2, 12)
-		passes := []planview.Pass{pass(t, g, 0), pass(t, g, 90000)}
+		passes := []planview.PassPlan{pass(t, g, 0), pass(t, g, 90000)}
 		var got, again bytes.Buffer
 		if err := errors.Join(write(&got, passes), write(&again, passes)); err != nil {
 			t.Fatal(err)
@@ -140,7 +140,7 @@ func TestReasons(t *testing.T) {
 	g := network(t, 3, 12)
 	text := func(budget int) string {
 		var b strings.Builder
-		if err := planview.WriteText(&b, []planview.Pass{pass(t, g, budget)}); err != nil {
+		if err := planview.WriteText(&b, []planview.PassPlan{pass(t, g, budget)}); err != nil {
 			t.Fatal(err)
 		}
 		return b.String()
@@ -173,8 +173,8 @@ func TestPicturesAreSmallAndWellFormed(t *testing.T) {
 	if len(small.Steps) < 10000 {
 		t.Fatalf("the plan has only %d steps", len(small.Steps))
 	}
-	p, q := planview.Pass{Name: "roomy", Plan: large, Budget: 1 << 40}, planview.Pass{Name: "tight", Plan: small}
-	for _, passes := range [][]planview.Pass{{p}, {q}, {p, q}, {}} {
+	p, q := planview.PassPlan{Name: "roomy", Plan: large, Budget: 1 << 40}, planview.PassPlan{Name: "tight", Plan: small}
+	for _, passes := range [][]planview.PassPlan{{p}, {q}, {p, q}, {}} {
 		var b bytes.Buffer
 		if err := planview.WriteSVG(&b, passes); err != nil {
 			t.Fatal(err)
@@ -195,13 +195,13 @@ func TestPicturesAreSmallAndWellFormed(t *testing.T) {
 func TestJSONHoldsTheSchedule(t *testing.T) {
 	p := pass(t, network(t, 2, 12), 0)
 	var b bytes.Buffer
-	if err := planview.WriteJSON(&b, []planview.Pass{p}); err != nil {
+	if err := planview.WriteJSON(&b, []planview.PassPlan{p}); err != nil {
 		t.Fatal(err)
 	}
 	var doc struct {
 		Passes []struct {
 			Peak    int `json:"peak_bytes"`
-			Choices []planview.Choice
+			Choices []planview.Tradeoff
 			Buffers []struct{ Offset, Bytes int }
 			Steps   []struct {
 				In, Out []int
@@ -224,7 +224,7 @@ func TestJSONHoldsTheSchedule(t *testing.T) {
 }
 
 func TestChoicesKeepBothEnds(t *testing.T) {
-	p := planview.Pass{Whole: 1 << 20}
+	p := planview.PassPlan{Whole: 1 << 20}
 	for i := range 100 {
 		p.Curve = append(p.Curve, plan.Point{Bytes: (1 << 20) - i*10000, Seconds: 1 + float64(i)})
 	}
@@ -237,7 +237,7 @@ func TestChoicesKeepBothEnds(t *testing.T) {
 	if got := p.Choices(200); len(got) != 100 || got[50].Share >= 1 {
 		t.Errorf("all points: %d", len(got))
 	}
-	if got := (planview.Pass{}).Choices(5); len(got) != 0 {
+	if got := (planview.PassPlan{}).Choices(5); len(got) != 0 {
 		t.Errorf("a pass without a curve has the choices %v", got)
 	}
 }

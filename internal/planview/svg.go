@@ -78,7 +78,7 @@ var howToRead = []string{
 }
 
 // WriteSVG draws passes below each other: bytes over steps, one bar a buffer.
-func WriteSVG(w io.Writer, passes []Pass) error {
+func WriteSVG(w io.Writer, passes []PassPlan) error {
 	var b strings.Builder
 	panel := headArea + namesArea + plotHeight + footArea
 	top := len(howToRead)*lineHeight + 22
@@ -97,7 +97,7 @@ func WriteSVG(w io.Writer, passes []Pass) error {
 	return err
 }
 
-func names(passes []Pass) string {
+func names(passes []PassPlan) string {
 	var list []string
 	for _, p := range passes {
 		list = append(list, p.Name)
@@ -110,15 +110,15 @@ func escape(s string) string { return html.EscapeString(printable.Line(s)) }
 
 // panel is the picture of one pass.
 type panel struct {
-	pass  Pass
+	pass  PassPlan
 	r     *reading
-	rows  []Row
+	rows  []UnitRow
 	edges []float64 // left edge of each row, and the right edge of the last
 	top   int       // bytes at the upper edge of the plot
 	bars  int       // at most
 }
 
-func newPanel(p Pass, bars int) *panel {
+func newPanel(p PassPlan, bars int) *panel {
 	d := &panel{pass: p, r: read(p.Plan), bars: bars, top: max(1, p.Plan.Peak)}
 	d.rows = d.r.rows()
 	if p.Budget > d.top && p.Budget < d.top*3/2 {
@@ -137,7 +137,7 @@ func newPanel(p Pass, bars int) *panel {
 
 // x is the left edge of a step.
 func (d *panel) x(step int) float64 {
-	i, found := slices.BinarySearchFunc(d.rows, step, func(r Row, s int) int { return cmp.Compare(r.Step, s) })
+	i, found := slices.BinarySearchFunc(d.rows, step, func(r UnitRow, s int) int { return cmp.Compare(r.Step, s) })
 	if !found {
 		i--
 	}

@@ -16,7 +16,7 @@ import (
 type fact struct{ Name, Text string }
 
 // facts are the figures of a pass.
-func (p Pass) facts() []fact {
+func (p PassPlan) facts() []fact {
 	budget := "as small as possible"
 	if p.Budget > 0 {
 		budget = "budget " + bytesize.Format(p.Budget)
@@ -71,41 +71,41 @@ type column[T any] struct {
 	cell func(T) string
 }
 
-var rowColumns = []column[Row]{
-	{"unit", false, func(r Row) string {
+var rowColumns = []column[UnitRow]{
+	{"unit", false, func(r UnitRow) string {
 		if r.Last > r.First {
 			return fmt.Sprintf("%d-%d", r.First, r.Last)
 		}
 		return fmt.Sprint(r.First)
 	}},
-	{"modules", true, func(r Row) string { return r.Modules }},
-	{"part", true, func(r Row) string { return r.Part }},
-	{"how", true, func(r Row) string { return r.How }},
-	{"nodes", false, func(r Row) string { return fmt.Sprint(r.Nodes) }},
-	{"again", false, func(r Row) string {
+	{"modules", true, func(r UnitRow) string { return r.Modules }},
+	{"part", true, func(r UnitRow) string { return r.Part }},
+	{"how", true, func(r UnitRow) string { return r.How }},
+	{"nodes", false, func(r UnitRow) string { return fmt.Sprint(r.Nodes) }},
+	{"again", false, func(r UnitRow) string {
 		if r.Again == 0 {
 			return ""
 		}
 		return fmt.Sprint(r.Again)
 	}},
-	{"steps", false, func(r Row) string { return fmt.Sprint(r.Steps) }},
-	{"kept", false, func(r Row) string { return blank(r.Kept) }},
-	{"rings", false, func(r Row) string { return blank(r.Rings) }},
-	{"alive", false, func(r Row) string { return blank(r.Alive) }},
-	{"time", false, func(r Row) string { return seconds(r.Seconds) }},
+	{"steps", false, func(r UnitRow) string { return fmt.Sprint(r.Steps) }},
+	{"kept", false, func(r UnitRow) string { return blank(r.Kept) }},
+	{"rings", false, func(r UnitRow) string { return blank(r.Rings) }},
+	{"alive", false, func(r UnitRow) string { return blank(r.Alive) }},
+	{"time", false, func(r UnitRow) string { return seconds(r.Seconds) }},
 }
 
-var choiceColumns = []column[Choice]{
-	{"arena", false, func(c Choice) string { return bytesize.Format(c.Bytes) }},
-	{"of whole tensors", false, func(c Choice) string {
+var choiceColumns = []column[Tradeoff]{
+	{"arena", false, func(c Tradeoff) string { return bytesize.Format(c.Bytes) }},
+	{"of whole tensors", false, func(c Tradeoff) string {
 		if c.Share == 0 {
 			return ""
 		}
 		return fmt.Sprintf("%.1f %%", 100*c.Share)
 	}},
-	{"estimated time", false, func(c Choice) string { return seconds(c.Seconds) }},
-	{"times the fastest", false, func(c Choice) string { return fmt.Sprintf("%.2f", c.Slower) }},
-	{"values kept", false, func(c Choice) string { return fmt.Sprint(c.Kept) }},
+	{"estimated time", false, func(c Tradeoff) string { return seconds(c.Seconds) }},
+	{"times the fastest", false, func(c Tradeoff) string { return fmt.Sprintf("%.2f", c.Slower) }},
+	{"values kept", false, func(c Tradeoff) string { return fmt.Sprint(c.Kept) }},
 }
 
 // Points of the curve that tables show.
@@ -115,7 +115,7 @@ const tablePoints = 12
 const choicesNote = "The arena is the sum of what is in use at once. Placing it without overlap can take a few percent more."
 
 // WriteText prints passes for a terminal.
-func WriteText(w io.Writer, passes []Pass) error {
+func WriteText(w io.Writer, passes []PassPlan) error {
 	var b strings.Builder
 	for i, p := range passes {
 		if i > 0 {
@@ -126,7 +126,7 @@ func WriteText(w io.Writer, passes []Pass) error {
 			fmt.Fprintf(&b, "  %-25s %s\n", f.Name, f.Text)
 		}
 		b.WriteString("\n")
-		writeTable(&b, rowColumns, Rows(p.Plan), func(r Row) []string { return r.Why })
+		writeTable(&b, rowColumns, Rows(p.Plan), func(r UnitRow) []string { return r.Why })
 		if choices := p.Choices(tablePoints); len(choices) > 0 {
 			b.WriteString("\nWhat other budgets would cost:\n\n")
 			writeTable(&b, choiceColumns, choices, nil)
@@ -182,8 +182,8 @@ type passJSON struct {
 	Fields   int          `json:"device_volume_bytes,omitempty"`
 	Volume   int          `json:"volume_bytes"`
 	Seconds  float64      `json:"estimated_seconds"`
-	Units    []Row        `json:"units"`
-	Choices  []Choice     `json:"choices"`
+	Units    []UnitRow    `json:"units"`
+	Choices  []Tradeoff   `json:"choices"`
 	Buffers  []bufferJSON `json:"buffers"`
 	Steps    []stepJSON   `json:"steps"`
 }
@@ -211,7 +211,7 @@ type stepJSON struct {
 var modes = map[plan.Mode]string{plan.Whole: "whole", plan.Slab: "slab", plan.Accumulate: "accumulate"}
 
 // WriteJSON writes passes as one document, the schedule included.
-func WriteJSON(w io.Writer, passes []Pass) error {
+func WriteJSON(w io.Writer, passes []PassPlan) error {
 	doc := struct {
 		Passes []passJSON `json:"passes"`
 	}{Passes: []passJSON{}}

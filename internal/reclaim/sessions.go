@@ -13,7 +13,7 @@ import (
 func Sessions(ctx context.Context) (found []Session, err error) {
 	clients, err := control.Sessions(ctx)
 	for _, c := range clients {
-		found = append(found, Session{PID: c.PID, Session: c})
+		found = append(found, Session{PID: c.PID, Responder: c})
 	}
 	return found, err
 }

@@ -29,15 +29,15 @@ func Join(known *cam.Execution, e cam.Execution) *cam.Execution {
 	return &joined
 }
 
-// Memory summarises levels and events of a session, and its timeline.
-type Memory struct {
+// MemorySummary counts levels and events of a session, and has the extremes of its timeline.
+type MemorySummary struct {
 	Levels   map[cam.Level]int     `json:"samples_by_level"`
 	Events   map[cam.EventKind]int `json:"incidents"` // by kind, of the samples' records
 	Timeline *Extremes             `json:"timeline"`  // null without one
 }
 
-func summariseMemory(samples []*Sample) Memory {
-	m := Memory{Levels: map[cam.Level]int{}, Events: map[cam.EventKind]int{}}
+func summariseMemory(samples []*Sample) MemorySummary {
+	m := MemorySummary{Levels: map[cam.Level]int{}, Events: map[cam.EventKind]int{}}
 	for _, s := range samples {
 		if s.Execution == nil {
 			continue
@@ -52,10 +52,12 @@ func summariseMemory(samples []*Sample) Memory {
 	return m
 }
 
-func (m *Memory) known() bool { return len(m.Levels) > 0 || len(m.Events) > 0 || m.Timeline != nil }
+func (m *MemorySummary) known() bool {
+	return len(m.Levels) > 0 || len(m.Events) > 0 || m.Timeline != nil
+}
 
 // write writes the section of the report.
-func (m *Memory) write(w io.Writer) {
+func (m *MemorySummary) write(w io.Writer) {
 	var used []string
 	for _, l := range cam.Levels() {
 		if n := m.Levels[l]; n > 0 {

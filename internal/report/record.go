@@ -98,7 +98,7 @@ type Sample struct {
 	Version     string          `json:"voxcam_version"`
 	Finished    time.Time       `json:"finished"`
 	Seconds     float64         `json:"processing_time"` // of explaining, without reading and writing
-	Files       []File          `json:"files"`
+	Files       []FileRecord    `json:"files"`
 
 	Digest string `json:"record_sha256,omitempty"` // of all the rest of the record; WriteJSON fills it in
 }
@@ -116,8 +116,8 @@ type Method struct {
 	MapShape        *[3]int        `json:"map_shape,omitempty"` // depth, height, width
 }
 
-// File is a result file of a sample.
-type File struct {
+// FileRecord describes a result file of a sample.
+type FileRecord struct {
 	Path   string `json:"path"` // in the session's folder, with slashes
 	Bytes  int64  `json:"bytes"`
 	SHA256 string `json:"sha256"`

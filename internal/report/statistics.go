@@ -15,7 +15,7 @@ type Overall struct {
 	Model     ModelInfo         `json:"model_info"`
 	Splits    map[string]*Split `json:"splits"`
 	Overall   Total             `json:"overall"`
-	Memory    Memory            `json:"memory"`
+	Memory    MemorySummary     `json:"memory"`
 }
 
 // Counts are numbers of samples by status.

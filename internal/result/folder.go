@@ -99,7 +99,7 @@ func (f *Folder) Write(v *volume.Volume, info cam.Info, r *cam.Result) error {
 	if err := durable.MkdirAll(f.Dir); err != nil {
 		return err
 	}
-	sample := &Sample{ID: f.SampleID, Volume: v, Alpha: f.Alpha, TrueClass: f.TrueClass, PredictedClass: r.Predicted}
+	sample := &Subject{ID: f.SampleID, Volume: v, Alpha: f.Alpha, TrueClass: f.TrueClass, PredictedClass: r.Predicted}
 	if slices.ContainsFunc(formats, func(f Format) bool { return f.Pictures }) {
 		sample.Window = picture.FullWindow(v.Channel(0))
 	}

@@ -79,7 +79,7 @@ func Choose(names []string) (chosen []Format, err error) {
 func Endings(separator string) (endings []string) {
 	for _, f := range table {
 		for _, m := range f.maps {
-			endings = append(endings, File{What: m.what, extension: m.extension}.Name("", separator))
+			endings = append(endings, Output{What: m.what, extension: m.extension}.Name("", separator))
 		}
 	}
 	return endings
@@ -89,14 +89,14 @@ func Endings(separator string) (endings []string) {
 func SheetEndings(separator string) (endings []string) {
 	for _, f := range table {
 		for _, s := range f.sheets {
-			endings = append(endings, File{What: s.what, extension: s.extension}.Name("", separator))
+			endings = append(endings, Output{What: s.what, extension: s.extension}.Name("", separator))
 		}
 	}
 	return endings
 }
 
-// File is one file of results.
-type File struct {
+// Output is one file of results, to be written.
+type Output struct {
 	What  string // Overlay, for example; "" for all that there is of a method
 	Write func(io.Writer) error
 
@@ -104,15 +104,15 @@ type File struct {
 }
 
 // Name returns the file's name behind a stem, which a separator parts from what the file holds.
-func (f File) Name(stem, separator string) string {
+func (f Output) Name(stem, separator string) string {
 	if f.What == "" {
 		return stem + f.extension
 	}
 	return stem + separator + f.What + f.extension
 }
 
-// Sample is a volume with what the files of its results say of it.
-type Sample struct {
+// Subject is a volume with the facts that its result files state.
+type Subject struct {
 	ID             string
 	Volume         *volume.Volume // as pictures show it
 	Window         picture.Window // of the pictures
@@ -124,28 +124,28 @@ type Sample struct {
 // Map is the result of one method for a sample.
 type Map struct {
 	*cam.MethodResult
-	sample *Sample
+	sample *Subject
 	view   *picture.View
 }
 
 // Map joins the sample with a method's result, which is not cam.StatusFailed.
-func (s *Sample) Map(m *cam.MethodResult) (*Map, error) {
+func (s *Subject) Map(m *cam.MethodResult) (*Map, error) {
 	view, err := picture.NewView(s.Volume, s.Window, m.Heatmap, s.Alpha)
 	return &Map{m, s, view}, err
 }
 
 // Files returns the files of a method's result in the format.
-func (f Format) Files(m *Map) (files []File) {
+func (f Format) Files(m *Map) (files []Output) {
 	for _, file := range f.maps {
-		files = append(files, File{file.what, func(w io.Writer) error { return file.write(w, m) }, file.extension})
+		files = append(files, Output{file.what, func(w io.Writer) error { return file.write(w, m) }, file.extension})
 	}
 	return files
 }
 
 // Sheets returns the files that show all methods together in the format.
-func (f Format) Sheets(s *picture.Sheet) (files []File) {
+func (f Format) Sheets(s *picture.Sheet) (files []Output) {
 	for _, file := range f.sheets {
-		files = append(files, File{file.what, func(w io.Writer) error { return file.write(w, s) }, file.extension})
+		files = append(files, Output{file.what, func(w io.Writer) error { return file.write(w, s) }, file.extension})
 	}
 	return files
 }

@@ -64,7 +64,7 @@ func ShapeOf(ctx context.Context, c *config.Config) (shape [4]int, err error) {
 }
 
 // OpenNoise opens a .npy file of draws that suffice for a request.
-func OpenNoise(ctx context.Context, path string, r cam.Request) (*npy.File, error) {
+func OpenNoise(ctx context.Context, path string, r cam.Request) (*npy.Stack, error) {
 	draws, err := npy.Open(ctx, path)
 	if err != nil {
 		return nil, err
@@ -76,7 +76,7 @@ func OpenNoise(ctx context.Context, path string, r cam.Request) (*npy.File, erro
 }
 
 // enough compares a file of draws with what the methods need.
-func enough(draws *npy.File, path string, r cam.Request) error {
+func enough(draws *npy.Stack, path string, r cam.Request) error {
 	choices, err := cam.Choose(r.Methods, r.Convention)
 	if err != nil {
 		return err

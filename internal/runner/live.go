@@ -40,7 +40,7 @@ type Live struct {
 // mostIncidents bounds the incidents in a status: the latest ones.
 const mostIncidents = 100
 
-var _ control.Session = (*Live)(nil)
+var _ control.Responder = (*Live)(nil)
 
 // NewLive returns the session of a model on a device before it has begun. It passes on to next what it hears. Close ends it.
 func NewLive(model, device string, next session.Observer) *Live {
@@ -64,35 +64,36 @@ func (l *Live) SetEngine(e worker.Engine) {
 	l.device = e
 }
 
-// Event implements session.Observer.
-func (l *Live) Event(e session.Event) {
-	l.hear(e)
-	l.next.Event(e)
+// Notify implements session.Observer.
+func (l *Live) Notify(e session.Notice) {
+	l.apply(e)
+	l.next.Notify(e)
 }
 
-func (l *Live) hear(e session.Event) {
+// apply brings the status up to date.
+func (l *Live) apply(e session.Notice) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := &l.told
 	switch e.Kind {
-	case session.EventStart:
+	case session.NoticeStart:
 		s.Session, s.Dir, s.Total = e.Session, e.Dir, e.Total
 		if dir, err := filepath.Abs(e.Dir); err == nil { // the caller may be elsewhere
 			s.Dir = dir
 		}
-	case session.EventBegin:
+	case session.NoticeBegin:
 		s.Sample, s.Split, s.Passes, s.PassesTotal = e.Sample, e.Split, 0, 0
-	case session.EventPass:
+	case session.NoticePass:
 		s.Sample, s.Split, s.Passes, s.PassesTotal = e.Sample, e.Split, e.Passes, e.PassesTotal
-	case session.EventSample:
+	case session.NoticeSample:
 		s.Done, s.Total, s.LeftSeconds = e.Done, e.Total, e.Left
 		var counts report.Counts
 		counts.Add(e.Status)
 		s.OK, s.Degraded, s.Failed, s.Skipped = s.OK+counts.OK, s.Degraded+counts.Degraded, s.Failed+counts.Failed, s.Skipped+counts.Skipped
-	case session.EventDevice:
+	case session.NoticeDevice:
 		s.Events = append(s.Events, e.Device)
 		s.Events = slices.Clone(s.Events[max(0, len(s.Events)-mostIncidents):])
-	case session.EventEnd:
+	case session.NoticeEnd:
 		s.Sample, s.Split, s.LeftSeconds = "", "", 0
 	}
 }
@@ -104,7 +105,7 @@ func (l *Live) now() (control.Status, worker.Engine) {
 	return l.told, l.device
 }
 
-// Status implements control.Session.
+// Status implements control.Responder.
 func (l *Live) Status(context.Context) (control.Status, error) {
 	s, device := l.now()
 	if device == nil {
@@ -135,7 +136,7 @@ func (l *Live) Look(ctx context.Context) (monitor.Look, error) {
 		return monitor.Look{}, err
 	}
 	s, err := l.Status(ctx)
-	return monitor.Look{Time: v.Time, GPUs: v.GPUs, Host: v.Host, Sessions: []monitor.Session{{Status: s}}, Notes: v.Notes}, err
+	return monitor.Look{Time: v.Time, GPUs: v.GPUs, Host: v.Host, Sessions: []monitor.Answer{{Status: s}}, Notes: v.Notes}, err
 }
 
 // workerPID is the process that has the device, 0 if that is this one, or there is none now.
@@ -146,7 +147,7 @@ func workerPID(device worker.Engine) int {
 	return 0
 }
 
-// Order implements control.Session.
+// Order implements control.Responder.
 func (l *Live) Order(ctx context.Context, o policy.Order) (policy.Outcome, error) {
 	_, device := l.now()
 	if device == nil {

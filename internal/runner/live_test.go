@@ -37,11 +37,11 @@ func (f *fakeDevice) Order(_ context.Context, o policy.Order) (policy.Outcome, e
 // events are those that an observer heard.
 type events struct {
 	mu   sync.Mutex
-	list []session.Event
+	list []session.Notice
 	more chan struct{}
 }
 
-func (e *events) Event(event session.Event) {
+func (e *events) Notify(event session.Notice) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.list = append(e.list, event)
@@ -69,21 +69,21 @@ func TestStatusOfSession(t *testing.T) {
 	until := time.Now().Add(time.Minute)
 	l.SetEngine(&fakeDevice{state: engine.State{Device: "cuda:1", Name: "cuda/H200", UUID: "GPU-1", Usage: backend.Usage{Free: 5}, Budget: 7,
 		Level: cam.LevelStreamed, Arena: 3, Held: true, Until: until, State: engine.StateComputing, Plans: []network.PassState{{Pass: "input", Bytes: 3}}}})
-	for _, e := range []session.Event{
-		{Kind: session.EventStart, Session: "s", Dir: "out", Total: 6},
-		{Kind: session.EventBegin, Sample: "a", Split: "val"},
-		{Kind: session.EventSample, Sample: "a", Split: "val", Status: cam.StatusOK, Done: 1, Total: 6},
-		{Kind: session.EventSample, Sample: "b", Split: "val", Status: cam.StatusSkipped, Done: 2, Total: 6},
-		{Kind: session.EventSample, Sample: "c", Split: "val", Status: cam.StatusFailed, Done: 3, Total: 6, Left: 12},
-		{Kind: session.EventBegin, Sample: "d", Split: "val"},
-		{Kind: session.EventPass, Sample: "d", Split: "val", Passes: 4, PassesTotal: 9},
+	for _, e := range []session.Notice{
+		{Kind: session.NoticeStart, Session: "s", Dir: "out", Total: 6},
+		{Kind: session.NoticeBegin, Sample: "a", Split: "val"},
+		{Kind: session.NoticeSample, Sample: "a", Split: "val", Status: cam.StatusOK, Done: 1, Total: 6},
+		{Kind: session.NoticeSample, Sample: "b", Split: "val", Status: cam.StatusSkipped, Done: 2, Total: 6},
+		{Kind: session.NoticeSample, Sample: "c", Split: "val", Status: cam.StatusFailed, Done: 3, Total: 6, Left: 12},
+		{Kind: session.NoticeBegin, Sample: "d", Split: "val"},
+		{Kind: session.NoticePass, Sample: "d", Split: "val", Passes: 4, PassesTotal: 9},
 	} {
-		l.Event(e)
+		l.Notify(e)
 	}
 	for range mostIncidents {
-		l.Event(session.Event{Kind: session.EventDevice, Device: cam.Event{Kind: cam.EventSmaller}})
+		l.Notify(session.Notice{Kind: session.NoticeDevice, Device: cam.Event{Kind: cam.EventSmaller}})
 	}
-	l.Event(session.Event{Kind: session.EventDevice, Device: cam.Event{Kind: cam.EventCPU}})
+	l.Notify(session.Notice{Kind: session.NoticeDevice, Device: cam.Event{Kind: cam.EventCPU}})
 	s, err = l.Status(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -104,7 +104,7 @@ func TestStatusOfSession(t *testing.T) {
 	if len(heard.list) != 7+mostIncidents+1 {
 		t.Errorf("%d events were passed on", len(heard.list))
 	}
-	l.Event(session.Event{Kind: session.EventEnd})
+	l.Notify(session.Notice{Kind: session.NoticeEnd})
 	if s, _ := l.Status(t.Context()); s.Sample != "" || s.Done != 3 {
 		t.Errorf("%+v", s)
 	}

@@ -34,8 +34,8 @@ type Options struct {
 	Worker     []string
 }
 
-// job is a run that is being prepared.
-type job struct {
+// preparation holds a run's options and configuration until the session starts.
+type preparation struct {
 	Options
 	config *config.Config
 	live   *Live
@@ -45,7 +45,7 @@ type job struct {
 // those of session.Run; what keeps the run from beginning is a *session.RefusedError or a *config.Error.
 func Run(ctx context.Context, c *config.Config, o Options) (s session.Summary, err error) {
 	if o.Observer == nil {
-		o.Observer = session.ObserverFunc(func(session.Event) {})
+		o.Observer = session.ObserverFunc(func(session.Notice) {})
 	}
 	refuse := func(err error) (session.Summary, error) {
 		if ctx.Err() != nil {
@@ -67,7 +67,7 @@ func Run(ctx context.Context, c *config.Config, o Options) (s session.Summary, e
 		opt.Noise, opt.NoiseName = draws, draws.SHA256()
 		noise = worker.Noise{Path: o.Noise, SHA256: draws.SHA256()}
 	}
-	j := &job{o, c, NewLive(c.Model.File, c.Explain.Device, o.Observer)}
+	j := &preparation{o, c, NewLive(c.Model.File, c.Explain.Device, o.Observer)}
 	defer func() { err = errors.Join(err, j.live.Close()) }()
 	defer j.show(ctx)()
 	m, err := j.open(ctx, noise)
@@ -88,17 +88,17 @@ func Run(ctx context.Context, c *config.Config, o Options) (s session.Summary, e
 }
 
 // tell tells what the user should know.
-func (j *job) tell(warnings, notes []string) {
+func (j *preparation) tell(warnings, notes []string) {
 	for _, text := range warnings {
-		j.Observer.Event(session.Event{Kind: session.EventWarning, Reason: text})
+		j.Observer.Notify(session.Notice{Kind: session.NoticeWarning, Reason: text})
 	}
 	for _, text := range notes {
-		j.Observer.Event(session.Event{Kind: session.EventNote, Reason: text})
+		j.Observer.Notify(session.Notice{Kind: session.NoticeNote, Reason: text})
 	}
 }
 
 // show lets others reach the session, until the function that it returns is called.
-func (j *job) show(ctx context.Context) (end func()) {
+func (j *preparation) show(ctx context.Context) (end func()) {
 	over := func() {}
 	if j.Live != nil {
 		if f := j.Live(j.live); f != nil {
@@ -122,7 +122,7 @@ func (j *job) show(ctx context.Context) (end func()) {
 
 // open opens the model for the data set. Where the file and the configuration leave the volume's size open, it is that of the first volume
 // that goes through the network: one bad volume must not stop the others.
-func (j *job) open(ctx context.Context, noise worker.Noise) (worker.Engine, error) {
+func (j *preparation) open(ctx context.Context, noise worker.Noise) (worker.Engine, error) {
 	o, err := j.config.Engine()
 	if err != nil {
 		return nil, err
@@ -152,7 +152,7 @@ func (j *job) open(ctx context.Context, noise worker.Noise) (worker.Engine, erro
 }
 
 // start opens the device and the model on it, in a worker if the configuration, the program and the system have one.
-func (j *job) start(ctx context.Context, o engine.Options, noise worker.Noise) (worker.Engine, error) {
+func (j *preparation) start(ctx context.Context, o engine.Options, noise worker.Noise) (worker.Engine, error) {
 	if !j.config.Memory.Worker || !j.SelfWorker && len(j.Worker) == 0 {
 		return worker.OpenEngine(ctx, o)
 	}

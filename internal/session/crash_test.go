@@ -221,11 +221,11 @@ func TestReadAheadIsBounded(t *testing.T) {
 	w := newWorld(t, 8)
 	var begun []string
 	most := writersOf(runtime.GOMAXPROCS(0))
-	w.opt.Observer = ObserverFunc(func(e Event) {
+	w.opt.Observer = ObserverFunc(func(e Notice) {
 		switch e.Kind {
-		case EventBegin:
+		case NoticeBegin:
 			begun = append(begun, e.Sample)
-		case EventSample:
+		case NoticeSample:
 			if ahead := len(begun) - e.Done; ahead > most {
 				t.Errorf("%d samples were begun before %s was written", ahead, e.Sample)
 			}

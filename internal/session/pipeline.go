@@ -183,7 +183,7 @@ func (p *pipeline) requestFor(s dataset.Sample, i int, events *events) cam.Reque
 		request.Target.Class.Index = s.Label
 	}
 	request.Progress = func(done, total int) {
-		p.observe.Event(Event{Kind: EventPass, Sample: s.ID, Split: string(s.Split),
+		p.observe.Notify(Notice{Kind: NoticePass, Sample: s.ID, Split: string(s.Split),
 			Passes: i*total + done, PassesTotal: len(p.targets) * total})
 	}
 	request.OnEvent = func(event cam.Event) {
@@ -250,7 +250,7 @@ func (p *pipeline) compute(ctx context.Context, part *part) {
 	}
 	if s := part.job.sample; part.target == 0 {
 		p.memory.begin(s)
-		p.observe.Event(Event{Kind: EventBegin, Sample: s.ID, Split: string(s.Split)})
+		p.observe.Notify(Notice{Kind: NoticeBegin, Sample: s.ID, Split: string(s.Split)})
 	}
 	started := time.Now()
 	part.err = guard(func() error { return part.work.Compute(ctx) })
@@ -305,11 +305,11 @@ func (t *tally) add(record *report.Sample) {
 	defer t.mu.Unlock()
 	t.summary.count(record)
 	t.done++
-	e := Event{Kind: EventSample, Sample: record.ID, Split: record.Split, Done: t.done, Total: t.total,
+	e := Notice{Kind: NoticeSample, Sample: record.ID, Split: record.Split, Done: t.done, Total: t.total,
 		Status: record.Status, Reason: record.Reason, Seconds: record.Seconds,
 		Left: time.Since(t.started).Seconds() / float64(t.done) * float64(t.total-t.done)}
 	if record.PredictedClassName != nil {
 		e.Predicted, e.Confidence = *record.PredictedClassName, *record.Confidence
 	}
-	t.observe.Event(e)
+	t.observe.Notify(e)
 }

@@ -47,18 +47,18 @@ type lines struct {
 // silence is the longest time without a line while a sample is explained.
 const silence = 30 * time.Second
 
-func (l *lines) Event(e Event) {
+func (l *lines) Notify(e Notice) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	text := line(e)
-	if e.Kind == EventPass && l.clock().Sub(l.last) >= silence && e.Passes < e.PassesTotal {
+	if e.Kind == NoticePass && l.clock().Sub(l.last) >= silence && e.Passes < e.PassesTotal {
 		text = printable.Sprintf("%s/%s: pass %d of %d", e.Split, e.Sample, e.Passes, e.PassesTotal)
 	}
 	if text != "" {
 		l.last = l.clock()
 		fmt.Fprintln(l.w, text)
 	}
-	if e.Kind == EventStart {
+	if e.Kind == NoticeStart {
 		l.last = l.clock()
 	}
 }
@@ -66,15 +66,15 @@ func (l *lines) Event(e Event) {
 func (l *lines) Close() {}
 
 // line returns an event in words, empty for those that are not worth a line.
-func line(e Event) string {
+func line(e Notice) string {
 	switch e.Kind {
-	case EventStart:
+	case NoticeStart:
 		done := ""
 		if e.Resumed > 0 {
 			done = printable.Sprintf(", %d already done", e.Resumed)
 		}
 		return printable.Sprintf("session %s in %s: %d samples to do%s", e.Session, e.Dir, e.Total, done)
-	case EventSample:
+	case NoticeSample:
 		var b strings.Builder
 		printable.Fprintf(&b, "[%d/%d] %s/%s: %s", e.Done, e.Total, e.Split, e.Sample, e.Status)
 		if e.Predicted != "" {
@@ -90,11 +90,11 @@ func line(e Event) string {
 			printable.Fprintf(&b, ": %s", e.Reason)
 		}
 		return b.String()
-	case EventDevice:
+	case NoticeDevice:
 		return printable.Sprintf("%s/%s: %s: %s", e.Split, e.Sample, e.Device.Kind, e.Device.Text)
-	case EventNote:
+	case NoticeNote:
 		return "note: " + printable.Line(e.Reason)
-	case EventWarning:
+	case NoticeWarning:
 		return "warning: " + printable.Line(e.Reason)
 	}
 	return ""
@@ -107,11 +107,11 @@ type bar struct {
 	bar *progressbar.ProgressBar
 }
 
-func (b *bar) Event(e Event) {
+func (b *bar) Notify(e Notice) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch e.Kind {
-	case EventStart:
+	case NoticeStart:
 		b.say(line(e))
 		if e.Total == 0 {
 			return
@@ -120,20 +120,20 @@ func (b *bar) Event(e Event) {
 			progressbar.OptionSetWriter(b.w), progressbar.OptionFullWidth(), progressbar.OptionShowCount(), progressbar.OptionShowIts(),
 			progressbar.OptionSetItsString("sample"), progressbar.OptionSetPredictTime(true),
 			progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionSetRenderBlankState(true))
-	case EventBegin:
+	case NoticeBegin:
 		b.describe("%s/%s", e.Split, e.Sample)
-	case EventPass:
+	case NoticePass:
 		if e.PassesTotal > 1 {
 			b.describe("%s/%s pass %d/%d", e.Split, e.Sample, e.Passes, e.PassesTotal)
 		}
-	case EventSample:
+	case NoticeSample:
 		if e.Status != cam.StatusOK {
 			b.say(line(e))
 		}
 		if b.bar != nil {
 			b.bar.Add(1) //nolint:errcheck // a terminal that is gone is no reason to stop
 		}
-	case EventDevice, EventNote, EventWarning:
+	case NoticeDevice, NoticeNote, NoticeWarning:
 		b.say(line(e))
 	}
 }
@@ -164,15 +164,15 @@ func (b *bar) Close() {
 // jsonLog writes each event as a line of JSON.
 type jsonLog struct{ log *slog.Logger }
 
-func (j *jsonLog) Event(e Event) {
+func (j *jsonLog) Notify(e Notice) {
 	switch e.Kind {
-	case EventStart:
+	case NoticeStart:
 		j.log.Info("start", "session", e.Session, "dir", e.Dir, "to_do", e.Total, "resumed", e.Resumed)
-	case EventBegin:
+	case NoticeBegin:
 		j.log.Info("begin", "sample", e.Sample, "split", e.Split)
-	case EventPass:
+	case NoticePass:
 		j.log.Info("pass", "sample", e.Sample, "split", e.Split, "passes", e.Passes, "of", e.PassesTotal)
-	case EventSample:
+	case NoticeSample:
 		level := slog.LevelInfo
 		switch e.Status {
 		case cam.StatusDegraded:
@@ -182,20 +182,20 @@ func (j *jsonLog) Event(e Event) {
 		}
 		j.log.Log(context.Background(), level, "sample", "sample", e.Sample, "split", e.Split, "status", e.Status, "reason", e.Reason,
 			"predicted", e.Predicted, "confidence", e.Confidence, "seconds", e.Seconds, "done", e.Done, "total", e.Total, "left_seconds", e.Left)
-	case EventDevice:
+	case NoticeDevice:
 		level := slog.LevelWarn
 		if harmless(e.Device.Kind) {
 			level = slog.LevelInfo
 		}
 		j.log.Log(context.Background(), level, "incident", "sample", e.Sample, "split", e.Split, "incident", e.Device.Kind,
 			"at", e.Device.Time, "text", e.Device.Text)
-	case EventMemory:
+	case NoticeMemory:
 		j.log.Info("memory", "sample", e.Sample, "figures", e.Figures)
-	case EventNote:
+	case NoticeNote:
 		j.log.Info("note", "reason", e.Reason)
-	case EventWarning:
+	case NoticeWarning:
 		j.log.Warn("warning", "reason", e.Reason)
-	case EventEnd:
+	case NoticeEnd:
 		j.log.Info("end", "session", e.Session, "dir", e.Dir, "ok", e.Counts.OK, "degraded", e.Counts.Degraded,
 			"failed", e.Counts.Failed, "skipped", e.Counts.Skipped, "seconds", e.Seconds)
 	}

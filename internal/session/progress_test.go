@@ -11,17 +11,17 @@ import (
 	"github.com/voxcam/voxcam/internal/report"
 )
 
-var someEvents = []Event{
-	{Kind: EventStart, Session: "s", Dir: "out/session_s", Total: 3, Resumed: 3},
-	{Kind: EventBegin, Sample: "a", Split: "val"},
-	{Kind: EventPass, Sample: "a", Split: "val", Passes: 1, PassesTotal: 9},
-	{Kind: EventSample, Sample: "a", Split: "val", Done: 1, Total: 3, Status: cam.StatusOK, Predicted: "Late", Confidence: 0.75, Seconds: 2, Left: 300},
-	{Kind: EventWarning, Reason: "odd"},
-	{Kind: EventDevice, Sample: "b", Split: "val", Device: cam.Event{Kind: cam.EventSmaller, Text: "went on with 300 MiB"}},
-	{Kind: EventMemory, Sample: "b", Figures: report.Figures{GPUFree: 5}},
-	{Kind: EventSample, Sample: "b", Split: "val", Done: 2, Total: 3, Status: cam.StatusFailed, Reason: "no file"},
-	{Kind: EventSample, Sample: "c", Split: "val", Done: 3, Total: 3, Status: cam.StatusSkipped, Reason: "too little"},
-	{Kind: EventEnd},
+var someEvents = []Notice{
+	{Kind: NoticeStart, Session: "s", Dir: "out/session_s", Total: 3, Resumed: 3},
+	{Kind: NoticeBegin, Sample: "a", Split: "val"},
+	{Kind: NoticePass, Sample: "a", Split: "val", Passes: 1, PassesTotal: 9},
+	{Kind: NoticeSample, Sample: "a", Split: "val", Done: 1, Total: 3, Status: cam.StatusOK, Predicted: "Late", Confidence: 0.75, Seconds: 2, Left: 300},
+	{Kind: NoticeWarning, Reason: "odd"},
+	{Kind: NoticeDevice, Sample: "b", Split: "val", Device: cam.Event{Kind: cam.EventSmaller, Text: "went on with 300 MiB"}},
+	{Kind: NoticeMemory, Sample: "b", Figures: report.Figures{GPUFree: 5}},
+	{Kind: NoticeSample, Sample: "b", Split: "val", Done: 2, Total: 3, Status: cam.StatusFailed, Reason: "no file"},
+	{Kind: NoticeSample, Sample: "c", Split: "val", Done: 3, Total: 3, Status: cam.StatusSkipped, Reason: "too little"},
+	{Kind: NoticeEnd},
 }
 
 func progress(t *testing.T, format string, terminal bool) string {
@@ -32,7 +32,7 @@ func progress(t *testing.T, format string, terminal bool) string {
 		t.Fatal(err)
 	}
 	for _, e := range someEvents {
-		p.Event(e)
+		p.Notify(e)
 	}
 	p.Close()
 	return b.String()
@@ -55,18 +55,18 @@ func TestLongSamplesAreHeardOf(t *testing.T) {
 	var b bytes.Buffer
 	now := time.Unix(0, 0)
 	l := &lines{w: &b, clock: func() time.Time { return now }}
-	l.Event(Event{Kind: EventStart})
+	l.Notify(Notice{Kind: NoticeStart})
 	b.Reset()
 	for pass := 1; pass <= 4; pass++ {
 		now = now.Add(20 * time.Second)
-		l.Event(Event{Kind: EventPass, Sample: "a", Split: "val", Passes: pass, PassesTotal: 9})
+		l.Notify(Notice{Kind: NoticePass, Sample: "a", Split: "val", Passes: pass, PassesTotal: 9})
 	}
 	if got := b.String(); got != "val/a: pass 2 of 9\nval/a: pass 4 of 9\n" {
 		t.Errorf("%q", got)
 	}
 	b.Reset()
 	now = now.Add(silence)
-	if l.Event(Event{Kind: EventPass, Sample: "a", Split: "val", Passes: 9, PassesTotal: 9}); b.Len() > 0 {
+	if l.Notify(Notice{Kind: NoticePass, Sample: "a", Split: "val", Passes: 9, PassesTotal: 9}); b.Len() > 0 {
 		t.Errorf("%q of the last pass, which a line on the sample follows", b.String())
 	}
 }

@@ -78,12 +78,12 @@ func TestPassesCountToTheTotal(t *testing.T) {
 	w.config.Model.TargetClass = "all"
 	w.config.Explain.Methods = []string{"gradcam", "vargrad"}
 	var got []string
-	last := Event{Left: -1}
-	w.opt.Observer = ObserverFunc(func(e Event) {
+	last := Notice{Left: -1}
+	w.opt.Observer = ObserverFunc(func(e Notice) {
 		switch e.Kind {
-		case EventPass:
+		case NoticePass:
 			got = append(got, fmt.Sprintf("%d/%d", e.Passes, e.PassesTotal))
-		case EventSample:
+		case NoticeSample:
 			last = e
 		}
 	})

@@ -71,6 +71,6 @@ func (r *run) removePicture(picture string) error {
 // warnKept warns that files in the place of results are not of this program, and says where they were moved.
 func (r *run) warnKept(place, kept string) {
 	if kept != "" {
-		r.observe.Event(Event{Kind: EventWarning, Reason: fmt.Sprintf("%s held files that this program does not write; they are in %s now", place, kept)})
+		r.observe.Notify(Notice{Kind: NoticeWarning, Reason: fmt.Sprintf("%s held files that this program does not write; they are in %s now", place, kept)})
 	}
 }

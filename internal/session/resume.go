@@ -29,7 +29,7 @@ func (r *run) sort(ctx context.Context, samples []dataset.Sample) (todo []datase
 		return nil, nil, refuse("session %s cannot be continued: %w", r.record.Name, err)
 	}
 	for _, p := range problems {
-		r.observe.Event(Event{Kind: EventWarning, Reason: p.Error() + "; the sample is done again"})
+		r.observe.Notify(Notice{Kind: NoticeWarning, Reason: p.Error() + "; the sample is done again"})
 	}
 	byPlace := map[string]*report.Sample{}
 	for _, record := range records {
@@ -81,7 +81,7 @@ func (r *run) finished(s dataset.Sample, record *report.Sample) bool {
 }
 
 // complete reports whether a result file is there with its size and, if asked for, with its digest.
-func complete(folder fs.FS, file report.File, digest bool) bool {
+func complete(folder fs.FS, file report.FileRecord, digest bool) bool {
 	f, err := folder.Open(file.Path)
 	if err != nil {
 		return false

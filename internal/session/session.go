@@ -205,7 +205,7 @@ func Run(ctx context.Context, opt Options, ex explain.Overlapping) (Summary, err
 		for _, record := range done {
 			s.count(record)
 		}
-		r.observe.Event(Event{Kind: EventStart, Session: s.Name, Dir: s.Dir, Total: len(todo), Resumed: s.Resumed})
+		r.observe.Notify(Notice{Kind: NoticeStart, Session: s.Name, Dir: s.Dir, Total: len(todo), Resumed: s.Resumed})
 		r.memory = record(ctx, r.folder, opt.Figures, r.observe)
 		err = r.explainAll(ctx, ex, todo, &s)
 		r.memory.close()
@@ -221,7 +221,7 @@ func Run(ctx context.Context, opt Options, ex explain.Overlapping) (Summary, err
 		err = &durable.Error{Path: s.Dir, Err: cerr}
 	}
 	s.Seconds = time.Since(started).Seconds()
-	r.observe.Event(Event{Kind: EventEnd, Session: s.Name, Dir: s.Dir, Total: s.Selected, Seconds: s.Seconds, Counts: s.Status})
+	r.observe.Notify(Notice{Kind: NoticeEnd, Session: s.Name, Dir: s.Dir, Total: s.Selected, Seconds: s.Seconds, Counts: s.Status})
 	return s, err
 }
 
@@ -238,7 +238,7 @@ func (r *run) report(ended error) error {
 		return errors.Join(ended, err)
 	}
 	for _, p := range problems {
-		r.observe.Event(Event{Kind: EventWarning, Reason: p.Error()})
+		r.observe.Notify(Notice{Kind: NoticeWarning, Reason: p.Error()})
 	}
 	return ended
 }

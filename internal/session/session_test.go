@@ -447,7 +447,7 @@ func TestOtherSettingsAreRefused(t *testing.T) {
 		"methods":  {func(w *world, _ *fake) { w.config.Explain.Methods = []string{"vargrad"} }, `explain.methods: the session has ["gradcam"], this run ["vargrad"]`},
 		"scale":    {func(w *world, _ *fake) { w.config.Data.Scale = "div255" }, "data.scale: the session has none, this run div255"},
 		"policy":   {func(w *world, _ *fake) { w.config.Memory.Policy = "original" }, "memory.policy: the session has absent, this run original"},
-		"settings": {func(w *world, _ *fake) { w.opt.Noise, w.opt.NoiseName = &npy.File{}, "x" }, "noise: the session has absent, this run x"},
+		"settings": {func(w *world, _ *fake) { w.opt.Noise, w.opt.NoiseName = &npy.Stack{}, "x" }, "noise: the session has absent, this run x"},
 		"record": {func(w *world, _ *fake) {
 			if err := os.WriteFile(w.session("session.json"), []byte("{"), 0o644); err != nil {
 				w.t.Fatal(err)

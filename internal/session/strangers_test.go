@@ -138,8 +138,8 @@ func TestLinksInASession(t *testing.T) {
 				t.Fatal(err)
 			}
 			var said []string
-			w.opt.Observer = ObserverFunc(func(e Event) {
-				if e.Kind == EventWarning {
+			w.opt.Observer = ObserverFunc(func(e Notice) {
+				if e.Kind == NoticeWarning {
 					said = append(said, e.Reason)
 				}
 			})
@@ -167,8 +167,8 @@ func TestNotesAreKept(t *testing.T) {
 		}
 	}
 	var said []string
-	w.opt.Observer = ObserverFunc(func(e Event) {
-		if e.Kind == EventWarning {
+	w.opt.Observer = ObserverFunc(func(e Notice) {
+		if e.Kind == NoticeWarning {
 			said = append(said, e.Reason)
 		}
 	})
@@ -237,8 +237,8 @@ func TestDamagedRecordsAreDoneAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		var said []string
-		w.opt.Observer = ObserverFunc(func(e Event) {
-			if e.Kind == EventWarning {
+		w.opt.Observer = ObserverFunc(func(e Notice) {
+			if e.Kind == NoticeWarning {
 				said = append(said, e.Reason)
 			}
 		})

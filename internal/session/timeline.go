@@ -95,7 +95,7 @@ func (r *recorder) begin(s dataset.Sample) {
 
 // event records what happened while a sample was explained.
 func (r *recorder) event(s dataset.Sample, e cam.Event) {
-	r.observe.Event(Event{Kind: EventDevice, Sample: s.ID, Split: string(s.Split), Device: e})
+	r.observe.Notify(Notice{Kind: NoticeDevice, Sample: s.ID, Split: string(s.Split), Device: e})
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if e.Time.IsZero() {
@@ -163,7 +163,7 @@ func (r *recorder) end(err error) {
 		r.file.Close() //nolint:errcheck // an earlier error is told
 		r.file = nil
 	}
-	r.observe.Event(Event{Kind: EventWarning, Reason: fmt.Sprintf("the timeline of memory is not continued: %v", err)})
+	r.observe.Notify(Notice{Kind: NoticeWarning, Reason: fmt.Sprintf("the timeline of memory is not continued: %v", err)})
 }
 
 // tick records figures, if they are due or the last ones.
@@ -186,13 +186,13 @@ func (r *recorder) tick(ctx context.Context, last bool) {
 	case err != nil:
 		if !r.failed { // the next may be there again, and this would be said each second
 			r.failed = true
-			r.observe.Event(Event{Kind: EventWarning, Reason: fmt.Sprintf("figures of memory are missing: %v", err)})
+			r.observe.Notify(Notice{Kind: NoticeWarning, Reason: fmt.Sprintf("figures of memory are missing: %v", err)})
 		}
 		return
 	}
 	r.failed = false
 	r.add(report.Moment{Time: r.clock(), Sample: r.sample, Figures: &figures})
-	r.observe.Event(Event{Kind: EventMemory, Sample: r.sample, Figures: figures})
+	r.observe.Notify(Notice{Kind: NoticeMemory, Sample: r.sample, Figures: figures})
 }
 
 // add appends a line. A timeline that is full is thinned out first.

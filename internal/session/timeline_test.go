@@ -55,8 +55,8 @@ func sampleRecord(t testing.TB, w *world, rel string) *report.Sample {
 func TestSkippedAndIncidents(t *testing.T) {
 	w := newWorld(t, 3)
 	w.config.Model.TargetClass = "all"
-	var events []Event
-	w.opt.Observer = ObserverFunc(func(e Event) { events = append(events, e) })
+	var events []Notice
+	w.opt.Observer = ObserverFunc(func(e Notice) { events = append(events, e) })
 	f := &fake{hook: func(_ context.Context, req cam.Request, r *cam.Result) error {
 		r.Execution = cam.Execution{Device: "cuda:0 (test)", Level: cam.LevelWhole, Arena: 100}
 		switch {
@@ -94,7 +94,7 @@ func TestSkippedAndIncidents(t *testing.T) {
 	}
 	var told []string
 	for _, e := range events {
-		if e.Kind == EventDevice {
+		if e.Kind == NoticeDevice {
 			told = append(told, fmt.Sprintf("%s/%s %s", e.Split, e.Sample, e.Device.Kind))
 		}
 	}
@@ -148,8 +148,8 @@ func TestTimeline(t *testing.T) {
 		return report.Figures{GPUTotal: 100, GPUFree: 60, GPUUsed: 40, Reserved: 30, Resident: 7}, nil
 	}
 	memories := 0
-	w.opt.Observer = ObserverFunc(func(e Event) {
-		if e.Kind == EventMemory && e.Figures.GPUFree == 60 {
+	w.opt.Observer = ObserverFunc(func(e Notice) {
+		if e.Kind == NoticeMemory && e.Figures.GPUFree == 60 {
 			memories++
 		}
 	})
@@ -221,8 +221,8 @@ func TestTimelineIsNoResult(t *testing.T) {
 		w.must(&fake{}, ExitOK)
 		change(w)
 		var warnings []string
-		w.opt.Observer = ObserverFunc(func(e Event) {
-			if e.Kind == EventWarning {
+		w.opt.Observer = ObserverFunc(func(e Notice) {
+			if e.Kind == NoticeWarning {
 				warnings = append(warnings, e.Reason)
 			}
 		})
@@ -248,8 +248,8 @@ func TestTimelineIsBounded(t *testing.T) {
 	}
 	defer folder.Close()
 	now, asked := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), 0
-	r := &recorder{folder: folder, observe: ObserverFunc(func(e Event) {
-		if e.Kind == EventWarning {
+	r := &recorder{folder: folder, observe: ObserverFunc(func(e Notice) {
+		if e.Kind == NoticeWarning {
 			t.Error(e.Reason)
 		}
 	}), most: 100, every: 1, stop: make(chan struct{}), done: make(chan struct{})}

@@ -24,7 +24,7 @@ type writer struct {
 	job    *job
 	record *report.Sample
 	stage  *durable.Stage
-	sample *result.Sample
+	sample *result.Subject
 	sheet  picture.Sheet
 	cover  string // name of the first overlay
 	failed error  // why there will be no results; the rest of the sample is passed over
@@ -116,7 +116,7 @@ func (w *writer) begin(first *cam.Result) (err error) {
 	}
 	r.describePrediction(w.record, first)
 	w.sheet.Title = title(w.record)
-	w.sample = &result.Sample{ID: w.record.ID, Volume: v, Window: picture.FullWindow(v.Channel(0)), Alpha: r.config.Output.OverlayAlpha,
+	w.sample = &result.Subject{ID: w.record.ID, Volume: v, Window: picture.FullWindow(v.Channel(0)), Alpha: r.config.Output.OverlayAlpha,
 		TrueClass: -1, PredictedClass: first.Predicted}
 	if w.record.TrueClass != nil {
 		w.sample.TrueClass = *w.record.TrueClass
@@ -125,7 +125,7 @@ func (w *writer) begin(first *cam.Result) (err error) {
 }
 
 // task returns a function that writes a file of the method with a key.
-func (w *writer) task(file result.File, key string) func() error {
+func (w *writer) task(file result.Output, key string) func() error {
 	name := file.Name(w.job.sample.Name+"_"+key, "_")
 	if file.What == result.Overlay && w.cover == "" {
 		w.cover = name
@@ -142,7 +142,7 @@ func (w *writer) task(file result.File, key string) func() error {
 func (w *writer) list(name string, info durable.Info) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.record.Files = append(w.record.Files, report.File{Path: name, Bytes: info.Bytes, SHA256: info.SHA256})
+	w.record.Files = append(w.record.Files, report.FileRecord{Path: name, Bytes: info.Bytes, SHA256: info.SHA256})
 }
 
 // finish stores pictures and record and gives the sample its place, whatever became of it.
@@ -182,7 +182,7 @@ func (w *writer) finish() (*report.Sample, error) {
 		}
 	}
 	w.record.Execution = w.known
-	slices.SortFunc(w.record.Files, func(a, b report.File) int { return strings.Compare(a.Path, b.Path) })
+	slices.SortFunc(w.record.Files, func(a, b report.FileRecord) int { return strings.Compare(a.Path, b.Path) })
 	_, err := w.stage.Write(report.MetadataName(w.job.sample.Name), func(f *durable.File) error { return report.WriteJSON(f, w.record) })
 	if err != nil {
 		return nil, err
@@ -245,7 +245,7 @@ func (w *writer) pictures(place string) error {
 		if err := w.stage.Link(w.cover, overlay); err != nil {
 			return err
 		}
-		i := slices.IndexFunc(w.record.Files, func(f report.File) bool { return f.Path == path.Join(place, w.cover) })
+		i := slices.IndexFunc(w.record.Files, func(f report.FileRecord) bool { return f.Path == path.Join(place, w.cover) })
 		w.list(overlay, durable.Info{Bytes: w.record.Files[i].Bytes, SHA256: w.record.Files[i].SHA256})
 	}
 	return nil
@@ -267,7 +267,7 @@ func (r *run) describe(j *job) *report.Sample {
 	s := j.sample
 	record := &report.Sample{
 		Schema: report.Schema, ID: s.ID, Name: s.Name, Split: string(s.Split), Status: cam.StatusOK,
-		Methods: []report.Method{}, Statistics: map[string]report.Statistics{}, Files: []report.File{},
+		Methods: []report.Method{}, Statistics: map[string]report.Statistics{}, Files: []report.FileRecord{},
 		Seed: r.config.Explain.Seed, ModelSHA256: r.info.SHA256, Hash: r.record.Hash, Version: r.opt.Version,
 		Finished: r.now().UTC(),
 	}

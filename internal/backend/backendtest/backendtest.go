@@ -46,8 +46,8 @@ func Cases() []Case {
 	return all
 }
 
-// Sample is a graph with data for its inputs.
-type Sample struct {
+// Example is a graph with data for its inputs.
+type Example struct {
 	Graph *ir.Graph
 	Data  map[*ir.Value][]float64
 	Out   *ir.Value   // the value to look at
@@ -57,7 +57,7 @@ type Sample struct {
 }
 
 // Sample builds the case's graph. Equal seeds give equal data; the graph's constants come from the seed, too.
-func (c Case) Sample(seed uint64) (*Sample, error) {
+func (c Case) Sample(seed uint64) (*Example, error) {
 	s := newSample(seed)
 	var in []*ir.Value
 	for _, i := range c.Inputs {
@@ -72,12 +72,12 @@ func (c Case) Sample(seed uint64) (*Sample, error) {
 	return s, s.Graph.Verify()
 }
 
-func newSample(seed uint64) *Sample {
-	return &Sample{Graph: &ir.Graph{}, Data: map[*ir.Value][]float64{}, r: rand.New(rand.NewPCG(seed, 1)), fills: map[*ir.Value]Fill{}}
+func newSample(seed uint64) *Example {
+	return &Example{Graph: &ir.Graph{}, Data: map[*ir.Value][]float64{}, r: rand.New(rand.NewPCG(seed, 1)), fills: map[*ir.Value]Fill{}}
 }
 
 // add makes the value of an input.
-func (s *Sample) add(i Input) *ir.Value {
+func (s *Example) add(i Input) *ir.Value {
 	if i.Fill == nil {
 		i.Fill = normal
 	}
@@ -98,7 +98,7 @@ func (s *Sample) add(i Input) *ir.Value {
 	return v
 }
 
-func (s *Sample) values(shape tensor.Shape, fill Fill) []float64 {
+func (s *Example) values(shape tensor.Shape, fill Fill) []float64 {
 	x := make([]float64, shape.Elements())
 	fill(s.r, x)
 	for i := range x {
@@ -108,7 +108,7 @@ func (s *Sample) values(shape tensor.Shape, fill Fill) []float64 {
 }
 
 // Refill draws new data for every input, those that were added to the graph later included.
-func (s *Sample) Refill() {
+func (s *Example) Refill() {
 	for _, v := range s.Graph.Inputs {
 		fill := s.fills[v]
 		if fill == nil {

@@ -19,7 +19,7 @@ const (
 
 // CheckGradient compares the gradient of sum(seed*Out), for a random seed, with finite differences: along one random direction
 // through all inputs together, and for some single elements of each. It appends the gradient to the sample's graph.
-func CheckGradient(s *Sample, elements int) error {
+func CheckGradient(s *Example, elements int) error {
 	ctx, r := context.Background(), rand.New(rand.NewPCG(3, 3))
 	forward, twin := s.Graph.Clone()
 	seed, gradients, err := grad.Build(s.Graph, s.Out, s.Wrt)

@@ -11,8 +11,8 @@ import (
 
 // Networks generates small networks of several operations with joins (residual sums, concatenations, gates), from one volume
 // [1, D, H, W, C] to a vector of scores.
-func Networks() *rapid.Generator[*Sample] {
-	return rapid.Custom(func(t *rapid.T) *Sample {
+func Networks() *rapid.Generator[*Example] {
+	return rapid.Custom(func(t *rapid.T) *Example {
 		s := newSample(rapid.Uint64().Draw(t, "data"))
 		size := rapid.IntRange(2, 6)
 		x := s.add(in(1, size.Draw(t, "depth"), size.Draw(t, "height"), size.Draw(t, "width"), rapid.IntRange(1, 5).Draw(t, "channels")))
@@ -47,7 +47,7 @@ func Networks() *rapid.Generator[*Sample] {
 
 type grower struct {
 	t       *rapid.T
-	s       *Sample
+	s       *Example
 	b       *ir.Builder
 	volumes []*ir.Value
 }
@@ -155,7 +155,7 @@ var layers = []func(*grower, *ir.Value) *ir.Value{
 
 // Margin is the smallest distance of a value to a kink of the operation that reads it (a rectifier's zero, equal maxima), as
 // values says they are. Nothing can be said about gradients below it.
-func (s *Sample) Margin(values map[*ir.Value][]float64) float64 {
+func (s *Example) Margin(values map[*ir.Value][]float64) float64 {
 	margin := math.Inf(1)
 	for _, n := range s.Graph.Nodes {
 		switch n.Op {

@@ -218,7 +218,7 @@ func checkVacatedMisuse(t *testing.T, b backend.Resident) {
 }
 
 // checkReturn runs a plan, often enough for all that is prepared by running, and again after the memory was away.
-func checkReturn(b backend.Resident, s *Sample, p *plan.Plan) (err error) {
+func checkReturn(b backend.Resident, s *Example, p *plan.Plan) (err error) {
 	ctx := context.Background()
 	a, err := b.NewArena(p.Peak)
 	if err != nil {

@@ -118,7 +118,7 @@ func inPlace(g *ir.Graph) bool {
 }
 
 // keep makes every value an output, so that nothing is computed in place.
-func (s *Sample) keep() {
+func (s *Example) keep() {
 	s.Graph.Outputs = append([]*ir.Value(nil), s.Graph.Inputs...)
 	for _, n := range s.Graph.Nodes {
 		s.Graph.Outputs = append(s.Graph.Outputs, n.Out())
@@ -126,7 +126,7 @@ func (s *Sample) keep() {
 }
 
 // differentiate adds the gradients by all inputs to the outputs.
-func (s *Sample) differentiate() error {
+func (s *Example) differentiate() error {
 	seed, gradients, err := grad.Build(s.Graph, s.Out, s.Wrt)
 	if err != nil {
 		return err
@@ -144,7 +144,7 @@ const alike = 1e-5
 // Check runs a sample on a backend, by every plan and twice with different data, and compares all float32 outputs with the
 // reference: they may be off by limit times the largest absolute value, which counts as at least floor. Names choose among the plans;
 // without any, all are run.
-func Check(ctx context.Context, b backend.Backend, s *Sample, limit, floor float64, chosen ...string) error {
+func Check(ctx context.Context, b backend.Backend, s *Example, limit, floor float64, chosen ...string) error {
 	plans, err := Plans(s.Graph)
 	if err != nil {
 		return err
@@ -308,7 +308,7 @@ func compare(got []float32, want []float64, limit, scale float64) error {
 }
 
 // chain is a graph of some elementwise steps.
-func chain(t *testing.T, steps int) *Sample {
+func chain(t *testing.T, steps int) *Example {
 	t.Helper()
 	c := Case{Inputs: []Input{in(1, 4, 5, 6, 7)}, Build: func(b *ir.Builder, in []*ir.Value) *ir.Value {
 		x := in[0]

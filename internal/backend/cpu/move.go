@@ -233,13 +233,13 @@ func (m mover) sum(c *compiler) {
 	})
 }
 
-// run is a stretch of the last axis that is copied, or filled if src is negative, as one; in elements.
-type run struct{ dst, src, n int }
+// stretch is a part of the last axis that is copied as one, or filled if src is negative; in elements.
+type stretch struct{ dst, src, n int }
 
-func (m mover) runs() (runs []run) {
+func (m mover) runs() (runs []stretch) {
 	last := len(m.dims) - 1
 	for i, list := range m.taps[last] {
-		r := run{i * m.inner, -1, m.inner}
+		r := stretch{i * m.inner, -1, m.inner}
 		if len(list) == 1 {
 			r.src = list[0].Index * m.inner
 		}

@@ -73,8 +73,8 @@ func (b *Backend) Note() string {
 	return ""
 }
 
-// Library is a library of NVIDIA's that was found, or the reason why it cannot be used.
-type Library struct {
+// LibraryInfo describes a library of NVIDIA's, or the reason why it cannot be used.
+type LibraryInfo struct {
 	Path    string `json:"path,omitempty"`
 	Version string `json:"version,omitempty"`
 	Problem string `json:"problem,omitempty"` // why it cannot be used, and what to do
@@ -97,11 +97,11 @@ type GPU struct {
 
 // Diagnosis lists NVIDIA's libraries and GPUs on a machine.
 type Diagnosis struct {
-	Driver Library  `json:"driver"`
-	NVML   Library  `json:"nvml"`
-	Cudnn  Library  `json:"cudnn"`
-	GPUs   []GPU    `json:"gpus"`
-	Dirs   []string `json:"searched"` // for libraries that the loader does not find
+	Driver LibraryInfo `json:"driver"`
+	NVML   LibraryInfo `json:"nvml"`
+	Cudnn  LibraryInfo `json:"cudnn"`
+	GPUs   []GPU       `json:"gpus"`
+	Dirs   []string    `json:"searched"` // for libraries that the loader does not find
 }
 
 // Diagnose looks for the driver, the GPUs and the libraries, and tries each GPU. It changes nothing.

@@ -24,7 +24,7 @@ import (
 // session is a bit of all that a backend is asked in a session.
 type session struct {
 	plan    *plan.Plan
-	sample  *backendtest.Sample
+	sample  *backendtest.Example
 	choices []cam.Choice
 	layer   cam.Choice
 	noise   noise.Stream

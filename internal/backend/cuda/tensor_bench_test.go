@@ -40,7 +40,7 @@ var benchConvs = []benchConv{
 }
 
 // sample makes the graph and its input.
-func (c benchConv) sample(t testing.TB) *backendtest.Sample {
+func (c benchConv) sample(t testing.TB) *backendtest.Example {
 	t.Helper()
 	a := op.ConvAttr{Stride: c.stride, Dilation: ones, Groups: 1}
 	for i, k := range c.kernel {
@@ -59,7 +59,7 @@ func (c benchConv) sample(t testing.TB) *backendtest.Sample {
 }
 
 // flops are those that the convolution needs, without what kernels do for padding.
-func (c benchConv) flops(s *backendtest.Sample) float64 {
+func (c benchConv) flops(s *backendtest.Example) float64 {
 	y := s.Out
 	if c.backward {
 		y = s.Graph.Inputs[0]
@@ -68,7 +68,7 @@ func (c benchConv) flops(s *backendtest.Sample) float64 {
 }
 
 // loadBench loads a plan and writes its input.
-func loadBench(t testing.TB, b *Backend, p *plan.Plan, s *backendtest.Sample) *Program {
+func loadBench(t testing.TB, b *Backend, p *plan.Plan, s *backendtest.Example) *Program {
 	t.Helper()
 	loaded, err := b.Load(context.Background(), p, nil)
 	if err != nil {
@@ -158,7 +158,7 @@ func BenchmarkTensor(b *testing.B) {
 	}
 }
 
-func benchTensor(b *testing.B, dev *Backend, c benchConv, s *backendtest.Sample, planes int) {
+func benchTensor(b *testing.B, dev *Backend, c benchConv, s *backendtest.Example, planes int) {
 	p := plan.Make(s.Graph)
 	if planes > 0 {
 		p = backendtest.Slabs(s.Graph, planes)

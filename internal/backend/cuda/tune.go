@@ -67,8 +67,8 @@ func (t *tuner) close() error {
 }
 
 // key returns the key under which the choice for a problem is remembered.
-func (t *tuner) key(c cudnn.Convolution, limit int) cudnn.Key {
-	k := cudnn.Key{Device: fmt.Sprintf("%s %d.%d", t.backend.device.Name, t.backend.device.Major, t.backend.device.Minor), Problem: c, Limit: limit}
+func (t *tuner) key(c cudnn.Convolution, limit int) cudnn.CacheKey {
+	k := cudnn.CacheKey{Device: fmt.Sprintf("%s %d.%d", t.backend.device.Name, t.backend.device.Major, t.backend.device.Minor), Problem: c, Limit: limit}
 	k.Driver, _ = t.backend.driver.Version() // 0 is a version like any other here
 	if t.library != nil {
 		_, k.Library = t.library.Version()

@@ -7,8 +7,8 @@ import (
 	"github.com/voxcam/voxcam/internal/op"
 )
 
-// momentsRules is the part of rules whose functions are in this file.
-var momentsRules = map[*ir.Op]rule{
+// momentsKernels is the part of kernels whose functions are in this file.
+var momentsKernels = map[*ir.Op]kernel{
 	op.GroupMoments:     groupMoments,
 	op.GroupNormApply:   groupNormApply,
 	op.GroupGradMoments: groupGradMoments,

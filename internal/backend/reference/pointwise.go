@@ -7,8 +7,8 @@ import (
 	"github.com/voxcam/voxcam/internal/op"
 )
 
-// pointwiseRules is the part of rules whose functions are in this file.
-var pointwiseRules = map[*ir.Op]rule{
+// pointwiseKernels is the part of kernels whose functions are in this file.
+var pointwiseKernels = map[*ir.Op]kernel{
 	op.UnaryBackward: unaryBackward,
 	op.Bits:          bits,
 	op.MaskBackward:  maskBackward,
@@ -18,7 +18,7 @@ var pointwiseRules = map[*ir.Op]rule{
 	op.Affine:        affine,
 }
 
-func unary(u *op.Unary) rule {
+func unary(u *op.Unary) kernel {
 	return func(n *ir.Node, in [][]float64) ([]float64, error) {
 		a, out := n.Attr.(op.UnaryAttr), make([]float64, len(in[0]))
 		for i, x := range in[0] {
@@ -28,7 +28,7 @@ func unary(u *op.Unary) rule {
 	}
 }
 
-func binary(b *op.Binary) rule {
+func binary(b *op.Binary) kernel {
 	return func(n *ir.Node, in [][]float64) ([]float64, error) {
 		s := n.Out().Shape()
 		out := make([]float64, s.Elements())

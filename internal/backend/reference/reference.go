@@ -14,16 +14,16 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// A rule computes the outputs of a node. Inputs that are absent are nil. The sizes have been checked.
-type rule func(n *ir.Node, in [][]float64) ([]float64, error)
+// A kernel computes the outputs of a node. Inputs that are absent are nil. The sizes have been checked.
+type kernel func(n *ir.Node, in [][]float64) ([]float64, error)
 
-// rules has one entry for each operation of op.All; each of them has one output.
-var rules = makeRules()
+// kernels has one entry for each operation of op.All; each of them has one output.
+var kernels = makeKernels()
 
-func makeRules() map[*ir.Op]rule {
-	m := map[*ir.Op]rule{}
-	for _, table := range []map[*ir.Op]rule{
-		pointwiseRules, windowRules, statisticsRules, momentsRules, shapeRules,
+func makeKernels() map[*ir.Op]kernel {
+	m := map[*ir.Op]kernel{}
+	for _, table := range []map[*ir.Op]kernel{
+		pointwiseKernels, windowKernels, statisticsKernels, momentsKernels, shapeKernels,
 	} {
 		maps.Copy(m, table)
 	}
@@ -82,7 +82,7 @@ func Eval(ctx context.Context, g *ir.Graph, inputs map[*ir.Value][]float64) (map
 
 // Node computes the output of one node from its inputs (nil where an optional one is absent). The result may be an input.
 func Node(n *ir.Node, in [][]float64) ([]float64, error) {
-	f := rules[n.Op]
+	f := kernels[n.Op]
 	if f == nil {
 		return nil, fmt.Errorf("reference: no rule for %s", n.Op.Name)
 	}

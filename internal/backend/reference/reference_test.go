@@ -13,12 +13,12 @@ import (
 
 func TestEveryOperationHasARule(t *testing.T) {
 	for _, o := range op.All {
-		if rules[o] == nil {
+		if kernels[o] == nil {
 			t.Errorf("no rule for %s: write one in a file of internal/backend/reference and name it in that file's table", o.Name)
 		}
 	}
-	if len(rules) != len(op.All) {
-		t.Errorf("%d rules for %d operations", len(rules), len(op.All))
+	if len(kernels) != len(op.All) {
+		t.Errorf("%d rules for %d operations", len(kernels), len(op.All))
 	}
 }
 

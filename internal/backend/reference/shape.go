@@ -6,8 +6,8 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// shapeRules is the part of rules whose functions are in this file.
-var shapeRules = map[*ir.Op]rule{
+// shapeKernels is the part of kernels whose functions are in this file.
+var shapeKernels = map[*ir.Op]kernel{
 	op.MatMul:         matMul,
 	op.Reshape:        reshape,
 	op.Transpose:      transpose,

@@ -8,8 +8,8 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// statisticsRules is the part of rules whose functions are in this file.
-var statisticsRules = map[*ir.Op]rule{
+// statisticsKernels is the part of kernels whose functions are in this file.
+var statisticsKernels = map[*ir.Op]kernel{
 	op.GroupNorm:          groupNorm,
 	op.GroupNormBackward:  groupNormBackward,
 	op.LayerNorm:          layerNorm,

@@ -8,8 +8,8 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// windowRules is the part of rules whose functions are in this file.
-var windowRules = map[*ir.Op]rule{
+// windowKernels is the part of kernels whose functions are in this file.
+var windowKernels = map[*ir.Op]kernel{
 	op.Conv:             conv,
 	op.ConvBackwardData: convBackwardData,
 	op.MaxPool:          maxPool,

@@ -178,7 +178,7 @@ func TestRead(t *testing.T) {
 // TestDecode decodes more elements than are converted at a time of every kind, in both orders of bytes.
 func TestDecode(t *testing.T) {
 	for _, test := range []struct {
-		kind   Kind
+		kind   NumberKind
 		size   int
 		stored any
 		want   []float32

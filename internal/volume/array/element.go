@@ -9,11 +9,11 @@ import (
 	"slices"
 )
 
-// Kind is the kind of number of an element.
-type Kind uint8
+// NumberKind is the kind of number that an element is.
+type NumberKind uint8
 
 const (
-	Uint Kind = iota
+	Uint NumberKind = iota
 	Int
 	Float
 	Bool // one byte; anything but zero is one
@@ -21,7 +21,7 @@ const (
 
 // Element is the storage of a number, and the line by which a stored number becomes a voxel.
 type Element struct {
-	Kind Kind
+	Kind NumberKind
 	Size int  // bytes: 1, 2, 4, 8; floats 2, 4, 8
 	Big  bool // most significant byte first
 

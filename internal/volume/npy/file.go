@@ -13,10 +13,10 @@ import (
 	"github.com/voxcam/voxcam/volume"
 )
 
-// File is an open .npy file that is read slice by slice along its first axis, so that a stack of noise draws
+// Stack is an open .npy file that is read slice by slice along its first axis, so that a stack of noise draws
 // [n, C, D, H, W] never lies in memory whole. Slices of a file that was changed since it was opened are an error. Its methods may be called
 // from several goroutines.
-type File struct {
+type Stack struct {
 	path   string
 	closer io.Closer
 	r      io.ReaderAt
@@ -26,7 +26,7 @@ type File struct {
 
 // Open opens a .npy file and checks its header against its size. Arrays in Fortran order are refused: their slices are
 // scattered over the whole file. ctx stops it: the file is read once.
-func Open(ctx context.Context, path string) (*File, error) {
+func Open(ctx context.Context, path string) (*Stack, error) {
 	f, _, err := input.Open(path)
 	if err != nil {
 		return nil, err
@@ -34,8 +34,8 @@ func Open(ctx context.Context, path string) (*File, error) {
 	sum := sha256.New()
 	hashed, err := input.Hash(ctx, f, sum)
 	if err == nil {
-		var file *File
-		if file, err = NewFile(io.NewSectionReader(hashed, 0, hashed.Size())); err == nil {
+		var file *Stack
+		if file, err = NewStack(io.NewSectionReader(hashed, 0, hashed.Size())); err == nil {
 			file.path, file.closer, file.sha256 = path, f, hex.EncodeToString(sum.Sum(nil))
 			return file, nil
 		}
@@ -45,10 +45,10 @@ func Open(ctx context.Context, path string) (*File, error) {
 }
 
 // SHA256 is the digest, in hexadecimal, of a file that Open opened.
-func (f *File) SHA256() string { return f.sha256 }
+func (f *Stack) SHA256() string { return f.sha256 }
 
-// NewFile is Open for content that lies elsewhere.
-func NewFile(r *io.SectionReader) (*File, error) {
+// NewStack is Open for content that lies elsewhere.
+func NewStack(r *io.SectionReader) (*Stack, error) {
 	h, err := readHeader(io.NewSectionReader(r, 0, r.Size()), array.Options{MaxVoxels: 1 << 48})
 	if err != nil {
 		return nil, err
@@ -62,17 +62,17 @@ func NewFile(r *io.SectionReader) (*File, error) {
 	if err := h.checkSize(r.Size()); err != nil {
 		return nil, err
 	}
-	return &File{path: "array", r: r, h: h}, nil
+	return &Stack{path: "array", r: r, h: h}, nil
 }
 
 // Shape is the shape of the whole array.
-func (f *File) Shape() []int { return slices.Clone(f.h.shape) }
+func (f *Stack) Shape() []int { return slices.Clone(f.h.shape) }
 
 // Len is the number of slices, the size of the first axis.
-func (f *File) Len() int { return f.h.shape[0] }
+func (f *Stack) Len() int { return f.h.shape[0] }
 
 // Draw reads slice i in row-major order. dst must have exactly its number of elements.
-func (f *File) Draw(i int, dst []float32) error {
+func (f *Stack) Draw(i int, dst []float32) error {
 	n := f.h.count / f.h.shape[0]
 	if i < 0 || i >= f.h.shape[0] {
 		return fmt.Errorf("%s: slice %d asked for, it has %d", f.path, i, f.h.shape[0])
@@ -96,7 +96,7 @@ func (f *File) Draw(i int, dst []float32) error {
 }
 
 // Close closes the file.
-func (f *File) Close() error {
+func (f *Stack) Close() error {
 	if f.closer == nil {
 		return nil
 	}

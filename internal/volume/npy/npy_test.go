@@ -161,7 +161,7 @@ func TestLargeDraw(t *testing.T) {
 	if err := Write(&b, []int{2, n}, data); err != nil {
 		t.Fatal(err)
 	}
-	f, err := NewFile(volumetest.Section(b.Bytes()))
+	f, err := NewStack(volumetest.Section(b.Bytes()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +189,7 @@ func TestClose(t *testing.T) {
 
 // Numbers in one row have one order: Fortran's is C's.
 func TestFortranVector(t *testing.T) {
-	f, err := NewFile(volumetest.Section(raw("{'descr': '<f4', 'fortran_order': True, 'shape': (2,)}", make([]byte, 8))))
+	f, err := NewStack(volumetest.Section(raw("{'descr': '<f4', 'fortran_order': True, 'shape': (2,)}", make([]byte, 8))))
 	if err != nil || f.Len() != 2 {
 		t.Errorf("%v, %v", f, err)
 	}

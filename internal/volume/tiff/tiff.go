@@ -135,8 +135,8 @@ const (
 	long8    = 16
 )
 
-// field is an entry of a directory.
-type field struct {
+// directoryEntry is an entry of a page's directory (IFD).
+type directoryEntry struct {
 	tag, kind uint16
 	count     int
 	value     []byte
@@ -145,23 +145,27 @@ type field struct {
 // directory encodes the directory of the page whose strip is ready, to be written at e.offset.
 func (e *Encoder) directory() []byte {
 	le := binary.LittleEndian
-	shorts := func(tag uint16, values ...uint16) field {
-		f := field{tag: tag, kind: short, count: len(values)}
+	shorts := func(tag uint16, values ...uint16) directoryEntry {
+		f := directoryEntry{tag: tag, kind: short, count: len(values)}
 		for _, v := range values {
 			f.value = le.AppendUint16(f.value, v)
 		}
 		return f
 	}
-	longs := func(tag uint16, v int) field { return field{tag, long, 1, le.AppendUint32(nil, uint32(v))} }
-	text := func(tag uint16, s string) field { return field{tag, ascii, len(s) + 1, append([]byte(s), 0)} }
-	offset := func(v int64) field { // of the strip
+	longs := func(tag uint16, v int) directoryEntry {
+		return directoryEntry{tag, long, 1, le.AppendUint32(nil, uint32(v))}
+	}
+	text := func(tag uint16, s string) directoryEntry {
+		return directoryEntry{tag, ascii, len(s) + 1, append([]byte(s), 0)}
+	}
+	offset := func(v int64) directoryEntry { // of the strip
 		if e.big {
-			return field{273, long8, 1, le.AppendUint64(nil, uint64(v))}
+			return directoryEntry{273, long8, 1, le.AppendUint64(nil, uint64(v))}
 		}
-		return field{273, long, 1, le.AppendUint32(nil, uint32(v))}
+		return directoryEntry{273, long, 1, le.AppendUint32(nil, uint32(v))}
 	}
 	const lzwCode, rgbCode, chunky, noUnit, differences = 5, 2, 1, 1, 2
-	fields := []field{
+	fields := []directoryEntry{
 		longs(256, e.opt.Width), longs(257, e.opt.Height), shorts(258, 8, 8, 8), shorts(259, lzwCode), shorts(262, rgbCode),
 	}
 	if e.page == 0 {
@@ -169,7 +173,7 @@ func (e *Encoder) directory() []byte {
 	}
 	fields = append(fields, offset(0), shorts(277, 3), longs(278, e.opt.Height), longs(279, len(e.strip)))
 	if y, x := e.opt.Spacing[1], e.opt.Spacing[2]; y > 0 && x > 0 {
-		fields = append(fields, field{282, rational, 1, perMM(x)}, field{283, rational, 1, perMM(y)})
+		fields = append(fields, directoryEntry{282, rational, 1, perMM(x)}, directoryEntry{283, rational, 1, perMM(y)})
 	}
 	fields = append(fields, shorts(284, chunky), shorts(296, noUnit), text(305, "voxcam"), shorts(317, differences))
 

@@ -6,8 +6,8 @@ package kernel
 
 const shortRun = 4 // fewer channels than this per group are packed into patches
 
-// run of output voxels along x whose sources lie in one source row.
-type span struct {
+// rowRun is a run of output voxels along x whose sources lie in one source row.
+type rowRun struct {
 	z, y, x int32 // lattice coordinates of the first voxel
 	row, n  int32 // rows of the block
 }
@@ -78,7 +78,7 @@ func ceilDiv(a, b int) int { return -floorDiv(-a, b) }
 
 // block computes up to blockRows lattice points, from point v of the box [from, from+n) in row-major order.
 func (c *Conv) block(cl *class, dst, src View, from, n [3]int, v int, r Region, e *Epilogue, scratch []float32) {
-	var spans [blockRows]span
+	var spans [blockRows]rowRun
 	m := min(blockRows, n[0]*n[1]*n[2]-v)
 	table := ints(scratch)
 	crow, rows := table[:blockRows], table[blockRows:][:c.kb*blockRows]
@@ -88,7 +88,7 @@ func (c *Conv) block(cl *class, dst, src View, from, n [3]int, v int, r Region, 
 	for i := 0; i < m; {
 		x, y, z := (v+i)%n[2], (v+i)/n[2]%n[1], (v+i)/n[2]/n[1]
 		k := min(m-i, n[2]-x)
-		s := span{int32(from[0] + z), int32(from[1] + y), int32(from[2] + x), int32(i), int32(k)}
+		s := rowRun{int32(from[0] + z), int32(from[1] + y), int32(from[2] + x), int32(i), int32(k)}
 		spans[count] = s
 		count++
 		oz, oy, ox := cl.base[0]+int(s.z)*c.step[0], cl.base[1]+int(s.y)*c.step[1], cl.base[2]+int(s.x)*c.step[2]
@@ -160,7 +160,7 @@ func (s *Set) runTile(t *tile, c, a, b, bias []float32, rows, crow []int32, p ge
 }
 
 // depthTaps trims the taps, which are sorted by depth, to those that meet the volume for some voxel of the block.
-func (c *Conv) depthTaps(cl *class, spans []span, depth int) (t0, t1 int) {
+func (c *Conv) depthTaps(cl *class, spans []rowRun, depth int) (t0, t1 int) {
 	hit := func(t *tap) bool {
 		for i := range spans {
 			if z := int(spans[i].z)*c.srcStep[0] + int(t.off[0]); uint(z) < uint(depth) {
@@ -183,7 +183,7 @@ func (c *Conv) depthTaps(cl *class, spans []span, depth int) (t0, t1 int) {
 }
 
 // fill writes the source voxel of each (tap, row), -1 for padding and for the rows that fill the last tile.
-func (c *Conv) fill(taps []tap, src View, spans []span, m int, rows []int32) {
+func (c *Conv) fill(taps []tap, src View, spans []rowRun, m int, rows []int32) {
 	end := min(m+16, blockRows)
 	for t := range taps {
 		row := rows[t*blockRows:][:blockRows]
@@ -230,7 +230,7 @@ func inside(x, step, n, width int) (lo, hi int) {
 }
 
 // patch writes the block's patches, one row of taps x channels each.
-func (c *Conv) patch(taps []tap, src View, g int, spans []span, out []float32) {
+func (c *Conv) patch(taps []tap, src View, g int, spans []rowRun, out []float32) {
 	cig := c.cin / c.shape.Groups
 	ld := len(taps) * cig
 	for t := 0; t < len(taps); {

@@ -14,8 +14,8 @@ import (
 	"github.com/google/renameio/v2"
 )
 
-// Key says for what an engine was chosen: engines mean something for one version of the library, times for one device.
-type Key struct {
+// CacheKey names the problem that an engine was chosen for: engines mean something for one version of the library, times for one device.
+type CacheKey struct {
 	Device  string // name and compute capability
 	Library int    // Library.Version
 	Driver  int    // driver.Driver.Version
@@ -39,13 +39,13 @@ const Own = "own:"
 type Cache struct {
 	mu      sync.Mutex
 	path    string
-	entries map[string][]entry // by Key without the limit
+	entries map[string][]cacheLine // by CacheKey without the limit
 	dirty   bool
 }
 
-// entry is a line of the file.
-type entry struct {
-	Problem   string    `json:"problem"` // Key without the limit, as text
+// cacheLine is a line of the cache's file.
+type cacheLine struct {
+	Problem   string    `json:"problem"` // CacheKey without the limit, as text
 	Limit     int       `json:"limit"`
 	Engine    string    `json:"engine"`
 	Workspace int       `json:"workspace"`
@@ -70,7 +70,7 @@ func CacheDir() string {
 
 // OpenCache reads the choices in a folder (CacheDir). With "" it keeps them in memory only.
 func OpenCache(dir string) *Cache {
-	c := &Cache{entries: map[string][]entry{}}
+	c := &Cache{entries: map[string][]cacheLine{}}
 	if dir == "" {
 		return c
 	}
@@ -82,7 +82,7 @@ func OpenCache(dir string) *Cache {
 }
 
 // readCache reads the valid entries; lines of another version, or cut off, are skipped.
-func readCache(path string) []entry {
+func readCache(path string) []cacheLine {
 	info, err := os.Stat(path)
 	if err != nil || !info.Mode().IsRegular() || info.Size() > cacheBytes {
 		return nil
@@ -91,9 +91,9 @@ func readCache(path string) []entry {
 	if err != nil {
 		return nil
 	}
-	var all []entry
+	var all []cacheLine
 	for line := range strings.Lines(string(text)) {
-		var e entry
+		var e cacheLine
 		if json.Unmarshal([]byte(line), &e) != nil || e.Problem == "" || e.Workspace < 0 || e.Seconds < 0 {
 			continue
 		}
@@ -105,12 +105,12 @@ func readCache(path string) []entry {
 }
 
 // insert replaces the entry of the same problem and limit.
-func (c *Cache) insert(e entry) {
-	known := slices.DeleteFunc(c.entries[e.Problem], func(o entry) bool { return o.Limit == e.Limit })
+func (c *Cache) insert(e cacheLine) {
+	known := slices.DeleteFunc(c.entries[e.Problem], func(o cacheLine) bool { return o.Limit == e.Limit })
 	c.entries[e.Problem] = append(known, e)
 }
 
-func (k Key) text() string {
+func (k CacheKey) text() string {
 	text, err := json.Marshal(struct {
 		Device          string
 		Library, Driver int
@@ -124,7 +124,7 @@ func (k Key) text() string {
 
 // Lookup finds a choice that still is the best for the key: one that was made under the same limit, or one that was made under a larger
 // limit and fits this one.
-func (c *Cache) Lookup(k Key) (Choice, bool) {
+func (c *Cache) Lookup(k CacheKey) (Choice, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range c.entries[k.text()] {
@@ -136,15 +136,15 @@ func (c *Cache) Lookup(k Key) (Choice, bool) {
 }
 
 // Store remembers a choice. Save writes it to disk.
-func (c *Cache) Store(k Key, choice Choice) {
+func (c *Cache) Store(k CacheKey, choice Choice) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.insert(entry{k.text(), k.Limit, choice.Engine, choice.Workspace, choice.Seconds, time.Now().UTC().Truncate(time.Second)})
+	c.insert(cacheLine{k.text(), k.Limit, choice.Engine, choice.Workspace, choice.Seconds, time.Now().UTC().Truncate(time.Second)})
 	c.dirty = true
 }
 
 // Forget removes the choices for a problem, because the library did not build one of them any more.
-func (c *Cache) Forget(k Key) {
+func (c *Cache) Forget(k CacheKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.entries, k.text())
@@ -160,15 +160,15 @@ func (c *Cache) Save() error {
 		return nil
 	}
 	for _, e := range readCache(c.path) {
-		if !slices.ContainsFunc(c.entries[e.Problem], func(o entry) bool { return o.Limit == e.Limit }) {
+		if !slices.ContainsFunc(c.entries[e.Problem], func(o cacheLine) bool { return o.Limit == e.Limit }) {
 			c.insert(e)
 		}
 	}
-	var all []entry
+	var all []cacheLine
 	for problem := range maps.Keys(c.entries) {
 		all = append(all, c.entries[problem]...)
 	}
-	slices.SortFunc(all, func(a, b entry) int {
+	slices.SortFunc(all, func(a, b cacheLine) int {
 		return cmp.Or(b.Time.Compare(a.Time), cmp.Compare(a.Problem, b.Problem), cmp.Compare(a.Limit, b.Limit))
 	})
 	all = all[:min(len(all), cacheEntries)]

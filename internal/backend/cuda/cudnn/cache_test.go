@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-func key(problem Convolution, limit int) Key {
-	return Key{Device: "NVIDIA H200 9.0", Library: 91900, Driver: 13000, Problem: problem, Limit: limit}
+func key(problem Convolution, limit int) CacheKey {
+	return CacheKey{Device: "NVIDIA H200 9.0", Library: 91900, Driver: 13000, Problem: problem, Limit: limit}
 }
 
 func TestCache(t *testing.T) {
@@ -49,7 +49,7 @@ func TestCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	c = OpenCache(dir)
-	for _, k := range []Key{key(p, 1000), key(p, 5000), key(other, 7)} {
+	for _, k := range []CacheKey{key(p, 1000), key(p, 5000), key(other, 7)} {
 		if _, ok := c.Lookup(k); !ok {
 			t.Errorf("lost %v", k)
 		}
