@@ -20,7 +20,7 @@ test-long: ## also the largest combinations on a simulated GPU
 	VOXCAM_LONG=1 go test -timeout 2h ./...
 
 test-gpu: ## the CUDA backend on the GPU of this machine
-	VOXCAM_GPU=1 go test ./internal/backend/cuda/... ./internal/explain
+	VOXCAM_GPU=1 go test ./internal/backend/cuda/... ./internal/explain ./internal/executor
 
 race: ## needs a C compiler, because the race detector does
 	CGO_ENABLED=1 go test -race ./...

@@ -65,14 +65,15 @@ phantom/phantomset:             phantom
 # The engine that ties model, methods and volume together. It writes no files and knows no data set.
 network:                        backend bytesize cam grad input ir layer onnx option pass plan sysmem volume
 policy:                         backend bytesize cam option
-explain:                        bytesize backend cam noise volume network policy
+explain:                        backend cam network noise volume
+executor:                       backend bytesize cam explain network policy volume
 
 # A device's memory: who holds it, what may be taken, what can be got back.
 gpusurvey:                      backend backend/cuda/driver backend/cuda/nvml bytesize policy sysmem
 
 # What people run. Only here a backend is chosen.
 device:                         backend backend/cpu backend/cuda backend/cuda/driver cam option sysmem
-engine:                         backend bytesize cam device explain policy volume sysmem network
+engine:                         backend bytesize cam device executor explain policy volume sysmem network
 worker:                         bytesize cam engine explain input policy volume volume/npy sysmem
 fit:                            backend bytesize cam device engine option policy network
 control:                        backend policy cam network

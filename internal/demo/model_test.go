@@ -8,7 +8,7 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/executor"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/phantom"
 )
@@ -29,7 +29,7 @@ func TestModelClassifiesAndPoints(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := phantom.DefaultDims
-	model, err := explain.Open(context.Background(), path, device, explain.Options{ModelOptions: network.ModelOptions{TargetLayer: TargetLayer, Shape: [4]int{1, d[0], d[1], d[2]}}})
+	model, err := executor.Open(context.Background(), path, device, executor.Options{ModelOptions: network.ModelOptions{TargetLayer: TargetLayer, Shape: [4]int{1, d[0], d[1], d[2]}}})
 	if err != nil {
 		t.Fatal(err)
 	}

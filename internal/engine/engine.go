@@ -9,7 +9,7 @@
 //
 // The rungs of the ladder, for each volume:
 //
-//  1. Plans that the budget allows, then smaller ones, down to the smallest with volumes on the host: explain.Model does that by itself.
+//  1. Plans that the budget allows, then smaller ones, down to the smallest with volumes on the host: executor.Model does that by itself.
 //  2. Waiting, up to Policy.Wait, until the device has what the smallest plan needs.
 //  3. A new context, once, where the device fails again and again. One that is lost gets none: then another process can go on, which who
 //     supervises this one starts.
@@ -33,6 +33,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/device"
+	"github.com/voxcam/voxcam/internal/executor"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/policy"
@@ -43,7 +44,7 @@ import (
 type Options struct {
 	Model string `json:"model"` // ONNX file
 	network.ModelOptions
-	Ahead bool `json:"ahead,omitempty"` // as in explain.Options
+	Ahead bool `json:"ahead,omitempty"` // as in executor.Options
 
 	// Of the device, as in device.Open.
 	Device    string `json:"device,omitempty"`
@@ -65,7 +66,7 @@ type Options struct {
 var Shuttles = []string{"never", "idle", "always"}
 
 // shuttle is one of Shuttles as package explain has it.
-func shuttle(name string) (explain.Shuttle, error) {
+func shuttle(name string) (executor.Shuttle, error) {
 	if name == "" {
 		name = Shuttles[0]
 	}
@@ -73,13 +74,13 @@ func shuttle(name string) (explain.Shuttle, error) {
 	if i < 0 {
 		return 0, fmt.Errorf("shuttle %q is not known: choose from %s", name, strings.Join(Shuttles, ", "))
 	}
-	return []explain.Shuttle{explain.ShuttleNever, explain.ShuttleIdle, explain.ShuttleAlways}[i], nil
+	return []executor.Shuttle{executor.ShuttleNever, executor.ShuttleIdle, executor.ShuttleAlways}[i], nil
 }
 
 // retry is the time after which a GPU is tried again whose needs are not known; the processor computes meanwhile.
 const retry = 30 * time.Second
 
-// model has the methods of an *explain.Model that an engine uses.
+// model has the methods of an *executor.Model that an engine uses.
 type model interface {
 	explain.Overlapping
 	Bind(ctx context.Context, shape [4]int) error
@@ -102,7 +103,7 @@ type machine struct {
 // parts are the constructors of an engine's device and model. Tests use others.
 type parts struct {
 	device  func(o device.Options) (*machine, error)
-	model   func(ctx context.Context, path string, b backend.Backend, o explain.Options) (model, error)
+	model   func(ctx context.Context, path string, b backend.Backend, o executor.Options) (model, error)
 	trouble func(error) backend.Trouble // why a device did not open
 }
 
@@ -114,8 +115,8 @@ var standard = parts{
 		}
 		return &machine{d.Backend, d.UUID(), d.Warnings, d.Notes, d.FreeMemory, d.Close}, nil
 	},
-	model: func(ctx context.Context, path string, b backend.Backend, o explain.Options) (model, error) {
-		m, err := explain.Open(ctx, path, b, o)
+	model: func(ctx context.Context, path string, b backend.Backend, o executor.Options) (model, error) {
+		m, err := executor.Open(ctx, path, b, o)
 		if err != nil {
 			return nil, err
 		}
@@ -130,7 +131,7 @@ type Engine struct {
 	options  Options
 	budget   bytesize.Budget
 	size     int // of the budget, if it is one in bytes
-	shuttle  explain.Shuttle
+	shuttle  executor.Shuttle
 	governor *policy.Governor
 
 	// Who explains a volume, or changes the seats, holds an element of turn.

@@ -11,6 +11,7 @@ import (
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/device"
+	"github.com/voxcam/voxcam/internal/executor"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/volume"
@@ -80,7 +81,7 @@ func (w *world) parts() parts {
 			g := &fakeGPU{fakeCPU: fakeCPU{name: name}, world: w}
 			return &machine{Backend: g, uuid: "GPU-1", free: func() (int, error) { return 0, errors.New("nobody asks") }, close: w.closer(name)}, nil
 		},
-		model: func(_ context.Context, _ string, b backend.Backend, o explain.Options) (model, error) {
+		model: func(_ context.Context, _ string, b backend.Backend, o executor.Options) (model, error) {
 			m := &fakeModel{world: w, on: b.Name(), options: o, slot: make(chan struct{}, 1)}
 			m.gpu, _ = b.(*fakeGPU)
 			return m, nil
@@ -136,12 +137,12 @@ func (g *fakeGPU) Return() error                        { return nil }
 func (g *fakeGPU) Vacated() bool                        { return false }
 func (g *fakeGPU) Trouble(error) backend.Trouble        { return backend.Fault }
 
-// fakeModel explains like explain.Model: one volume waits ahead, one is explained.
+// fakeModel explains like executor.Model: one volume waits ahead, one is explained.
 type fakeModel struct {
 	world   *world
 	on      string
 	gpu     *fakeGPU // nil on the processor
-	options explain.Options
+	options executor.Options
 	slot    chan struct{}
 	mu      sync.Mutex
 	closed  bool

@@ -11,6 +11,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/device"
+	"github.com/voxcam/voxcam/internal/executor"
 	"github.com/voxcam/voxcam/internal/explain"
 )
 
@@ -123,7 +124,7 @@ func (e *Engine) openOn(ctx context.Context, d *machine) (_ *seat, err error) {
 		}
 	}
 	o := e.options
-	s.model, err = e.parts.model(ctx, o.Model, d.Backend, explain.Options{
+	s.model, err = e.parts.model(ctx, o.Model, d.Backend, executor.Options{
 		ModelOptions: o.ModelOptions, Ahead: o.Ahead, Budget: s.budget, Allow: func(u backend.Usage) cam.Budget { return e.allow(s, u) }, Shuttle: e.shuttle,
 	})
 	return s, err

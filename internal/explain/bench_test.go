@@ -2,6 +2,7 @@ package explain_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
 	"github.com/voxcam/voxcam/internal/backend/cuda"
+	"github.com/voxcam/voxcam/internal/executor"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/volume"
@@ -67,7 +69,7 @@ func openBenchmark(b *testing.B) (device backend.Backend, done func() error) {
 }
 
 // benchmarkOptions are those of the environment.
-func benchmarkOptions(b *testing.B) (opt explain.Options) {
+func benchmarkOptions(b *testing.B) (opt executor.Options) {
 	text := os.Getenv("VOXCAM_BENCH_SHAPE")
 	if text == "" {
 		return opt
@@ -85,9 +87,8 @@ func benchmarkOptions(b *testing.B) (opt explain.Options) {
 	return opt
 }
 
-// randomVolume has the shape that a model is bound to.
-func randomVolume(m *explain.Model) *volume.Volume {
-	s := m.Info().InputShape
+// randomVolume returns a volume of a shape [C, D, H, W].
+func randomVolume(s [4]int) *volume.Volume {
 	v := volume.New(s[0], s[1], s[2], s[3])
 	r := rand.New(rand.NewPCG(1, 1))
 	for i := range v.Data {
@@ -148,15 +149,19 @@ func benchmarkArenas(b *testing.B, path, method string) {
 	}
 }
 
-func benchmarkStaying(b *testing.B, path string, opt explain.Options, req cam.Request, gradient bool) {
+func benchmarkStaying(b *testing.B, path string, opt executor.Options, req cam.Request, gradient bool) {
 	device, done := openBenchmark(b)
-	m, err := explain.Open(context.Background(), path, device, opt)
+	ctx := context.Background()
+	file, err := network.OpenFile(ctx, path, opt.ModelOptions, network.OpeningBytes(opt.Budget, device))
+	if err != nil {
+		b.Fatal(err)
+	}
+	n, err := file.Bind(ctx, network.Binding{Shape: file.Shape(), Backend: device, Budget: opt.Budget})
 	if err != nil {
 		b.Fatal(err)
 	}
 	req.Target.Class.Kind = cam.ClassIndex
-	ctx := context.Background()
-	s, err := m.Stay(ctx, randomVolume(m), req)
+	s, err := explain.Stay(ctx, n, randomVolume(n.Shape), req)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -174,14 +179,11 @@ func benchmarkStaying(b *testing.B, path string, opt explain.Options, req cam.Re
 			b.Fatal(err)
 		}
 	}
-	b.ReportMetric(float64(m.ArenaBytes())/(1<<20), "arena-MiB")
+	b.ReportMetric(float64(n.Arena.Bytes())/(1<<20), "arena-MiB")
 	if d, ok := device.(*cuda.Backend); ok {
 		b.ReportMetric(float64(d.Held())/(1<<20), "held-MiB")
 	}
-	if err := m.Close(); err != nil {
-		b.Fatal(err)
-	}
-	if err := done(); err != nil {
+	if err := errors.Join(n.Close(), file.Close(), done()); err != nil {
 		b.Fatal(err)
 	}
 }
@@ -209,11 +211,11 @@ func BenchmarkAll(b *testing.B) {
 		b.Run(name+"/device", func(b *testing.B) { benchmarkStaying(b, path, opt, req, false) })
 		b.Run(name+"/copies", func(b *testing.B) {
 			device, done := openBenchmark(b)
-			m, err := explain.Open(context.Background(), path, device, opt)
+			m, err := executor.Open(context.Background(), path, device, opt)
 			if err != nil {
 				b.Fatal(err)
 			}
-			v := randomVolume(m)
+			v := randomVolume(m.Info().InputShape)
 			run := func() error {
 				r, err := m.Explain(context.Background(), v, req)
 				if err != nil {

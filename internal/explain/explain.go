@@ -1,16 +1,15 @@
-// Package explain answers the question that the program exists for: which voxels of a volume speak for a class. It ties a
-// model, a target layer, a class and a list of methods together and returns maps; it reads and writes no result files.
+// Package explain answers the question that the program exists for: which voxels of a volume speak for a class. It has the methods over one
+// volume, on a network whose programs are ready, and the interfaces through which volumes are explained; it reads and writes no files.
 //
-// A Model goes on by itself after everything that another plan, or another try on the same device, can mend. A volume is computed in
-// attempts (explanation.go); an error that ends one is looked at in one place (recover.go), and the next attempt does what is left:
-// methods that have their maps are finished, and what was gathered at points stays so (points.go). Before each volume and each pass the budget
-// is asked for (allow.go, admission.go) and memory that others ask for is given back (release.go); between volumes it can be left altogether (shuttle.go).
+// An Explanation is computed in attempts (attempt.go). An error ends one, and what has the device decides whether there is another, which
+// does what is left: methods that have their maps are finished, and what was gathered at points stays so (kept.go).
 package explain
 
 import (
 	"context"
 
 	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/volume"
 )
 
@@ -51,4 +50,18 @@ type Work interface {
 	Compute(ctx context.Context) error
 	Result() (*cam.Result, error)
 	Drop() // what was begun and is not to be computed; nothing afterwards
+}
+
+// Executor carries explanations out: it has the device, and decides what follows an error.
+type Executor interface {
+	// BeforePass is called before each pass through the network. An error ends the attempt.
+	BeforePass(ctx context.Context) error
+	// VolumeRead is called after the first pass through the network.
+	VolumeRead()
+	// Take brings a map to the host. Behind is set when another goroutine calls it while the device goes on.
+	Take(f backend.Field, behind bool) ([]float32, error)
+	// Retryable reports whether another attempt may mend an error. Other errors of methods are their status.
+	Retryable(err error) bool
+	// Record makes an event.
+	Record(kind cam.EventKind, format string, args ...any)
 }

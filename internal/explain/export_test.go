@@ -5,41 +5,46 @@ import (
 	"fmt"
 
 	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/volume"
 )
 
 // Staying is a volume that is explained over and over where it is: maps and heatmaps are left there, too.
-type Staying struct{ e *explanation }
+type Staying struct{ e *Explanation }
 
-// Stay uploads a volume for a request.
-func (m *Model) Stay(ctx context.Context, v *volume.Volume, req cam.Request) (*Staying, error) {
-	leave, err := m.exclusive()
+// Stay brings a volume to a network for a request.
+func Stay(ctx context.Context, n *network.Network, v *volume.Volume, req cam.Request) (*Staying, error) {
+	e, err := New(v, req, stays{})
 	if err != nil {
 		return nil, err
 	}
-	defer leave()
-	choices, err := cam.Choose(req.Methods, req.Convention)
-	if err != nil {
+	if err := n.Require(ctx, e.Needs()); err != nil {
 		return nil, err
 	}
-	if err := m.bind(ctx, [4]int{v.Channels, v.Depth, v.Height, v.Width}); err != nil {
+	if err := n.TakeBuffers(); err != nil {
 		return nil, err
 	}
-	e := &explanation{model: m, net: m.net, req: req, volume: v, result: &cam.Result{}, stay: true, adjust: true}
-	e.low, e.high = extent(v.Data)
-	if err := e.begin(choices); err != nil {
+	if err := n.Load(ctx); err != nil {
 		return nil, err
 	}
-	if err := m.ready(ctx, e, e.needs); err != nil {
-		return nil, err
-	}
-	return &Staying{e}, e.bring()
+	e.net = n
+	return &Staying{e}, n.Backend.Upload(n.Buffers.Volume, v.Data, v.Channels)
 }
+
+// stays is an Executor that leaves maps where they are.
+type stays struct{}
+
+func (stays) BeforePass(ctx context.Context) error                 { return ctx.Err() }
+func (stays) VolumeRead()                                          {}
+func (stays) Take(backend.Field, bool) (values []float32, _ error) { return values, nil }
+func (stays) Retryable(error) bool                                 { return false }
+func (stays) Record(cam.EventKind, string, ...any)                 {}
 
 // Explain makes all heatmaps.
 func (s *Staying) Explain(ctx context.Context) error {
 	s.e.result.Logits = nil
-	if err := s.e.run(ctx); err != nil {
+	if err := s.e.Attempt(ctx, s.e.net); err != nil {
 		return err
 	}
 	for i := range s.e.result.Methods {
@@ -61,9 +66,3 @@ func (s *Staying) Gradient(ctx context.Context) error {
 	_, err := s.e.inputGradient(ctx, s.e.net.Buffers.Volume)
 	return err
 }
-
-// ArenaBytes is the size of the arena.
-func (m *Model) ArenaBytes() int { return m.net.Arena.Bytes() }
-
-// AskAlways lets Allow know the device's usage of the moment.
-func (m *Model) AskAlways() { m.allowance.every = 0 }

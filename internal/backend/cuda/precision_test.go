@@ -10,7 +10,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/backendtest"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/executor"
 	"github.com/voxcam/voxcam/volume/format"
 )
 
@@ -28,7 +28,7 @@ func TestPrecisionsOnNetworks(t *testing.T) {
 				t.Skip("PRECISIONS NOT COMPARED ON NETWORKS: ", err)
 			}
 			run := func(b backend.Backend) *cam.Result {
-				m, err := explain.Open(context.Background(), filepath.Join(dir, "model.torchscript.onnx"), b, explain.Options{})
+				m, err := executor.Open(context.Background(), filepath.Join(dir, "model.torchscript.onnx"), b, executor.Options{})
 				if err != nil {
 					t.Fatal(err)
 				}

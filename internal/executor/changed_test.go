@@ -1,4 +1,4 @@
-package explain_test
+package executor_test
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/executor"
 	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/volume"
@@ -81,7 +81,7 @@ func TestChangedModel(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer b.Close()
-			m, err := explain.Open(context.Background(), path, b, explain.Options{})
+			m, err := executor.Open(context.Background(), path, b, executor.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -119,7 +119,7 @@ func TestChangedModel(t *testing.T) {
 			if m.Info().SHA256 != digest {
 				t.Error("the digest is another one")
 			}
-			if _, err := explain.Open(context.Background(), path, b, explain.Options{ModelOptions: network.ModelOptions{SHA256: digest}}); err == nil ||
+			if _, err := executor.Open(context.Background(), path, b, executor.Options{ModelOptions: network.ModelOptions{SHA256: digest}}); err == nil ||
 				how == "written over" && !errors.As(err, &changed) {
 				t.Errorf("opened again: %v", err)
 			}

@@ -1,4 +1,4 @@
-package explain_test
+package executor_test
 
 import (
 	"path/filepath"
@@ -7,7 +7,7 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/executor"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/volume"
 	"github.com/voxcam/voxcam/volume/format"
@@ -43,7 +43,7 @@ func TestMisfit(t *testing.T) {
 			[]string{"for a volume of shape [1 4 4 4] [C D H W]: ", "[1,32] and [8,3] do not multiply", "the model takes volumes of one size only"}, ""},
 		{"one_size.onnx", "", shapeOf("DHWC", 2, 4, 4, 4), []string{"channels 2 instead of 1; save the channels that the model takes (1 of 2)"}, "for a volume"},
 	} {
-		m, err := explain.Open(t.Context(), filepath.Join("testdata", test.model), b, explain.Options{ModelOptions: network.ModelOptions{TargetLayer: test.layer}})
+		m, err := executor.Open(t.Context(), filepath.Join("testdata", test.model), b, executor.Options{ModelOptions: network.ModelOptions{TargetLayer: test.layer}})
 		if err == nil {
 			_, err = m.Explain(t.Context(), test.volume, cam.Request{Methods: []string{"gradcam"}, Target: cam.Target{Class: cam.Class{Kind: cam.ClassPredicted}}})
 			m.Close()
@@ -81,7 +81,7 @@ func TestMisfitCases(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m, err := explain.Open(t.Context(), filepath.Join(dir, test.model), b, explain.Options{})
+		m, err := executor.Open(t.Context(), filepath.Join(dir, test.model), b, executor.Options{})
 		if err == nil {
 			_, err = m.Explain(t.Context(), v, cam.Request{Methods: []string{"saliency"}, Target: cam.Target{Class: cam.Class{Kind: cam.ClassPredicted}}})
 			m.Close()

@@ -1,4 +1,4 @@
-package explain_test
+package executor_test
 
 import (
 	"context"
@@ -12,7 +12,7 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/executor"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/volume/array"
 	"github.com/voxcam/voxcam/internal/volume/npy"
@@ -78,11 +78,11 @@ func checkGolden(t *testing.T, dir, form string, c goldenCase) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	opt := explain.Options{ModelOptions: network.ModelOptions{TargetLayer: c.Target}}
+	opt := executor.Options{ModelOptions: network.ModelOptions{TargetLayer: c.Target}}
 	if c.Grid != nil {
 		opt.TokenGrid = [3]int(c.Grid)
 	}
-	m, err := explain.Open(context.Background(), filepath.Join(dir, "model."+form+".onnx"), b, opt)
+	m, err := executor.Open(context.Background(), filepath.Join(dir, "model."+form+".onnx"), b, opt)
 	if err != nil {
 		t.Fatal(err)
 	}

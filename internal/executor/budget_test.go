@@ -1,4 +1,4 @@
-package explain_test
+package executor_test
 
 import (
 	"context"
@@ -11,7 +11,7 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/executor"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/volume"
 	"github.com/voxcam/voxcam/volume/format"
@@ -49,7 +49,7 @@ func checkBudgets(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 	methods := []string{"gradcam", "saliency"}
-	opt := explain.Options{ModelOptions: network.ModelOptions{TargetLayer: c.Target, Shape: [4]int{v.Channels, v.Depth, v.Height, v.Width}}}
+	opt := executor.Options{ModelOptions: network.ModelOptions{TargetLayer: c.Target, Shape: [4]int{v.Channels, v.Depth, v.Height, v.Width}}}
 	if c.Grid != nil {
 		opt.TokenGrid = [3]int(c.Grid)
 	}
@@ -88,7 +88,7 @@ func checkBudgets(t *testing.T, path string) {
 
 // fitting is a budget that a refusal names, and that is enough. What steps compute with depends on the plan, so that the next plan may
 // need a little more again.
-func fitting(t *testing.T, path string, opt explain.Options, v *volume.Volume, methods []string, class int) int {
+func fitting(t *testing.T, path string, opt executor.Options, v *volume.Volume, methods []string, class int) int {
 	opt.Budget = cam.Budget{Bytes: 1}
 	for range 8 {
 		r, err := tryExplain(path, opt, v, methods, class)
@@ -117,7 +117,7 @@ func fitting(t *testing.T, path string, opt explain.Options, v *volume.Volume, m
 	return 0
 }
 
-func explainOnce(t *testing.T, path string, opt explain.Options, v *volume.Volume, methods []string, class int) *cam.Result {
+func explainOnce(t *testing.T, path string, opt executor.Options, v *volume.Volume, methods []string, class int) *cam.Result {
 	r, err := tryExplain(path, opt, v, methods, class)
 	if err != nil {
 		t.Fatal(err)
@@ -130,13 +130,13 @@ func explainOnce(t *testing.T, path string, opt explain.Options, v *volume.Volum
 	return r
 }
 
-func tryExplain(path string, opt explain.Options, v *volume.Volume, methods []string, class int) (*cam.Result, error) {
+func tryExplain(path string, opt executor.Options, v *volume.Volume, methods []string, class int) (*cam.Result, error) {
 	b, err := cpu.New(cpu.Options{})
 	if err != nil {
 		return nil, err
 	}
 	defer b.Close()
-	m, err := explain.Open(context.Background(), path, b, opt)
+	m, err := executor.Open(context.Background(), path, b, opt)
 	if err != nil {
 		return nil, err
 	}

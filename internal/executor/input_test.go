@@ -1,4 +1,4 @@
-package explain_test
+package executor_test
 
 import (
 	"context"
@@ -9,7 +9,7 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/executor"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/volume"
 	"github.com/voxcam/voxcam/volume/format"
@@ -53,7 +53,7 @@ func TestInputAxes(t *testing.T) {
 	defer b.Close()
 	for _, c := range inputCases {
 		t.Run(c.model+"/"+c.axes, func(t *testing.T) {
-			opt := explain.Options{ModelOptions: network.ModelOptions{InputAxes: c.axes}}
+			opt := executor.Options{ModelOptions: network.ModelOptions{InputAxes: c.axes}}
 			methods := []string{"saliency"}
 			if !strings.HasPrefix(c.model, "linear") {
 				opt.TargetLayer, methods = "layer", []string{"saliency", "gradcam"}
@@ -84,8 +84,8 @@ func TestInputAxes(t *testing.T) {
 }
 
 // explainBright explains a volume with one bright voxel, which is at a place.
-func explainBright(b *cpu.Backend, path string, opt explain.Options, shape [4]int, methods []string) (*cam.Result, cam.Info, int, error) {
-	m, err := explain.Open(context.Background(), path, b, opt)
+func explainBright(b *cpu.Backend, path string, opt executor.Options, shape [4]int, methods []string) (*cam.Result, cam.Info, int, error) {
+	m, err := executor.Open(context.Background(), path, b, opt)
 	if err != nil {
 		return nil, cam.Info{}, 0, err
 	}
@@ -130,7 +130,7 @@ func TestChannelsLastInput(t *testing.T) {
 		if err != nil {
 			t.Skipf("SHARED CASE NOT CHECKED: %v", err)
 		}
-		m, err := explain.Open(context.Background(), filepath.Join(folder, "model.onnx"), b, explain.Options{})
+		m, err := executor.Open(context.Background(), filepath.Join(folder, "model.onnx"), b, executor.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

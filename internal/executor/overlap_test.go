@@ -1,4 +1,4 @@
-package explain_test
+package executor_test
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/cuda"
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
+	"github.com/voxcam/voxcam/internal/executor"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/volume"
 	"github.com/voxcam/voxcam/volume/format"
@@ -42,9 +43,9 @@ func series(t testing.TB, n int) []*volume.Volume {
 	return out
 }
 
-func openMethods(t testing.TB, b backend.Backend, opt explain.Options) *explain.Model {
+func openMethods(t testing.TB, b backend.Backend, opt executor.Options) *executor.Model {
 	t.Helper()
-	m, err := explain.Open(context.Background(), methodsCase+"/model.torchscript.onnx", b, opt)
+	m, err := executor.Open(context.Background(), methodsCase+"/model.torchscript.onnx", b, opt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +58,7 @@ func openMethods(t testing.TB, b backend.Backend, opt explain.Options) *explain.
 }
 
 // overlap explains volumes as a run over a data set does: one is begun, one computed, and one awaited at a time.
-func overlap(ctx context.Context, m *explain.Model, volumes []*volume.Volume, req cam.Request) ([]*cam.Result, error) {
+func overlap(ctx context.Context, m *executor.Model, volumes []*volume.Volume, req cam.Request) ([]*cam.Result, error) {
 	type step struct {
 		work explain.Work
 		err  error
@@ -106,7 +107,7 @@ func TestOverlapGivesTheSame(t *testing.T) {
 			}
 			for name, b := range backends {
 				var want []*cam.Result
-				alone := openMethods(t, b, explain.Options{})
+				alone := openMethods(t, b, executor.Options{})
 				for _, v := range volumes {
 					r, err := alone.Explain(t.Context(), v, overlapRequest)
 					if err != nil {
@@ -116,7 +117,7 @@ func TestOverlapGivesTheSame(t *testing.T) {
 				}
 				for _, budget := range []cam.Budget{{}, {Bytes: 1 << 30}, {Bytes: leastBudget(t, b)}, {Smallest: true}} {
 					what := fmt.Sprintf("%s, budget %+v", name, budget)
-					m := openMethods(t, b, explain.Options{Ahead: true, Budget: budget})
+					m := openMethods(t, b, executor.Options{Ahead: true, Budget: budget})
 					got, err := overlap(t.Context(), m, volumes, overlapRequest)
 					if err != nil {
 						t.Fatalf("%s: %v", what, err)
@@ -143,7 +144,7 @@ func leastBudget(t *testing.T, b backend.Backend) int {
 	t.Helper()
 	var small *cam.BudgetError
 	t.Run("least", func(t *testing.T) {
-		m := openMethods(t, b, explain.Options{Budget: cam.Budget{Bytes: 1}})
+		m := openMethods(t, b, executor.Options{Budget: cam.Budget{Bytes: 1}})
 		if _, err := m.Explain(t.Context(), series(t, 1)[0], overlapRequest); !errors.As(err, &small) {
 			t.Fatalf("a budget of a byte: %v", err)
 		}
@@ -158,7 +159,7 @@ func TestOverlapIsBounded(t *testing.T) {
 	volumes := series(t, 8)
 	for _, budget := range []int{least, least + 12<<20, 1 << 30} {
 		t.Run(fmt.Sprint(budget), func(t *testing.T) {
-			m := openMethods(t, b, explain.Options{Ahead: true, Budget: cam.Budget{Bytes: budget}})
+			m := openMethods(t, b, executor.Options{Ahead: true, Budget: cam.Budget{Bytes: budget}})
 			var heap [2]uint64
 			for i, n := range []int{2, len(volumes)} {
 				most := 0
@@ -186,7 +187,7 @@ func TestOverlapIsBounded(t *testing.T) {
 func TestOverlapStops(t *testing.T) {
 	volumes := series(t, 4)
 	for name, b := range map[string]backend.Backend{"cpu": openCPU(t), "cuda": openCUDA(t, cuda.Options{})} {
-		m := openMethods(t, b, explain.Options{Ahead: true})
+		m := openMethods(t, b, executor.Options{Ahead: true})
 		for stop := range 12 {
 			ctx, cancel := context.WithCancel(t.Context())
 			passes := 0

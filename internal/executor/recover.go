@@ -1,9 +1,8 @@
-package explain
+package executor
 
 import (
 	"context"
 	"errors"
-	"slices"
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
@@ -12,7 +11,7 @@ import (
 )
 
 // errAgain ends an attempt that has to be begun again because what it used was given back.
-var errAgain = errors.New("explain: to be tried again")
+var errAgain = errors.New("executor: to be tried again")
 
 // tries counts failures in a row: those between which nothing was finished.
 type tries struct {
@@ -28,27 +27,6 @@ func (t *tries) failed(finished int) {
 	t.n++
 }
 
-// finished counts methods and points. Points count on when the last of their methods has its map and what was gathered is given back.
-func (e *explanation) finished() (n int) {
-	left := func(i int) bool { return e.result.Methods[i].Status == "" }
-	for i := range e.result.Methods {
-		if !left(i) {
-			n++
-		}
-	}
-	for _, s := range e.samplings {
-		if slices.ContainsFunc(s.which, left) {
-			n += s.done
-		} else {
-			n += s.points.Len
-		}
-	}
-	if e.result.Logits != nil {
-		n++
-	}
-	return n
-}
-
 // trouble returns the class of an error.
 func (m *Model) trouble(err error) backend.Trouble {
 	switch {
@@ -60,8 +38,9 @@ func (m *Model) trouble(err error) backend.Trouble {
 	return m.resident.Trouble(err)
 }
 
-// recoverable reports whether an attempt may be followed by another one.
-func (m *Model) recoverable(err error) bool {
+// Retryable implements explain.Executor.
+func (w *work) Retryable(err error) bool {
+	m := w.model
 	tooSmall := (*cam.BudgetError)(nil)
 	return errors.Is(err, errAgain) || m.trouble(err) != backend.Fault || m.follows() && errors.As(err, &tooSmall)
 }
@@ -70,7 +49,7 @@ func (m *Model) recoverable(err error) bool {
 func (m *Model) follows() bool { return m.resident != nil || m.opt.Allow != nil }
 
 // retrying calls try until it succeeds or nothing is left that could mend its error.
-func (m *Model) retrying(ctx context.Context, e *explanation, try func() error) error {
+func (m *Model) retrying(ctx context.Context, w *work, try func() error) error {
 	for {
 		if err := m.published.lost(); err != nil {
 			return err
@@ -79,44 +58,44 @@ func (m *Model) retrying(ctx context.Context, e *explanation, try func() error) 
 		if err == nil {
 			return nil
 		}
-		if err := m.nextAttempt(ctx, e, err); err != nil {
+		if err := m.nextAttempt(ctx, w, err); err != nil {
 			return err
 		}
 	}
 }
 
 // nextAttempt prepares another attempt after an error, or returns why there is none.
-func (m *Model) nextAttempt(ctx context.Context, e *explanation, err error) error {
+func (m *Model) nextAttempt(ctx context.Context, w *work, err error) error {
 	if errors.Is(err, errAgain) && m.trouble(err) == backend.Fault {
 		return nil
 	}
 	if m.trouble(err) == backend.Lost {
-		return m.lose(e, err)
+		return m.lose(w, err)
 	}
-	if late := e.collect(); late != nil && m.trouble(late) == backend.Lost {
-		return m.lose(e, late)
+	if late := w.e.Collect(); late != nil && m.trouble(late) == backend.Lost {
+		return m.lose(w, late)
 	}
 	if ctx.Err() != nil {
-		return m.end(e, context.Cause(ctx))
+		return m.end(w, context.Cause(ctx))
 	}
 	tooSmall := (*cam.BudgetError)(nil)
 	switch m.trouble(err) {
 	case backend.NoMemory:
-		return m.less(ctx, e, err)
+		return m.less(ctx, w, err)
 	case backend.Transient:
-		return m.again(e, err)
+		return m.again(w, err)
 	}
 	if m.follows() && errors.As(err, &tooSmall) {
-		return m.least(ctx, e, tooSmall)
+		return m.least(ctx, w, tooSmall)
 	}
-	return m.end(e, err)
+	return m.end(w, err)
 }
 
 // end gives up with an error. What is loaded stays; of what was gathered stays what is kept outside.
-func (m *Model) end(e *explanation, err error) error {
-	if closing := errors.Join(e.rescue(false), e.endSamplings()); closing != nil {
+func (m *Model) end(w *work, err error) error {
+	if closing := errors.Join(w.e.Rescue(false), w.e.End()); closing != nil {
 		if m.trouble(closing) == backend.Lost {
-			return m.lose(e, closing)
+			return m.lose(w, closing)
 		}
 		err = errors.Join(err, closing)
 	}
@@ -124,13 +103,12 @@ func (m *Model) end(e *explanation, err error) error {
 }
 
 // lose gives up for good: only closing is left.
-func (m *Model) lose(e *explanation, err error) error {
-	e.record(cam.EventFailed, "%v", err)
+func (m *Model) lose(w *work, err error) error {
+	w.Record(cam.EventFailed, "%v", err)
 	m.place.Lock()
 	defer m.place.Unlock()
 	err = m.published.lose(err)
-	e.back.Wait()
-	_ = e.endSamplings() // nothing can be given back to a device that is gone
+	_ = w.e.End() // nothing can be given back to a device that is gone
 	return err
 }
 
@@ -156,55 +134,55 @@ func (m *Model) giveBack() (err error) {
 
 // evacuate brings what is needed to go on to the host, and gives all back. An error is that the device is lost; what else fails here the
 // next Trim makes good.
-func (m *Model) evacuate(e *explanation) error {
-	err := e.rescue(true)
+func (m *Model) evacuate(w *work) error {
+	err := w.e.Rescue(true)
 	if m.trouble(err) != backend.Lost {
 		err = m.giveBack()
 	}
-	e.there, e.waits = nil, nil
+	w.there, w.waits = nil, nil
 	if m.trouble(err) == backend.Lost {
-		return m.lose(e, err)
+		return m.lose(w, err)
 	}
 	return nil
 }
 
 // again makes ready for another try after a failure that may pass. A pass writes all that it reads, so that the first try is made with what
 // is there; only moments that a call was changing are made anew. For the next ones everything is given back.
-func (m *Model) again(e *explanation, err error) error {
-	e.record(cam.EventFailed, "%v", err)
-	e.tries.failed(e.finished())
-	n := e.tries.n
+func (m *Model) again(w *work, err error) error {
+	w.Record(cam.EventFailed, "%v", err)
+	w.tries.failed(w.e.Finished())
+	n := w.tries.n
 	next := (policy.Policy{}).Next(policy.Situation{Failure: policy.Failing, Loaded: true, Tries: n})
-	if next == policy.Repeat && e.rescue(false) == nil {
-		e.record(cam.EventRepeated, "began again with what is there")
+	if next == policy.Repeat && w.e.Rescue(false) == nil {
+		w.Record(cam.EventRepeated, "began again with what is there")
 		return nil
 	}
-	if lost := m.evacuate(e); lost != nil {
+	if lost := m.evacuate(w); lost != nil {
 		return lost
 	}
 	if next == policy.GiveBack {
-		e.tries.n = 0
+		w.tries.n = 0
 		return &cam.TransientError{Tries: n, Err: err}
 	}
-	e.record(cam.EventReloaded, "gave everything back, to load it again")
+	w.Record(cam.EventReloaded, "gave everything back, to load it again")
 	return nil
 }
 
 // less plans for less memory after a refusal.
-func (m *Model) less(ctx context.Context, e *explanation, refused error) error {
+func (m *Model) less(ctx context.Context, w *work, refused error) error {
 	n := m.net
 	usage, err := m.resident.Usage()
 	if m.trouble(err) == backend.Lost {
-		return m.lose(e, err)
+		return m.lose(w, err)
 	}
 	free := ""
 	if err == nil {
 		free = "; " + bytesize.FormatMiB(usage.Free) + " were free"
 	}
-	e.record(cam.EventRefused, "%v%s", refused, free)
+	w.Record(cam.EventRefused, "%v%s", refused, free)
 	next := (policy.Policy{}).Next(policy.Situation{Failure: policy.Refused, Loaded: true, Smallest: n == nil || n.Budget.Smallest})
 	if next == policy.GiveBack {
-		return m.surrender(ctx, e, &cam.MemoryError{Free: usage.Available(), Err: refused})
+		return m.surrender(ctx, w, &cam.MemoryError{Free: usage.Available(), Err: refused})
 	}
 	bytes := usage.Available()
 	if n.Taken > 0 && (err != nil || bytes >= n.Taken) { // it is not the sum that there is too little of
@@ -217,41 +195,41 @@ func (m *Model) less(ctx context.Context, e *explanation, refused error) error {
 	if least, err := n.LeastBytes(ctx); err != nil || bytes <= least {
 		to = cam.Budget{Smallest: true}
 	}
-	return m.shrink(e, to, true)
+	return m.shrink(w, to, true)
 }
 
 // shrink makes room for smaller plans. Draws stay where they are as long as there is room for them there.
-func (m *Model) shrink(e *explanation, to cam.Budget, forced bool) error {
-	rescued := e.rescue(false)
+func (m *Model) shrink(w *work, to cam.Budget, forced bool) error {
+	rescued := w.e.Rescue(false)
 	m.place.Lock()
 	m.net.Forced = m.net.Forced || forced
 	err := errors.Join(rescued, m.replan(to))
 	m.place.Unlock()
 	if m.trouble(err) == backend.Lost {
-		return m.lose(e, err)
+		return m.lose(w, err)
 	}
 	return nil
 }
 
 // least goes on after a budget that is too small for any plan: with the least that works, if it was the device that said so.
-func (m *Model) least(ctx context.Context, e *explanation, tooSmall *cam.BudgetError) error {
+func (m *Model) least(ctx context.Context, w *work, tooSmall *cam.BudgetError) error {
 	switch (policy.Policy{}).Next(policy.Situation{
 		Failure: policy.TooSmall, Loaded: true, LeastFits: m.net.Forced && m.allows(tooSmall.Smallest), Fixed: m.opt.Allow == nil,
 	}) {
 	case policy.Least:
-		return m.shrink(e, cam.Budget{Smallest: true}, true)
+		return m.shrink(w, cam.Budget{Smallest: true}, true)
 	case policy.Fail:
-		return m.end(e, tooSmall)
+		return m.end(w, tooSmall)
 	}
-	return m.surrender(ctx, e, &cam.MemoryError{Needs: tooSmall.Smallest, Free: tooSmall.Budget, Err: tooSmall})
+	return m.surrender(ctx, w, &cam.MemoryError{Needs: tooSmall.Smallest, Free: tooSmall.Budget, Err: tooSmall})
 }
 
 // surrender gives all back when not even the least can be had.
-func (m *Model) surrender(ctx context.Context, e *explanation, why *cam.MemoryError) error {
+func (m *Model) surrender(ctx context.Context, w *work, why *cam.MemoryError) error {
 	if why.Needs == 0 && m.net != nil {
 		why.Needs, _ = m.net.LeastBytes(ctx) // of a plan that was made before
 	}
-	if lost := m.evacuate(e); lost != nil {
+	if lost := m.evacuate(w); lost != nil {
 		return lost
 	}
 	return why

@@ -1,4 +1,4 @@
-package explain_test
+package executor_test
 
 import (
 	"context"
@@ -15,7 +15,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/cuda"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/executor"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/volume/format"
 )
@@ -153,7 +153,7 @@ func explainWith(b backend.Backend, folder string, budget cam.Budget, req cam.Re
 	if err != nil {
 		return nil, err
 	}
-	m, err := explain.Open(context.Background(), filepath.Join(folder, "model.torchscript.onnx"), b, explain.Options{ModelOptions: network.ModelOptions{TargetLayer: c.Target}, Budget: budget})
+	m, err := executor.Open(context.Background(), filepath.Join(folder, "model.torchscript.onnx"), b, executor.Options{ModelOptions: network.ModelOptions{TargetLayer: c.Target}, Budget: budget})
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package explain_test
+package executor_test
 
 import (
 	"context"
@@ -9,7 +9,7 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/executor"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/volume/format"
 )
@@ -45,7 +45,7 @@ func TestLayerIsRecorded(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer b.Close()
-			m, err := explain.Open(context.Background(), filepath.Join(folder, c.file), b, explain.Options{ModelOptions: network.ModelOptions{TargetLayer: c.layer}})
+			m, err := executor.Open(context.Background(), filepath.Join(folder, c.file), b, executor.Options{ModelOptions: network.ModelOptions{TargetLayer: c.layer}})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,4 +1,4 @@
-package explain_test
+package executor_test
 
 import (
 	"context"
@@ -8,7 +8,7 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/executor"
 	"github.com/voxcam/voxcam/internal/network"
 )
 
@@ -25,7 +25,7 @@ const levelRefused cam.Level = "refused"
 func takes(t testing.TB, inner backend.Backend, req cam.Request) int {
 	t.Helper()
 	b := newLimited(t, inner, 1<<30)
-	m := openOn(t, b, explain.Options{})
+	m := openOn(t, b, executor.Options{})
 	if _, err := m.Explain(context.Background(), series(t, 1)[0], req); err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +59,7 @@ func bands(t testing.TB, inner backend.Backend, req cam.Request) (all []band, ta
 // levelWithin is the level of the plans for the request within a budget.
 func levelWithin(t testing.TB, inner backend.Backend, req cam.Request, budget int) (level cam.Level) {
 	t.Helper()
-	opt := explain.Options{Budget: cam.Budget{Bytes: budget}}
+	opt := executor.Options{Budget: cam.Budget{Bytes: budget}}
 	passes, err := network.Plans(context.Background(), methodsCase+"/model.torchscript.onnx", opt.ModelOptions, network.Binding{Backend: newLimited(t, inner, 1<<30), Budget: opt.Budget, Ahead: opt.Ahead}, req.Methods)
 	if err != nil {
 		t.Fatal(err)

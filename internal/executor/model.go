@@ -1,4 +1,10 @@
-package explain
+// Package executor has a model on a device in this process. It goes on by itself after everything that another plan, or another try on the
+// same device, can mend.
+//
+// A volume is computed in attempts (work.go). An error that ends one is looked at in one place (recover.go), and the next attempt does what is
+// left. Before each volume and each pass the budget is asked for (allow.go, admission.go) and memory that others ask for is given back
+// (release.go); between volumes the device can be left altogether (shuttle.go).
+package executor
 
 import (
 	"context"
@@ -8,6 +14,7 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/volume"
 )
@@ -43,7 +50,7 @@ const (
 	ShuttleAlways         // after each volume
 )
 
-// Model is an opened model on a backend. It implements Explainer. Its methods may be called by many goroutines, one at a time
+// Model is an opened model on a backend. It implements explain.Explainer. Its methods may be called by many goroutines, one at a time
 // computes.
 type Model struct {
 	file     *network.File
@@ -68,7 +75,7 @@ type Model struct {
 	published   published
 }
 
-var _ Overlapping = (*Model)(nil)
+var _ explain.Overlapping = (*Model)(nil)
 
 // Open opens an ONNX file. When the shape of the volumes is known from the options or the file, the model is bound to it at
 // once, and a target layer that does not exist is an error now. Options that are out of range are an *OptionError. ctx stops it.
@@ -182,7 +189,7 @@ func (m *Model) Close() error {
 	return errors.Join(err, m.file.Close())
 }
 
-// Info implements Explainer. What depends on the volume's shape is unknown (zero) until one is bound.
+// Info implements explain.Explainer. What depends on the volume's shape is unknown (zero) until one is bound.
 func (m *Model) Info() cam.Info {
 	info := cam.Info{Path: m.file.Path(), SHA256: m.file.SHA256(), InputShape: m.file.Shape()}
 	m.place.Lock()
@@ -214,10 +221,10 @@ func (m *Model) Prepare(ctx context.Context, methods []string) error {
 	if err != nil || m.net == nil {
 		return err
 	}
-	e := m.betweenVolumes()
-	e.adjust = true
+	w := m.betweenVolumes()
+	w.adjust = true
 	needed := network.NeedsOf(choices, m.net.Voxels(), m.net.Shape[0])
-	return m.retrying(ctx, e, func() error { return m.intact(m.ready(ctx, e, needed)) })
+	return m.retrying(ctx, w, func() error { return m.intact(m.ready(ctx, w, needed)) })
 }
 
 // intact returns err, or, if weights were read that are not the model's any more, an *input.ChangedError in its place.
@@ -228,12 +235,10 @@ func (m *Model) intact(err error) error {
 	return err
 }
 
-// betweenVolumes returns an explanation of no volume, whose events are published with the next one.
-func (m *Model) betweenVolumes() *explanation {
-	return &explanation{model: m, net: m.net, result: &cam.Result{}, quiet: true}
-}
+// betweenVolumes returns the work on no volume, whose events are published with the next one.
+func (m *Model) betweenVolumes() *work { return &work{model: m, e: new(explain.Explanation)} }
 
-// Explain implements Explainer.
+// Explain implements explain.Explainer.
 func (m *Model) Explain(ctx context.Context, v *volume.Volume, req cam.Request) (*cam.Result, error) {
-	return One(ctx, m, v, req)
+	return explain.One(ctx, m, v, req)
 }

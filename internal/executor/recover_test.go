@@ -1,4 +1,4 @@
-package explain_test
+package executor_test
 
 import (
 	"context"
@@ -12,7 +12,7 @@ import (
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/backend/backendtest"
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/executor"
 	"github.com/voxcam/voxcam/volume"
 )
 
@@ -57,7 +57,7 @@ func (k *kept) Keep(key string, state []float32, draws int) error {
 // expected are the results for volumes without any trouble.
 func expected(t testing.TB, volumes []*volume.Volume, reqs ...cam.Request) (want []*cam.Result) {
 	t.Helper()
-	m := openMethods(t, openCPU(t), explain.Options{})
+	m := openMethods(t, openCPU(t), executor.Options{})
 	for i, v := range volumes {
 		r, err := m.Explain(context.Background(), v, reqs[min(i, len(reqs)-1)])
 		if err != nil {
@@ -86,9 +86,9 @@ func same(got, want *cam.Result) error {
 }
 
 // openOn opens the methods' model; the caller closes it.
-func openOn(t testing.TB, b backend.Backend, opt explain.Options) *explain.Model {
+func openOn(t testing.TB, b backend.Backend, opt executor.Options) *executor.Model {
 	t.Helper()
-	m, err := explain.Open(context.Background(), methodsCase+"/model.torchscript.onnx", b, opt)
+	m, err := executor.Open(context.Background(), methodsCase+"/model.torchscript.onnx", b, opt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func openOn(t testing.TB, b backend.Backend, opt explain.Options) *explain.Model
 }
 
 // pair explains two volumes of which the second waits while the first is computed.
-func pair(ctx context.Context, m *explain.Model, volumes []*volume.Volume, reqs []cam.Request) (results []*cam.Result, err error) {
+func pair(ctx context.Context, m *executor.Model, volumes []*volume.Volume, reqs []cam.Request) (results []*cam.Result, err error) {
 	first, err := m.Begin(ctx, volumes[0], reqs[0])
 	if err != nil {
 		return nil, err
@@ -131,7 +131,7 @@ func TestEveryCallFailsOnce(t *testing.T) {
 	}
 	want := expected(t, volumes, reqs...)
 	run := func(t testing.TB, b *limited, keep []*kept) (results []*cam.Result, err error) {
-		m := openOn(t, b, explain.Options{Ahead: true})
+		m := openOn(t, b, executor.Options{Ahead: true})
 		reqs := slices.Clone(reqs)
 		for i := range reqs {
 			reqs[i].Checkpoint = keep[i]
@@ -200,7 +200,7 @@ func TestMapsThatDoNotComeBack(t *testing.T) {
 	for _, trouble := range []backend.Trouble{backend.NoMemory, backend.Transient} {
 		for failures := range 4 {
 			b := newLimited(t, openCPU(t), 1<<30)
-			m := openOn(t, b, explain.Options{Ahead: true})
+			m := openOn(t, b, executor.Options{Ahead: true})
 			left, maps := failures, 0
 			b.fail = func(_ int, what string) backend.Trouble {
 				if what == "take" && left > 0 {
@@ -239,7 +239,7 @@ func TestTransientFailuresThatDoNotEnd(t *testing.T) {
 	v, req := series(t, 1), troubleRequest
 	want := expected(t, v, req)
 	b := newLimited(t, openCPU(t), 1<<30)
-	m := openOn(t, b, explain.Options{})
+	m := openOn(t, b, executor.Options{})
 	noises, bad := 0, false
 	b.fail = func(_ int, what string) backend.Trouble {
 		if what == "noise" {
@@ -298,7 +298,7 @@ func TestLadder(t *testing.T) {
 	levels := map[cam.Level]bool{}
 	for _, capacity := range slices.Compact(capacities) {
 		b := newLimited(t, inner, capacity)
-		m := openOn(t, b, explain.Options{})
+		m := openOn(t, b, executor.Options{})
 		w, err := m.Begin(t.Context(), v[0], req)
 		if err != nil {
 			t.Fatal(err)
@@ -359,7 +359,7 @@ func TestLostDevice(t *testing.T) {
 			}
 			return backend.Fault
 		}
-		m := openOn(t, b, explain.Options{})
+		m := openOn(t, b, executor.Options{})
 		w, err := m.Begin(t.Context(), v[0], req)
 		if err != nil {
 			t.Fatal(err)
@@ -383,7 +383,7 @@ func TestLostDevice(t *testing.T) {
 		b.clean("closed")
 
 		b = newLimited(t, openCPU(t), 1<<30)
-		m = openOn(t, b, explain.Options{})
+		m = openOn(t, b, executor.Options{})
 		r, err := m.Explain(t.Context(), v[0], req)
 		if err != nil {
 			t.Fatal(err)
@@ -408,7 +408,7 @@ func TestCheckpoints(t *testing.T) {
 	keep := newKept()
 	req.Checkpoint = keep
 	b := newLimited(t, openCPU(t), 1<<30)
-	m := openOn(t, b, explain.Options{})
+	m := openOn(t, b, executor.Options{})
 	ctx, cancel := context.WithCancel(t.Context())
 	req.Progress = func(done, total int) {
 		if done == total-2 { // three draws of five

@@ -1,4 +1,4 @@
-package explain
+package executor
 
 import (
 	"context"
@@ -9,14 +9,14 @@ import (
 )
 
 // ready makes the plans, programs and device buffers that are needed, within what is allowed.
-func (m *Model) ready(ctx context.Context, e *explanation, needed network.Needs) error {
-	if err := m.plan(ctx, e, needed); err != nil {
+func (m *Model) ready(ctx context.Context, w *work, needed network.Needs) error {
+	if err := m.plan(ctx, w, needed); err != nil {
 		return err
 	}
-	m.recordChange(e)
+	m.recordChange(w)
 	m.place.Lock()
 	defer m.place.Unlock()
-	if err := m.arrive(e); err != nil {
+	if err := m.arrive(w); err != nil {
 		return err
 	}
 	if err := m.net.TakeBuffers(); err != nil {
@@ -25,39 +25,32 @@ func (m *Model) ready(ctx context.Context, e *explanation, needed network.Needs)
 	if err := m.net.Load(ctx); err != nil {
 		return err
 	}
-	return m.settle(e)
+	return m.settle(w)
 }
 
 // plan chooses the placement of device buffers and the plans, and makes room for them.
-func (m *Model) plan(ctx context.Context, e *explanation, needed network.Needs) error {
+func (m *Model) plan(ctx context.Context, w *work, needed network.Needs) error {
 	m.place.Lock()
 	defer m.place.Unlock()
-	if e.adjust {
+	if w.adjust {
 		if err := m.adjust(); err != nil {
 			return err
 		}
-		e.adjust = false
+		w.adjust = false
 	}
 	if err := m.net.Require(ctx, needed); err != nil {
 		return err
 	}
-	for _, d := range e.samplings {
-		if d.moments != nil && d.where != m.net.Placement.Moments {
-			if err := e.leave(d); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return w.e.Relocate(m.net.Placement.Moments)
 }
 
-// between is called before each pass through the network. It gives memory back that others ask for, or that computing may not take any
-// more, and then returns errAgain.
-func (e *explanation) between(ctx context.Context) error {
-	m := e.model
+// BeforePass implements explain.Executor. It gives memory back that others ask for, or that computing may not take any more, and then
+// returns errAgain.
+func (w *work) BeforePass(ctx context.Context) error {
+	m := w.model
 	select {
 	case r := <-m.releases:
-		return m.release(e, r)
+		return m.release(w, r)
 	default:
 	}
 	if ctx.Err() != nil {
@@ -71,7 +64,7 @@ func (e *explanation) between(ctx context.Context) error {
 		return err
 	}
 	if m.net.Exceeds(allowed) {
-		if err := m.shrink(e, allowed, false); err != nil {
+		if err := m.shrink(w, allowed, false); err != nil {
 			return err
 		}
 		return errAgain
@@ -84,7 +77,7 @@ func (e *explanation) between(ctx context.Context) error {
 }
 
 // settle gives back what plans do not need any more after a change, and notes what there is now.
-func (m *Model) settle(e *explanation) error {
+func (m *Model) settle(w *work) error {
 	if m.change != nil && m.resident != nil {
 		m.allowance.stale()
 		if _, err := m.ask(); err != nil {
@@ -98,13 +91,13 @@ func (m *Model) settle(e *explanation) error {
 	}
 	m.change = nil
 	s := m.publishState()
-	x := &e.result.Execution
+	x := &w.execution
 	x.Device, x.Level, x.Budget, x.Arena = m.backend.Name(), s.Level, s.Budget, s.Arena
 	return nil
 }
 
 // recordChange records how plans have changed, once.
-func (m *Model) recordChange(e *explanation) {
+func (m *Model) recordChange(w *work) {
 	n, was := m.net, m.change
 	if was == nil || was.level == "" || n.Taken == was.taken {
 		return
@@ -113,6 +106,6 @@ func (m *Model) recordChange(e *explanation) {
 	if n.Taken > was.taken {
 		kind = cam.EventLarger
 	}
-	e.record(kind, "from %s, %s, to %s, %s", was.level, bytesize.FormatMiB(was.taken), n.Level(), bytesize.FormatMiB(n.Taken))
+	w.Record(kind, "from %s, %s, to %s, %s", was.level, bytesize.FormatMiB(was.taken), n.Level(), bytesize.FormatMiB(n.Taken))
 	was.level = ""
 }

@@ -1,4 +1,4 @@
-package explain_test
+package executor_test
 
 import (
 	"errors"
@@ -10,7 +10,7 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/executor"
 )
 
 // A budget that becomes less between two draws is followed before the next one; one that grows is followed between volumes, when it has
@@ -21,7 +21,7 @@ func TestBudgetMoves(t *testing.T) {
 	levels, all := bands(t, inner, req)
 	b := newLimited(t, inner, 1<<30)
 	allowed, draws, least := 2*all, 0, 0
-	m := openOn(t, b, explain.Options{Allow: func(u backend.Usage) cam.Budget {
+	m := openOn(t, b, executor.Options{Allow: func(u backend.Usage) cam.Budget {
 		if u.Total != 1<<30 {
 			t.Errorf("asked of %+v", u)
 		}
@@ -96,7 +96,7 @@ func TestForcedDownAndUpAgain(t *testing.T) {
 	want, inner := expected(t, volumes, req), openCPU(t)
 	levels, all := bands(t, inner, req)
 	little := last(t, levels, cam.LevelHost).to
-	for name, opt := range map[string]explain.Options{"unbounded": {}, "fixed": {Budget: cam.Budget{Bytes: 2 * all}}} {
+	for name, opt := range map[string]executor.Options{"unbounded": {}, "fixed": {Budget: cam.Budget{Bytes: 2 * all}}} {
 		b := newLimited(t, inner, little)
 		m := openOn(t, b, opt)
 		m.AskAlways()
@@ -125,7 +125,7 @@ func TestForcedDownAndUpAgain(t *testing.T) {
 		b.clean("closed")
 	}
 	b := newLimited(t, inner, 1<<30)
-	m := openOn(t, b, explain.Options{Budget: cam.Budget{Bytes: 1000}})
+	m := openOn(t, b, executor.Options{Budget: cam.Budget{Bytes: 1000}})
 	var small *cam.BudgetError
 	if err := m.Prepare(t.Context(), req.Methods); !errors.As(err, &small) {
 		t.Errorf("prepared within 1000 bytes: %v", err)
@@ -143,7 +143,7 @@ func TestSteadyState(t *testing.T) {
 	v, req := series(t, 1)[0], briefRequests()[0]
 	b := newLimited(t, openCPU(t), 1<<30)
 	asked := 0
-	m := openOn(t, b, explain.Options{Ahead: true, Allow: func(backend.Usage) cam.Budget { asked++; return cam.Budget{Bytes: 1 << 29} }})
+	m := openOn(t, b, executor.Options{Ahead: true, Allow: func(backend.Usage) cam.Budget { asked++; return cam.Budget{Bytes: 1 << 29} }})
 	explainOne := func() map[string]int {
 		t.Helper()
 		b.said = map[string]int{}
@@ -195,8 +195,8 @@ func TestMovingDevice(t *testing.T) {
 		every := rapid.IntRange(5, 40).Draw(r, "calls between changes")
 		troubles := rapid.SampledFrom([]backend.Trouble{backend.NoMemory, backend.Transient, backend.NoMemory, backend.Transient, backend.Transient, backend.Lost})
 		failures := rapid.MapOfN(rapid.IntRange(1, 150), troubles, 0, 5).Draw(r, "failures")
-		opt := explain.Options{
-			Ahead: rapid.Bool().Draw(r, "ahead"), Shuttle: rapid.SampledFrom([]explain.Shuttle{explain.ShuttleNever, explain.ShuttleAlways}).Draw(r, "shuttle"),
+		opt := executor.Options{
+			Ahead: rapid.Bool().Draw(r, "ahead"), Shuttle: rapid.SampledFrom([]executor.Shuttle{executor.ShuttleNever, executor.ShuttleAlways}).Draw(r, "shuttle"),
 		}
 		b := newLimited(t, inner, capacities[0])
 		calls := 0

@@ -1,4 +1,4 @@
-package explain_test
+package executor_test
 
 import (
 	"encoding/json"
@@ -9,7 +9,7 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/executor"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/volume/format"
 )
@@ -45,7 +45,7 @@ func TestUnsortedFloat16(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	m, err := explain.Open(t.Context(), filepath.Join(dir, "model.onnx"), b, explain.Options{ModelOptions: network.ModelOptions{TargetLayer: "relu"}})
+	m, err := executor.Open(t.Context(), filepath.Join(dir, "model.onnx"), b, executor.Options{ModelOptions: network.ModelOptions{TargetLayer: "relu"}})
 	if err != nil {
 		t.Fatal(err)
 	}

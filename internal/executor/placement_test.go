@@ -1,4 +1,4 @@
-package explain_test
+package executor_test
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/executor"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/volume"
 )
@@ -58,7 +58,7 @@ func TestPlacement(t *testing.T) {
 		for _, want := range c.Layers {
 			name := strings.Join([]string{c.Name, want.Layer, want.Layout}, "/")
 			t.Run(name, func(t *testing.T) {
-				opt := explain.Options{ModelOptions: network.ModelOptions{TargetLayer: want.Layer, LayerLayout: want.Layout, PrefixTokens: want.Prefix}}
+				opt := executor.Options{ModelOptions: network.ModelOptions{TargetLayer: want.Layer, LayerLayout: want.Layout, PrefixTokens: want.Prefix}}
 				copy(opt.TokenGrid[:], want.Grid)
 				checkPlaced(t, b, filepath.Join("testdata", "placement", c.Name+".onnx"), opt, v, want)
 			})
@@ -66,8 +66,8 @@ func TestPlacement(t *testing.T) {
 	}
 }
 
-func checkPlaced(t *testing.T, b *cpu.Backend, path string, opt explain.Options, v *volume.Volume, want placed) {
-	m, err := explain.Open(context.Background(), path, b, opt)
+func checkPlaced(t *testing.T, b *cpu.Backend, path string, opt executor.Options, v *volume.Volume, want placed) {
+	m, err := executor.Open(context.Background(), path, b, opt)
 	if err == nil {
 		defer m.Close()
 		err = m.Bind(context.Background(), [4]int{v.Channels, v.Depth, v.Height, v.Width})
@@ -131,7 +131,7 @@ func TestSharedPlacement(t *testing.T) {
 			for i := range v.Data {
 				v.Data[i] = float32(float64(i*7919%1009)/1009 - 0.5)
 			}
-			checkPlaced(t, b, path, explain.Options{ModelOptions: network.ModelOptions{TargetLayer: c.Layer}}, v, c.placed)
+			checkPlaced(t, b, path, executor.Options{ModelOptions: network.ModelOptions{TargetLayer: c.Layer}}, v, c.placed)
 		})
 	}
 }

@@ -1,4 +1,4 @@
-package explain_test
+package executor_test
 
 import (
 	"errors"
@@ -14,7 +14,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/cuda"
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/executor"
 )
 
 // interceptor counts calls of the driver, and makes one fail.
@@ -56,7 +56,7 @@ func TestDriverFailures(t *testing.T) {
 	volumes, reqs := series(t, 2), briefRequests()
 	calls := &interceptor{}
 	run := func(b *cuda.Backend, keep *kept) ([]*cam.Result, error) {
-		m := openOn(t, b, explain.Options{Ahead: true})
+		m := openOn(t, b, executor.Options{Ahead: true})
 		with := slices.Clone(reqs)
 		with[0].Checkpoint = keep
 		got, err := pair(t.Context(), m, volumes, with)
@@ -113,7 +113,7 @@ func TestRepeatedDriverFailures(t *testing.T) {
 	volumes, req := series(t, 1), troubleRequest
 	calls := &interceptor{}
 	b := openCUDA(t, cuda.Options{Intercept: calls.intercept, LaunchBlocking: true}) // without graphs, each kernel is a call
-	m := openOn(t, b, explain.Options{})
+	m := openOn(t, b, executor.Options{})
 	run := func() *cam.Result {
 		t.Helper()
 		r, err := m.Explain(t.Context(), volumes[0], req)
@@ -156,7 +156,7 @@ func TestDeviceWithLittleMemory(t *testing.T) {
 	v, req := series(t, 1), briefRequests()[0]
 	b := openCUDA(t, cuda.Options{})
 	explainOne := func(keep *kept) (*cam.Result, error) {
-		m := openOn(t, b, explain.Options{})
+		m := openOn(t, b, executor.Options{})
 		if keep != nil {
 			req.Checkpoint = keep
 		}
@@ -210,8 +210,8 @@ func TestDeviceShuttles(t *testing.T) {
 	volumes, reqs := series(t, 2), briefRequests()
 	b := openCUDA(t, cuda.Options{})
 	var want []*cam.Result
-	for _, shuttle := range []explain.Shuttle{explain.ShuttleNever, explain.ShuttleAlways} {
-		m := openOn(t, b, explain.Options{Ahead: true, Shuttle: shuttle})
+	for _, shuttle := range []executor.Shuttle{executor.ShuttleNever, executor.ShuttleAlways} {
+		m := openOn(t, b, executor.Options{Ahead: true, Shuttle: shuttle})
 		for range 2 {
 			got, err := pair(t.Context(), m, volumes, reqs)
 			if err != nil {
@@ -225,11 +225,11 @@ func TestDeviceShuttles(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if shuttle == explain.ShuttleAlways && u.Reserved != 0 {
+			if shuttle == executor.ShuttleAlways && u.Reserved != 0 {
 				t.Errorf("%d bytes are reserved between volumes", u.Reserved)
 			}
 		}
-		if shuttle == explain.ShuttleAlways {
+		if shuttle == executor.ShuttleAlways {
 			if err := m.Release(t.Context(), nil); err != nil {
 				t.Error(err)
 			}
@@ -262,7 +262,7 @@ func TestDeviceFollowsABudget(t *testing.T) {
 	var want []*cam.Result
 	allowed := 1 << 30
 	for _, moves := range []bool{false, true} {
-		m := openOn(t, b, explain.Options{Ahead: true, Allow: func(backend.Usage) cam.Budget { return cam.Budget{Bytes: allowed} }})
+		m := openOn(t, b, executor.Options{Ahead: true, Allow: func(backend.Usage) cam.Budget { return cam.Budget{Bytes: allowed} }})
 		m.AskAlways()
 		passes := 0
 		with := slices.Clone(reqs)

@@ -1,4 +1,4 @@
-package explain_test
+package executor_test
 
 import (
 	"context"
@@ -7,12 +7,12 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
-	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/executor"
 	"github.com/voxcam/voxcam/volume/format"
 )
 
 // heapAfter explains a volume n times with that many draws each and returns the live heap behind a collection.
-func heapAfter(t *testing.T, m *explain.Model, n, draws int) uint64 {
+func heapAfter(t *testing.T, m *executor.Model, n, draws int) uint64 {
 	t.Helper()
 	v, err := format.Read("../../testdata/cases/methods/volume.npy", format.Options{})
 	if err != nil {
@@ -45,7 +45,7 @@ func TestMemoryIsFlat(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer b.Close()
-		m, err := explain.Open(context.Background(), "../../testdata/cases/methods/model.torchscript.onnx", b, explain.Options{Budget: budget})
+		m, err := executor.Open(context.Background(), "../../testdata/cases/methods/model.torchscript.onnx", b, executor.Options{Budget: budget})
 		if err != nil {
 			t.Fatal(err)
 		}

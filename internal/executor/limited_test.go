@@ -1,4 +1,4 @@
-package explain_test
+package executor_test
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package explain
+package executor
 
 import (
 	"context"
@@ -35,12 +35,12 @@ func (m *Model) Release(ctx context.Context, meanwhile func() error) error {
 }
 
 // release serves a request. Its own error says how computing is to go on.
-func (m *Model) release(e *explanation, r *release) error {
+func (m *Model) release(w *work, r *release) error {
 	err := m.published.lost()
 	if err == nil {
 		before := m.reserved()
-		if err = m.evacuate(e); err == nil {
-			e.record(cam.EventReleased, "gave %s back, as asked", bytesize.FormatMiB(max(0, before-m.reserved())))
+		if err = m.evacuate(w); err == nil {
+			w.Record(cam.EventReleased, "gave %s back, as asked", bytesize.FormatMiB(max(0, before-m.reserved())))
 		}
 	}
 	again := errAgain
@@ -50,7 +50,7 @@ func (m *Model) release(e *explanation, r *release) error {
 	if err == nil && r.meanwhile != nil {
 		err = r.meanwhile()
 	}
-	e.adjust = true
+	w.adjust = true
 	r.done <- err
 	return again
 }

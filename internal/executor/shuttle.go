@@ -1,4 +1,4 @@
-package explain
+package executor
 
 import (
 	"sync"
@@ -40,20 +40,20 @@ func (m *Model) vacate() {
 	m.shuttle.seconds += time.Since(start).Seconds()
 	m.publishState()
 	m.place.Unlock()
-	betweenVolumes := m.betweenVolumes()
+	idle := m.betweenVolumes()
 	switch {
 	case err == nil:
 	case m.trouble(err) == backend.Lost:
-		_ = m.lose(betweenVolumes, err) // published with the next volume
+		_ = m.lose(idle, err) // published with the next volume
 	default:
-		betweenVolumes.record(cam.EventFailed, "all was given back because the device could not be left for a while: %v", err)
-		_ = m.evacuate(betweenVolumes)
+		idle.Record(cam.EventFailed, "all was given back because the device could not be left for a while: %v", err)
+		_ = m.evacuate(idle)
 	}
 }
 
 // arrive comes back to the device. Place must be held.
-func (m *Model) arrive(e *explanation) error {
-	x := &e.result.Execution
+func (m *Model) arrive(w *work) error {
+	x := &w.execution
 	x.ShuttleOut, m.shuttle.seconds = x.ShuttleOut+m.shuttle.seconds, 0
 	if m.resident == nil || !m.resident.Vacated() {
 		m.shuttle.out = false

@@ -1,4 +1,4 @@
-package explain_test
+package executor_test
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/internal/executor"
 	"github.com/voxcam/voxcam/internal/explain"
 )
 
@@ -28,7 +29,7 @@ func TestRelease(t *testing.T) {
 	want := expected(t, volumes, req)
 	for _, ahead := range []bool{false, true} {
 		b := newLimited(t, openCPU(t), 1<<30)
-		m := openOn(t, b, explain.Options{Ahead: ahead})
+		m := openOn(t, b, executor.Options{Ahead: ahead})
 		var asked sync.WaitGroup
 		noises, meanwhile := 0, 0
 		ask := make(chan struct{})
@@ -111,7 +112,7 @@ func TestReleasesWhileVolumesOverlap(t *testing.T) {
 	volumes, req := series(t, 4), briefRequests()[0]
 	want := expected(t, volumes, req)
 	b := newLimited(t, openCPU(t), 1<<30)
-	m := openOn(t, b, explain.Options{Ahead: true, Shuttle: explain.ShuttleIdle, ShuttleAfter: time.Microsecond})
+	m := openOn(t, b, executor.Options{Ahead: true, Shuttle: executor.ShuttleIdle, ShuttleAfter: time.Microsecond})
 	ctx, stop := context.WithCancel(t.Context())
 	var others sync.WaitGroup
 	others.Go(func() {
@@ -157,7 +158,7 @@ func TestShuttleAlways(t *testing.T) {
 	all := takes(t, inner, reqs[0])
 	for _, ahead := range []bool{false, true} {
 		b := newLimited(t, inner, 1<<30)
-		m := openOn(t, b, explain.Options{Ahead: ahead, Shuttle: explain.ShuttleAlways})
+		m := openOn(t, b, executor.Options{Ahead: ahead, Shuttle: executor.ShuttleAlways})
 		for round := range 3 {
 			got, err := pair(t.Context(), m, volumes, reqs)
 			if err != nil {
@@ -204,7 +205,7 @@ func TestShuttleKeepsWhatWaits(t *testing.T) {
 	volumes, req := series(t, 2), briefRequests()[1]
 	want := expected(t, volumes, req)
 	b := newLimited(t, openCPU(t), 1<<30)
-	m := openOn(t, b, explain.Options{Ahead: true, Shuttle: explain.ShuttleAlways})
+	m := openOn(t, b, executor.Options{Ahead: true, Shuttle: executor.ShuttleAlways})
 	if err := m.Prepare(t.Context(), req.Methods); err != nil {
 		t.Fatal(err)
 	}
@@ -268,7 +269,7 @@ func TestShuttleIdle(t *testing.T) {
 	volumes, req := series(t, 1), briefRequests()[1]
 	want := expected(t, volumes, req)
 	b := newLimited(t, openCPU(t), 1<<30)
-	m := openOn(t, b, explain.Options{Shuttle: explain.ShuttleIdle, ShuttleAfter: 20 * time.Millisecond})
+	m := openOn(t, b, executor.Options{Shuttle: executor.ShuttleIdle, ShuttleAfter: 20 * time.Millisecond})
 	for round := range 2 {
 		r, err := m.Explain(t.Context(), volumes[0], req)
 		if err != nil {
@@ -288,7 +289,7 @@ func TestShuttleIdle(t *testing.T) {
 	}
 	b.clean("closed")
 
-	m = openOn(t, b, explain.Options{Shuttle: explain.ShuttleIdle, ShuttleAfter: time.Hour})
+	m = openOn(t, b, executor.Options{Shuttle: executor.ShuttleIdle, ShuttleAfter: time.Hour})
 	if _, err := m.Explain(t.Context(), volumes[0], req); err != nil {
 		t.Fatal(err)
 	}
