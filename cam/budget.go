@@ -25,7 +25,7 @@ type BudgetError struct {
 	Budget   int  // that there is
 	Smallest int  // budget that would do
 	Weights  int  // of Smallest: copies of the weights, and what steps compute with
-	Free     bool // Budget is what the host has free
+	Free     bool // Budget is the free memory of the host
 }
 
 func (e *BudgetError) Error() string {

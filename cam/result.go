@@ -7,8 +7,8 @@ type Status string
 
 const (
 	StatusOK       Status = "ok"
-	StatusDegraded Status = "degraded"           // Reason says how
-	StatusFailed   Status = "failed"             // Reason says why
+	StatusDegraded Status = "degraded"           // there is a result, but not all that was asked for: see Reason
+	StatusFailed   Status = "failed"             // there is no result: see Reason
 	StatusSkipped  Status = "skipped_low_memory" // of a sample: there was not enough memory for any plan that the policy allows
 )
 
@@ -112,7 +112,7 @@ type Layer struct {
 	Module string `json:"module,omitempty"`
 	Call   int    `json:"call,omitempty"`
 	Calls  int    `json:"calls,omitempty"`
-	// AnotherTensor says why the value is not the module's own output, which is not in the file; "" if it is. Methods that look at the
+	// AnotherTensor is the reason why the value is not the module's own output, which the file does not have; "" if it is that output. Methods that look at the
 	// layer are then degraded.
 	AnotherTensor string   `json:"another_tensor,omitempty"`
 	Warnings      []string `json:"warnings,omitempty"` // what was assumed, and what the user should know

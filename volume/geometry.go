@@ -23,7 +23,7 @@ type Forms struct {
 // Form is an affine of a NIfTI header.
 type Form struct {
 	Affine Affine
-	// Code says what the coordinates refer to. 0: the header does not use this form; the affine of the qform then has its
+	// Code is the header's code for the space of the coordinates. 0: the header does not use this form; the affine of the qform then has its
 	// voxel sizes, or both are as NoForms says.
 	Code int
 }

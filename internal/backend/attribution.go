@@ -38,10 +38,10 @@ type Moments interface {
 	Add(gradient Field, share float64) error
 	// Map writes the map of a method that the moments were made for. Methods on a path read the volume x and the baseline.
 	Map(dst Field, c cam.Choice, x Field, baseline float32) error
-	// Draws is how many gradients were added.
+	// Draws returns the number of gradients that were added.
 	Draws() int
-	// Len is the number of values of the state. Save copies it out; Load makes it that of so many draws, as moments of the same choices
-	// saved it, also those of another backend: they go on from there as if nothing had been.
+	// Len returns the number of values of the state. Save copies the state out; Load sets it to a saved state after that number of
+	// draws, which moments of the same choices saved, on this backend or another one: they continue from there exactly.
 	Len() int
 	Save(dst []float32) error
 	Load(src []float32, draws int) error

@@ -82,7 +82,7 @@ var kinds = []struct {
 type Options struct {
 	// Name is auto (a GPU if there is one, else the processor), cpu, cuda, or cuda:N for GPU N; "" is auto.
 	Name string
-	// Precision is what products of convolutions and matrices are computed in: fp32, or on a GPU tf32, bf16 or fp64; "" is fp32.
+	// Precision is the number format of products in convolutions and matrix products: fp32, or on a GPU tf32, bf16 or fp64; "" is fp32.
 	Precision string
 	// LaunchBlocking waits for each step on a GPU, so that an error names the one that failed.
 	LaunchBlocking bool

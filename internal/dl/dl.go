@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// Handle is an open shared library; it stays loaded until the process ends.
-type Handle struct {
+// SharedObject is an open shared library. It stays loaded until the process ends.
+type SharedObject struct {
 	handle uintptr
 	path   string
 }
@@ -45,7 +45,7 @@ func (e *MissingError) Unwrap() error { return e.Cause }
 // Open loads the first library that it finds: each name by itself, where the system's loader looks, then in each of the folders. A name
 // that is a path is loaded as it is. The symbols become visible to libraries that are loaded later (RTLD_GLOBAL), so what a library
 // needs can be opened before it by its full path.
-func Open(names, dirs []string) (*Handle, error) {
+func Open(names, dirs []string) (*SharedObject, error) {
 	missing := &MissingError{Names: names, Dirs: dirs}
 	broken := func(path string, err error) { // says more than that there is none
 		if missing.Found == "" {
@@ -55,7 +55,7 @@ func Open(names, dirs []string) (*Handle, error) {
 	for _, name := range names {
 		handle, err := open(name)
 		if err == nil {
-			return &Handle{handle, locate(handle, name)}, nil
+			return &SharedObject{handle, locate(handle, name)}, nil
 		}
 		if _, stat := os.Stat(name); filepath.IsAbs(name) && stat == nil {
 			broken(name, err)
@@ -74,7 +74,7 @@ func Open(names, dirs []string) (*Handle, error) {
 			}
 			handle, err := open(path)
 			if err == nil {
-				return &Handle{handle, path}, nil
+				return &SharedObject{handle, path}, nil
 			}
 			broken(path, err)
 		}
@@ -88,10 +88,10 @@ func absent(err error, name string) bool {
 }
 
 // Path is the file that was loaded, or the name by which the loader found it.
-func (l *Handle) Path() string { return l.path }
+func (l *SharedObject) Path() string { return l.path }
 
 // Symbol is the address of a function of the library.
-func (l *Handle) Symbol(name string) (uintptr, error) {
+func (l *SharedObject) Symbol(name string) (uintptr, error) {
 	at, err := symbol(l.handle, name)
 	if err != nil {
 		return 0, fmt.Errorf("%s has no function %s: %w", l.path, name, err)
@@ -107,7 +107,7 @@ type Symbol struct {
 }
 
 // Bind looks up a table of functions. The error names all that are missing.
-func Bind(l *Handle, table []Symbol) error {
+func Bind(l *SharedObject, table []Symbol) error {
 	var missing []string
 	for _, s := range table {
 		at, err := symbol(l.handle, s.Name)

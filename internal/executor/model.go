@@ -53,7 +53,7 @@ const (
 // Model is an opened model on a backend. It implements explain.Explainer. Its methods may be called by many goroutines, one at a time
 // computes.
 type Model struct {
-	file     *network.File
+	file     *network.ModelFile
 	opt      Options
 	backend  backend.Backend
 	resident backend.Resident // the backend, if it is one; else nil

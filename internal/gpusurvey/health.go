@@ -13,7 +13,7 @@ type Health uint8
 
 // From the best to the worst, so that max is the worse of two.
 const (
-	Unknown Health = iota // nobody says what is free
+	Unknown Health = iota // the free memory is not known
 	Healthy
 	Caution
 	Warning

@@ -9,7 +9,7 @@ type Holder struct {
 	UID     int    `json:"uid"`               // who runs it; -1 where it is not known
 	User    string `json:"user,omitempty"`    // the name of UID
 	Parent  int    `json:"parent,omitempty"`  // PID
-	// Started is when it was started, in the system's own unit since it booted: with the PID it names one process for good.
+	// Started is the time of its start, in the system's own unit since it booted. PID and Started together name one process for good.
 	Started uint64 `json:"started,omitempty"`
 
 	Ours    bool   `json:"ours"`              // of a session that answers

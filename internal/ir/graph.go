@@ -91,13 +91,13 @@ type Op struct {
 	// set.
 	Slab   func(n *Node, input, z0, z1 int) (lo, hi int, ok bool)
 	NoSlab string
-	// AcrossPlanes says that a plane of the output is made of other planes of the inputs than the one in the same place: backends see
-	// the whole node and find the planes themselves. Other operations are as many nodes of a single plane.
+	// AcrossPlanes says that a plane of the output needs other planes of the inputs than the one in the same place: backends see
+	// the whole node and find the planes themselves. To them, each plane of another operation is a node of its own.
 	AcrossPlanes bool
 	// Accumulates reports whether the node is a reduction along depth: its output has no depth, and can be accumulated from its inputs
 	// some planes at a time, in order. Nil means that it is not.
 	Accumulates func(n *Node) bool
-	// Separable says where the elements of the output come from, for operations that move elements along each axis by itself. Backends
+	// Separable returns the sources of the output's elements, for operations that move elements along each axis by itself. Backends
 	// compute all of them by the same kernels. Nil for other operations.
 	Separable func(n *Node) Separable
 	// Flops is the number of floating-point operations of a node, for the planner. Nil means one for each element of the output.
@@ -110,10 +110,10 @@ func (v *Value) HasDepth() bool {
 	return v.Const == nil && len(s) == 5 && s[0] == 1 && s[1] > 1
 }
 
-// Target is an activation that the user asked for.
+// Target is an activation that is explained: the output of the target layer.
 type Target struct {
 	Value *Value
-	// Axes says what the axes of Value stand for.
+	// Axes has the meaning of each axis of Value.
 	Axes Axes
 	// Label is the layer as the user named it.
 	Label string

@@ -65,7 +65,7 @@ func (a axis) plain() (piece, bool) {
 // traced describes the axes of a value as far as they are known.
 type traced struct {
 	axes []axis
-	// narrow has what is left of letters that have no axis any more, if that is not all.
+	// narrow has the remaining part of letters that have lost their axis, where it is not the whole one.
 	narrow map[byte]rest
 }
 

@@ -17,7 +17,7 @@ var ErrNoSpatialLayer = errors.New("the model has no layer with spatial extent b
 // last finds the layer that an expert takes: the last one with places in at least two directions, if there is one, that the graph can
 // place, that still has features and not the scores of classes by place, and whose gradient is not zero by construction. It does not
 // depend on how an exporter lays tensors out: of the same tensor in several layouts, it is the one that was computed.
-func (idx *index) last(req Request) (Layer, error) {
+func (idx *index) last(req Request) (Match, error) {
 	d := idx.depend()
 	for _, letters := range []int{2, 1} {
 		found := idx.ends(d, letters, req)
@@ -47,9 +47,9 @@ func (idx *index) last(req Request) (Layer, error) {
 		return t, nil
 	}
 	if why := idx.unplaced(d, req); why != nil {
-		return Layer{}, fmt.Errorf("%w that can be placed: %w", ErrNoSpatialLayer, why)
+		return Match{}, fmt.Errorf("%w that can be placed: %w", ErrNoSpatialLayer, why)
 	}
-	return Layer{}, fmt.Errorf("%w; name one by the option target_layer", ErrNoSpatialLayer)
+	return Match{}, fmt.Errorf("%w; name one by the option target_layer", ErrNoSpatialLayer)
 }
 
 // unplaced returns why the last layer that could be the default one, were its axes known, cannot be placed in the volume; nil if there is none.
@@ -72,7 +72,7 @@ func (idx *index) unplaced(d *dependence, req Request) error {
 
 // moved returns the layer in the layout in which it is the output of a module: convolutional networks move channels to the end for a norm
 // and back again. It is the layer itself if there is no such module.
-func (idx *index) moved(t Layer) Layer {
+func (idx *index) moved(t Match) Match {
 	for v := t.Value; len(idx.readers[v]) == 1; {
 		n := idx.m.Nodes[idx.readers[v][0]]
 		if n.Op != "Transpose" || n.Outputs[0] == nil {
@@ -92,7 +92,7 @@ func (idx *index) ends(d *dependence, letters int, req Request) (found []*ir.Val
 		if v == nil || v.Const != nil || d.reach[v] != whole || !d.weighted[v] || d.projection[v] || idx.axes[v].letters() < letters {
 			return false
 		}
-		return idx.place(&Layer{Target: ir.Target{Value: v}}, Request{Volume: req.Volume}) == nil
+		return idx.place(&Match{Target: ir.Target{Value: v}}, Request{Volume: req.Volume}) == nil
 	}
 	before := map[*ir.Value]bool{}
 	for _, n := range slices.Backward(idx.m.Nodes) {

@@ -16,9 +16,9 @@ const openSize = 64
 // InputOrder is the order of the axes of a model's input.
 type InputOrder struct {
 	Axes string // letters, as onnx.Options.InputAxes; "" where the rank of the input says it
-	// Assumed says what was assumed and why; "" where the order follows from the file.
+	// Assumed states the assumption and its reason; "" where the order follows from the file.
 	Assumed string
-	// Open says that the file does not show the order before its open sizes are known: Confirm tells then.
+	// Open says that the file does not show the order before its open sizes are known: Confirm finds it then.
 	Open bool
 }
 

@@ -30,17 +30,17 @@ type Request struct {
 	Volume [3]int // depth, height, width of the volume
 }
 
-// Layer is a layer of the network as a tensor of its graph.
-type Layer struct {
+// Match is the tensor of the graph that stands for a layer.
+type Match struct {
 	ir.Target
 	Grid [3]int // cells along depth, height, width
 	// Module is the module whose output Value is, or stands for; "" where a value was named. Of its Calls in the file it is number
 	// Call, the first being 1.
 	Module      string
 	Call, Calls int
-	// Another says why Value is not the module's own output, which is not in the file; "" if it is.
+	// Another is the reason why Value is not the module's own output, which the file does not have; "" if it is that output.
 	Another  string
-	Warnings []string // what was assumed, and what the user should know
+	Warnings []string // assumptions, and other things that the user should know
 	Notes    []string // choices that were made, of interest to those who wonder
 }
 
@@ -70,9 +70,9 @@ func (e *NotFoundError) Error() string {
 const exportTool = "export the model with tools/export_onnx.py"
 
 // Find resolves a request on a graph as imported, before any pass.
-func Find(m *onnx.Imported, req Request) (Layer, error) {
+func Find(m *onnx.Imported, req Request) (Match, error) {
 	idx := newIndex(m)
-	var t Layer
+	var t Match
 	var err error
 	if req.Name == "" {
 		t, err = idx.last(req)
@@ -80,19 +80,19 @@ func Find(m *onnx.Imported, req Request) (Layer, error) {
 		t, err = idx.named(req.Name)
 	}
 	if err != nil {
-		return Layer{}, err
+		return Match{}, err
 	}
 	return t, idx.place(&t, req)
 }
 
 // warn adds a warning.
-func (t *Layer) warn(format string, args ...any) {
+func (t *Match) warn(format string, args ...any) {
 	t.Warnings = append(t.Warnings, fmt.Sprintf(format, args...))
 }
 
 // named resolves a name: a module, else a value, else a node, else a module whose outer modules the file does not know.
-func (idx *index) named(name string) (Layer, error) {
-	t := Layer{Target: ir.Target{Label: name}}
+func (idx *index) named(name string) (Match, error) {
+	t := Match{Target: ir.Target{Label: name}}
 	if found, err := idx.exactly(&t, name); found || err != nil {
 		return t, err
 	}
@@ -153,7 +153,7 @@ func (idx *index) missing() string {
 }
 
 // exactly finds a module, a value or a node of that very name. The call is t.Call, or the last.
-func (idx *index) exactly(t *Layer, name string) (bool, error) {
+func (idx *index) exactly(t *Match, name string) (bool, error) {
 	if calls := idx.record[name]; len(calls) > 0 {
 		return true, idx.recorded(t, name, calls)
 	}
@@ -195,7 +195,7 @@ func (idx *index) stated(name string) (nodes []int) {
 }
 
 // output finds the value that a module computes with its nodes, in the call that is asked for or the last.
-func (idx *index) output(t *Layer, name string, nodes []int) error {
+func (idx *index) output(t *Match, name string, nodes []int) error {
 	calls := idx.calls(name, nodes)
 	values := idx.leaving(nodes)
 	if len(calls) > 1 && t.Call == 0 && len(values) != 1 {
@@ -224,7 +224,7 @@ func (idx *index) output(t *Layer, name string, nodes []int) error {
 }
 
 // judge returns the doubts about a module's output, which node made computes, and whether it is another tensor.
-func (idx *index) judge(t *Layer, name string, nodes []int, made int) {
+func (idx *index) judge(t *Match, name string, nodes []int, made int) {
 	if !idx.called(name) {
 		t.warn("the file has no call of %s itself, only of modules in it: the last output of these is taken for its own", name)
 	}
@@ -259,7 +259,7 @@ func (idx *index) judge(t *Layer, name string, nodes []int, made int) {
 }
 
 // judgeNumbers warns where a module is known by scopes that may be numbered calls, or may not.
-func (idx *index) judgeNumbers(t *Layer, name string, nodes []int) {
+func (idx *index) judgeNumbers(t *Match, name string, nodes []int) {
 	if k := slices.IndexFunc(nodes, func(i int) bool { return idx.members[i].guessed && idx.members[i].own() == name }); k >= 0 {
 		other := idx.members[nodes[k]].stated
 		t.warn("%s is taken for call %d of %d of the module %s, since the exporter numbers calls (%s); if %s is a module of its own, the output "+
@@ -392,8 +392,8 @@ func (idx *index) candidates(name string) []string {
 
 // label names a value as a user would: by the innermost module that is called once and whose output it is, else by one that is called
 // more often, else by its name in the file. Naming it finds the same value again.
-func (idx *index) label(v *ir.Value) Layer {
-	var found []Layer
+func (idx *index) label(v *ir.Value) Match {
+	var found []Match
 	for _, path := range idx.around(v) {
 		t, err := idx.named(path)
 		if err == nil && t.Value != v && t.Calls > 1 {
@@ -403,17 +403,17 @@ func (idx *index) label(v *ir.Value) Layer {
 			found = append(found, t)
 		}
 	}
-	for _, fits := range []func(t Layer) bool{
-		func(t Layer) bool { return t.Calls == 1 && len(t.Warnings) == 0 },
-		func(t Layer) bool { return len(t.Warnings) == 0 },
-		func(t Layer) bool { return t.Calls == 1 },
-		func(t Layer) bool { return true },
+	for _, fits := range []func(t Match) bool{
+		func(t Match) bool { return t.Calls == 1 && len(t.Warnings) == 0 },
+		func(t Match) bool { return len(t.Warnings) == 0 },
+		func(t Match) bool { return t.Calls == 1 },
+		func(t Match) bool { return true },
 	} {
 		if k := slices.IndexFunc(found, fits); k >= 0 {
 			return found[k]
 		}
 	}
-	return Layer{Target: ir.Target{Value: v, Label: v.Name}}
+	return Match{Target: ir.Target{Value: v, Label: v.Name}}
 }
 
 // around returns the modules whose output a value might be, the innermost first.
@@ -439,7 +439,7 @@ func (idx *index) around(v *ir.Value) (paths []string) {
 }
 
 // callOf returns the call of a module whose output is a value.
-func (idx *index) callOf(path string, calls int, v *ir.Value) (t Layer, err error) {
+func (idx *index) callOf(path string, calls int, v *ir.Value) (t Match, err error) {
 	for k := 1; k <= calls; k++ {
 		if t, err = idx.named(fmt.Sprintf("%s@%d", path, k)); err == nil && t.Value == v {
 			return t, nil

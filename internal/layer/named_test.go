@@ -25,7 +25,7 @@ func loadReported(t *testing.T, name string) *onnx.Imported {
 }
 
 // find resolves a request for volumes of the shape that the model was imported for.
-func find(m *onnx.Imported, req layer.Request) (layer.Layer, error) {
+func find(m *onnx.Imported, req layer.Request) (layer.Match, error) {
 	req.Volume = [3]int(m.Input.Shape()[2:])
 	return layer.Find(m, req)
 }

@@ -45,7 +45,7 @@ func CheckLayout(text string) error {
 }
 
 // place names the axes of the target and finds its grid: as the graph says, or as the request does.
-func (idx *index) place(t *Layer, req Request) error {
+func (idx *index) place(t *Match, req Request) error {
 	if err := CheckLayout(req.Layout); err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func tokensOnly(s tensor.Shape, req Request) string {
 }
 
 // given takes the letters, grid and tokens in front that the request states.
-func (idx *index) given(t *Layer, req Request, letters string) error {
+func (idx *index) given(t *Match, req Request, letters string) error {
 	s := t.Value.Shape()
 	if letters == "" {
 		return fmt.Errorf("layer %q is %v: the token grid %s (and %d tokens in front) alone does not say which axis is which: give the option layer_layout, "+
@@ -165,7 +165,7 @@ func (idx *index) given(t *Layer, req Request, letters string) error {
 }
 
 // tokens returns the parts of an axis of tokens: the letters in space that have no axis of their own.
-func (idx *index) tokens(t *Layer, req Request, letters string, size int) (parts []ir.Part, err error) {
+func (idx *index) tokens(t *Match, req Request, letters string, size int) (parts []ir.Part, err error) {
 	if req.Grid == [3]int{} {
 		return nil, fmt.Errorf("layer %q has %d tokens and their places in space are not in the file: give them by the option token_grid: depth, height, width", t.Label, size)
 	}

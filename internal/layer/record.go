@@ -28,7 +28,7 @@ func recordOf(m *onnx.Model) map[string][]entry {
 }
 
 // recorded finds the output of a module by what the tool wrote.
-func (idx *index) recorded(t *Layer, name string, calls []entry) error {
+func (idx *index) recorded(t *Match, name string, calls []entry) error {
 	t.Module, t.Calls = name, len(calls)
 	if t.Call == 0 {
 		t.Call = len(calls)

@@ -45,7 +45,7 @@ func Table(m *onnx.Imported, volume [3]int) []Row {
 			}
 		}
 		if scores[v] && idx.axes[v].cells() > 1 {
-			t := Layer{Target: ir.Target{Value: v, Label: row.Name}}
+			t := Match{Target: ir.Target{Value: v, Label: row.Name}}
 			if idx.place(&t, Request{Volume: volume}) == nil {
 				row.Candidate, row.Cells = true, t.Grid
 				for a := range volume {

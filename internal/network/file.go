@@ -12,8 +12,8 @@ import (
 	"github.com/voxcam/voxcam/internal/option"
 )
 
-// File is an opened file of a model, with the options by which it is understood.
-type File struct {
+// ModelFile is an opened file of a model, with the options by which it is understood.
+type ModelFile struct {
 	onnx    *onnx.Model
 	options ModelOptions // with InputAxes as they are
 	assumed string       // about InputAxes; "" if nothing is
@@ -21,12 +21,12 @@ type File struct {
 }
 
 // OpenFile opens an ONNX file. Finding the order of the input's axes, where the options do not say it, may take memory bytes. ctx stops it.
-func OpenFile(ctx context.Context, path string, o ModelOptions, memory int) (*File, error) {
+func OpenFile(ctx context.Context, path string, o ModelOptions, memory int) (*ModelFile, error) {
 	m, err := onnx.Open(ctx, path)
 	if err != nil {
 		return nil, err
 	}
-	f := &File{onnx: m, options: o}
+	f := &ModelFile{onnx: m, options: o}
 	if o.SHA256 != "" && o.SHA256 != m.SHA256() {
 		err = &input.ChangedError{Path: path}
 	}
@@ -40,7 +40,7 @@ func OpenFile(ctx context.Context, path string, o ModelOptions, memory int) (*Fi
 }
 
 // findInput finds the order of the axes of the input, if the options do not say it, and notes what it had to assume.
-func (f *File) findInput(ctx context.Context, memory int) error {
+func (f *ModelFile) findInput(ctx context.Context, memory int) error {
 	if f.options.InputAxes != "" {
 		return onnx.CheckInputAxes(f.options.InputAxes)
 	}
@@ -53,20 +53,20 @@ func (f *File) findInput(ctx context.Context, memory int) error {
 }
 
 // Path returns where the file lies.
-func (f *File) Path() string { return f.onnx.Path }
+func (f *ModelFile) Path() string { return f.onnx.Path }
 
 // SHA256 returns the hex digest of the model's file and of its external data files.
-func (f *File) SHA256() string { return f.onnx.SHA256() }
+func (f *ModelFile) SHA256() string { return f.onnx.SHA256() }
 
 // Err returns an *input.ChangedError once the file, or one with its weights, was found to hold other bytes than those of the digest.
-func (f *File) Err() error { return f.onnx.Err() }
+func (f *ModelFile) Err() error { return f.onnx.Err() }
 
 // Assumed returns the assumption about the order of the input's axes; "" if there is none.
-func (f *File) Assumed() string { return f.assumed }
+func (f *ModelFile) Assumed() string { return f.assumed }
 
 // Shape returns [C, D, H, W] of the volumes that the model takes, from the options, and where they leave a size open from the file; -1 is
 // unknown.
-func (f *File) Shape() [4]int {
+func (f *ModelFile) Shape() [4]int {
 	shape := f.options.Shape
 	for i, d := range f.onnx.VolumeShape(f.options.InputAxes) {
 		if shape[i] <= 0 {
@@ -77,7 +77,7 @@ func (f *File) Shape() [4]int {
 }
 
 // FullShape returns Shape; an unknown size is an error.
-func (f *File) FullShape() ([4]int, error) {
+func (f *ModelFile) FullShape() ([4]int, error) {
 	shape := f.Shape()
 	if slices.Min(shape[:]) < 1 {
 		return shape, fmt.Errorf("%s leaves the size of the volume open: give %s channels,depth,height,width", f.Path(), option.Mention("volume_shape"))
@@ -86,4 +86,4 @@ func (f *File) FullShape() ([4]int, error) {
 }
 
 // Close closes the file. Networks that were bound to it must have been closed.
-func (f *File) Close() error { return f.onnx.Close() }
+func (f *ModelFile) Close() error { return f.onnx.Close() }

@@ -12,7 +12,7 @@ import (
 )
 
 // misfit adds to err, for which a model cannot be bound to a shape [C, D, H, W], what the shape may have to do with it.
-func (f *File) misfit(shape [4]int, err error) error {
+func (f *ModelFile) misfit(shape [4]int, err error) error {
 	input := (*onnx.InputError)(nil)
 	if declared := f.onnx.VolumeShape(f.options.InputAxes); !slices.Contains(declared[:], -1) || errors.As(err, &input) {
 		return err

@@ -24,7 +24,7 @@ type Network struct {
 	afterPass  AfterPass
 	graph      *ir.Graph
 	logits     *ir.Value
-	Target     layer.Layer // of the graph before the passes
+	Target     layer.Match // of the graph before the passes
 	Layer      *cam.Layer  // the target, as records have it; nil without one
 	NoLayer    error       // why there is no target layer; nil if there is one
 	ClassCount int
@@ -60,7 +60,7 @@ type Binding struct {
 }
 
 // Bind binds the model to a volume shape and resolves the target layer. An error says what the shape may have to do with it.
-func (f *File) Bind(ctx context.Context, b Binding) (*Network, error) {
+func (f *ModelFile) Bind(ctx context.Context, b Binding) (*Network, error) {
 	n, err := f.bind(ctx, b)
 	if changed := f.Err(); changed != nil {
 		return nil, changed
@@ -71,7 +71,7 @@ func (f *File) Bind(ctx context.Context, b Binding) (*Network, error) {
 	return n, nil
 }
 
-func (f *File) bind(ctx context.Context, b Binding) (*Network, error) {
+func (f *ModelFile) bind(ctx context.Context, b Binding) (*Network, error) {
 	imported, err := f.importFor(ctx, b.Shape, OpeningBytes(b.Budget, b.Backend))
 	if err != nil {
 		return nil, err
@@ -121,7 +121,7 @@ func (f *File) bind(ctx context.Context, b Binding) (*Network, error) {
 }
 
 // describe returns a target layer as records have it.
-func describe(t layer.Layer) *cam.Layer {
+func describe(t layer.Match) *cam.Layer {
 	return &cam.Layer{
 		Name: t.Label, Value: t.Value.Name, Shape: t.Value.Shape().Clone(), Axes: t.Axes.String(), Module: t.Module, Call: t.Call, Calls: t.Calls,
 		AnotherTensor: t.Another, Warnings: t.Warnings, Notes: t.Notes,

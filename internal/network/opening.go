@@ -31,7 +31,7 @@ func OpeningBytes(budget cam.Budget, b backend.Backend) int {
 }
 
 // importFor imports the file for volumes of shape [C, D, H, W], in memory bytes.
-func (f *File) importFor(ctx context.Context, shape [4]int, memory int) (*onnx.Imported, error) {
+func (f *ModelFile) importFor(ctx context.Context, shape [4]int, memory int) (*onnx.Imported, error) {
 	m, err := onnx.ImportContext(ctx, f.onnx, onnx.Options{
 		InputShape: []int{1, shape[0], shape[1], shape[2], shape[3]}, InputAxes: f.options.InputAxes, Memory: memory,
 	})

@@ -72,7 +72,7 @@ type Tensor struct {
 	Elem  tensor.Elem
 	Data  []byte // little endian; nil where they stay in the file
 	far   span   // of the file, where they do
-	// Unsupported says why the data cannot be used, "" if they can.
+	// Unsupported is the reason why the data cannot be used; "" if they can.
 	Unsupported string
 }
 

@@ -11,8 +11,8 @@ import (
 type PoolAttr struct {
 	Kernel, Stride, Dilation [3]int
 	Before, After            [3]int
-	// Ceil is how far the last window may reach beyond the padding (ceil_mode). Those voxels do not exist: they are never a
-	// maximum and never count in an average.
+	// Ceil is the number of voxels by which the last window may reach beyond the padding (ceil_mode). Those voxels do not exist: they are
+	// never a maximum and never count in an average.
 	Ceil [3]int
 	// CountPad makes padding voxels count in the divisor of an average.
 	CountPad bool

@@ -16,7 +16,7 @@ import (
 type Policy struct {
 	// Original takes fewer draws by the thresholds of the original system, from the memory that is free when a volume begins.
 	Original bool `json:"original"`
-	// Wait is how long in all others are waited for to leave memory, for one volume, before less is done.
+	// Wait is the longest time in all, for one volume, to wait until others leave memory, before anything else is given up.
 	Wait time.Duration `json:"wait_ns"`
 	// CPU lets the processor go on where the device cannot.
 	CPU bool `json:"cpu"`

@@ -100,7 +100,7 @@ type Options struct {
 type Summary struct {
 	Name     string
 	Dir      string
-	Moved    bool // Dir is where the folder was when the run began: somebody has moved it since
+	Moved    bool // the folder has been moved since the run began; Dir is its old place
 	Selected int
 	Status   report.Counts
 	Resumed  int // finished by an earlier run

@@ -166,7 +166,7 @@ type procEntry struct {
 	optional bool
 }
 
-func (p *procs) bind(lib *dl.Handle, intercept Intercept) error {
+func (p *procs) bind(lib *dl.SharedObject, intercept Intercept) error {
 	var symbols []dl.Symbol
 	for _, e := range p.table() {
 		e.to.name, e.to.intercept = e.name, intercept
