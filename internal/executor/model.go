@@ -24,12 +24,12 @@ type Options struct {
 	network.ModelOptions
 	// Budget bounds the memory that computing takes.
 	Budget cam.Budget
-	// Allow returns what computing may take now, given how the memory of the device is used. It is asked before each volume and each pass
-	// through the network; on a backend that is not backend.Resident, of an empty Usage. Nil: Budget, always.
+	// Allow returns the budget of the next pass, from the use of the device's memory. It is called before each volume and each pass
+	// through the network; with an empty Usage on a backend that is not backend.Resident. Nil: always Budget.
 	Allow func(backend.Usage) cam.Budget
-	// Shuttle says when the device's memory is given back between volumes, by backend.Resident.Vacate.
+	// Shuttle chooses the moments between volumes at which the device's memory is given back, by backend.Resident.Vacate.
 	Shuttle Shuttle
-	// ShuttleAfter is how long no volume must have been begun or computed for ShuttleIdle; 0: 2 s.
+	// ShuttleAfter is the idle time, without a volume begun or computed, after which ShuttleIdle gives it back; 0: 2 s.
 	ShuttleAfter time.Duration
 	// Ahead takes memory on a device for a volume besides the one that is explained, and for maps that are on their way back, as far
 	// as plans do not suffer: for callers of Begin.
