@@ -39,10 +39,7 @@ func Fit(ctx context.Context, path string, opt Options, req cam.Request) (*cam.F
 }
 
 func question(path string, opt Options, req cam.Request) (q fit.Question, err error) {
-	if req, err = req.Filled(); err != nil {
-		return q, err
-	}
-	q = fit.Question{Methods: req.Methods, Samples: req.NSamples}
+	q.Request = req
 	q.Engine, err = opt.engine(path)
 	return q, err
 }

@@ -64,8 +64,7 @@ func (c *Config) Fit(ctx context.Context) (*cam.Fit, error) {
 	if o.Shape, err = runner.ShapeOf(ctx, c.config); err != nil {
 		return nil, err
 	}
-	r := c.config.Request()
-	return fit.Ask(ctx, fit.Question{Engine: o, Methods: r.Methods, Samples: r.NSamples})
+	return fit.Ask(ctx, fit.Question{Engine: o, Request: c.config.Request()})
 }
 
 // RunOptions say what a run does besides its configuration. The zero value is silent.

@@ -73,7 +73,7 @@ would not fit; 1 if it cannot be told what is free; 2 for wrong usage.`,
 					return err
 				}
 				opt.Policy = may
-				o.run = &fit.Question{Engine: opt, Methods: request.Methods, Samples: request.NSamples}
+				o.run = &fit.Question{Engine: opt, Request: request}
 			} else if cmd.Flags().Changed("volume-shape") {
 				return usage(errors.New("--volume-shape needs --model: the ONNX file of the classifier"))
 			}
@@ -84,7 +84,7 @@ would not fit; 1 if it cannot be told what is free; 2 for wrong usage.`,
 	fl.StringVar(&o.device, "device", "all", "whose health counts, and where a run is planned: all (the worst of them; planned is on auto), auto, cpu, cuda, or cuda:N")
 	takeFlags(cmd, model.add, "model", "precision")
 	model.addOptions(cmd)
-	takeFlags(cmd, methods.add, "method", "n-samples")
+	takeFlags(cmd, methods.add, "method", "convention", "n-samples", "steps")
 	fl.IntSliceVar(&shape, "volume-shape", nil, "channels,depth,height,width where the model leaves them open")
 	fl.Var(&may, "policy", "what a run may give up: exact (the processor goes on where a GPU cannot), or original (fewer draws by the original's thresholds)")
 	fl.Var(&o.bands, "thresholds", "bounds of healthy, caution and warning: three sizes that are free, and three shares of fragmentation")

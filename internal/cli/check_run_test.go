@@ -29,7 +29,7 @@ func TestCheckSaysWhatExplainDoes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		said, err := fit.Ask(t.Context(), fit.Question{Methods: []string{"smoothgrad"}, Samples: 50,
+		said, err := fit.Ask(t.Context(), fit.Question{Request: cam.Request{Methods: []string{"smoothgrad"}, NSamples: 50},
 			Engine: engine.Options{Model: cases + "model.torchscript.onnx", Device: "cuda", Policy: p}})
 		if err != nil {
 			t.Fatal(err)
@@ -81,7 +81,7 @@ func TestCheckSaysWhereExplainComputes(t *testing.T) {
 	for _, free := range []int{1 << 20, 4 << 20, 8 << 20, 1 << 30} {
 		for _, budget := range []string{"auto", "2MiB", "6MiB"} {
 			s.SetCapacity(free)
-			said, err := fit.Ask(t.Context(), fit.Question{Methods: []string{"saliency"}, Samples: 1,
+			said, err := fit.Ask(t.Context(), fit.Question{Request: cam.Request{Methods: []string{"saliency"}, NSamples: 1},
 				Engine: engine.Options{Model: demoModel, Device: "cuda", Budget: budget, Policy: may}})
 			if err != nil {
 				t.Fatal(err)

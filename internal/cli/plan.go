@@ -98,6 +98,10 @@ func (f *planFlags) run(cmd *cobra.Command, path string) (err error) {
 	if err != nil {
 		return usage(err)
 	}
+	choices, err := cam.Choose(methods, nil)
+	if err != nil {
+		return usage(err)
+	}
 	d, err := f.deviceFlags.open(cmd.ErrOrStderr())
 	if err != nil {
 		return err
@@ -116,7 +120,7 @@ func (f *planFlags) run(cmd *cobra.Command, path string) (err error) {
 			return err
 		}
 	}
-	planned, err := network.Plans(cmd.Context(), path, options, binding, methods)
+	planned, err := network.Plans(cmd.Context(), path, options, binding, choices)
 	if err != nil {
 		return usage(err)
 	}

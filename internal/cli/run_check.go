@@ -37,7 +37,7 @@ func checkRun(cmd *cobra.Command, c *config.Config) error {
 	}
 	opt.Shape = shape
 	return check(ctx, checkOptions{device: c.Explain.Device, bands: gpusurvey.DefaultBands(),
-		run: &fit.Question{Engine: opt, Methods: c.Request().Methods, Samples: c.Explain.NSamples}}, cmd.OutOrStdout(), stderr)
+		run: &fit.Question{Engine: opt, Request: c.Request()}}, cmd.OutOrStdout(), stderr)
 }
 
 // clearTimeout bounds the time of a session to give memory back.

@@ -59,7 +59,11 @@ func checkBudgets(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 	defer device.Close()
-	passes, err := network.Plans(context.Background(), path, opt.ModelOptions, network.Binding{Backend: device, Budget: opt.Budget}, methods)
+	choices, err := cam.Choose(methods, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	passes, err := network.Plans(context.Background(), path, opt.ModelOptions, network.Binding{Backend: device, Budget: opt.Budget}, choices)
 	if err != nil {
 		t.Fatal(err)
 	}

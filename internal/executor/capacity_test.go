@@ -60,7 +60,12 @@ func bands(t testing.TB, inner backend.Backend, req cam.Request) (all []band, ta
 func levelWithin(t testing.TB, inner backend.Backend, req cam.Request, budget int) (level cam.Level) {
 	t.Helper()
 	opt := executor.Options{Budget: cam.Budget{Bytes: budget}}
-	passes, err := network.Plans(context.Background(), methodsCase+"/model.torchscript.onnx", opt.ModelOptions, network.Binding{Backend: newLimited(t, inner, 1<<30), Budget: opt.Budget, Ahead: opt.Ahead}, req.Methods)
+	choices, err := cam.Choose(req.Methods, req.Convention)
+	if err != nil {
+		t.Fatal(err)
+	}
+	binding := network.Binding{Backend: newLimited(t, inner, 1<<30), Budget: opt.Budget, Ahead: opt.Ahead}
+	passes, err := network.Plans(context.Background(), methodsCase+"/model.torchscript.onnx", opt.ModelOptions, binding, choices)
 	if err != nil {
 		t.Fatal(err)
 	}

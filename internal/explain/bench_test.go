@@ -114,7 +114,11 @@ func benchmarkArenas(b *testing.B, path, method string) {
 	if ask == "gradient" {
 		ask = "saliency"
 	}
-	passes, err := network.Plans(context.Background(), path, benchmarkOptions(b).ModelOptions, network.Binding{Backend: device}, []string{ask})
+	choices, err := cam.Choose([]string{ask}, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	passes, err := network.Plans(context.Background(), path, benchmarkOptions(b).ModelOptions, network.Binding{Backend: device}, choices)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -22,8 +22,7 @@ import (
 // Question asks whether a run would fit.
 type Question struct {
 	Engine  engine.Options // as the run would open it
-	Methods []string       // expanded
-	Samples int            // draws of the methods with noise
+	Request cam.Request    // for each volume
 
 	// Notes is called with warnings and notes for the user about each device that is opened; nil: they are dropped.
 	Notes func(warnings, notes []string)
@@ -42,6 +41,9 @@ func (e *DeviceError) Unwrap() error { return e.Err }
 func Ask(ctx context.Context, q Question) (*cam.Fit, error) {
 	if err := (device.Options{Precision: q.Engine.Precision}).CheckOption("precision"); err != nil {
 		return nil, cam.NewOptionError("precision", err)
+	}
+	if err := q.fill(); err != nil {
+		return nil, err
 	}
 	name := q.Engine.Device
 	if name == "" || name == device.DefaultName { // as an engine tries it
@@ -68,7 +70,7 @@ func Ask(ctx context.Context, q Question) (*cam.Fit, error) {
 	if err == nil { // the run has looked at the policy's thresholds on the device
 		onCPU.Engine.Policy = policy.Policy{CPU: true}
 		if a.Draws > 0 {
-			onCPU.Samples = q.Engine.Policy.SamplesOnProcessor(a.Draws, a.Free)
+			onCPU.Request.NSamples = q.Engine.Policy.SamplesOnProcessor(a.Draws, a.Free)
 		}
 	}
 	b, err := onCPU.on(ctx, "cpu", device.DefaultPrecision)
@@ -85,11 +87,20 @@ func Ask(ctx context.Context, q Question) (*cam.Fit, error) {
 
 // Plan opens the device and plans what methods need, whatever is free: a pass says in Err why it does not fit the budget.
 func Plan(ctx context.Context, q Question) ([]cam.Pass, error) {
+	if err := q.fill(); err != nil {
+		return nil, err
+	}
 	a, err := q.on(ctx, q.Engine.Device, q.Engine.Precision)
 	if err != nil {
 		return nil, err
 	}
 	return a.Passes, nil
+}
+
+// fill fills in the defaults of the request.
+func (q *Question) fill() (err error) {
+	q.Request, err = q.Request.Filled()
+	return err
 }
 
 // answer is the fit on one device.
@@ -135,23 +146,27 @@ func (q *Question) on(ctx context.Context, name, precision string) (a *answer, e
 	a.Budget = binding.Budget.Bytes
 	var unknown error // where the system does not tell, nothing is below a threshold
 	a.Free, unknown = free()
-	choices, err := cam.Choose(q.Methods, nil)
+	choices, err := cam.Choose(q.Request.Methods, q.Request.Convention)
 	if err != nil {
 		return nil, err
 	}
 	begins := true
 	if slices.ContainsFunc(choices, draws) {
-		a.Draws = q.Samples
+		a.Draws = q.Request.NSamples
 	}
 	if unknown == nil {
 		a.Draws, begins = q.Engine.Policy.Begin(a.Draws, a.Free)
 	}
 	for {
-		passes, err := network.Plans(ctx, q.Engine.Model, q.Engine.ModelOptions, binding, q.Methods)
+		passes, err := network.Plans(ctx, q.Engine.Model, q.Engine.ModelOptions, binding, choices)
 		if err != nil {
 			return nil, err
 		}
-		a.weigh(passes, choices)
+		request := q.Request
+		request.NSamples = a.Draws
+		if err := a.weigh(passes, choices, request); err != nil {
+			return nil, err
+		}
 		if a.Fits {
 			break
 		}
@@ -170,12 +185,16 @@ func (q *Question) on(ctx context.Context, name, precision string) (a *answer, e
 	return a, nil
 }
 
-// weigh sets the fit from the plans of all passes.
-func (a *answer) weigh(passes []network.PlannedPass, choices []cam.Choice) {
+// weigh sets the fit from the plans of all passes that choices need for a request.
+func (a *answer) weigh(passes []network.PlannedPass, choices []cam.Choice, request cam.Request) error {
 	a.Fits, a.Level, a.Seconds, a.Passes = true, "", 0, []cam.Pass{}
 	var refusals []string
 	for _, planned := range passes {
-		pass := a.pass(planned, choices)
+		pass := a.pass(planned)
+		var err error
+		if pass.Runs, err = runs(pass.Methods, choices, request); err != nil {
+			return err
+		}
 		if pass.Err != nil {
 			a.Fits = false
 			refusals = append(refusals, fmt.Sprintf("%s (%s): %v", pass.Name, strings.Join(pass.Methods, ", "), pass.Err))
@@ -186,6 +205,30 @@ func (a *answer) weigh(passes []network.PlannedPass, choices []cam.Choice) {
 		a.Passes = append(a.Passes, pass)
 	}
 	a.Reason = strings.Join(refusals, "\n")
+	return nil
+}
+
+// runs returns the number of times that the pass of some methods runs for one volume: at the volume itself, and at each point. The range of the
+// volume's values is not known; -1 to 1 keeps noise in shares of it apart from noise in units of the volume, as almost all volumes do.
+func runs(methods []string, choices []cam.Choice, request cam.Request) (n int, err error) {
+	counted := map[string]bool{} // keys of points that methods share; "" for the volume itself
+	for _, c := range choices {
+		if !slices.Contains(methods, c.Name) {
+			continue
+		}
+		points, err := c.Points(request, -1, 1)
+		if err != nil {
+			return 0, err
+		}
+		if points == nil {
+			points = &cam.Points{Len: 1}
+		}
+		if !counted[points.Key] {
+			counted[points.Key] = true
+			n += points.Len
+		}
+	}
+	return n, nil
 }
 
 // situation returns the situation of a volume whose passes do not fit.
@@ -210,19 +253,10 @@ func (q *Question) next(s policy.Situation) policy.Action {
 	return q.Engine.Policy.Next(s)
 }
 
-// pass returns the memory and time of a planned pass, with Err where it does not fit.
-func (a *answer) pass(planned network.PlannedPass, choices []cam.Choice) cam.Pass {
+// pass returns the memory and time of a run of a planned pass, with Err where it does not fit.
+func (a *answer) pass(planned network.PlannedPass) cam.Pass {
 	p := cam.Pass{Name: planned.Name, Methods: planned.Methods, Weights: planned.Weights, Fields: planned.Fields, Whole: planned.Whole,
-		Smallest: planned.Smallest, Runs: 1}
-	has := func(drawing bool) bool {
-		return slices.ContainsFunc(choices, func(c cam.Choice) bool { return slices.Contains(p.Methods, c.Name) && draws(c) == drawing })
-	}
-	if has(true) {
-		p.Runs = a.Draws
-		if has(false) {
-			p.Runs++
-		}
-	}
+		Smallest: planned.Smallest}
 	if p.Err = planned.Err; p.Err != nil {
 		p.Arena = p.Smallest
 		if least := (*cam.BudgetError)(nil); errors.As(p.Err, &least) {

@@ -1,6 +1,7 @@
 package fit_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/voxcam/voxcam/cam"
@@ -13,7 +14,7 @@ import (
 
 // A device that nobody names is the GPU if there is one, and the processor goes on where that has no room.
 func TestDeviceByItself(t *testing.T) {
-	q := fit.Question{Methods: []string{"saliency"}, Samples: 1, Engine: engine.Options{Model: "../demo/model.onnx", Policy: policy.DefaultPolicy()}}
+	q := fit.Question{Request: cam.Request{Methods: []string{"saliency"}, NSamples: 1}, Engine: engine.Options{Model: "../demo/model.onnx", Policy: policy.DefaultPolicy()}}
 	ask := func(device string, level cam.Level) {
 		t.Helper()
 		a, err := fit.Ask(t.Context(), q)
@@ -35,5 +36,37 @@ func TestDeviceByItself(t *testing.T) {
 	q.Engine.Policy.CPU = false
 	if a, err := fit.Ask(t.Context(), q); err != nil || a.Fits || a.Device != "cuda" {
 		t.Errorf("without the processor: %+v, %v", a, err)
+	}
+}
+
+// Each pass runs once at the volume and once at each point; methods with the same points share them.
+func TestRunsOfAPass(t *testing.T) {
+	s := simulator.Load(t)
+	t.Setenv(device.Driver, s.Path)
+	for _, c := range []struct {
+		request cam.Request
+		runs    []int // at the layer, at the volume
+	}{
+		{cam.Request{Methods: []string{"gradcam", "eigencam"}}, []int{1}},
+		{cam.Request{Methods: []string{"saliency", "input-x-gradient"}}, []int{1}},
+		{cam.Request{Methods: []string{"smoothgrad", "vargrad"}}, []int{cam.DefaultNSamples}},
+		{cam.Request{Methods: []string{"gradcam", "smoothgrad", "saliency"}, NSamples: 7}, []int{1, 8}},
+		{cam.Request{Methods: []string{"integrated-gradients"}, Steps: 20}, []int{21}}, // and the baseline
+		{cam.Request{Methods: []string{"integrated-gradients", "smoothgrad", "saliency"}, Steps: 20, NSamples: 7}, []int{29}},
+		{cam.Request{Methods: []string{"smoothgrad", "vargrad"}, NSamples: 7, Convention: map[string]string{"smoothgrad": "monai"}}, []int{14}}, // noise of two levels
+	} {
+		a, err := fit.Ask(t.Context(), fit.Question{Request: c.request, Engine: engine.Options{Model: "../demo/model.onnx", Policy: policy.DefaultPolicy()}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var runs []int
+		seconds := 0.0
+		for _, p := range a.Passes {
+			runs = append(runs, p.Runs)
+			seconds += float64(p.Runs) * p.Seconds
+		}
+		if !slices.Equal(runs, c.runs) || a.Seconds != seconds {
+			t.Errorf("%v: %v runs, want %v; %g s, want %g", c.request.Methods, runs, c.runs, a.Seconds, seconds)
+		}
 	}
 }

@@ -253,11 +253,7 @@ type PlannedPass struct {
 
 // Plans plans what methods need for a model, without running anything. The shape of b is
 // that of the options and the file. ctx stops it.
-func Plans(ctx context.Context, path string, o ModelOptions, b Binding, methods []string) (passes []PlannedPass, err error) {
-	choices, err := cam.Choose(methods, nil)
-	if err != nil {
-		return nil, err
-	}
+func Plans(ctx context.Context, path string, o ModelOptions, b Binding, choices []cam.Choice) (passes []PlannedPass, err error) {
 	f, err := OpenFile(ctx, path, o, OpeningBytes(b.Budget, b.Backend))
 	if err != nil {
 		return nil, err
