@@ -8,12 +8,12 @@ import (
 )
 
 // Budget bounds the memory that computing takes: the arena, where activations and gradients live, the backend's copies of the
-// weights, and what steps compute with. The volume and the gradient with respect to it are counted apart, except where a device has
-// memory of its own: there, all that lies on the device is counted. A user gives it as text (voxcam.Options.Budget), which becomes one when it
-// is known what is free.
+// weights, and the working memory of steps. The volume and the gradient with respect to it are counted apart, except where a device has
+// memory of its own: there, all that lies on the device is counted. A user gives it as text (voxcam.Options.Budget), which becomes a
+// Budget when the free memory is known.
 type Budget struct {
 	Bytes    int  // 0: no bound
-	Arena    int  // bound of the arena alone, without copies of the weights and what steps compute with; 0: none
+	Arena    int  // bound of the arena alone, without copies of the weights and working memory of steps; 0: none
 	Smallest bool // as little as possible
 }
 
@@ -24,7 +24,7 @@ func (b Budget) Bounded() bool { return b.Smallest || b.Bytes > 0 || b.Arena > 0
 type BudgetError struct {
 	Budget   int  // that there is
 	Smallest int  // budget that would do
-	Weights  int  // of Smallest: copies of the weights, and what steps compute with
+	Weights  int  // part of Smallest: copies of the weights, and working memory of steps
 	Free     bool // Budget is the free memory of the host
 }
 
@@ -37,8 +37,8 @@ func (e *BudgetError) Error() string {
 		"give a larger budget, smaller volumes, or for the CAM methods alone a layer further behind", what, bytesize.FormatMiB(e.Budget), bytesize.FormatMiB(e.Smallest), bytesize.FormatMiB(e.Weights))
 }
 
-// MemoryError says that the device, or its host, refused memory even for the least that works, or that less is allowed. All was given
-// back. The same work may be computed again, which goes on from what is finished, when there is more memory.
+// MemoryError says that the device, or its host, refused memory even for the smallest plan, or that less is allowed. All memory was given
+// back. The same work may be computed again when there is more memory; it goes on from the parts that are finished.
 type MemoryError struct {
 	Needs int   // bytes, the least that works; 0: not known
 	Free  int   // bytes that there were for it; 0 too if neither is known

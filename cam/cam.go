@@ -1,7 +1,7 @@
 // Package cam knows the attribution methods: what each needs from the engine, its formula in every convention that has a name, and
-// how its signed map becomes a heatmap. It is pure arithmetic on slices; it runs no model and reads no file. It also has the words in which
-// models are asked and answer: Request and Result with what is in them, the errors of memory and devices, and what is said of models ahead
-// (Summary, Fit).
+// how its signed map becomes a heatmap. It is pure arithmetic on slices; it runs no model and reads no file. It also has the types in which
+// models are asked and answer: Request and Result with their parts, the errors of memory and devices, and the facts about a model before
+// it explains anything (Summary, Fit).
 //
 // A Method is a row of the table in methods.go. Its Conventions are the variants of its formula that people publish under the
 // same name; the first is the default. To add a method, add a row.
@@ -49,7 +49,7 @@ type Choice struct {
 	Convention Convention
 }
 
-// Key names the choice's formula, for example "gradcam++/paper": what computes it elsewhere is found by it.
+// Key names the choice's formula, for example "gradcam++/paper". Implementations on other devices are found by it.
 func (c Choice) Key() string { return c.Name + "/" + c.Convention.Name }
 
 // Methods returns the names of all methods in the table's order.
@@ -196,7 +196,7 @@ type UnknownError struct {
 	Known []string
 }
 
-// Nearest is the known name with the fewest edits to what was written, or "" when none resembles it.
+// Nearest returns the known name with the fewest edits to the written one, or "" when none resembles it.
 func (e *UnknownError) Nearest() string {
 	return option.Nearest(e.Name, e.Known, 1+max(2, len(e.Name)/3))
 }

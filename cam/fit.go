@@ -23,7 +23,7 @@ type Pass struct {
 	Level    Level    `json:"level,omitempty"`               // "" if it does not fit
 	Needs    int      `json:"needs_bytes"`                   // of the budget: the arena, weights and, on a GPU, volumes and maps; the least if it does not fit
 	Arena    int      `json:"arena_bytes"`                   // of activations and gradients, by the plan
-	Weights  int      `json:"weights_bytes"`                 // of copies of the weights, and of what steps compute with
+	Weights  int      `json:"weights_bytes"`                 // of copies of the weights, and of working memory of steps
 	Fields   int      `json:"device_volume_bytes,omitempty"` // of volumes, gradients and maps on a GPU
 	Whole    int      `json:"whole_tensor_bytes"`            // of the arena with whole tensors
 	Runs     int      `json:"runs"`                          // of the pass for one volume

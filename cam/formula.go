@@ -74,7 +74,7 @@ func (c Choice) InputMap(p InputPoint) ([]float32, error) {
 	}, piece)
 }
 
-// PointsMap returns the map [voxels] of a method with points of its own, from what was gathered at them.
+// PointsMap returns the map [voxels] of a method with points of its own, from the moments that were gathered at them.
 func (c Choice) PointsMap(g Gathered) ([]float32, error) {
 	m := g.Moments
 	kept, formula, ok := c.Convention.gathers()
@@ -133,7 +133,7 @@ func checkValues(method, what string, values []float32, channels int) error {
 // piece is the number of voxels that a processor has in float64 at a time: the formulas at the input look at each voxel for itself.
 const piece = 1 << 16
 
-// round turns what formula says of voxels [from, to), step at a time, to float32, and refuses what is not finite there.
+// round turns the values of formula at voxels [from, to), step at a time, to float32, and refuses those that are not finite there.
 func (c Choice) round(voxels int, formula func(from, to int) []float64, step int) ([]float32, error) {
 	out := make([]float32, voxels)
 	parallel.Parts(voxels, step, func(_, from, to int) {

@@ -49,7 +49,7 @@ func Kept(choices ...Choice) (mean, m2, abs, square bool) {
 	return k&(keepMean|keepM2) != 0, k&keepM2 != 0, k&keepAbs != 0, k&keepSquare != 0 && k&keepM2 == 0
 }
 
-// NewMoments returns moments of no draws, for gradients of voxels*channels values, with what the choices need and no more.
+// NewMoments returns moments of no draws, for gradients of voxels*channels values. They keep only what the choices need.
 func NewMoments(voxels, channels int, choices ...Choice) (*Moments, error) {
 	if voxels <= 0 || channels <= 0 || voxels > math.MaxInt/8/channels {
 		return nil, fmt.Errorf("cam: no moments of %d voxels of %d channels", voxels, channels)
@@ -66,7 +66,8 @@ func NewMoments(voxels, channels int, choices ...Choice) (*Moments, error) {
 	return m, nil
 }
 
-// MomentsOf are moments that were gathered elsewhere, of so many draws; what was not kept is nil. The slices are used, not copied.
+// MomentsOf returns moments that were gathered elsewhere, of the given number of draws; slices that were not kept are nil. The slices are
+// used, not copied.
 func MomentsOf(draws, channels int, mean, m2, abs, square []float32) (*Moments, error) {
 	m := &Moments{n: draws, channels: channels, mean: mean, m2: m2, abs: abs, square: square}
 	for _, a := range [][]float32{mean, m2, abs, square} {
@@ -91,7 +92,7 @@ func keepOf(choices []Choice) (k keep) {
 	return k
 }
 
-// arrays lists the arrays that hold what is kept.
+// arrays lists the arrays of the kept values.
 func arrays(k keep) (list []func(*Moments) *[]float32) {
 	if k&(keepMean|keepM2) != 0 {
 		list = append(list, func(m *Moments) *[]float32 { return &m.mean })
@@ -108,7 +109,7 @@ func arrays(k keep) (list []func(*Moments) *[]float32) {
 	return list
 }
 
-// has says whether all that k asks for can be had.
+// has reports whether the moments hold all that k asks for.
 func (m *Moments) has(k keep) bool {
 	return (k&keepMean == 0 || m.mean != nil) && (k&keepM2 == 0 || m.m2 != nil) && (k&keepAbs == 0 || m.abs != nil) &&
 		(k&keepSquare == 0 || m.square != nil || m.m2 != nil)
@@ -135,7 +136,7 @@ func (m *Moments) kept() (list [][]float32) {
 	return list
 }
 
-// Save copies the state out, Load makes it that of so many complete draws. Parts of a draw that is not complete are lost.
+// Save copies the state out; Load sets it to a saved state after that number of complete draws. Parts of an incomplete draw are lost.
 func (m *Moments) Save(dst []float32) error {
 	if len(dst) != m.StateLen() {
 		return fmt.Errorf("cam: %d values for a state of %d", len(dst), m.StateLen())
@@ -164,7 +165,7 @@ func (m *Moments) Load(src []float32, draws int) error {
 // Add takes in the gradient of one draw, with the weight of those before it. On an error the moments are as before.
 func (m *Moments) Add(gradient []float32) error { return m.AddShare(gradient, m.equal()) }
 
-// AddShare takes in a gradient whose weight is so large a share of the weight of all up to it. Only means are defined unless all weights are
+// AddShare adds a gradient whose weight is the given share of the weight of all gradients up to it. Only means are defined unless all weights are
 // equal. On an error the moments are as before.
 func (m *Moments) AddShare(gradient []float32, share float64) error {
 	if len(gradient) != m.size {

@@ -20,9 +20,10 @@ const (
 	gapRounding = 1e-6
 )
 
-// Verify compares the map of a method with what its theory says of it: figures for the record, and why the map is degraded, "" if it is not.
+// Verify compares the map of a method with the theory of the method. It returns figures for the record, and the reason why the map is
+// degraded, "" if it is not.
 // Maps of integrated gradients must sum to the difference of the scores at the volume and at the baseline (completeness); scores are those
-// of the points, score that of the volume. Of other methods it says nothing.
+// of the points, score that of the volume. For other methods it returns nothing.
 func (c Choice) Verify(signed []float32, score float32, scores []float32) (figures map[string]any, reason string) {
 	if _, ok := c.Convention.rule.(ofPath); !ok || len(scores) == 0 {
 		return nil, ""

@@ -15,7 +15,7 @@ type Perturbation struct {
 	Draw               int     // number of the draw that z is of
 }
 
-// Point is one point at which the network is evaluated, and what is taken from it.
+// Point is one point at which the network is evaluated, and the results that are used of it.
 type Point struct {
 	Perturbation
 	ScoreOnly bool // the score is taken, without a gradient
@@ -40,7 +40,7 @@ type Points struct {
 func (p *Points) At(i int) Point { return p.at(i) }
 
 // Points returns the points of the convention for a filled request and a volume whose values go from low to high, nil if it looks at the
-// volume only. An error is one of the request.
+// volume only. An error is a fault of the request.
 func (c Choice) Points(r Request, low, high float32) (*Points, error) {
 	switch rule := c.Convention.rule.(type) {
 	case ofNoise:
@@ -78,7 +78,7 @@ func (n ofNoise) sigma(level float64, lowest, highest float32) float64 {
 	return level
 }
 
-// pathPoints returns the baseline, of which the score is taken, and the points of a quadrature between it and the volume.
+// pathPoints returns the baseline, which is used for its score, and the points of a quadrature between it and the volume.
 func pathPoints(r Request, low float32) (*Points, error) {
 	baseline, err := baselineOf(r.Baseline, low)
 	if err != nil {

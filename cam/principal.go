@@ -36,7 +36,7 @@ func Principal(voxels int, sums, squares []float64, apply func(dst, v []float64)
 	return positive(pair.Vector), nil
 }
 
-// positive returns a vector whose sum is positive, or, where that is as good as zero, whose largest component is: v or -v.
+// positive returns v or -v: the one whose sum is positive or, where the sum is as good as zero, whose largest component is.
 func positive(v []float64) []float64 {
 	sum, largest := 0.0, 0.0
 	for _, x := range v {

@@ -27,12 +27,12 @@ const (
 	leastNoise = math.SmallestNonzeroFloat32
 )
 
-// Target says which score is explained. The zero value is the score of the predicted class.
+// Target chooses the score that is explained. The zero value is the score of the predicted class.
 type Target struct {
 	Class Class
 }
 
-// Class says which class score is explained.
+// Class chooses the class whose score is explained.
 type Class struct {
 	Kind  ClassKind
 	Index int // for ClassIndex and ClassTrue
@@ -50,7 +50,7 @@ const (
 // Request is one question about one volume. Values that are out of range are an *OptionError.
 type Request struct {
 	Methods    []string              // names from Methods, or groups of them ("both", "all"); at least one
-	Target     Target                // whose score is explained; zero: that of the predicted class
+	Target     Target                // the score to explain; zero: that of the predicted class
 	NSamples   int                   // draws of the noise methods, 1 to 2^31-1; 0 is DefaultNSamples
 	NoiseLevel float64               // standard deviation of the noise in units of the volume as the network sees it; 0 is DefaultNoiseLevel
 	Seed       uint64                // of the noise
@@ -59,18 +59,18 @@ type Request struct {
 	Baseline   string                // start of a path: one of Baselines, or a number, the value of every voxel; "" is DefaultBaseline
 	Quadrature string                // one of Quadratures, which chooses the points of a path and their weights; "" is DefaultQuadrature
 	Noise      NoiseDraw             // draws in place of the generator's; nil for the generator
-	Convention map[string]string     // method to the name of a convention (Lookup lists them); others have their first
+	Convention map[string]string     // from a method to the name of its convention (Lookup lists them); other methods use their first
 	Progress   func(done, total int) // is called after each pass through the network, from one goroutine; may be nil
-	OnEvent    func(Event)           // is called at once with what lands in Result.Execution, from any goroutine; may be nil
+	OnEvent    func(Event)           // is called with each event at once, from any goroutine; Result.Execution has them all later; may be nil
 	Checkpoint Checkpoint            // where unfinished draws are kept; nil: nowhere
 }
 
-// Checkpoint keeps the state of unfinished draws of one volume outside of what can fail: another explanation of the same volume for the
-// same request goes on from there.
+// Checkpoint keeps the state of unfinished draws of one volume in a safe place: when the computation fails, another explanation of the
+// same volume for the same request goes on from there.
 type Checkpoint interface {
 	// Latest is the state that was kept last under a key, to be read, and of how many draws it is; nil if there is none.
 	Latest(key string) (state []float32, draws int)
-	// Keep keeps a state, which is the caller's again when it returns. What was kept before stays until the new one is complete.
+	// Keep keeps a state, which is the caller's again when it returns. The earlier state stays until the new one is complete.
 	Keep(key string, state []float32, draws int) error
 }
 
@@ -85,7 +85,7 @@ type NoiseDraw interface {
 // OptionError says that an option has a value that it cannot have.
 type OptionError struct {
 	Option string // as records and configurations spell it: n_samples
-	Err    error  // begins with the value, and says what it may be: "is 0; it must be from 1 to 2147483647"
+	Err    error  // begins with the value, and names the allowed ones: "is 0; it must be from 1 to 2147483647"
 }
 
 func (e *OptionError) Error() string { return e.Option + " " + e.Err.Error() }
@@ -94,7 +94,7 @@ func (e *OptionError) Unwrap() error { return e.Err }
 // NewOptionError returns an *OptionError.
 func NewOptionError(option string, err error) error { return &OptionError{option, err} }
 
-// requestRules are those of a Request whose defaults have been filled in.
+// requestRules are the rules of a Request whose defaults have been filled in.
 var requestRules = []option.Rule[Request]{
 	{Option: "methods", Check: func(r Request) error {
 		list := strings.Join(r.Methods, ",")

@@ -41,24 +41,24 @@ type Execution struct {
 	Events []Event `json:"incidents,omitempty"`
 }
 
-// Event is something that happened to memory or device while a volume was explained, and what was done about it.
+// Event is something that happened to memory or device while a volume was explained, and the answer to it.
 type Event struct {
 	Time time.Time `json:"time"` // when it happened
 	Kind EventKind `json:"kind"`
 	Text string    `json:"text"` // for people
 }
 
-// EventKind tells programs what an event was.
+// EventKind names a kind of event, for programs.
 type EventKind string
 
 const (
 	EventRefused  EventKind = "refused"       // memory was refused
 	EventFailed   EventKind = "failed"        // a call failed, or the context was lost
 	EventSmaller  EventKind = "smaller"       // went on with less memory
-	EventLarger   EventKind = "larger"        // took memory back that others had left
-	EventWaited   EventKind = "waited"        // for others to leave memory
+	EventLarger   EventKind = "larger"        // took memory back that other programs had given back
+	EventWaited   EventKind = "waited"        // for other programs to give memory back
 	EventReleased EventKind = "released"      // gave memory back because it was asked to
-	EventRepeated EventKind = "repeated"      // began a pass again with what was there
+	EventRepeated EventKind = "repeated"      // began a pass again with the same plans and memory
 	EventReloaded EventKind = "reloaded"      // gave everything back and took it again
 	EventRestart  EventKind = "restarted"     // the context or the worker process
 	EventResumed  EventKind = "resumed"       // went on from draws that were kept
@@ -101,21 +101,21 @@ func (r *MethodResult) CellSize() (cell [3]float64) {
 	return cell
 }
 
-// Layer says which tensor is explained, and what it stands for.
+// Layer describes the tensor that is explained, and the layer that it stands for.
 type Layer struct {
 	Name  string `json:"name"`  // as it was asked for, or as a user would name the default
 	Value string `json:"value"` // name in the model's file
 	Shape []int  `json:"shape"` // of the value, in the file's order
 	Axes  string `json:"axes"`  // a letter for each axis
-	// Module is the PyTorch module whose output the value is, or stands for; "" where the value itself was named. Of its Calls in the
-	// file it is number Call, the first being 1.
+	// Module is the PyTorch module whose output the value is, or stands for; "" where the value itself was named. The module is called
+	// Calls times in the file; this is call number Call, from 1.
 	Module string `json:"module,omitempty"`
 	Call   int    `json:"call,omitempty"`
 	Calls  int    `json:"calls,omitempty"`
-	// AnotherTensor is the reason why the value is not the module's own output, which the file does not have; "" if it is that output. Methods that look at the
-	// layer are then degraded.
+	// AnotherTensor is the reason why the value is not the module's own output, which the file does not have; "" if it is that output.
+	// Methods that look at the layer are then degraded.
 	AnotherTensor string   `json:"another_tensor,omitempty"`
-	Warnings      []string `json:"warnings,omitempty"` // what was assumed, and what the user should know
+	Warnings      []string `json:"warnings,omitempty"` // assumptions, and other things that the user should know
 	Notes         []string `json:"notes,omitempty"`    // choices that follow from the file
 }
 
@@ -128,10 +128,10 @@ type Info struct {
 	Layer       *Layer // the target layer; nil while it is not known, or where there is none
 	InputShape  [4]int // [C, D, H, W]; -1 where the model leaves a size open
 	Warnings    []string
-	Notes       []string // choices that were made, of interest to those who wonder
+	Notes       []string // choices that were made, for readers who want to know
 }
 
-// Degrade marks the map as degraded, for one more reason. It changes nothing where there is no map.
+// Degrade marks the map as degraded, for one more reason. Without a map it changes nothing.
 func (r *MethodResult) Degrade(reason string) {
 	if r.Status == StatusFailed || r.Status == "" {
 		return

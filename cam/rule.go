@@ -88,7 +88,7 @@ func (c Convention) MinDraws() int {
 	return n.least
 }
 
-// gathers returns what a convention keeps of the gradients at its points, and its arithmetic; false if it has no points of its own.
+// gathers returns the moments that a convention needs of the gradients at its points, and its arithmetic; false if it has no points of its own.
 func (c Convention) gathers() (keep, func(Gathered) []float64, bool) {
 	switch r := c.rule.(type) {
 	case ofNoise:

@@ -2,7 +2,7 @@ package volume
 
 import "fmt"
 
-// MalformedError says that a file breaks the rules of its own format: it is truncated, damaged or not what its name says.
+// MalformedError says that a file breaks the rules of its own format: it is truncated, damaged or of another format than its name says.
 type MalformedError struct {
 	Format string // as in the format table: npy, mat, nifti
 	Err    error
@@ -16,7 +16,7 @@ func Malformed(format, reason string, args ...any) error {
 	return &MalformedError{Format: format, Err: fmt.Errorf(reason, args...)}
 }
 
-// UnsupportedError says that a file may be in order but holds something that is not read here; the reason says what to do.
+// UnsupportedError says that a file may be in order but holds something that is not read here. The reason says how to proceed.
 type UnsupportedError struct {
 	Format string
 	Err    error

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// scalings are the ways of bringing intensities to what a network expects.
+// scalings are the ways of bringing intensities to the range that a network expects.
 var scalings = []string{"div255", "minmax", "zscore", "none"}
 
 // Scalings returns the names that Scale knows.
@@ -20,7 +20,8 @@ type Scaling struct {
 	Divisor float64 `json:"divisor"` // not 0
 }
 
-// Scale brings intensities to what the network saw in training. It changes v's intensities in place, with one offset and divisor for all channels:
+// Scale brings intensities to the range that the network saw in training. It changes v's intensities in place, with one offset and divisor
+// for all channels:
 //
 //	div255  x / 255
 //	minmax  (x - min) / (max - min)

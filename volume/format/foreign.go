@@ -10,7 +10,7 @@ import (
 	"github.com/voxcam/voxcam/internal/volume/nifti"
 )
 
-// foreign lists kinds of files that are not read, by their first bytes, and what turns them into a volume that is.
+// foreign lists kinds of files that are not read, by their first bytes, each with a way to turn it into a volume that is.
 var foreign = []struct {
 	name   string
 	match  func(head []byte) bool
@@ -63,7 +63,7 @@ func inflate(r *io.SectionReader) []byte {
 }
 
 // checkKind refuses a file whose first bytes are those of a kind that is not read, itself or inside gzip. named says that its
-// extension is NIfTI's, whose reader then has more to say about gzip that holds something unknown.
+// extension is NIfTI's: then unknown content of gzip is left to the NIfTI reader, whose errors say more.
 func checkKind(r *io.SectionReader, head []byte, named bool) error {
 	packed := nifti.MatchGzip(head)
 	if packed {

@@ -35,7 +35,7 @@ type Format struct {
 	Name        string
 	Extensions  []string // lower case, with the dot; the first is the usual one, and the one that is written
 	Description string
-	Refused     bool // known, but not read: Read says what to do
+	Refused     bool // known, but not read: the error of Read says how to proceed
 
 	read array.Reader
 	// match recognises the first bytes of a file (fewer than headBytes if the file is shorter). It may be nil.
@@ -94,7 +94,7 @@ func refusePair(*io.SectionReader, array.Options) (*array.Array, error) {
 		"nibabel.save(nibabel.load(path), 'image.nii.gz')")
 }
 
-// Options say what to read and how to understand it.
+// Options choose the array of a file and the meaning of its axes.
 type Options struct {
 	// Variable is the name of the array in .mat and .npz files.
 	Variable string
@@ -106,7 +106,7 @@ type Options struct {
 	// MaxVoxels refuses larger arrays before they are read; 0 is 2^31, 8 GiB of float32.
 	MaxVoxels int
 
-	// Allow is asked whether so many bytes of memory may be taken, before any of them are, and refuses with the reason; nil: always.
+	// Allow is called with a number of bytes before that memory is taken; it refuses by an error with the reason. Nil allows all.
 	Allow func(bytes int) error
 
 	// AllowNonFinite lets NaN and infinite voxels through.
@@ -145,7 +145,7 @@ type File struct {
 	SHA256   string // hexadecimal
 }
 
-// ReadFile is ReadContext with the file whose bytes were decoded. One that is changed meanwhile is an error.
+// ReadFile is ReadContext; it also returns the file whose bytes were decoded. A file that changes while it is read is an error.
 func ReadFile(ctx context.Context, path string, opt Options) (*volume.Volume, File, error) {
 	v, file, err := read(ctx, path, opt)
 	if err != nil {
@@ -217,7 +217,7 @@ func recognise(path string, r *io.SectionReader) (Format, error) {
 		return f, nil
 	}
 	if ok {
-		return named, nil // its reader says what is wrong
+		return named, nil // its reader reports the error
 	}
 	return Format{}, fmt.Errorf("is of no known format; volumes are read from %s", strings.Join(Extensions(), ", "))
 }

@@ -29,7 +29,7 @@ func Written() []string {
 //	.nii.gz  NIfTI-1, float32, with the volume's geometry; of one channel
 //	.mat     level 5, float32, the variable imgMat, with axes as in .npy
 //
-// The file has its name only when it is complete; one that is there is replaced. What was written is read again as the same volume, but for
+// The file has its name only when it is complete; an earlier file of that name is replaced. Reading it gives the same volume, but for the
 // geometry, which only NIfTI has.
 func Write(path string, v *volume.Volume) error {
 	if err := v.CheckSize(); err != nil {
