@@ -12,7 +12,7 @@ import (
 	"github.com/voxcam/voxcam/internal/plan"
 )
 
-// Needs lists the programs and device buffers that methods use. Those of a model only grow.
+// Needs lists the programs and device buffers that methods use. A model's needs only grow.
 type Needs struct {
 	layer, input bool // gradients
 	draws        bool // perturbed copies of the volume
@@ -21,7 +21,7 @@ type Needs struct {
 
 // NeedsOf returns the needs of choices, for volumes of that many voxels and channels.
 func NeedsOf(choices []cam.Choice, voxels, channels int) (n Needs) {
-	sharing := map[cam.Sampling][]cam.Choice{} // moments are never those of two samplings at a time
+	sharing := map[cam.Sampling][]cam.Choice{} // moments of two samplings never exist at a time
 	for _, c := range choices {
 		switch KindOf(c) {
 		case AtLayer:
@@ -49,30 +49,30 @@ type placement struct {
 	volume   backend.Place // and the noisy volume
 	gradient backend.Place
 	Moments  backend.Place
-	picture  backend.Place // map and heatmap
-	ahead    backend.Place // the next volume, and a second picture
+	maps     backend.Place // map and heatmap
+	ahead    backend.Place // the next volume, and the second one of maps
 }
 
 // onHost places nothing on the device.
 var onHost = placement{backend.OnHost, backend.OnHost, backend.OnHost, backend.OnHost, backend.OnHost}
 
-// cheaper lists placements in the order in which room is made for plans: what is read and written least often goes to the host first.
+// cheaper lists placements in the order in which room is made for plans: buffers that are read and written least often go to the host first.
 var cheaper = []placement{
 	{ahead: backend.OnHost},
-	{ahead: backend.OnHost, picture: backend.OnHost},
-	{ahead: backend.OnHost, picture: backend.OnHost, Moments: backend.OnHost},
-	{ahead: backend.OnHost, picture: backend.OnHost, Moments: backend.OnHost, gradient: backend.OnHost},
+	{ahead: backend.OnHost, maps: backend.OnHost},
+	{ahead: backend.OnHost, maps: backend.OnHost, Moments: backend.OnHost},
+	{ahead: backend.OnHost, maps: backend.OnHost, Moments: backend.OnHost, gradient: backend.OnHost},
 	onHost,
 }
 
 // buffers are the device buffers of a network. They outlive a volume, because programs are bound to them.
 type buffers struct {
 	Volume, Noisy backend.Field
-	gradient      backend.Field // taken with the first program that wants it outside the arena
-	Ahead         backend.Field // the next volume; nil where it waits with the caller
+	gradient      backend.Field // taken with the first program whose gradient lies outside the arena
+	Ahead         backend.Field // the next volume; nil where it stays with the caller
 	Signed        Output        // map of a layer
-	pictures      [2]Output     // map at the volume's size, and heatmap; the first may have the field of noisy, the second none
-	latest        int           // of pictures
+	maps          [2]Output     // map at the volume's size, and heatmap; the first may use the field of Noisy, the second may have none
+	latest        int           // of maps
 }
 
 // Output is a device buffer in which maps and heatmaps are made, and from which they are brought to the host.
@@ -90,19 +90,19 @@ func (s *Output) Free() backend.Field {
 
 // Output returns the buffer for a map at the volume's size, or for the heatmap of signed: another one than signed if there are two.
 func (f *buffers) Output(signed *Output) *Output {
-	if f.pictures[1].Field == nil {
-		return &f.pictures[0]
+	if f.maps[1].Field == nil {
+		return &f.maps[0]
 	}
 	f.latest = 1 - f.latest
-	if &f.pictures[f.latest] == signed {
+	if &f.maps[f.latest] == signed {
 		f.latest = 1 - f.latest
 	}
-	return &f.pictures[f.latest]
+	return &f.maps[f.latest]
 }
 
 // Settle waits for the transfers from all outputs.
 func (f *buffers) Settle() {
-	for _, s := range []*Output{&f.Signed, &f.pictures[0], &f.pictures[1]} {
+	for _, s := range []*Output{&f.Signed, &f.maps[0], &f.maps[1]} {
 		s.Leaves.Wait()
 	}
 }
@@ -113,9 +113,9 @@ func (f *buffers) close() error {
 
 func (f *buffers) closeOutputs() error {
 	var errs []error
-	for _, s := range []*Output{&f.Signed, &f.pictures[0], &f.pictures[1]} {
+	for _, s := range []*Output{&f.Signed, &f.maps[0], &f.maps[1]} {
 		s.Leaves.Wait()
-		if s.Field == f.Noisy { // which only lent it
+		if s.Field == f.Noisy { // Noisy owns it
 			s.Field = nil
 		}
 		errs = append(errs, closeBuffers(&s.Field))
@@ -123,8 +123,8 @@ func (f *buffers) closeOutputs() error {
 	return errors.Join(errs...)
 }
 
-// lends reports whether the buffer of perturbed volumes serves for maps and heatmaps, too.
-func (f *buffers) lends() bool { return f.Noisy != nil && f.pictures[0].Field == f.Noisy }
+// shares reports whether maps and heatmaps are made in the buffer of perturbed volumes.
+func (f *buffers) shares() bool { return f.Noisy != nil && f.maps[0].Field == f.Noisy }
 
 func closeBuffers(list ...*backend.Field) error {
 	var errs []error
@@ -149,12 +149,12 @@ func (n *Network) bufferBytes(needed Needs, at placement) int {
 		return 0
 	}
 	total := b.FieldBytes(n.Values(), at.volume)
-	if !n.lends(needed, at) {
-		total += b.FieldBytes(n.Voxels(), at.picture)
+	if !n.shares(needed, at) {
+		total += b.FieldBytes(n.Voxels(), at.maps)
 	}
 	if n.wants(needed, false) {
 		g := n.Target.Grid
-		total += b.FieldBytes(g[0]*g[1]*g[2], at.picture)
+		total += b.FieldBytes(g[0]*g[1]*g[2], at.maps)
 	}
 	if needed.input {
 		total += b.FieldBytes(n.Values(), at.gradient)
@@ -170,13 +170,13 @@ func (n *Network) bufferBytes(needed Needs, at placement) int {
 
 // overlaps reports whether the device has the buffers for transfers that overlap with computing.
 func (n *Network) overlaps(at placement) bool {
-	return n.waits(at) && at.ahead == backend.OnDevice && at.picture == backend.OnDevice
+	return n.waits(at) && at.ahead == backend.OnDevice && at.maps == backend.OnDevice
 }
 
-// lends reports whether maps and heatmaps are made where the noisy volume lies: nothing needs both at a time, unless maps are brought to
-// the host while the device goes on.
-func (n *Network) lends(needed Needs, at placement) bool {
-	return needed.draws && !n.overlaps(at) && at.volume == backend.OnDevice && at.picture == backend.OnDevice &&
+// shares reports whether a placement lets maps and heatmaps be made in the buffer of perturbed volumes: nothing needs both at a time, unless
+// maps are brought to the host while the device goes on.
+func (n *Network) shares(needed Needs, at placement) bool {
+	return needed.draws && !n.overlaps(at) && at.volume == backend.OnDevice && at.maps == backend.OnDevice &&
 		n.Values() == n.Voxels() && n.Backend.FieldBytes(n.Values(), at.volume) > 0
 }
 
@@ -185,7 +185,7 @@ func (n *Network) waits(at placement) bool {
 	return n.ahead && at.volume == backend.OnDevice && n.Backend.FieldBytes(n.Values(), at.volume) > 0
 }
 
-// place chooses the placement: on the device, unless plans that have their room are so much faster that it pays to fetch them.
+// place chooses the placement: all on the device, unless plans that get the room of buffers are so much faster that transfers pay.
 func (n *Network) place(ctx context.Context) (at placement, err error) {
 	switch {
 	case n.Budget.Smallest:
@@ -207,8 +207,8 @@ func (n *Network) place(ctx context.Context) (at placement, err error) {
 	return at, nil
 }
 
-// fastestPlacement returns the placement of cheaper with which a pass takes the least time, by the estimates of plans; of several, the one with
-// the most on the device.
+// fastestPlacement returns the placement of cheaper with the shortest estimated time of a pass; of several, the one with the most on the
+// device.
 func (n *Network) fastestPlacement(ctx context.Context) (at placement, err error) {
 	least, err := n.LeastBytes(ctx)
 	if err != nil {
@@ -236,7 +236,7 @@ func (n *Network) fastestPlacement(ctx context.Context) (at placement, err error
 const (
 	busRate       = 12e9   // bytes a second to or from the device
 	noiseSeconds  = 18e-9  // of one processor, for a value of noise
-	momentSeconds = 2.4e-9 // of one processor, for a value of a gradient that moments take in
+	momentSeconds = 2.4e-9 // of one processor, for a value of a gradient that is added to moments
 )
 
 // hostSeconds estimates how much longer a pass takes with a placement than with all on the device.
@@ -252,7 +252,7 @@ func (n *Network) hostSeconds(at placement) float64 {
 	return float64(fetched)/busRate + busy*float64(n.Values())/float64(runtime.GOMAXPROCS(0))
 }
 
-// passSeconds estimates the time of the passes that volumes need, or of a draw where there are some, within bytes besides the buffers.
+// passSeconds estimates the time of the passes that a volume needs, or of one draw if there are draws, with plans of at most bytes.
 func (n *Network) passSeconds(ctx context.Context, bytes int) (seconds float64, err error) {
 	err = n.eachPass(ctx, func(p *Gradient, weights int) error {
 		if p.Input || !n.needs.draws {
@@ -271,7 +271,7 @@ func (n *Network) wants(needed Needs, input bool) bool {
 	return needed.layer && n.NoLayer == nil
 }
 
-// eachPass calls f with each program that volumes need, and its candidates, and with the bytes of the weights.
+// eachPass calls f with each needed program, its candidates, and the bytes of the weights.
 func (n *Network) eachPass(ctx context.Context, f func(p *Gradient, weights int) error) error {
 	for _, input := range []bool{false, true} {
 		if !n.wants(n.needs, input) {
@@ -292,11 +292,11 @@ func (n *Network) eachPass(ctx context.Context, f func(p *Gradient, weights int)
 	return nil
 }
 
-// move changes the placement. It gives back the buffers that lie elsewhere; others are taken when they are needed.
+// move changes the placement. It gives back the buffers whose place changes; they are taken again when they are needed.
 func (n *Network) move(to placement) (err error) {
 	f, from := &n.Buffers, n.Placement
 	var errs []error
-	if from.picture != to.picture || n.overlaps(from) != n.overlaps(to) || f.lends() && !n.lends(n.needs, to) {
+	if from.maps != to.maps || n.overlaps(from) != n.overlaps(to) || f.shares() && !n.shares(n.needs, to) {
 		errs = append(errs, f.closeOutputs())
 	}
 	if from.volume != to.volume {
@@ -312,12 +312,12 @@ func (n *Network) move(to placement) (err error) {
 	return errors.Join(errs...)
 }
 
-// LeastBytes returns the least that the needed programs take besides the buffers.
+// LeastBytes returns the bytes of the needed programs with their smallest plans, without the buffers.
 func (n *Network) LeastBytes(ctx context.Context) (int, error) {
 	return n.passBytes(ctx, func(p *Gradient) (sized, error) { return n.smallest(ctx, p) })
 }
 
-// passBytes returns what the needed programs take besides the buffers with the plans that choose makes.
+// passBytes returns the bytes of the needed programs with the plans that choose returns, without the buffers.
 func (n *Network) passBytes(ctx context.Context, choose func(*Gradient) (sized, error)) (most int, err error) {
 	err = n.eachPass(ctx, func(p *Gradient, weights int) error {
 		made, err := choose(p)
@@ -346,32 +346,32 @@ func (n *Network) TakeBuffers() error {
 // TakeOutputs takes the buffers for maps and heatmaps.
 func (n *Network) TakeOutputs() error {
 	if g := n.Target.Grid; n.wants(n.needs, false) {
-		if err := n.take(&n.Buffers.Signed.Field, g[0]*g[1]*g[2], n.Placement.picture); err != nil {
+		if err := n.take(&n.Buffers.Signed.Field, g[0]*g[1]*g[2], n.Placement.maps); err != nil {
 			return err
 		}
 	}
-	pictures, later := &n.Buffers.pictures, n.overlaps(n.Placement)
-	n.Buffers.Signed.Later, pictures[0].Later, pictures[1].Later = later, later, later
-	if n.lends(n.needs, n.Placement) {
-		if !n.Buffers.lends() {
-			if err := closeBuffers(&pictures[0].Field); err != nil {
+	maps, later := &n.Buffers.maps, n.overlaps(n.Placement)
+	n.Buffers.Signed.Later, maps[0].Later, maps[1].Later = later, later, later
+	if n.shares(n.needs, n.Placement) {
+		if !n.Buffers.shares() {
+			if err := closeBuffers(&maps[0].Field); err != nil {
 				return err
 			}
-			pictures[0].Field = n.Buffers.Noisy
+			maps[0].Field = n.Buffers.Noisy
 		}
 		return nil
 	}
 	if later {
-		if err := n.take(&pictures[1].Field, n.Voxels(), n.Placement.picture); err != nil {
+		if err := n.take(&maps[1].Field, n.Voxels(), n.Placement.maps); err != nil {
 			return err
 		}
 	}
-	return n.take(&pictures[0].Field, n.Voxels(), n.Placement.picture)
+	return n.take(&maps[0].Field, n.Voxels(), n.Placement.maps)
 }
 
 // LeaveOutputs gives the buffers for maps and heatmaps back, unless the device has reserved memory for them.
 func (n *Network) LeaveOutputs() error {
-	if n.Backend.FieldBytes(n.Voxels(), n.Placement.picture) > 0 {
+	if n.Backend.FieldBytes(n.Voxels(), n.Placement.maps) > 0 {
 		return nil
 	}
 	return n.Buffers.closeOutputs()

@@ -20,7 +20,8 @@ type ModelFile struct {
 	confirm bool         // InputAxes are to be confirmed once the volume's size is known
 }
 
-// OpenFile opens an ONNX file. Finding the order of the input's axes, where the options do not say it, may take memory bytes. ctx stops it.
+// OpenFile opens an ONNX file. Finding the order of the input's axes, where the options do not state it, may take the given bytes of
+// memory. ctx stops it.
 func OpenFile(ctx context.Context, path string, o ModelOptions, memory int) (*ModelFile, error) {
 	m, err := onnx.Open(ctx, path)
 	if err != nil {
@@ -39,7 +40,7 @@ func OpenFile(ctx context.Context, path string, o ModelOptions, memory int) (*Mo
 	return f, nil
 }
 
-// findInput finds the order of the axes of the input, if the options do not say it, and notes what it had to assume.
+// findInput finds the order of the input's axes, if the options do not state it, and notes assumptions.
 func (f *ModelFile) findInput(ctx context.Context, memory int) error {
 	if f.options.InputAxes != "" {
 		return onnx.CheckInputAxes(f.options.InputAxes)
@@ -58,13 +59,13 @@ func (f *ModelFile) Path() string { return f.onnx.Path }
 // SHA256 returns the hex digest of the model's file and of its external data files.
 func (f *ModelFile) SHA256() string { return f.onnx.SHA256() }
 
-// Err returns an *input.ChangedError once the file, or one with its weights, was found to hold other bytes than those of the digest.
+// Err returns an *input.ChangedError once the file, or a file of its weights, turned out to hold other bytes than the hashed ones.
 func (f *ModelFile) Err() error { return f.onnx.Err() }
 
 // Assumed returns the assumption about the order of the input's axes; "" if there is none.
 func (f *ModelFile) Assumed() string { return f.assumed }
 
-// Shape returns [C, D, H, W] of the volumes that the model takes, from the options, and where they leave a size open from the file; -1 is
+// Shape returns [C, D, H, W] of the volumes that the model takes: from the options or, where they leave a size open, from the file. -1 is
 // unknown.
 func (f *ModelFile) Shape() [4]int {
 	shape := f.options.Shape

@@ -2,7 +2,7 @@ package network
 
 import "github.com/voxcam/voxcam/cam"
 
-// Kind says which gradient programs a method runs, and at what.
+// Kind names the gradient program that a method runs, and the points at which it runs.
 type Kind int
 
 const (

@@ -6,13 +6,13 @@ import (
 	"github.com/voxcam/voxcam/internal/plan"
 )
 
-// State tells what a network holds, for status displays.
+// State describes a network's plans and memory, for status displays.
 type State struct {
 	Level   cam.Level   `json:"level,omitempty"` // "" while there are no plans
 	Budget  int         `json:"budget_bytes"`    // that the plans were made for; 0: none, or the least that works
-	Taken   int         `json:"taken_bytes"`     // what plans and fields take of a budget; 0 where nobody needs to know
+	Taken   int         `json:"taken_bytes"`     // of a budget, for plans and buffers; 0 where budgets are not followed
 	Arena   int         `json:"arena_bytes"`     // that are held
-	Vacated bool        `json:"vacated"`         // all that is held waits in the host's memory
+	Vacated bool        `json:"vacated"`         // everything is in the host's memory until it is needed again
 	Passes  []PassState `json:"passes,omitempty"`
 }
 
@@ -24,7 +24,7 @@ type PassState struct {
 	Seconds float64 `json:"seconds"` // as the planner estimates; 0 where it was not asked
 }
 
-// State returns what the network holds now.
+// State returns the network's plans and memory now.
 func (n *Network) State() State {
 	s := State{Level: n.Level(), Budget: n.Budget.Bytes, Taken: n.Taken}
 	if n.Arena != nil {
@@ -88,15 +88,15 @@ func keepsAll(p *plan.Plan) bool {
 	return true
 }
 
-// growth is the factor by which more must be allowed than plans were made for, before larger ones are made: making and loading them takes time.
+// growth is the factor between an allowed budget and that of the plans from which larger plans are made: making and loading them takes time.
 const growth = 1.25
 
-// Exceeds reports whether plans take more than is allowed.
+// Exceeds reports whether plans and buffers take more than the allowed budget.
 func (n *Network) Exceeds(allowed cam.Budget) bool {
 	return allowed.Bytes > 0 && n.Taken > allowed.Bytes || allowed.Smallest && !n.Budget.Smallest && n.Taken > 0
 }
 
-// Outgrown reports whether so much more is allowed than plans were made for that others are worth it.
+// Outgrown reports whether the allowed budget is so much larger than that of the plans that others are worth it.
 func (n *Network) Outgrown(allowed cam.Budget) bool {
 	made := n.Taken
 	if n.Budget.Bytes > 0 {
@@ -111,7 +111,7 @@ func (n *Network) Outgrown(allowed cam.Budget) bool {
 	return float64(allowed.Bytes) >= growth*float64(made)
 }
 
-// Full reports whether there is nothing to be had from more memory: whole tensors, and all fields on the device.
+// Full reports whether more memory would change nothing: tensors are whole, and all buffers on the device.
 func (n *Network) Full() bool {
 	return n.Level() == cam.LevelWhole && (n.Placement == placement{} || !n.ahead && n.Placement == cheaper[0])
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/voxcam/voxcam/volume"
 )
 
-// misfit adds to err, for which a model cannot be bound to a shape [C, D, H, W], what the shape may have to do with it.
+// misfit adds to err, the reason why a model cannot be bound to a shape [C, D, H, W], an advice about that shape.
 func (f *ModelFile) misfit(shape [4]int, err error) error {
 	input := (*onnx.InputError)(nil)
 	if declared := f.onnx.VolumeShape(f.options.InputAxes); !slices.Contains(declared[:], -1) || errors.As(err, &input) {
@@ -25,10 +25,10 @@ func (f *ModelFile) misfit(shape [4]int, err error) error {
 	return err
 }
 
-// SuggestAxes adds to an error about the volume's shape by which other names of its stored axes it would fit, in front of other advice.
+// SuggestAxes adds to an error about the volume's shape the names of its stored axes with which it would fit, in front of other advice.
 func SuggestAxes(err error, v *volume.Volume) error {
 	var wrong *onnx.InputError
-	if !errors.As(err, &wrong) || wrong.Want == [4]int{} || err.Error() != wrong.Error() { // what wraps one may say more
+	if !errors.As(err, &wrong) || wrong.Want == [4]int{} || err.Error() != wrong.Error() { // an error that wraps one may say more
 		return err
 	}
 	const most = 3

@@ -18,9 +18,9 @@ import (
 // Network is the model bound to one volume shape: a graph that passes have prepared, and programs made from it on demand.
 type Network struct {
 	Shape      [4]int // [C, D, H, W]
-	Assumed    string // about the order of the input's axes; "" if nothing is
+	Assumed    string // about the order of the input's axes; "" if nothing is assumed
 	ahead      bool   // volumes may overlap
-	follows    bool   // plans may be made anew for other budgets: what that takes is kept
+	follows    bool   // plans may be made anew for other budgets: their candidates are kept
 	afterPass  AfterPass
 	graph      *ir.Graph
 	logits     *ir.Value
@@ -36,9 +36,9 @@ type Network struct {
 	Budget    cam.Budget // of the plans
 	Forced    bool       // the device refused more
 	needs     Needs
-	Placed    bool // Placement is that of needs and Budget
+	Placed    bool // Placement follows needs and Budget
 	Placement placement
-	Taken     int // bytes that plans and buffers take of what a budget bounds; 0: there are no plans, or budgets do not move
+	Taken     int // bytes of the budget that plans and buffers take; 0: there are no plans, or budgets do not move
 	Buffers   buffers
 	Arena     backend.Arena // of all programs; made with the first
 	atLayer   *Gradient
@@ -46,7 +46,7 @@ type Network struct {
 }
 
 // AfterPass is called with the text of the graph, without weights, as it was imported ("import"), after each pass of the compiler, and after
-// differentiation. Names from differentiation on begin with "layer-" or "volume-": what the gradient is taken at.
+// differentiation. Names from differentiation on begin with "layer-" or "volume-", for the tensor by which is differentiated.
 type AfterPass func(pass, graph string) error
 
 // Binding describes what a model is bound to: a shape, a device, and a budget.
@@ -59,7 +59,7 @@ type Binding struct {
 	AfterPass AfterPass // nil: not called
 }
 
-// Bind binds the model to a volume shape and resolves the target layer. An error says what the shape may have to do with it.
+// Bind binds the model to a volume shape and resolves the target layer. An error has an advice if it may be due to the shape.
 func (f *ModelFile) Bind(ctx context.Context, b Binding) (*Network, error) {
 	n, err := f.bind(ctx, b)
 	if changed := f.Err(); changed != nil {
@@ -120,7 +120,7 @@ func (f *ModelFile) bind(ctx context.Context, b Binding) (*Network, error) {
 	return n, nil
 }
 
-// describe returns a target layer as records have it.
+// describe returns a target layer in the form of records.
 func describe(t layer.Match) *cam.Layer {
 	return &cam.Layer{
 		Name: t.Label, Value: t.Value.Name, Shape: t.Value.Shape().Clone(), Axes: t.Axes.String(), Module: t.Module, Call: t.Call, Calls: t.Calls,
@@ -156,14 +156,14 @@ type Gradient struct {
 	volume   *ir.Value // input, [1, D, H, W, C]
 	logits   *ir.Value
 	seed     *ir.Value // input, one-hot over the logits
-	at       *ir.Value // what the gradient is with respect to
+	at       *ir.Value // the value by which is differentiated
 	Gradient *ir.Value
 	axes     ir.Axes // of at
 
 	candidates candidates
 	plan       *plan.Plan      // nil without one
 	arena      int             // bytes of an arena for the plan
-	bytes      int             // of an arena, and what the plan's steps compute with besides
+	bytes      int             // of an arena, and of working memory of the plan's steps
 	split      int             // the first step of the plan that needs the seed
 	Program    backend.Program // nil while it is not loaded
 	// Whether the volume lies outside the arena.
@@ -245,7 +245,7 @@ func (n *Network) Require(ctx context.Context, needed Needs) error {
 	return err
 }
 
-// Replan forgets plans and programs, for others within a budget.
+// Replan forgets plans and programs, so that others are made within a budget.
 func (n *Network) Replan(b cam.Budget) error {
 	n.Budget, n.Placed, n.Taken = b, false, 0
 	err := n.unload()

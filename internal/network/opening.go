@@ -17,8 +17,8 @@ const leastOpening = 128 << 20
 // unknownOpening is that number where the free memory is not known.
 const unknownOpening = 4 << 30
 
-// OpeningBytes returns the bytes that opening a model may take of the host's memory, before there is a plan: the budget, where that is a size and bounds
-// the host's memory, else the share of what is free that the budget auto takes.
+// OpeningBytes returns the bytes that opening a model may take of the host's memory, before there is a plan: the budget, where that is a size
+// and bounds the host's memory, else the budget auto's share of the free memory.
 func OpeningBytes(budget cam.Budget, b backend.Backend) int {
 	if _, resident := b.(backend.Resident); !resident && budget.Bytes > 0 {
 		return max(budget.Bytes, leastOpening)
@@ -36,7 +36,7 @@ func (f *ModelFile) importFor(ctx context.Context, shape [4]int, memory int) (*o
 		InputShape: []int{1, shape[0], shape[1], shape[2], shape[3]}, InputAxes: f.options.InputAxes, Memory: memory,
 	})
 	if err != nil || m.Held > leastOpening/2 {
-		debug.FreeOSMemory() // what constants took on their way, before an arena takes the same
+		debug.FreeOSMemory() // return the memory of intermediate constants before an arena takes as much
 	}
 	return m, err
 }

@@ -13,16 +13,16 @@ import (
 // mostSize bounds an axis of the token grid.
 const mostSize = 1 << 16
 
-// ModelOptions say how the file of a model is to be understood. As JSON they go from one process to another.
+// ModelOptions choose the target layer, and resolve what a model's file leaves open. As JSON they go from one process to another.
 type ModelOptions struct {
 	// TargetLayer is a PyTorch module path, perhaps with the number of a call ("layer4.1.relu@1"), or the name of a node or value in the
-	// file; "" is the last layer before the scores that has features at placement of the volume.
+	// file; "" is the last layer before the scores that has features at places of the volume.
 	TargetLayer string `json:"target_layer,omitempty"`
 	// LayerLayout names the axes of the target layer, as layer.LayoutHelp says; "" recognises them.
 	LayerLayout string `json:"layer_layout,omitempty"`
-	// TokenGrid placement the tokens of a layer in space: depth, height, width; zero takes it from the graph.
+	// TokenGrid places the tokens of a layer in space: depth, height, width; zero takes it from the graph.
 	TokenGrid [3]int `json:"token_grid,omitzero"`
-	// PrefixTokens are tokens of no place (class tokens, registers) in front of the others; 0 takes their number from the graph.
+	// PrefixTokens is the number of tokens without a place (class tokens, registers) in front of the others; 0 takes it from the graph.
 	PrefixTokens int `json:"prefix_tokens,omitzero"`
 	// InputAxes are the axes of the model's input in the file's order, letters of N C D H W such as "NDHWC"; "" recognises them.
 	InputAxes string `json:"input_axes,omitempty"`
@@ -32,7 +32,7 @@ type ModelOptions struct {
 	SHA256 string `json:"sha256,omitempty"`
 }
 
-// optionRules are those of ModelOptions.
+// optionRules are the rules of ModelOptions.
 var optionRules = []option.Rule[ModelOptions]{
 	{Option: "input_axes", Check: func(o ModelOptions) error { return option.Prefix("cannot be used: ", onnx.CheckInputAxes(o.InputAxes)) }},
 	{Option: "prefix_tokens", Check: func(o ModelOptions) error {

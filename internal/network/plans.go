@@ -12,9 +12,8 @@ import (
 	"github.com/voxcam/voxcam/internal/plan"
 )
 
-// candidates are the search for the plan of a program, and what was found. Where plans follow a budget that moves they are kept with
-// the network, besides a few plans: a search takes some KB of the host's memory for each node of the graph, and a tenth of a second or two
-// to find again.
+// candidates has the search for a program's plan and its findings. Where plans follow a budget that moves, it is kept with the network,
+// besides a few plans: a search takes some KB of the host's memory for each node of the graph, and a tenth of a second or two to repeat.
 type candidates struct {
 	search    *plan.Search
 	made      map[int]sized // by budget
@@ -46,8 +45,8 @@ func (n *Network) candidate(ctx context.Context, input bool) (*Gradient, error) 
 	return p, nil
 }
 
-// planPass gives a program its plan within the network's budget, of which buffers, the backend's copies of the weights, and what its steps
-// compute with take a part.
+// planPass gives a program its plan within the network's budget, of which buffers, the backend's copies of the weights, and the working
+// memory of its steps take a part.
 func (n *Network) planPass(ctx context.Context, p *Gradient) (err error) {
 	var made sized
 	if n.Budget.Bounded() {
@@ -57,7 +56,7 @@ func (n *Network) planPass(ctx context.Context, p *Gradient) (err error) {
 		if made, err = n.within(ctx, p); err != nil {
 			return err
 		}
-		if !keepsAll(made.plan) && p.candidates.leastPeak == 0 { // which tells levels apart
+		if !keepsAll(made.plan) && p.candidates.leastPeak == 0 { // to tell levels apart
 			if _, err := n.smallest(ctx, p); err != nil {
 				return err
 			}
@@ -109,7 +108,7 @@ func (n *Network) within(ctx context.Context, p *Gradient) (sized, error) {
 			}
 			return sized{}, &cam.BudgetError{Budget: n.Budget.Bytes, Smallest: needs, Weights: needs - smallest.plan.Peak - (fixed - weights)}
 		}
-		// What the steps need depends on the plan.
+		// The working memory of steps depends on the plan.
 		if err != nil || made.bytes+fixed <= n.Budget.Bytes {
 			return made, err
 		}
@@ -185,7 +184,7 @@ func (n *Network) smallestFree(ctx context.Context, p *Gradient) (sized, error) 
 	return least, nil
 }
 
-// size asks the backend what a plan takes.
+// size asks the backend for the bytes of a plan.
 func (n *Network) size(p *plan.Plan) (s sized, err error) {
 	s.plan = p
 	if s.arena, err = n.Backend.ArenaBytes(p); err != nil {
@@ -246,13 +245,13 @@ type PlannedPass struct {
 	Curve    []plan.Point
 	Smallest int // bytes of the arena of the smallest plan
 	Whole    int // bytes of the arena with whole tensors
-	Weights  int // bytes of the backend's copies of the weights, and of what the steps of the smallest plan compute with
+	Weights  int // bytes of the backend's copies of the weights, and of working memory of the smallest plan's steps
 	Fields   int // bytes on the device of volumes, gradients, moments and maps, which a budget counts; 0 without a device
 	Volume   int // bytes of the volume, and of the gradient with respect to it, which are counted apart
 }
 
-// Plans plans what methods need for a model, without running anything. The shape of b is
-// that of the options and the file. ctx stops it.
+// Plans makes the plans that methods need for a model, without running anything. The shape of b is
+// the one of the options and the file. ctx stops it.
 func Plans(ctx context.Context, path string, o ModelOptions, b Binding, choices []cam.Choice) (passes []PlannedPass, err error) {
 	f, err := OpenFile(ctx, path, o, OpeningBytes(b.Budget, b.Backend))
 	if err != nil {
