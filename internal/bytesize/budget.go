@@ -7,7 +7,7 @@ import (
 )
 
 // AutoShare is the share of the free memory that the budget "auto" takes. The rest is for the volumes, heatmaps and packed weights
-// that a budget does not count, for the page cache that weights are read through, and for the others on the machine.
+// that a budget does not count, for the page cache that weights are read through, and for other programs on the machine.
 const AutoShare = 0.60
 
 // Budget bounds memory, as a user writes it. The zero value is "auto".

@@ -64,7 +64,7 @@ func Cases(n int, seed uint64) []Case {
 	return cases
 }
 
-// Dataset has the paths of what WriteDataset wrote.
+// Dataset has the paths of the files that WriteDataset wrote.
 type Dataset struct {
 	Config string // configuration of the run, TOML
 	Model  string // ONNX file
@@ -81,8 +81,8 @@ type file struct {
 }
 
 // WriteDataset writes a data set of n volumes, the model and a configuration into a folder, which is made if need be. The
-// same n and seed give the same files. Every file is complete or absent. What is there already is left as it is; if it is something
-// else, nothing is written and the error says which file.
+// same n and seed give the same files. Every file is complete or absent. Files that are there already stay; if one of them differs,
+// nothing is written and the error names it.
 func WriteDataset(ctx context.Context, dir string, n int, seed uint64) (*Dataset, error) {
 	if n < 1 {
 		return nil, fmt.Errorf("demo: %d volumes: want at least 1", n)
@@ -156,7 +156,7 @@ func (s *Dataset) files() (files []file) {
 // exists reports whether the file is there already. Another file in its place is an error.
 func (f file) exists() (bool, error) {
 	at, _, err := input.Open(f.path)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) { // that a folder is a file is told when the folder is made
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) { // making the folder will report a file in its place
 		return false, nil
 	}
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package device opens what there is to compute with, by the names that users give: the processor, or a GPU.
+// Package device opens devices by the names that users give them: the processor, or a GPU.
 package device
 
 import (
@@ -17,7 +17,7 @@ import (
 	"github.com/voxcam/voxcam/internal/sysmem"
 )
 
-// Variables of the environment. They are for machines whose libraries lie where nobody looks, and for tests and those who change kernels.
+// Variables of the environment. They are for machines with libraries in unusual places, for tests, and for developers of kernels.
 const (
 	Libraries = "VOXCAM_CUDA_LIBRARIES" // folders with NVIDIA's libraries, separated as in PATH, before the usual places
 	Driver    = "VOXCAM_CUDA_DRIVER"    // the file of the driver, libcuda.so.1, instead of the system's
@@ -51,7 +51,8 @@ func (d *Device) FreeMemory() (int, error) { return d.free() }
 // UUID is the identity of a GPU, like GPU-... or MIG-...; empty for the processor.
 func (d *Device) UUID() string { return d.uuid }
 
-// Trouble returns the class of the error with which a device did not open: backend.NoMemory if its memory was short, so that a later call may find it open.
+// Trouble returns the class of the error with which a device did not open: backend.NoMemory if its memory was short, so that a later call
+// may find it open.
 func Trouble(err error) backend.Trouble { return cuda.Trouble(err) }
 
 // Defaults of Options. A processor computes in the default precision only.
@@ -197,7 +198,7 @@ func openCUDA(number int, o Options) (*Device, error) {
 	return d, nil
 }
 
-// openAuto opens the first GPU, or the processor. That there is no GPU is nothing to tell; that it does not work is.
+// openAuto opens the first GPU, or the processor. Without a GPU it says nothing; about a GPU that does not work it warns.
 func openAuto(_ int, o Options) (*Device, error) {
 	d, gpu := tryCUDA(0, o)
 	if gpu == nil {

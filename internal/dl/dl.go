@@ -1,4 +1,4 @@
-// Package dl opens shared libraries at run time and calls their functions, without cgo and without panics: what is missing is an error
+// Package dl opens shared libraries at run time and calls their functions, without cgo and without panics: a missing library is an error
 // that says which files were looked for and where. On systems where this is not possible every library is missing.
 package dl
 
@@ -20,7 +20,7 @@ type MissingError struct {
 	Names []string // the file names, in the order of preference
 	Dirs  []string // the folders searched after the loader's own path
 	Found string   // a file of that name that is there but cannot be loaded
-	Cause error    // what the loader said of that file, or why it cannot load any; nil where there simply is none
+	Cause error    // the loader's error about that file, or the reason why it cannot load any; nil where there is none
 }
 
 func (e *MissingError) Error() string {
@@ -43,8 +43,8 @@ func (e *MissingError) Error() string {
 func (e *MissingError) Unwrap() error { return e.Cause }
 
 // Open loads the first library that it finds: each name by itself, where the system's loader looks, then in each of the folders. A name
-// that is a path is loaded as it is. The symbols become visible to libraries that are loaded later (RTLD_GLOBAL), so what a library
-// needs can be opened before it by its full path.
+// that is a path is loaded as it is. The symbols become visible to libraries that are loaded later (RTLD_GLOBAL), so the needs of a
+// library can be opened before it by their full paths.
 func Open(names, dirs []string) (*SharedObject, error) {
 	missing := &MissingError{Names: names, Dirs: dirs}
 	broken := func(path string, err error) { // says more than that there is none

@@ -34,14 +34,14 @@ func Call(at uintptr, args ...uintptr) uintptr {
 	return r
 }
 
-// CallSlice is Call without an allocation for the arguments. What pointers among them point to is on the heap, and the caller keeps it
-// alive.
+// CallSlice is Call without an allocation for the arguments. Memory that pointers among them point to is on the heap, and the caller keeps
+// it alive.
 func CallSlice(at uintptr, args []uintptr) uintptr {
 	r, _, _ := purego.SyscallN(at, args...)
 	return r
 }
 
-// locate finds the path of a library that the loader found by its name: the kernel lists what is mapped.
+// locate finds the path of a library that the loader found by its name, from the kernel's list of mapped files.
 func locate(_ uintptr, name string) string {
 	if filepath.IsAbs(name) {
 		return name

@@ -18,7 +18,7 @@ func DriverDirs() []string {
 // pip is the folder in which Python packages of NVIDIA have their libraries, below a Python's prefix.
 var pip = []string{"lib/python*/site-packages/nvidia/*/lib", "lib/python*/dist-packages/nvidia/*/lib", "lib64/python*/site-packages/nvidia/*/lib"}
 
-// NVIDIADirs lists the folders in which people have NVIDIA's libraries, in the order to search them: what is set explicitly (folders,
+// NVIDIADirs lists the folders in which people have NVIDIA's libraries, in the order to search them: those set explicitly (folders,
 // separated as in PATH: of libraries, of a CUDA or cuDNN install or of a Python environment), the loader's variable, CUDA installs, the
 // system, and the packages of conda, of a virtual environment and of each Python on the PATH. Only folders that are there are listed.
 func NVIDIADirs(explicit string) []string {

@@ -3,7 +3,7 @@
 //
 // A Folder is a tree of results that one process at a time writes into:
 //
-//	folder, err := durable.Open(dir)           // locks it and removes what a killed process left unfinished
+//	folder, err := durable.Open(dir)           // locks it and removes unfinished files of a killed process
 //	defer folder.Close()
 //	stage, err := folder.Stage("maps/case-1")  // a sub-folder under a temporary name
 //	info, err := stage.Write("map.nii.gz", write)
@@ -53,7 +53,7 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// noLocks is the advice for network file systems whose locks are turned off, or whose server of locks does not answer.
+// noLocks is the advice for network file systems whose locks are turned off, or whose lock server does not answer.
 const noLocks = "; its file system cannot do that (locks, for example): choose an output folder on another one, such as a local disk"
 
 // remedies has advice for the usual causes.
@@ -129,7 +129,7 @@ func (w *File) fail(err error) error {
 	return err
 }
 
-// finish returns what was written, once write is done with the file.
+// finish closes the file once write is done with it, and describes it.
 func (w *File) finish() (Info, error) {
 	size, err := w.f.Seek(0, io.SeekEnd)
 	if err != nil {
@@ -144,7 +144,7 @@ func (w *File) finish() (Info, error) {
 	return Info{Bytes: size, SHA256: hex.EncodeToString(w.sum.Sum(nil))}, nil
 }
 
-// fill runs write on f. A failure of the file system wins over what write made of it.
+// fill runs write on f. A failure of the file system takes precedence over the error that write made of it.
 func fill(f fileHandle, path string, write func(*File) error) (Info, error) {
 	w := &File{f: f, path: path, sum: sha256.New()}
 	err := write(w)
@@ -192,7 +192,7 @@ func replace(root folderHandle, name, temp, path string, write func(*File) error
 	return info, syncDir(root, filepath.Dir(name), filepath.Dir(path))
 }
 
-// replaceable refuses to replace anything but a regular file. What does not exist can be replaced.
+// replaceable refuses to replace anything but a regular file. A missing file can be replaced.
 func replaceable(root folderHandle, name, path string) error {
 	at, err := root.Lstat(name)
 	switch {

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fileSystem has the calls that this package makes. The program uses the operating system's (system); tests put one in front of it whose
-// calls fail.
+// fileSystem has the calls that this package makes. The program uses the operating system's (system); tests put a file system with failing
+// calls in front of it.
 type fileSystem interface {
 	Stat(path string) (fs.FileInfo, error)
 	Mkdir(path string, mode fs.FileMode) error

@@ -32,7 +32,7 @@ type Folder struct {
 	lock *lock
 }
 
-// Open makes the folder if it does not exist, locks it, and removes what a killed process left unfinished in it. It fails
+// Open makes the folder if it does not exist, locks it, and removes unfinished files of a killed process. It fails
 // with ErrLocked when another process holds it, and with *Error when it cannot be written.
 func Open(path string) (*Folder, error) { return openFolder(system{}, path) }
 
@@ -60,7 +60,7 @@ func openFolder(sys fileSystem, path string) (*Folder, error) {
 	return f, nil
 }
 
-// OnlyOurs reports whether a folder holds nothing but what Open leaves in a new one.
+// OnlyOurs reports whether a folder holds nothing but the files of a new one after Open.
 func OnlyOurs(entries []fs.DirEntry) bool {
 	return !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() != lockName && e.Name() != partialName })
 }
@@ -101,7 +101,7 @@ func (f *Folder) failed(rel string, err error) error {
 	return &Error{Path: f.Path(rel), Err: err}
 }
 
-// straight refuses names that lead out of the folder or through a link. What does not exist is straight.
+// straight refuses names that lead out of the folder or through a link. A missing file is straight.
 func (f *Folder) straight(rel string) error {
 	name := filepath.FromSlash(rel)
 	if !filepath.IsLocal(name) {
@@ -239,7 +239,7 @@ func (f *Folder) WriteFile(rel string, write func(*File) error) (Info, error) {
 }
 
 // Remove deletes a file or a sub-folder of the tree. A sub-folder leaves its name in one step, so that no half of it is
-// ever seen. What does not exist is no error.
+// ever seen. A missing file is no error.
 func (f *Folder) Remove(rel string) error {
 	if err := f.straight(rel); err != nil {
 		return f.failed(rel, err)
@@ -327,7 +327,7 @@ func (f *Folder) RemoveOurs(rel string, ours func(name string) bool) (kept strin
 
 // Stage is a sub-folder in the making. Its files get their place in the tree all at once, by Commit.
 type Stage struct {
-	// Ours knows the names of the files that this program puts into such a folder. What else is in an earlier folder of that name is
+	// Ours knows the names of the files that this program puts into such a folder. Other files in an earlier folder of that name are
 	// kept by Commit, in the folder Kept, see Folder.RemoveOurs. With nil the earlier folder is removed as it is.
 	Ours func(name string) bool
 	Kept string

@@ -30,7 +30,7 @@ func (f *Folder) takeLock() (*lock, error) {
 		}
 		return nil, f.failed(lockName, err)
 	}
-	// Who holds it is only told, not relied upon; a full disk is noticed by the first result.
+	// The holder's name is for messages only; a full disk is noticed by the first result.
 	file.Truncate(0)
 	fmt.Fprintf(file, "process %d\n", os.Getpid())
 	return &lock{f: file}, nil

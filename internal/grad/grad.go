@@ -2,7 +2,7 @@
 //
 // Vocabulary: the score is the value that is differentiated, a vector of class scores; the seed is an input that holds the
 // gradient with respect to the score itself (one-hot: the gradient of one class). The adjoint of a value is the sum, over its
-// readers, of what their gradient rules say; a value needs one when it lies on a path from a wanted value to the score.
+// readers, of the terms of their gradient rules; a value needs one when it lies on a path from a wanted value to the score.
 // Weights are never wanted, so nothing is saved for their sake.
 package grad
 
@@ -119,7 +119,7 @@ func needed(nodes []*ir.Node, score *ir.Value, wrt []*ir.Value) map[*ir.Value]bo
 }
 
 // hoistTape moves the nodes that record a value in fewer bits (signs, pooling indices) from the backward part, g.Nodes[from:],
-// to right behind the definition of what they record, so that the value itself need not be kept.
+// to right behind the definition of that value, so that the value itself need not be kept.
 func hoistTape(g *ir.Graph, from int) {
 	tape := map[*ir.Node][]*ir.Node{} // nodes by the one to follow; nil for inputs and constants
 	var backward []*ir.Node

@@ -21,7 +21,7 @@ import (
 // nearly bounds the difference of another device's results, as a share of the largest value.
 const nearly = 1e-4
 
-// Undisturbed runs the session that others are compared with, and leaves it alone.
+// Undisturbed runs the session that others are compared with, without harm.
 func (r *Rig) Undisturbed() {
 	r.T.Helper()
 	if out := r.Run("whole", 0); strings.Contains(out, "warning") {
@@ -35,7 +35,7 @@ func (r *Rig) Undisturbed() {
 	}
 }
 
-// Expect makes the results of a session those that others are compared with.
+// Expect sets the results that other sessions are compared with to those of a session.
 func (r *Rig) Expect(session string) {
 	r.T.Helper()
 	r.want, r.files = r.Results(session), r.Names(session)
@@ -90,7 +90,7 @@ func (r *Rig) Results(session string) map[string][]float32 {
 	return all
 }
 
-// Names returns those of all files of a session, but for what a run tells of itself.
+// Names returns the names of all files of a session but the timeline, which differs from run to run.
 func (r *Rig) Names(session string) (names []string) {
 	r.T.Helper()
 	root := r.Folder(session)
@@ -124,9 +124,8 @@ func (r *Rig) Levels(session string) (levels map[cam.Level]int, kinds map[cam.Ev
 	return levels, kinds
 }
 
-// Check compares a session that is complete with the one that was left alone: a volume that was explained on the GPU has the same bits,
-// whatever plans were followed, one that the processor had a part in nearly the same values. It returns the largest difference, as a share of the
-// largest value.
+// Check compares a complete session with the undisturbed one: a volume that was explained on the GPU has the same bits, whatever the plans;
+// a volume that the processor had a part in has nearly the same values. It returns the largest difference, as a share of the largest value.
 func (r *Rig) Check(session string) (worst float64) {
 	r.T.Helper()
 	exact := map[string]bool{}
@@ -156,7 +155,7 @@ func (r *Rig) Check(session string) (worst float64) {
 	return worst
 }
 
-// CheckPart wants what there is of a session that was killed to be complete: of each record, the files, with the same bits.
+// CheckPart compares the records of a session that was killed: each must have all its files, with the same bits.
 func (r *Rig) CheckPart(session string) {
 	r.T.Helper()
 	if _, err := os.Stat(r.Folder(session)); errors.Is(err, fs.ErrNotExist) {
@@ -190,7 +189,7 @@ func difference(got, want []float32) (e float64) {
 	return e / top
 }
 
-// IsFree waits until all of the device's memory is free, but for so much: a process that was killed has it until the system has ended it.
+// IsFree waits until all of the device's memory but that many bytes is free: a process that was killed has it until the system has ended it.
 func (r *Rig) IsFree(taken int) {
 	r.T.Helper()
 	for began := time.Now(); r.GPU.Free() != Capacity-taken; time.Sleep(2 * time.Millisecond) {

@@ -10,13 +10,13 @@ import (
 	"github.com/voxcam/voxcam/internal/cli"
 )
 
-// Names of programs that the binary of the tests is when it is started by them.
+// Names under which tests start their own binary, to be another program.
 const (
 	program     = "voxcam"
 	programOnce = "voxcam-harmed-once"
 )
 
-// Faults is the variable of the environment with what is to fail in a process on the simulator.
+// Faults is the variable of the environment with the calls that fail in a process on the simulator.
 const Faults = "SIMULATOR_FAULTS"
 
 // Variables of programOnce: the worker that makes the file onceMark has the faults of onceFaults.
@@ -37,7 +37,7 @@ func Main(m *testing.M) {
 	}
 }
 
-// harmedOnce is the program, of whose workers the first alone has faults.
+// harmedOnce is the program; only the first of its workers has faults.
 func harmedOnce() {
 	if mark := os.Getenv(onceMark); os.Getenv("VOXCAM_WORKER") != "" && os.Getenv(Faults) == "" {
 		if file, err := os.OpenFile(mark, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err == nil {

@@ -71,8 +71,8 @@ func methodsCase(t *testing.T) (volume []byte, model string) {
 	return volume, model
 }
 
-// New writes a data set of so many equal volumes for Grad-CAM and SmoothGrad, and gives it a GPU. When the test ends, no temporary file of
-// a run may be left.
+// New writes a data set of equal volumes for Grad-CAM and SmoothGrad, and gives it a GPU. When the test ends, no temporary file of a run
+// may be left.
 func New(t *testing.T, volumes int) *Rig {
 	t.Helper()
 	r := &Rig{T: t, GPU: simulator.Share(t), Dir: t.TempDir(), program: program}
@@ -81,7 +81,7 @@ func New(t *testing.T, volumes int) *Rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(runtime) })
-	t.Setenv("XDG_RUNTIME_DIR", runtime) // where sessions of others are not
+	t.Setenv("XDG_RUNTIME_DIR", runtime) // without sessions of other runs
 	scratch := t.TempDir()
 	t.Setenv("TMPDIR", scratch)
 	t.Cleanup(func() {
@@ -114,7 +114,7 @@ formats = ["npy"]
 	return r
 }
 
-// WithMethods returns a rig with so many different volumes for the small network that all methods work on.
+// WithMethods returns a rig with different volumes for the small network that all methods work on.
 func WithMethods(t *testing.T, volumes, draws int) *Rig {
 	t.Helper()
 	r := New(t, volumes)
@@ -143,7 +143,7 @@ formats = ["npy"]
 	return r
 }
 
-// WithDemo returns a rig with so many phantoms of the demonstration, whose whole tensors take more than a piece of memory.
+// WithDemo returns a rig with phantoms of the demonstration, whose whole tensors take more than a piece of memory.
 func WithDemo(t *testing.T, volumes, draws int) *Rig {
 	t.Helper()
 	r := New(t, 0)

@@ -14,10 +14,10 @@ import (
 	"github.com/voxcam/voxcam/internal/control"
 )
 
-// Times that are far more than what is waited for needs.
+// Limits of waiting, far longer than needed.
 const (
 	patience  = 30 * time.Second // for an answer of a run
-	processes = time.Minute      // for what comes after a run
+	processes = time.Minute      // for processes to vanish after a run
 )
 
 // Program returns a call of the program, with the rig's GPU.
@@ -38,7 +38,7 @@ func (r *Rig) HarmOnce(mark, faults string) {
 // HarmEach lets the simulator harm each process of the runs to come.
 func (r *Rig) HarmEach(faults string) { r.program, r.env = program, []string{Faults + "=" + faults} }
 
-// HarmNone ends what HarmOnce and HarmEach began.
+// HarmNone ends the harm of HarmOnce and HarmEach.
 func (r *Rig) HarmNone() { r.program, r.env = program, nil }
 
 // Start starts the run of a session.
@@ -58,7 +58,7 @@ func (r *Rig) Start(session string, args ...string) {
 	r.T.Cleanup(func() { cmd.Process.Kill() }) //nolint:errcheck // it has ended, if all went well
 }
 
-// Run runs a session from its beginning to its end, and returns what it wrote.
+// Run runs a session from its beginning to its end, and returns its output.
 func (r *Rig) Run(session string, code int, args ...string) string {
 	r.T.Helper()
 	r.Start(session, args...)
@@ -78,7 +78,7 @@ func (r *Rig) IsRunning() bool {
 // Done returns a channel that is closed when the run has ended.
 func (r *Rig) Done() <-chan struct{} { return r.done }
 
-// Finish waits for the run's end, wants its exit code and that nothing of it is left in the machine, and returns what it wrote.
+// Finish waits for the run's end, wants its exit code and that nothing of it is left in the machine, and returns its output.
 func (r *Rig) Finish(code int) string {
 	r.T.Helper()
 	select {
@@ -128,7 +128,7 @@ func (r *Rig) Workers() (pids []int) {
 	return pids
 }
 
-// Until asks the latest run what it does until an answer will do.
+// Until asks the latest run for its status until will accepts it.
 func (r *Rig) Until(what string, will func(control.Status) bool) (*control.Client, control.Status) {
 	r.T.Helper()
 	var status control.Status

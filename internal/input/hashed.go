@@ -11,8 +11,8 @@ import (
 	"sync/atomic"
 )
 
-// Hashed is an open file all of whose bytes were read once, when it was hashed. What is read of it afterwards is compared with that block by
-// block, so that a digest names the bytes that are used: those of a file that was written over or cut off meanwhile are a *ChangedError.
+// Hashed is an open file whose bytes were all read once, to hash it. Later reads are compared with that block by block, so that the digest
+// names the bytes that are used: a file that was written over or cut off since is a *ChangedError.
 // A file that was replaced under its name stays the old one. Its methods may be called by many goroutines.
 type Hashed struct {
 	file *os.File
@@ -27,7 +27,7 @@ type Hashed struct {
 	at    int64  // its number
 }
 
-// ChangedError says that a file does not hold any more what it held when it was hashed.
+// ChangedError says that a file has changed since it was hashed.
 type ChangedError struct{ Path string }
 
 func (e *ChangedError) Error() string {

@@ -14,8 +14,8 @@ import (
 // ErrNotRegular says that a path leads to something else than a regular file.
 var ErrNotRegular = errors.New("not a regular file")
 
-// Flag is to be set where a file is opened that somebody may have replaced by a pipe: opening one then does not wait for who writes
-// into it. Regular files do not know the difference.
+// Flag is for opening a file that may have been replaced by a pipe: opening a pipe then does not wait for a writer. It means nothing to
+// regular files.
 const Flag = syscall.O_NONBLOCK
 
 // Open opens a regular file for reading.
@@ -40,7 +40,7 @@ func Open(path string) (*os.File, fs.FileInfo, error) {
 	return f, info, nil
 }
 
-// ReadFile reads a regular file of at most so many bytes.
+// ReadFile reads a regular file of at most that many bytes.
 func ReadFile(path string, most int64) ([]byte, error) {
 	f, _, err := Open(path)
 	if err != nil {
@@ -50,7 +50,7 @@ func ReadFile(path string, most int64) ([]byte, error) {
 	return ReadAll(f, path, most)
 }
 
-// ReadAll reads what is left of f. More than most bytes are an error: path is then the wrong file. Nothing larger than the content is
+// ReadAll reads the rest of f. More than most bytes are an error: path is then the wrong file. Nothing larger than the content is
 // allocated.
 func ReadAll(f io.Reader, path string, most int64) ([]byte, error) {
 	text, err := io.ReadAll(io.LimitReader(f, most+1))
@@ -72,7 +72,7 @@ var kinds = []struct {
 	{fs.ModeSymlink, "a link"},
 }
 
-// Regular returns an error, ErrNotRegular that names the path and what it is, if info is not that of a regular file.
+// Regular returns an ErrNotRegular that names the path and its kind if info does not describe a regular file.
 func Regular(path string, info fs.FileInfo) error {
 	if info.Mode().IsRegular() {
 		return nil

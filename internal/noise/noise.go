@@ -61,7 +61,7 @@ func SampleHash(sample string) uint64 {
 	return binary.LittleEndian.Uint64(sum[:8])
 }
 
-// Counter is the Philox key and counter of the block that holds value index: what a kernel on another device starts from.
+// Counter returns the Philox key and counter of the block that holds value index, from which a kernel on another device starts.
 func (s *Stream) Counter(index uint64) (key [2]uint32, counter [4]uint32) {
 	return s.keys[0], [4]uint32{uint32(index / 4), s.draw, s.sample[0], s.sample[1]}
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/agnivade/levenshtein"
 )
 
-// Rule is a row of a table: Check returns what is wrong with one option of a T, nil for nothing. The error begins with the value.
+// Rule is a row of a table: Check returns the fault of one option of a T, nil for none. The error begins with the value.
 type Rule[T any] struct {
 	Option string // as records and configurations spell it
 	Check  func(T) error
@@ -28,7 +28,7 @@ func CheckAll[T any](rules []Rule[T], t T, wrap func(option string, err error) e
 	return errors.Join(errs...)
 }
 
-// CheckOne returns what is wrong with one option of t.
+// CheckOne returns the fault of one option of t, nil for none.
 func CheckOne[T any](rules []Rule[T], option string, t T) error {
 	for _, r := range rules {
 		if r.Option == option {
@@ -46,8 +46,8 @@ func Prefix(text string, err error) error {
 	return fmt.Errorf("%s%w", text, err)
 }
 
-// Mention names an option in a text: "the option token_grid". The text is for those who set it in a configuration, by a flag, or as the field
-// of a struct; Rename puts the reader's own way in its place.
+// Mention names an option in a text: "the option token_grid". A reader may set the option in a configuration, by a
+// flag, or as the field of a struct: Rename puts that name in place of the mention.
 func Mention(name string) string { return mentions + name }
 
 const mentions = "the option "
@@ -55,7 +55,7 @@ const mentions = "the option "
 // mentioned are the mentions in a text.
 var mentioned = regexp.MustCompile(mentions + `([a-z]+(?:_[a-z]+)*)`)
 
-// Rename replaces the mentions in a text for whose option there is another word.
+// Rename replaces each mention in a text by another word, if word has one for its option.
 func Rename(text string, word func(option string) (string, bool)) string {
 	return mentioned.ReplaceAllStringFunc(text, func(found string) string {
 		if other, ok := word(strings.TrimPrefix(found, mentions)); ok {
@@ -65,7 +65,7 @@ func Rename(text string, word func(option string) (string, bool)) string {
 	})
 }
 
-// OneOf returns what is wrong with a value that is none of those allowed, with the nearest of them.
+// OneOf returns an error if a value is none of those allowed; it suggests the nearest of them.
 func OneOf(value string, allowed []string) error {
 	if slices.Contains(allowed, value) {
 		return nil
@@ -73,7 +73,7 @@ func OneOf(value string, allowed []string) error {
 	return fmt.Errorf("is %q; choose one of: %s%s", value, strings.Join(allowed, ", "), DidYouMean(value, allowed))
 }
 
-// longWord is the length from which no word is compared: comparing takes time by the length, and nobody meant another word.
+// longWord is the length from which no word is compared: comparing takes time by the length, and so long a word is no typing error.
 const longWord = 200
 
 // DidYouMean suggests the nearest of some words, without regard to case, if any is near: "; did you mean exact?". Otherwise it is empty.

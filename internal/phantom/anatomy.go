@@ -142,7 +142,7 @@ type column struct {
 	at     float64 // depth reached so far
 }
 
-// layer paints down to depth to; mask marks what is painted.
+// layer paints down to depth to; mask marks the painted voxels.
 func (c *column) layer(to, level float64, mask bool) {
 	if to <= c.at {
 		return
@@ -219,7 +219,7 @@ func (a *anatomy) drawColumn(c *column, d, w float64) {
 	a.drawChoroid(c, shade, lost)
 }
 
-// drawChoroid paints what lies below Bruch's membrane. Where the RPE is lost, light reaches deeper (hypertransmission).
+// drawChoroid paints the layers below Bruch's membrane. Where the RPE is lost, light reaches deeper (hypertransmission).
 func (a *anatomy) drawChoroid(c *column, shade, lost float64) {
 	end := c.at + mul(choroidThickness, a.sh)
 	for h := int(c.at); h < a.dims[1]; h++ {

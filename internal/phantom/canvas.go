@@ -15,7 +15,7 @@ func newCanvas(dims [3]int) *canvas {
 func (c *canvas) index(d, h, w int) int { return (d*c.dims[1]+h)*c.dims[2] + w }
 
 // paint adds level to the voxels of an A-scan between the depths from and to, by the share of each that lies between them,
-// and marks those of which at least half does. Voxel h reaches from h to h+1.
+// and marks those that lie there by at least half. Voxel h reaches from h to h+1.
 func (c *canvas) paint(d, w int, from, to, level float64, mark bool) {
 	from, to = clamp(from, 0, float64(c.dims[1])), clamp(to, 0, float64(c.dims[1]))
 	for h := int(from); h < c.dims[1] && float64(h) < to; h++ {

@@ -1,6 +1,6 @@
 package phantom
 
-// addLesions draws by lot what makes the grade, and in advanced eyes sometimes drusen, which do not.
+// addLesions draws by lot the lesions that make the grade and, in advanced eyes, sometimes drusen, which do not.
 func (a *anatomy) addLesions(r *random, g Grade) {
 	switch g {
 	case Early:

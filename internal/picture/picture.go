@@ -95,7 +95,7 @@ func NewView(v *volume.Volume, w Window, heat []float32, alpha float64) (*View, 
 	return view, nil
 }
 
-// Thin returns a view of n slices spread evenly over v, on a copy of them: what a Sheet shows, without the rest of the volume.
+// Thin returns a view of n slices spread evenly over v, on a copy of them: enough for a Sheet, without the rest of the volume.
 func (v *View) Thin(n int) *View {
 	at := EvenSlices(v.Dims[0], n)
 	plane := v.Dims[1] * v.Dims[2]

@@ -90,7 +90,7 @@ func (s *Sheet) WritePNG(w io.Writer) error {
 
 	write := func(x, y int, text string) {
 		d := font.Drawer{Dst: img, Src: image.Black, Face: face, Dot: fixed.P(x, y+textSize)}
-		// Names may be long: cut what would leave the sheet.
+		// Names may be long: cut them at the edge of the sheet.
 		for r := []rune(text); len(r) > 0 && d.MeasureString(text).Ceil() > width-x-gap; {
 			r = r[:len(r)-1]
 			text = string(r) + "…"

@@ -1,8 +1,8 @@
 // Package planview shows plans to people: as a table of units with the reasons for them, as JSON, and as a picture of bytes over
 // steps. It computes nothing that runs; everything is read from the plan, and the same plan always gives the same bytes.
 //
-// A row is what a reader sees as one piece of work: a unit of the plan, or several in a row that keep the values of one module
-// whole. The gradient part of a graph is what depends on its inputs behind the first one, which is the volume.
+// A row stands for one piece of work: a unit of the plan, or several units in a row that keep the values of one module whole. The first
+// input of a graph is the volume; the gradient part is all that depends on the other inputs.
 package planview
 
 import (
@@ -19,7 +19,7 @@ import (
 
 // PassPlan is the plan of one pass through the network, with its methods, budget and alternatives. Sizes are in bytes.
 type PassPlan struct {
-	Name     string   // what is computed
+	Name     string   // of the gradient program
 	Methods  []string // that need it
 	Plan     *plan.Plan
 	Curve    []plan.Point // the choices between the fastest plan and the smallest one; may be empty
@@ -49,7 +49,7 @@ type UnitRow struct {
 	Why     []string `json:"why"`
 }
 
-// reading is a plan with what its rows are made from.
+// reading has a plan and the facts that its rows are made from.
 type reading struct {
 	plan     *plan.Plan
 	units    []plan.Unit
@@ -134,7 +134,7 @@ func (r *reading) rows() (rows []UnitRow) {
 	return rows
 }
 
-// together reports whether units are a single step each and belong to the same module, of whose path the first names count.
+// together reports whether units are a single step each and belong to the same module, by the first depth names of its path.
 func (r *reading) together(a, b plan.Unit, depth int) bool {
 	plain := func(u plan.Unit) bool { return len(u.Nodes) == 1 && len(u.Rematerialised) == 0 && u.RingBytes == 0 }
 	return plain(a) && plain(b) && r.gradient[a.Nodes[0]] == r.gradient[b.Nodes[0]] &&
@@ -198,7 +198,7 @@ func (r *reading) row(i, n int) UnitRow {
 	return row
 }
 
-// module is the path of the PyTorch module that a node belongs to, or what comes nearest.
+// module returns the path of the PyTorch module that a node belongs to, or the nearest thing to it.
 func module(n *ir.Node) string {
 	switch {
 	case n.Scope != "":
@@ -209,7 +209,7 @@ func module(n *ir.Node) string {
 	return n.Op.Name
 }
 
-// modules names the modules of nodes by the first and the last one, "layer1.0 … 1", without what both begin with.
+// modules names the modules of nodes by the first and the last one, "layer1.0 … 1", without repeating their common beginning.
 func modules(nodes []*ir.Node) string {
 	var paths []string
 	for _, n := range nodes {
@@ -246,7 +246,7 @@ func shorten(s string, most int) string {
 	return string(letters[:half]) + "…" + string(letters[len(letters)-(most-1-half):])
 }
 
-// why says in words what was chosen for a unit.
+// why explains the choices for a unit in words.
 func (r *reading) why(u plan.Unit) (why []string) {
 	if !u.Sweep {
 		n := u.Nodes[0]
@@ -291,7 +291,7 @@ func (r *reading) why(u plan.Unit) (why []string) {
 	return why
 }
 
-// keeps says for whom a sweep leaves values behind.
+// keeps names the readers for which a sweep leaves values behind.
 func (r *reading) keeps(u plan.Unit) (why []string) {
 	readers := []struct {
 		text         string
@@ -345,7 +345,7 @@ type Tradeoff struct {
 	Kept    int     `json:"values_kept"`
 }
 
-// Choices thins a curve out to about n points whose sizes fall by the same factor. Both ends stay.
+// Choices thins a curve out to about n points whose sizes fall by a constant factor. Both ends stay.
 func (p PassPlan) Choices(n int) []Tradeoff {
 	list := []Tradeoff{}
 	if len(p.Curve) == 0 {
@@ -375,7 +375,7 @@ func (p PassPlan) Choices(n int) []Tradeoff {
 	return list
 }
 
-// valueName is the name of a value, or what computes it.
+// valueName returns the name of a value or, without one, of its operation.
 func valueName(v *ir.Value) string {
 	switch {
 	case v.Def != nil:

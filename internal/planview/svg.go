@@ -29,7 +29,7 @@ const (
 // Bounds that keep a file below a megabyte, whatever the plan.
 const (
 	mostBars  = 2500 // buffers in a file, the largest on the picture first
-	leastSide = 0.6  // pixels: what is thinner or flatter is left out
+	leastSide = 0.6  // pixels: anything thinner or flatter is left out
 )
 
 // role is the purpose of a buffer; it chooses the colour.

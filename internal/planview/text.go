@@ -12,7 +12,7 @@ import (
 	"github.com/voxcam/voxcam/internal/plan"
 )
 
-// fact is a line of what is said of a plan as a whole.
+// fact is a line about a plan as a whole.
 type fact struct{ Name, Text string }
 
 // facts are the figures of a pass.

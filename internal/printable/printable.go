@@ -31,7 +31,7 @@ func Line(s string) string {
 	return b.String()
 }
 
-// Short is a Line of at most so many letters; what is left out is marked.
+// Short is a Line of at most that many letters; an omission is marked.
 func Short(s string, most int) string {
 	letters := []rune(Line(s))
 	if len(letters) > most {
@@ -61,7 +61,7 @@ func escape(b *strings.Builder, r rune, text string) {
 // steers reports whether a rune is no letter, mark, number, punctuation, symbol or space.
 func steers(r rune) bool { return !unicode.IsGraphic(r) }
 
-// Fprintf is fmt.Fprintf, in which texts, errors and what says itself as a text are put as a Line.
+// Fprintf is fmt.Fprintf with each text, error and Stringer as a Line.
 func Fprintf(w io.Writer, format string, args ...any) (int, error) {
 	return fmt.Fprintf(w, format, lines(args)...)
 }
@@ -92,8 +92,8 @@ func lines(args []any) []any {
 	return out
 }
 
-// Lines is a text of several lines, of which those behind the first are set in, so that what a name with a line break would add never
-// looks like a line of its own.
+// Lines returns a text of several lines with all but the first indented, so that a line break within a name never looks like a line of its
+// own.
 func Lines(s string) string {
 	parts := strings.Split(s, "\n")
 	for i := range parts {

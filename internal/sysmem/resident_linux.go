@@ -7,7 +7,7 @@ import (
 	"strconv"
 )
 
-// Resident returns the bytes of the machine's memory that a process has. For others than this one it is an error where the system does not tell.
+// Resident returns the bytes of the machine's memory that a process has. For other processes it is an error where the system does not tell.
 func Resident(pid int) (int, error) {
 	path := filepath.Join("/proc", strconv.Itoa(pid), "statm")
 	text, err := os.ReadFile(path)

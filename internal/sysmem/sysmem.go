@@ -17,9 +17,9 @@ import (
 // unlimited bounds the limits of control groups that limit something.
 const unlimited = 1 << 60
 
-// Free returns how many bytes this process may still take without pushing anything out: what the machine has available, or what
-// the limits of the process's control groups or of its address space (ulimit -v) leave, if that is less. Page cache that the kernel can drop counts as free. It is known on
-// Linux; elsewhere it is an error that asks for a size.
+// Free returns the number of bytes that this process may still take without pushing anything out: those that the machine has available, or
+// that the limits of the process's control groups or of its address space (ulimit -v) leave, if that is less. Page cache that the kernel
+// can drop counts as free. It is known on Linux; elsewhere it is an error that asks for a size.
 func Free() (int, error) { return freeMemory(os.DirFS("/")) }
 
 // freeMemory reads the files of proc(5) and cgroups(7) below root.
@@ -52,14 +52,14 @@ func freeMemory(root fs.FS) (int, error) {
 	return free, nil
 }
 
-// Room refuses memory that is not there: more than one of so many parts of what is free.
+// Room refuses to take more than the given part of the free memory: 1/parts.
 func Room(bytes, parts int) error {
 	free, err := Free()
 	if err == nil && bytes > free/parts {
-		debug.FreeOSMemory() // what is not used any more counts, too
+		debug.FreeOSMemory() // unused memory of this process counts, too
 		free, err = Free()
 	}
-	if err != nil || bytes <= free/parts { // nobody knows, on some systems
+	if err != nil || bytes <= free/parts { // some systems do not tell
 		return nil
 	}
 	return fmt.Errorf("reading it takes %s of memory, of %s that may be taken for it; make it smaller, or run where more memory is free",
@@ -92,7 +92,7 @@ type version struct {
 	mount     string
 	limits    []string
 	usage     string
-	droppable string // in memory.stat: page cache that nobody has touched lately
+	droppable string // in memory.stat: page cache that was not touched lately
 }
 
 var versions = []version{
@@ -115,8 +115,8 @@ var versions = []version{
 	},
 }
 
-// free returns the bytes that the group and those above it leave. Inside a container the path can be the host's, of which only the last ancestor,
-// the mount itself, is there.
+// free returns the bytes that the group and those above it leave. Inside a container the path can be the host's; then only its last
+// ancestor, the mount itself, is there.
 func (v version) free(root fs.FS, group string) int {
 	least := math.MaxInt
 	for at := path.Join("/", group); ; at = path.Dir(at) {

@@ -79,7 +79,7 @@ type far struct {
 	bytes int
 	read  func([]byte)
 	held  atomic.Pointer[[]byte]
-	mu    sync.Mutex // held by who reads
+	mu    sync.Mutex // guards reading
 }
 
 func (f *far) get() []byte {
@@ -98,7 +98,7 @@ func (f *far) get() []byte {
 }
 
 // Far makes a constant of n elements stored little endian in a file, from where read fills a slice of their bytes when they are used. If it
-// cannot, it leaves zeros and must remember that: whoever uses the constant asks, before anything that was made of it is used.
+// cannot, it leaves zeros and must remember the error: users of the constant ask for it before they use a result.
 func Far(elem Elem, n int, read func([]byte)) *Const {
 	return &Const{elem: elem, far: &far{bytes: n * elem.Bytes(), read: read}}
 }

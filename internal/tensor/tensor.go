@@ -1,4 +1,4 @@
-// Package tensor holds what every layer of the program agrees on: shapes, element types and constant data.
+// Package tensor has the types that every layer of the program agrees on: shapes, element types and constant data.
 package tensor
 
 import (
