@@ -9,14 +9,15 @@ import (
 )
 
 // ready makes the plans, programs and device buffers that are needed, within what is allowed.
-func (m *Model) ready(ctx context.Context, w *work, needed network.Needs) error {
-	if err := m.plan(ctx, w, needed); err != nil {
+func (w *work) ready(ctx context.Context, needed network.Needs) error {
+	m := w.model
+	if err := w.plan(ctx, needed); err != nil {
 		return err
 	}
-	m.recordChange(w)
+	w.recordChange()
 	m.place.Lock()
 	defer m.place.Unlock()
-	if err := m.arrive(w); err != nil {
+	if err := w.arrive(); err != nil {
 		return err
 	}
 	if err := m.net.TakeBuffers(); err != nil {
@@ -25,11 +26,36 @@ func (m *Model) ready(ctx context.Context, w *work, needed network.Needs) error 
 	if err := m.net.Load(ctx); err != nil {
 		return err
 	}
-	return m.settle(w)
+	return w.settle()
+}
+
+// adjust makes the budget what is allowed now, before a volume: with larger plans only where they are worth the time. place must be held.
+func (m *Model) adjust() error {
+	n, a := m.net, &m.allowance
+	if _, err := a.update(); err != nil {
+		return err
+	}
+	allowed := a.latest
+	if n.Forced { // as much as the device has now
+		if _, err := a.ask(); err != nil {
+			return err
+		}
+		most := tighter(allowed, cam.Budget{Bytes: max(1, a.usage.Available())})
+		n.Forced = most != allowed && !n.Full()
+		allowed = most
+	}
+	switch {
+	case len(n.Passes()) == 0:
+		n.Budget, n.Placed = allowed, false
+	case n.Exceeds(allowed), n.Outgrown(allowed):
+		return m.replan(allowed)
+	}
+	return nil
 }
 
 // plan chooses the placement of device buffers and the plans, and makes room for them.
-func (m *Model) plan(ctx context.Context, w *work, needed network.Needs) error {
+func (w *work) plan(ctx context.Context, needed network.Needs) error {
+	m := w.model
 	m.place.Lock()
 	defer m.place.Unlock()
 	if w.adjust {
@@ -50,7 +76,7 @@ func (w *work) BeforePass(ctx context.Context) error {
 	m := w.model
 	select {
 	case r := <-m.releases:
-		return m.release(w, r)
+		return w.release(r)
 	default:
 	}
 	if ctx.Err() != nil {
@@ -59,28 +85,31 @@ func (w *work) BeforePass(ctx context.Context) error {
 	if m.opt.Allow == nil {
 		return nil
 	}
-	allowed, fresh, err := m.allow()
+	a := &m.allowance
+	fresh, err := a.update()
 	if err != nil {
 		return err
 	}
+	allowed := a.latest
 	if m.net.Exceeds(allowed) {
-		if err := m.shrink(w, allowed, false); err != nil {
+		if err := w.shrink(allowed, false); err != nil {
 			return err
 		}
 		return errAgain
 	}
-	if u := m.allowance.usage; fresh && allowed.Bytes > 0 && u.Reserved > max(allowed.Bytes, u.Allocated) {
-		m.allowance.stale()
+	if u := a.usage; fresh && allowed.Bytes > 0 && u.Reserved > max(allowed.Bytes, u.Allocated) {
+		a.stale()
 		_, err = m.resident.Trim(max(0, allowed.Bytes-u.Allocated))
 	}
 	return err
 }
 
 // settle gives back what plans do not need any more after a change, and notes what there is now.
-func (m *Model) settle(w *work) error {
+func (w *work) settle() error {
+	m := w.model
 	if m.change != nil && m.resident != nil {
 		m.allowance.stale()
-		if _, err := m.ask(); err != nil {
+		if _, err := m.allowance.ask(); err != nil {
 			return err
 		}
 		keep := max(0, m.net.Taken-m.allowance.usage.Allocated) // for what is taken later: moments, pictures
@@ -97,8 +126,8 @@ func (m *Model) settle(w *work) error {
 }
 
 // recordChange records how plans have changed, once.
-func (m *Model) recordChange(w *work) {
-	n, was := m.net, m.change
+func (w *work) recordChange() {
+	n, was := w.model.net, w.model.change
 	if was == nil || was.level == "" || n.Taken == was.taken {
 		return
 	}

@@ -1,99 +1,57 @@
 package executor
 
 import (
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
 )
 
-// askEvery bounds the age of the device's figures that a pass is admitted by: asking takes a call of the driver, a pass as little as a
-// millisecond.
-const askEvery = 20 * time.Millisecond
-
 // allowance holds what computing may take, and the device's figures that this follows from.
 type allowance struct {
-	every  time.Duration
-	mu     sync.Mutex
-	asked  time.Time // of usage; zero: it is out of date
+	budget   cam.Budget                     // without a rule
+	rule     func(backend.Usage) cam.Budget // may be nil
+	resident backend.Resident               // whose figures they are; may be nil
+	every    time.Duration                  // the age of figures that are asked for again: asking takes a call of the driver
+
+	asked  atomic.Pointer[time.Time] // for usage; nil: it is out of date
 	usage  backend.Usage
 	latest cam.Budget
 }
 
-// stale marks the figures as out of date.
-func (a *allowance) stale() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.asked = time.Time{}
-}
+// stale marks the figures as out of date. It may be called at any time.
+func (a *allowance) stale() { a.asked.Store(nil) }
 
-// allow returns what computing may take now. Fresh reports whether the device was asked for it.
-func (m *Model) allow() (b cam.Budget, fresh bool, err error) {
-	a := &m.allowance
-	a.latest = m.opt.Budget
-	if m.opt.Allow == nil {
-		return a.latest, false, nil
+// update makes latest what computing may take now. Fresh reports whether the device was asked for it.
+func (a *allowance) update() (fresh bool, err error) {
+	a.latest = a.budget
+	if a.rule == nil {
+		return false, nil
 	}
-	if fresh, err = m.ask(); err != nil {
-		return b, false, err
+	if fresh, err = a.ask(); err == nil {
+		a.latest = a.rule(a.usage)
 	}
-	a.latest = m.opt.Allow(a.usage)
-	return a.latest, fresh, nil
+	return fresh, err
 }
 
 // ask updates the figures of the device's memory, if they are old.
-func (m *Model) ask() (fresh bool, err error) {
-	a := &m.allowance
-	if m.resident == nil || !a.old() {
+func (a *allowance) ask() (fresh bool, err error) {
+	if asked := a.asked.Load(); a.resident == nil || asked != nil && time.Since(*asked) < a.every {
 		return false, nil
 	}
-	u, err := m.resident.Usage()
+	u, err := a.resident.Usage()
 	if err != nil {
 		return false, err
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.usage, a.asked = u, time.Now()
+	now := time.Now()
+	a.usage = u
+	a.asked.Store(&now)
 	return true, nil
 }
 
-// old reports whether the figures are.
-func (a *allowance) old() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.asked.IsZero() || time.Since(a.asked) >= a.every
-}
-
-// allows reports whether the latest allowance is at least so many bytes.
-func (m *Model) allows(bytes int) bool {
-	b := m.allowance.latest
-	return b.Bytes == 0 || b.Bytes >= bytes
-}
-
-// adjust makes the budget what is allowed now, before a volume: with larger plans only where they are worth the time. Place must be held.
-func (m *Model) adjust() error {
-	n := m.net
-	allowed, _, err := m.allow()
-	if err != nil {
-		return err
-	}
-	if n.Forced { // as much as the device has now
-		if _, err := m.ask(); err != nil {
-			return err
-		}
-		most := tighter(allowed, cam.Budget{Bytes: max(1, m.allowance.usage.Available())})
-		n.Forced = most != allowed && !n.Full()
-		allowed = most
-	}
-	switch {
-	case len(n.Passes()) == 0:
-		n.Budget, n.Placed = allowed, false
-	case n.Exceeds(allowed), n.Outgrown(allowed):
-		return m.replan(allowed)
-	}
-	return nil
-}
+// allows reports whether the latest allowance is at least that many bytes.
+func (a *allowance) allows(bytes int) bool { return a.latest.Bytes == 0 || a.latest.Bytes >= bytes }
 
 // tighter returns the smaller of two budgets.
 func tighter(a, b cam.Budget) cam.Budget {
@@ -101,17 +59,4 @@ func tighter(a, b cam.Budget) cam.Budget {
 		return b
 	}
 	return a
-}
-
-// change describes the plans before a change of plans.
-type change struct {
-	level cam.Level // "" where there were none, or once the change was recorded
-	taken int
-}
-
-// replan forgets the plans, and gives back what others have no use for. Place must be held.
-func (m *Model) replan(to cam.Budget) error {
-	m.change = &change{m.net.Level(), m.net.Taken}
-	m.allowance.stale()
-	return m.net.Replan(to)
 }

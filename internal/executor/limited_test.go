@@ -313,7 +313,7 @@ func (b *limited) Heatmap(dst, signed backend.Field, c cam.Choice, from, to [3]i
 	return finding, err
 }
 
-// limitedMoments are moments, on the device if they take bytes. A call that fails leaves them as betweenVolumes knows.
+// limitedMoments are moments, on the device if they take bytes. A call that fails leaves them in no known state.
 type limitedMoments struct {
 	backend.Moments
 	b     *limited

@@ -112,7 +112,8 @@ func TestReleasesWhileVolumesOverlap(t *testing.T) {
 	volumes, req := series(t, 4), briefRequests()[0]
 	want := expected(t, volumes, req)
 	b := newLimited(t, openCPU(t), 1<<30)
-	m := openOn(t, b, executor.Options{Ahead: true, Shuttle: executor.ShuttleIdle, ShuttleAfter: time.Microsecond})
+	m := openOn(t, b, executor.Options{Ahead: true, Shuttle: executor.ShuttleIdle})
+	m.IdleFor(time.Microsecond)
 	ctx, stop := context.WithCancel(t.Context())
 	var others sync.WaitGroup
 	others.Go(func() {
@@ -269,7 +270,8 @@ func TestShuttleIdle(t *testing.T) {
 	volumes, req := series(t, 1), briefRequests()[1]
 	want := expected(t, volumes, req)
 	b := newLimited(t, openCPU(t), 1<<30)
-	m := openOn(t, b, executor.Options{Shuttle: executor.ShuttleIdle, ShuttleAfter: 20 * time.Millisecond})
+	m := openOn(t, b, executor.Options{Shuttle: executor.ShuttleIdle})
+	m.IdleFor(20 * time.Millisecond)
 	for round := range 2 {
 		r, err := m.Explain(t.Context(), volumes[0], req)
 		if err != nil {
@@ -289,7 +291,8 @@ func TestShuttleIdle(t *testing.T) {
 	}
 	b.clean("closed")
 
-	m = openOn(t, b, executor.Options{Shuttle: executor.ShuttleIdle, ShuttleAfter: time.Hour})
+	m = openOn(t, b, executor.Options{Shuttle: executor.ShuttleIdle})
+	m.IdleFor(time.Hour)
 	if _, err := m.Explain(t.Context(), volumes[0], req); err != nil {
 		t.Fatal(err)
 	}

@@ -23,8 +23,6 @@ type Explanation struct {
 	done      int // passes through the network
 	total     int
 	samplings []*sampling       // of methods that have points of their own
-	scores    map[int][]float32 // by method: those of its points
-	verified  bool              // maps were compared with what their theory says
 	ready     *network.Gradient // the program that has gone forward on the volume, and no further
 	back      returns
 	atOnce    bool // maps and heatmaps are brought before anything else is done
@@ -46,9 +44,7 @@ func New(v *volume.Volume, req cam.Request, executor Executor) (*Explanation, er
 	if err := v.CheckFinite(); err != nil {
 		return nil, err
 	}
-	e := &Explanation{
-		executor: executor, req: req, volume: v, choices: choices, byKind: map[network.Kind][]int{}, scores: map[int][]float32{},
-	}
+	e := &Explanation{executor: executor, req: req, volume: v, choices: choices, byKind: map[network.Kind][]int{}}
 	e.low, e.high = extent(v.Data)
 	e.result.Methods = make([]cam.MethodResult, len(choices))
 	for i, c := range choices {

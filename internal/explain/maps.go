@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"maps"
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/network"
@@ -34,19 +34,10 @@ func (e *Explanation) finish(ctx context.Context, i int, signed *network.Output,
 	if e.low == e.high {
 		r.Degrade(fmt.Sprintf("every voxel of the volume has the value %g, so that there is nothing in it to see", e.low))
 	}
-	if another := e.another(i); another != "" {
-		r.Status = cam.StatusDegraded
-		r.Reason = strings.TrimPrefix(r.Reason+"; "+another, "; ")
+	if l := e.result.Layer; l != nil && l.AnotherTensor != "" && e.choices[i].Convention.Kind() == cam.AtLayer {
+		r.Degrade(l.AnotherTensor)
 	}
 	return nil
-}
-
-// another returns why the tensor that method i looks at is not the one that was asked for; "" if it is.
-func (e *Explanation) another(i int) string {
-	if e.result.Layer == nil || e.choices[i].Convention.Kind() != cam.AtLayer {
-		return ""
-	}
-	return e.result.Layer.AnotherTensor
 }
 
 // take brings the content of an output buffer to the result of method i.
@@ -92,7 +83,7 @@ func (e *Explanation) Complete() error {
 	return late
 }
 
-// Result returns the result, after Complete, without Execution.
+// Result returns the result, without Execution. It is called once, after Complete.
 func (e *Explanation) Result() *cam.Result {
 	e.verify()
 	for i := range e.result.Methods {
@@ -105,21 +96,17 @@ func (e *Explanation) Result() *cam.Result {
 
 // verify compares maps with the properties that their theory gives them.
 func (e *Explanation) verify() {
-	if e.verified {
-		return
-	}
-	e.verified = true
-	for i, scores := range e.scores {
-		m := &e.result.Methods[i]
-		if m.Map == nil || m.Status == cam.StatusFailed {
-			continue
-		}
-		figures, reason := e.choices[i].Verify(m.Map, e.result.Logits[e.result.TargetClass], scores)
-		for name, value := range figures {
-			m.Parameters[name] = value
-		}
-		if reason != "" {
-			m.Degrade(reason)
+	for _, s := range e.samplings {
+		for _, i := range s.which {
+			m := &e.result.Methods[i]
+			if m.Map == nil || m.Status == cam.StatusFailed {
+				continue
+			}
+			figures, reason := e.choices[i].Verify(m.Map, e.result.Logits[e.result.TargetClass], s.scores)
+			maps.Copy(m.Parameters, figures)
+			if reason != "" {
+				m.Degrade(reason)
+			}
 		}
 	}
 }

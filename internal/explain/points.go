@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"maps"
 	"time"
 
 	"github.com/voxcam/voxcam/cam"
@@ -113,10 +113,7 @@ func (e *Explanation) sample(ctx context.Context, s *sampling, left []int) error
 	}
 	for _, i := range left {
 		m := &e.result.Methods[i]
-		for name, value := range s.points.Parameters {
-			m.Parameters[name] = value
-		}
-		e.scores[i] = slices.Clone(s.scores)
+		maps.Copy(m.Parameters, s.points.Parameters)
 		to := e.net.Buffers.Output(nil)
 		made := s.moments.Map(to.Free(), e.choices[i], e.net.Buffers.Volume, s.points.At(n-1).Baseline)
 		if err := e.finish(ctx, i, to, e.volume.Dims(), made); err != nil {

@@ -1,0 +1,117 @@
+package executor
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/internal/backend"
+	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/network"
+	"github.com/voxcam/voxcam/volume"
+)
+
+// Begin implements explain.Overlapping. On a backend without memory for it, the volume waits where the caller has it.
+func (m *Model) Begin(ctx context.Context, v *volume.Volume, req cam.Request) (explain.Work, error) {
+	w := &work{model: m, volume: v, class: req.Target.Class, onEvent: req.OnEvent}
+	e, err := explain.New(v, req, w)
+	if err != nil {
+		return nil, err
+	}
+	w.e = e
+	select {
+	case m.begun <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if m.closed {
+		<-m.begun
+		return nil, cam.ErrClosed
+	}
+	if err := w.wait(); err != nil {
+		switch m.trouble(err) {
+		case backend.NoMemory, backend.Transient: // it is brought when its turn comes
+			w.Record(cam.EventFailed, "the volume could not wait on the device: %v", err)
+		default:
+			w.left()
+			return nil, err
+		}
+	}
+	m.rest()
+	return w, nil
+}
+
+// Compute implements explain.Work. After a *MemoryError or a *TransientError it may be called again, and goes on.
+func (w *work) Compute(ctx context.Context) error {
+	m := w.model
+	defer w.left()
+	if err := m.enter(ctx); err != nil {
+		return err
+	}
+	defer m.rest()
+	defer m.leave()
+	w.ctx, w.adjust = ctx, true
+	w.publishPending()
+	err := w.retrying(ctx, func() error { return w.attempt(ctx) })
+	if w.waits = nil; err != nil {
+		return err
+	}
+	if m.opt.Shuttle == ShuttleAlways {
+		m.vacate()
+		w.addShuttleOut()
+	}
+	return nil
+}
+
+// attempt binds the model to the volume's shape and makes an attempt.
+func (w *work) attempt(ctx context.Context) error {
+	m := w.model
+	if err := m.bind(ctx, shapeOf(w.volume)); err != nil {
+		return network.SuggestAxes(err, w.volume)
+	}
+	if c := w.class; c.Kind != cam.ClassPredicted && (c.Index < 0 || c.Index >= m.net.ClassCount) {
+		return fmt.Errorf("class %d is out of range: %s has classes 0 to %d", c.Index, m.file.Path(), m.net.ClassCount-1)
+	}
+	err := w.ready(ctx, w.e.Needs())
+	if err == nil {
+		err = w.bring()
+	}
+	if err == nil {
+		err = w.e.Attempt(ctx, m.net)
+	}
+	return m.intact(err)
+}
+
+// Result implements explain.Work.
+func (w *work) Result() (*cam.Result, error) {
+	if err := w.complete(); err != nil {
+		return nil, err
+	}
+	r := w.e.Result()
+	r.Execution = w.execution
+	return r, nil
+}
+
+// complete waits for what comes back, and computes again what could not.
+func (w *work) complete() error {
+	m := w.model
+	late := w.e.Complete()
+	if late == nil {
+		return nil
+	}
+	if err := m.enter(w.ctx); err != nil {
+		return err
+	}
+	defer m.rest()
+	defer m.leave()
+	w.there, w.waits = nil, nil
+	if err := w.nextAttempt(w.ctx, late); err != nil {
+		return err
+	}
+	return w.retrying(w.ctx, func() error { return w.attempt(w.ctx) })
+}
+
+// Explain implements explain.Explainer.
+func (m *Model) Explain(ctx context.Context, v *volume.Volume, req cam.Request) (*cam.Result, error) {
+	return explain.One(ctx, m, v, req)
+}
