@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +17,13 @@ import (
 	"github.com/voxcam/voxcam/volume"
 	"github.com/voxcam/voxcam/volume/format"
 )
+
+// goldenCase is case.json of a golden case.
+type goldenCase struct {
+	Target string `json:"target_layer"`
+	Class  int    `json:"target_class"`
+	Grid   []int  `json:"token_grid"`
+}
 
 // A smaller budget costs time, not truth: from the smallest plan up, every golden model gives what it gives with whole tensors,
 // to 1e-5 of the maximum.
@@ -146,4 +154,20 @@ func tryExplain(path string, opt executor.Options, v *volume.Volume, methods []s
 	}
 	defer m.Close()
 	return m.Explain(context.Background(), v, cam.Request{Methods: methods, Target: cam.Target{Class: cam.Class{Kind: cam.ClassIndex, Index: class}}})
+}
+
+// worst is the largest difference relative to the largest magnitude of want; differing lengths and NaN are infinitely bad.
+func worst(got, want []float32) float64 {
+	if len(got) != len(want) {
+		return math.Inf(1)
+	}
+	off, top := 0.0, 1e-30
+	for i := range want {
+		d := math.Abs(float64(got[i]) - float64(want[i]))
+		if math.IsNaN(d) {
+			return math.Inf(1)
+		}
+		off, top = max(off, d), max(top, math.Abs(float64(want[i])))
+	}
+	return off / top
 }

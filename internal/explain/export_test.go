@@ -10,6 +10,20 @@ import (
 	"github.com/voxcam/voxcam/volume"
 )
 
+// Place makes a network ready for an explanation, and brings the volume to where it reads it.
+func Place(ctx context.Context, n *network.Network, v *volume.Volume, e *Explanation) error {
+	if err := n.Require(ctx, e.Needs()); err != nil {
+		return err
+	}
+	if err := n.TakeBuffers(); err != nil {
+		return err
+	}
+	if err := n.Load(ctx); err != nil {
+		return err
+	}
+	return n.Backend.Upload(n.Buffers.Volume, v.Data, v.Channels)
+}
+
 // Staying is a volume that is explained over and over where it is: maps and heatmaps are left there, too.
 type Staying struct{ e *Explanation }
 
@@ -19,17 +33,8 @@ func Stay(ctx context.Context, n *network.Network, v *volume.Volume, req cam.Req
 	if err != nil {
 		return nil, err
 	}
-	if err := n.Require(ctx, e.Needs()); err != nil {
-		return nil, err
-	}
-	if err := n.TakeBuffers(); err != nil {
-		return nil, err
-	}
-	if err := n.Load(ctx); err != nil {
-		return nil, err
-	}
 	e.net = n
-	return &Staying{e}, n.Backend.Upload(n.Buffers.Volume, v.Data, v.Channels)
+	return &Staying{e}, Place(ctx, n, v, e)
 }
 
 // stays is an Executor that leaves maps where they are.

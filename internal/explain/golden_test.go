@@ -1,7 +1,6 @@
-package executor_test
+package explain_test
 
 import (
-	"context"
 	"encoding/json"
 	"io"
 	"math"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend/cpu"
-	"github.com/voxcam/voxcam/internal/executor"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/volume/array"
 	"github.com/voxcam/voxcam/internal/volume/npy"
@@ -78,16 +76,11 @@ func checkGolden(t *testing.T, dir, form string, c goldenCase) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	opt := executor.Options{ModelOptions: network.ModelOptions{TargetLayer: c.Target}}
+	opt := network.ModelOptions{TargetLayer: c.Target}
 	if c.Grid != nil {
 		opt.TokenGrid = [3]int(c.Grid)
 	}
-	m, err := executor.Open(context.Background(), filepath.Join(dir, "model."+form+".onnx"), b, opt)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
-
+	n := bind(t, b, filepath.Join(dir, "model."+form+".onnx"), opt, v)
 	req := cam.Request{
 		Methods: []string{"saliency"}, Target: cam.Target{Class: cam.Class{Kind: cam.ClassIndex, Index: c.Class}},
 		NSamples: c.Samples, NoiseLevel: c.NoiseLevel,
@@ -102,10 +95,7 @@ func checkGolden(t *testing.T, dir, form string, c goldenCase) {
 			t.Fatalf("%d values of noise for %d draws of %d voxels", len(noise.Data), c.Samples, len(v.Data))
 		}
 	}
-	r, err := m.Explain(context.Background(), v, req)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := explainOn(t, n, v, req)
 	limit, why := tolerance, ""
 	if l, ok := limits[filepath.Base(dir)+"/"+form]; ok {
 		limit, why = l.tolerance, " ("+l.why+")"
