@@ -1,14 +1,14 @@
 // Package ir is the program's representation of a network: a graph of operations on values with static shapes.
 //
 // A Graph is a list of nodes in topological order. Every value is defined once: by a node, as an input, or as a constant.
-// Tensors are row-major in the order of their axes; operations on images are channels-last, [N, D, H, W, C]. What an
-// operation means, its shape rule and its gradient are one entry in package op.
+// Tensors are row-major in the order of their axes; operations on images are channels-last, [N, D, H, W, C]. The meaning of an
+// operation, its shape rule and its gradient are one entry in package op.
 //
 // Invariants, checked by Verify:
 //
 //	G1 a node's inputs are defined before it: inputs, constants, or outputs of earlier nodes
 //	G2 a value is defined once
-//	G3 output shapes and types are what the operation's shape rule says
+//	G3 output shapes and types follow from the operation's shape rule
 //	G4 outputs and targets are values of the graph
 package ir
 

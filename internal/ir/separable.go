@@ -37,7 +37,7 @@ func Copies(n int, source func(i int) int) Taps {
 // Unchanged returns the taps of an axis of n positions that stays as it is.
 func Unchanged(n int) Taps { return Copies(n, func(i int) int { return i }) }
 
-// Transposed returns the same relation seen from the input, whose axis has n positions: the taps of the gradient.
+// Transposed returns the same relation seen from the input, with an axis of n positions: the taps of the gradient.
 func (t Taps) Transposed(n int) Taps {
 	out := make(Taps, n)
 	for to, terms := range t {

@@ -19,7 +19,7 @@ import (
 //	output %2
 //	target %2 "NDHWC" "layer4"
 //
-// It is lossless: Parse of what Write wrote gives the same graph.
+// It is lossless: Parse of the output of Write gives the same graph.
 
 // Write prints g. With elide, the data of constants of more than eight elements are left out; such a text cannot be parsed.
 func (g *Graph) Write(w io.Writer, elide bool) error {
@@ -310,7 +310,7 @@ func (p *parser) node() {
 	p.g.Nodes = append(p.g.Nodes, n)
 }
 
-// attr reads what formatAttr wrote into v.
+// attr reads the output of formatAttr into v.
 func (p *parser) attr(v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Struct:

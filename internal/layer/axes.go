@@ -10,7 +10,7 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// Letters of pieces. Depth, height and width are places in the volume; the others are none.
+// Letters of pieces. Those of space are places in the volume; the others are not.
 const (
 	space    = "DHW"
 	channels = 'C' // features of a place
@@ -22,7 +22,7 @@ type piece struct {
 	letter     byte
 	size, unit int
 	line       *line  // of a letter in space
-	why        string // of mixed: what happened
+	why        string // of mixed: the operation that did it
 }
 
 // place reports whether the piece tells cells of a letter in space apart, not positions inside such a cell.
@@ -77,7 +77,7 @@ func of(letter byte, size int) axis {
 	return axis{pieces: []piece{{letter: letter, size: size, unit: 1}}}
 }
 
-// lost returns an axis whose places are not known, and why.
+// lost returns an axis whose places are not known, for the reason given.
 func lost(size int, format string, args ...any) axis {
 	a := of(mixed, size)
 	for i := range a.pieces {
@@ -183,8 +183,8 @@ func (a *axis) join(p piece) {
 	a.pieces = append(a.pieces, p)
 }
 
-// reshaped carries axes over to another shape with the same elements: axes are joined and split. Where it cuts across them, they are
-// lost.
+// reshaped carries axes over to another shape with the same elements: axes are joined and split. Where the new shape cuts across axes,
+// they are lost.
 func (t *traced) reshaped(to tensor.Shape) *traced {
 	type item struct {
 		piece
@@ -299,7 +299,7 @@ func (a axis) resampled(r resampling) axis {
 	return lost(r.out, "windows of %d positions, %d apart, cut across them", r.span, r.stride)
 }
 
-// part returns the axis behind a slice. narrow takes the letters of which one position is left.
+// part returns the axis behind a slice, and notes in narrow the letters that keep a single position.
 func (a axis) part(start, step, count int, narrow map[byte]rest) axis {
 	size := a.size()
 	if start == 0 && step == 1 && count == size {
@@ -533,8 +533,8 @@ func (t *traced) public() (ir.Axes, error) {
 	return axes, nil
 }
 
-// cut describes the part of the volume that the network cut off before the value: the map of the rest is spread over the whole. A quarter of an axis
-// and more is an error.
+// cut describes the part of the volume that the network cut off before the value: the map of the rest is spread over the whole. A quarter
+// of an axis and more is an error.
 func (t *traced) cut() (warnings []string, err error) {
 	for k, l := range []byte(space) {
 		left, cropped := t.narrow[l]

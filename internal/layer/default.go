@@ -14,9 +14,9 @@ import (
 // ErrNoSpatialLayer is wrapped when a model has no layer with more than one place in space.
 var ErrNoSpatialLayer = errors.New("the model has no layer with spatial extent before its scores")
 
-// last finds the layer that an expert takes: the last one with places in at least two directions, if there is one, that the graph can
-// place, that still has features and not the scores of classes by place, and whose gradient is not zero by construction. It does not
-// depend on how an exporter lays tensors out: of the same tensor in several layouts, it is the one that was computed.
+// last finds the layer that an expert takes: the last one that has places, in at least two directions if any layer has, that the graph can
+// place in the volume, that has features and not yet class scores by place, and whose gradient is not zero by construction. The layout of an
+// exporter does not matter: of one tensor in several layouts, it is the tensor as it was computed.
 func (idx *index) last(req Request) (Match, error) {
 	d := idx.depend()
 	for _, letters := range []int{2, 1} {
@@ -70,7 +70,7 @@ func (idx *index) unplaced(d *dependence, req Request) error {
 	return nil
 }
 
-// moved returns the layer in the layout in which it is the output of a module: convolutional networks move channels to the end for a norm
+// moved returns the layer in the layout of a module's output: convolutional networks move channels to the end for a norm
 // and back again. It is the layer itself if there is no such module.
 func (idx *index) moved(t Match) Match {
 	for v := t.Value; len(idx.readers[v]) == 1; {
@@ -109,7 +109,7 @@ func (idx *index) ends(d *dependence, letters int, req Request) (found []*ir.Val
 	return found
 }
 
-// copies are operations whose output has no features that the input does not have: other layouts, borders, means.
+// copies are operations whose output has only features of the input: other layouts, borders, means.
 var copies = map[string]bool{
 	"AveragePool": true, "Cast": true, "Dropout": true, "Expand": true, "Flatten": true, "Gather": true, "Identity": true, "Pad": true,
 	"Reshape": true, "Resize": true, "Slice": true, "Split": true, "Squeeze": true, "Tile": true, "Transpose": true, "Unsqueeze": true,
@@ -234,7 +234,7 @@ var linear = op.UnaryOp("Linear")
 // attends reports whether a node is a product of two values, as attention is.
 func attends(n *ir.Node) bool { return n.Op == op.MatMul && !constant(n) }
 
-// passes reports whether a node hands on what it reads, in another form or scaled.
+// passes reports whether a node hands on its input, in another form or scaled.
 func passes(n *ir.Node) bool {
 	switch n.Op {
 	case op.Reshape, op.Transpose, op.Expand, op.Slice, op.Concat, op.Gather, op.Pad, op.Softmax, op.LayerNorm, op.Affine, linear:

@@ -23,8 +23,8 @@ type InputOrder struct {
 }
 
 // InputAxes finds the order of the axes of a file's input from the first operation that treats channels and space differently: the
-// channels of a convolution, or what a matrix product sums over while it keeps the other axes as places. An error asks for the order.
-// memory bounds the bytes that looking takes, as onnx.Options.Memory.
+// channels of a convolution, or the axis that a matrix product sums over while it keeps the other axes as places. An error asks for the order.
+// memory bounds the bytes of the search, as onnx.Options.Memory.
 func InputAxes(ctx context.Context, file *onnx.Model, memory int) (InputOrder, error) {
 	inputs := file.Inputs()
 	if len(inputs) != 1 || len(inputs[0].Dims) != 4 && len(inputs[0].Dims) != 5 {
@@ -115,7 +115,7 @@ func channelAxis(g *ir.Graph, shape []int) int {
 	return 0
 }
 
-// channelOf returns the axis of the input that an operation sums over, if it keeps the others as places.
+// channelOf returns the axis of the input that an operation sums over, if it keeps the other axes as places.
 func channelOf(t *traced, features axis, kept []axis, letters string, shape []int) int {
 	has := func(a axis, l byte) bool {
 		return slices.ContainsFunc(a.pieces, func(p piece) bool { return p.letter == l && p.place() })

@@ -1,11 +1,11 @@
-// Package layer finds the activation that a user means by a layer's name, and says how its axes lie in the volume.
+// Package layer finds the activation that a user means by a layer's name, and traces its axes back to those of the volume.
 //
 // A layer is named as PyTorch names modules (backbone1._conv_head, layer4), or by a value or a node of the file. Exporters leave
 // two traces of modules, the scope of a node and the names of the parameters that it reads, and both are incomplete: the
 // TorchScript exporter loses the parents of modules that are reached by a method call, and numbers calls so that they look like
 // names; both fold a BatchNorm into the convolution before it, so that the convolution's own output is not in the file; and nothing
-// says whether a ReLU runs in place. tools/export_onnx.py writes all that into the file. In other files what is not known is
-// assumed, and Target.Warnings says so.
+// says whether a ReLU runs in place. tools/export_onnx.py writes all that into the file. In other files the missing facts are
+// assumed, with a line in Match.Warnings.
 package layer
 
 import (
@@ -34,14 +34,14 @@ type Request struct {
 type Match struct {
 	ir.Target
 	Grid [3]int // cells along depth, height, width
-	// Module is the module whose output Value is, or stands for; "" where a value was named. Of its Calls in the file it is number
-	// Call, the first being 1.
+	// Module is the module whose output Value is, or stands for; "" where a value was named. The module is called Calls times in the file;
+	// this is call number Call, from 1.
 	Module      string
 	Call, Calls int
 	// Another is the reason why Value is not the module's own output, which the file does not have; "" if it is that output.
 	Another  string
 	Warnings []string // assumptions, and other things that the user should know
-	Notes    []string // choices that were made, of interest to those who wonder
+	Notes    []string // choices that were made, for readers who want to know
 }
 
 // ListsAll is the advice in errors that name only some layers.
@@ -52,7 +52,7 @@ type NotFoundError struct {
 	Name       string
 	Ambiguous  bool
 	Candidates []string
-	Hint       string // what may have become of the layer, "" if nothing is known
+	Hint       string // the likely reason why the layer is missing; "" if none is known
 }
 
 func (e *NotFoundError) Error() string {
@@ -66,7 +66,7 @@ func (e *NotFoundError) Error() string {
 	return fmt.Sprintf("%s %q%s%s (%s)", what, e.Name, hint, strings.Join(e.Candidates, ", "), ListsAll)
 }
 
-// exportTool has the advice for exports that lack what is asked for.
+// exportTool is the advice for files without the needed facts about modules.
 const exportTool = "export the model with tools/export_onnx.py"
 
 // Find resolves a request on a graph as imported, before any pass.
@@ -109,7 +109,7 @@ func (idx *index) named(name string) (Match, error) {
 	}
 	for head, tail := cutHead(name, ""); tail != ""; head, tail = cutHead(tail, head) {
 		if idx.called(head) {
-			break // the file knows what is in it
+			break // the file names the parts of that module
 		}
 		found, err := idx.exactly(&t, tail)
 		if err != nil {
@@ -267,7 +267,7 @@ func (idx *index) judgeNumbers(t *Match, name string, nodes []int) {
 		return
 	}
 	if slices.ContainsFunc(nodes, func(i int) bool { return slices.ContainsFunc(idx.m.Nodes[i].InputNames, parameter) }) {
-		return // which say whose they are
+		return // parameters name their module
 	}
 	other := idx.numbered(name)
 	if base, k := cutNumber(name); other == "" && k > 0 && len(idx.stated(base)) > 0 && !complete(idx.m.Nodes[nodes[0]]) {
@@ -343,7 +343,7 @@ func (idx *index) ambiguous(name string, values []*ir.Value) error {
 	return e
 }
 
-// candidates returns the modules whose names are near, then those whose output has spatial extent, the last ones first.
+// candidates returns the modules with similar names, then those whose output has spatial extent, the last ones first.
 func (idx *index) candidates(name string) []string {
 	const most, long = 12, 200 // comparing takes time by the product of lengths
 	type near struct {
@@ -390,8 +390,8 @@ func (idx *index) candidates(name string) []string {
 	return out[:min(len(out), most)]
 }
 
-// label names a value as a user would: by the innermost module that is called once and whose output it is, else by one that is called
-// more often, else by its name in the file. Naming it finds the same value again.
+// label names a value as a user would: by the innermost module that is called once and whose output it is, else by a module that is called
+// more often, else by its name in the file. The name finds the same value again.
 func (idx *index) label(v *ir.Value) Match {
 	var found []Match
 	for _, path := range idx.around(v) {
@@ -438,7 +438,7 @@ func (idx *index) around(v *ir.Value) (paths []string) {
 	return paths
 }
 
-// callOf returns the call of a module whose output is a value.
+// callOf returns the call of a module whose output is v.
 func (idx *index) callOf(path string, calls int, v *ir.Value) (t Match, err error) {
 	for k := 1; k <= calls; k++ {
 		if t, err = idx.named(fmt.Sprintf("%s@%d", path, k)); err == nil && t.Value == v {

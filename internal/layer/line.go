@@ -11,7 +11,7 @@ type line struct {
 	voxels   int        // of the volume along the letter
 	first    float64    // voxel where the first one in the volume begins
 	step     float64    // voxels from one to the next
-	cut      [2]float64 // voxels that the network cut off in front and behind, less what it had padded there
+	cut      [2]float64 // voxels that the network cut off in front and behind, less those that it had padded there
 	reversed bool       // position 0 is the last one in the volume
 	order    []segment  // runs of positions, in the tensor's order, where that is not the volume's (a roll); else nil
 }
@@ -25,7 +25,7 @@ type rest struct {
 	voxels   int // of the volume
 }
 
-// like reports whether two lines show the same voxels at the same positions, but for what convolutions without padding lose at borders.
+// like reports whether two lines show the same voxels at the same positions, but for the borders that convolutions without padding lose.
 func (l *line) like(m *line) bool {
 	if l == m {
 		return true
@@ -39,7 +39,7 @@ func (l *line) like(m *line) bool {
 // stride of 0 is a resize.
 type resampling struct{ out, span, stride, before int }
 
-// resampled returns the line behind windows: the voxels stay, the positions become others.
+// resampled returns the line behind windows: of the same voxels, with other positions.
 func (l line) resampled(r resampling) line {
 	if r.out == l.n && r.stride == 1 {
 		return l
@@ -102,12 +102,12 @@ func (l line) part(start, step, count int) (line, bool) {
 	return l, true
 }
 
-// cropped returns what is left of a line, and whether more than half a position was cut off.
+// cropped returns the remaining part of a line, and whether more than half a position was cut off.
 func (l *line) cropped() (left rest, cropped bool) {
 	return rest{max(l.cut[0], 0), float64(l.voxels) - max(l.cut[1], 0), l.voxels}, max(l.cut[0], l.cut[1]) > l.step/2
 }
 
-// line returns the line of n even positions in what is left.
+// line returns the line of n even positions in the remaining part.
 func (r rest) line(n int) line {
 	return line{n: n, voxels: r.voxels, first: r.from, step: (r.to - r.from) / float64(n), cut: [2]float64{r.from, float64(r.voxels) - r.to}}
 }

@@ -14,7 +14,7 @@ type index struct {
 	m       *onnx.Imported
 	members []member           // of the nodes of m.Nodes
 	lost    map[string]bool    // modules that parameters know, but no scope: they were entered by a method call
-	record  map[string][]entry // what tools/export_onnx.py wrote of each module's calls; nil if it did not
+	record  map[string][]entry // the calls of each module, by tools/export_onnx.py; nil without
 	axes    map[*ir.Value]*traced
 	readers map[*ir.Value][]int // nodes of m.Nodes that read a value
 	makers  map[*ir.Value]int   // the node of m.Nodes that computes a value
@@ -22,11 +22,11 @@ type index struct {
 
 // member says which modules a node belongs to.
 type member struct {
-	// stack are the modules whose calls the node is in, from the outermost in, the root left out. The last is its own.
+	// stack lists the modules in whose calls the node is, from the outermost inwards, without the root. The last is its own.
 	stack []string
 	// stated is the own module as the file states it: parents may be missing, and the number of a call is at its end.
 	stated string
-	// parts are modules whose parameters the node reads although its own module is one around them.
+	// parts are modules inside its own one whose parameters the node reads.
 	parts []string
 	// conv is the convolution that the exporter folded the node's own module, a norm, into.
 	conv string
@@ -106,7 +106,7 @@ func (idx *index) findFolded() {
 // findCalls takes the numbers off scopes of the TorchScript exporter: it calls the second call of relu relu_1.
 func (idx *index) findCalls() {
 	all, nodes := map[string][]int{}, map[string][]int{} // by scope as stated; nodes compute something
-	outer := map[string]bool{}                           // scopes that others are in: numbers are at the innermost only
+	outer := map[string]bool{}                           // scopes with scopes inside: only the innermost have numbers
 	for i, n := range idx.m.Nodes {
 		b := &idx.members[i]
 		if complete(n) || len(b.stack) == 0 {
@@ -156,8 +156,8 @@ func cutNumber(scope string) (base string, k int) {
 	return scope[:i], k
 }
 
-// sameModule reports whether nodes are another call of the module that others are a call of, and whether that is sure: the same
-// operations, and the same parameters. Without parameters it is likely.
+// sameModule reports whether two lists of nodes are calls of the same module, and whether that is sure: they have the same operations and
+// the same parameters. Without parameters it is likely.
 func (idx *index) sameModule(base string, first, again []int) (same, sure bool) {
 	if len(first) != len(again) {
 		return false, false
@@ -194,10 +194,10 @@ func parameter(name string) bool {
 
 func endsWith(path, tail string) bool { return path == tail || strings.HasSuffix(path, "."+tail) }
 
-// findParents restores what scopes of the TorchScript exporter lack: the modules that are entered by a method call. Parameters know
-// them.
+// findParents restores the modules that scopes of the TorchScript exporter lack, those entered by a method call, from the paths of
+// parameters.
 func (idx *index) findParents() {
-	alias := map[string]string{} // of a scope, the path that parameters know; "" where they disagree
+	alias := map[string]string{} // by scope, its path in the names of parameters; "" where they disagree
 	paths := make([]string, len(idx.m.Nodes))
 	for i, n := range idx.m.Nodes {
 		b := &idx.members[i]
@@ -235,7 +235,7 @@ func (idx *index) findParents() {
 			continue
 		}
 		own := b.own()
-		scope := own // the longest that fits is what the parameters say
+		scope := own // the longest known part is the right one
 		for scope != "" && alias[scope] == "" {
 			scope = parent(scope)
 		}
@@ -309,7 +309,7 @@ func (idx *index) called(path string) bool {
 	return !idx.lost[path] && slices.ContainsFunc(idx.members, func(b member) bool { return slices.Contains(b.stack, path) || b.conv == path })
 }
 
-// calls groups the nodes of a module by the call that they belong to. Where the file does not tell calls apart, there is one.
+// calls groups the nodes of a module by their call. Where the file does not tell calls apart, there is one group.
 func (idx *index) calls(path string, nodes []int) [][]int {
 	nodes = slices.DeleteFunc(slices.Clone(nodes), func(i int) bool { return !computes(idx.m.Nodes[i]) })
 	if len(nodes) == 0 {
@@ -396,8 +396,8 @@ func (idx *index) steps(path string, nodes []int) []string {
 	return steps
 }
 
-// leaving returns the values that the nodes compute and that others read. Others do not count while what they compute comes
-// back: they belong to the module and have lost their scope, or the module is called again, and its last result is meant.
+// leaving returns the values that the nodes of a module compute for readers outside. Nodes outside whose results come back do not count:
+// they belong to the module and have lost their scope, or the module is called again, and its last result is meant.
 func (idx *index) leaving(nodes []int) (values []*ir.Value) {
 	inside := map[int]bool{}
 	for _, i := range nodes {

@@ -9,7 +9,7 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// Layouts are the layouts that have a name. Others are letters, one for each axis of the layer.
+// Layouts are the layouts that have a name. Other layouts are letters, one for each axis of the layer.
 var Layouts = []string{"auto", "channels-first", "channels-last"}
 
 // named are the letters that a name stands for, by the number of axes.
@@ -100,7 +100,7 @@ func (idx *index) place(t *Match, req Request) error {
 	return nil
 }
 
-// tokensOnly returns the layout of a layer of which only the grid of its tokens is given: "" where that is not enough.
+// tokensOnly returns the layout of a layer from the grid of its tokens alone; "" where that is not enough.
 func tokensOnly(s tensor.Shape, req Request) string {
 	letters := []byte(strings.Repeat("N", len(s)))
 	for i, n := range s {

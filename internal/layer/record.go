@@ -7,7 +7,7 @@ import (
 	"github.com/voxcam/voxcam/internal/onnx"
 )
 
-// recordKey is the key of the file's metadata under which tools/export_onnx.py writes what it saw of the modules.
+// recordKey is the key of the file's metadata under which tools/export_onnx.py writes the calls of modules.
 const recordKey = "voxcam.modules"
 
 // entry has the tool's observations of a call of a module.
@@ -18,7 +18,7 @@ type entry struct {
 	InPlace bool `json:"in_place"`
 }
 
-// recordOf reads what the tool wrote: the calls of each module, in order. It is nil for files of others, and for damaged text.
+// recordOf reads the tool's record: the calls of each module, in order. It is nil for other files, and for damaged text.
 func recordOf(m *onnx.Model) map[string][]entry {
 	var modules map[string][]entry
 	if json.Unmarshal([]byte(m.Metadata[recordKey]), &modules) != nil {
@@ -27,7 +27,7 @@ func recordOf(m *onnx.Model) map[string][]entry {
 	return modules
 }
 
-// recorded finds the output of a module by what the tool wrote.
+// recorded finds the output of a module by the tool's record.
 func (idx *index) recorded(t *Match, name string, calls []entry) error {
 	t.Module, t.Calls = name, len(calls)
 	if t.Call == 0 {

@@ -70,7 +70,7 @@ var rules = map[*ir.Op]func(*ir.Node, []*traced) *traced{
 	op.Resize:           resized,
 }
 
-// unknown returns the trace of a value of which only the shape is known.
+// unknown returns the trace of a value with a known shape and nothing else.
 func unknown(n *ir.Node, _ []*traced) *traced {
 	t := &traced{}
 	for _, d := range n.Out().Shape() {
@@ -144,8 +144,8 @@ func copied(narrow map[byte]rest) map[byte]rest {
 	return out
 }
 
-// tidy makes pieces whole whose inner pieces are gone (patches that have become features), and drops what is said to be left of letters
-// that have an axis.
+// tidy makes a piece whole when its inner pieces are gone (patches that have become features), and drops letters that have an axis from
+// narrow.
 func (t *traced) tidy() {
 	count := map[byte]int{}
 	for _, a := range t.axes {
@@ -177,7 +177,7 @@ func (t *traced) tidy() {
 	}
 }
 
-// vanish remembers what a letter's axis had lost when it is summed over.
+// vanish notes in narrow the remaining parts of the letters of an axis that is summed over.
 func (t *traced) vanish(a axis) {
 	for _, p := range a.pieces {
 		if p.place() {
@@ -252,7 +252,7 @@ func batch(t *traced) *traced {
 	return &traced{axes: append(t.axes[:len(t.axes)-2:len(t.axes)-2], axis{}, axis{})}
 }
 
-// features returns the axis that weights make from an axis that they sum over: channels, unless there are others and they mixed places.
+// features returns the axis that weights make from an axis that they sum over: channels, unless there are other channels and places mix.
 func (t *traced) features(size int, over axis) axis {
 	if over.places() && !over.has(channels) {
 		for _, a := range t.axes {
@@ -367,8 +367,8 @@ func concatenated(n *ir.Node, in []*traced) *traced {
 	return out
 }
 
-// tokens reports whether the values beside the one whose axis k is a place are tokens of no place: constants, or features; not positions
-// of the same letters, and not what is lost.
+// tokens reports whether all values but the one whose axis k is a place are tokens without a place: constants or features, not positions
+// of the same letters, and not lost ones.
 func tokens(in []*traced, placed, k int) bool {
 	p, plain := in[placed].axes[k].plain()
 	for i, t := range in {
@@ -414,7 +414,7 @@ func joined(in []*traced, k, size int) axis {
 	return along(letter, l)
 }
 
-// single returns the piece of a letter of which an axis has one position left.
+// single returns the piece of a letter of which an axis keeps one position.
 func (t *traced) single(letter byte, a axis) (piece, bool) {
 	left, ok := t.narrow[letter]
 	if !ok || len(a.pieces) > 0 || a.size() != 1 || len(t.find(letter)) > 0 {

@@ -27,12 +27,12 @@ type block struct {
 }
 
 const (
-	nodeBytes = 1 << 10 // of a node of the file, and of what it becomes in the graph, about
+	nodeBytes = 1 << 10 // about that of a node of the file, and of its nodes in the graph
 	// tableBytes has the bytes, about, that operations which move elements along an axis take for each of its positions: forwards and backwards.
 	tableBytes = 48
 )
 
-// largePiece is the size of memory that is taken only after what others have left was given back: garbage beside it could be as much again.
+// largePiece is the size from which memory is taken only after a garbage collection: garbage beside it could be as much again.
 const largePiece = 32 << 20
 
 // hold counts memory that is about to be taken for something, and refuses the node if it is more than may be held.
@@ -45,7 +45,7 @@ func (c *call) hold(bytes int, what string, args ...any) {
 		panic(abort{e})
 	}
 	if bytes > largePiece {
-		debug.FreeOSMemory() // what earlier ones left, which is counted nowhere
+		debug.FreeOSMemory() // garbage of earlier nodes, which is counted nowhere
 	}
 	im.held += bytes
 	im.out.Held = max(im.out.Held, im.held)

@@ -66,7 +66,7 @@ type internalError struct{ cause error }
 func (e *internalError) Error() string { return "internal error: " + e.cause.Error() }
 func (e *internalError) Unwrap() error { return e.cause }
 
-// run imports the node and returns what its outputs are.
+// run imports the node and returns its outputs.
 func (c *call) run() (outs []*slot, err error) {
 	defer func() {
 		switch r := recover().(type) {

@@ -57,7 +57,7 @@ func decode(ctx context.Context, m *Model, data span) error {
 	return d.loadExternal()
 }
 
-// notONNX says of a file that is something else altogether what it takes.
+// notONNX returns advice about a file of another kind.
 func notONNX(m *Model, err error) error {
 	if m.Graph != nil || m.IRVersion != 0 {
 		return err

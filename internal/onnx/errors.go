@@ -28,7 +28,7 @@ func (e *FormatError) Error() string {
 
 func (e *FormatError) Unwrap() error { return e.Err }
 
-// UnsupportedError says that a model is well-formed, but needs what this program does not have.
+// UnsupportedError says that a model is well-formed, but needs something that this program does not have.
 type UnsupportedError struct {
 	Path   string
 	Node   string // name of the node
@@ -38,8 +38,8 @@ type UnsupportedError struct {
 	Scope  string // path of the PyTorch module that the node belongs to, "" if unknown
 	Index  int    // the node is number Index+1 of Count
 	Count  int
-	Reason string // what is not supported about it
-	Advice string // what it would take, "" if there is nothing to say
+	Reason string // the part of it that is not supported
+	Advice string // a way to export a supported model; "" if none is known
 	cause  error
 }
 
@@ -70,8 +70,8 @@ func (e *UnsupportedError) Unwrap() error { return e.cause }
 type InputError struct {
 	Path   string
 	Reason string
-	Advice []string // what to do, the likeliest first; may be empty
-	Want   [4]int   // sizes [C, D, H, W] that the model takes, 0 for any; all 0 if they are not what is wrong
+	Advice []string // remedies, the likeliest first; may be empty
+	Want   [4]int   // sizes [C, D, H, W] that the model takes, 0 for any; all 0 if sizes are not the fault
 }
 
 func (e *InputError) Error() string {

@@ -8,7 +8,7 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// evals computes nodes whose inputs are all known: what exporters leave round shapes, paddings, masks and tables of
+// evals computes nodes whose inputs are all known: exporters leave such nodes around shapes, paddings, masks and tables of
 // positions. An operation that is not here stays in the graph.
 var evals map[string]func(c *call) []*literal
 

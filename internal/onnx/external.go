@@ -89,7 +89,7 @@ func (d *decoder) openExternal(root *os.Root, location string) (span, error) {
 	return d.m.hash(d.ctx, f)
 }
 
-// reason strips what failed of the names of the call and the file.
+// reason strips the names of the call and the file from an error.
 func reason(err error) error {
 	if of := (*fs.PathError)(nil); errors.As(err, &of) {
 		return of.Err

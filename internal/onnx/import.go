@@ -33,7 +33,7 @@ type Options struct {
 // elements), which are the largest constants that exporters leave to compute.
 const DefaultMaxFolded = 1 << 26
 
-// Imported is a model as a graph, with what is needed to find its layers by name.
+// Imported is a model as a graph, with the names by which its layers are found.
 type Imported struct {
 	Model *Model
 	// Graph computes in the model's own layout, images as [N, C, D, H, W]: operations on images are surrounded by
@@ -55,15 +55,15 @@ type Imported struct {
 	Held int
 }
 
-// NodeInfo is a node of the file and where it went.
+// NodeInfo is a node of the file and its outputs in the graph.
 type NodeInfo struct {
 	Index  int // place among the file's nodes; nodes of one call of a function share it
 	Name   string
 	Op     string
 	Domain string
 	Opset  int
-	// Scope is the path of the PyTorch module, "layer4.1.conv2", as far as the file tells. Scopes are those of all modules whose
-	// calls the node is in, from the outermost ("") in; nil where the file says nothing. Classes are the classes of those modules,
+	// Scope is the path of the PyTorch module, "layer4.1.conv2", as far as the file tells. Scopes are those of all modules in whose
+	// calls the node is, from the outermost ("") inwards; nil where the file does not tell. Classes are the classes of those modules,
 	// ending with that of the operation, and Origin is the name of the operation of PyTorch, where the file has them.
 	Scope   string
 	Scopes  []string
@@ -136,7 +136,7 @@ type importer struct {
 // foldedOnes bounds the elements that are computed while a file is opened, in times of Options.MaxFolded: some seconds' work.
 const foldedOnes = 8
 
-// maxNodes bounds the nodes of a file, and what functions that call functions can grow to.
+// maxNodes bounds the nodes of a file, also after functions have been expanded.
 const maxNodes = 1 << 16
 
 // Import turns the model into a graph for one shape of the input.

@@ -58,7 +58,7 @@ func inOrder(shape tensor.Shape, letters string) (inner tensor.Shape, perm []int
 	return inner, perm, nil
 }
 
-// InputAxes are the letters of the file's input that a volume's sizes are in, "" where they do not follow from its rank.
+// InputAxes are the letters of the axes of the file's input; "" where they do not follow from its rank.
 func (m *Model) defaultInputAxes() string {
 	if inputs := m.Inputs(); len(inputs) == 1 {
 		return map[int]string{5: volumeAxes, 4: "NCHW"}[len(inputs[0].Dims)]
@@ -66,8 +66,8 @@ func (m *Model) defaultInputAxes() string {
 	return ""
 }
 
-// VolumeShape returns [C, D, H, W] of the volumes that the file takes, whose input has axes of the given letters ("": as its rank says); -1
-// where the file leaves a size open.
+// VolumeShape returns [C, D, H, W] of the volumes that the file takes, for an input with axes of the given letters ("": those of its rank);
+// -1 where the file leaves a size open.
 func (m *Model) VolumeShape(letters string) [4]int {
 	shape := [4]int{-1, -1, -1, -1}
 	if letters == "" {

@@ -18,7 +18,7 @@ type literal struct {
 	floats []float64 // elements of another type
 
 	name   string    // of the initializer that it is, "" if it was computed
-	block  *block    // the memory of computed elements; nil for what lies in the file or is small
+	block  *block    // the memory of computed elements; nil for elements that lie in the file or are few
 	params []string  // names of the parameters that went into it
 	value  *ir.Value // its twin in the graph, once something needed one
 	same   *literal  // set where this is another name of that one
@@ -40,7 +40,7 @@ func (l *literal) held() int {
 // splat reports whether one element stands for all.
 func (l *literal) splat() bool { return l.held() == 1 }
 
-// place returns the position of element i in what is held.
+// place returns the position of element i among the held ones.
 func (l *literal) place(i int) int {
 	if l.splat() {
 		return 0
@@ -91,7 +91,7 @@ func (l *literal) compact() {
 	}
 }
 
-// truncate converts as a cast does; what does not fit becomes the smallest number.
+// truncate converts as a cast does; a number that does not fit becomes the smallest one.
 func truncate(v float64) int64 {
 	if !(math.Abs(v) < 1<<63) {
 		return math.MinInt64

@@ -11,8 +11,8 @@ import (
 // axisNames are the axes of a volume in words, by their letters.
 var axisNames = map[byte]string{'N': "batch", 'C': "channels", 'D': "depth", 'H': "height", 'W': "width"}
 
-// misfit says in what a volume of shape [1, C, D, H, W] differs from the sizes of the model's input, and what helps; nil if in nothing.
-// letters are the axes of the input, "" for those that its rank says.
+// misfit returns an error about the differences of a volume of shape [1, C, D, H, W] from the sizes of the model's input, with remedies; nil
+// if there are none. letters are the axes of the input, "" for those of its rank.
 func misfit(path string, dims []Dim, letters string, shape tensor.Shape) error {
 	same := func(d Dim, n int) bool { return d.Size == 0 || int(d.Size) == n }
 	if dims == nil || letters == "" && slices.EqualFunc(dims, shape, same) || CheckInputAxes(letters) != nil {
@@ -79,8 +79,8 @@ func misfit(path string, dims []Dim, letters string, shape tensor.Shape) error {
 	return e
 }
 
-// impliedDims returns the sizes of the input, with an open number of channels replaced by that of the convolution that reads the input, if one does.
-// letters are the axes of the input, "" for those that its rank says.
+// impliedDims returns the sizes of the input, with an open number of channels replaced by that of the convolution that reads the input, if
+// one does. letters are the axes of the input, "" for those that its rank says.
 func impliedDims(g *Graph, in ValueInfo, letters string) []Dim {
 	if len(in.Dims) < 2 || in.Dims[1].Size != 0 || letters != "" && !strings.HasPrefix(letters, "NC") {
 		return in.Dims
@@ -108,7 +108,7 @@ func impliedDims(g *Graph, in ValueInfo, letters string) []Dim {
 var elementTypes = map[int32]string{2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "string", 9: "bool",
 	12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128"}
 
-// notFloat refuses an input without floating-point numbers, with respect to which nothing has a gradient.
+// notFloat refuses an input without floating-point numbers: nothing has a gradient with respect to it.
 func notFloat(path string, in ValueInfo) error {
 	name := elementTypes[in.Type]
 	if name == "" {

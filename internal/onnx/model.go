@@ -1,9 +1,10 @@
 // Package onnx reads models that PyTorch's exporters wrote and turns them into graphs of package ir.
 //
-// Open hashes a file and decodes its structure; weights stay in the file until they are used, and are compared with what was hashed. Import binds the input to a shape,
-// computes everything that depends only on shapes and constants, and translates the rest by a table of operations. Every ONNX
-// value keeps its meaning, its logical shape and its name, so that any of them can become a target. Passes (package pass)
-// then give what exporters spell out (x*sigmoid(x), a GroupNorm made of reshapes) an operation of its own, around the targets.
+// Open hashes a file and decodes its structure; weights stay in the file until they are used, and are compared with the hashed bytes.
+// Import binds the input to a shape, computes everything that depends only on shapes and constants, and translates the rest by a table of
+// operations. Every ONNX value keeps its meaning, its logical shape and its name, so that any of them can become a target. Passes (package
+// pass) then replace groups of nodes that exporters write for one operation (x*sigmoid(x), a GroupNorm made of reshapes) by it, around the
+// targets.
 //
 // The format: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto and docs/Operators.md there.
 package onnx
@@ -21,7 +22,7 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// Model is a decoded file. Constants of it, and of what is imported from it, are read from the file when they are used: see Err.
+// Model is a decoded file. Its constants, also those of graphs imported from it, are read from the file when they are used: see Err.
 type Model struct {
 	Path      string
 	IRVersion int64
@@ -70,8 +71,8 @@ type Tensor struct {
 	Name  string
 	Shape tensor.Shape // an axis may be 0
 	Elem  tensor.Elem
-	Data  []byte // little endian; nil where they stay in the file
-	far   span   // of the file, where they do
+	Data  []byte // little endian; nil if they stay in the file
+	far   span   // the part of the file, if they do
 	// Unsupported is the reason why the data cannot be used; "" if they can.
 	Unsupported string
 }
@@ -119,8 +120,8 @@ func (m *Model) Inputs() []ValueInfo {
 // SHA256 returns the hash, in hexadecimal, of the file and of the external data files that it uses, in the order of their names.
 func (m *Model) SHA256() string { return hex.EncodeToString(m.digest.Sum(nil)) }
 
-// Err returns an error if the file, or one that it uses, was changed since it was opened, or could not be read, so that constants may be wrong: it
-// must be asked after they were used, before what they were used for is. It wraps an *input.ChangedError in the first case.
+// Err returns an error if the file, or a file of its weights, was changed since it was opened, or could not be read, so that constants may be
+// wrong. It must be called after constants were used, before their results are. It wraps an *input.ChangedError in the first case.
 func (m *Model) Err() error {
 	for _, f := range m.files {
 		if err := f.Err(); err != nil {

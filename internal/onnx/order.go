@@ -8,9 +8,9 @@ import (
 )
 
 // topological returns the places of nodes in an order in which each comes behind those that compute its inputs; nil if they stand in
-// such an order, which ONNX demands of a file. Converters to float16 do not care: they put the casts of inputs and outputs last. Of
-// nodes that could come next the first in the file does. known reports names that have a meaning before any node. Nodes that wait for
-// one another are an error that names them.
+// such an order already, as ONNX demands. Converters to float16 break that rule: they put the casts of inputs and outputs last. Of
+// several possible next nodes it takes the first in the file. known reports names that have a meaning before any node. Nodes that wait
+// for one another are an error that names them.
 func topological(nodes []*Node, known func(name string) bool) ([]int, error) {
 	maker := map[string]int{} // node that computes a name
 	for i, n := range nodes {
@@ -85,7 +85,7 @@ func (p *places) Pop() any {
 	return x
 }
 
-// describeCycle names nodes of which each needs the next, and the last the first.
+// describeCycle names the nodes of a cycle: each needs the next, and the last needs the first.
 func describeCycle(nodes []*Node, cycle []int) string {
 	const most = 8
 	var names []string

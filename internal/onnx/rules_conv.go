@@ -93,7 +93,7 @@ func (c *call) convOperands() (x, weights *ir.Value, spatial int) {
 	return x, c.weights5(weights), len(s) - 2
 }
 
-// weights5 gives weights three axes of space, as a constant where they are one.
+// weights5 gives weights three axes of space; constant weights stay a constant.
 func (c *call) weights5(w *ir.Value) *ir.Value {
 	if len(w.Shape()) == 5 {
 		return w
@@ -441,7 +441,7 @@ func importResize(c *call) []*ir.Value {
 // isUpsample reports whether a node has the form of opsets 7 to 10: scales alone, and no choice of coordinates.
 func (c *call) isUpsample() bool { return c.opset == 10 || c.n.Op == "Upsample" }
 
-// resizeFactors returns the scales and the sizes of a Resize, which must be known at import; nil where it has none.
+// resizeFactors returns the scales and the sizes of a Resize, nil for what it lacks. They must be known at import.
 func (c *call) resizeFactors() (scales, sizes *literal) {
 	scales = c.known(2)
 	if c.isUpsample() {

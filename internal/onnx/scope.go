@@ -2,7 +2,7 @@ package onnx
 
 import "strings"
 
-// locate notes the PyTorch module that a node belongs to, as far as the file tells; outer is that of the function's call.
+// locate notes the PyTorch module that a node belongs to, as far as the file tells; outer is the module of the function's call.
 func (info *NodeInfo) locate(n *Node, outer string) {
 	info.Scope = outer
 	info.Classes = parseList(n.Metadata["pkg.torch.onnx.class_hierarchy"])

@@ -34,7 +34,7 @@ func (s span) part(from, length int) span {
 	return span{file: s.file, at: s.at + int64(from), length: length}
 }
 
-// fill reads the span into b, which is as long. What cannot be read is zero, and an error of the file.
+// fill reads the span into b, of the same length. Unreadable bytes become zeros, and an error of the file.
 func (s span) fill(b []byte) {
 	if s.file == nil {
 		copy(b, s.mem)

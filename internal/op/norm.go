@@ -46,11 +46,11 @@ var GroupNormBackward = &ir.Op{Name: "GroupNormBackward", MinIn: 2, MaxIn: 3, At
 
 const allPlanesFirst = "its statistics are of all planes; pass split-norms takes it apart"
 
-// A group norm over an image is computed in two steps, each of which can be taken plane by plane: GroupMoments accumulates the
+// A group norm over an image is computed in two steps, both plane by plane if need be: GroupMoments accumulates the
 // statistics, GroupNormApply applies them. Its gradient accumulates two more means with GroupGradMoments, which GroupGradApply applies.
 // They are put in place of GroupNorm and GroupNormBackward when everything has been differentiated.
 var (
-	// GroupMoments is, for each group of x [1, D, H, W, C], the mean, what rounding to float32 took off it, and
+	// GroupMoments is, for each group of x [1, D, H, W, C], the mean, its rounding error in float32, and
 	// 1/sqrt(variance + Eps): [1, 1, 1, Groups, 3].
 	GroupMoments = &ir.Op{Name: "GroupMoments", MinIn: 1, MaxIn: 1, Attr: GroupNormAttr{}, Inputs: []string{"x"},
 		Infer: groupMoments(0, 3), NoGrad: afterDifferentiation, Accumulates: deepInput}
@@ -81,7 +81,7 @@ func groupMoments(x, values int) func(any, []ir.Type) ([]ir.Type, error) {
 	})
 }
 
-// groupApply is the shape rule of what statistics of input x are applied to; parameters follow from input params on.
+// groupApply is the shape rule of operations that apply statistics of input x; parameters follow from input params on.
 func groupApply(x, params int) func(any, []ir.Type) ([]ir.Type, error) {
 	return one(func(attr any, in []ir.Type) (tensor.Shape, error) {
 		s, groups := in[x].Shape, attr.(GroupNormAttr).Groups

@@ -125,7 +125,7 @@ type SliceBackwardAttr struct {
 	In    tensor.Shape
 }
 
-// SliceBackward puts dy back where it was taken from, zeros elsewhere.
+// SliceBackward puts dy back in the place of the slice, with zeros elsewhere.
 var SliceBackward = &ir.Op{Name: "SliceBackward", MinIn: 1, MaxIn: 1, Attr: SliceBackwardAttr{}, Inputs: []string{"dy"}, NoGrad: "a gradient already",
 	Infer: one(func(attr any, in []ir.Type) (tensor.Shape, error) {
 		a := attr.(SliceBackwardAttr)

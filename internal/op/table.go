@@ -1,5 +1,5 @@
 // Package op is the table of operations. A row has the facts of an operation: its name, the shapes it gives, its gradient, how it
-// behaves under a reordering of axes and on slabs, what moves where, and what it costs; the backends hold the kernels. To add an operation,
+// behaves under a reordering of axes and on slabs, its moves of elements, and its cost; the backends hold the kernels. To add an operation,
 // add its row to a file here and to the list in that file, and go through the places that docs/architecture.md names under "To add
 // something": a test fails for each that is forgotten, and names it.
 //

@@ -7,7 +7,7 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// UnaryAttr holds the parameters of an elementwise function; what they mean is in the function's row.
+// UnaryAttr holds the parameters of an elementwise function; the function's row states their meaning.
 type UnaryAttr struct{ Alpha, Beta float64 }
 
 // Saves names the value that the derivative of an elementwise function is written in.

@@ -1,4 +1,4 @@
-// Package pass rewrites graphs: one ordered list of passes, each of which keeps what the graph computes. The constraints on their
+// Package pass rewrites graphs: one ordered list of passes, each of which keeps the graph's results. The constraints on their
 // order are data, each with its reason, and are checked when the program starts. The graph is verified after each pass.
 package pass
 
@@ -16,7 +16,7 @@ type Pass struct {
 	Name  string
 	Stage Stage
 	Run   func(ctx context.Context, g *ir.Graph) error
-	What  string // what it does, for people
+	What  string // the rewrite in words, for people
 }
 
 // Stage is a run of neighbouring passes; a network goes through all stages.
@@ -25,11 +25,11 @@ type Stage uint8
 // The stages, in order.
 const (
 	Recognition Stage = iota // of operations that exporters spell out, on the graph as imported, with its targets
-	Lowering                 // to what backends compute: images channels-last, constants folded
+	Lowering                 // to the form that backends compute: images channels-last, constants folded
 	Gradient                 // on the graph with its gradient; differentiation comes before it
 )
 
-// Differentiation stands in the constraints for what happens between the stages Lowering and Gradient; see package grad.
+// Differentiation stands in the constraints for the step between the stages Lowering and Gradient; see package grad.
 const Differentiation = "differentiation"
 
 // List is the order of the passes.
@@ -49,7 +49,7 @@ var List = []Pass{
 // constraint puts one pass before another, for a reason.
 type constraint struct{ before, after, why string }
 
-// constraints has all that the order of List rests on. To add or move a pass, write down here what depends on its place.
+// constraints has all reasons for the order of List. To add or move a pass, write down here the dependence on its place.
 var constraints = []constraint{
 	{"padding", "layout", "it looks for padding in the order of axes of the file"},
 	{"group-norm", "layout", "it looks for groups in the order of axes of the file"},
@@ -71,7 +71,7 @@ func init() {
 	}
 }
 
-// checkOrder holds a list of passes against constraints, each of which must name passes of it or Differentiation.
+// checkOrder checks a list of passes against constraints. A constraint must name passes of the list or Differentiation.
 func checkOrder(list []Pass, constraints []constraint) error {
 	place := map[string]int{}
 	for _, p := range list {
@@ -99,7 +99,7 @@ func checkOrder(list []Pass, constraints []constraint) error {
 	return nil
 }
 
-// Observer is told the graph after each pass, which it must not change. Its error ends the passes.
+// Observer is called with the graph after each pass. It must not change the graph. Its error ends the passes.
 type Observer func(pass string, g *ir.Graph) error
 
 // Run applies the passes of the given stages, until ctx is done. Outputs and targets keep their meaning; a target's axes follow its
@@ -128,7 +128,7 @@ func Run(ctx context.Context, g *ir.Graph, observe Observer, stages ...Stage) er
 	return nil
 }
 
-// apply runs a pass and verifies what it leaves. A panic becomes an error.
+// apply runs a pass and verifies the graph afterwards. A panic becomes an error.
 func (p Pass) apply(ctx context.Context, g *ir.Graph) (err error) {
 	defer func() {
 		if r := recover(); r != nil {

@@ -10,12 +10,12 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// Recognition gives what exporters spell out an operation of its own: activations written as formulas, GroupNorm written as
-// reshapes round an InstanceNorm, LayerNorm written as means, and zero padding in front of a convolution. It works on a graph
-// as imported, once its targets are known: no value that is a target or an output disappears, and none becomes independent of
-// a target that it depended on. Values inside what was recognised are gone afterwards.
+// Recognition replaces groups of nodes that exporters write for one operation by that operation: activations written as formulas, GroupNorm
+// written as reshapes round an InstanceNorm, LayerNorm written as means, and zero padding in front of a convolution. It works on a graph as
+// imported, once its targets are known: no value that is a target or an output disappears, and none becomes independent of a target that it
+// depended on. Values inside such a group are gone afterwards.
 
-// recognise makes a pass of a finder, which returns what may take the place of a node's output, or nil.
+// recognise makes a pass of a finder, which returns a value that may take the place of a node's output, or nil.
 func recognise(find func(r *recogniser, n *ir.Node) *ir.Value) func(context.Context, *ir.Graph) error {
 	return func(ctx context.Context, g *ir.Graph) error {
 		r := &recogniser{g: g, uses: g.Uses(), kept: kept(g)}
@@ -30,7 +30,7 @@ type recogniser struct {
 	kept map[*ir.Value]bool
 }
 
-// run tries find on each node. What it emits takes the place of the node, and its result that of the node's output.
+// run tries find on each node. The nodes that find emits take the place of the node, and its result that of the node's output.
 func (r *recogniser) run(ctx context.Context, find func(r *recogniser, n *ir.Node) *ir.Value) error {
 	old := r.g.Nodes
 	r.g.Nodes = make([]*ir.Node, 0, len(old))
@@ -87,12 +87,12 @@ var formulas = []struct {
 }
 
 // activation recognises a formula by its values: if a few elementwise nodes compute a function of one value alone, and that
-// function agrees with a known one everywhere, it is that one, however it was written.
+// function agrees with a known one everywhere, the nodes are that function, however they were written.
 func (r *recogniser) activation(n *ir.Node) *ir.Value {
 	if !elementwise(n) {
 		return nil
 	}
-	cone := []*ir.Node{n} // readers before what they read
+	cone := []*ir.Node{n} // readers before their inputs
 	for len(cone) <= 12 {
 		front := r.front(cone)
 		if len(front) == 0 {
@@ -319,7 +319,7 @@ func alongAxes(v *ir.Value, shape tensor.Shape, axes []int) []float64 {
 	return out
 }
 
-// param makes a constant of a norm, nil where it has none.
+// param makes a constant of a norm's parameter; nil where it has none.
 func (r *recogniser) param(values []float64, shape tensor.Shape) *ir.Value {
 	if values == nil {
 		return nil

@@ -9,8 +9,8 @@ type candidate struct {
 	buffers   []lifetime      // of saved values and those without depth
 	home      []int           // buffer of each value that has one, -1
 	seconds   float64
-	steps     float64 // of seconds: what slabs cost beyond whole steps
-	peak      int     // sum of the bytes alive in the fullest unit: what offsets cannot go below
+	steps     float64 // part of seconds: the cost of slabs beyond whole steps
+	peak      int     // bytes alive in the fullest unit: a lower bound of the peak with any offsets
 	at        int     // that unit
 }
 
@@ -116,8 +116,8 @@ func (n *planner) overhead(u *unit, t *slabSchedule) float64 {
 	return n.costs.StepSeconds * float64(t.count-len(u.nodes))
 }
 
-// shares returns the value whose buffer node k may write its own value over, or -1: a step alone in its unit, in place on a value
-// that is not read afterwards, or a view.
+// shares returns the value whose buffer node k may use for its own value, or -1. k must be alone in its unit, and be a view, or run in
+// place on a value that is not read afterwards.
 func (n *planner) shares(k int, u *unit, c *candidate, last []int, at int) int {
 	node, in := n.nodes[k].node, n.nodes[k].inputs
 	if len(in) == 0 || in[0] < 0 || len(node.Outputs) != 1 || u.whole < 0 && len(u.nodes) != 1 {
@@ -224,7 +224,7 @@ func (n *planner) sweep(p *Plan, c *candidate, u *unit) {
 	}
 }
 
-// describe returns what a plan tells of unit i, and marks its nodes as computed.
+// describe returns unit i in the form of a plan, and marks its nodes as computed.
 func (n *planner) describe(c *candidate, i, first int, computed []bool) Unit {
 	u := c.units[i]
 	d := Unit{First: first, Sweep: u.whole < 0}

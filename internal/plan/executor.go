@@ -6,7 +6,7 @@ import (
 	"github.com/voxcam/voxcam/internal/ir"
 )
 
-// What every executor of plans asks: how a node looks for a single plane, and whether buffers are sound.
+// Questions of every executor of plans: the form of a node for a single plane, and whether buffers are sound.
 
 // OnePlane returns n for one of its depth planes: the same node on values of one plane each. It does not hold for operations that work
 // across planes.
@@ -41,7 +41,7 @@ func DepthAxis(v *ir.Value, depth int) int {
 	return axis
 }
 
-// Check refuses buffers that do not lie in the arena, or are too small for what they hold.
+// Check refuses buffers that do not lie in the arena, or are too small for their values.
 func (p *Plan) Check() error {
 	for i, b := range p.Buffers {
 		if !b.External && (b.Offset < 0 || b.Offset%Align != 0 || b.Bytes < 0 || b.Offset+b.Bytes > p.Peak) {

@@ -92,7 +92,7 @@ func inPlace(n *ir.Node, i int, p *Plan, where map[*ir.Value]int) bool {
 	return true
 }
 
-// assign gives every buffer its offset and the plan its peak: of some orders in which buffers can be placed, the one that needs the
+// assign gives every buffer its offset and the plan its peak. It tries some orders of placing buffers and takes the one that needs the
 // least.
 func (p *Plan) assign() {
 	life := func(b *Buffer) int { return b.Last - b.First + 1 }

@@ -40,7 +40,7 @@ func (n *planner) descend(ctx context.Context, slabBytes int, cache *scheduleCac
 	c = n.candidate(slices.Clone(saved), slabBytes, cache)
 	visit(c)
 	n.shrink(ctx, c, visit, cache)
-	// Checkpoints: save what is small, whatever it costs to rematerialise the rest.
+	// Checkpoints: save small values, whatever it costs to rematerialise the rest.
 	sizes := map[int]bool{}
 	for i := range n.nodes {
 		if n.values[i].streamable {
@@ -203,8 +203,8 @@ func (n *planner) streamed(c *candidate) []int {
 	return list[:min(len(list), breadth)]
 }
 
-// changes returns the values whose being saved or not decides how full the fullest unit is: those that are alive in it, the largest first,
-// and those that it streams, the smallest first, where saving one cuts the sweep in two.
+// changes returns the values that decide, saved or not, how full the fullest unit is: those that are alive in it, the largest first, and
+// those that it streams, the smallest first: saving one of them cuts the sweep in two.
 func (n *planner) changes(c *candidate) []int {
 	var alive, streamed []int
 	for _, b := range c.buffers {
@@ -230,7 +230,7 @@ func (n *planner) changes(c *candidate) []int {
 	return append(alive[:min(len(alive), breadth)], streamed[:min(len(streamed), 2*breadth)]...)
 }
 
-// readOnce reports whether a value has one reader, which runs slab by slab: a first guess at what is cheap to stream.
+// readOnce reports whether a value has one reader, which runs slab by slab: a first guess at values that are cheap to stream.
 func (n *planner) readOnce(v int) bool {
 	readers := n.values[v].readers
 	return len(readers) == 1 && n.nodes[readers[0]].kind == slabwise

@@ -34,7 +34,7 @@ type Plan struct {
 	Buffers []Buffer
 	Peak    int     // bytes of the arena
 	Seconds float64 // estimate; 0 if it was not asked for
-	Units   []Unit  // what the schedule consists of; nil for a plan of whole steps
+	Units   []Unit  // the parts of the schedule; nil for a plan of whole steps
 	// Granularity is that of the device; see Costs.
 	Granularity int
 }
@@ -45,7 +45,7 @@ type Unit struct {
 	Sweep          bool        // false: one node as a whole
 	Nodes          []*ir.Node  // in order
 	Rematerialised []*ir.Node  // those of them that an earlier unit has computed already
-	Saved          []*ir.Value // what it leaves behind for later units
+	Saved          []*ir.Value // values for later units
 	RingBytes      int
 	AliveBytes     int // of the values that are saved while it runs, its own included
 	Seconds        float64

@@ -21,7 +21,7 @@ const (
 // have at a depth of 512. A plan takes some hundred bytes for each, so that a graph with more is planned with whole tensors.
 const maxPlanes = 1 << 20
 
-// planner has a graph, and what the search asks of it over and over, by index: node i computes value i; the graph's inputs follow.
+// planner has a graph and its facts that the search needs often, by index: node i computes value i; the graph's inputs follow.
 type planner struct {
 	g      *ir.Graph
 	nodes  []nodeInfo
@@ -39,7 +39,7 @@ type nodeInfo struct {
 	inputs []int     // value of each input, -1 for constants and absent ones
 	lo, hi [][]int32 // planes of each input with depth that an output plane needs; none for reductions
 	cost   float64   // seconds
-	depth  int       // planes that steps go along: of the value, or of what is reduced
+	depth  int       // planes that steps go along: of the value, or of the reduced input
 	plane  int       // bytes of a plane of the largest tensor that a step reads or writes, for one of those planes
 }
 
@@ -132,7 +132,7 @@ func (n *planner) readValues(external []*ir.Value) (planes int) {
 	return planes
 }
 
-// readNode lists node i, and what it reads. Unless planes are planned, it runs whole.
+// readNode lists node i and its inputs. Unless planes are planned, it runs whole.
 func (n *planner) readNode(i int, planes bool) {
 	node := n.g.Nodes[i]
 	info := nodeInfo{node: node, kind: kindOf(node), cost: cost(node, n.costs)}
@@ -188,7 +188,7 @@ func kindOf(n *ir.Node) nodeKind {
 	return slabwise
 }
 
-// cost estimates the seconds of a node by its arithmetic and by what it moves through memory.
+// cost estimates the seconds of a node by its arithmetic and the bytes that it moves through memory.
 func cost(n *ir.Node, c Costs) float64 {
 	if n.Op.View {
 		return c.StepSeconds
@@ -206,8 +206,8 @@ func cost(n *ir.Node, c Costs) float64 {
 	return flops/c.FlopsPerSecond + moved/c.BytesPerSecond + c.StepSeconds
 }
 
-// ring returns the places and bytes of a ring that needs at least so many places for planes of plane bytes, of depth planes, and whether it is
-// made of whole pieces of the device's granularity.
+// ring returns the places and bytes of a ring with at least the given number of places, for depth planes of plane bytes each, and whether it
+// is made of whole pieces of the device's granularity.
 func (n *planner) ring(need, plane, depth int) (places, bytes int, doubled bool) {
 	g := n.costs.Granularity
 	if g > 0 && need < depth && need*plane >= g {

@@ -32,7 +32,7 @@ type Point struct {
 	Seconds float64 // estimate
 	Saved   int     // number of values that are saved whole
 
-	// What its candidate is made from again: a candidate itself takes much room.
+	// The candidate can be made again from these: it takes much room itself.
 	saved     []bool
 	slabBytes int
 	steps     float64 // of Seconds
@@ -91,7 +91,7 @@ func (s *Search) Plan(ctx context.Context, budget int) (*Plan, error) {
 		}
 		c := s.candidate(pt)
 		p := s.n.plan(c)
-		if p.Peak > budget { // offsets need more than what is alive: a choice close by may be placed better
+		if p.Peak > budget { // offsets need more than the bytes alive: a choice close by may be placed better
 			if misfits++; misfits > 1 {
 				continue
 			}
@@ -100,7 +100,7 @@ func (s *Search) Plan(ctx context.Context, budget int) (*Plan, error) {
 			}
 		}
 		tried++
-		for _, room := range []int{budget, budget - budget/16} { // offsets can need more than what is alive
+		for _, room := range []int{budget, budget - budget/16} { // offsets can need more than the bytes alive
 			if faster := s.n.plan(s.n.speedUp(ctx, c, room, s.cache)); faster.Peak <= budget {
 				p = faster
 				break
@@ -187,9 +187,9 @@ func (s *Search) Smallest(ctx context.Context) (*Plan, error) {
 	if s.least != nil {
 		return s.least, nil
 	}
-	// Offsets can need more than the sum of what is alive, so the first few choices are tried.
+	// Offsets can need more than the bytes alive, so the first few choices are tried.
 	const tries = 24
-	points := slices.Clone(s.points) // whose order decides between equals in other plans
+	points := slices.Clone(s.points) // a copy: the order of s.points decides between equals elsewhere
 	slices.SortStableFunc(points, func(a, b Point) int { return cmp.Or(cmp.Compare(a.Bytes, b.Bytes), cmp.Compare(a.Seconds, b.Seconds)) })
 	type trial struct { // without the plan, which takes much room
 		point   Point
@@ -225,7 +225,7 @@ func (s *Search) Smallest(ctx context.Context) (*Plan, error) {
 }
 
 // Curve returns the choices from the fastest to the smallest, none of which is both slower and larger than another. Their bytes
-// are what is alive at once; offsets can make the plan a little larger.
+// are the most alive at once; offsets can make the plan a little larger.
 func (s *Search) Curve() []Point {
 	points := slices.Clone(s.points)
 	slices.SortStableFunc(points, func(a, b Point) int { return cmp.Or(cmp.Compare(a.Seconds, b.Seconds), cmp.Compare(a.Bytes, b.Bytes)) })
@@ -254,8 +254,8 @@ func Curve(g *ir.Graph, opt Options) []Point {
 	return s.Curve()
 }
 
-// explore searches with each size of slabs, and returns what it found, and the same choices with slabs of one plane, from the largest to the
-// smallest.
+// explore searches with each size of slabs. It returns the choices that it found, and the same with slabs of one plane, from the largest to
+// the smallest.
 func (n *planner) explore(ctx context.Context, cache *scheduleCache) []Point {
 	sizes := append(slices.Clone(n.costs.SlabBytes), 0)
 	found := each(ctx, sizes, func(slabBytes int) []Point { return n.descend(ctx, slabBytes, cache) })

@@ -27,12 +27,12 @@ type layout struct {
 	mark           int
 
 	work    []float64 // by unit: time of the closure's nodes that it computes already; zero between targets
-	sharing []int     // the units of which it is not zero
+	sharing []int     // the units where it is not zero
 }
 
 // layoutUnits cuts the graph into units for a choice of saved values. Each saved value is computed once; the values between
-// are computed again in every unit that needs them, so a target joins an earlier sweep with which it shares such work, unless
-// something that it depends on is complete only behind that sweep.
+// are computed again in every unit that needs them, so a target joins an earlier sweep that does the same work, unless something that it depends
+// on is complete only behind that sweep.
 func (n *planner) layoutUnits(saved []bool) []*unit {
 	most := 0
 	for i := range n.nodes {
@@ -186,7 +186,7 @@ func (n *planner) slabHeight(k, slabBytes int) int {
 
 // ring is the buffer of a value that is not saved, in a sweep.
 type ring struct {
-	root   int // the value whose ring it is, for one that is computed in place
+	root   int // the value that the ring belongs to, for a value computed in place
 	planes int
 }
 
@@ -227,8 +227,8 @@ func newWorkspace(nodes, values int) *workspace {
 	return &workspace{make([]bool, nodes), make([]*ring, nodes), make([]int, values), make([]int, nodes)}
 }
 
-// simulate makes the schedule of a sweep. The targets advance side by side, each pulling the planes that it needs from what it
-// reads, and no plane is computed before it is needed, so that rings stay as small as the windows allow. Without record the
+// simulate makes the schedule of a sweep. The targets advance side by side, each pulling the planes that it needs from its inputs,
+// and no plane is computed before it is needed, so that rings stay as small as the windows allow. Without record the
 // steps are left out: the search simulates many sweeps, and their steps would take more memory than the plan.
 func (n *planner) simulate(u *unit, saved []bool, slabBytes int, record bool) *slabSchedule {
 	s := &simulation{workspace: n.workspaces.Get().(*workspace), n: n, saved: saved, slabBytes: slabBytes, record: record, made: &slabSchedule{}}
@@ -430,7 +430,7 @@ func (n *planner) schedule(u *unit, saved []bool, slabBytes int, cache *schedule
 	return t
 }
 
-// scheduleCache has schedules of sweeps, by what they depend on. It may be used by many goroutines.
+// scheduleCache has schedules of sweeps, by all that they depend on. It may be used by many goroutines.
 type scheduleCache struct {
 	mu   sync.Mutex // guards made
 	made map[string]*slabSchedule
