@@ -13,7 +13,7 @@ import (
 
 // Attribution is the arithmetic around the network, done where the network runs, so that nothing of the size of a volume leaves a
 // device before a map is done. Volumes and the gradients by them are fields [D, H, W, C], maps and heatmaps fields with one value a
-// voxel. Package cam has the formulas; what it refuses is refused here with the same errors.
+// voxel. Package cam has the formulas; backends refuse the same inputs, with the same errors.
 type Attribution interface {
 	// Upload writes a volume, [C, D, H, W], to dst. The caller must leave the slice alone as long as the field is in use: a field on
 	// the host may use it in place.
@@ -22,7 +22,7 @@ type Attribution interface {
 	Copy(dst, src Field) error
 	// Perturb writes the point that p makes from the volume x to dst; z is the noise of each voxel and channel, read if there is any.
 	Perturb(dst, x Field, channels int, p cam.Perturbation, z noise.Stream) error
-	// NewMoments takes memory for what the choices keep of the gradients at many points, each of so many values.
+	// NewMoments takes memory for the moments that the choices need of the gradients at many points, of that many values each.
 	NewMoments(values, channels int, where Place, choices ...cam.Choice) (Moments, error)
 	// LayerMap writes the map of a method that looks at a layer.
 	LayerMap(dst Field, c cam.Choice, l Layer) error
@@ -34,7 +34,7 @@ type Attribution interface {
 
 // Moments are running moments of gradients; see cam.Moments.
 type Moments interface {
-	// Add takes in the gradient at a point, whose weight is that share of the weight of all points up to it.
+	// Add adds the gradient at a point, whose weight is the given share of the weight of all points up to it.
 	Add(gradient Field, share float64) error
 	// Map writes the map of a method that the moments were made for. Methods on a path read the volume x and the baseline.
 	Map(dst Field, c cam.Choice, x Field, baseline float32) error

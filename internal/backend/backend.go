@@ -29,7 +29,7 @@ type Backend interface {
 	// the program owns. The plan must not change afterwards. Weights that an earlier program of this backend prepared from the
 	// same constants are shared. Programs that share an arena destroy each other's values: write the inputs again before a run.
 	Load(ctx context.Context, p *plan.Plan, a Arena) (Program, error)
-	// ArenaBytes returns the size of an arena in which a program of the plan puts all that it can: no less than the plan's peak.
+	// ArenaBytes returns the size of the arena of a program of the plan, with all that can lie in it: no less than the plan's peak.
 	ArenaBytes(p *plan.Plan) (int, error)
 	// WeightBytes returns the memory, in bytes, that the weights of graphs take besides the constants themselves, once plans of all of them are
 	// loaded and no other program has prepared them.
@@ -38,7 +38,7 @@ type Backend interface {
 	ScratchBytes(p *plan.Plan) (int, error)
 }
 
-// Place is the memory that a field lies in. A backend whose device has no memory of its own knows no difference.
+// Place is the memory that a field lies in. For a backend whose device has no memory of its own, both are the same.
 type Place uint8
 
 const (
@@ -47,7 +47,7 @@ const (
 )
 
 // Field is float32 memory outside of arenas that programs can be bound to: a volume, [D, H, W, C], or the gradient with respect to it.
-// On a device, Write, Read, Take and Attribution.Upload may be called while others use the backend without the field.
+// On a device, Write, Read, Take and Attribution.Upload may be called while other goroutines use the backend without the field.
 type Field interface {
 	Len() int
 	// Write copies Len values into the field, Read out of it.
@@ -73,16 +73,16 @@ type Program interface {
 	// Run executes steps [from, to) of the plan.
 	Run(ctx context.Context, from, to int) error
 	// Bind makes a field of the same backend the storage of a float32 value whose buffer is External: steps read and write it
-	// there. All external buffers that steps touch must be bound before they run. The field stays the caller's; another one can
+	// there. All external buffers that steps touch must be bound before they run. The field stays the caller's; another field can
 	// be bound at any time between runs.
 	Bind(v *ir.Value, f Field) error
-	// Field returns a float32 value that is live and kept whole, where it is: the field that an external value is bound to, or a part of
-	// the arena, to be used before the next run of any program there. It need not be closed.
+	// Field returns a float32 value that is live and kept whole, without a copy: the field that an external value is bound to, or a part
+	// of the arena, to be used before the next run of any program there. It need not be closed.
 	Field(v *ir.Value) (Field, error)
 	// Write copies float32 data into an input.
 	Write(v *ir.Value, data []float32) error
 	// Read copies a float32 value that is live and kept whole (an input, or an output after its step) out of its buffer.
 	Read(v *ir.Value, dst []float32) error
-	// Close gives back what the program took; an arena that was handed to Load stays.
+	// Close gives back the program's memory; an arena that was handed to Load stays.
 	Close() error
 }

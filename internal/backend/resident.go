@@ -3,14 +3,14 @@ package backend
 // Resident is a Backend whose device has memory of its own, which it shares with other programs. Backends that compute in the host's
 // memory do not implement it.
 //
-// Memory of arenas, weights and fields is allocated. Once they are closed it is kept for the next ones, until Trim: so taking no more than
-// before does not depend on the memory that other programs leave.
+// Arenas, weights and fields take memory. Once they are closed it is kept for the next ones, until Trim: so taking no more than before does
+// not depend on the memory that other programs leave free.
 type Resident interface {
 	Backend
 	// Usage returns the present use of the device's memory.
 	Usage() (Usage, error)
-	// Trim gives unused memory back to the driver, all but keep bytes, and reports how much that was. It repeats what the driver refused
-	// to take in earlier calls.
+	// Trim gives unused memory back to the driver, all but keep bytes, and returns the bytes that it freed. It also tries again to return
+	// memory that the driver refused to take in earlier calls.
 	Trim(keep int) (freed int, err error)
 	// Vacate gives all memory back to the driver until Return, and reports how much that was. The weights and the fields of keep wait in
 	// pinned memory of the host; the contents of arenas and other fields are lost. Addresses and programs stay. Nothing may be written,
@@ -25,14 +25,14 @@ type Resident interface {
 }
 
 // Usage is the use of a device's memory, in bytes. Free and Largest are by the driver's figures, which include the memory that it needs to
-// map memory: when all is taken, a few MiB of them cannot be had.
+// map memory: a few MiB of them cannot be taken.
 type Usage struct {
 	Total     int `json:"total_bytes"`     // of the device
 	Free      int `json:"free_bytes"`      // that the driver would give to any program
 	Allocated int `json:"allocated_bytes"` // by this backend, for arenas, weights and fields
 	Reserved  int `json:"reserved_bytes"`  // that this backend has of the driver: allocated, and kept for later
 	Largest   int `json:"largest_bytes"`   // block that could be allocated, of memory that is free, or reserved and not allocated
-	Overhead  int `json:"overhead_bytes"`  // of this process besides: context, kernels, libraries; 0 where it is not known
+	Overhead  int `json:"overhead_bytes"`  // other memory of this process: context, kernels, libraries; 0 where it is not known
 }
 
 // Available returns the most that computing could take: reserved and free memory.

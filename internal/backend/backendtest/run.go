@@ -45,8 +45,8 @@ const (
 	gradientFloor = 0.1
 )
 
-// Long reports whether tests run all that they can, which takes minutes on a simulated GPU: VOXCAM_LONG=1, or VOXCAM_GPU=1, whose GPU is
-// fast. Without, every operation still runs in every mode.
+// Long reports whether tests run all that they can, which takes minutes on a simulated GPU: VOXCAM_LONG=1, or VOXCAM_GPU=1, with a fast
+// GPU. Otherwise every operation still runs in every mode.
 func Long() bool { return os.Getenv("VOXCAM_LONG") != "" || os.Getenv("VOXCAM_GPU") != "" }
 
 // AllNetworks is the number of random networks that Run has.
@@ -185,7 +185,7 @@ func bit(b bool) int {
 	return 0
 }
 
-// round is one set of data, what the reference makes of it, and what the backend makes of it with whole tensors.
+// round is one set of data, the reference's results for it, and the backend's with whole tensors.
 type round struct {
 	data, want, whole map[*ir.Value][]float64
 }

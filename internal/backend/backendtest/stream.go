@@ -9,8 +9,8 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// Plans lists ways to run a graph that must all give the same: with whole tensors, with everything that can be cut into slabs of
-// one to three planes, and as the planner streams it, with what can be external outside the arena.
+// Plans lists ways to run a graph that must all give the same results: with whole tensors, with everything that can be cut into slabs of
+// one to three planes, and as the planner streams it, with external values outside the arena.
 func Plans(g *ir.Graph) (map[string]*plan.Plan, error) {
 	plans := map[string]*plan.Plan{"whole": plan.Make(g)}
 	if !slices.ContainsFunc(g.Nodes, func(n *ir.Node) bool { return n.Out().HasDepth() || n.In(0) != nil && n.In(0).HasDepth() }) {

@@ -1,4 +1,4 @@
-// Package cpu runs plans on the processor, in float32, with the kernels of package kernel and plain loops for what is rare.
+// Package cpu runs plans on the processor, in float32, with the kernels of package kernel and plain loops for rare operations.
 //
 // Loading a plan takes its arena, packs the weights (once for all programs of a backend) and compiles every step to closures
 // over their operands. Running allocates nothing. Steps are cut into parts that do not depend on the number of threads, and sums
@@ -100,7 +100,7 @@ func (b *Backend) Close() error {
 	return nil
 }
 
-// weightKey says which constant, and in which form: form is comparable, and its type tells the forms apart.
+// weightKey names a constant and a form of it: form is comparable, and its type tells the forms apart.
 type weightKey struct {
 	data *tensor.Const
 	form any
@@ -114,7 +114,7 @@ type weight struct {
 	users int
 }
 
-// prepare returns what make makes of a constant, which is made once and kept while a program uses it.
+// prepare returns a constant in the form that make gives it. That form is made once and kept while a program uses it.
 func (b *Backend) prepare(p *Program, key weightKey, make func() (any, error)) (any, error) {
 	b.mu.Lock()
 	w := b.weights[key]

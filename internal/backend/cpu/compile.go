@@ -24,7 +24,7 @@ type compiler struct {
 	plan    *plan.Plan
 	weights map[weightKey]int // bytes, while sizes are counted
 
-	node *ir.Node // all of it, whatever the builder sees
+	node *ir.Node // the whole node, also while the builder sees a single plane of it
 	inst *instance
 	// slab says that the builder of a whole node must work plane by plane.
 	slab bool
@@ -220,7 +220,7 @@ func (c *compiler) locate(s *plan.Step) error {
 	return nil
 }
 
-// checkPacked refuses bits that are taken whole and by planes, whose planes begin at whole words.
+// checkPacked refuses bits that are read both whole and by planes, since planes begin at whole words.
 func checkPacked(v *ir.Value, both bool) error {
 	if s := v.Shape(); both && v.Type.Elem == tensor.Bit && len(s) == 5 && s[2:].Elements()%64 != 0 {
 		return fmt.Errorf("%v is used both whole and by planes: %w", v, backend.ErrUnsupported)
@@ -282,8 +282,8 @@ func (c *compiler) planeRows(planes, n, width int, do func(from, to int, s *scra
 	}})
 }
 
-// places returns the number of places for planes of operand i (the output is -1), all of them where it is whole. An image without
-// depth has one.
+// places returns the number of places for planes of operand i (-1 is the output): all planes where it is whole, one for an image without
+// depth.
 func (c *compiler) places(i int) int {
 	v := c.node.Out()
 	if i < 0 {

@@ -91,8 +91,9 @@ func (c *compiler) conv(n *ir.Node, a op.ConvAttr, cin int, backward bool) error
 	return nil
 }
 
-// A part of a convolution has at least about minGrain multiplications, which makes starting it cheap, or minSlabGrain where there are
-// few planes for the threads, and at most about maxGrain, which keeps cancelling prompt. In between, parts are small enough for many threads to end at about the same time.
+// A part of a convolution has at least about minGrain multiplications, which makes starting it cheap, or minSlabGrain where there are few
+// planes for the threads, and at most about maxGrain, which keeps cancelling prompt. In between, parts are small enough for many threads to
+// end at about the same time.
 const (
 	minGrain     = 1 << 22
 	minSlabGrain = 1 << 18
@@ -100,7 +101,7 @@ const (
 	parts        = 64 // about as many, if that is between the bounds
 )
 
-// convRegions cuts an output [N, D, H, W, C], each value of which takes macs multiplications, into parts. It is a function of
+// convRegions cuts an output [N, D, H, W, C] into parts; each value takes macs multiplications. It is a function of
 // the shape alone.
 func convRegions(y tensor.Shape, macs, channelStep, least int, depthwise bool) (regions []kernel.Region) {
 	depth, height, width := y[1], y[2], y[3]

@@ -111,7 +111,7 @@ func buildTranspose(c *compiler, n *ir.Node) error {
 	return nil
 }
 
-// ringTaps returns the taps in a ring with that many places, in which the planes of an axis lie.
+// ringTaps returns the taps along an axis whose planes lie in a ring of that many places.
 func ringTaps(t ir.Taps, places int) ir.Taps {
 	out := make(ir.Taps, len(t))
 	for i, terms := range t {
@@ -175,7 +175,7 @@ type mover struct {
 	places  int // of planes of y; 0 where it is whole
 }
 
-// planes returns the number of planes of y, and the number of rows of each; all in one where it is whole.
+// planes returns the number of planes of y, and the number of rows of each; one plane of all rows where y is whole.
 func (m mover) planes(rows int) (planes, n int) {
 	if m.places == 0 {
 		return 1, rows

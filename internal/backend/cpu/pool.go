@@ -49,8 +49,8 @@ func (s *scratch) point(inst *instance, z int) {
 	}
 }
 
-// part computes one of the independent parts of a step. What a part computes does not depend on the worker that runs it, nor on
-// how many there are: results are the same bits for any number of threads.
+// part computes one of the independent parts of a step. Its result does not depend on the worker that runs it, nor on the number of
+// workers: results are the same bits for any number of threads.
 type part func(i int, s *scratch)
 
 // pool is a fixed set of goroutines that share the parts of a step. The goroutine that calls run works, too. Streamed plans have
@@ -87,13 +87,13 @@ type worker struct {
 	_ [64]byte // workers do not share a line of the cache
 }
 
-// sleeper lets one goroutine wait for a condition that others make true.
+// sleeper lets one goroutine wait for a condition that other goroutines make true.
 type sleeper struct {
 	asleep atomic.Bool
 	wake   chan struct{}
 }
 
-// wait returns when done does. Whoever makes it true must call rouse afterwards.
+// wait returns when done returns true. The goroutine that makes it true must call rouse afterwards.
 func (s *sleeper) wait(spins int, done func() bool) {
 	for range spins {
 		if done() {

@@ -6,8 +6,8 @@ import (
 )
 
 // Small convolutions and products (gates, heads, blocks behind the last pooling) are summed in float64: they take no time, and an
-// error there spreads over the whole volume. In a deep network whose last activations are in the thousands, that takes the error
-// of gradients down several times, to that of rounding each value once.
+// error there spreads over the whole volume. In a deep network whose last activations are in the thousands, that reduces the error
+// of gradients several times, to that of rounding each value once.
 const preciseLimit = 1 << 18 // multiplications
 
 // preciseConv compiles a convolution, or the gradient of one, with weights [Cout, Cin/Groups, kd, kh, kw].

@@ -43,7 +43,7 @@ type instance struct {
 	places       []place
 	ops          [][]byte // memory of each operand, the output last
 	phases       []phase
-	byPlane      bool // phases are of one plane, whose operands are found plane by plane
+	byPlane      bool // phases compute one plane, and find their operands plane by plane
 	regions      func(depth int) []kernel.Region
 	heights      []height
 	accumulation *accumulation

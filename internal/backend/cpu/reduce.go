@@ -16,7 +16,7 @@ var reduceBuilders = map[*ir.Op]builder{
 	op.ReduceMax:  buildReduceMax,
 }
 
-// reduction is a tensor seen as [outer, size, inner], of which the middle is reduced.
+// reduction is a tensor seen as [outer, size, inner]; the middle axis is reduced.
 type reduction struct {
 	outer, size, inner int
 	plane              bool // of one plane, which has few parts: they are smaller

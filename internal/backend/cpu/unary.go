@@ -246,7 +246,7 @@ func buildMaskBackward(c *compiler, n *ir.Node) error {
 // kept are the bits of two numbers that stay, by the bits of both.
 var kept = [4]uint64{0, 0xffffffff, 0xffffffff << 32, math.MaxUint64}
 
-// keep copies those of 64 numbers whose bit is set, and clears the others.
+// keep copies those of 64 numbers whose bit is set, and sets the others to 0.
 func keep(dst, x []uint64, word uint64) {
 	dst = dst[:32]
 	for k, v := range x[:32] {

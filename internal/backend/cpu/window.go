@@ -30,8 +30,8 @@ type axisWindows [][]neighbour
 // windows are the neighbours of every position along depth, height and width.
 type windows [3]axisWindows
 
-// poolWindows lists what the windows of a pooling of an input of that size look at, and for each input voxel the windows that
-// look at it.
+// poolWindows lists the voxels in each window of a pooling of an input of that size, and for each input voxel the windows that it is
+// in.
 func poolWindows(a op.PoolAttr, in, out [3]int) (forward, backward windows) {
 	for axis := range 3 {
 		forward[axis], backward[axis] = make(axisWindows, out[axis]), make(axisWindows, in[axis])
@@ -195,8 +195,8 @@ func clearRows(v kernel.View, r kernel.Region) {
 	clear(v.Plane(r.Z0)[r.Y0*row : r.Y1*row])
 }
 
-// maxPoolBackward compiles windows that are too large for the kernel. It collects, for each voxel, the gradients of the windows whose
-// maximum it was: unlike scattering from the windows, that needs no other thread's voxels.
+// maxPoolBackward compiles windows that are too large for the kernel. For each voxel it adds up the gradients of the windows in which the
+// voxel was the maximum: unlike scattering from the windows, that needs no other thread's voxels.
 func maxPoolBackward(c *compiler, n *ir.Node) {
 	a, placesY, places, placesX := n.Attr.(op.PoolBackwardAttr).Pool, c.places(0), c.places(1), c.places(-1) // of dy, index, dx
 	from, to := n.Inputs[0].Shape(), n.Out().Shape()

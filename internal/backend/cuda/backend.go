@@ -2,7 +2,7 @@
 // of time; dense convolutions can go to cuDNN. Memory of the device is managed by package devmem.
 //
 // Loading a plan takes its arena, packs and uploads the weights (once for all programs of a backend), and compiles every node to an
-// action that launches kernels. Running takes no device memory. What is run again is a CUDA graph. Sums are taken in a fixed order
+// action that launches kernels. Running takes no device memory. Repeated runs are CUDA graphs. Sums are taken in a fixed order
 // that does not depend on the plan.
 package cuda
 
@@ -34,12 +34,12 @@ type Options struct {
 
 	// LaunchBlocking waits for each step, so that an error names the one that failed. It takes longer, and uses no graphs.
 	LaunchBlocking bool
-	// Fault makes calls of the driver fail, as a test wants it; see driver.ParseFaults. Intercept is asked after it.
+	// Fault makes calls of the driver fail, for tests; see driver.ParseFaults. Intercept is called after it.
 	Fault     string
 	Intercept driver.Intercept
 }
 
-// intercept returns what calls of the driver are to be asked; nil for nothing.
+// intercept returns a function for the driver to call before each of its calls; nil for none.
 func (o Options) intercept() (driver.Intercept, error) {
 	if o.Fault == "" {
 		return o.Intercept, nil
@@ -123,8 +123,8 @@ func New(o Options) (b *Backend, err error) {
 	b.memory = devmem.New(b.context, devmem.Options{Overhead: b.Overhead, Reopen: func() (*driver.Context, error) { return b.driver.Context(o.Device) }})
 	b.up, b.down, b.constants = b.memory.NewTransferQueue(), b.memory.NewTransferQueue(), b.memory.NewConstantPool()
 	err = b.context.Do(func() (err error) {
-		// Half of a context is for stacks, which hardly any kernel has; for one of cuDNN that does, the driver takes memory when it is
-		// launched. Where the driver keeps what there is, computing has less.
+		// Half of a context's memory is for stacks, which hardly any kernel has; for a kernel of cuDNN with a stack, the driver takes memory
+		// when it is launched. Where the driver does not shrink stacks, computing has less memory.
 		_ = b.context.SetStack(0)
 		if err := b.memory.Open(); err != nil {
 			return err
@@ -168,7 +168,7 @@ func (b *Backend) Close() error {
 	return errors.Join(tuned, err, b.meter.close())
 }
 
-// do runs what uses the memory of the device, see devmem.Allocator.Do.
+// do runs code that uses the memory of the device, see devmem.Allocator.Do.
 func (b *Backend) do(f func() error) error { return b.memory.Do(f) }
 
 // onTensorCores reports whether the precision is one of those that tensor cores compute in.
@@ -217,8 +217,8 @@ func (b *Backend) loadKernels() (*kernels, error) {
 	return k, nil
 }
 
-// function finds a kernel by name, and has the driver take memory for its stacks now: where it is launched first, a graph may be
-// recorded, and a refusal would come too late. It must run where the context is current.
+// function finds a kernel by name, and has the driver take memory for its stacks now: at its first launch a graph may be recorded,
+// and a refusal would come too late. It must run with the context current.
 func (k *kernels) function(name string) (*driver.Function, error) {
 	if f := k.functions[name]; f != nil {
 		return f, nil
@@ -283,7 +283,7 @@ func (b *Backend) WeightBytes(graphs ...*ir.Graph) (int, error) {
 	return b.memory.Round(all.Bytes()) + (len(graphs)-1)*b.memory.Granularity(), nil
 }
 
-// ArenaBytes implements backend.Backend. Programs that share an arena share what their steps compute with, too.
+// ArenaBytes implements backend.Backend. Programs that share an arena also share the working memory of their steps.
 func (b *Backend) ArenaBytes(p *plan.Plan) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

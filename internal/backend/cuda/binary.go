@@ -17,7 +17,7 @@ type pairFunction struct {
 	number int32
 }
 
-// pairFunctions has the functions, and what they are when their operands are exchanged.
+// pairFunctions has the functions, and each one's counterpart for exchanged operands.
 var pairFunctions = map[string][2]pairFunction{
 	"Add":            {{"Add", 0}, {"Add", 0}},
 	"Mul":            {{"Mul", 0}, {"Mul", 0}},

@@ -28,13 +28,13 @@ type compiler struct {
 	plan    *plan.Plan
 	weights *devmem.Constants // where constants go
 
-	node *ir.Node // all of it, whatever the builder sees
+	node *ir.Node // the whole node, also while the builder sees a single plane of it
 	mode plan.Mode
 	inst *instance
 	// depth is the number of planes of the output, or of the input of a reduction.
 	depth int
 
-	epilogue epilogue // of a convolution that is fused with what follows it
+	epilogue epilogue // of a convolution that is fused with the steps behind it
 	taken    bool     // the builder computes it
 }
 
@@ -128,7 +128,7 @@ func (c *compiler) steps(ctx context.Context) (steps []step, instances []*instan
 	return steps, instances, nil
 }
 
-// prepare checks the planes of a step, or finds them where it runs whole.
+// prepare checks the planes of a step, or finds them for a step that runs whole.
 func (t *step) prepare(s *plan.Step) error {
 	n := s.Node
 	depth := 1
@@ -265,7 +265,7 @@ func (c *compiler) locate(s *plan.Step) error {
 	return nil
 }
 
-// checkPacked refuses bits that are taken whole and by planes, whose planes begin at whole words.
+// checkPacked refuses bits that are read both whole and by planes, since planes begin at whole words.
 func checkPacked(v *ir.Value, both bool) error {
 	if s := v.Shape(); both && v.Type.Elem == tensor.Bit && len(s) == 5 && s[2:].Elements()%64 != 0 {
 		return fmt.Errorf("%v is used both whole and by planes: %w", v, backend.ErrUnsupported)
@@ -282,7 +282,7 @@ func (at *operand) wraps(p *plan.Plan, depth int) bool {
 func (c *compiler) in(i int) *operand { return &c.inst.places[i] }
 func (c *compiler) out() *operand     { return &c.inst.places[len(c.inst.places)-1] }
 
-// packed says that input i, a constant, is not read in the form that it has: the builder takes what it needs with pack.
+// packed says that input i, a constant, is not read in its stored form: the builder takes the form that it needs with pack.
 func (c *compiler) packed(i int) { c.inst.places[i].bytes = 0 }
 
 // floats returns a constant as float32 on the device.

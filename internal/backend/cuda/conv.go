@@ -162,7 +162,7 @@ var convTiles = [...]convTile{
 	{"conv_256x16", 256, 16, 128, 5, 0.65},
 }
 
-// What tiles cost, in multiplications of a multiprocessor.
+// Costs of tiles, in multiplications of a multiprocessor.
 const (
 	tileOverhead  = 24     // steps of a sum that starting a block and storing its results take
 	bytesTime     = 7      // a byte of device memory
@@ -201,7 +201,7 @@ func chooseTile(p product, splits, multiprocessors int) int {
 }
 
 // chooseSplits cuts the depth of a product into sums that are added later, where there are too few tiles for all multiprocessors. It must
-// be asked for the whole of a node, so that results do not depend on slabs.
+// be called for the whole node, so that results do not depend on slabs.
 func chooseSplits(p product, multiprocessors int) int {
 	best, least := 1, math.Inf(1)
 	for s := 1; s <= mostSplits && (s == 1 || p.steps/s >= leastSplit && 4*s*p.points*p.columns*p.groups <= splitCapacity); s++ {

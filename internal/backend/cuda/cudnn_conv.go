@@ -58,7 +58,7 @@ func (c *compiler) tunedConv(n *ir.Node, a op.ConvAttr, backward bool) (action, 
 	if c.in(0).stride%16 != 0 || c.out().stride%16 != 0 {
 		base.Align = 4
 	}
-	// What is the fastest is asked for some planes in the middle, whatever the plan: all plans compute a layer alike, and share its weights.
+	// Engines are timed on some planes in the middle, for any plan: all plans compute a layer alike, and share its weights.
 	planes := min(v.out[0], max(1, tunedBytes/c.out().stride))
 	middle := cudnnStep{z0: (v.out[0] - planes) / 2}
 	middle.z1 = middle.z0 + planes
@@ -75,7 +75,7 @@ func (c *compiler) tunedConv(n *ir.Node, a op.ConvAttr, backward bool) (action, 
 		return c.ownConv(own, n, a, backward)
 	}
 	e := c.epilogue
-	switch { // what engines do not do as an epilogue, or only with kernels that take seconds to make
+	switch { // epilogues that engines do not have, or only with kernels that take seconds to make
 	case backward || !v.bias, e.activation != "" && e.activation != "Relu", e.residual != nil && e.residual.wraps(c.plan, v.out[0]):
 		e = epilogue{}
 	}

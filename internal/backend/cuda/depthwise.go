@@ -91,7 +91,7 @@ type depthwiseParams struct {
 	ByChannels, ByWidth      Divide
 }
 
-// depthwiseForm tells how weights are packed: [tap][channel], the taps turned around or not.
+// depthwiseForm is the packed form of weights: [tap][channel], the taps turned around or not.
 type depthwiseForm struct{ turned bool }
 
 // buildDepthwise compiles a convolution, or the gradient of one, with one channel in each group; false where this is none.

@@ -37,7 +37,7 @@ func supported(version int, d driver.DeviceInfo) error {
 
 func versionText(v int) string { return fmt.Sprintf("%d.%d", v/1000, v%1000/10) }
 
-// explained adds to an error of the driver what this program knows of its reason.
+// explained adds to an error of the driver the likely reason.
 func explained(err error) error {
 	var none *driver.NoDriverError
 	if errors.As(err, &none) {
@@ -61,7 +61,7 @@ func explained(err error) error {
 	return err
 }
 
-// Note returns what a user should know about how the backend computes, or "".
+// Note returns a remark for the user about the backend's way of computing, or "".
 func (b *Backend) Note() string {
 	switch {
 	case !b.onTensorCores():
@@ -77,7 +77,7 @@ func (b *Backend) Note() string {
 type LibraryInfo struct {
 	Path    string `json:"path,omitempty"`
 	Version string `json:"version,omitempty"`
-	Problem string `json:"problem,omitempty"` // why it cannot be used, and what to do
+	Problem string `json:"problem,omitempty"` // the reason why it cannot be used, and a remedy
 	// Missing are libraries that some parts of it need.
 	Missing []string `json:"missing,omitempty"`
 }

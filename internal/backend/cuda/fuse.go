@@ -80,18 +80,18 @@ func (c *compiler) fusion(ctx context.Context, s *plan.Step, e epilogue, steps i
 	return &fusion{inst, steps}, nil
 }
 
-// takeEpilogue returns the epilogue of the convolution, for builders whose kernel computes it. Others do not call it.
+// takeEpilogue returns the epilogue of the convolution, for builders whose kernel computes it. Other builders do not call it.
 func (c *compiler) takeEpilogue() epilogue {
 	c.taken = true
 	return c.epilogue
 }
 
-// follows reports whether step b works in place on what step a stores, and on the same planes.
+// follows reports whether step b works in place on the value that step a stores, and on the same planes.
 func follows(a, b *plan.Step) bool {
 	return b.InPlace() && b.In[0] == a.Out[0] && b.Node.Inputs[0] == a.Node.Out() && b.Mode == a.Mode && b.Z0 == a.Z0 && b.Z1 == a.Z1
 }
 
-// addsInPlace reports whether step b adds a tensor of the same shape to what step a stores.
+// addsInPlace reports whether step b adds a tensor of the same shape to the value that step a stores.
 func (c *compiler) addsInPlace(a, b *plan.Step) bool {
 	if b.Node.Op != op.BinaryOp("Add") || !follows(a, b) {
 		return false
@@ -100,7 +100,7 @@ func (c *compiler) addsInPlace(a, b *plan.Step) bool {
 	return other.Const == nil && b.In[1] != b.In[0] && !c.plan.Buffers[b.In[1]].External && other.Shape().Equal(a.Node.Out().Shape())
 }
 
-// appliesInPlace reports whether step b applies an activation to what step a stores.
+// appliesInPlace reports whether step b applies an activation to the value that step a stores.
 func (c *compiler) appliesInPlace(a, b *plan.Step) bool {
 	return activations[b.Node.Op] && follows(a, b)
 }

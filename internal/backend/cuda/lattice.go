@@ -11,7 +11,7 @@ import (
 
 // convolution is a Conv or a ConvBackwardData as a sum over lattices: a convolution is one class, its gradient one for each residue
 // of the output coordinates modulo the stride. Within a class both are the same: each output is a sum over taps and input channels.
-// What is input and output here is that of the node, so that a gradient's input is the convolution's output.
+// Input and output are those of the node, so that a gradient's input is the convolution's output.
 type convolution struct {
 	attr      op.ConvAttr
 	backward  bool
@@ -180,7 +180,7 @@ func activationCode(name string) int32 {
 	case "Silu":
 		return 2
 	}
-	panic("cuda: convolutions do not apply " + name) // activations lists what they do
+	panic("cuda: convolutions do not apply " + name) // cannot be: activations lists the functions
 }
 
 func int32s3(v [3]int) [3]int32 { return [3]int32{int32(v[0]), int32(v[1]), int32(v[2])} }

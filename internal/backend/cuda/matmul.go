@@ -21,7 +21,7 @@ type matMulParams struct {
 	Broadcast                      Broadcast
 }
 
-// fewRows is the number of rows up to which a product is a few sums for each column, rather than tiles.
+// fewRows is the number of rows up to which a product is computed as a few sums for each column, not in tiles.
 const fewRows = 8
 
 // manyTiles is the number of large tiles from which all of a large GPU has some.

@@ -81,7 +81,7 @@ func (m *moments) Add(gradient backend.Field, share float64) error {
 	})
 }
 
-// check refuses what was lost; the memory is there.
+// check refuses moments whose values were lost.
 func (m *moments) check() error {
 	if m.field.(*field).memory.Lost() {
 		return errors.New("cuda: the moments were lost when the memory was vacated; Load makes them anew")

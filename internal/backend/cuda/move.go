@@ -264,7 +264,7 @@ func most(t ir.Taps) (n int) {
 	return n
 }
 
-// folded returns the taps of two axes taken as one, the second of which has n positions in the input.
+// folded returns the taps of two axes taken as one; the second axis has n positions in the input.
 func folded(outer, inner ir.Taps, n int) ir.Taps {
 	t := make(ir.Taps, 0, len(outer)*len(inner))
 	for _, a := range outer {
@@ -382,7 +382,7 @@ func (m *separable) planes(q *queue, x, y *operand) (px, py Planes) {
 // vectors reports whether elements can be moved four at a time.
 func (m *separable) vectors(x, y *operand) bool { return m.inner%4 == 0 && takesPacks(x, y) }
 
-// span returns the planes of y that a step makes: those it is given, or all where it runs whole.
+// span returns the planes of y that a step makes: those given, or all where it runs whole.
 func (m *separable) span(z0, z1 int) (int, int) {
 	if m.ring[1] {
 		return z0, z1
@@ -400,8 +400,8 @@ type selectParams struct {
 	Fill                    float32
 }
 
-// buildSeparable compiles every operation that says where its elements come from. Here they are copies, or the fill where they have no
-// term; others are sums (resize.go).
+// buildSeparable compiles every operation with a Separable rule. Here the elements of the output are copies, or the fill where they have no
+// source; sums of several sources are in resize.go.
 func buildSeparable(c *compiler, n *ir.Node) (action, error) {
 	s := n.Op.Separable(n)
 	m, x, y := c.separableOf(s, n.Out().Shape()), c.in(0), c.out()

@@ -142,7 +142,7 @@ type wholeGroups struct {
 	groups
 	sums           *columns
 	find           *driver.Function
-	moments, means int // where they are in scratch
+	moments, means int // their place in scratch
 }
 
 func (c *compiler) wholeGroups(g groups, accumulator, statistics string, x, y *operand) (w wholeGroups, err error) {
@@ -159,7 +159,7 @@ func (c *compiler) wholeGroups(g groups, accumulator, statistics string, x, y *o
 	return w, nil
 }
 
-// enqueue finds moments, or means of what has these moments.
+// enqueue computes moments, or further means of a value with the given moments.
 func (w *wholeGroups) enqueue(q *queue, moments, gamma, out driver.Ptr) error {
 	if err := w.sums.sum(q, 0, 1, q.scratch); err != nil {
 		return err
@@ -226,7 +226,7 @@ type layerNormParams struct {
 	Z0, Rows, Size int32
 }
 
-// warpLine is the length up to which a warp works on a row or line, rather than a block.
+// warpLine is the length up to which a warp, not a block, works on a row or line.
 const warpLine = 1 << 11
 
 func buildLayerNorm(c *compiler, n *ir.Node) (action, error) {

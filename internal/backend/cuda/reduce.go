@@ -26,8 +26,7 @@ func buildReduceMean(c *compiler, n *ir.Node) (action, error) {
 
 func buildReduceMax(c *compiler, n *ir.Node) (action, error) { return c.reduce("Max", n, 1) }
 
-// matricesOf sees a tensor whose axes are reduced as matrices whose rows are reduced. That is not possible where kept axes lie between
-// reduced ones.
+// matricesOf returns the matrices whose rows are the reduced axes of a tensor. There are none where kept axes lie between reduced ones.
 func matricesOf(x tensor.Shape, axes []int) (m matrices, ok bool) {
 	m = matrices{1, 1, 1}
 	for i, d := range x {

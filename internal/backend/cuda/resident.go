@@ -12,9 +12,9 @@ var _ backend.Resident = (*Backend)(nil)
 // Vacated implements backend.Resident.
 func (b *Backend) Vacated() bool { return b.memory.Vacated() }
 
-// Vacate implements backend.Resident. It waits for what is running. Weights are copied to the host the first time only, and both their
-// copy and the memory for kept fields stay on the host until those are closed. Moments are lost; Moments.Save keeps them. After an error
-// nothing has changed, unless Vacated says otherwise: then the driver refused some of the memory, and Trim tries that again.
+// Vacate implements backend.Resident. It waits for running work. Weights are copied to the host the first time only, and both their copy
+// and the memory for kept fields stay on the host until weights and fields are closed. Moments are lost; Moments.Save keeps them. After an
+// error nothing has changed, unless Vacated says otherwise: then the driver refused some of the memory, and Trim tries that again.
 func (b *Backend) Vacate(keep ...backend.Field) (freed int, err error) {
 	var kept []*devmem.Allocation
 	for _, f := range keep {
@@ -35,13 +35,13 @@ func (b *Backend) Vacate(keep ...backend.Field) (freed int, err error) {
 // Return implements backend.Resident.
 func (b *Backend) Return() error { return b.memory.Return() }
 
-// Trim implements backend.Resident. While the memory is vacated it gives back what could not be then.
+// Trim implements backend.Resident. While the memory is vacated it gives back the rest that Vacate could not.
 func (b *Backend) Trim(keep int) (freed int, err error) { return b.memory.Trim(keep) }
 
 // Usage implements backend.Resident.
 func (b *Backend) Usage() (backend.Usage, error) { return b.memory.Usage() }
 
-// Held returns the device memory that the backend has of the driver: arenas, weights, scratch and fields, and what it keeps for the next
+// Held returns the device memory that the backend has from the driver: arenas, weights, scratch and fields, and spare memory for the next
 // ones. The context, the kernels and the libraries come on top; see Overhead.
 func (b *Backend) Held() int { return b.memory.Held() }
 

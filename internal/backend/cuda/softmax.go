@@ -25,8 +25,8 @@ type softmaxParams struct {
 	Inner           Divide
 }
 
-// lines compiles a function of the lines along an axis. A line whose numbers lie behind each other is worked on by a warp, or by a
-// block if it is long; neighbouring ones along another axis by a thread each.
+// lines compiles a function of the lines along an axis. A warp works on a line whose numbers lie behind each other, or a block if
+// the line is long; on neighbouring lines along another axis a thread each.
 func (c *compiler) lines(n *ir.Node) (action, error) {
 	s, axis := n.Out().Shape(), n.Attr.(op.SoftmaxAttr).Axis
 	size, inner, lines := s[axis], s[axis+1:].Elements(), s.Elements()/s[axis]

@@ -212,7 +212,7 @@ func (c *compiler) sharedKernel(name string, shared int) (*driver.Function, erro
 	return f, f.SetDynamicShared(c.backend.device.SharedPerBlock)
 }
 
-// action runs a kernel for each sample; p has what does not change.
+// action runs a kernel for each sample; p has the parameters that do not change.
 func (p stemParams) action(c *compiler, weights *devmem.Constant, run func(q *queue, p *stemParams) error) action {
 	e := c.takeEpilogue()
 	p.Activation = activationCode(e.activation)

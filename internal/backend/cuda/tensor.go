@@ -86,12 +86,12 @@ func boxGroups(c *class, merged bool, tile [2]int, limit int) (groups []boxGroup
 		}
 		all = append(all, a)
 	}
-	if merged { // runs begin where they do
+	if merged { // all begin where the runs of taps begin
 		for i := range all {
 			all[i].q[2], all[i].r[2] = 0, c.tapStart[2]
 		}
 	}
-	// A way to tell groups apart, from large groups to single taps.
+	// Ways to form groups, from large groups to single taps.
 	keys := []func(a at) [6]int{
 		func(a at) [6]int { return [6]int{a.q[0], a.r[0], a.r[1], a.r[2]} },
 		func(a at) [6]int { return [6]int{a.q[0], a.r[0], a.r[1], a.r[2], a.q[1]} },
@@ -232,7 +232,7 @@ type tensorMachine struct {
 // instructions take at any point; with, points are rows of 128 bytes whose pieces are exchanged by the row's address.
 const boxesSwizzled = false
 
-// What the choice of tiles reckons with.
+// Costs for the choice of tiles.
 const (
 	tensorTileCycles = 2500 // to begin and to store a tile
 	tensorLoadBytes  = 20   // a cycle, from the second cache to a multiprocessor
@@ -440,7 +440,7 @@ func (m *tensorMachine) build(c *compiler, n *ir.Node, a op.ConvAttr, backward b
 	}, true, nil
 }
 
-// tensorActivations are the numbers of functions that kernels apply to what they store.
+// tensorActivations are the numbers of the functions that kernels apply before they store a value.
 var tensorActivations = map[string]int32{"": 0, "Relu": 1, "Silu": 2}
 
 // bit returns 1 for true.

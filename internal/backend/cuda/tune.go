@@ -17,7 +17,7 @@ import (
 	"github.com/voxcam/voxcam/internal/plan"
 )
 
-// tuner chooses between our own kernels and cuDNN's engines for convolutions on tensor cores, by timing them once. What was the fastest is
+// tuner chooses between our own kernels and cuDNN's engines for convolutions on tensor cores, by timing them once. The fastest is
 // remembered on disk. In strict float32 there is nothing to choose: our kernels are as fast, and take no workspace.
 type tuner struct {
 	backend *Backend

@@ -47,7 +47,7 @@ type pooling struct {
 	attr     op.PoolAttr
 	in, out  [3]int
 	channels int
-	count    [3]*devmem.Constant // what means divide by along each axis; nil for maxima
+	count    [3]*devmem.Constant // the divisors of means along each axis; nil for maxima
 	march    bool                // a thread that makes planes one after the other reads less
 }
 

@@ -1,5 +1,5 @@
-// Package hostmem has fields in the host's memory, and attribution there by package cam: all that the CPU backend needs, and what other
-// backends fall back on.
+// Package hostmem has fields in the host's memory, and attribution there by package cam: for the CPU backend, and as the fallback of other
+// backends.
 package hostmem
 
 import (
@@ -15,7 +15,7 @@ import (
 type Field struct {
 	n      int
 	data   []float32
-	lent   bool // others hold the slice, too: it must not be written
+	lent   bool // the slice is the caller's, too: it must not be written
 	fixed  bool // the field is always this slice
 	closed bool
 }
@@ -52,7 +52,7 @@ func (f *Field) Fresh() []float32 {
 	return f.Values()
 }
 
-// put makes data, which others may hold, the field's values.
+// put makes data the field's values. The slice may stay the caller's.
 func (f *Field) put(data []float32, lent bool) {
 	if f.fixed {
 		copyAll(f.data, data)

@@ -22,7 +22,7 @@ func groupOf(n *ir.Node, x *ir.Value) func(i int) int {
 	return func(i int) int { return i % channels / members }
 }
 
-// param returns element i of a parameter by channel, or what stands for an absent one.
+// param returns element i of a parameter by channel, or the default of an absent parameter.
 func param(in [][]float64, k, i int, absent float64) float64 {
 	if k >= len(in) || in[k] == nil {
 		return absent

@@ -1,9 +1,9 @@
-// Package array is what the readers of volume formats have in common: an n-dimensional array as a file stores it, before
-// its axes have names, and bounded decoding of its elements.
+// Package array has the common parts of the readers of volume formats: an n-dimensional array as a file stores it, before its axes have
+// names, and bounded decoding of its elements.
 //
 // Every reader has the signature of Reader. It trusts no number of a header before it has been compared with the bytes that
-// exist, and with the memory that may be taken: sizes are multiplied with an overflow check, no memory is taken for voxels that the bytes
-// of the file cannot stand for, and decompression stops at what the header announced.
+// exist, and with the memory that may be taken: sizes are multiplied with an overflow check, no memory is taken for more voxels than the bytes
+// of the file can hold, and decompression stops at what the header announced.
 package array
 
 import (
@@ -30,12 +30,12 @@ type Array struct {
 	Geometry *volume.Geometry
 }
 
-// Options narrow what is read.
+// Options choose the array, and bound its size.
 type Options struct {
 	Variable  string // name of the array in files that hold several
 	MaxVoxels int    // refuse larger arrays; 0 is DefaultMaxVoxels
 
-	// Allow is asked whether so many bytes of memory may be taken, before any of them are; nil: always.
+	// Allow is called with a number of bytes before that memory is taken; it refuses by an error. Nil allows all.
 	Allow func(bytes int) error
 }
 
@@ -106,7 +106,7 @@ func ColumnMajor(shape []int) []int {
 // Values returns the elements in row-major order: Data itself if it is in that order, a copy otherwise.
 func (a *Array) Values() []float32 { return Gather(a.Data, a.Shape, a.Strides) }
 
-// Gather returns the strided view of src in row-major order: a part of src if that is what the view is, a copy otherwise.
+// Gather returns the strided view of src in row-major order: a part of src if the view is one, a copy otherwise.
 func Gather(src []float32, shape, strides []int) []float32 {
 	n, ordered := 1, true
 	for i := len(shape) - 1; i >= 0; i-- {

@@ -35,8 +35,8 @@ const chunkBytes = 64 << 10
 // mostRatio bounds the bytes of deflate's output that one of its input stands for (RFC 1951: 258 bytes take two bits, besides a header).
 const mostRatio = 1032
 
-// Read decodes n elements from r. have is the number of stored bytes behind r, compressed or not. No memory is taken for elements that
-// so many bytes cannot stand for.
+// Read decodes n elements from r. have is the number of stored bytes behind r, compressed or not. No memory is taken for more elements
+// than those bytes can hold.
 func (e Element) Read(r io.Reader, n int, have int64) ([]float32, error) {
 	if int64(n)*int64(e.Size)/mostRatio > have {
 		return nil, fmt.Errorf("%d bytes cannot hold %d values, however compressed: %w", have, n, io.ErrUnexpectedEOF)
@@ -175,7 +175,7 @@ func half(u uint16) float64 {
 }
 
 // Drain reads the rest of a compressed stream, which makes its decoder check the sum at the end. More than allowed bytes
-// are an error: they are not part of what the header describes.
+// are an error: they are no part of the array that the header describes.
 func Drain(r io.Reader, allowed int64) error {
 	n, err := io.Copy(io.Discard, io.LimitReader(r, allowed+1))
 	if err != nil {

@@ -88,7 +88,7 @@ func (v Variable) write(w io.Writer) error {
 	return fmt.Errorf("values of type %T cannot be written", v.Data)
 }
 
-// basicPlane encodes a string in UTF-16 with a replacement character for what needs two units (emoji, rare scripts):
+// basicPlane encodes a string in UTF-16 with a replacement character for characters that need two units (emoji, rare scripts):
 // MATLAB counts units and SciPy characters, and SciPy reads nothing of a file in which the numbers differ.
 func basicPlane(s string) []uint16 {
 	var units []uint16

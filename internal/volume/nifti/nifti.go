@@ -224,7 +224,7 @@ func parseHeader(b []byte, version int, order binary.ByteOrder) (*header, error)
 		}
 		h.shape = append(h.shape, int(n))
 	}
-	const named = 5 // axes that have a meaning here; more are common with size 1, of which the standard makes nothing
+	const named = 5 // axes that have a meaning here; files often have more, of size 1, to which the standard gives no meaning
 	for len(h.shape) > named && h.shape[len(h.shape)-1] == 1 {
 		h.shape = h.shape[:len(h.shape)-1]
 	}
@@ -261,8 +261,7 @@ func parseHeader(b []byte, version int, order binary.ByteOrder) (*header, error)
 	return h, nil
 }
 
-// checkPlace refuses a header whose numbers place no voxel, or could not be written again as float32, also after they were
-// multiplied by a number of voxels.
+// checkPlace refuses a header whose numbers place no voxel, or overflow float32, also after they were multiplied by a number of voxels.
 func (f *fields) checkPlace(forms volume.Forms) error {
 	const smallest, largest = 1e-30, 1e30
 	for i, x := range f.pixdim[1:4] {

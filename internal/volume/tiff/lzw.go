@@ -10,18 +10,18 @@ const (
 	fullCode  = 4094 // is not used: the table is full
 	leastBits = 9
 	mostBits  = 12
-	tableBits = 14 // of the index of coder.table, a quarter of which is used
+	tableBits = 14 // of the index of coder.table; at most a quarter of it is used
 )
 
 // coder codes strips with LZW.
 type coder struct {
-	// table has the entries: the code of what came before and the next byte, above the code of both together. An entry lies
+	// table has the entries: the code of the prefix and the next byte, above the code of both together. An entry lies
 	// at its hash, or at the next free place behind. No entry is 0.
 	table [1 << tableBits]uint32
 	out   []byte
 }
 
-// strip codes data, which are not empty. What it returns is valid until the next call.
+// strip codes data, which are not empty. The result is valid until the next call.
 func (c *coder) strip(data []byte) []byte {
 	const slack = 64 // codes at the beginning and the end, and bytes that are written ahead
 	if most := len(data)*mostBits/8 + len(data)/1024 + slack; len(c.out) < most {

@@ -47,7 +47,7 @@ func NewEncoder(w io.Writer, opt Options) (*Encoder, error) {
 	return newEncoder(w, opt, size > limit)
 }
 
-// NewBigEncoder is NewEncoder for a BigTIFF whatever the size. ImageJ reads these with Bio-Formats only.
+// NewBigEncoder is NewEncoder for a BigTIFF of any size. ImageJ reads these with Bio-Formats only.
 func NewBigEncoder(w io.Writer, opt Options) (*Encoder, error) { return newEncoder(w, opt, true) }
 
 func newEncoder(w io.Writer, opt Options, big bool) (*Encoder, error) {

@@ -19,7 +19,7 @@ type Tile struct {
 // Epilogue is the function that is applied to a finished output.
 type Epilogue struct {
 	Bias       []float32  // one value per output channel, or nil
-	Accumulate bool       // add to what the destination holds
+	Accumulate bool       // add to the destination's values
 	Hook       func(Tile) // called once for each output voxel, after bias and accumulation; it may change the rows
 }
 
@@ -74,7 +74,7 @@ func (s *Set) PackConv(shape ConvShape, w Weights) (*Conv, error) {
 }
 
 // PackConvBackward packs the gradient of a forward convolution with respect to its input: Run takes dy as src and gives dx as dst.
-// It is also ONNX ConvTranspose: shape is that of the convolution whose gradient it is, so Cin is the transposed convolution's output
+// It is also ONNX ConvTranspose: shape is that of the forward convolution, so Cin is the transposed convolution's output
 // channels, Cout its input channels, and its weights [in, out/groups, kd, kh, kw] are taken as they are. The size of dx is dst's size.
 //
 // With stride 1 it is a convolution with mirrored, transposed weights. With a larger stride the coordinates of dx fall into classes

@@ -182,7 +182,7 @@ func (cl *axisClass) gather(table []int32, src View, iz, iy int, srcStep, kernel
 	return taps, perX
 }
 
-// run finds the taps along x, [k0, k1), that lie inside a source row at lattice point x, and the first point, at most n, where others do.
+// run finds the taps along x, [k0, k1), that lie inside a source row at lattice point x, and the first point, at most n, where other taps do.
 func (cl *axisClass) run(x, n, step, width int) (k0, k1, end int) {
 	xs := cl.axis[2]
 	for k0 < len(xs) && x*step+xs[k0].off < 0 {

@@ -13,7 +13,7 @@
 // # Data
 //
 // Activations are channels last, [D, H, W, C], batch 1. A [View] holds planes along depth in a ring, so whole tensors and streamed slabs
-// look alike. An operation computes a [Region] of its destination (planes, rows, channels) and reads what it needs of its source; regions
+// look alike. An operation computes a [Region] of its destination (planes, rows, channels) and reads the needed part of its source; regions
 // that do not overlap may run in parallel. Slabs and threads use the same entry, and how the output is cut does not change its values
 // by more than rounding (sums are taken in another order where a K block or a border falls elsewhere).
 //
@@ -21,7 +21,7 @@
 //
 //   - K1: nothing is allocated while a kernel runs; scratch is bounded, its size known after packing, and its contents do not matter.
 //   - K2: nothing outside the region is written, nothing outside the needed planes is read.
-//   - K3: every assembly kernel has a Go twin of the same signature, which defines what it computes; the tests hold each to the twin or to
+//   - K3: every assembly kernel has a Go twin of the same signature, which defines its results; the tests compare each with the twin or with
 //     loops in float64.
 //   - K4: wrong sizes are the caller's mistake and panic with a message that begins with "kernel:"; shapes from a model are checked when
 //     packing and give errors.

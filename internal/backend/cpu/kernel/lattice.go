@@ -83,7 +83,7 @@ func (c *Conv) block(cl *class, dst, src View, from, n [3]int, v int, r Region, 
 	table := ints(scratch)
 	crow, rows := table[:blockRows], table[blockRows:][:c.kb*blockRows]
 	patch := scratch[blockRows*(1+c.kb):]
-	// The lattice points of the block as runs along x, and where they go.
+	// The lattice points of the block as runs along x, and their destinations.
 	count := 0
 	for i := 0; i < m; {
 		x, y, z := (v+i)%n[2], (v+i)/n[2]%n[1], (v+i)/n[2]/n[1]

@@ -1,6 +1,6 @@
 package kernel
 
-// Operand is a row-major matrix in memory; Trans says that it holds the transpose of what the product wants.
+// Operand is a row-major matrix in memory; Trans says that it holds the transpose of the product's operand.
 type Operand struct {
 	Data   []float32
 	Stride int // floats from one stored row to the next

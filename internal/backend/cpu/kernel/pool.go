@@ -9,7 +9,7 @@ import (
 // so ceil_mode needs nothing here but PadAfter (which only CountPadding looks at).
 type PoolShape struct {
 	Kernel, Stride, Dilation, PadBefore, PadAfter [3]int
-	CountPadding                                  bool // average: padding (not what ceil_mode adds behind it) counts as values
+	CountPadding                                  bool // average: padding counts as values, except that added by ceil_mode
 }
 
 // Pool is a pooling with its tables; immutable, for any number of threads.
@@ -171,8 +171,8 @@ func (p *Pool) counted(a, o, size int) (n int) {
 	return n
 }
 
-// MaxBackward adds dy to those values of dx that won. index is a ring of planes of dy's size, which may have more or fewer slots. dx's region must hold what it is added to
-// (zeros, for the gradient alone).
+// MaxBackward adds dy to those values of dx that won. index is a ring of planes of dy's size, which may have more or fewer slots. dx's
+// region must hold the values to add to (zeros, for the gradient alone).
 func (p *Pool) MaxBackward(dx, dy View, index []uint8, slots int, r Region, scratch []float32) {
 	r = p.prepare(dx, dy, r, scratch)
 	sh := &p.shape

@@ -23,19 +23,19 @@ type CacheKey struct {
 	Limit   int // the workspace that was allowed, in bytes
 }
 
-// Choice is the engine that was the fastest of those that were tried.
+// Choice is the fastest of the engines that were tried.
 type Choice struct {
 	Engine    string // Plan.Engine
 	Workspace int    // Plan.Workspace
 	Seconds   float64
 }
 
-// Own is the prefix of choices that are not engines of cuDNN but something of the caller's that is faster.
+// Own is the prefix of choices that are not engines of cuDNN but faster kernels of the caller.
 const Own = "own:"
 
 // Cache remembers choices on disk, so that engines are timed once on a machine. It is a help only: a folder that cannot be read or written
-// makes it empty, or forgetful, and is never an error of the caller. It may be used by several goroutines and several processes; what two
-// processes write at the same moment can be lost.
+// makes it empty, or forgetful, and is never an error of the caller. It may be used by several goroutines and several processes; choices that
+// two processes write at the same moment can be lost.
 type Cache struct {
 	mu      sync.Mutex
 	path    string
@@ -151,8 +151,8 @@ func (c *Cache) Forget(k CacheKey) {
 	c.dirty = true
 }
 
-// Save writes the choices to disk if there are new ones, together with those that others have written meanwhile. The file is replaced in
-// one step, so that readers never see half of one.
+// Save writes the choices to disk if there are new ones, together with those that other processes have written since. The file is replaced
+// in one step, so that readers never see half of it.
 func (c *Cache) Save() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -31,7 +31,7 @@ func (p Precision) String() string {
 // Volumes are [D, H, W, C], channels last, weights are [Cout, kd, kh, kw, Cin/Groups]. All are float32 in memory, but with BFloat16 the
 // weights are bfloat16, and Read16 and Write16 say the same of the volumes.
 //
-// What the library offers differs from problem to problem (seen with 9.19 for compute capability 9.0):
+// The engines of the library differ from problem to problem (seen with 9.19 for compute capability 9.0):
 //   - Forward with a bias, with or without residual and activation, has engines that come compiled, in Float32 and TF32. A residual or an
 //     activation without a bias has engines that are compiled when a plan is made (half a second each), and none in Float32: give
 //     a bias of zeros instead.
@@ -88,7 +88,7 @@ func (c Convolution) String() string {
 
 func times(v [3]int) string { return fmt.Sprintf("%dx%dx%d", v[0], v[1], v[2]) }
 
-// check finds what no engine could make sense of.
+// check refuses problems that mean nothing to any engine.
 func (c Convolution) check() error {
 	if c.Cin < 1 || c.Cout < 1 || c.Groups < 1 || c.Cin%c.Groups != 0 || c.Cout%c.Groups != 0 {
 		return fmt.Errorf("%d channels in and %d out cannot be %d groups", c.Cin, c.Cout, c.Groups)
@@ -224,7 +224,7 @@ func (h *Handle) graph(c Convolution) (*graph, error) {
 		operations = append(operations, o)
 	}
 
-	// What follows the convolution, the last one writing to memory.
+	// The operations behind the convolution, the last one writing to memory.
 	type step struct {
 		mode  int32
 		other descriptor

@@ -40,7 +40,7 @@ func (l *Library) getInt(d descriptor, a attribute) (int, error) {
 	return int(v), err
 }
 
-// maker makes descriptors and owns them. Its first error stops it: later calls do nothing, and err says what happened.
+// maker makes descriptors and owns them. Its first error stops it: later calls do nothing, and err has the error.
 type maker struct {
 	lib  *Library
 	made []made

@@ -10,16 +10,16 @@ import (
 
 // Error is a call that cuDNN refused.
 type Error struct {
-	Call   string // the function, and what it was about
+	Call   string // the function, and its object
 	Status int32  // a cudnnStatus_t; the thousands are the category: 2000 bad parameters, 3000 not supported, 4000 internal, 5000 execution
-	Text   string // the status's name, and what the library says about the last error of the thread
+	Text   string // the status's name, and the library's text about the last error of the thread
 }
 
 func (e *Error) Error() string {
 	return fmt.Sprintf("cuDNN: %s: status %d, %s", e.Call, e.Status, e.Text)
 }
 
-// Unsupported reports whether the library does not support what was asked, as opposed to failing at it.
+// Unsupported reports whether the library does not support the problem, as opposed to failing at it.
 func (e *Error) Unsupported() bool { return e.Status/1000 == 3 }
 
 // Statuses (cudnnStatus_t) for memory of the host and of the device that the library did not get.

@@ -32,7 +32,7 @@ type Library struct {
 	setAttribute, getAttribute, executePlan                          uintptr
 }
 
-// NotFoundError says that cuDNN is not installed where it was looked for, or cannot be used.
+// NotFoundError says that cuDNN was found in none of the places, or cannot be used.
 type NotFoundError struct {
 	File  string
 	Dirs  []string // searched after the loader's own path
@@ -46,8 +46,8 @@ func (e *NotFoundError) Error() string {
 
 func (e *NotFoundError) Unwrap() error { return e.Cause }
 
-// Open loads cuDNN 9, from the loader's path or from the first of the folders that has it, and what cuDNN itself loads when it first
-// needs it (cuBLAS, NVRTC) from the folders beside it. The error is a *NotFoundError.
+// Open loads cuDNN 9, from the loader's path or from the first of the folders that has it. Libraries that cuDNN loads at its first need
+// (cuBLAS, NVRTC) come from the folders beside it. The error is a *NotFoundError.
 func Open(dirs []string) (*Library, error) {
 	fail := func(cause error) (*Library, error) { return nil, &NotFoundError{fileName, dirs, cause} }
 	file, err := dl.Open([]string{fileName}, dirs)
@@ -74,7 +74,7 @@ func Open(dirs []string) (*Library, error) {
 	}
 	l.version = int(dl.Call(l.getVersion))
 	if l.version < oldestVersion {
-		// A library whose parts are missing has no version.
+		// A library with missing parts has no version.
 		if l.version == 0 {
 			return fail(fmt.Errorf("%s does not find the other libraries of cuDNN (libcudnn_graph.so.9 and so on), which belong beside it", l.path))
 		}
@@ -87,7 +87,7 @@ func Open(dirs []string) (*Library, error) {
 	return l, nil
 }
 
-// preload loads the libraries that cuDNN opens by name at its first need, where they lie in a folder that its own search does not know.
+// preload loads the libraries that cuDNN opens by name at its first need, if they lie in a folder where it does not search.
 // Without cuBLASLt it would end the process (abort) at the first heuristic, so that this must be found now. Without NVRTC only the engines
 // that are compiled at run time are missing.
 func (l *Library) preload(dirs []string) error {
@@ -105,7 +105,7 @@ func (l *Library) preload(dirs []string) error {
 		}
 		return err
 	}
-	_ = open("libnvrtc") // Missing tells of it
+	_ = open("libnvrtc") // see Missing
 	if err := open("libcublasLt"); err != nil {
 		return fmt.Errorf("%s needs cuBLAS of CUDA %d: %w", l.path, l.cuda, err)
 	}

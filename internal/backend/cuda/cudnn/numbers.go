@@ -105,7 +105,7 @@ const (
 	attrDeviceJSON attribute = 2702
 )
 
-// kindOfValue is a cudnnBackendAttributeType_t: what the elements of an attribute are.
+// kindOfValue is a cudnnBackendAttributeType_t: the type of the elements of an attribute.
 type kindOfValue int32
 
 const (
@@ -144,7 +144,7 @@ const (
 // knobTypes is more than the number of knobs that any version has (44 in 9.19).
 const knobTypes = 64
 
-// note is a cudnnBackendNumericalNote_t: what an engine does to its numbers.
+// note is a cudnnBackendNumericalNote_t: a property of an engine's arithmetic.
 type note int32
 
 const (

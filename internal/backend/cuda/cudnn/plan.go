@@ -28,7 +28,7 @@ type Plan struct {
 	pack  descriptor
 }
 
-// Addresses are those of a plan's tensors on the device. What a problem does not have is 0.
+// Addresses are those of a plan's tensors on the device; 0 for a tensor that the problem does not have.
 type Addresses struct {
 	X, W, Y, Bias, Residual, Workspace driver.Ptr
 }
@@ -39,9 +39,9 @@ const (
 	mostCompiled   = 3
 )
 
-// Candidates returns at most 8 ways to compute a convolution, those that the library expects to be the fastest first. Left out are engines that need
-// more workspace (bytes), whose results differ from run to run, and for Float32 those that compute with less than float32. Nothing is
-// computed and no device memory is taken but for code. The error is there only if there is no candidate.
+// Candidates returns at most 8 ways to compute a convolution, those that the library expects to be the fastest first. Left out are engines
+// that need more workspace (bytes), whose results differ from run to run, and for Float32 those that compute with less than float32.
+// Nothing is computed and no device memory is taken but for code. The error is there only if there is no candidate.
 func (h *Handle) Candidates(c Convolution, maxWorkspace int) ([]*Plan, error) {
 	g, err := h.graph(c)
 	if err != nil {
@@ -247,7 +247,7 @@ func (h *Handle) describe(config descriptor) (suggestion, error) {
 		return s, err
 	}
 	s.compiles = slices.Contains(behaviours, behaviourCompiles)
-	// Not all versions know the workspace of a configuration. Where they do, nothing needs to be built to find it too large.
+	// Not all versions know the workspace of a configuration. Where they do, too large a workspace shows without building a plan.
 	if s.workspace, err = h.lib.getInt(config, attrConfigWorkspace); err != nil {
 		s.workspace = 0
 	}
@@ -279,7 +279,7 @@ func list[T ~int32](l *Library, d descriptor, a attribute, t kindOfValue) ([]T, 
 
 // Rebuild makes the plan of an engine that Candidates chose before, with the same library and device, for the same problem or for one that
 // differs in depth. There the same knobs mean the same tiles, so that sums are made in the same order unless the engine splits them by
-// the problem's size: a test must tell.
+// the problem's size: only a test can show that.
 func (h *Handle) Rebuild(c Convolution, engine string) (*Plan, error) {
 	e, err := parseEngine(engine)
 	if err != nil {

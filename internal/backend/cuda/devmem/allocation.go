@@ -10,8 +10,8 @@ import (
 )
 
 // Allocation is a range of device addresses with pieces of physical memory behind it, side by side. Everything that the backend takes on
-// the device is an allocation, so that its use of memory is known to the byte. The addresses stay until it is closed; the pieces are others
-// after Vacate and Return. The allocator's mutex guards it.
+// the device is an allocation, so that its use of memory is known to the byte. The addresses stay until it is closed; Vacate and Return
+// exchange the pieces. The allocator's mutex guards it.
 type Allocation struct {
 	a       *Allocator
 	at      driver.Ptr
@@ -29,8 +29,8 @@ type Allocation struct {
 	broken   atomic.Bool // its pieces are gone, and it can only be closed
 }
 
-// Allocate maps bytes of memory, rounded up to pieces; none for 0. Spare pieces are used first, so that the driver is asked only for what
-// was never had or was trimmed. An error says what the memory was for.
+// Allocate maps bytes of memory, rounded up to pieces; none for 0. Spare pieces are used first, so that the driver is asked only for the
+// rest. An error names the purpose of the memory.
 func (a *Allocator) Allocate(bytes int, what string) (m *Allocation, err error) {
 	m = &Allocation{a: a, used: bytes, bytes: a.Round(bytes)}
 	if bytes == 0 {
@@ -208,7 +208,7 @@ func (m *Allocation) Close() error {
 		return nil
 	}
 	a.live = slices.Delete(a.live, i, i+1)
-	if m.ready { // no longer, whatever the driver says
+	if m.ready { // no longer, even if the driver refuses
 		a.allocated.Add(-int64(m.bytes))
 		m.ready = false
 	}

@@ -1,7 +1,7 @@
 // Package devmem manages the memory of a GPU: it takes physical memory from the driver in pieces that never fragment, maps them at
-// addresses, moves values between host and device, and can give all of it up for a while (Vacate) without that an address changes.
+// addresses, moves values between host and device, and can give all of it up for a while (Vacate) without changing an address.
 //
-// What the driver refuses to end is remembered, and tried again by Trim and Close, so that nothing leaks.
+// Memory that the driver refuses to take back is remembered, and tried again by Trim and Close, so that nothing leaks.
 package devmem
 
 import (
@@ -16,10 +16,9 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 )
 
-// Allocator has the physical memory that a backend took from the driver. It comes in pieces of the granularity, each of which is as good as
-// any other, so that an allocation of any size can be made of any that are spare: there is no fragmentation, whatever was taken and closed
-// before. Because calls of the driver take their time, some pieces are large: largeUnits units in one, exchanged for small ones where those
-// are needed.
+// Allocator has the physical memory that a backend took from the driver. It comes in pieces of the granularity. Any spare pieces serve for an
+// allocation of any size, so that memory never fragments. Because calls of the driver take time, some pieces are large: largeUnits units in
+// one, exchanged for small pieces where those are needed.
 type Allocator struct {
 	context     *driver.Context
 	stream      *driver.Stream // that programs run on; nil until Open, and from Close on
@@ -46,9 +45,9 @@ type Allocator struct {
 
 // Options are the services that an allocator needs from its backend.
 type Options struct {
-	// Overhead measures the device memory of this process beside what the allocator holds.
+	// Overhead measures the device memory of this process that the allocator does not hold.
 	Overhead func() (int, error)
-	// Reopen makes another context of the same device, for what outlives a context that could not give it back.
+	// Reopen makes another context of the same device, to end allocations of a context that could not give them back.
 	Reopen func() (*driver.Context, error)
 }
 
@@ -68,7 +67,7 @@ func (a *Allocator) Open() (err error) {
 	return err
 }
 
-// Close makes the calls of ends and gives everything back, the stream and the context with it. It tries again what the driver refuses.
+// Close makes the calls of ends and gives everything back, the stream and the context with it. Calls that the driver refuses are tried again.
 func (a *Allocator) Close(ends ...func() error) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -112,8 +111,8 @@ func (a *Allocator) Stream() *driver.Stream { return a.stream }
 // Granularity returns the bytes that allocations are multiples of.
 func (a *Allocator) Granularity() int { return a.granularity }
 
-// Do runs f, which uses the memory of the device, in a thread in which the context is current; it is an error while the memory is vacated.
-// It must not be called within Do, nor while a transfer queue carries something.
+// Do runs f, which uses the memory of the device, in a thread with the context current. It is an error while the memory is vacated. It must
+// not be called within Do, nor while a transfer queue has work.
 func (a *Allocator) Do(f func() error) error {
 	if err := a.gate.enter(); err != nil {
 		return err
@@ -122,15 +121,15 @@ func (a *Allocator) Do(f func() error) error {
 	return a.context.Do(f)
 }
 
-// Record runs f, which records a graph, and keeps others from waiting for the stream meanwhile.
+// Record runs f, which records a graph. Until it returns, no other goroutine may wait for the stream.
 func (a *Allocator) Record(f func() error) error {
 	a.recording.Lock()
 	defer a.recording.Unlock()
 	return f()
 }
 
-// Settle waits until the device has done what was enqueued: memory is not taken away while something uses it. It must run where the
-// context is current.
+// Settle waits until the device has done all enqueued work: memory is not taken away while something uses it. It must run with the context
+// current.
 func (a *Allocator) Settle() error {
 	if a.stream == nil {
 		return nil
@@ -213,8 +212,8 @@ func (a *Allocator) forget() {
 // endTries is the number of times that Close makes a refused call.
 const endTries = 3
 
-// Trim gives spare memory back to the driver until keep bytes are left, and returns what it freed. While the memory is vacated it gives
-// back what could not be then.
+// Trim gives spare memory back to the driver until keep bytes are left, and returns the freed bytes. While the memory is vacated it gives
+// back the rest that Vacate could not.
 func (a *Allocator) Trim(keep int) (freed int, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -239,7 +238,7 @@ func (a *Allocator) Held() int { return int(a.reserved.Load()) }
 // Allocated returns the bytes of allocations.
 func (a *Allocator) Allocated() int { return int(a.allocated.Load()) }
 
-// Usage returns what the device has free, what the allocator holds of it, and what the process takes besides.
+// Usage returns the free memory of the device, the part that the allocator holds, and the other memory of the process.
 func (a *Allocator) Usage() (backend.Usage, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

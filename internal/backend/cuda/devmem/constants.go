@@ -9,7 +9,7 @@ import (
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
-// ConstantKey says which constant, and in which form: Form is comparable, and its type tells the forms apart.
+// ConstantKey names a constant and a form of it: Form is comparable, and its type tells the forms apart.
 type ConstantKey struct {
 	Data *tensor.Const
 	Form any
@@ -57,7 +57,7 @@ func (p *ConstantPool) Constants() *Constants {
 	return &Constants{pool: p, wanted: map[ConstantKey]*Constant{}}
 }
 
-// Align is the alignment, in bytes, of what lies side by side in an allocation.
+// Align is the alignment, in bytes, of neighbours in an allocation.
 const Align = 256
 
 // Aligned rounds up to Align.

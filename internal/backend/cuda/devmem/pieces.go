@@ -54,7 +54,7 @@ func (a *Allocator) create(n, units int) error {
 	return nil
 }
 
-// exchange makes small pieces of a large spare one, by way of the driver. Another program may take some of the memory meanwhile.
+// exchange makes small pieces of a large spare one, by way of the driver. Another program may take some of the memory at that moment.
 func (a *Allocator) exchange() error {
 	p := a.pop(1, largeUnits)[0]
 	if err := a.context.Release(p.handle); err != nil {
@@ -65,9 +65,9 @@ func (a *Allocator) exchange() error {
 	return a.create(largeUnits, 1)
 }
 
-// pieces returns pieces for consecutive places, whose sizes are given in units: spare ones, and new ones from the driver only for what is
-// missing. A place for a large piece may get small ones. Where the driver refuses, the pieces that it gave before are spare, so that
-// something smaller can be made of them. It must run where the context is current.
+// pieces returns pieces for consecutive places, whose sizes are given in units: spare ones, and new ones from the driver only for the
+// rest. A place for a large piece may get small ones. Where the driver refuses, the pieces that it gave before stay spare, so that a smaller
+// allocation can be made of them. It must run with the context current.
 func (a *Allocator) pieces(places []int) (taken []physical, err error) {
 	small, large := 0, 0
 	for _, units := range places {
@@ -82,7 +82,7 @@ func (a *Allocator) pieces(places []int) (taken []physical, err error) {
 			return nil, err
 		}
 	}
-	// Places for large pieces that there are none for take what small ones are left, and then new ones.
+	// Places without a large piece take the remaining small ones, and then new ones.
 	if lacking := large - len(a.large); lacking > 0 {
 		missing := small + lacking*largeUnits - len(a.small)
 		if a.create(min(lacking, missing/largeUnits), largeUnits) != nil { // then there may be room for small ones

@@ -6,7 +6,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 )
 
-// staging is memory of the host for copies: pinned, which is the fastest, or any where there is no room for that.
+// staging is memory of the host for copies: pinned, which is the fastest, or ordinary memory where there is no room for that.
 type staging struct {
 	pinned *driver.HostMemory
 	bytes  []byte

@@ -8,8 +8,8 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/cuda/driver"
 )
 
-// TransferQueue moves values between the host and the device while kernels run: on a stream of its own, through pinned staging buffers that
-// stay, some of which are filled or emptied by the processor while others are on their way.
+// TransferQueue moves values between the host and the device while kernels run: on a stream of its own, through a few pinned staging
+// buffers: the processor fills or empties some of them while the others are on their way.
 type TransferQueue struct {
 	a       *Allocator
 	mu      sync.Mutex // guards the stream, and taking stream and buffers
@@ -78,7 +78,7 @@ func (q *TransferQueue) Ends() (calls []func() error) {
 }
 
 // Each calls move for n values in parts of at most most, one staging buffer for each, several at a time and with the context current. It
-// waits for all. What the stream does comes after the event, unless that is nil.
+// waits for all. The stream waits for the event first, unless it is nil.
 func (q *TransferQueue) Each(n, most int, after *driver.Event, move func(p *PinnedBuffer, from, to int) error) error {
 	if err := q.a.gate.enter(); err != nil {
 		return err

@@ -69,7 +69,7 @@ func (a *Allocator) Vacated() bool {
 	return a.gate.closed
 }
 
-// Vacate gives all memory to the driver, and returns what it freed. It waits for what is running. The contents of keep and of constant
+// Vacate gives all memory to the driver, and returns the freed bytes. It waits for running work. The contents of keep and of constant
 // allocations are copied to the host, those of constant ones the first time only; the copies stay there until the allocations are closed.
 // All other contents are lost. After an error nothing has changed, unless Vacated says otherwise: then the driver refused some of the
 // memory, and Trim tries that again.
@@ -147,8 +147,8 @@ func (a *Allocator) clearAll() error {
 	return errors.Join(errs...)
 }
 
-// Return takes memory again for all allocations, at the addresses that they had, and copies back what was kept. After an error none is
-// taken, and it can be called again.
+// Return takes memory again for all allocations, at their addresses, and copies the kept contents back. After an error no memory is taken,
+// and it can be called again.
 func (a *Allocator) Return() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -26,7 +26,7 @@ func (c *Context) Do(f func() error) error {
 	if err := c.d.ctxGetCurrent.call(uintptr(unsafe.Pointer(&before))); err != nil {
 		return err
 	}
-	// Also where it is current already: one that was closed and taken again can have the same handle.
+	// Also if it is current already: a new context can have the handle of a closed one.
 	if err := c.d.ctxSetCurrent.call(c.handle); err != nil {
 		return err
 	}

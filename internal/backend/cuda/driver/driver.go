@@ -49,7 +49,7 @@ func (e *NoDriverError) Error() string {
 
 func (e *NoDriverError) Unwrap() error { return e.Cause }
 
-// Open loads the driver's library, at path or, if that is empty, from where the system has it, and starts it. It gives a *NoDriverError
+// Open loads the driver's library, at path or, if that is empty, from the system's place, and starts it. It gives a *NoDriverError
 // where there is none, and an *Error with CodeNoDevice where there is a driver but no device that this process may see.
 func Open(path string) (*Driver, error) { return OpenIntercepted(path, nil) }
 

@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// Codes that callers tell apart.
+// Codes that callers distinguish.
 const (
 	CodeOutOfMemory        = 2
 	CodeDeinitialized      = 4
@@ -23,12 +23,12 @@ const (
 	CodeCaptureInvalidated = 901
 )
 
-// Error is a call that the driver refused, or the failure of earlier work that the call was the first to hear of.
+// Error is a call that the driver refused, or the failure of earlier work that the call was the first to report.
 type Error struct {
 	Call string // the function of the library
 	Code int    // CUresult
 	Name string // of the code, as NVIDIA's documents have it
-	Text string // what it means and what to do
+	Text string // its meaning and a remedy
 }
 
 func (e *Error) Error() string {
@@ -48,8 +48,8 @@ func (e *Error) Sticky() bool {
 	return false
 }
 
-// Gone says that there is nothing to call any more, though no work failed: the context, the driver or the service between was closed, or
-// the device is not to be had. Another context or process may find it again.
+// Gone reports whether there is nothing to call any more, though no work failed: the context, the driver or the service between was closed,
+// or the device is not available. Another context or process may find it again.
 func (e *Error) Gone() bool {
 	switch e.Code {
 	case CodeDeinitialized, CodeDeviceUnavailable, CodeInvalidContext, 805, 806, 810:

@@ -2,7 +2,7 @@ package driver
 
 import "unsafe"
 
-// captureThreadLocal (CU_STREAM_CAPTURE_MODE_THREAD_LOCAL) leaves other threads free to do what a capture forbids.
+// captureThreadLocal (CU_STREAM_CAPTURE_MODE_THREAD_LOCAL) lets other threads make the calls that a capture forbids.
 const captureThreadLocal = 1
 
 // Graph is work of a stream that was recorded instead of run.
@@ -41,7 +41,7 @@ func (g *Graph) Instantiate() (*Executable, error) {
 	return x, nil
 }
 
-// Close gives the graph back. What was instantiated from it stays.
+// Close gives the graph back. Executables made from it stay.
 func (g *Graph) Close() error { return g.d.graphDestroy.call(g.handle) }
 
 // Launch puts the whole graph into a stream. Launches of one executable follow one another.

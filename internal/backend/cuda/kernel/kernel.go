@@ -1,4 +1,4 @@
-// Package kernel holds the kernels of the CUDA backend: their sources (*.cu), and what they were compiled to (*.zip), so that neither a
+// Package kernel holds the kernels of the CUDA backend: their sources (*.cu), and the compiled modules (*.zip), so that neither a
 // build nor a run of the program needs a CUDA install. After a change of sources, go generate compiles those that changed.
 package kernel
 
@@ -16,7 +16,7 @@ import (
 //go:generate go run -C _generate . -out ..
 
 // archives has one archive for each source, with a module for each target of the compiler, named after the target. The comment of an
-// archive says what it was made from.
+// archive names the compiler, its options, and the digests of the sources.
 //
 //go:embed *.zip
 var archives embed.FS

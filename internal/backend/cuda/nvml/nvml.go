@@ -1,4 +1,4 @@
-// Package nvml asks NVIDIA's management library about a GPU from outside of CUDA: what its memory is used for, and by which processes. It
+// Package nvml asks NVIDIA's management library about a GPU from outside of CUDA: the use of its memory, and the processes that have it. It
 // comes with the driver and is loaded at run time; the program works without it.
 package nvml
 
@@ -23,12 +23,12 @@ type Library struct {
 type Error struct {
 	Call string
 	Code int    // nvmlReturn_t
-	Text string // what it means
+	Text string // its meaning
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("%s: %s (NVML error %d)", e.Call, e.Text, e.Code) }
 
-// Codes that callers tell apart.
+// Codes that callers distinguish.
 const (
 	CodeNotSupported = 3
 	CodeNoPermission = 4
@@ -248,7 +248,7 @@ func (d *Device) Memory() (Memory, error) {
 	return Memory{Total: int(m.total), Used: int(m.used), Free: int(m.free)}, err
 }
 
-// Utilization returns the share of the last moments in which the GPU worked, and in which its memory did, from 0 to 1.
+// Utilization returns the shares of the last moments in which the GPU and its memory were busy, from 0 to 1.
 func (d *Device) Utilization() (gpu, memory float64, err error) {
 	var u struct{ gpu, memory uint32 }
 	err = check("nvmlDeviceGetUtilizationRates", dl.Call(d.l.utilization, d.handle, uintptr(unsafe.Pointer(&u))))

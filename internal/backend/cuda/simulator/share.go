@@ -52,13 +52,13 @@ func (s *Shared) enter(file string) error {
 // Used returns the bytes that a process has on all devices, with its contexts and those that TakeAs gave it; 0 for one that has ended.
 func (s *Shared) Used(pid int) int { return int(dl.Call(s.usedBy, uintptr(pid))) }
 
-// SetCapacity sets the memory of each device in bytes. What is taken stays so.
+// SetCapacity sets the memory of each device in bytes. Memory that is taken stays taken.
 func (s *Simulator) SetCapacity(bytes int) { dl.Call(s.setCapacity, uintptr(bytes)) }
 
-// SetReserved sets what the driver keeps of each device, in bytes: NVML counts it to the whole, beside the capacity.
+// SetReserved sets the bytes of each device that the driver keeps: NVML counts them to the total, beside the capacity.
 func (s *Simulator) SetReserved(bytes int) { dl.Call(s.setReserved, uintptr(bytes)) }
 
-// SetContext sets what each context takes that is made from now on, in bytes.
+// SetContext sets the bytes that each context takes that is made from now on.
 func (s *Simulator) SetContext(bytes int) { dl.Call(s.setContext, uintptr(bytes)) }
 
 // SetDevice sets the compute capability and the number of multiprocessors.

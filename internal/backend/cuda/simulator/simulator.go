@@ -1,28 +1,29 @@
 // Package simulator stands in for NVIDIA's driver in tests: a library with the functions of libcuda that runs the kernels on the
-// processor. It is compiled from C++ when a test first needs it; where there is no compiler the test is skipped, and says so. It finds
-// what a GPU leaves to chance: shared memory that was not written, barriers that not all threads reach, misaligned and unmapped addresses,
+// processor. It is compiled from C++ when a test first needs it; without a compiler the test is skipped, and says so. It finds
+// faults that a GPU hides by chance: shared memory that was not written, barriers that not all threads reach, misaligned and unmapped addresses,
 // memory that was not set, and, in lazy mode, work that does not wait for other streams. It says nothing about speed.
 //
 // The same library has the functions of NVML, for the same devices.
 //
 // A process has the devices for itself (Load), or shares them with others through a file (Share): then memory is refused when it does not
-// fit beside that of all of them, and the memory of a process is free when it has ended, however it ended. Programs that only take memory can
-// be made up: Take and TakeAs set how much they have, Compete lets it change at random, in steps that are counted in driver calls.
+// fit beside that of all of them, and the memory of a process is free when it has ended, however it ended. Other programs
+// that only take memory can be imitated: Take and TakeAs set their memory, Compete changes it at random, in steps that are counted in driver
+// calls.
 //
-// Calls can be made to fail, or not to return, and devices to be lost, in this process by methods, in others by the environment. Only the
-// process that it happens to is affected. A process that has lost its devices does not get them back, as on a GPU: another one can use them.
+// Calls can be made to fail, or not to return, and devices to be lost, in this process by methods, in others by the environment. Only that
+// process is affected. A process that has lost its devices does not get them back, as on a GPU: another one can use them.
 //
 // Variables of the environment, which are read when a process first uses the library:
 //
 //	SIMULATOR_DEVICE=file   the devices that processes share; the first makes the file
-//	SIMULATOR_CONTEXT=n     bytes that a context takes beside what is asked for; without it 0. Who makes the devices says it for all
-//	SIMULATOR_FAULTS=list   what is to fail in this process: faults with commas between them
+//	SIMULATOR_CONTEXT=n     bytes that a context takes beside what is asked for; without it 0; for all processes, by the one that makes the devices
+//	SIMULATOR_FAULTS=list   calls that fail in this process: faults with commas between them
 //	    cuMemCreate:3:2     the third call of that function gives error 2; any:3:2 is the third call of any function
 //	    every:1000:999      each 1000th call gives error 999
 //	    lose:500            at the 500th call the device is lost, with error 719; lose:500:700 is with error 700
 //	    hang:cuMemMap:2     the second call of that function, or of any, does not return
 //	SIMULATOR_LAZY=1        lazy mode is the default
-//	SIMULATOR_THREADS=n     how many threads run blocks
+//	SIMULATOR_THREADS=n     number of threads that run blocks
 package simulator
 
 import (
@@ -55,10 +56,10 @@ var flags = []string{
 	"-U_FORTIFY_SOURCE", "-pthread",
 }
 
-// checks are flags for kernels only; fiber.cpp has what they call.
+// checks are flags for kernels only; fiber.cpp has the functions that they call.
 var checks = []string{"-fsanitize=alignment,bounds"}
 
-// Simulator is the library, loaded in this process. What it is told holds for all tests of the process until Reset.
+// Simulator is the library, loaded in this process. Its settings hold for all tests of the process until Reset.
 type Simulator struct {
 	Path string
 	t    testing.TB
@@ -100,7 +101,7 @@ func Load(t testing.TB, extra ...string) *Simulator {
 	return s
 }
 
-// Reset takes back what the other methods set, and begins to count anew. Devices that are shared stay as they are.
+// Reset takes back the settings of the other methods, and begins to count anew. Shared devices stay as they are.
 func (s *Simulator) Reset() { dl.Call(s.reset) }
 
 // SetLazy makes streams run as late as the program's waiting allows.
@@ -144,8 +145,8 @@ func (s *Simulator) Hang(name string, n int) { s.faults("hang:%s:%d", name, n) }
 // LoseAfter makes the n-th call from now find the device lost.
 func (s *Simulator) LoseAfter(n int) { s.faults("lose:%d", n) }
 
-// LoseDevice makes all calls in contexts fail, and contexts be refused, until Reset. What a context had is gone when all its users have
-// closed it.
+// LoseDevice makes all calls in contexts fail, and contexts be refused, until Reset. The memory of a context is free when all its users
+// have closed it.
 func (s *Simulator) LoseDevice() { dl.Call(s.loseDevice) }
 
 func (s *Simulator) faults(format string, args ...any) {
@@ -164,8 +165,8 @@ var (
 	built = map[string]string{}
 )
 
-// Build compiles the driver and all kernels of package kernel, and gives the path of the library. What was compiled before is kept in the
-// user's cache.
+// Build compiles the driver and all kernels of package kernel, and returns the path of the library. Compiled files are kept in
+// the user's cache.
 func Build(t testing.TB, extra ...string) string {
 	t.Helper()
 	mutex.Lock()

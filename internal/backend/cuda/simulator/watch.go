@@ -51,12 +51,12 @@ func (w *Watch) Balance(pairs [][2]string) (uneven []string) {
 	return uneven
 }
 
-// taking are the calls that fail for want of memory, whatever they are asked.
+// taking are the calls that can fail for want of memory with any arguments.
 var taking = []string{
 	"cuMemCreate", "cuMemAddressReserve", "cuMemHostAlloc", "cuStreamCreate", "cuEventCreate", "cuModuleLoadDataEx", "cuGraphInstantiateWithFlags",
 }
 
-// CodeFor returns the code that a call of the driver fails with: out of memory (2) where it takes something, else unknown (999).
+// CodeFor returns the code that a call of the driver fails with: out of memory (2) for a call that takes memory, else unknown (999).
 func CodeFor(call string) int {
 	if slices.Contains(taking, call) {
 		return 2
