@@ -79,6 +79,12 @@ func (ofPath) sampling() Sampling       { return Path }
 // Kind returns the tensor that the convention looks at.
 func (c Convention) Kind() Kind { return c.rule.kind() }
 
+// UsesGradient reports whether the convention looks at the gradient of the score, and not at the activation of the layer alone.
+func (c Convention) UsesGradient() bool {
+	_, activation := c.rule.(ofActivation)
+	return !activation
+}
+
 // Sampling says at which points the convention has the network evaluated.
 func (c Convention) Sampling() Sampling { return c.rule.sampling() }
 

@@ -157,7 +157,11 @@ func methods(t *testing.T) string {
 			if i == 0 && len(m.Conventions) > 1 {
 				note = " (default)"
 			}
-			fmt.Fprintf(&b, "| `%s`%s | the %v | %v | %s |\n", c.Name, note, c.Kind(), c.Sampling(), strings.ReplaceAll(c.Formula, "|", `\|`))
+			at := fmt.Sprint("the ", c.Kind())
+			if !c.UsesGradient() {
+				at = fmt.Sprintf("the activation of the %v, without a gradient", c.Kind())
+			}
+			fmt.Fprintf(&b, "| `%s`%s | %s | %v | %s |\n", c.Name, note, at, c.Sampling(), strings.ReplaceAll(c.Formula, "|", `\|`))
 		}
 	}
 	return b.String() + "\n"

@@ -50,9 +50,10 @@ type Moments interface {
 
 // Layer is a target layer for one volume and class.
 type Layer struct {
-	Activation, Gradient Field
-	Layout               Layout
-	Score                float64
+	Activation Field
+	Gradient   Field // of the same layout; nil for conventions that look at the activation alone
+	Layout     Layout
+	Score      float64
 }
 
 // Layout is the place of voxel [z, y, x] and channel c in a tensor: at Start plus the sum of the indices times Stride, plus

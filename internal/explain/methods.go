@@ -6,7 +6,7 @@ import (
 
 // layerMethods goes on from classify, if nothing came between.
 func (e *Explanation) layerMethods(ctx context.Context, which []int) error {
-	p, err := e.gradient(ctx, false, e.net.Buffers.Volume)
+	p, err := e.layer(ctx, which)
 	if err != nil {
 		return err
 	}

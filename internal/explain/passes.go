@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
@@ -75,6 +76,15 @@ func (e *Explanation) gradient(ctx context.Context, input bool, x backend.Field)
 	}
 	e.ready = nil
 	return p, p.Both(ctx, x, e.result.TargetClass)
+}
+
+// layer runs the pass that methods at the layer look at: nothing behind classify, if they look at the activation alone.
+func (e *Explanation) layer(ctx context.Context, which []int) (*network.Gradient, error) {
+	gradient := slices.ContainsFunc(which, func(i int) bool { return e.choices[i].Convention.UsesGradient() })
+	if p := e.ready; p != nil && !gradient && p.Activated() {
+		return p, nil
+	}
+	return e.gradient(ctx, false, e.net.Buffers.Volume)
 }
 
 // inputGradient returns the gradient at x, valid until the next run.

@@ -2,6 +2,7 @@ package fit_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/voxcam/voxcam/cam"
@@ -68,5 +69,22 @@ func TestRunsOfAPass(t *testing.T) {
 		if !slices.Equal(runs, c.runs) || a.Seconds != seconds {
 			t.Errorf("%v: %v runs, want %v; %g s, want %g", c.request.Methods, runs, c.runs, a.Seconds, seconds)
 		}
+	}
+}
+
+// A method that looks at the activation alone has a pass without a gradient, which takes less.
+func TestPassOfAnActivation(t *testing.T) {
+	pass := map[string]cam.Pass{}
+	for _, method := range []string{"eigencam", "gradcam"} {
+		q := fit.Question{Request: cam.Request{Methods: []string{method}}, Engine: engine.Options{Device: "cpu", Model: "../demo/model.onnx", Policy: policy.DefaultPolicy()}}
+		a, err := fit.Ask(t.Context(), q)
+		if err != nil || len(a.Passes) != 1 {
+			t.Fatalf("%s: %+v, %v", method, a, err)
+		}
+		pass[method] = a.Passes[0]
+	}
+	one, other := pass["eigencam"], pass["gradcam"]
+	if !strings.HasPrefix(one.Name, "activation of the layer ") || !strings.HasPrefix(other.Name, "gradient at the layer ") || one.Seconds >= other.Seconds || one.Whole > other.Whole {
+		t.Errorf("the activation alone: %+v; with a gradient: %+v", one, other)
 	}
 }

@@ -15,6 +15,7 @@ import (
 // Needs lists the programs and device buffers that methods use. A model's needs only grow.
 type Needs struct {
 	layer, input bool // gradients
+	activation   bool // of the layer
 	draws        bool // perturbed copies of the volume
 	moments      int  // values
 }
@@ -25,7 +26,8 @@ func NeedsOf(choices []cam.Choice, voxels, channels int) (n Needs) {
 	for _, c := range choices {
 		switch KindOf(c) {
 		case AtLayer:
-			n.layer = true
+			n.layer = n.layer || c.Convention.UsesGradient()
+			n.activation = true
 		case AtInput:
 			n.input = true
 		case AtPoints:
@@ -41,7 +43,7 @@ func NeedsOf(choices []cam.Choice, voxels, channels int) (n Needs) {
 
 // and returns the needs of both.
 func (n Needs) and(o Needs) Needs {
-	return Needs{n.layer || o.layer, n.input || o.input, n.draws || o.draws, max(n.moments, o.moments)}
+	return Needs{n.layer || o.layer, n.input || o.input, n.activation || o.activation, n.draws || o.draws, max(n.moments, o.moments)}
 }
 
 // placement is the place of each device buffer.
@@ -268,8 +270,11 @@ func (n *Network) wants(needed Needs, input bool) bool {
 	if input {
 		return needed.input
 	}
-	return needed.layer && n.NoLayer == nil
+	return (needed.layer || needed.activation) && n.NoLayer == nil
 }
+
+// activationOnly reports whether the program at the layer stops at the scores: no method looks at the gradient there.
+func (n *Network) activationOnly() bool { return n.needs.activation && !n.needs.layer }
 
 // eachPass calls f with each needed program, its candidates, and the bytes of the weights.
 func (n *Network) eachPass(ctx context.Context, f func(p *Gradient, weights int) error) error {

@@ -6,7 +6,7 @@ import "github.com/voxcam/voxcam/cam"
 type Kind int
 
 const (
-	AtLayer  Kind = iota // the gradient at the layer, at the volume itself
+	AtLayer  Kind = iota // the activation of the layer and the gradient at it, or the activation alone, at the volume itself
 	AtInput              // the gradient at the input, at the volume itself
 	AtPoints             // the gradient at the input, at other points
 )

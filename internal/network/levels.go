@@ -38,8 +38,11 @@ func (n *Network) State() State {
 
 // passName returns the name of a program for people.
 func (n *Network) passName(input bool) string {
-	if input {
+	switch {
+	case input:
 		return "gradient at the volume"
+	case n.activationOnly():
+		return "activation of the layer " + n.Target.Label
 	}
 	return "gradient at the layer " + n.Target.Label
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/backend"
@@ -148,17 +149,18 @@ func scores(g *ir.Graph) (*ir.Value, error) {
 	return nil, fmt.Errorf("no output is a vector of class scores [1, classes]: the outputs are %s", shapes)
 }
 
-// Gradient is a gradient program: it computes the class scores, and the gradient of one of them at the layer or at the input.
+// Gradient is a gradient program: it computes the class scores, and the gradient of one of them at the layer or at the input. One at the layer
+// may stop at the scores, for methods that look at the activation alone.
 type Gradient struct {
 	graph    *ir.Graph
 	Input    bool // at the input, not at a layer
 	backend  backend.Backend
 	volume   *ir.Value // input, [1, D, H, W, C]
 	logits   *ir.Value
-	seed     *ir.Value // input, one-hot over the logits
+	seed     *ir.Value // input, one-hot over the logits; nil without a gradient
 	at       *ir.Value // the value by which is differentiated
-	Gradient *ir.Value
-	axes     ir.Axes // of at
+	Gradient *ir.Value // nil where the activation is enough
+	axes     ir.Axes   // of at
 
 	candidates candidates
 	plan       *plan.Plan      // nil without one
@@ -218,10 +220,14 @@ func (n *Network) Passes() (list []*Gradient) {
 // buffers are in the way.
 func (n *Network) Require(ctx context.Context, needed Needs) error {
 	more := n.needs.and(needed)
-	grown := more.input && !n.needs.input || n.bufferBytes(more, n.Placement) > n.bufferBytes(n.needs, n.Placement)
+	grown := more.input && !n.needs.input || more.layer && n.activationOnly() || n.bufferBytes(more, n.Placement) > n.bufferBytes(n.needs, n.Placement)
 	if n.needs = more; grown { // plans did not reckon with weights and fields that are needed now
 		if err := n.Replan(n.Budget); err != nil {
 			return err
+		}
+		if p := n.atLayer; p != nil && p.Gradient == nil && more.layer {
+			n.atLayer = nil
+			clear(n.weights)
 		}
 	}
 	if !n.Placed {
@@ -314,7 +320,7 @@ func (n *Network) Load(ctx context.Context) (err error) {
 func (n *Network) loadInto(ctx context.Context, p *Gradient) (err error) {
 	of := p.plan.BufferOf()
 	p.volumeOutside = p.plan.Buffers[of[p.volume]].External
-	outside := p.plan.Buffers[of[p.Gradient]].External
+	outside := p.Gradient != nil && p.plan.Buffers[of[p.Gradient]].External
 	program, err := n.Backend.Load(ctx, p.plan, n.Arena)
 	if err == nil && outside {
 		if err = n.take(&n.Buffers.gradient, n.Values(), n.Placement.gradient); err == nil {
@@ -331,7 +337,7 @@ func (n *Network) loadInto(ctx context.Context, p *Gradient) (err error) {
 	return nil
 }
 
-// differentiate builds the graph that computes the scores and the gradient, without a plan.
+// differentiate builds the graph that computes the scores and the gradient, or only what is needed of them, without a plan.
 func (n *Network) differentiate(input bool) (*Gradient, error) {
 	if !input && n.NoLayer != nil {
 		return nil, n.NoLayer
@@ -342,23 +348,24 @@ func (n *Network) differentiate(input bool) (*Gradient, error) {
 		p.at, p.axes = g.Targets[0].Value, g.Targets[0].Axes
 	}
 	g.Targets = nil
-	seed, gradients, err := grad.Build(g, p.logits, []*ir.Value{p.at})
-	if err != nil {
-		return nil, err
-	}
-	p.seed, p.Gradient = seed, gradients[0]
-	g.Outputs = []*ir.Value{p.logits, p.Gradient}
+	g.Outputs = []*ir.Value{p.logits}
+	at := "volume-"
 	if !input {
+		at = "layer-"
 		g.Outputs = append(g.Outputs, p.at)
 	}
-	g.Prune()
-	at := "layer-"
-	if input {
-		at = "volume-"
-	}
 	observe := n.observer(at)
-	if err := observe(pass.Differentiation, g); err != nil {
-		return nil, err
+	if input || !n.activationOnly() {
+		seed, gradients, err := grad.Build(g, p.logits, []*ir.Value{p.at})
+		if err != nil {
+			return nil, err
+		}
+		p.seed, p.Gradient = seed, gradients[0]
+		g.Outputs = slices.Insert(g.Outputs, 1, p.Gradient)
+		g.Prune()
+		if err := observe(pass.Differentiation, g); err != nil {
+			return nil, err
+		}
 	}
 	if err := pass.Run(context.Background(), g, observe, pass.Gradient); err != nil {
 		return nil, err
@@ -407,8 +414,11 @@ func (p *Gradient) put(x backend.Field) error {
 	return p.backend.Copy(inside, x)
 }
 
-// choose writes the seed of a class.
+// choose writes the seed of a class, if there is a gradient.
 func (p *Gradient) choose(class int) error {
+	if p.seed == nil {
+		return nil
+	}
 	seed := make([]float32, p.seed.Shape().Elements())
 	seed[class] = 1
 	return p.Program.Write(p.seed, seed)
@@ -445,7 +455,13 @@ func (p *Gradient) Both(ctx context.Context, x backend.Field, class int) error {
 	return p.Program.Run(ctx, 0, len(p.plan.Steps))
 }
 
-// Layer returns the activation of the layer and the gradient at it, valid until the next run.
+// Activated reports whether forward alone leaves the activation of the layer.
+func (p *Gradient) Activated() bool {
+	made := p.plan.BufferOf()[p.at]
+	return !p.Input && !slices.ContainsFunc(p.plan.Steps[p.split:], func(s plan.Step) bool { return slices.Contains(s.Out, made) })
+}
+
+// Layer returns the activation of the layer and the gradient at it, if there is one, valid until the next run.
 func (p *Gradient) Layer(score float64) (l backend.Layer, err error) {
 	if l.Layout, err = backend.NewLayout(p.at.Shape(), p.axes); err != nil {
 		return l, err
@@ -453,7 +469,9 @@ func (p *Gradient) Layer(score float64) (l backend.Layer, err error) {
 	if l.Activation, err = p.Program.Field(p.at); err != nil {
 		return l, err
 	}
-	l.Gradient, err = p.Program.Field(p.Gradient)
 	l.Score = score
+	if p.Gradient != nil {
+		l.Gradient, err = p.Program.Field(p.Gradient)
+	}
 	return l, err
 }

@@ -68,7 +68,7 @@ func (n *Network) planPass(ctx context.Context, p *Gradient) (err error) {
 		p.candidates.whole = made.plan.Peak
 	}
 	p.plan, p.arena, p.bytes = made.plan, made.arena, made.bytes
-	p.split = slices.IndexFunc(p.plan.Steps, func(s plan.Step) bool { return slices.Contains(s.Node.Inputs, p.seed) })
+	p.split = slices.IndexFunc(p.plan.Steps, func(s plan.Step) bool { return p.seed != nil && slices.Contains(s.Node.Inputs, p.seed) })
 	if p.split < 0 {
 		p.split = len(p.plan.Steps)
 	}
@@ -226,10 +226,11 @@ func (n *Network) weightBytes(p *Gradient) (int, error) {
 // device buffers.
 func (p *Gradient) external() []*ir.Value {
 	var ext []*ir.Value
-	for _, v := range []*ir.Value{p.volume, p.Gradient} {
-		if v.HasDepth() && (v == p.volume || p.Input) {
-			ext = append(ext, v)
-		}
+	if p.volume.HasDepth() {
+		ext = append(ext, p.volume)
+	}
+	if p.Input && p.Gradient.HasDepth() {
+		ext = append(ext, p.Gradient)
 	}
 	return ext
 }
@@ -270,10 +271,7 @@ func Plans(ctx context.Context, path string, o ModelOptions, b Binding, choices 
 		return nil, err
 	}
 	for _, input := range []bool{false, true} {
-		pass := PlannedPass{Name: "gradient at the layer " + n.Target.Label}
-		if input {
-			pass.Name = "gradient at the volume"
-		}
+		pass := PlannedPass{Name: n.passName(input)}
 		for _, c := range choices {
 			if (KindOf(c) != AtLayer) == input {
 				pass.Methods = append(pass.Methods, c.Name)

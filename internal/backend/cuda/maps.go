@@ -110,6 +110,9 @@ type layerMapParams struct {
 
 // LayerMap implements backend.Attribution.
 func (b *Backend) LayerMap(dst backend.Field, c cam.Choice, l backend.Layer) error {
+	if l.Gradient == nil { // it is read and not used
+		l.Gradient = l.Activation
+	}
 	if own, ok := b.onDevice(dst, l.Activation, l.Gradient); ok {
 		if err := own[0].check(l.Layout.Voxels); err != nil {
 			return err

@@ -111,13 +111,19 @@ func (Attribution) LayerMap(dst backend.Field, c cam.Choice, l backend.Layer) er
 	if err != nil {
 		return err
 	}
-	a, g, err := pair(l.Activation, l.Gradient)
+	a, err := of(l.Activation, 0)
 	if err != nil {
 		return err
 	}
-	m, err := c.LayerMap(cam.LayerPoint{
-		Activation: channelsLast(a.Values(), &l.Layout), Gradient: channelsLast(g.Values(), &l.Layout), Channels: l.Layout.Channels, Score: l.Score,
-	})
+	p := cam.LayerPoint{Activation: channelsLast(a.Values(), &l.Layout), Channels: l.Layout.Channels, Score: l.Score}
+	if l.Gradient != nil {
+		g, err := of(l.Gradient, a.n)
+		if err != nil {
+			return err
+		}
+		p.Gradient = channelsLast(g.Values(), &l.Layout)
+	}
+	m, err := c.LayerMap(p)
 	if err == nil {
 		d.put(m, false)
 	}
