@@ -130,7 +130,7 @@ func TestCheckAsJSON(t *testing.T) {
 			Fragmentation *float64 `json:"fragmentation_ratio"`
 			Slack         *float64 `json:"slack_ratio"`
 			Health        gpusurvey.Health
-			Processes     []gpusurvey.Holder
+			Processes     []gpusurvey.ProcessInfo
 		}
 		Host     struct{ Total float64 }
 		Counted  []string

@@ -33,7 +33,7 @@ type bench struct {
 
 func newBench() *bench {
 	p := func(name string, uid int) reclaim.Process {
-		return reclaim.Process{Holder: gpusurvey.Holder{Name: name, UID: uid, User: "me", Parent: 1, Program: name == "voxcam"}, Euid: uid, UsesGPU: true, Age: time.Hour}
+		return reclaim.Process{ProcessInfo: gpusurvey.ProcessInfo{Name: name, UID: uid, User: "me", Parent: 1, Program: name == "voxcam"}, Euid: uid, UsesGPU: true, Age: time.Hour}
 	}
 	b := &bench{holds: map[int]int{}, processes: map[int]reclaim.Process{
 		1: p("init", 0), 100: p("voxcam", 1000), 200: p("python", 1000), 201: p("python", 1001), 300: p("voxcam", 1000), 301: p("voxcam", 1000), 302: p("voxcam", 1000),
@@ -49,9 +49,9 @@ func (b *bench) survey(context.Context) (*gpusurvey.Survey, error) {
 	for pid, n := range b.holds {
 		g.TrulyFree -= n
 		p := b.processes[pid]
-		g.Processes = append(g.Processes, gpusurvey.Holder{PID: pid, Bytes: n, Program: p.Program})
+		g.Processes = append(g.Processes, gpusurvey.ProcessInfo{PID: pid, Bytes: n, Program: p.Program})
 	}
-	slices.SortFunc(g.Processes, func(a, b gpusurvey.Holder) int { return a.PID - b.PID })
+	slices.SortFunc(g.Processes, func(a, b gpusurvey.ProcessInfo) int { return a.PID - b.PID })
 	g.Health = gpusurvey.DefaultBands().Judge(g.TrulyFree, 0)
 	return &gpusurvey.Survey{GPUs: []gpusurvey.GPU{g}}, nil
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/voxcam/voxcam/internal/policy"
 )
 
-// ask asks the driver about a GPU through a context of this process, which is there only meanwhile. Errors are those of ctx.
+// ask asks the driver about a GPU through a context of this process, which it closes again. Errors are those of ctx.
 func (s *Surveyor) ask(ctx context.Context, g *GPU) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -22,7 +22,7 @@ func (s *Surveyor) ask(ctx context.Context, g *GPU) error {
 	}
 	if err == nil {
 		err = c.Do(func() error {
-			_ = c.SetStack(0) // as computing does; where the driver keeps them, the context is larger
+			_ = c.SetStack(0) // as for computing; a driver that keeps stacks makes the context larger
 			if said.Free, said.Total, err = c.MemInfo(); err != nil {
 				return err
 			}
@@ -49,14 +49,14 @@ func (s *Surveyor) ask(ctx context.Context, g *GPU) error {
 		return nil
 	}
 	g.Context = &said
-	if g.TrulyFree < 0 { // no NVML: what is free besides this context
+	if g.TrulyFree < 0 { // without NVML: the memory free besides this context
 		g.Total, g.TrulyFree, g.Used = said.Total, said.Free, said.Total-said.Free
 		g.Unattributed = g.Used
 	}
 	return nil
 }
 
-// probe takes so many bytes, a multiple of piece, as one block of addresses, gives them back, and reports how many there were.
+// probe takes up to bytes, a multiple of piece, as one block of addresses, gives them back, and returns the bytes that it got.
 func probe(ctx context.Context, c *driver.Context, bytes int) (got int, err error) {
 	if bytes == 0 {
 		return 0, nil
@@ -74,7 +74,7 @@ func probe(ctx context.Context, c *driver.Context, bytes int) (got int, err erro
 		memory driver.Physical
 	}
 	var parts []part
-	// Large parts need few calls; where one is refused, half as much is tried, down to what the driver hands out.
+	// Large parts need few calls; where one is refused, half as much is tried, down to the driver's unit.
 	for size := bytesize.GiB; got < bytes && size >= max(piece, unit) && ctx.Err() == nil; {
 		if size > bytes-got {
 			size /= 2

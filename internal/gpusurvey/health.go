@@ -11,7 +11,7 @@ import (
 // Health grades a device's memory: the worse of the grades of its free memory and of its fragmentation.
 type Health uint8
 
-// From the best to the worst, so that max is the worse of two.
+// From the best to the worst, so that max returns the worse of two.
 const (
 	Unknown Health = iota // the free memory is not known
 	Healthy
@@ -44,7 +44,7 @@ type Bands struct {
 	Fragmentation [3]float64 `json:"fragmentation"` // healthy below the first, caution up to the second, warning up to the third, else critical
 }
 
-// DefaultBands are those of the original's document. Its GB are 2^30 bytes.
+// DefaultBands returns those of the original's document. Its GB are 2^30 bytes.
 func DefaultBands() Bands {
 	return Bands{Free: [3]int{5 * bytesize.GiB, bytesize.GiB, bytesize.GiB / 2}, Fragmentation: [3]float64{0.10, 0.25, 0.50}}
 }
@@ -72,7 +72,7 @@ func (b Bands) Judge(free int, fragmentation float64) Health {
 }
 
 // ParseBands reads bounds as String writes them: three sizes from large to small and three shares from small to large, separated by
-// commas, such as 5GiB,1GiB,512MiB,10%,25%,50%. The shares may be left out: they stay as they are by default.
+// commas, such as 5GiB,1GiB,512MiB,10%,25%,50%. Without shares, those of DefaultBands stay.
 func ParseBands(text string) (Bands, error) {
 	b := DefaultBands()
 	parts := strings.Split(text, ",")

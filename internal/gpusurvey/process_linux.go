@@ -21,7 +21,7 @@ const workerCommand = "worker"
 // program is the name of this program's file.
 const program = "voxcam"
 
-// runs reports whether a process runs this program: the same file as this process (self), or one of its name.
+// runs reports whether a process runs this program: the same file as this process (self), or a file of its name.
 func runs(exe, self string) bool {
 	if exe == "" {
 		return false
@@ -34,11 +34,11 @@ func runs(exe, self string) bool {
 // isWorker reports whether the arguments, without the program, are those of a session's child process.
 func isWorker(arguments []string) bool { return len(arguments) > 0 && arguments[0] == workerCommand }
 
-// processes reads what the system says of processes.
+// processes reads facts about processes from the system.
 type processes struct {
 	proc string // the folder of proc(5)
 	self string // the file of this program
-	host bool   // PIDs that NVML gives are those of this system
+	host bool   // NVML's PIDs are those of this system
 }
 
 // libraries are parts of the names of files that each process on a GPU has mapped.
@@ -53,12 +53,12 @@ func newProcesses(driver string) *processes {
 	return p
 }
 
-// Identify describes a process. An error wraps fs.ErrNotExist where there is none of that number.
-func Identify(pid int) (Holder, error) { return newProcesses("").identify(pid) }
+// Identify describes a process. The error wraps fs.ErrNotExist if there is none of that number.
+func Identify(pid int) (ProcessInfo, error) { return newProcesses("").identify(pid) }
 
-// identify fills what proc(5) tells; other users' processes can hide a part.
-func (p *processes) identify(pid int) (Holder, error) {
-	is := Holder{PID: pid, Bytes: -1, UID: -1}
+// identify fills in facts from proc(5); processes of other users can hide a part of them.
+func (p *processes) identify(pid int) (ProcessInfo, error) {
+	is := ProcessInfo{PID: pid, Bytes: -1, UID: -1}
 	dir := filepath.Join(p.proc, strconv.Itoa(pid))
 	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
 	if err != nil {
@@ -96,7 +96,7 @@ func (p *processes) identify(pid int) (Holder, error) {
 	}
 	exe, err := os.Readlink(filepath.Join(dir, "exe"))
 	if err != nil {
-		return is, nil // another user's
+		return is, nil // of another user
 	}
 	is.Program = runs(exe, p.self)
 	if is.Program && len(arguments) > 1 && isWorker(arguments[1:]) {
@@ -115,11 +115,11 @@ func (p *processes) hasParent(parent int, file string) bool {
 	return runs(exe, p.self) || exe == file
 }
 
-// holder is identify for a PID that NVML gave, which in a container may be another one than the process has here.
-func (p *processes) holder(pid int) Holder {
+// holder is identify for a PID from NVML, which in a container may differ from the process's PID here.
+func (p *processes) holder(pid int) ProcessInfo {
 	is, err := p.identify(pid)
 	if err != nil {
-		return Holder{PID: pid, Bytes: -1, UID: -1, Elsewhere: !p.host}
+		return ProcessInfo{PID: pid, Bytes: -1, UID: -1, Elsewhere: !p.host}
 	}
 	if p.host {
 		return is
@@ -133,5 +133,5 @@ func (p *processes) holder(pid int) Holder {
 			return is
 		}
 	}
-	return Holder{PID: pid, Bytes: -1, UID: -1, Elsewhere: true} // a process without a GPU has that number here
+	return ProcessInfo{PID: pid, Bytes: -1, UID: -1, Elsewhere: true} // here, that number belongs to a process without a GPU
 }

@@ -1,5 +1,5 @@
-// Package gpusurvey tells how much memory the GPUs of this machine have, who holds it, and whether that is healthy, from the driver, NVML and
-// /proc. It runs nothing on a device.
+// Package gpusurvey surveys the memory of this machine's GPUs: its size, the processes that hold it, and its health, from the driver, NVML
+// and /proc. It runs nothing on a device.
 package gpusurvey
 
 import (
@@ -26,10 +26,10 @@ type Options struct {
 	Bands  Bands  // zero: DefaultBands
 	// Sessions lists the sessions of this program that answer; nil: none.
 	Sessions func(context.Context) ([]SessionUsage, error)
-	// Context asks the driver too, through a context on each GPU, which takes some hundred MiB of it for a moment.
+	// Context asks the driver too, through a context on each GPU, which takes some hundred MiB of its memory for a moment.
 	Context bool
-	// Probe takes all that is free of each GPU for a moment, but for a reserve, to see whether it can be had as one block. Other
-	// programs that ask for memory at that moment are refused. It needs Context.
+	// Probe takes all free memory of each GPU but a reserve for a moment, to see whether it can be one block. Other programs that ask
+	// for memory at that moment are refused it. It needs Context.
 	Probe bool
 	// Only limits Context and Probe to GPUs that it names, as CUDA counts them; nil: all.
 	Only []int
@@ -39,12 +39,13 @@ type Options struct {
 type SessionUsage struct {
 	Name  string        `json:"session"`
 	PIDs  []int         `json:"pids"`           // of all its processes
-	UUID  string        `json:"uuid,omitempty"` // of the GPU that it is on; "" where it is on none
+	UUID  string        `json:"uuid,omitempty"` // of its GPU; "" without one
 	Usage backend.Usage `json:"usage"`
 	Held  bool          `json:"held"` // it was asked to release memory, and has not resumed
 }
 
-// Fragmentation is the share of what is free, or held without anything in it, that the session could not get as one block.
+// Fragmentation returns the share of the free memory, and of memory that is held without contents, that the session could not get as one
+// block.
 func (s SessionUsage) Fragmentation() float64 { return s.Usage.Fragmentation() }
 
 // Survey shows the use of a machine's memory at one moment.
@@ -53,7 +54,7 @@ type Survey struct {
 	GPUs     []GPU          `json:"gpus"` // in the order of CUDA, then those that CUDA does not show
 	Host     Host           `json:"host"`
 	Sessions []SessionUsage `json:"sessions"`
-	// Notes are for the user: what is missing, what is hidden, what figures rest on.
+	// Notes are for the user, about missing or hidden figures and the sources of the others.
 	Notes []string `json:"notes,omitempty"`
 }
 
@@ -61,18 +62,18 @@ type Survey struct {
 type Figures struct {
 	Total     int `json:"total_bytes"`
 	Used      int `json:"used_bytes"`            // by all processes
-	TrulyFree int `json:"truly_free_bytes"`      // that the driver would give to anybody now; -1 where it is not known
-	System    int `json:"driver_reserved_bytes"` // that driver and firmware keep; 0 where they do not tell, it is in Used then
-	Allocated int `json:"allocated_bytes"`       // that sessions of this program have arenas, weights and volumes in
-	Pool      int `json:"pool_bytes"`            // that they have of the driver for that: allocated, and kept for what comes next
-	Reserved  int `json:"reserved_bytes"`        // that processes of this program hold in all, with their contexts
-	Largest   int `json:"largest_bytes"`         // block that could be handed out to one process
+	TrulyFree int `json:"truly_free_bytes"`      // free for any process now, by the driver; -1 where it is not known
+	System    int `json:"driver_reserved_bytes"` // kept by driver and firmware; 0 where they do not tell: it is part of Used then
+	Allocated int `json:"allocated_bytes"`       // with arenas, weights and volumes of this program's sessions
+	Pool      int `json:"pool_bytes"`            // taken by those sessions for that: Allocated, and spare memory for later allocations
+	Reserved  int `json:"reserved_bytes"`        // held by processes of this program in all, with their contexts
+	Largest   int `json:"largest_bytes"`         // the largest block that one process could get
 
-	Fragmentation float64 `json:"fragmentation_ratio"` // 1 - Largest over all that is free, or pooled and not allocated
-	Slack         float64 `json:"slack_ratio"`         // (Pool - Allocated) / Pool: what the original calls fragmentation
+	Fragmentation float64 `json:"fragmentation_ratio"` // 1 - Largest / (TrulyFree + Pool - Allocated)
+	Slack         float64 `json:"slack_ratio"`         // (Pool - Allocated) / Pool: the original's fragmentation
 }
 
-// GPU is one as the survey found it.
+// GPU has the findings about one GPU.
 type GPU struct {
 	Number int    `json:"number"` // as CUDA and --device cuda:N count; -1 where CUDA does not show it to this process
 	Index  int    `json:"index"`  // as NVML and nvidia-smi count; -1 for a slice, and where there is no NVML
@@ -80,13 +81,13 @@ type GPU struct {
 	UUID   string `json:"uuid"`
 	MIG    bool   `json:"mig"` // a slice of a GPU
 	Figures
-	Utilization       float64  `json:"utilization"`        // part of the last moments in which it worked, 0 to 1; -1 where it is not known
-	MemoryUtilization float64  `json:"memory_utilization"` // the same of its memory
-	Processes         []Holder `json:"processes"`          // that hold memory, most first
-	Unattributed      int      `json:"unattributed_bytes"` // of Used that no process in the list has
-	Health            Health   `json:"health"`
-	Context           *Context `json:"context,omitempty"` // what the driver says, if it was asked
-	Problem           string   `json:"problem,omitempty"` // why figures are missing
+	Utilization       float64       `json:"utilization"`        // share of the last moments in which it was busy, 0 to 1; -1 where it is not known
+	MemoryUtilization float64       `json:"memory_utilization"` // the same for its memory
+	Processes         []ProcessInfo `json:"processes"`          // with memory of it, most first
+	Unattributed      int           `json:"unattributed_bytes"` // part of Used that no process in the list holds
+	Health            Health        `json:"health"`
+	Context           *Context      `json:"context,omitempty"` // the driver's figures, if it was asked
+	Problem           string        `json:"problem,omitempty"` // the reason why figures are missing
 }
 
 // Hidden reports whether this process cannot use the GPU.
@@ -96,8 +97,8 @@ func (g GPU) Hidden() bool { return g.Number < 0 }
 type Context struct {
 	Free  int `json:"driver_free_bytes"` // besides this context
 	Total int `json:"driver_total_bytes"`
-	Bytes int `json:"context_bytes"` // what the context took for that moment; -1 where nobody tells
-	// Asked and Got are what a probe asked for, and got as one block.
+	Bytes int `json:"context_bytes"` // of this context; -1 where it is not known
+	// Asked and Got are the bytes that a probe asked for, and got as one block.
 	Asked int `json:"probe_asked_bytes,omitempty"`
 	Got   int `json:"probe_got_bytes,omitempty"`
 }
@@ -105,15 +106,15 @@ type Context struct {
 // Host is the memory that the processor computes in.
 type Host struct {
 	Total   int    `json:"total_bytes"`      // of the machine; 0 where it is not known
-	Free    int    `json:"truly_free_bytes"` // that this process may still take (bytesize.FreeMemory); -1 where it is not known
+	Free    int    `json:"truly_free_bytes"` // that this process may still take (sysmem.Free); -1 where it is not known
 	Health  Health `json:"health"`
 	Problem string `json:"problem,omitempty"`
 }
 
-// gb is n in the unit of the original's keys, 2^30 bytes: torch's figures divided by 1024**3.
+// gb returns n in the unit of the original's keys, 2^30 bytes: torch's figures divided by 1024**3.
 func gb(n int) float64 { return float64(n) / bytesize.GiB }
 
-// knownGB is gb, or nil, which is null, for -1: not known.
+// knownGB returns gb(n), or nil (null in JSON) for -1, which is not known.
 func knownGB(n int) *float64 {
 	if n < 0 {
 		return nil
@@ -153,10 +154,10 @@ type Surveyor struct {
 	noNVML  error
 	driver  *driver.Driver
 	noCUDA  error
-	devices []driver.DeviceInfo // that CUDA shows to this process
+	devices []driver.DeviceInfo // shown to this process by CUDA
 }
 
-// Open looks for the libraries. What is missing lands in the notes of surveys: a machine without a GPU has a survey too.
+// Open looks for the libraries. Missing ones are named in the notes of surveys: a machine without a GPU has a survey too.
 func Open(o Options) *Surveyor {
 	if o.Bands == (Bands{}) {
 		o.Bands = DefaultBands()
@@ -177,14 +178,14 @@ func (s *Surveyor) Close() error {
 	return s.nvml.Close()
 }
 
-// Look is a single survey.
+// Look makes a single survey.
 func Look(ctx context.Context, o Options) (v *Survey, err error) {
 	s := Open(o)
 	defer func() { err = errors.Join(err, s.Close()) }()
 	return s.Survey(ctx)
 }
 
-// Survey looks at all GPUs and the host. Errors are those of the context; what else fails is said in the survey.
+// Survey looks at all GPUs and the host. Its errors are those of the context; other failures are part of the survey.
 func (s *Surveyor) Survey(ctx context.Context) (*Survey, error) {
 	v := &Survey{Time: time.Now(), GPUs: []GPU{}, Sessions: []SessionUsage{}, Host: s.host()}
 	if s.o.Sessions != nil {
@@ -213,7 +214,7 @@ func (s *Survey) note(format string, args ...any) {
 	s.Notes = append(s.Notes, fmt.Sprintf(format, args...))
 }
 
-// list finds the GPUs: those that CUDA shows, in its order, then those that only NVML does.
+// list finds the GPUs: those that CUDA shows, in its order, then those that only NVML shows.
 func (s *Surveyor) list(v *Survey) {
 	for _, d := range s.devices {
 		g := GPU{Number: d.Ordinal, Index: -1, Name: d.Name, UUID: d.UUID, MIG: d.MIG}
@@ -257,10 +258,10 @@ func (s *Surveyor) list(v *Survey) {
 	}
 }
 
-// attribute fills what NVML says of a GPU, and who holds its memory.
+// attribute fills in NVML's figures of a GPU and the processes that hold its memory.
 func (s *Surveyor) attribute(g *GPU, sessions []SessionUsage) {
 	g.TrulyFree, g.Utilization, g.MemoryUtilization = -1, -1, -1
-	g.Processes = []Holder{}
+	g.Processes = []ProcessInfo{}
 	if s.nvml == nil {
 		return
 	}
@@ -275,7 +276,7 @@ func (s *Surveyor) attribute(g *GPU, sessions []SessionUsage) {
 		return
 	}
 	g.Total, g.Used, g.TrulyFree, g.System = m.Total, m.Used, m.Free, m.Reserved
-	if gpu, memory, err := d.Utilization(); err == nil { // slices do not tell
+	if gpu, memory, err := d.Utilization(); err == nil { // slices do not report it
 		g.Utilization, g.MemoryUtilization = gpu, memory
 	}
 	list, err := d.Processes()
@@ -286,7 +287,7 @@ func (s *Surveyor) attribute(g *GPU, sessions []SessionUsage) {
 	for _, p := range list {
 		is := s.processes.holder(p.PID)
 		if is.Bytes = p.Bytes; is.Name == "" {
-			if file, err := s.nvml.ProcessName(p.PID); err == nil { // the driver knows some that are hidden here
+			if file, err := s.nvml.ProcessName(p.PID); err == nil { // the driver knows names of processes that are hidden here
 				is.Name = file[strings.LastIndexAny(file, `/\\`)+1:]
 			}
 		}
@@ -299,14 +300,14 @@ func (s *Surveyor) attribute(g *GPU, sessions []SessionUsage) {
 		g.Processes = append(g.Processes, is)
 	}
 	g.Unattributed = max(0, g.Unattributed)
-	slices.SortStableFunc(g.Processes, func(a, b Holder) int { return b.Bytes - a.Bytes })
+	slices.SortStableFunc(g.Processes, func(a, b ProcessInfo) int { return b.Bytes - a.Bytes })
 }
 
-// piece is the unit in which the driver hands out memory. Pieces are mapped side by side wherever they lie, so that of what is free to anybody only
-// what is less than one cannot be had.
+// piece is the unit in which the driver hands out memory. Pieces from anywhere can be mapped side by side, so that only a rest of less than
+// one piece of the free memory cannot be used.
 const piece = 2 * bytesize.MiB
 
-// figure computes what follows from what was found.
+// figure computes the figures that follow from the findings.
 func (s *Surveyor) figure(g *GPU, sessions []SessionUsage) {
 	named := map[string]int{} // bytes that NVML attributes to sessions
 	for _, p := range g.Processes {
@@ -325,7 +326,7 @@ func (s *Surveyor) figure(g *GPU, sessions []SessionUsage) {
 		}
 		g.Allocated += u.Allocated
 		g.Pool += u.Reserved
-		if named[session.Name] == 0 { // NVML does not see its processes: what it says of itself counts
+		if named[session.Name] == 0 { // NVML does not see its processes: its own figures count
 			g.Reserved += u.Reserved + u.Overhead
 		}
 		largest = max(largest, u.Largest)
@@ -337,14 +338,14 @@ func (s *Surveyor) figure(g *GPU, sessions []SessionUsage) {
 		return
 	}
 	unused := g.TrulyFree + g.Pool - g.Allocated
-	g.Largest = min(largest, unused) // a session may have been asked a moment before
+	g.Largest = min(largest, unused) // the session's figure may be a moment older
 	if c := g.Context; c != nil && c.Asked > c.Got {
 		g.Largest = c.Got
 	}
 	if unused > 0 {
 		g.Fragmentation = 1 - float64(g.Largest)/float64(unused)
 	}
-	if unused < piece { // nothing that could be split
+	if unused < piece { // too little to be split
 		g.Fragmentation = 0
 	}
 	g.Health = s.o.Bands.Judge(g.TrulyFree, g.Fragmentation)
@@ -363,7 +364,7 @@ func (s *Surveyor) host() Host {
 	return h
 }
 
-// explain adds notes on what is missing or hidden.
+// explain adds notes on missing and hidden figures.
 func (s *Surveyor) explain(v *Survey) {
 	visible, chosen := os.LookupEnv("CUDA_VISIBLE_DEVICES")
 	var hidden []int

@@ -9,7 +9,7 @@ import (
 
 // Verdict grades the memory that a run would use.
 type Verdict struct {
-	Counted []string `json:"counted"` // devices, such as cuda:0; the processor where there is no GPU
+	Counted []string `json:"counted"` // devices, such as cuda:0; the processor if there is no GPU
 	Health  Health   `json:"health"`  // the worst of them
 }
 
@@ -19,8 +19,8 @@ const (
 	NoGPU   = -2
 )
 
-// NumberOf is the number of the GPU that the name of a device means: all and "" are AllGPUs, cpu is NoGPU, auto and cuda are the first, cuda:N is
-// GPU N.
+// NumberOf returns the number of the GPU that a device's name means: all and "" are AllGPUs, cpu is NoGPU, auto and cuda are the first, cuda:N
+// is GPU N.
 func NumberOf(device string) (int, error) {
 	switch kind, number, numbered := strings.Cut(device, ":"); {
 	case device == "all" || device == "":
@@ -37,7 +37,7 @@ func NumberOf(device string) (int, error) {
 	return 0, fmt.Errorf("%s: choose from all, auto, cpu, cuda, cuda:N", device)
 }
 
-// NoGPUError says that a GPU that was named is not there.
+// NoGPUError says that a named GPU does not exist.
 type NoGPUError struct {
 	Device string
 	Notes  []string // of the survey
@@ -47,8 +47,8 @@ func (e *NoGPUError) Error() string {
 	return strings.Join(append([]string{fmt.Sprintf("%s: there is no such GPU", e.Device)}, e.Notes...), "; ")
 }
 
-// Judge grades the memory of a device, named as for NumberOf: of GPUs, those that this process can use, and of the host where there is none.
-// A GPU that is named and not there is a *NoGPUError.
+// Judge grades the memory of a device, named as for NumberOf: of the GPUs that this process can use, or of the host if there are none. A named
+// GPU that does not exist is a *NoGPUError.
 func (s *Survey) Judge(device string) (v Verdict, err error) {
 	number, err := NumberOf(device)
 	if err != nil {
@@ -79,7 +79,7 @@ func (h Health) worseThan(other Health) bool {
 	return slices.Index(severity, h) > slices.Index(severity, other)
 }
 
-// Label is the GPU's name as a device or, if CUDA does not show it, by NVML's number.
+// Label returns the GPU's name as a device or, if CUDA does not show it, by NVML's number.
 func (g GPU) Label() string {
 	if g.Hidden() {
 		return fmt.Sprintf("NVML %d", g.Index)

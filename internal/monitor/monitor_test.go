@@ -37,7 +37,7 @@ func sight() Look {
 		GPUs: []gpusurvey.GPU{
 			{Number: 0, Index: 0, Name: "NVIDIA H200", UUID: "GPU-1", Utilization: 0.87, Health: gpusurvey.Healthy, Unattributed: gib / 2,
 				Figures: gpusurvey.Figures{Total: 140 * gib, Used: 56 * gib, TrulyFree: 84 * gib, Reserved: 12 * gib, Largest: 83 * gib, Fragmentation: 1. / 84},
-				Processes: []gpusurvey.Holder{
+				Processes: []gpusurvey.ProcessInfo{
 					{PID: 4001, Bytes: 41*gib + gib/2, Name: "python", User: "a-colleague-with-a-long-name", UID: 1001},
 					{PID: 23456, Bytes: 12 * gib, Name: "voxcam", User: "me", UID: 1000, Ours: true, Program: true, Session: "night"},
 					{PID: 301, Bytes: gib, Name: "voxcam", User: "me", UID: 1000, Program: true, Orphan: true},

@@ -18,7 +18,7 @@ import (
 // Process is a process of this machine. PID and Started together name it for good: a number that was given to another process since has
 // another start.
 type Process struct {
-	gpusurvey.Holder
+	gpusurvey.ProcessInfo
 	Euid    int           // with whose rights it runs
 	Age     time.Duration // since it was started
 	Ended   bool          // it only waits for its parent to ask how it ended
@@ -66,8 +66,8 @@ func ancestors(s System) (map[int]bool, error) {
 
 // readMore adds to what package gpusurvey tells of a process what is to be known before it gets signals, from proc(5) below root. up is for
 // how long the system runs; drivers are files that are the driver's library.
-func readMore(root fs.FS, is gpusurvey.Holder, up time.Duration, drivers []string) (Process, error) {
-	p := Process{Holder: is, Age: max(0, up-time.Duration(is.Started)*(time.Second/ticks))}
+func readMore(root fs.FS, is gpusurvey.ProcessInfo, up time.Duration, drivers []string) (Process, error) {
+	p := Process{ProcessInfo: is, Age: max(0, up-time.Duration(is.Started)*(time.Second/ticks))}
 	dir := strconv.Itoa(p.PID)
 	stat, err := fs.ReadFile(root, path.Join(dir, "stat"))
 	if err != nil {

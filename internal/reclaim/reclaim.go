@@ -425,7 +425,7 @@ func (r *run) vanished(ctx context.Context, pids []int) (gone bool, gpus []gpusu
 	for {
 		gpus = r.free(ctx)
 		gone = gpus != nil && !slices.ContainsFunc(gpus, func(g gpusurvey.GPU) bool {
-			return slices.ContainsFunc(g.Processes, func(p gpusurvey.Holder) bool { return slices.Contains(pids, p.PID) })
+			return slices.ContainsFunc(g.Processes, func(p gpusurvey.ProcessInfo) bool { return slices.Contains(pids, p.PID) })
 		})
 		if gone || gpus == nil || !r.Clock().Before(deadline) {
 			return gone, gpus

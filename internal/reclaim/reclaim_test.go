@@ -29,9 +29,9 @@ func (c *card) survey(context.Context) ([]gpusurvey.GPU, error) {
 	g := gpusurvey.GPU{Name: "Card", UUID: "GPU-1", Figures: gpusurvey.Figures{Total: c.total, TrulyFree: c.total}}
 	for pid, bytes := range c.holds {
 		g.TrulyFree -= bytes
-		g.Processes = append(g.Processes, gpusurvey.Holder{PID: pid, Bytes: bytes})
+		g.Processes = append(g.Processes, gpusurvey.ProcessInfo{PID: pid, Bytes: bytes})
 	}
-	slices.SortFunc(g.Processes, func(a, b gpusurvey.Holder) int { return a.PID - b.PID })
+	slices.SortFunc(g.Processes, func(a, b gpusurvey.ProcessInfo) int { return a.PID - b.PID })
 	return []gpusurvey.GPU{g}, nil
 }
 

@@ -75,7 +75,7 @@ const me, other, hour = 1000, 1001, time.Hour
 func machine1000() *fake {
 	process := func(name string, parent, uid int, change ...func(p *Process)) Process {
 		p := Process{Euid: uid, Age: hour, UsesGPU: true}
-		p.Holder = gpusurvey.Holder{Name: name, Parent: parent, UID: uid, User: map[int]string{me: "me", other: "other"}[uid], Started: 50}
+		p.ProcessInfo = gpusurvey.ProcessInfo{Name: name, Parent: parent, UID: uid, User: map[int]string{me: "me", other: "other"}[uid], Started: 50}
 		p.Program = name == "voxcam"
 		for _, c := range change {
 			c(&p)
@@ -257,15 +257,15 @@ func TestReadProcess(t *testing.T) {
 		"/usr/lib/x86_64-linux-gnu/libcuda.so.550.54": true, "/dev/nvidiactl": true, "/opt/simulator.so": true,
 		"/usr/lib/libcudart.so.12": false, "/home/dev/nvidia0": false, "/opt/simulator.so.old": false,
 	} {
-		p, err := readMore(proc(mapped), gpusurvey.Holder{PID: 77, Started: 9000}, 100*time.Second, []string{"/opt/simulator.so"})
+		p, err := readMore(proc(mapped), gpusurvey.ProcessInfo{PID: 77, Started: 9000}, 100*time.Second, []string{"/opt/simulator.so"})
 		if err != nil || p.UID != 1000 || p.Euid != 0 || p.Age != 10*time.Second || p.Ended || p.UsesGPU != uses {
 			t.Errorf("%s mapped: %+v, %v", mapped, p, err)
 		}
 	}
 	for name, c := range map[string]struct {
-		is   gpusurvey.Holder
+		is   gpusurvey.ProcessInfo
 		gone bool
-	}{"no such process": {gpusurvey.Holder{PID: 79}, true}, "reused number": {gpusurvey.Holder{PID: 77, Started: 8999}, true}, "short line": {gpusurvey.Holder{PID: 78}, false}} {
+	}{"no such process": {gpusurvey.ProcessInfo{PID: 79}, true}, "reused number": {gpusurvey.ProcessInfo{PID: 77, Started: 8999}, true}, "short line": {gpusurvey.ProcessInfo{PID: 78}, false}} {
 		if _, err := readMore(proc(""), c.is, 0, nil); err == nil || errors.Is(err, fs.ErrNotExist) != c.gone {
 			t.Errorf("%s: %v", name, err)
 		}
