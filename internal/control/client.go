@@ -19,7 +19,7 @@ import (
 	"github.com/voxcam/voxcam/internal/policy"
 )
 
-// Client asks a session. It holds no connection between calls.
+// Client asks a session by its socket. It holds no connection between calls.
 type Client struct {
 	PID  int
 	Path string // of the socket
@@ -38,7 +38,7 @@ func dial(ctx context.Context, path string) (net.Conn, error) {
 	return d.DialContext(ctx, "unix", path)
 }
 
-// reachable reports whether somebody listens at a socket.
+// reachable reports whether a process listens at a socket.
 func reachable(ctx context.Context, path string) bool {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
@@ -50,8 +50,8 @@ func reachable(ctx context.Context, path string) bool {
 	return true
 }
 
-// Sessions returns those of this user that can be reached, by process. The error is of folders that cannot be read or trusted; what
-// is in the others is returned besides.
+// Sessions returns the sessions of this user that can be reached, by process. The error is about folders that cannot be read or trusted;
+// sessions in other folders are returned with it.
 func Sessions(ctx context.Context) ([]*Client, error) {
 	var out []*Client
 	var errs []error
@@ -80,7 +80,7 @@ func sweep(ctx context.Context, dir string) (out []*Client, err error) {
 		path := filepath.Join(dir, e.Name())
 		if reachable(ctx, path) {
 			out = append(out, newClient(pid, path))
-		} else if ctx.Err() == nil && !alive(pid) { // not yet listening, if it is alive
+		} else if ctx.Err() == nil && !alive(pid) { // a process that lives may not listen yet
 			os.Remove(path)
 		}
 	}
@@ -110,17 +110,17 @@ func Dial(ctx context.Context, pid int) (*Client, error) {
 	return nil, fmt.Errorf("process %d is not a session of yours that can be reached", pid)
 }
 
-// Status asks what the session does.
+// Status returns the session's status.
 func (c *Client) Status(ctx context.Context) (s Status, err error) {
 	return s, c.ask(ctx, http.MethodGet, "/status", nil, &s)
 }
 
-// Order has the session do something with its memory, and returns when it is done.
+// Order has the session carry out an order about its memory, and returns when it is done.
 func (c *Client) Order(ctx context.Context, o policy.Order) (out policy.Outcome, err error) {
 	return out, c.ask(ctx, http.MethodPost, "/order", o, &out)
 }
 
-// Get reads what a handler of Server.Handle answers.
+// Get returns the answer of a handler of Server.Handle.
 func (c *Client) Get(ctx context.Context, path string) ([]byte, error) {
 	return c.do(ctx, http.MethodGet, path, nil)
 }
@@ -140,7 +140,7 @@ func (c *Client) ask(ctx context.Context, method, path string, question, answer 
 	return nil
 }
 
-// largest answer that is read, in bytes.
+// Bound of an answer, in bytes.
 const largest = 16 << 20
 
 func (c *Client) do(ctx context.Context, method, path string, body []byte) ([]byte, error) {

@@ -1,7 +1,7 @@
-// Package control is how other programs of the same user reach a session that runs: a socket in the user's runtime folder that speaks
-// HTTP and JSON: GET /status, POST /order, and what else the session answers. A session serves it; voxcam check, monitor and recover are
-// its clients. The socket is PID.sock in $XDG_RUNTIME_DIR/voxcam or, without that variable, in voxcam-UID in the folder for temporary
-// files, which nobody else can enter.
+// Package control lets other programs of the same user reach a running session: by a socket that speaks HTTP and JSON, with GET /status,
+// POST /order, and routes that the session adds. The session serves it; voxcam check, monitor and recover are clients. The socket is PID.sock
+// in $XDG_RUNTIME_DIR/voxcam or, without that variable, in voxcam-UID in the folder for temporary files. Other users cannot enter either
+// folder.
 package control
 
 import (
@@ -17,7 +17,7 @@ import (
 // Responder answers for a session on its socket.
 type Responder interface {
 	Status(ctx context.Context) (Status, error)
-	// Order returns when the operation is done, which may take as long as a pass through the network.
+	// Order carries out an operation. It returns when that is done, which may take as long as a pass through the network.
 	Order(ctx context.Context, o policy.Order) (policy.Outcome, error)
 }
 
@@ -33,13 +33,13 @@ type Status struct {
 	Device string              `json:"device"`         // as in --device, with the name
 	UUID   string              `json:"uuid,omitempty"` // of the GPU
 	Usage  backend.Usage       `json:"usage"`
-	Budget int                 `json:"budget_bytes"` // now; 0: the least that works
+	Budget int                 `json:"budget_bytes"` // now; 0: the smallest plan
 	Level  cam.Level           `json:"level"`
 	Arena  int                 `json:"arena_bytes"`
 	Plans  []network.PassState `json:"plans"`
 	Held   bool                `json:"held"`            // it was asked to release memory, and has not resumed
 	Until  time.Time           `json:"until,omitzero"`  // when it resumes
-	State  string              `json:"state,omitempty"` // what the device does: starting, computing, idle, waiting, restarting
+	State  string              `json:"state,omitempty"` // of the device: starting, computing, idle, waiting, restarting
 
 	Sample      string  `json:"sample,omitempty"`
 	Split       string  `json:"split,omitempty"`

@@ -11,17 +11,17 @@ import (
 	"syscall"
 )
 
-// folders returns the folders of sockets, the best first: a user's runtime folder ends with the login and is the user's alone; the folder for
-// temporary files is everybody's.
+// folders returns the folders of sockets, the best first: a user's runtime folder ends with the login and belongs to the user alone; all users
+// share the folder for temporary files.
 func folders() []string {
 	var out []string
-	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) { // others are to be ignored, by its specification
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) { // relative ones are to be ignored, by its specification
 		out = append(out, filepath.Join(dir, "voxcam"))
 	}
 	return append(out, filepath.Join(os.TempDir(), "voxcam-"+strconv.Itoa(os.Getuid())))
 }
 
-// checkFolder refuses a folder that others can put sockets in. It returns fs.ErrNotExist as it is.
+// checkFolder refuses a folder that other users can put sockets in. It returns fs.ErrNotExist as it is.
 func checkFolder(path string) error {
 	info, err := os.Lstat(path)
 	if err != nil {
@@ -39,7 +39,7 @@ func checkFolder(path string) error {
 	return nil
 }
 
-// makeFolder makes the first of the folders that can be had.
+// makeFolder makes the first of the folders that can be made and trusted.
 func makeFolder() (string, error) {
 	var errs []error
 	for _, path := range folders() {
@@ -59,7 +59,7 @@ const suffix = ".sock"
 
 func socketName(pid int) string { return strconv.Itoa(pid) + suffix }
 
-// socketPID is the process that a file's name stands for.
+// socketPID returns the number of the process that a socket's name stands for.
 func socketPID(name string) (pid int, ok bool) {
 	number, found := strings.CutSuffix(name, suffix)
 	pid, err := strconv.Atoi(number)

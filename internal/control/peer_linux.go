@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// checkPeer refuses who is not of this user: the folder's mode is not all that stands between.
+// checkPeer refuses clients of other users: the folder's mode alone is not relied upon.
 func checkPeer(c net.Conn) error {
 	socket, ok := c.(*net.UnixConn)
 	if !ok {

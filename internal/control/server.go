@@ -18,18 +18,18 @@ import (
 	"github.com/voxcam/voxcam/internal/policy"
 )
 
-// operations that may be asked for.
+// operations are those that an order may have.
 var operations = []policy.Operation{policy.Release, policy.Resume, policy.Trim, policy.Defragment, policy.Restart}
 
-// Server answers for a session.
+// Server serves a session's socket.
 type Server struct {
 	Path string // of the socket
 
 	http    *http.Server
 	routes  *http.ServeMux
 	stop    context.CancelFunc
-	stopped chan struct{} // closed when nothing listens any more
-	err     error         // why, if not because of Close
+	stopped chan struct{} // closed when the server has ended
+	err     error         // the reason, if not Close
 }
 
 // Serve answers for a session on a socket of this process, until Close. Requests see ctx end.
@@ -77,7 +77,7 @@ func Serve(ctx context.Context, session Responder) (*Server, error) {
 	return s, nil
 }
 
-// Handle lets a handler answer what package control does not know of, such as GET /metrics: a pattern of http.ServeMux.
+// Handle adds a handler for a pattern of http.ServeMux, such as GET /metrics.
 func (s *Server) Handle(pattern string, h http.Handler) { s.routes.Handle(pattern, h) }
 
 // Close ends requests, waits for their answers a little, and removes the socket.
@@ -92,7 +92,7 @@ func (s *Server) Close() error {
 	return s.err
 }
 
-// listen makes the socket. What an earlier process of that number left there is removed.
+// listen makes the socket. A socket of an earlier process of that number is removed.
 func listen(ctx context.Context, path string) (net.Listener, error) {
 	var c net.ListenConfig
 	listener, err := c.Listen(ctx, "unix", path)
@@ -114,7 +114,7 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 	return listener, err
 }
 
-// stranger is the context's key of why who asks may not.
+// stranger is the context's key for the reason why a client is refused.
 type stranger struct{}
 
 func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
@@ -128,7 +128,7 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 func readOrder(w http.ResponseWriter, r *http.Request) (policy.Order, error) {
 	var o policy.Order
 	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16))
-	d.DisallowUnknownFields() // what is not understood is not done by half
+	d.DisallowUnknownFields() // an order is carried out as it stands, or not at all
 	if err := d.Decode(&o); err != nil {
 		return o, fmt.Errorf("the order is not understood: %w", err)
 	}
@@ -143,7 +143,7 @@ func readOrder(w http.ResponseWriter, r *http.Request) (policy.Order, error) {
 	return o, nil
 }
 
-// failure is the body of an answer that is none.
+// failure is the body of an answer with an error.
 type failure struct {
 	Error string `json:"error"`
 }
@@ -159,7 +159,7 @@ func reply(w http.ResponseWriter, value any, err error) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.Write(text) // who is gone misses nothing
+	w.Write(text) // a client that is gone needs no answer
 }
 
 func refuse(w http.ResponseWriter, code int, err error) {
@@ -168,7 +168,7 @@ func refuse(w http.ResponseWriter, code int, err error) {
 	json.NewEncoder(w).Encode(failure{err.Error()})
 }
 
-// quiet drops what the HTTP server says of clients that left.
+// quiet drops the HTTP server's messages about clients that have gone.
 type quiet struct{}
 
 func (quiet) Write(p []byte) (int, error) { return len(p), nil }

@@ -6,7 +6,7 @@ import (
 	"github.com/voxcam/voxcam/internal/gpusurvey"
 )
 
-// History remembers the memory of GPUs over the last time.
+// History remembers the memory of GPUs over the last minutes.
 type History struct {
 	window time.Duration
 	points map[string][]point // by UUID, oldest first
@@ -18,16 +18,16 @@ type point struct {
 	free, ours int
 }
 
-// NewHistory returns a history of so much time.
+// NewHistory returns a history that reaches back by window.
 func NewHistory(window time.Duration) *History {
 	return &History{window: window, points: map[string][]point{}}
 }
 
-// Add remembers a look, and forgets those that have become too old.
+// Add remembers a look, and forgets looks that have become too old.
 func (h *History) Add(l Look) {
 	for _, g := range l.GPUs {
 		p := point{l.Time, g.TrulyFree, ours(g)}
-		if p.free < 0 { // nobody tells who holds what either
+		if p.free < 0 { // then the processes' shares are not known either
 			p.ours = -1
 		}
 		list := append(h.points[g.UUID], p)
@@ -44,14 +44,14 @@ func ours(g gpusurvey.GPU) int { return g.Reserved }
 // blocks are columns of one eighth of a cell to a whole cell.
 var blocks = []rune(" ▁▂▃▄▅▆▇█")
 
-// plot draws values over time: so many columns, the newest at the right, each for the same time, and rows of eight steps each. It returns
-// the rows from top to bottom, and the values that the lowest and the highest step stand for. Where several points fall into one column,
-// worse chooses. rows is nil if there is no point.
+// plot draws values over time in columns of equal duration, the newest at the right, and rows of eight steps each. It returns the rows from
+// top to bottom, and the values of the lowest and the highest step. Of several points in one column, worse chooses one. rows is nil if there
+// is no point.
 func plot(points []point, now time.Time, window time.Duration, columns, rows int, value func(point) int, worse func(a, b int) int) (out [][]rune, low, high int) {
 	if columns < 1 || rows < 1 {
 		return nil, 0, 0
 	}
-	// Columns begin at multiples of their time, so that what is drawn moves and does not flicker.
+	// Columns begin at multiples of their duration, so that the plot moves and does not flicker.
 	each := max((window+time.Duration(columns)-1)/time.Duration(columns), time.Millisecond)
 	newest := now.UnixNano() / int64(each)
 	values := make([]int, columns)
@@ -73,7 +73,7 @@ func plot(points []point, now time.Time, window time.Duration, columns, rows int
 	}
 	last := -1
 	for at, v := range values {
-		if v < 0 { // an interval that is longer than a column leaves gaps
+		if v < 0 { // an interval longer than a column makes gaps
 			values[at] = last
 			continue
 		}

@@ -8,7 +8,7 @@ import (
 	"github.com/voxcam/voxcam/internal/printable"
 )
 
-// Lines tells a look in plain lines, for files and pipes: one for each GPU, then one for each session.
+// Lines writes a look in plain lines, for files and pipes: one for each GPU, then one for each session.
 func Lines(l Look) []string {
 	at := l.Time.Format("15:04:05 ")
 	var out []string

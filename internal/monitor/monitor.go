@@ -1,4 +1,4 @@
-// Package monitor shows what becomes of the memory of GPUs and how sessions get on: as a live view for a terminal (Renderer, Screen), as plain
+// Package monitor shows the memory of GPUs and the progress of sessions over time: as a live view for a terminal (Renderer, Screen), as plain
 // lines (Lines), and as metrics in the text format of Prometheus (Metrics, Handler, Serve). A Look shows one moment; a Watcher
 // takes looks at this machine.
 package monitor
@@ -39,7 +39,7 @@ func label(g gpusurvey.GPU) string {
 }
 
 // Watch looks at once and then each interval, until the context ends or show fails. A look that takes longer than the interval delays the
-// next one. The error is that of show; the end of the context is none.
+// next one. The error is that of show; the end of the context is no error.
 func Watch(ctx context.Context, interval time.Duration, look func(context.Context) (Look, error), show func(Look) error) error {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()

@@ -12,7 +12,7 @@ import (
 
 // The text format of Prometheus, version 0.0.4:
 // https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format. It is written here, because it is small: the client
-// library counts what happens within a program, where these are figures of one moment, and brings ten modules with it.
+// library is made for counters within a program, not for figures of one moment, and brings ten modules with it.
 
 // contentType of the format.
 const contentType = "text/plain; version=0.0.4; charset=utf-8"
@@ -107,7 +107,7 @@ var sessionGauges = []struct {
 	}},
 }
 
-// Metrics tells a look in the text format of Prometheus.
+// Metrics writes a look in the text format of Prometheus.
 func Metrics(l Look) []byte {
 	m := &metrics{}
 	for _, gauge := range gpuGauges {
@@ -169,7 +169,8 @@ func Metrics(l Look) []byte {
 	return m.Bytes()
 }
 
-// Handler answers with the metrics of what look sees. A session answers so on its control socket; voxcam monitor does where it is asked to.
+// Handler answers with the metrics of a look that it takes for each request. Sessions use it on their control sockets, voxcam monitor on a
+// port that the user opens.
 func Handler(look func(context.Context) (Look, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		l, err := look(r.Context())
@@ -178,6 +179,6 @@ func Handler(look func(context.Context) (Look, error)) http.Handler {
 			return
 		}
 		w.Header().Set("Content-Type", contentType)
-		_, _ = w.Write(Metrics(l)) // who asked has gone if this fails
+		_, _ = w.Write(Metrics(l)) // the client has gone if this fails
 	})
 }

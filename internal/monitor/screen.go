@@ -5,13 +5,13 @@ import (
 	"strings"
 )
 
-// Screen is a terminal that is drawn over and over, apart from what was on it before.
+// Screen is a terminal that shows one frame after another, apart from its earlier contents.
 type Screen struct {
 	w    io.Writer
 	open bool
 }
 
-// What terminals since xterm understand: the alternate screen, the cursor, and lines that are cut rather than wrapped.
+// Commands of terminals since xterm: the alternate screen, the cursor, and lines that are cut rather than wrapped.
 const (
 	enter     = "\x1b[?1049h\x1b[?25l\x1b[?7l"
 	leave     = "\x1b[?7h\x1b[?25h\x1b[?1049l"
@@ -26,7 +26,7 @@ func NewScreen(w io.Writer) (*Screen, error) {
 	return &Screen{w, true}, err
 }
 
-// Draw shows a frame. It is written at once and over the last one, so that nothing flickers.
+// Draw shows a frame. It is written in one piece and over the last frame, so that nothing flickers.
 func (s *Screen) Draw(frame []string) error {
 	_, err := io.WriteString(s.w, home+strings.Join(frame, clearLine+"\r\n")+clearLine+clearRest)
 	return err

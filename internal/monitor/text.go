@@ -51,7 +51,7 @@ func (l line) pad(width int) line {
 	return l
 }
 
-// render makes a line at most so many cells wide. What is cut off ends with an ellipsis.
+// render makes a line at most that many cells wide. A cut ends with an ellipsis.
 func (l line) render(width int, color bool) string {
 	var b strings.Builder
 	room := width
@@ -83,7 +83,7 @@ func (l line) render(width int, color bool) string {
 	return strings.TrimRight(b.String(), " ")
 }
 
-// fit is the beginning of s that has room in so many cells.
+// fit returns the beginning of s that has room in that many cells.
 func fit(s string, room int) (head string, cells int) {
 	rest, state := s, -1
 	for len(rest) > 0 {
@@ -99,7 +99,7 @@ func fit(s string, room int) (head string, cells int) {
 	return head, cells
 }
 
-// clip is s in at most so many cells, filled up with blanks.
+// clip returns s cut to that many cells, or filled up with blanks.
 func clip(s string, width int) string {
 	return text(line{{s, plain}}.render(width, false)).pad(width).String()
 }

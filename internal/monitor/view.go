@@ -11,8 +11,8 @@ import (
 
 // Renderer draws looks for a terminal of one size.
 type Renderer struct {
-	Width, Height int  // in cells; 0: as much as is needed
-	Color         bool // otherwise everything is told without
+	Width, Height int  // in cells; 0: no limit
+	Color         bool // without, text alone tells everything
 	Title         string
 }
 
@@ -28,7 +28,7 @@ var details = []detail{
 	{3, 1 << 30, 5, true}, {3, 8, 3, true}, {2, 5, 2, true}, {1, 5, 2, true}, {1, 3, 1, false}, {0, 3, 1, false}, {0, 1, 0, false}, {0, 0, 0, false},
 }
 
-// Frame draws a look, with what is remembered of earlier ones; history may be nil. It returns at most Height lines, none wider than Width,
+// Frame draws a look, with the history of earlier looks, which may be nil. It returns at most Height lines, none wider than Width,
 // without line ends.
 func (v Renderer) Frame(l Look, h *History) []string {
 	width := v.Width
@@ -96,7 +96,7 @@ func healthStyle(h gpusurvey.Health) style {
 	return dim
 }
 
-// gpu draws the figures of a GPU and who holds its memory.
+// gpu draws the figures of a GPU and the processes that hold its memory.
 func gpu(g gpusurvey.GPU, d detail, width int) (out []line) {
 	head := line{{label(g), bold}, {" " + g.Name + "  ", plain}, {g.Health.String(), healthStyle(g.Health)}}
 	if g.Utilization >= 0 {
@@ -122,7 +122,7 @@ func gpu(g gpusurvey.GPU, d detail, width int) (out []line) {
 	return append(out, processes(g, d, width)...)
 }
 
-// memoryBar shows what this program has of a GPU, what others have, and what is free.
+// memoryBar shows the shares of a GPU's memory: of this program, of others, and free.
 func memoryBar(g gpusurvey.GPU, cells int) line {
 	part := func(n int) int { return int(float64(cells)*float64(n)/float64(g.Total) + 0.5) }
 	used := min(cells, part(g.Total-g.TrulyFree))
@@ -130,7 +130,7 @@ func memoryBar(g gpusurvey.GPU, cells int) line {
 	return line{{"  ", plain}, {strings.Repeat("█", own), cyan}, {strings.Repeat("▒", used-own), yellow}, {strings.Repeat("·", cells-used), dim}}
 }
 
-// processes is the table of those that hold memory, most first.
+// processes returns the table of processes that hold memory, most first.
 func processes(g gpusurvey.GPU, d detail, width int) (out []line) {
 	if d.processes == 0 || len(g.Processes) == 0 {
 		return nil
@@ -174,7 +174,7 @@ func processes(g gpusurvey.GPU, d detail, width int) (out []line) {
 	return out
 }
 
-// graphs draws what was free and what this program had over the last time, side by side where there is room.
+// graphs draws the free memory and that of this program over the last minutes, side by side where there is room.
 func graphs(g gpusurvey.GPU, h *History, now time.Time, rows, width int) (out []line) {
 	const margin, gap = 16, 3 // for the scale, and between the two
 	each := min(60, width-margin)

@@ -31,7 +31,7 @@ func (l *Latest) Refresh(ctx context.Context) (Look, error) {
 	return look, err
 }
 
-// Get returns the look that was kept last.
+// Get returns the last look.
 func (l *Latest) Get(context.Context) (Look, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -41,8 +41,8 @@ func (l *Latest) Get(context.Context) (Look, error) {
 	return l.last, nil
 }
 
-// Serve serves /metrics at an address until stop. An address without a host is that of this machine for itself. Open reports whether others
-// may reach it.
+// Serve serves /metrics at an address until stop. An address without a host can be reached from this machine only. open reports whether
+// other machines may reach it.
 func Serve(address string, look func(context.Context) (Look, error)) (stop func(), at string, open bool, err error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -72,7 +72,7 @@ func Serve(address string, look func(context.Context) (Look, error)) (stop func(
 // Watcher looks at this machine. It takes one look at a time.
 type Watcher struct {
 	*gpusurvey.Surveyor
-	sessions []Answer // of the look at work
+	sessions []Answer // of the look that is being taken
 }
 
 // NewWatcher returns a watcher with the libraries and bounds of o, which waits at most patience for each session to answer. Close ends it.
@@ -105,8 +105,8 @@ func (w *Watcher) Look(ctx context.Context) (Look, error) {
 	return Look{Time: v.Time, GPUs: v.GPUs, Host: v.Host, Sessions: sessions, Notes: v.Notes}, nil
 }
 
-// AskSessions asks all sessions of this user that can be reached, and gives for each what it says or why it does not. The error is of
-// folders that cannot be read.
+// AskSessions asks all sessions of this user that can be reached, and returns the answer of each, or the reason why it has none. The error is
+// about folders that cannot be read.
 func AskSessions(ctx context.Context, patience time.Duration) ([]Answer, error) {
 	clients, err := control.Sessions(ctx)
 	all := make([]Answer, len(clients))
@@ -128,7 +128,7 @@ func AskSessions(ctx context.Context, patience time.Duration) ([]Answer, error) 
 	return all, err
 }
 
-// Memory returns the session's memory and processes as a survey takes them.
+// Memory returns the session's memory and processes in the form of a survey.
 func (s Answer) Memory() gpusurvey.SessionUsage {
 	m := gpusurvey.SessionUsage{Name: s.Session, PIDs: []int{s.PID}, UUID: s.UUID, Usage: s.Usage, Held: s.Held}
 	if s.Worker != 0 {

@@ -18,16 +18,16 @@ const (
 	NotTouched  = "was not touched"
 )
 
-// errChanged says that a number belongs to another process than the one that was looked at.
+// errChanged says that a number does not belong to the judged process any more.
 var errChanged = errors.New("the number belongs to another process now")
 
 var errStays = errors.New("it is still there")
 
-// last bounds the time in which a process must end after SIGKILL: the driver first takes back what it has on the GPU.
+// last bounds the time in which a process must end after SIGKILL: the driver first takes back its memory on the GPU.
 const last = 30 * time.Second
 
-// end ends a process: SIGTERM, and SIGKILL if that did not do within the grace period. The process is held before it is looked at again, so
-// that what gets the signals is what was judged.
+// end ends a process: SIGTERM, and SIGKILL if it still runs after the grace period. It takes a handle before it compares the process with
+// the judged one, so that no other process gets the signals.
 func (r *rules) end(ctx context.Context, c Candidate, grace time.Duration) (how string, err error) {
 	hold, err := r.system.Hold(c.PID)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -70,7 +70,7 @@ func (r *rules) end(ctx context.Context, c Candidate, grace time.Duration) (how 
 	return NotEnded, fmt.Errorf("%w %v after SIGKILL: the driver may be waiting for the GPU", errStays, last)
 }
 
-// same reports whether a number still belongs to the process that was judged, with the rights that it had.
+// same reports whether a number still belongs to the judged process, with the same rights.
 func (r *rules) same(c Candidate) error {
 	now, err := r.system.Find(c.PID)
 	switch {

@@ -15,30 +15,30 @@ import (
 	"github.com/voxcam/voxcam/internal/gpusurvey"
 )
 
-// Process is a process of this machine. PID and Started together name it for good: a number that was given to another process since has
-// another start.
+// Process is a process of this machine. PID and Started together name one process for good: when the number goes to another process, the start
+// differs.
 type Process struct {
 	gpusurvey.ProcessInfo
-	Euid    int           // with whose rights it runs
+	Euid    int           // the user with whose rights it runs
 	Age     time.Duration // since it was started
-	Ended   bool          // it only waits for its parent to ask how it ended
+	Ended   bool          // it is a zombie: its parent has not reaped it yet
 	UsesGPU bool          // the driver's library or devices are in its address space
 }
 
-// errGone says that there is no such process, or no more.
+// errGone says that a process does not exist, or not any more.
 var errGone = fmt.Errorf("the process has ended: %w", fs.ErrNotExist)
 
-// System is the machine's processes.
+// System gives access to the machine's processes.
 type System interface {
-	// Find looks at a process; errGone if there is none.
+	// Find describes a process; errGone if there is none.
 	Find(pid int) (Process, error)
-	// Hold returns a handle that stays with the process that has the number now, whoever gets the number later.
+	// Hold returns a handle of the process that has the number now; it stays valid when another process gets the number.
 	Hold(pid int) (Handle, error)
-	// Self is this process.
+	// Self returns the number of this process.
 	Self() int
 }
 
-// Handle is a hold on a process.
+// Handle refers to one process for good.
 type Handle interface {
 	// Signal sends a signal; errGone if it has ended.
 	Signal(s syscall.Signal) error
@@ -54,7 +54,7 @@ func ancestors(s System) (map[int]bool, error) {
 		family[pid] = true
 		p, err := s.Find(pid)
 		if errors.Is(err, fs.ErrNotExist) && pid != s.Self() {
-			break // it belongs to another namespace, or is hidden: so is all above it
+			break // it belongs to another namespace, or is hidden: so are all above it
 		}
 		if err != nil {
 			return nil, fmt.Errorf("looking up which processes began this one: %w", err)
@@ -64,8 +64,8 @@ func ancestors(s System) (map[int]bool, error) {
 	return family, nil
 }
 
-// readMore adds to what package gpusurvey tells of a process what is to be known before it gets signals, from proc(5) below root. up is for
-// how long the system runs; drivers are files that are the driver's library.
+// readMore adds to the facts of package gpusurvey about a process those that are needed before it gets signals, from proc(5) below root. up is
+// the time that the system has been running; drivers are the files of the driver's library.
 func readMore(root fs.FS, is gpusurvey.ProcessInfo, up time.Duration, drivers []string) (Process, error) {
 	p := Process{ProcessInfo: is, Age: max(0, up-time.Duration(is.Started)*(time.Second/ticks))}
 	dir := strconv.Itoa(p.PID)
@@ -77,7 +77,7 @@ func readMore(root fs.FS, is gpusurvey.ProcessInfo, up time.Duration, drivers []
 	if p.Ended, started, err = parseStat(string(stat)); err != nil {
 		return p, fmt.Errorf("/proc/%d/stat cannot be read: %w", p.PID, err)
 	}
-	if started != p.Started { // it has ended between two looks
+	if started != p.Started { // it has ended between two readings
 		return p, errGone
 	}
 	status, err := fs.ReadFile(root, path.Join(dir, "status"))
@@ -87,16 +87,16 @@ func readMore(root fs.FS, is gpusurvey.ProcessInfo, up time.Duration, drivers []
 	if p.UID, p.Euid, err = parseUID(string(status)); err != nil {
 		return p, fmt.Errorf("/proc/%d/status cannot be read: %w", p.PID, err)
 	}
-	if maps, err := fs.ReadFile(root, path.Join(dir, "maps")); err == nil { // of others' processes it may not be read: they are not touched
+	if maps, err := fs.ReadFile(root, path.Join(dir, "maps")); err == nil { // not readable for processes of other users: those are not touched
 		p.UsesGPU = mapsDriver(string(maps), drivers)
 	}
 	return p, nil
 }
 
-// ticks of the clock that starts are given in, a second: USER_HZ, which is 100 on all architectures that CUDA runs on.
+// ticks is the number of ticks a second of the clock for starts: USER_HZ, which is 100 on all architectures that CUDA runs on.
 const ticks = 100
 
-// gone makes of all that the system says about a process that has just ended one error.
+// gone turns all errors of the system about a process that has just ended into errGone.
 func gone(err error) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
 		return errGone
@@ -115,7 +115,7 @@ func parseStat(text string) (ended bool, started uint64, err error) {
 	return rest[0] == "Z" || rest[0] == "X", started, err
 }
 
-// parseUID reads whose a process is from /proc/PID/status: real, effective, saved and of the file system.
+// parseUID reads the user of a process from /proc/PID/status: real, effective, saved and of the file system.
 func parseUID(text string) (real, effective int, err error) {
 	for line := range strings.Lines(text) {
 		if rest, ok := strings.CutPrefix(line, "Uid:"); ok {

@@ -14,7 +14,7 @@ import (
 	"github.com/voxcam/voxcam/internal/gpusurvey"
 )
 
-// Machine returns this machine's processes. drivers are the files of the driver's library, where they are not called libcuda.
+// Machine returns this machine's processes. drivers are files of the driver's library with another name than libcuda.
 func Machine(drivers ...string) System {
 	var real []string
 	for _, d := range drivers {
@@ -30,7 +30,7 @@ type machine struct{ drivers []string }
 func (machine) Self() int { return os.Getpid() }
 
 func (m machine) Find(pid int) (Process, error) {
-	var up unix.Timespec // not /proc/uptime, which containers show as theirs
+	var up unix.Timespec // not /proc/uptime, in which containers show their own time
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
 		return Process{}, fmt.Errorf("for how long the system runs: %w", err)
 	}
@@ -58,7 +58,7 @@ func (m machine) Hold(pid int) (Handle, error) {
 	return nil, fmt.Errorf("process %d: pidfd_open: %w", pid, err)
 }
 
-// pidfd holds a process by a file descriptor: no other process is ever hit through it.
+// pidfd refers to a process by a file descriptor: no other process can get its signals.
 type pidfd struct{ fd int }
 
 func (h *pidfd) Signal(s syscall.Signal) error {
@@ -112,7 +112,7 @@ func (h *number) Wait(ctx context.Context, d time.Duration) (bool, error) {
 	return await(ctx, d, func(d time.Duration) (bool, error) {
 		ended, err := h.ended()
 		if !ended && err == nil {
-			time.Sleep(min(d, 20*time.Millisecond)) // nothing tells when a process ends that is not a child
+			time.Sleep(min(d, 20*time.Millisecond)) // the system does not report the end of a process that is not a child
 		}
 		return ended, err
 	})
@@ -120,7 +120,7 @@ func (h *number) Wait(ctx context.Context, d time.Duration) (bool, error) {
 
 func (h *number) Close() error { return nil }
 
-// await asks in short turns, so that a context can end it.
+// await asks at short intervals, so that a context can end it.
 func await(ctx context.Context, d time.Duration, ask func(d time.Duration) (bool, error)) (bool, error) {
 	for end := time.Now().Add(d); ; {
 		left := time.Until(end)

@@ -7,7 +7,7 @@ import (
 	"os"
 )
 
-// Machine returns a machine that tells nothing of its processes: NVIDIA's drivers of today run on Linux only.
+// Machine returns a machine without facts about its processes: NVIDIA's present drivers run on Linux only.
 func Machine(...string) System { return unknown{} }
 
 type unknown struct{}

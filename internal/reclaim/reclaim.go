@@ -17,42 +17,42 @@ import (
 	"github.com/voxcam/voxcam/internal/policy"
 )
 
-// Session is one that answers.
+// Session is a session that answers, with the number of its process.
 type Session struct {
 	PID int
 	control.Responder
 }
 
-// Options say what to do. Steps are taken in the order of Operations below, after processes were ended.
+// Options choose the steps. First processes are ended, then Operations follow in their order.
 type Options struct {
-	Survey   func(ctx context.Context) ([]gpusurvey.GPU, error) // the GPUs now; an error where the driver tells nothing
-	Sessions func(ctx context.Context) ([]Session, error)       // those of this user
+	Survey   func(ctx context.Context) ([]gpusurvey.GPU, error) // the GPUs now; an error without any figures of the driver
+	Sessions func(ctx context.Context) ([]Session, error)       // the sessions of this user
 	System   System
 	Clock    func() time.Time
 
-	Operations []policy.Operation // what each session is asked for, in this order
-	For        time.Duration      // of policy.Release: 0 is until resumed
+	Operations []policy.Operation // ordered from each session, in this order
+	For        time.Duration      // duration of policy.Release; 0: until it is resumed
 	Timeout    time.Duration      // of each operation; 0: none
 
-	End     bool // processes
+	End     bool // end processes that hold memory
 	Grace   time.Duration
 	Consent Consent
-	Listed  func([]Candidate) // sees the list before anybody is asked; may be nil
+	Listed  func([]Candidate) // is called with the list before Consent.Ask; may be nil
 
-	DryRun bool // only say what would be done
+	DryRun bool // only report the steps
 }
 
-// Step is something that was done, or would be.
+// Step is a step that was taken, or would be in a dry run.
 type Step struct {
 	Step     string  `json:"step"`   // an operation of package policy, or end
 	Target   string  `json:"target"` // the session or process
 	PID      int     `json:"pid"`
 	Done     bool    `json:"done"`
-	Freed    int     `json:"freed_bytes"`     // by the session's figures where the driver's list agrees, or what a process had that ended
-	Device   int     `json:"gpu_freed_bytes"` // by which what is free on all GPUs grew meanwhile, by whomever
+	Freed    int     `json:"freed_bytes"`     // by the session's figures where the driver's list agrees; the memory of a process that ended
+	Device   int     `json:"gpu_freed_bytes"` // growth of the free memory of all GPUs during the step, for any reason
 	Measured bool    `json:"measured"`        // Device is known
 	Seconds  float64 `json:"seconds"`
-	Text     string  `json:"text"` // what came of it, for people
+	Text     string  `json:"text"` // the result, for people
 	Error    string  `json:"error,omitempty"`
 }
 
@@ -61,7 +61,7 @@ type Usage struct {
 	Session string         `json:"session"`
 	PID     int            `json:"pid"`
 	Before  backend.Usage  `json:"before"`
-	After   *backend.Usage `json:"after,omitempty"` // nil if it has ended meanwhile, or does not answer
+	After   *backend.Usage `json:"after,omitempty"` // nil if it has ended since, or does not answer
 }
 
 // Report lists the steps that were done, and their effect.
@@ -72,7 +72,7 @@ type Report struct {
 	Sessions  []Usage         `json:"sessions"`
 	Processes []Candidate     `json:"processes,omitempty"`
 	Steps     []Step          `json:"steps"`
-	Freed     int             `json:"freed_bytes"` // by which what is free on all GPUs grew; negative if others took more
+	Freed     int             `json:"freed_bytes"` // growth of the free memory of all GPUs; negative if others took more
 	Problems  []string        `json:"problems,omitempty"`
 }
 
@@ -96,11 +96,11 @@ func (r *Report) Gained() int {
 type run struct {
 	Options
 	report   *Report
-	listed   time.Time // when Report.Before was asked for
+	listed   time.Time // the time of Report.Before
 	sessions []named
 }
 
-// named is a session with what it said of itself.
+// named is a session with its status, which has its name.
 type named struct {
 	Session
 	status control.Status
@@ -110,7 +110,7 @@ func (n named) String() string {
 	return fmt.Sprintf("session %s (process %d)", n.status.Session, n.PID)
 }
 
-// pids are the numbers of its processes.
+// pids returns the numbers of its processes.
 func (n named) pids() []int { return []int{n.PID, n.status.Worker} }
 
 // patience bounds the time in which a session must answer.
@@ -153,7 +153,7 @@ func (r *run) problem(format string, args ...any) {
 	r.report.Problems = append(r.report.Problems, fmt.Sprintf(format, args...))
 }
 
-// find asks all sessions what they are.
+// find asks all sessions for their status.
 func (r *run) find(ctx context.Context) error {
 	found, err := r.Sessions(ctx)
 	if err != nil {
@@ -180,7 +180,7 @@ func ask(ctx context.Context, s Session) (control.Status, error) {
 	return s.Status(ctx)
 }
 
-// operations of sessions: what is said before, and what is said when nothing came of it.
+// operations has two texts for each operation: one for a dry run, and one for an operation without effect.
 var operations = map[policy.Operation]struct{ would, nothing string }{
 	policy.Release:    {"would give back all but the least that works", "nothing was held"},
 	policy.Trim:       {"would give back what nothing is in", "nothing was unused"},
@@ -189,7 +189,7 @@ var operations = map[policy.Operation]struct{ would, nothing string }{
 	policy.Resume:     {"would take what its budget allows again", "it takes memory again when it needs it"},
 }
 
-// order has a session do something, and writes down what it really did.
+// order has a session carry out an operation, and reports its real effect.
 func (r *run) order(ctx context.Context, s *named, operation policy.Operation) {
 	words := operations[operation]
 	step := Step{Step: string(operation), Target: s.String(), PID: s.PID}
@@ -224,7 +224,7 @@ func (r *run) order(ctx context.Context, s *named, operation policy.Operation) {
 	if status, err := ask(ctx, s.Session); err == nil { // it may have another worker now
 		s.status = status
 	}
-	// What a session says it gave back must have left the driver's list, where the driver tells what each process has.
+	// Memory that a session claims to have given back must be gone from the driver's list, if that has the memory of each process.
 	doubt, nothing := "", words.nothing
 	had, listed := holding(before, held)
 	if has, _ := holding(after, append(held, s.pids()...)); listed && step.Freed > 0 && had-has < step.Freed {
@@ -285,7 +285,7 @@ func holding(gpus []gpusurvey.GPU, pids []int) (bytes int, listed bool) {
 	return bytes, listed
 }
 
-// freed is by how much more is free on those GPUs that both lists have.
+// freed returns the growth of the free memory of the GPUs that both lists have.
 func freed(before, after []gpusurvey.GPU) (n int, known bool) {
 	for _, b := range before {
 		for _, a := range after {
@@ -298,7 +298,7 @@ func freed(before, after []gpusurvey.GPU) (n int, known bool) {
 	return n, known
 }
 
-// endProcesses lists who holds memory, and ends those that the rules allow.
+// endProcesses lists the processes that hold memory, and ends those that the rules allow.
 func (r *run) endProcesses(ctx context.Context) error {
 	rules, err := newRules(r.System, r.Consent)
 	if err != nil {
@@ -324,7 +324,7 @@ func (r *run) endProcesses(ctx context.Context) error {
 	for i := range r.report.Processes {
 		c := &r.report.Processes[i]
 		if c.Ruling == Ask && !r.DryRun {
-			if err := rules.same(*c); err != nil { // with its session, perhaps
+			if err := rules.same(*c); err != nil { // perhaps together with its session
 				c.Ruling, c.Why = Leave, "it has ended meanwhile"
 				continue
 			}
@@ -339,7 +339,7 @@ func (r *run) endProcesses(ctx context.Context) error {
 		}
 		named := slices.Contains(r.Consent.Named, c.PID)
 		if c.Ruling == Leave && !named && !r.DryRun {
-			continue // the list says why
+			continue // the list has the reason
 		}
 		if err := r.endOne(ctx, rules, *c, named); err != nil {
 			return err
@@ -387,7 +387,7 @@ func (r *run) endOne(ctx context.Context, rules *rules, c Candidate, named bool)
 	if gone {
 		step.Freed = max(0, step.Device)
 		if c.Bytes >= 0 {
-			step.Freed = min(step.Freed, c.Bytes) // the rest was others'
+			step.Freed = min(step.Freed, c.Bytes) // the rest belongs to other processes
 		}
 	}
 	step.Text = fmt.Sprintf("%s after %v; %s", how, took.Round(10*time.Millisecond), amount(step.Freed, "nothing came back"))
@@ -403,7 +403,7 @@ func (r *run) endOne(ctx context.Context, rules *rules, c Candidate, named bool)
 	return nil
 }
 
-// owner is the session that a worker belongs to.
+// owner returns the session that a worker belongs to.
 func (r *run) owner(worker int) *named {
 	for i, s := range r.sessions {
 		if s.status.Worker == worker && s.PID != worker {
@@ -419,7 +419,7 @@ const (
 	glance = 50 * time.Millisecond
 )
 
-// vanished waits until the driver lists none of those numbers, and returns what it says then.
+// vanished waits until the driver lists none of those numbers, and returns its list then.
 func (r *run) vanished(ctx context.Context, pids []int) (gone bool, gpus []gpusurvey.GPU) {
 	deadline := r.Clock().Add(settle)
 	for {
@@ -438,7 +438,7 @@ func (r *run) vanished(ctx context.Context, pids []int) (gone bool, gpus []gpusu
 	}
 }
 
-// holders are the processes in the driver's lists, and the sessions whose workers are in them.
+// holders returns the processes in the driver's lists, and the sessions whose workers are in them.
 func (r *run) holders() []Holder {
 	at := map[int]int{}
 	var out []Holder
@@ -483,7 +483,7 @@ func (r *run) holders() []Holder {
 	return out
 }
 
-// verify looks at all again.
+// verify measures the memory of GPUs and sessions again.
 func (r *run) verify(ctx context.Context) (err error) {
 	if r.report.After, err = r.Survey(ctx); err != nil && r.report.Before != nil {
 		r.problem("what came back cannot be told: %v", err)
@@ -500,7 +500,7 @@ func (r *run) verify(ctx context.Context) (err error) {
 	return nil
 }
 
-// Described is a candidate in words, to ask about.
+// Described returns a candidate in words, for a question.
 func (c Candidate) Described() string {
 	parts := []string{c.Name}
 	switch {

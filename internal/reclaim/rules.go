@@ -8,21 +8,21 @@ import (
 	"time"
 )
 
-// Holder is a process that has memory of GPUs, by the driver's lists, or a session of this program, whose worker process has it.
+// Holder is a process that holds memory of GPUs by the driver's lists, or a session of this program whose worker process holds it.
 type Holder struct {
 	PID     int      `json:"pid"`
 	Bytes   int      `json:"bytes"`             // of all GPUs together; -1 where the driver does not tell
 	GPUs    []string `json:"gpus"`              // their UUIDs
-	Session string   `json:"session,omitempty"` // its name, if it is a session that answers
+	Session string   `json:"session,omitempty"` // the session's name, if it is a session that answers
 
-	lists []int // the numbers in the driver's lists that are to vanish when it has ended
+	lists []int // numbers that must vanish from the driver's lists when it has ended
 }
 
 // Consent is the user's permission to end processes.
 type Consent struct {
 	Named []int                               // processes to end, by number
 	Yes   bool                                // end orphaned workers without asking
-	Ask   func(c Candidate) (y bool, _ error) // about one process; nil where nobody can be asked
+	Ask   func(c Candidate) (y bool, _ error) // asks a person about one process; nil without a terminal
 }
 
 // Ruling is the decision about a process.
@@ -34,7 +34,7 @@ const (
 	End   Ruling = "end"
 )
 
-// Candidate is a holder, what the system says of it, and what becomes of it.
+// Candidate is a holder with the system's facts about it, and the ruling.
 type Candidate struct {
 	Holder
 	Process Process `json:"-"`
@@ -47,11 +47,11 @@ type Candidate struct {
 	Why     string  `json:"why"`
 }
 
-// rules decide which processes may be ended. They only ever look at one process, by its number: never at what others are called.
+// rules decide which processes may be ended. They look at one process at a time, by its number, and never at the names of others.
 type rules struct {
 	system System
 	self   Process
-	family map[int]bool // those that this process descends from, itself included
+	family map[int]bool // the ancestors of this process, itself included
 	Consent
 }
 
@@ -67,10 +67,10 @@ func newRules(s System, c Consent) (*rules, error) {
 	return &rules{s, self, family, c}, nil
 }
 
-// slack is the error of known ages.
+// slack is the error of measured ages.
 const slack = 50 * time.Millisecond
 
-// judge returns the ruling for a holder of memory, which the driver listed some time ago. The strongest rule comes first, and consent last.
+// judge returns the ruling for a holder, from the time since the driver listed it. The strongest rule comes first, and consent last.
 func (r *rules) judge(h Holder, since time.Duration) (Candidate, error) {
 	c := Candidate{Holder: h, Ruling: Leave}
 	leave := func(format string, args ...any) (Candidate, error) {

@@ -9,7 +9,7 @@ import (
 	"github.com/voxcam/voxcam/internal/policy"
 )
 
-// Sessions returns the sessions of this user. The error is of folders that cannot be read.
+// Sessions returns the sessions of this user. The error is about folders that cannot be read.
 func Sessions(ctx context.Context) (found []Session, err error) {
 	clients, err := control.Sessions(ctx)
 	for _, c := range clients {
@@ -18,8 +18,8 @@ func Sessions(ctx context.Context) (found []Session, err error) {
 	return found, err
 }
 
-// Trim asks sessions for the memory of GPUs that they do not use, each for at most so long, and returns how many bytes came back. A session that
-// does not answer is part of the error.
+// Trim asks sessions for the memory of GPUs that they do not use, waiting at most timeout for each, and returns the bytes that came back. The
+// error names sessions that do not answer.
 func Trim(ctx context.Context, sessions []Session, timeout time.Duration) (freed int, err error) {
 	for _, s := range sessions {
 		ctx, cancel := context.WithTimeout(ctx, timeout)
