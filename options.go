@@ -9,6 +9,7 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/engine"
+	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/option"
 	"github.com/voxcam/voxcam/internal/policy"
@@ -82,13 +83,13 @@ func (o Options) engine(path string) (engine.Options, error) {
 	if o.Policy != nil {
 		may = *o.Policy
 	}
-	e := engine.Options{Model: path,
+	e := engine.Options{Policy: policy.Policy(may), Options: instance.Options{Model: path,
 		ModelOptions: network.ModelOptions{TargetLayer: o.TargetLayer, LayerLayout: o.LayerLayout, TokenGrid: o.TokenGrid, PrefixTokens: o.PrefixTokens,
 			InputAxes: o.InputAxes, Shape: o.Shape},
 		Device: o.Device, Precision: o.Precision, Threads: o.Threads,
-		Budget: o.Budget, Policy: policy.Policy(may), Shuttle: o.Shuttle, LaunchBlocking: o.LaunchBlocking}
+		Budget: o.Budget, Shuttle: o.Shuttle, LaunchBlocking: o.LaunchBlocking}}
 	if e.Shuttle == "" {
-		e.Shuttle = engine.Shuttles[0]
+		e.Shuttle = instance.Shuttles[0]
 	}
 	wrong := []error{
 		e.ModelOptions.Check(),
@@ -98,7 +99,7 @@ func (o Options) engine(path string) (engine.Options, error) {
 	if _, err := bytesize.ParseBudget(e.Budget); err != nil {
 		wrong = append(wrong, cam.NewOptionError("memory_budget", fmt.Errorf("cannot be used: %w", err)))
 	}
-	if err := option.OneOf(e.Shuttle, engine.Shuttles); err != nil {
+	if err := option.OneOf(e.Shuttle, instance.Shuttles); err != nil {
 		wrong = append(wrong, cam.NewOptionError("shuttle", err))
 	}
 	return e, errors.Join(wrong...)

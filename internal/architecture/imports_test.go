@@ -73,25 +73,26 @@ gpusurvey:                      backend backend/cuda/driver backend/cuda/nvml by
 
 # What people run. Only here a backend is chosen.
 device:                         backend backend/cpu backend/cuda backend/cuda/driver cam option sysmem
-engine:                         backend bytesize cam device executor explain policy volume sysmem network
-worker:                         bytesize cam engine explain input policy volume volume/npy sysmem
-fit:                            backend bytesize cam device engine option policy network
+instance:                       backend bytesize device executor explain policy sysmem cam network
+worker:                         cam instance backend explain input policy volume volume/npy
+engine:                         cam instance worker backend bytesize explain input network policy sysmem volume
+fit:                            backend bytesize cam device engine option policy network instance
 control:                        backend policy cam network
 monitor:                        bytesize control gpusurvey printable
 reclaim:                        backend bytesize control gpusurvey policy
 planview:                       ir plan bytesize printable
 dataset:                        cam input option volume volume/format sysmem
-config:                         bytesize cam dataset device engine input layer option policy printable result volume volume/format network
+config:                         bytesize cam dataset device engine input layer option policy printable result volume volume/format network instance
 report:                         cam dataset durable input printable volume
 session:                        cam config dataset durable explain input picture printable report result
 runner:                         cam config control dataset device engine gpusurvey monitor network option policy report session sysmem volume volume/npy worker
 demo:                           durable input phantom volume/npy volume/mat
 
 # The library.
-.:                              bytesize cam config device durable engine fit network option policy result runner session sysmem volume volume/format
+.:                              bytesize cam config device durable engine fit network option policy result runner session sysmem volume volume/format instance
 
 # The command line is its client.
-cli:                            . backend/cpu backend/cuda bytesize cam config dataset demo device durable engine fit layer gpusurvey option policy monitor planview printable reclaim result runner session volume volume/format worker network
+cli:                            . backend/cpu backend/cuda bytesize cam config dataset demo device durable engine fit layer gpusurvey option policy monitor planview printable reclaim result runner session volume volume/format worker network instance
 cmd/voxcam:                     cli
 
 # Tests of the whole program on a simulated GPU.

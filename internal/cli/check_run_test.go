@@ -12,6 +12,7 @@ import (
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/fit"
+	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/session"
 	"github.com/voxcam/voxcam/volume"
@@ -30,7 +31,7 @@ func TestCheckSaysWhatExplainDoes(t *testing.T) {
 			t.Fatal(err)
 		}
 		said, err := fit.Ask(t.Context(), fit.Question{Request: cam.Request{Methods: []string{"smoothgrad"}, NSamples: 50},
-			Engine: engine.Options{Model: cases + "model.torchscript.onnx", Device: "cuda", Policy: p}})
+			Engine: engine.Options{Options: instance.Options{Model: cases + "model.torchscript.onnx", Device: "cuda"}, Policy: p}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -82,7 +83,7 @@ func TestCheckSaysWhereExplainComputes(t *testing.T) {
 		for _, budget := range []string{"auto", "2MiB", "6MiB"} {
 			s.SetCapacity(free)
 			said, err := fit.Ask(t.Context(), fit.Question{Request: cam.Request{Methods: []string{"saliency"}, NSamples: 1},
-				Engine: engine.Options{Model: demoModel, Device: "cuda", Budget: budget, Policy: may}})
+				Engine: engine.Options{Options: instance.Options{Model: demoModel, Device: "cuda", Budget: budget}, Policy: may}})
 			if err != nil {
 				t.Fatal(err)
 			}

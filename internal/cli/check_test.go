@@ -22,6 +22,7 @@ import (
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/fit"
 	"github.com/voxcam/voxcam/internal/gpusurvey"
+	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/session"
@@ -120,7 +121,7 @@ func TestCheckAsJSON(t *testing.T) {
 	simulated(t).SetCount(1)
 	t.Setenv(device.NVML, simulatedNVML(t))
 	_, text, _ := runCheck(t, checkOptions{device: "cuda", asJSON: true,
-		run: &fit.Question{Engine: engine.Options{Model: demoModel, Precision: "fp32", Policy: policy.DefaultPolicy()}, Request: cam.Request{Methods: []string{"gradcam", "smoothgrad"}, NSamples: 7}}})
+		run: &fit.Question{Engine: engine.Options{Options: instance.Options{Model: demoModel, Precision: "fp32"}, Policy: policy.DefaultPolicy()}, Request: cam.Request{Methods: []string{"gradcam", "smoothgrad"}, NSamples: 7}}})
 	var doc struct {
 		GPUs []struct {
 			Total         float64 `json:"total_gb"`
@@ -183,7 +184,7 @@ func TestCheckRun(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := simulated(t)
-			q := &fit.Question{Engine: engine.Options{Model: demoModel, Precision: "fp32", Budget: c.budget}, Request: cam.Request{Methods: c.methods, NSamples: 50}}
+			q := &fit.Question{Engine: engine.Options{Options: instance.Options{Model: demoModel, Precision: "fp32", Budget: c.budget}}, Request: cam.Request{Methods: c.methods, NSamples: 50}}
 			var err error
 			if q.Engine.Policy, err = policy.ParsePolicy(c.policy); err != nil {
 				t.Fatal(err)
@@ -235,7 +236,7 @@ func TestCheckRunByThresholds(t *testing.T) {
 				s.SetCapacity(c.capacity)
 			}
 			t.Setenv(device.NVML, simulatedNVML(t))
-			q := &fit.Question{Engine: engine.Options{Model: demoModel, Precision: "fp32", Budget: c.budget}, Request: cam.Request{Methods: []string{"smoothgrad"}, NSamples: 50},
+			q := &fit.Question{Engine: engine.Options{Options: instance.Options{Model: demoModel, Precision: "fp32", Budget: c.budget}}, Request: cam.Request{Methods: []string{"smoothgrad"}, NSamples: 50},
 				Free: c.free}
 			q.Engine.Policy, _ = policy.ParsePolicy("original")
 			q.Engine.Policy.CPU = c.cpu

@@ -9,6 +9,7 @@ import (
 	"github.com/voxcam/voxcam"
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/engine"
+	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/internal/layer"
 	"github.com/voxcam/voxcam/internal/network"
 )
@@ -48,7 +49,9 @@ func (f *modelFlags) engine(shape [4]int) (engine.Options, error) {
 		return engine.Options{}, usage(errors.New("--model is missing: the ONNX file of the classifier"))
 	}
 	o, err := f.modelOptions(shape)
-	return engine.Options{Model: f.model, ModelOptions: o, Ahead: f.ahead, Device: f.device, Precision: f.precision, Budget: f.budget.String()}, err
+	return engine.Options{Options: instance.Options{
+		Model: f.model, ModelOptions: o, Ahead: f.ahead, Device: f.device, Precision: f.precision, Budget: f.budget.String(),
+	}}, err
 }
 
 // library returns the options of engine as the library has them.

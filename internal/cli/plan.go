@@ -15,7 +15,7 @@ import (
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/durable"
-	"github.com/voxcam/voxcam/internal/engine"
+	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/planview"
 )
@@ -112,7 +112,7 @@ func (f *planFlags) run(cmd *cobra.Command, path string) (err error) {
 		return err
 	}
 	binding := network.Binding{Backend: d.Backend, Ahead: f.ahead}
-	if binding.Budget, err = engine.BudgetOf(f.budget, d.FreeMemory); err != nil {
+	if binding.Budget, err = instance.BudgetOf(f.budget, d.FreeMemory); err != nil {
 		return usage(err)
 	}
 	if f.passes != "" {

@@ -12,7 +12,7 @@ import (
 	"github.com/voxcam/voxcam/internal/config"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/device"
-	"github.com/voxcam/voxcam/internal/engine"
+	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/internal/layer"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/result"
@@ -38,7 +38,7 @@ func TestFlagsOfRunAreKeys(t *testing.T) {
 // Help texts that are written by hand name all values that there are.
 func TestHelpNamesAllValues(t *testing.T) {
 	for name, values := range map[string][]string{
-		"precision": device.Precisions(), "policy": policy.Names(), "shuttle": engine.Shuttles, "dataset": dataset.Selections(),
+		"precision": device.Precisions(), "policy": policy.Names(), "shuttle": instance.Shuttles, "dataset": dataset.Selections(),
 		"formats": result.Names(), "user-signals": config.UserSignals, "layer-layout": layer.Layouts, "method": cam.Methods(),
 	} {
 		help := newRun().Flags().Lookup(name).Usage

@@ -3,6 +3,7 @@ package cli
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/internal/worker"
 )
 
@@ -12,6 +13,6 @@ func newWorker() *cobra.Command {
 		Use: "worker", Hidden: true,
 		Short: "Compute for another process of this program",
 		Args:  exactArgs(),
-		RunE:  func(*cobra.Command, []string) error { return worker.Serve(worker.OpenEngine) },
+		RunE:  func(*cobra.Command, []string) error { return worker.Serve(instance.Open, nil) },
 	}
 }

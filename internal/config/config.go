@@ -24,6 +24,7 @@ import (
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/input"
+	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/internal/layer"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/option"
@@ -81,7 +82,7 @@ type MemorySection struct {
 	Fewer  *bool         // take fewer draws where not all can be had; nil: as the policy does
 	Skip   *bool         // skip a volume rather than let it fail; nil: as the policy does
 
-	Shuttle        string        // when the GPU's memory is given back between volumes: one of engine.Shuttles
+	Shuttle        string        // when the GPU's memory is given back between volumes: one of instance.Shuttles
 	LaunchBlocking bool          // wait after every step on a GPU
 	PassTimeout    time.Duration // most time for a pass on a GPU; 0: none
 	Worker         bool          // the device lives in a process of its own
@@ -115,7 +116,7 @@ func Defaults() *Config {
 		Explain: ExplainSection{Methods: []string{cam.DefaultMethod}, NSamples: cam.DefaultNSamples, NoiseLevel: cam.DefaultNoiseLevel,
 			Steps: cam.DefaultSteps, Baseline: cam.DefaultBaseline, Quadrature: cam.DefaultQuadrature,
 			Device: device.DefaultName, Precision: device.DefaultPrecision},
-		Memory: MemorySection{Policy: exact.String(), Wait: exact.Wait, Shuttle: engine.Shuttles[0], PassTimeout: 5 * time.Minute, Worker: true,
+		Memory: MemorySection{Policy: exact.String(), Wait: exact.Wait, Shuttle: instance.Shuttles[0], PassTimeout: 5 * time.Minute, Worker: true,
 			UserSignals: UserSignalsAuto},
 		Output: OutputSection{Dir: "CAMVis", Formats: []string{"nifti", "tiff", "png"}, OverlayAlpha: result.DefaultAlpha},
 	}
@@ -260,9 +261,9 @@ func (c *Config) Policy() (policy.Policy, error) {
 // Engine returns the options of the engine that explains the volumes of a run.
 func (c *Config) Engine() (engine.Options, error) {
 	p, err := c.Policy()
-	o := engine.Options{Model: c.Model.File, ModelOptions: c.Model.ModelOptions, Ahead: true,
+	o := engine.Options{Policy: p, Options: instance.Options{Model: c.Model.File, ModelOptions: c.Model.ModelOptions, Ahead: true,
 		Device: c.Explain.Device, Precision: c.Explain.Precision, Threads: c.Explain.Threads,
-		Budget: c.Explain.Memory.String(), Policy: p, Shuttle: c.Memory.Shuttle, LaunchBlocking: c.Memory.LaunchBlocking}
+		Budget: c.Explain.Memory.String(), Shuttle: c.Memory.Shuttle, LaunchBlocking: c.Memory.LaunchBlocking}}
 	copy(o.Shape[1:], c.Data.ImageShape)
 	return o, err
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/device"
-	"github.com/voxcam/voxcam/internal/engine"
+	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/internal/layer"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/policy"
@@ -153,7 +153,7 @@ func TestDocsOfFormats(t *testing.T) {
 		}
 	}
 	for key, names := range map[string][]string{
-		"explain.precision": device.Precisions(), "memory.policy": policy.Names(), "memory.shuttle": engine.Shuttles,
+		"explain.precision": device.Precisions(), "memory.policy": policy.Names(), "memory.shuttle": instance.Shuttles,
 		"memory.user_signals": UserSignals, "model.layer_layout": layer.Layouts, "data.split": dataset.SplitSources,
 	} {
 		for _, name := range names {

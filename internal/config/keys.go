@@ -10,7 +10,7 @@ import (
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/device"
-	"github.com/voxcam/voxcam/internal/engine"
+	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/option"
 	"github.com/voxcam/voxcam/internal/policy"
@@ -153,7 +153,7 @@ func (c *Config) keys() []key {
 			choice(&c.Memory.Fewer), nil, noEffect},
 		{"memory.skip", "give a volume up as skipped_low_memory when nothing can hold it, instead of failed; default: true", choice(&c.Memory.Skip), nil, noEffect},
 		{"memory.shuttle", "when the GPU's memory is given back between volumes: never, idle (after a while without work) or always",
-			text(&c.Memory.Shuttle), oneOf(&c.Memory.Shuttle, engine.Shuttles), noEffect},
+			text(&c.Memory.Shuttle), oneOf(&c.Memory.Shuttle, instance.Shuttles), noEffect},
 		{"memory.launch_blocking", "wait after every step on a GPU, so that an error names the step: slow", boolean(&c.Memory.LaunchBlocking), nil, noEffect},
 		{"memory.pass_timeout", "seconds that a pass on a GPU may take before its process is ended and another goes on; 0: no limit",
 			seconds(&c.Memory.PassTimeout), c.checkPassTimeout, noEffect},

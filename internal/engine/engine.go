@@ -1,23 +1,14 @@
-// Package engine explains volumes with whatever memory there is. It has a model on a device (packages explain and device), and goes on when
-// that cannot: it waits for other programs to leave memory, makes the context of a GPU anew, lets the processor go on, and skips a volume only
-// when nothing that the policy allows can hold it. What happened is told in each result.
+// Package engine explains volumes with whatever memory there is. It drives an instance, a model on a device in this process or in a worker
+// process, and goes on when that cannot: it waits for other programs to leave memory, opens the device anew, starts another process, lets the
+// processor go on, and skips a volume only when nothing that the policy allows can hold it. What happened is told in each result.
 //
-//	e, err := engine.Open(ctx, engine.Options{Model: "m.onnx", Policy: policy.DefaultPolicy()})
+//	e, err := engine.Open(ctx, engine.Options{Options: instance.Options{Model: "m.onnx"}, Policy: policy.DefaultPolicy()})
 //	...
 //	defer e.Close()
 //	result, err := e.Explain(ctx, v, req)
 //
-// The rungs of the ladder, for each volume:
-//
-//  1. Plans that the budget allows, then smaller ones, down to the smallest with volumes on the host: executor.Model does that by itself.
-//  2. Waiting, up to Policy.Wait, until the device has what the smallest plan needs.
-//  3. A new context, once, where the device fails again and again. One that is lost gets none: then another process can go on, which who
-//     supervises this one starts.
-//  4. The processor, where Policy.CPU allows it. Draws that were finished on the device count.
-//  5. Fewer draws, where Policy.Fewer allows them. They take no less memory, so that this only keeps the processor from taking long.
-//  6. Giving the volume up: a *cam.SkippedError, or the error itself.
-//
-// A volume is tried on the device again as soon as that has what was missing.
+// The order of what is tried for a volume is the ladder of package policy; the engine classifies errors and carries the actions out. A volume is
+// tried on the device again as soon as that has what was missing.
 package engine
 
 import (
@@ -25,130 +16,84 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/voxcam/voxcam/cam"
-	"github.com/voxcam/voxcam/internal/backend"
-	"github.com/voxcam/voxcam/internal/bytesize"
-	"github.com/voxcam/voxcam/internal/device"
-	"github.com/voxcam/voxcam/internal/executor"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/network"
+	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/internal/policy"
+	"github.com/voxcam/voxcam/internal/worker"
 	"github.com/voxcam/voxcam/volume"
 )
 
-// Options say what is opened, where, and what may be given up. As JSON they go from one process to another.
+// Options say what is opened, where, and what may be given up.
 type Options struct {
-	Model string `json:"model"` // ONNX file
-	network.ModelOptions
-	Ahead bool `json:"ahead,omitempty"` // as in executor.Options
+	instance.Options
+	Policy policy.Policy // the zero value gives nothing up, and fails
+	// Worker runs instances in processes of their own; nil: in this process.
+	Worker *worker.Options
+	// Restarts is how many worker processes a volume may cost in a row without getting on, after the first one. 0: 3.
+	Restarts int
 
-	// Of the device, as in device.Open.
-	Device    string `json:"device,omitempty"`
-	Precision string `json:"precision,omitempty"`
-	Threads   int    `json:"threads,omitempty"` // of the processor; 0: all
-
-	Budget  string        `json:"budget,omitempty"` // as bytesize.ParseBudget reads it
-	Policy  policy.Policy `json:"policy"`           // the zero value gives nothing up, and fails
-	Shuttle string        `json:"shuttle,omitempty"`
-
-	// LaunchBlocking waits after every step on a GPU, so that an error names the step that it is of.
-	LaunchBlocking bool `json:"launch_blocking,omitempty"`
-	// Supervised is for a process that another one starts again: that the device is lost, or that a new context does not help, is an error,
-	// which wraps cam.ErrLost or is a *cam.TransientError, and no reason to go to the processor.
-	Supervised bool `json:"supervised,omitempty"`
-}
-
-// Shuttles are the values of Options.Shuttle: when a GPU's memory is given back between volumes. Never is the first, and the default.
-var Shuttles = []string{"never", "idle", "always"}
-
-// shuttle is one of Shuttles as package explain has it.
-func shuttle(name string) (executor.Shuttle, error) {
-	if name == "" {
-		name = Shuttles[0]
-	}
-	i := slices.Index(Shuttles, name)
-	if i < 0 {
-		return 0, fmt.Errorf("shuttle %q is not known: choose from %s", name, strings.Join(Shuttles, ", "))
-	}
-	return []executor.Shuttle{executor.ShuttleNever, executor.ShuttleIdle, executor.ShuttleAlways}[i], nil
+	// BackOff returns the pause before another process, by the number that ended since a volume was explained; nil: up to 5 s.
+	BackOff func(deaths int) time.Duration
 }
 
 // retry is the time after which a GPU is tried again whose needs are not known; the processor computes meanwhile.
 const retry = 30 * time.Second
 
-// model has the methods of an *executor.Model that an engine uses.
-type model interface {
-	explain.Overlapping
-	Bind(ctx context.Context, shape [4]int) error
-	Prepare(ctx context.Context, methods []string) error
-	Release(ctx context.Context, meanwhile func() error) error
-	Trim(keep int) (freed int, err error)
-	State() network.State
-	Close() error
-}
+// start opens an instance.
+type start func(ctx context.Context, o instance.Options) (instance.Instance, error)
 
-// machine is an opened device.
-type machine struct {
-	backend.Backend
-	uuid            string
-	warnings, notes []string
-	free            func() (int, error)
-	close           func() error
-}
-
-// parts are the constructors of an engine's device and model. Tests use others.
-type parts struct {
-	device  func(o device.Options) (*machine, error)
-	model   func(ctx context.Context, path string, b backend.Backend, o executor.Options) (model, error)
-	trouble func(error) backend.Trouble // why a device did not open
-}
-
-var standard = parts{
-	device: func(o device.Options) (*machine, error) {
-		d, err := o.Open()
+// starter returns the start of the options.
+func (o Options) starter() start {
+	if o.Worker == nil {
+		return instance.Open
+	}
+	return func(ctx context.Context, opened instance.Options) (instance.Instance, error) {
+		w, err := worker.Start(ctx, opened, *o.Worker)
 		if err != nil {
 			return nil, err
 		}
-		return &machine{d.Backend, d.UUID(), d.Warnings, d.Notes, d.FreeMemory, d.Close}, nil
-	},
-	model: func(ctx context.Context, path string, b backend.Backend, o executor.Options) (model, error) {
-		m, err := executor.Open(ctx, path, b, o)
-		if err != nil {
-			return nil, err
-		}
-		return m, nil
-	},
-	trouble: device.Trouble,
+		return w, nil
+	}
 }
 
 // Engine is a model on a device. Its methods may be called by many goroutines; one volume is explained at a time.
 type Engine struct {
-	parts    parts
-	options  Options
-	budget   bytesize.Budget
-	size     int // of the budget, if it is one in bytes
-	shuttle  executor.Shuttle
-	governor *policy.Governor
+	start   start
+	options Options
 
-	// Who explains a volume, or changes the seats, holds an element of turn.
-	turn   chan struct{}
-	opened bool             // Open has succeeded
-	tried  time.Time        // when the device was last tried in vain; with the turn
-	short  *cam.MemoryError // what the device lacked then, if it is known; with the turn
-	lost   error            // why this process gets the device no more; with the turn
-	untold []cam.Event      // of opening, for the first volume's record; with the turn
+	// life ends when the engine is closed, with the cause errClosed.
+	life context.Context
+	end  context.CancelCauseFunc
 
+	// turn has an element of the caller who explains a volume, or changes the seats. It guards the fields up to mu.
+	turn      chan struct{}
+	opened    bool             // Open has succeeded
+	device    instance.Device  // that it opened
+	tried     time.Time        // when the device was last tried in vain
+	short     *cam.MemoryError // the lack of memory then, if it is known
+	lost      error            // why this process gets the device no more
+	untold    []cam.Event      // of opening, for the first volume's record
+	deaths    int              // of worker processes, since a volume was last explained
+	failures  int              // of starting one, in a row
+	processor string           // budget of instances on the processor
+	lessened  bool             // it is half of what was asked for, or less
+
+	// mu guards the fields below.
 	mu              sync.Mutex
 	seat            *seat          // on the device that was asked for; nil while there is none
 	spare           *seat          // on the processor instead; nil while it is not needed
+	seated          chan struct{}  // closed, and another one made, when seat changes
 	gate            *gate          // nil: shut
 	ahead           map[*work]bool // begun on the device, and not computed
 	untaken         map[*work]bool // computed, and not taken
+	suspects        map[*task]bool // a process ended over one of them: they are explained alone
 	orders          []*order       // that want the turn
+	held            bool           // computing is held down to the least that works
+	until           time.Time      // while held; zero: until it is resumed
 	stop            context.CancelCauseFunc
 	state           string
 	info            cam.Info
@@ -157,36 +102,38 @@ type Engine struct {
 
 var _ explain.Overlapping = (*Engine)(nil)
 
+// errClosed says that the engine is closed.
+var errClosed = errors.New("the engine is closed")
+
 // Open opens the device and the model. Where the memory of a GPU is too short for its context, it waits, and leaves the GPU to later
 // volumes if the policy has the processor. A GPU that does not work is an error, or with device auto a warning.
-func Open(ctx context.Context, o Options) (*Engine, error) { return open(ctx, o, standard) }
+func Open(ctx context.Context, o Options) (*Engine, error) { return open(ctx, o, o.starter()) }
 
-func open(ctx context.Context, o Options, p parts) (*Engine, error) {
+func open(ctx context.Context, o Options, start start) (*Engine, error) {
 	if err := o.Policy.Check(); err != nil {
 		return nil, err
 	}
-	budget, err := bytesize.ParseBudget(o.Budget)
-	if err != nil {
-		return nil, err
+	if o.Restarts == 0 {
+		o.Restarts = 3
 	}
-	e := &Engine{parts: p, options: o, budget: budget, governor: policy.NewGovernor(budget, nil), turn: make(chan struct{}, 1),
-		ahead: map[*work]bool{}, untaken: map[*work]bool{}, state: StateStarting}
-	if e.shuttle, err = shuttle(o.Shuttle); err != nil {
-		return nil, err
+	if o.BackOff == nil {
+		o.BackOff = backOff
 	}
-	e.size = budget.Size()
+	e := &Engine{start: start, options: o, processor: o.Budget, turn: make(chan struct{}, 1), seated: make(chan struct{}),
+		ahead: map[*work]bool{}, untaken: map[*work]bool{}, suspects: map[*task]bool{}, state: StateStarting}
+	e.life, e.end = context.WithCancelCause(context.Background())
 	w := &task{engine: e}
 	s, err := e.openWaiting(ctx, w)
 	if err != nil {
 		return nil, err
 	}
-	e.notes = append(e.notes, s.notes...)
-	e.warnings = append(e.warnings, s.warnings...)
+	e.notes = append(e.notes, s.device.Notes...)
+	e.warnings = append(e.warnings, s.device.Warnings...)
 	for _, i := range w.incidents {
 		e.warnings = append(e.warnings, i.Text)
 	}
 	e.untold = w.incidents
-	e.info, e.opened = s.model.Info(), true
+	e.info, e.device, e.opened = s.Info(), s.device, true
 	e.options.SHA256 = e.info.SHA256
 	e.openGate()
 	e.enter(StateIdle)
@@ -224,7 +171,7 @@ func (e *Engine) learn(s *seat) {
 	if known := e.Info(); known.Classes > 0 && known.TargetLayer != "" {
 		return
 	}
-	info := s.model.Info()
+	info := s.Info()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.info = info
@@ -246,7 +193,7 @@ func (e *Engine) warn(format string, args ...any) {
 // Bind prepares the model for volumes of a shape, [C, D, H, W].
 func (e *Engine) Bind(ctx context.Context, shape [4]int) error {
 	return e.alone(ctx, func(s *seat) error {
-		if err := s.model.Bind(ctx, shape); err != nil {
+		if err := s.Bind(ctx, shape); err != nil {
 			return err
 		}
 		e.options.Shape = shape
@@ -258,15 +205,15 @@ func (e *Engine) Bind(ctx context.Context, shape [4]int) error {
 // That memory is short at the moment is no error: the first volume deals with it.
 func (e *Engine) Prepare(ctx context.Context, methods []string) error {
 	return e.alone(ctx, func(s *seat) error {
-		err := s.model.Prepare(ctx, methods)
-		small := (*cam.BudgetError)(nil)
-		if errors.As(err, &small) && e.lowers(s, small) {
-			err = s.model.Prepare(ctx, methods)
+		err := s.Prepare(ctx, methods)
+		small, died := (*cam.BudgetError)(nil), (*worker.DiedError)(nil)
+		if errors.As(err, &small) && e.lowers(ctx, s, small) {
+			err = s.Prepare(ctx, methods)
 		}
 		switch {
-		case ctx.Err() != nil:
+		case ctx.Err() != nil || errors.As(err, &died):
 			return err
-		case errors.As(err, &small) && (e.refuses(small) || s.resident == nil && !e.isSpare(s)):
+		case errors.As(err, &small) && (s.refuses(small) || s.device.Processor && !e.isSpare(s)):
 			return small
 		case passing(err):
 			return nil
@@ -279,25 +226,37 @@ func (e *Engine) Prepare(ctx context.Context, methods []string) error {
 func passing(err error) bool {
 	var short *cam.MemoryError
 	var transient *cam.TransientError
-	return errors.As(err, &short) || errors.As(err, &transient) || errors.Is(err, cam.ErrLost)
+	var died *worker.DiedError
+	return errors.As(err, &short) || errors.As(err, &transient) || errors.Is(err, cam.ErrLost) || errors.As(err, &died)
 }
 
-// alone calls f with the model in use, while no volume is explained or brought ahead.
+// alone calls f with the instance in use, while no volume is explained or brought ahead; again, if its process ends, with the next one.
 func (e *Engine) alone(ctx context.Context, f func(*seat) error) error {
 	if err := e.take(ctx); err != nil {
 		return err
 	}
 	defer e.leave()
 	e.shut()
-	s := e.current()
-	if s == nil {
-		return nil
+	for tries := 0; ; tries++ {
+		s := e.current()
+		if s == nil {
+			return nil
+		}
+		err := f(s)
+		died := (*worker.DiedError)(nil)
+		switch {
+		case e.life.Err() != nil:
+			return errClosed
+		case err == nil:
+			e.learn(s)
+			return nil
+		case !errors.As(err, &died):
+			return err
+		}
+		if err := e.replace(ctx, s, died, tries); err != nil {
+			return err
+		}
 	}
-	if err := f(s); err != nil {
-		return err
-	}
-	e.learn(s)
-	return nil
 }
 
 // Begin implements explain.Overlapping. While the device has trouble, the volume waits where the caller has it.
@@ -313,6 +272,9 @@ func (e *Engine) Begin(ctx context.Context, v *volume.Volume, req cam.Request) (
 	if err := v.CheckSize(); err != nil {
 		return nil, err
 	}
+	if e.life.Err() != nil {
+		return nil, errClosed
+	}
 	w := newWork(e, v, req, choices)
 	s, g := e.through()
 	if s == nil {
@@ -322,7 +284,11 @@ func (e *Engine) Begin(ctx context.Context, v *volume.Volume, req cam.Request) (
 	both, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(g.context, func() { cancel(errShut) })()
-	inner, err := s.model.Begin(both, v, w.request())
+	var inner explain.Work
+	err = e.over(s, w, func() (err error) {
+		inner, err = s.Begin(both, v, w.request())
+		return err
+	})
 	switch {
 	case err == nil:
 		e.mu.Lock()
@@ -343,11 +309,17 @@ func (e *Engine) Explain(ctx context.Context, v *volume.Volume, req cam.Request)
 	return explain.One(ctx, e, v, req)
 }
 
-// Close gives the device back. Works must have been ended.
+// Close gives the device back. What others wait for ends with an error.
 func (e *Engine) Close() error {
-	if err := e.take(context.Background()); err != nil {
-		return err
+	e.end(errClosed)
+	e.mu.Lock()
+	for _, s := range []*seat{e.seat, e.spare} {
+		if s != nil {
+			s.interrupt()
+		}
 	}
+	e.mu.Unlock()
+	e.turn <- struct{}{}
 	defer func() { <-e.turn }()
 	e.shut()
 	return errors.Join(e.unseat(&e.spare), e.unseat(&e.seat))
@@ -357,10 +329,16 @@ func (e *Engine) Close() error {
 func (e *Engine) take(ctx context.Context) error {
 	select {
 	case e.turn <- struct{}{}:
-		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	case <-e.life.Done():
+		return errClosed
 	}
+	if e.life.Err() != nil {
+		<-e.turn
+		return errClosed
+	}
+	return nil
 }
 
 // leave gives the turn to the next, and lets volumes be brought ahead again.

@@ -2,10 +2,8 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -15,8 +13,9 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/explain"
-	"github.com/voxcam/voxcam/internal/network"
+	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/internal/policy"
+	"github.com/voxcam/voxcam/internal/worker"
 	"github.com/voxcam/voxcam/volume"
 )
 
@@ -88,6 +87,11 @@ func (w *world) failForGood() {
 	}
 }
 
+// inProcess has instances in processes of their own.
+func inProcess(o *Options) {
+	o.Worker, o.BackOff = &worker.Options{}, func(int) time.Duration { return 0 }
+}
+
 var disturbances = []disturbance{
 	{name: "none", set: func(*world) {}, level: cam.LevelStreamed, opened: "cuda"},
 	{name: "short for a while", level: cam.LevelStreamed, incidents: []cam.EventKind{waited}, opened: "cuda",
@@ -117,8 +121,11 @@ var disturbances = []disturbance{
 		set: func(w *world) { w.draw = at(3, 1, "cuda", fmt.Errorf("a kernel: %w", cam.ErrLost)) }},
 	{name: "lost without the processor", opened: "cuda", set: func(w *world) { w.draw = at(3, 1, "cuda", cam.ErrLost) },
 		policy: func(p *policy.Policy) { p.CPU = false }, fails: func(err error) bool { return errors.Is(err, cam.ErrLost) }},
-	{name: "lost under a supervisor", opened: "cuda", set: func(w *world) { w.draw = at(3, 1, "cuda", cam.ErrLost) },
-		options: func(o *Options) { o.Supervised = true }, fails: func(err error) bool { return errors.Is(err, cam.ErrLost) }},
+	{name: "lost in a process", level: cam.LevelStreamed, incidents: []cam.EventKind{restarted, resumed}, opened: "cuda*2",
+		set: func(w *world) { w.draw = at(3, 1, "cuda", cam.ErrLost) }, options: inProcess},
+	{name: "lost in every process", level: cam.LevelCPU, opened: "cuda*4 cpu",
+		incidents: []cam.EventKind{restarted, resumed, restarted, resumed, restarted, resumed, restarted, cpu, resumed},
+		set:       func(w *world) { w.draw = at(3, 5, "cuda", cam.ErrLost) }, options: inProcess},
 	{name: "failing again and again", level: cam.LevelStreamed, incidents: []cam.EventKind{restarted, resumed}, opened: "cuda*2",
 		set: func(w *world) { w.draw = at(3, 1, "cuda", errTransient) }},
 	{name: "failing in a new context", level: cam.LevelCPU, incidents: []cam.EventKind{restarted, resumed, cpu, resumed}, opened: "cuda*2 cpu",
@@ -133,13 +140,11 @@ var disturbances = []disturbance{
 		}},
 	{name: "failing without the processor", incidents: []cam.EventKind{restarted, resumed}, opened: "cuda*2",
 		set: func(w *world) { w.draw = at(3, 2, "cuda", errTransient) }, policy: func(p *policy.Policy) { p.CPU = false }, fails: isTransient},
-	{name: "failing under a supervisor", incidents: []cam.EventKind{restarted, resumed}, opened: "cuda*2",
-		set: func(w *world) { w.draw = at(3, 2, "cuda", errTransient) }, options: func(o *Options) { o.Supervised = true }, fails: isTransient},
+	{name: "failing in a process", level: cam.LevelStreamed, incidents: []cam.EventKind{restarted, resumed, restarted, resumed}, opened: "cuda*3",
+		set: func(w *world) { w.draw = at(3, 2, "cuda", errTransient) }, options: inProcess},
 	{name: "no new context", level: cam.LevelCPU, incidents: []cam.EventKind{cpu, resumed}, opened: "cuda*2 cpu", set: (*world).failForGood},
-	{name: "no new context under a supervisor", opened: "cuda*2", options: func(o *Options) { o.Supervised = true }, set: (*world).failForGood,
-		fails: func(err error) bool {
-			return errors.Is(err, cam.ErrLost) && strings.Contains(err.Error(), "the driver is gone")
-		}},
+	{name: "no new context in a process", level: cam.LevelCPU, incidents: []cam.EventKind{cpu, resumed}, opened: "cuda*4 cpu",
+		options: inProcess, set: (*world).failForGood},
 	{name: "failing, and its memory taken", level: cam.LevelStreamed, incidents: []cam.EventKind{restarted, resumed, waited}, opened: "cuda*6",
 		took: time.Second,
 		set: func(w *world) {
@@ -202,7 +207,7 @@ func TestGoesOn(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
-				o := Options{Model: "m.onnx", Device: "cuda", Policy: policy.DefaultPolicy()}
+				o := Options{Options: instance.Options{Model: "m.onnx", Device: "cuda"}, Policy: policy.DefaultPolicy()}
 				if c.policy != nil {
 					c.policy(&o.Policy)
 				}
@@ -210,7 +215,8 @@ func TestGoesOn(t *testing.T) {
 					c.options(&o)
 				}
 				c.set(w)
-				e, err := open(t.Context(), o, w.parts())
+				w.processes = o.Worker != nil
+				e, err := open(t.Context(), o, w.start)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -324,7 +330,7 @@ func openIn(t *testing.T, w *world, o Options) *Engine {
 	if o.Policy == (policy.Policy{}) {
 		o.Policy = policy.DefaultPolicy()
 	}
-	e, err := open(t.Context(), o, w.parts())
+	e, err := open(t.Context(), o, w.start)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -479,7 +485,7 @@ func TestOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.set(80 * gib)
-		_, err := open(t.Context(), Options{Device: "cuda", Policy: policy.Policy{Wait: time.Second, Skip: true}}, w.parts())
+		_, err := open(t.Context(), Options{Options: instance.Options{Device: "cuda"}, Policy: policy.Policy{Wait: time.Second, Skip: true}}, w.start)
 		if short := (*cam.MemoryError)(nil); !errors.As(err, &short) || errors.As(err, new(*cam.SkippedError)) || !errors.Is(err, errNoRoom) {
 			t.Errorf("the error is %v", err)
 		}
@@ -495,7 +501,7 @@ func TestOpen(t *testing.T) {
 			return nil
 		}
 		w.set(0)
-		failing, err := open(t.Context(), Options{Device: "cuda"}, w.parts())
+		failing, err := open(t.Context(), Options{Options: instance.Options{Device: "cuda"}}, w.start)
 		if err != nil || failing.State().Name != "cuda" {
 			t.Fatalf("after two failures: %v", err)
 		}
@@ -515,30 +521,13 @@ func TestOpen(t *testing.T) {
 			t.Error(err)
 		}
 		w.broken = func(string) error { return errors.New("an old driver") }
-		if _, err := open(t.Context(), Options{Device: "cuda", Policy: policy.DefaultPolicy()}, w.parts()); err == nil || err.Error() != "an old driver" {
+		if _, err := open(t.Context(), Options{Options: instance.Options{Device: "cuda"}, Policy: policy.DefaultPolicy()}, w.start); err == nil || err.Error() != "an old driver" {
 			t.Errorf("the error is %v", err)
 		}
-		for _, o := range []Options{{Budget: "much"}, {Shuttle: "sometimes"}} {
-			if _, err := open(t.Context(), o, w.parts()); err == nil {
+		for _, o := range []instance.Options{{Budget: "much"}, {Shuttle: "sometimes"}} {
+			if _, err := open(t.Context(), Options{Options: o}, w.start); err == nil {
 				t.Errorf("%+v is taken", o)
 			}
 		}
 	})
-}
-
-func TestOptionsGoThroughJSON(t *testing.T) {
-	o := Options{ModelOptions: network.ModelOptions{TargetLayer: "l", LayerLayout: "auto", TokenGrid: [3]int{1, 2, 3}, InputAxes: "NDHWC", PrefixTokens: 1, Shape: [4]int{1, 2, 3, 4}, SHA256: "5"}, Model: "m", Ahead: true, Device: "cuda:1", Precision: "bf16", Threads: 3, Budget: "50%", Policy: policy.DefaultPolicy(), Shuttle: "idle", LaunchBlocking: true, Supervised: true}
-	for _, field := range reflect.VisibleFields(reflect.TypeOf(o)) {
-		if reflect.ValueOf(o).FieldByIndex(field.Index).IsZero() {
-			t.Errorf("%s is not tested", field.Name)
-		}
-	}
-	text, err := json.Marshal(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var back Options
-	if err := json.Unmarshal(text, &back); err != nil || back != o {
-		t.Errorf("%s is %+v: %v", text, back, err)
-	}
 }

@@ -13,7 +13,9 @@ import (
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/executor"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/internal/network"
+	"github.com/voxcam/voxcam/internal/worker"
 	"github.com/voxcam/voxcam/volume"
 )
 
@@ -28,6 +30,8 @@ type world struct {
 	needs   int // what the smallest plan takes
 	host    int // what the machine has free
 	least   int // what the smallest plan on the processor takes
+
+	processes bool // instances are in processes of their own
 
 	mu     sync.Mutex
 	others int // what other programs have
@@ -56,10 +60,33 @@ var (
 	errOnce   = errors.New("a call failed")
 )
 
-// parts are those of an engine in this world.
-func (w *world) parts() parts {
-	return parts{
-		device: func(o device.Options) (*machine, error) {
+// start opens instances in this world.
+func (w *world) start(ctx context.Context, o instance.Options) (instance.Instance, error) {
+	x, err := w.parts().Open(ctx, o)
+	if err != nil || !w.processes {
+		return x, err
+	}
+	return &fakeProcess{x, make(chan struct{})}, nil
+}
+
+// fakeProcess is an instance as if it were in a process of its own.
+type fakeProcess struct {
+	instance.Instance
+	gone chan struct{}
+}
+
+func (p *fakeProcess) Gone() <-chan struct{}   { return p.gone }
+func (p *fakeProcess) Died() *worker.DiedError { return &worker.DiedError{Story: "its end"} }
+func (p *fakeProcess) Interrupt()              {}
+func (p *fakeProcess) PID() int                { return 1 }
+func (p *fakeProcess) End(reason string) *worker.DiedError {
+	close(p.gone)
+	return &worker.DiedError{Story: reason}
+}
+
+func (w *world) parts() instance.Parts {
+	return instance.Parts{
+		Device: func(o device.Options) (*instance.Machine, error) {
 			name := o.Name
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -72,21 +99,21 @@ func (w *world) parts() parts {
 			if name == "auto" || name == "cpu" {
 				name = "cpu"
 				w.open[name]++
-				return &machine{Backend: &fakeCPU{name: name}, free: func() (int, error) { return w.host, nil }, close: w.closer(name)}, nil
+				return &instance.Machine{Backend: &fakeCPU{name: name}, Free: func() (int, error) { return w.host, nil }, Close: w.closer(name)}, nil
 			}
 			if w.total-w.others < w.context {
 				return nil, fmt.Errorf("opening: %w", errNoRoom)
 			}
 			w.open[name]++
 			g := &fakeGPU{fakeCPU: fakeCPU{name: name}, world: w}
-			return &machine{Backend: g, uuid: "GPU-1", free: func() (int, error) { return 0, errors.New("nobody asks") }, close: w.closer(name)}, nil
+			return &instance.Machine{Backend: g, UUID: "GPU-1", Free: func() (int, error) { return 0, errors.New("nobody asks") }, Close: w.closer(name)}, nil
 		},
-		model: func(_ context.Context, _ string, b backend.Backend, o executor.Options) (model, error) {
+		Model: func(_ context.Context, _ string, b backend.Backend, o executor.Options) (instance.Model, error) {
 			m := &fakeModel{world: w, on: b.Name(), options: o, slot: make(chan struct{}, 1)}
 			m.gpu, _ = b.(*fakeGPU)
 			return m, nil
 		},
-		trouble: func(err error) backend.Trouble {
+		Trouble: func(err error) backend.Trouble {
 			switch {
 			case errors.Is(err, errNoRoom):
 				return backend.NoMemory

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"time"
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/policy"
+	"github.com/voxcam/voxcam/internal/worker"
 )
 
 // Pauses between looks at what is free: each twice as long as the one before.
@@ -28,6 +28,7 @@ func (e *Engine) climb(ctx context.Context, w *work) error {
 		w.hear(i)
 	}
 	e.untold = nil
+	defer e.leaveSpare(w)
 	for {
 		if e.serve() {
 			w.tell(cam.EventRestart, "the context was made anew, as asked")
@@ -51,6 +52,25 @@ func (e *Engine) climb(ctx context.Context, w *work) error {
 	}
 }
 
+// explained returns the error with which explaining ends: errClosed, once the engine is.
+func (e *Engine) explained(err error) error {
+	if err != nil && e.life.Err() != nil {
+		return errClosed
+	}
+	return err
+}
+
+// leaveSpare gives the processor back that took the device's place because processes ended over a volume: the next one has the device again.
+func (e *Engine) leaveSpare(w *work) {
+	if !w.processor || w.deaths == 0 {
+		return
+	}
+	e.shut()
+	if err := e.unseat(&e.spare); err != nil {
+		e.warn("the processor's memory is not given back: %v", err)
+	}
+}
+
 // attempt explains a volume on a seat. Another attempt there goes on from what is finished.
 func (e *Engine) attempt(ctx context.Context, s *seat, w *work) (err error) {
 	e.mu.Lock()
@@ -70,13 +90,18 @@ func (e *Engine) attempt(ctx context.Context, s *seat, w *work) (err error) {
 	}
 	if inner == nil {
 		e.shut()
-		if inner, err = s.model.Begin(ctx, w.volume, w.request()); err != nil {
+		err = e.over(s, w, func() (err error) {
+			inner, err = s.Begin(ctx, w.volume, w.request())
+			return err
+		})
+		if err != nil {
 			return err
 		}
 	}
 	w.tried, w.triedOn = inner, s
 	inside, stop := context.WithCancelCause(ctx) // lives until the result is there
-	if err := e.during(ctx, inside, stop, inner.Compute); err != nil {
+	err = e.over(s, w, func() error { return e.during(ctx, inside, stop, inner.Compute) })
+	if err != nil {
 		stop(nil)
 		return err
 	}
@@ -86,8 +111,18 @@ func (e *Engine) attempt(ctx context.Context, s *seat, w *work) (err error) {
 	w.done, w.stop = inner, stop
 	w.taking.Unlock()
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	e.untaken[w] = true
+	suspect := e.suspects[&w.task]
+	e.mu.Unlock()
+	if !suspect {
+		return nil
+	}
+	if _, err := w.take(); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.suspects, &w.task)
 	return nil
 }
 
@@ -99,7 +134,9 @@ func (e *Engine) during(ctx, inside context.Context, stop context.CancelCauseFun
 		stop(errOrdered)
 	}
 	e.mu.Unlock()
+	forget := context.AfterFunc(e.life, func() { stop(errClosed) })
 	err := f(inside)
+	forget()
 	e.mu.Lock()
 	e.stop = nil
 	e.mu.Unlock()
@@ -129,23 +166,40 @@ func (e *Engine) succeeded(s *seat) {
 // is no device.
 func (e *Engine) recover(ctx context.Context, s *seat, t *task, err error) error {
 	var skipped *cam.SkippedError
-	var short *cam.MemoryError
-	var small *cam.BudgetError
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
+	case e.life.Err() != nil:
+		return errClosed
 	case err == errOrdered: // climb serves it
 		return nil
 	case errors.As(err, &skipped):
 		return err
 	}
 	e.shut() // nothing is brought ahead while a volume is in trouble
-	now := policy.Situation{
-		Processor: s != nil && s.resident == nil, StandIn: e.onProcessor(), Renewed: t.failed != nil, Restarter: e.options.Supervised,
+	now, short, err := e.situation(ctx, s, t, err)
+	if short != nil && !now.Processor && !now.Fixed && !now.LeastFits {
+		e.short, e.tried = short, time.Now()
+	}
+	return e.act(ctx, s, t, now, short, err)
+}
+
+// situation classifies an error. It returns the memory that was missing, nil if it was something else, and the error without what no caller
+// needs.
+func (e *Engine) situation(ctx context.Context, s *seat, t *task, err error) (policy.Situation, *cam.MemoryError, error) {
+	var short *cam.MemoryError
+	var small *cam.BudgetError
+	var died *worker.DiedError
+	now := policy.Situation{Processor: e.device.Processor, StandIn: e.onProcessor(), Renewed: t.failed != nil}
+	if s != nil {
+		now.Processor, now.Process = s.device.Processor, s.process() != nil
 	}
 	switch {
-	case errors.As(err, &small):
-		now.Failure, now.Fixed, now.LeastFits = policy.TooSmall, e.refuses(small), e.lowers(s, small)
+	case s != nil && errors.As(err, &died):
+		now = e.mourn(s, died, t)
+		return now, nil, t.overError(now)
+	case s != nil && errors.As(err, &small):
+		now.Failure, now.Fixed, now.LeastFits = policy.TooSmall, s.refuses(small), e.lowers(ctx, s, small)
 		if !errors.As(err, &short) {
 			short = &cam.MemoryError{Needs: small.Smallest, Free: small.Budget, Err: small}
 		}
@@ -156,16 +210,15 @@ func (e *Engine) recover(ctx context.Context, s *seat, t *task, err error) error
 		now.Failure = policy.Short
 	case errors.Is(err, cam.ErrLost):
 		now.Failure = policy.Lost
-		if e.seatNow() != nil { // otherwise it did not open, which may be better later
+		if e.seatNow() != nil && !now.Process { // otherwise it did not open, or another process can, which may be better later
 			e.lost = err
 		}
 	case passing(err):
 		now.Failure = policy.Persistent
+	case t.processor && t.deaths > 0:
+		err = fmt.Errorf("on the processor, after %d worker processes ended over this volume: %w", t.deaths, err)
 	}
-	if short != nil && !now.Processor && !now.Fixed && !now.LeastFits {
-		e.short, e.tried = short, time.Now()
-	}
-	return e.act(ctx, s, t, now, short, err)
+	return now, short, err
 }
 
 // act carries out the policy's action in a situation that an error led to, or returns the error with which the task ends. Short is the memory that
@@ -174,8 +227,14 @@ func (e *Engine) act(ctx context.Context, s *seat, t *task, now policy.Situation
 	for {
 		now.Waited = t.waited
 		switch e.options.Policy.Next(now) {
-		case policy.Least:
+		case policy.Least, policy.NewProcess, policy.SmallerProcess:
 			return nil
+		case policy.EndProcess:
+			e.mu.Lock()
+			s.doing[t] = true
+			e.mu.Unlock()
+			now = e.mourn(s, s.process().End(err.Error()), t)
+			err = t.overError(now)
 		case policy.Wait:
 			if again, failed := e.wait(ctx, s, t, short); again || failed != nil {
 				return failed
@@ -188,8 +247,11 @@ func (e *Engine) act(ctx context.Context, s *seat, t *task, now policy.Situation
 				// Its errors say that what is lost cannot be given back: it ends with the context.
 				_ = e.unseat(&e.seat)
 				e.short, e.tried = nil, time.Now()
+				if e.options.Worker != nil { // the next volume has another process
+					e.tried = time.Time{}
+				}
 			}
-			e.toProcessor(t, err)
+			e.toProcessor(ctx, t, err)
 			return nil
 		case policy.Skip:
 			return e.skip(t, err)
@@ -202,28 +264,17 @@ func (e *Engine) act(ctx context.Context, s *seat, t *task, now policy.Situation
 	}
 }
 
-// lowers reports whether another try takes the least that works, because the budget turned out too small: auto and shares are no reason to
-// do without a device, or a host, that has enough.
-func (e *Engine) lowers(s *seat, small *cam.BudgetError) bool {
-	if e.refuses(small) {
+// lowers reports whether another try takes the least that works, because the budget turned out too small.
+func (e *Engine) lowers(ctx context.Context, s *seat, small *cam.BudgetError) bool {
+	if s.refuses(small) {
 		return false
 	}
-	if s.resident == nil {
-		if free, err := s.free(); err == nil && free < small.Smallest {
-			return false
-		}
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	known := s.least >= small.Smallest
-	s.least = max(s.least, small.Smallest)
-	return !known
+	changes, err := s.UseLeast(ctx, small.Smallest)
+	return changes && err == nil
 }
 
 // refuses reports whether the budget is a size in which nothing can be done, however much is free.
-func (e *Engine) refuses(small *cam.BudgetError) bool {
-	return e.size > 0 && e.size < small.Smallest
-}
+func (s *seat) refuses(small *cam.BudgetError) bool { return s.size > 0 && s.size < small.Smallest }
 
 func (e *Engine) isSpare(s *seat) bool {
 	e.mu.Lock()
@@ -251,7 +302,7 @@ func (e *Engine) wait(ctx context.Context, s *seat, t *task, short *cam.MemoryEr
 		if s == nil {
 			return true, nil // only opening it tells
 		}
-		u, err := s.resident.Usage()
+		u, err := s.Usage(ctx)
 		switch {
 		case err != nil:
 			return true, nil // the attempt finds what is wrong
@@ -296,14 +347,14 @@ func (e *Engine) renew(t *task, err error) {
 }
 
 // toProcessor lets a task go on on the processor.
-func (e *Engine) toProcessor(t *task, err error) {
+func (e *Engine) toProcessor(ctx context.Context, t *task, err error) {
 	e.settle(t)
 	t.processor = true
 	t.tell(cam.EventCPU, "the processor takes the device's place: %s", brief(err))
 	if e.options.Policy.Fewer && t.draws > 0 {
 		free := 0
-		if s := e.seatNow(); s != nil && s.resident != nil {
-			if u, err := s.resident.Usage(); err == nil {
+		if s := e.seatNow(); s != nil && !s.device.Processor {
+			if u, err := s.Usage(ctx); err == nil {
 				free = u.Available()
 			}
 		}
@@ -342,19 +393,16 @@ func (e *Engine) sample(ctx context.Context, t *task, s *seat) error {
 		return nil
 	}
 	t.sampled = true
-	free, err := s.available()
+	free, err := s.available(ctx)
 	if err != nil {
 		return nil // what is free cannot be told on this system: nothing is below a threshold
 	}
 	draws, begins := e.options.Policy.Begin(t.draws, free)
 	if !begins {
-		if _, err := s.model.Trim(0); err != nil && passing(err) {
+		if _, err := s.Order(ctx, policy.Order{Operation: policy.Trim}); err != nil && passing(err) {
 			return err
 		}
-		if s.resident == nil {
-			debug.FreeOSMemory()
-		}
-		if free, err = s.available(); err == nil {
+		if free, err = s.available(ctx); err == nil {
 			if draws, begins = e.options.Policy.Begin(t.draws, free); !begins {
 				short := &cam.MemoryError{Free: free, Err: fmt.Errorf("the policy %v begins no volume with so little memory", e.options.Policy)}
 				return e.act(ctx, s, t, policy.Situation{Failure: policy.Declined}, short, short)
@@ -368,10 +416,10 @@ func (e *Engine) sample(ctx context.Context, t *task, s *seat) error {
 }
 
 // available returns the most bytes that computing could take on the seat.
-func (s *seat) available() (int, error) {
-	if s.resident == nil {
-		return s.free()
+func (s *seat) available(ctx context.Context) (int, error) {
+	u, err := s.Usage(ctx)
+	if s.device.Processor {
+		return u.Free, err
 	}
-	u, err := s.resident.Usage()
 	return u.Available(), err
 }

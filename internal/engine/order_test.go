@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/volume"
 )
@@ -183,7 +184,7 @@ func TestRestartWhileWaiting(t *testing.T) {
 
 func TestOrdersOnTheProcessor(t *testing.T) {
 	w := newWorld(t)
-	e := openIn(t, w, Options{Device: "cpu"})
+	e := openIn(t, w, Options{Options: instance.Options{Device: "cpu"}})
 	for _, o := range []policy.Operation{policy.Release, policy.Resume, policy.Trim, policy.Defragment, policy.Restart} {
 		out, err := e.Order(t.Context(), policy.Order{Operation: o})
 		if err != nil || out.Operation != o || out.Before.Reserved <= 0 || out.After.Reserved <= 0 || out.Note == "" && out.Freed() == 0 {

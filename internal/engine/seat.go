@@ -8,21 +8,72 @@ import (
 	"time"
 
 	"github.com/voxcam/voxcam/cam"
-	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/bytesize"
-	"github.com/voxcam/voxcam/internal/device"
-	"github.com/voxcam/voxcam/internal/executor"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/input"
+	"github.com/voxcam/voxcam/internal/instance"
+	"github.com/voxcam/voxcam/internal/worker"
 )
 
-// seat is the model on a device.
+// seat is an instance that volumes are explained with.
 type seat struct {
-	*machine
-	model    model
-	resident backend.Resident // nil on the processor
-	budget   cam.Budget       // on the processor; fixed when it is opened
-	least    int              // bytes that are known to be the least that works; changed while mu is held
-	users    sync.WaitGroup   // who asks something of it without the turn; added to while mu is held
+	instance.Instance
+	device instance.Device
+	size   int            // of its budget, if that is one in bytes
+	users  sync.WaitGroup // callers without the turn; added to while mu is held
+	doing  map[*task]bool // works that it does something for, or ended over; guarded by Engine.mu
+}
+
+// process has the methods of an instance in a process of its own.
+type process interface {
+	Gone() <-chan struct{}
+	Died() *worker.DiedError
+	End(reason string) *worker.DiedError
+	Interrupt()
+	PID() int
+}
+
+var _ process = (*worker.Worker)(nil)
+
+// process returns the instance's process; nil if that is this one.
+func (s *seat) process() process {
+	p, _ := s.Instance.(process)
+	return p
+}
+
+// gone reports whether the instance's process has ended.
+func (s *seat) gone() bool {
+	if p := s.process(); p != nil {
+		select {
+		case <-p.Gone():
+			return true
+		default:
+		}
+	}
+	return false
+}
+
+// interrupt has all calls to the instance's process return.
+func (s *seat) interrupt() {
+	if p := s.process(); p != nil {
+		p.Interrupt()
+	}
+}
+
+// over has a seat do something for a work. If its process ends meanwhile, it may have been over that.
+func (e *Engine) over(s *seat, w *work, do func() error) error {
+	e.mu.Lock()
+	if !s.gone() {
+		s.doing[&w.task] = true
+	}
+	e.mu.Unlock()
+	err := do()
+	if died := (*worker.DiedError)(nil); !errors.As(err, &died) {
+		e.mu.Lock()
+		delete(s.doing, &w.task)
+		e.mu.Unlock()
+	}
+	return err
 }
 
 // gate lets callers of Begin through to the model on the device. Who shuts it has the model alone.
@@ -46,11 +97,12 @@ func (e *Engine) through() (*seat, *gate) {
 	return e.seat, e.gate
 }
 
-// openGate lets volumes be brought ahead to the device, unless the processor stands in for it. The turn is held.
+// openGate lets volumes be brought ahead to the device, unless the processor stands in for it, or a volume is to be explained alone. The turn is
+// held.
 func (e *Engine) openGate() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.gate == nil && e.seat != nil && e.spare == nil {
+	if e.gate == nil && e.seat != nil && e.spare == nil && len(e.suspects) == 0 {
 		g := &gate{}
 		g.context, g.cancel = context.WithCancel(context.Background())
 		e.gate = g
@@ -86,96 +138,77 @@ func (e *Engine) dropAhead() {
 	}
 }
 
-// opens bounds the tries in a row to open a device whose driver fails in a way that may pass.
-const opens = 3
+// starts is the number of failures in a row to start an instance in another process after which the processor has a try.
+const starts = 3
 
-// openMachine opens a device. That it has no memory for its context is a *cam.MemoryError.
-func (e *Engine) openMachine(t *task, name, precision string) (d *machine, err error) {
-	for tries := range opens {
-		if tries > 0 {
-			t.tell(cam.EventFailed, "the device is tried again: %s", brief(err))
-		}
-		d, err = e.parts.device(device.Options{Name: name, Precision: precision, LaunchBlocking: e.options.LaunchBlocking, Threads: e.options.Threads})
-		if err == nil {
-			return d, nil
-		}
-		switch e.parts.trouble(err) {
-		case backend.NoMemory:
-			return nil, &cam.MemoryError{Err: err}
-		case backend.Fault:
-			return nil, err
-		}
+// backOff returns the pause before another process, by the number that ended since a volume was explained.
+func backOff(deaths int) time.Duration {
+	if deaths <= 1 {
+		return 0
 	}
-	return nil, err
+	return min(200*time.Millisecond<<min(deaths-2, 10), 5*time.Second)
 }
 
-// openOn opens the model on a device, and closes that if it fails.
-func (e *Engine) openOn(ctx context.Context, d *machine) (_ *seat, err error) {
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, d.close())
-		}
-	}()
-	s := &seat{machine: d}
-	s.resident, _ = d.Backend.(backend.Resident)
-	if s.resident == nil {
-		if s.budget, err = BudgetOf(e.budget, d.free); err != nil {
-			return nil, err
-		}
+// openSeat opens an instance on a device.
+func (e *Engine) openSeat(ctx context.Context, t *task, o instance.Options) (*seat, error) {
+	if o.Device == processor || e.opened && e.device.Processor {
+		o.Budget = e.processor
 	}
-	o := e.options
-	s.model, err = e.parts.model(ctx, o.Model, d.Backend, executor.Options{
-		ModelOptions: o.ModelOptions, Ahead: o.Ahead, Budget: s.budget, Allow: func(u backend.Usage) cam.Budget { return e.allow(s, u) }, Shuttle: e.shuttle,
-	})
-	return s, err
-}
-
-// BudgetOf returns the bytes of a budget, of memory of which free tells how much is left.
-func BudgetOf(b bytesize.Budget, free func() (int, error)) (cam.Budget, error) {
-	if b.Min() {
-		return cam.Budget{Smallest: true}, nil
-	}
-	n, err := b.Bytes(free)
-	if err != nil && b == (bytesize.Budget{}) {
-		return cam.Budget{}, nil // auto, on a system that does not say what is free: whole tensors
-	}
-	return cam.Budget{Bytes: n}, err
-}
-
-// allow returns what computing may take on a seat now: at least the least that works, unless the budget is a size.
-func (e *Engine) allow(s *seat, u backend.Usage) cam.Budget {
-	b := s.budget
-	bytes, least := e.governor.Allow(u)
-	if s.resident != nil {
-		b = cam.Budget{Bytes: bytes}
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if least || b.Bytes > 0 && b.Bytes < s.least && (e.size == 0 || e.size >= s.least) {
-		return cam.Budget{Smallest: true}
-	}
-	return b
-}
-
-// openDevice opens the device that was asked for, and the model on it. The turn is held.
-func (e *Engine) openDevice(ctx context.Context, t *task) (*seat, error) {
-	name := e.options.Device
-	if name == "" || name == "auto" {
-		// A GPU that is there and has no memory now is waited for; one that does not work, or is not there, makes place for the processor.
-		d, err := e.openMachine(t, "cuda", e.options.Precision)
-		if short := (*cam.MemoryError)(nil); errors.As(err, &short) {
-			return nil, err
-		}
-		if err == nil {
-			return e.openOn(ctx, d)
-		}
-		name = "auto"
-	}
-	d, err := e.openMachine(t, name, e.options.Precision)
+	budget, err := bytesize.ParseBudget(o.Budget)
 	if err != nil {
 		return nil, err
 	}
-	return e.openOn(ctx, d)
+	x, err := e.start(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	s := &seat{Instance: x, device: x.Device(), size: budget.Size(), doing: map[*task]bool{}}
+	for _, failure := range s.device.Failures {
+		t.tell(cam.EventFailed, "the device is tried again: %s", failure)
+	}
+	return s, nil
+}
+
+// processor is the name of the device that takes the place of others.
+const processor = "cpu"
+
+// openDevice opens the device that was asked for, and the model on it. A process that does not start is tried again. The turn is held.
+func (e *Engine) openDevice(ctx context.Context, t *task) (*seat, error) {
+	for {
+		if err := sleep(ctx, e.options.BackOff(e.deaths)); err != nil {
+			return nil, err
+		}
+		s, err := e.openSeat(ctx, t, e.instanceOptions())
+		if err == nil {
+			e.failures = 0
+			return s, nil
+		}
+		died, short, changed := (*worker.DiedError)(nil), (*cam.MemoryError)(nil), (*input.ChangedError)(nil)
+		if e.options.Worker == nil || ctx.Err() != nil || errors.As(err, &short) || errors.As(err, &changed) || !e.opened && !errors.As(err, &died) {
+			return nil, err
+		}
+		e.failures++
+		e.deaths++
+		if e.failures >= starts {
+			e.failures = starts - 1 // the next volume has one try
+			if errors.As(err, &died) {
+				err = fmt.Errorf("the worker process has ended while it opened the model: %s", died.Story)
+			}
+			return nil, err
+		}
+	}
+}
+
+// instanceOptions returns the options of an instance that is opened now.
+func (e *Engine) instanceOptions() instance.Options {
+	o := e.options.Options
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	o.Held, o.Until = e.held, e.until
+	if o.Held && !o.Until.IsZero() && time.Until(o.Until) <= 0 {
+		o.Held, o.Until = false, time.Time{}
+	}
+	return o
 }
 
 // unseat closes a seat, which no volume is computed on. The turn is held, and the gate shut.
@@ -183,6 +216,9 @@ func (e *Engine) unseat(at **seat) error {
 	e.mu.Lock()
 	s := *at
 	*at = nil
+	if at == &e.seat {
+		e.changeSeat()
+	}
 	var works []*work
 	for w := range e.untaken {
 		if w.doneOn == s {
@@ -197,7 +233,13 @@ func (e *Engine) unseat(at **seat) error {
 		_, _ = w.take() // an error is that of its Result
 	}
 	s.users.Wait()
-	return errors.Join(s.model.Close(), s.close())
+	return s.Close()
+}
+
+// changeSeat tells callers without the turn that the seat on the device is another one. mu is held.
+func (e *Engine) changeSeat() {
+	close(e.seated)
+	e.seated = make(chan struct{})
 }
 
 // current is the seat that volumes are explained on; nil if there is none at the moment.
@@ -235,12 +277,16 @@ func (e *Engine) use() (s, now *seat, done func()) {
 
 // place returns the seat for a task, and opens it if it is needed. The turn is held.
 func (e *Engine) place(ctx context.Context, t *task) (*seat, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(e.life, func() { cancel(errClosed) })()
+	e.reap()
 	e.mu.Lock()
 	s, spare := e.seat, e.spare
 	e.mu.Unlock()
 	if !t.placed && spare != nil {
-		if why := e.stillShort(s); why != "" {
-			e.toProcessor(t, errors.New(why))
+		if why := e.stillShort(ctx, s); why != "" {
+			e.toProcessor(ctx, t, errors.New(why))
 		}
 	}
 	t.placed = true
@@ -255,21 +301,26 @@ func (e *Engine) place(ctx context.Context, t *task) (*seat, error) {
 	}
 	s, err := e.openDevice(ctx, t)
 	if err != nil {
-		e.tried = time.Now()
+		if e.options.Worker == nil {
+			e.tried = time.Now()
+		}
+		changed := (*input.ChangedError)(nil)
 		switch {
-		case passing(err) || !e.opened:
+		case passing(err) || !e.opened || errors.As(err, &changed) || ctx.Err() != nil:
 			return nil, err
 		case spare == nil: // it worked before
 			return nil, fmt.Errorf("%w: %w", cam.ErrLost, err)
 		}
-		e.toProcessor(t, err)
+		e.toProcessor(ctx, t, err)
 		return spare, nil
 	}
 	e.mu.Lock()
 	e.seat = s
+	e.changeSeat()
 	e.mu.Unlock()
 	switch {
-	case t.failed != nil:
+	case t.failed != nil && !t.renewed:
+		t.renewed = true
 		t.tell(cam.EventRestart, "the context was made anew after: %v", t.failed)
 	case spare != nil:
 		t.tell(cam.EventLarger, "the device is used again: it has memory for its context")
@@ -278,7 +329,7 @@ func (e *Engine) place(ctx context.Context, t *task) (*seat, error) {
 }
 
 // stillShort returns why the device, where the last volume could not be explained, is not tried again now; "" if it is.
-func (e *Engine) stillShort(s *seat) string {
+func (e *Engine) stillShort(ctx context.Context, s *seat) string {
 	recently := time.Since(e.tried) < retry
 	if s == nil {
 		if e.lost != nil {
@@ -289,8 +340,8 @@ func (e *Engine) stillShort(s *seat) string {
 		}
 		return ""
 	}
-	if short := e.short; short != nil && s.resident != nil {
-		u, err := s.resident.Usage()
+	if short := e.short; short != nil && !s.device.Processor {
+		u, err := s.Usage(ctx)
 		if err == nil && short.Needs > 0 {
 			if u.Available() < short.Needs {
 				return fmt.Sprintf("the device has %s of memory, %s are needed", bytesize.FormatUp(u.Available()), bytesize.FormatUp(short.Needs))
@@ -312,10 +363,9 @@ func (e *Engine) openSpare(ctx context.Context, t *task) (*seat, error) {
 	if s != nil {
 		return s, nil
 	}
-	d, err := e.openMachine(t, "cpu", "") // computes in float32 whatever the precision of the device
-	if err == nil {
-		s, err = e.openOn(ctx, d)
-	}
+	o := e.instanceOptions()
+	o.Device, o.Precision = processor, "" // computes in float32 whatever the precision of the device
+	s, err := e.openSeat(ctx, t, o)
 	if err != nil {
 		return nil, fmt.Errorf("the processor cannot take the device's place: %w", err)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend/cuda/simulator"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/volume"
@@ -51,7 +52,8 @@ func newRig(t *testing.T) *rig {
 	if r.volume, err = format.Read(filepath.Join(folder, "volume.npy"), format.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	r.options = Options{ModelOptions: network.ModelOptions{TargetLayer: c.Target}, Model: filepath.Join(folder, "model.torchscript.onnx"), Device: "cuda", Ahead: true, Policy: policy.DefaultPolicy()}
+	r.options = Options{Policy: policy.DefaultPolicy(), Options: instance.Options{ModelOptions: network.ModelOptions{TargetLayer: c.Target},
+		Model: filepath.Join(folder, "model.torchscript.onnx"), Device: "cuda", Ahead: true}}
 	r.options.Policy.Wait = 0
 	r.request = cam.Request{Methods: []string{"gradcam", "saliency", "smoothgrad", "vargrad"}, NSamples: 6, NoiseLevel: 0.1, Seed: 5, SampleID: "x"}
 	return r
@@ -302,10 +304,10 @@ func TestSimulatedFailures(t *testing.T) {
 	r.options.Policy.Wait = time.Minute // which nothing must take
 	var calls atomic.Int64
 	fails, code := 0, 0
-	p := standard
-	p.device = func(o device.Options) (*machine, error) {
+	p := instance.Standard()
+	p.Device = func(o device.Options) (*instance.Machine, error) {
 		if o.Name == "cpu" {
-			return standard.device(o)
+			return instance.Standard().Device(o)
 		}
 		b, err := cuda.New(cuda.Options{Driver: r.Path, Intercept: func(string) int {
 			if int(calls.Add(1)) == fails {
@@ -316,11 +318,11 @@ func TestSimulatedFailures(t *testing.T) {
 		if err != nil {
 			return nil, err
 		}
-		return &machine{Backend: b, free: b.FreeMemory, close: b.Close}, nil
+		return &instance.Machine{Backend: b, Free: b.FreeMemory, Close: b.Close}, nil
 	}
 	run := func() (*cam.Result, int) {
 		calls.Store(0)
-		e, err := open(t.Context(), r.options, p)
+		e, err := open(t.Context(), r.options, p.Open)
 		if err != nil {
 			t.Fatalf("with the error %d at call %d: %v", code, fails, err)
 		}

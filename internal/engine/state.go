@@ -42,24 +42,35 @@ func (e *Engine) State() State {
 	if st.Device == "" {
 		st.Device = "auto"
 	}
-	st.Until, st.Held = e.governor.Held()
+	o := e.instanceOptions()
+	st.Held, st.Until = o.Held, o.Until
 	s, now, done := e.use()
 	defer done()
-	if s == nil {
+	if s == nil || s.gone() || now.gone() { // the figures of a process that has ended are none
+		if st.State == StateIdle {
+			st.State = StateRestarting
+		}
 		return st
 	}
-	st.Name = now.Name()
-	m := now.model.State()
-	st.Level, st.Arena, st.Plans = m.Level, m.Arena, m.Passes
+	held := s.State()
+	st.Usage, st.Budget, st.UUID = held.Usage, held.Budget, s.device.UUID
+	st.Name = now.device.Name
 	if now != s {
-		st.Level = cam.LevelCPU
+		held = now.State()
+		held.Level = cam.LevelCPU
 	}
-	st.UUID = s.uuid
-	if u, err := s.usage(); err == nil { // of a context that is lost nothing is known
-		st.Usage = u
-	}
-	st.Budget = e.allow(s, st.Usage).Bytes
+	st.Level, st.Arena, st.Plans = held.Level, held.Arena, held.Passes
 	return st
+}
+
+// PID returns the number of the worker process that volumes are explained in; 0 while there is none, and where that is this process.
+func (e *Engine) PID() int {
+	if s := e.current(); s != nil && !s.gone() {
+		if p := s.process(); p != nil {
+			return p.PID()
+		}
+	}
+	return 0
 }
 
 // enter notes what the engine does.

@@ -2,13 +2,17 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"iter"
+	"maps"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/worker"
 	"github.com/voxcam/voxcam/volume"
 )
 
@@ -19,9 +23,16 @@ type task struct {
 	processor bool  // it goes on on the processor
 	sampled   bool  // the policy original has looked at what is free
 	failed    error // why the context was, or has to be, made anew
+	renewed   bool  // that was done, and told
 	waited    time.Duration
 	told      time.Duration // of waited: an incident says so
 	pause     time.Duration // the last one
+
+	// Of worker processes that ended over it.
+	deaths int    // in a row, without a point more
+	tries  int    // of them on the processor in the device's place
+	points int    // that were kept when the last one ended
+	story  string // of the last one
 
 	asked, draws int    // draws that were asked for, and that are taken; 0 for methods without
 	why          string // there are fewer
@@ -114,7 +125,10 @@ func (w *work) request() cam.Request {
 }
 
 // Compute implements explain.Work.
-func (w *work) Compute(ctx context.Context) error {
+func (w *work) Compute(ctx context.Context) error { return w.compute(ctx, nil) }
+
+// compute explains the volume, after an error of its result, which may be nil.
+func (w *work) compute(ctx context.Context, late error) error {
 	e := w.engine
 	if err := e.take(ctx); err != nil {
 		w.Drop()
@@ -122,19 +136,28 @@ func (w *work) Compute(ctx context.Context) error {
 	}
 	defer e.leave()
 	w.context = ctx
-	return e.climb(ctx, w)
+	if s := w.doneOn; errors.Is(late, cam.ErrLost) && s.process() != nil && !s.gone() {
+		if err := e.recover(ctx, s, &w.task, late); err != nil {
+			w.Drop()
+			return e.explained(err)
+		}
+	}
+	return e.explained(e.climb(ctx, w))
 }
 
 // take waits for what comes back from the device, which must not have been closed before.
 func (w *work) take() (*cam.Result, error) {
 	w.taking.Lock()
 	defer w.taking.Unlock()
+	e := w.engine
 	if w.done != nil {
-		w.result, w.failed = w.done.Result()
+		w.failed = e.over(w.doneOn, w, func() (err error) {
+			w.result, err = w.done.Result()
+			return err
+		})
 		w.stop(nil)
 		w.tried, w.triedOn, w.done = w.done, w.doneOn, nil // if it failed, it goes on from there
 	}
-	e := w.engine
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.untaken, w)
@@ -145,13 +168,17 @@ func (w *work) take() (*cam.Result, error) {
 func (w *work) Result() (*cam.Result, error) {
 	r, err := w.take()
 	for tries := 0; err != nil && passing(err) && w.context.Err() == nil && tries < 2; tries++ {
-		if again := w.Compute(w.context); again != nil {
+		if died := (*worker.DiedError)(nil); errors.As(err, &died) {
+			tries-- // the ladder ends that
+		}
+		if again := w.compute(w.context, err); again != nil {
 			return nil, again
 		}
 		r, err = w.take()
 	}
 	if err != nil {
-		return nil, err
+		w.Drop()
+		return nil, w.engine.explained(err)
 	}
 	w.mu.Lock()
 	r.Execution.Events = slices.Clone(w.incidents)
@@ -174,26 +201,43 @@ func (w *work) Result() (*cam.Result, error) {
 func (w *work) Drop() {
 	e := w.engine
 	e.mu.Lock()
-	inner := w.inner
-	w.inner, w.seat = nil, nil
+	inner, tried := w.inner, w.tried
+	w.inner, w.seat, w.tried, w.triedOn = nil, nil, nil, nil
 	delete(e.ahead, w)
+	delete(e.suspects, &w.task)
 	e.mu.Unlock()
-	if inner != nil {
-		inner.Drop()
+	for _, of := range []explain.Work{inner, tried} {
+		if of != nil {
+			of.Drop()
+		}
 	}
 }
 
-// checkpoint keeps unfinished draws for another attempt, and in what the caller gave.
+// checkpoint keeps unfinished points for another attempt, and in what the caller gave.
 type checkpoint struct {
 	outer cam.Checkpoint // nil: in states
 
 	mu     sync.Mutex
-	states map[string]*state
+	states map[string]worker.State // without values where outer has them
 }
 
-type state struct {
-	values []float32
-	draws  int
+var _ worker.States = (*checkpoint)(nil)
+
+// All implements worker.States.
+func (c *checkpoint) All() iter.Seq2[string, worker.State] {
+	c.mu.Lock()
+	states := maps.Clone(c.states)
+	c.mu.Unlock()
+	return func(yield func(string, worker.State) bool) {
+		for key, s := range states {
+			if c.outer != nil {
+				s.Values, s.Points = c.outer.Latest(key)
+			}
+			if s.Points > 0 && !yield(key, s) {
+				return
+			}
+		}
+	}
 }
 
 // Latest implements cam.Checkpoint.
@@ -205,10 +249,8 @@ func (c *checkpoint) Latest(key string) ([]float32, int) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if s := c.states[key]; s != nil {
-		return s.values, s.draws
-	}
-	return nil, 0
+	s := c.states[key]
+	return s.Values, s.Points
 }
 
 // Keep implements cam.Checkpoint.
@@ -224,27 +266,36 @@ func (c *checkpoint) Keep(key string, values []float32, draws int) error {
 	return nil
 }
 
-func (c *checkpoint) note(key string, values []float32, draws int) {
+func (c *checkpoint) note(key string, values []float32, points int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.states == nil {
-		c.states = map[string]*state{}
+		c.states = map[string]worker.State{}
 	}
-	s := c.states[key]
-	if s == nil {
-		s = &state{}
-		c.states[key] = s
-	}
-	s.values, s.draws = append(s.values[:0], values...), draws
+	c.states[key] = worker.State{Values: append(c.states[key].Values[:0], values...), Points: points}
 }
 
-// most is the largest number of draws that any state has.
-func (c *checkpoint) most() int {
+// most returns the largest number of points that any state has.
+func (c *checkpoint) most() (n int) {
+	for _, s := range c.counts() {
+		n = max(n, s)
+	}
+	return n
+}
+
+// sum returns the number of points that all states have.
+func (c *checkpoint) sum() (n int) {
+	for _, s := range c.counts() {
+		n += s
+	}
+	return n
+}
+
+func (c *checkpoint) counts() (n []int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	most := 0
 	for _, s := range c.states {
-		most = max(most, s.draws)
+		n = append(n, s.Points)
 	}
-	return most
+	return n
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/engine"
+	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/option"
 	"github.com/voxcam/voxcam/internal/policy"
@@ -282,7 +283,7 @@ func (q *Question) budget(d *device.Device, free func() (int, error)) (cam.Budge
 		return cam.Budget{}, err
 	}
 	if !onGPU(d) {
-		return engine.BudgetOf(b, free)
+		return instance.BudgetOf(b, free)
 	}
 	n, _ := free()
 	bytes, least := policy.NewGovernor(b, nil).Allow(backend.Usage{Total: max(1, n), Free: n})

@@ -10,12 +10,13 @@ import (
 	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/fit"
+	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/internal/policy"
 )
 
 // A device that nobody names is the GPU if there is one, and the processor goes on where that has no room.
 func TestDeviceByItself(t *testing.T) {
-	q := fit.Question{Request: cam.Request{Methods: []string{"saliency"}, NSamples: 1}, Engine: engine.Options{Model: "../demo/model.onnx", Policy: policy.DefaultPolicy()}}
+	q := fit.Question{Request: cam.Request{Methods: []string{"saliency"}, NSamples: 1}, Engine: engine.Options{Options: instance.Options{Model: "../demo/model.onnx"}, Policy: policy.DefaultPolicy()}}
 	ask := func(device string, level cam.Level) {
 		t.Helper()
 		a, err := fit.Ask(t.Context(), q)
@@ -56,7 +57,7 @@ func TestRunsOfAPass(t *testing.T) {
 		{cam.Request{Methods: []string{"integrated-gradients", "smoothgrad", "saliency"}, Steps: 20, NSamples: 7}, []int{29}},
 		{cam.Request{Methods: []string{"smoothgrad", "vargrad"}, NSamples: 7, Convention: map[string]string{"smoothgrad": "monai"}}, []int{14}}, // noise of two levels
 	} {
-		a, err := fit.Ask(t.Context(), fit.Question{Request: c.request, Engine: engine.Options{Model: "../demo/model.onnx", Policy: policy.DefaultPolicy()}})
+		a, err := fit.Ask(t.Context(), fit.Question{Request: c.request, Engine: engine.Options{Options: instance.Options{Model: "../demo/model.onnx"}, Policy: policy.DefaultPolicy()}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -76,7 +77,7 @@ func TestRunsOfAPass(t *testing.T) {
 func TestPassOfAnActivation(t *testing.T) {
 	pass := map[string]cam.Pass{}
 	for _, method := range []string{"eigencam", "gradcam"} {
-		q := fit.Question{Request: cam.Request{Methods: []string{method}}, Engine: engine.Options{Device: "cpu", Model: "../demo/model.onnx", Policy: policy.DefaultPolicy()}}
+		q := fit.Question{Request: cam.Request{Methods: []string{method}}, Engine: engine.Options{Options: instance.Options{Device: "cpu", Model: "../demo/model.onnx"}, Policy: policy.DefaultPolicy()}}
 		a, err := fit.Ask(t.Context(), q)
 		if err != nil || len(a.Passes) != 1 {
 			t.Fatalf("%s: %+v, %v", method, a, err)

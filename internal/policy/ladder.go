@@ -48,36 +48,39 @@ type Situation struct {
 	StandIn   bool          // the processor computes in the device's place
 	Waited    time.Duration // for other programs to leave memory
 	Renewed   bool          // the context was made anew for this volume
-	Restarter bool          // another process restarts this one
+	Process   bool          // it was made in a worker process
 
 	// Of worker processes.
-	Deaths   int  // over this volume in a row, without anything finished in between
-	Restarts int  // how many of them a volume may cost
-	Killed   bool // the system killed the last one; Tries counts those on the processor
+	Deaths      int  // over this volume in a row, without anything finished in between
+	Restarts    int  // how many of them a volume may cost
+	OutOfMemory bool // the system killed the last one for want of memory
+	Killed      bool // the last one was killed in the device's place; Tries counts those there
 }
 
 // Action is a step after an attempt has failed.
 type Action uint8
 
 const (
-	Fail       Action = iota // the volume fails with the error
-	Repeat                   // begin the pass again with what is there
-	Shrink                   // give back what is in the way, and plan for less
-	Least                    // plan for the least that works
-	Reload                   // give everything back, and take it again
-	GiveBack                 // give everything back: the next class of failure says how to go on
-	Wait                     // for other programs to leave memory
-	NewContext               // make the context anew
-	NewProcess               // start another worker process, which goes on from the draws that were kept
-	HandOver                 // end with the error: the parent process starts another one
-	Processor                // let the processor take the device's place; fewer draws where the policy allows them
-	Skip                     // give the volume up: the next run tries it again
+	Fail           Action = iota // the volume fails with the error
+	Repeat                       // begin the pass again with what is there
+	Shrink                       // give back what is in the way, and plan for less
+	Least                        // plan for the least that works
+	Reload                       // give everything back, and take it again
+	GiveBack                     // give everything back: the next class of failure says how to go on
+	Wait                         // for other programs to leave memory
+	NewContext                   // make the context anew
+	NewProcess                   // start another worker process, which goes on from the draws that were kept
+	SmallerProcess               // the same, with half the memory, and then with the least
+	EndProcess                   // end the worker process: the next class of failure says how to go on
+	Processor                    // let the processor take the device's place; fewer draws where the policy allows them
+	Skip                         // give the volume up: the next run tries it again
 )
 
 // Actions names what is done for people, in the order of the constants.
 var Actions = []string{
 	"the volume fails", "the pass begins again with what is there", "a plan for less memory", "the least that works", "everything is given back and taken again",
-	"everything is given back", "waiting, until there is enough", "a new context", "another worker process", "another worker process",
+	"everything is given back", "waiting, until there is enough", "a new context", "another worker process",
+	"another worker process, with half the memory, then the least", "the worker process is ended",
 	"the processor", "the volume is skipped (`skipped_low_memory`)",
 }
 
@@ -130,12 +133,15 @@ var ladder = []Rung{
 	{noRoom, "", Fail, nil},
 
 	{[]Failure{Persistent}, "for the first time", NewContext, func(_ Policy, s Situation) bool { return !s.Renewed }},
-	{device, "in a worker process", HandOver, func(_ Policy, s Situation) bool { return s.Restarter }},
+	{device, "in a worker process", EndProcess, func(_ Policy, s Situation) bool { return s.Process }},
 	{device, "on the device, and `memory.cpu_fallback`", Processor, func(p Policy, s Situation) bool { return !s.Processor && p.CPU }},
 	{device, "", Fail, nil},
 
+	{[]Failure{Died}, "killed for want of memory on the processor, at most three times in a row", SmallerProcess, func(_ Policy, s Situation) bool {
+		return s.Processor && s.OutOfMemory && (s.Deaths <= s.Restarts || s.Killed && s.Tries <= s.Restarts)
+	}},
 	{[]Failure{Died}, "at most three times in a row", NewProcess, func(_ Policy, s Situation) bool { return s.Deaths <= s.Restarts }},
-	{[]Failure{Died}, "killed on the processor, at most three times", NewProcess, func(_ Policy, s Situation) bool {
+	{[]Failure{Died}, "killed on the processor in the device's place, at most three times", NewProcess, func(_ Policy, s Situation) bool {
 		return s.Processor && s.Killed && s.Tries <= s.Restarts
 	}},
 	{[]Failure{Died}, "on the device, and `memory.cpu_fallback`", Processor, func(p Policy, s Situation) bool { return !s.Processor && p.CPU }},

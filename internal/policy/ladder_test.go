@@ -17,7 +17,7 @@ func each(f func(Policy, Situation)) {
 					for _, waited := range []time.Duration{0, time.Second} {
 						f(Policy{CPU: yes(0), Skip: yes(1), Wait: time.Second}, Situation{
 							Failure: Failure(failure), Smallest: yes(2), LeastFits: yes(3), Fixed: yes(4), Loaded: yes(5), Tries: tries, Processor: yes(6),
-							StandIn: yes(7), Waited: waited, Renewed: yes(8), Restarter: yes(9), Deaths: deaths, Restarts: 3, Killed: yes(2),
+							StandIn: yes(7), Waited: waited, Renewed: yes(8), Process: yes(9), Deaths: deaths, Restarts: 3, Killed: yes(2), OutOfMemory: yes(3),
 						})
 					}
 				}
@@ -38,7 +38,7 @@ func TestNext(t *testing.T) {
 			t.Errorf("%+v waits in %+v", p, s)
 		case a == NewContext && s.Renewed:
 			t.Errorf("a second context in %+v", s)
-		case a == NewProcess && s.Deaths > s.Restarts && s.Tries > s.Restarts:
+		case (a == NewProcess || a == SmallerProcess) && s.Deaths > s.Restarts && s.Tries > s.Restarts:
 			t.Errorf("processes without end in %+v", s)
 		case s.Failure == Failing && s.Tries > Repeats+Reloads && a != GiveBack:
 			t.Errorf("%v without end in %+v", a, s)
@@ -58,8 +58,11 @@ func TestTheLadderEnds(t *testing.T) {
 				t.Fatalf("no end from %+v", s)
 			}
 			switch a := p.Next(s); a {
-			case Fail, Skip, HandOver:
+			case Fail, Skip:
 				return
+			case EndProcess:
+				s.Failure = Died
+				s.Deaths++
 			case Repeat, Reload:
 				if s.Failure == Interrupted {
 					return // by another's wish
@@ -76,7 +79,7 @@ func TestTheLadderEnds(t *testing.T) {
 				s.Waited += time.Second
 			case NewContext:
 				s.Renewed = true
-			case NewProcess:
+			case NewProcess, SmallerProcess:
 				s.Deaths++
 				s.Tries++
 			case Processor:

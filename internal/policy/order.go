@@ -39,3 +39,11 @@ type Outcome struct {
 func (o Outcome) Freed() int {
 	return o.Before.Reserved + o.Before.Overhead - o.After.Reserved - o.After.Overhead
 }
+
+// AddNote adds to the note.
+func (o *Outcome) AddNote(text string) {
+	if o.Note != "" {
+		text = o.Note + "; " + text
+	}
+	o.Note = text
+}

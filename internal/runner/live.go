@@ -21,8 +21,14 @@ import (
 	"github.com/voxcam/voxcam/internal/report"
 	"github.com/voxcam/voxcam/internal/session"
 	"github.com/voxcam/voxcam/internal/sysmem"
-	"github.com/voxcam/voxcam/internal/worker"
 )
+
+// Engine has the methods of an *engine.Engine that a Live uses.
+type Engine interface {
+	Order(ctx context.Context, o policy.Order) (policy.Outcome, error)
+	State() engine.State
+	PID() int // of the worker process; 0 while there is none
+}
 
 // Live is a session that runs, as others see it: it joins what the session tells with what its device says of itself. It is the session's
 // observer, and what the control socket serves.
@@ -32,7 +38,7 @@ type Live struct {
 	next    session.Observer
 
 	mu     sync.Mutex
-	device worker.Engine // nil until it is open
+	device Engine // nil until it is open
 	told   control.Status
 	uuid   string // of the GPU that the device was on last
 }
@@ -58,7 +64,7 @@ func openSurvey() *gpusurvey.Surveyor {
 func (l *Live) Close() error { return l.survey.Close() }
 
 // SetEngine sets the engine that the session computes with from now on; nil for none.
-func (l *Live) SetEngine(e worker.Engine) {
+func (l *Live) SetEngine(e Engine) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.device = e
@@ -99,7 +105,7 @@ func (l *Live) apply(e session.Notice) {
 }
 
 // now returns the session's last status without its device, and the device; nil while there is none.
-func (l *Live) now() (control.Status, worker.Engine) {
+func (l *Live) now() (control.Status, Engine) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.told, l.device
@@ -115,7 +121,7 @@ func (l *Live) Status(context.Context) (control.Status, error) {
 	if s.Device = state.Device; state.Name != "" {
 		s.Device = fmt.Sprintf("%s (%s)", state.Device, state.Name)
 	}
-	s.Worker = workerPID(device)
+	s.Worker = device.PID()
 	s.UUID, s.Usage, s.Budget, s.Level, s.Arena = state.UUID, state.Usage, state.Budget, state.Level, state.Arena
 	s.Held, s.Until, s.State = state.Held, state.Until, state.State
 	s.Plans = append(s.Plans, state.Plans...)
@@ -137,14 +143,6 @@ func (l *Live) Look(ctx context.Context) (monitor.Look, error) {
 	}
 	s, err := l.Status(ctx)
 	return monitor.Look{Time: v.Time, GPUs: v.GPUs, Host: v.Host, Sessions: []monitor.Answer{{Status: s}}, Notes: v.Notes}, err
-}
-
-// workerPID is the process that has the device, 0 if that is this one, or there is none now.
-func workerPID(device worker.Engine) int {
-	if w, ok := device.(interface{ PID() int }); ok {
-		return w.PID()
-	}
-	return 0
 }
 
 // Order implements control.Responder.
@@ -174,7 +172,7 @@ func (l *Live) Figures(ctx context.Context) (f report.Figures, err error) {
 	}
 	state := device.State()
 	f = report.Figures{Budget: state.Budget, Level: state.Level, State: state.State}
-	worker := workerPID(device)
+	worker := device.PID()
 	f.Resident, _ = sysmem.Resident(os.Getpid()) // 0 where it is not known
 	if worker != 0 {
 		f.Worker, _ = sysmem.Resident(worker)

@@ -16,12 +16,11 @@ import (
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/session"
-	"github.com/voxcam/voxcam/internal/worker"
 )
 
 // fakeDevice says a state, and hears orders.
 type fakeDevice struct {
-	worker.Engine
+	Engine
 	state  engine.State
 	orders chan policy.Order
 	err    error

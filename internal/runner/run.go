@@ -122,7 +122,7 @@ func (j *preparation) show(ctx context.Context) (end func()) {
 
 // open opens the model for the data set. Where the file and the configuration leave the volume's size open, it is that of the first volume
 // that goes through the network: one bad volume must not stop the others.
-func (j *preparation) open(ctx context.Context, noise worker.Noise) (worker.Engine, error) {
+func (j *preparation) open(ctx context.Context, noise worker.Noise) (*engine.Engine, error) {
 	o, err := j.config.Engine()
 	if err != nil {
 		return nil, err
@@ -152,22 +152,19 @@ func (j *preparation) open(ctx context.Context, noise worker.Noise) (worker.Engi
 }
 
 // start opens the device and the model on it, in a worker if the configuration, the program and the system have one.
-func (j *preparation) start(ctx context.Context, o engine.Options, noise worker.Noise) (worker.Engine, error) {
-	if !j.config.Memory.Worker || !j.SelfWorker && len(j.Worker) == 0 {
-		return worker.OpenEngine(ctx, o)
-	}
-	if unusable := worker.Usable(); unusable != nil {
-		if worker.Supported {
+func (j *preparation) start(ctx context.Context, o engine.Options, noise worker.Noise) (*engine.Engine, error) {
+	if j.config.Memory.Worker && (j.SelfWorker || len(j.Worker) > 0) {
+		unusable := worker.Usable()
+		switch {
+		case unusable == nil:
+			o.Worker = &worker.Options{PassTimeout: j.config.Memory.PassTimeout, Noise: noise, Command: j.Worker}
+		case worker.Supported:
 			j.tell(nil, []string{fmt.Sprintf("the device stays in this process: %v", unusable)})
 		}
-		return worker.OpenEngine(ctx, o)
 	}
-	w, err := worker.Start(ctx, o, worker.Options{PassTimeout: j.config.Memory.PassTimeout, Noise: noise, Command: j.Worker})
+	e, err := engine.Open(ctx, o)
 	if errors.Is(err, worker.ErrNoProcess) {
 		err = fmt.Errorf("%w; %s=false (memory.worker = false) keeps the device in this process", err, option.Mention("worker"))
 	}
-	if err != nil {
-		return nil, err
-	}
-	return w, nil
+	return e, err
 }

@@ -3,7 +3,6 @@ package worker
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"sync"
@@ -47,19 +46,6 @@ func (a *arena) put(values []float32) (region, error) {
 		return region{}, errors.Join(fmt.Errorf("no shared memory for %d bytes: %w", r.Length, err), a.release(r))
 	}
 	return r, nil
-}
-
-// copy takes memory for what is in a region of another file.
-func (a *arena) copy(from *os.File, r region) (region, error) {
-	to := a.take(r.Length)
-	n, err := io.Copy(io.NewOffsetWriter(a.file, to.Offset), io.NewSectionReader(from, r.Offset, r.Length))
-	if err == nil && n < r.Length {
-		err = io.ErrUnexpectedEOF
-	}
-	if err != nil {
-		return region{}, errors.Join(fmt.Errorf("no shared memory for %d bytes: %w", r.Length, err), a.release(to))
-	}
-	return to, nil
 }
 
 // release gives a region back, and its memory to the system.

@@ -3,7 +3,6 @@ package worker
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,37 +13,32 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"github.com/voxcam/voxcam/internal/engine"
 )
 
-// child is a process that runs an engine, as its parent sees it.
+// child is the process and the connection to it.
 type child struct {
-	options   engine.Options // that it was started with
-	cmd       *exec.Cmd
-	conn      *os.File
-	pipe      *pipe
-	out       *os.File // shared memory that it manages
-	processor bool     // it computes there
-	stderr    *tail
-	hear      func(*child, frame) // what it tells; called one at a time
-	kills     int                 // that the system did for want of memory, when it was started
+	cmd    *exec.Cmd
+	conn   *os.File
+	pipe   *pipe
+	out    *os.File // shared memory that it manages
+	stderr *tail
+	hear   func(frame) error // notes what it tells; called one at a time
+	kills  int               // that the system did for want of memory, when it was started
 
 	mu    sync.Mutex
 	calls map[uint64]chan frame
 	last  uint64
 
-	signs  atomic.Int64  // that it gets on: how many it has given
-	reason atomic.Value  // string: why it was ended by us
-	gone   chan struct{} // closed when nothing comes from it any more, and all that came was heard
-	ended  chan struct{} // closed when the process has ended
-	tasks  sync.WaitGroup
+	signs       atomic.Int64  // number of signs that it gets on
+	reason      atomic.Value  // string: why it was ended by us
+	gone        chan struct{} // closed when nothing comes from it any more, and all that came was heard
+	ended       chan struct{} // closed when the process has ended
+	interrupted chan struct{} // closed when no call is to wait any more
+	interrupt   func()        // closes interrupted
+	tasks       sync.WaitGroup
 }
 
-// ErrNoProcess says that the system gives no process, or not what the two sides are connected by.
-var ErrNoProcess = errors.New("the worker process cannot be started")
-
-// errDied says that a child is no more. It is answered by another one.
+// errDied says that a child is no more.
 var errDied = errors.New("the worker process has ended")
 
 // Limits of time.
@@ -58,7 +52,7 @@ const (
 const inside = "VOXCAM_WORKER"
 
 // spawn starts a process that has not opened anything yet. in is the memory that this process manages.
-func spawn(options engine.Options, set *Options, in *os.File, hear func(*child, frame)) (*child, error) {
+func spawn(set *Options, in *os.File, hear func(frame) error) (*child, error) {
 	if os.Getenv(inside) != "" {
 		return nil, errors.New("internal error, please report it: a worker would start a worker")
 	}
@@ -71,8 +65,9 @@ func spawn(options engine.Options, set *Options, in *os.File, hear func(*child, 
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w", ErrNoProcess, err), ours.Close())
 	}
-	c := &child{options: options, conn: ours, pipe: newPipe(ours), out: out, hear: hear, kills: set.oomKills(),
-		stderr: &tail{}, calls: map[uint64]chan frame{}, gone: make(chan struct{}), ended: make(chan struct{})}
+	c := &child{conn: ours, pipe: newPipe(ours), out: out, hear: hear, kills: set.OOMKills(), stderr: &tail{}, calls: map[uint64]chan frame{},
+		gone: make(chan struct{}), ended: make(chan struct{}), interrupted: make(chan struct{})}
+	c.interrupt = sync.OnceFunc(func() { close(c.interrupted) })
 	command := set.Command
 	if len(command) == 0 {
 		path, err := program()
@@ -119,7 +114,9 @@ func (c *child) read() {
 			c.progressed()
 		}
 		if f.kind != kindReply && f.kind != kindFault {
-			c.hear(c, f)
+			if err := c.hear(f); err != nil {
+				c.kill("it sent " + err.Error())
+			}
 			continue
 		}
 		c.mu.Lock()
@@ -219,10 +216,16 @@ func (c *child) call(ctx context.Context, kind kind, in, out any) error {
 	if err := c.pipe.send(kind, number, in); err != nil && !broken(err) {
 		return err
 	}
-	done := ctx.Done()
+	done, interrupted := ctx.Done(), c.interrupted
+	if kind == callClose {
+		interrupted = nil
+	}
 	var late <-chan time.Time
 	for {
 		select {
+		case <-interrupted:
+			c.say(sayCancel, number, nil)
+			return errClosed
 		case f := <-answer:
 			return c.understand(ctx, f, out)
 		case <-c.gone:
@@ -256,12 +259,7 @@ func (c *child) understand(ctx context.Context, f frame, out any) error {
 			c.kill("it sent " + err.Error())
 			return errDied
 		}
-		err = text.error()
-		switch {
-		case text.Kind == faultLost || text.Kind == faultTransient:
-			c.kill(text.Text)
-			return errDied
-		case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+		if err = text.error(); errors.Is(err, context.Canceled) && ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		return err
@@ -278,15 +276,6 @@ func (c *child) understand(ctx context.Context, f frame, out any) error {
 
 // say tells the child what it does not answer. A child that is gone need not know.
 func (c *child) say(kind kind, call uint64, body any) { _ = c.pipe.send(kind, call, body) }
-
-// open has the engine opened.
-func (c *child) open(ctx context.Context, set *Options) (o opened, err error) {
-	text, err := json.Marshal(c.options)
-	if err != nil {
-		return o, err
-	}
-	return o, c.call(ctx, callOpen, opening{Options: text, Noise: set.Noise, Pulse: int64(set.pulse)}, &o)
-}
 
 // close asks the child to end, and makes it.
 func (c *child) close(grace time.Duration) error {
@@ -326,15 +315,6 @@ func (c *child) bury() {
 		}
 	}
 	c.tasks.Wait()
-}
-
-func (c *child) isGone() bool {
-	select {
-	case <-c.gone:
-		return true
-	default:
-		return false
-	}
 }
 
 // killed reports whether the process was killed by somebody else. It has ended.

@@ -1,4 +1,4 @@
-package worker
+package worker_test
 
 import (
 	"errors"
@@ -13,8 +13,10 @@ import (
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/input"
+	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/internal/network"
 	"github.com/voxcam/voxcam/internal/policy"
+	"github.com/voxcam/voxcam/internal/worker"
 	"github.com/voxcam/voxcam/volume"
 	"github.com/voxcam/voxcam/volume/format"
 )
@@ -26,7 +28,8 @@ func TestEngine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := engine.Options{ModelOptions: network.ModelOptions{Shape: [4]int{v.Channels, v.Depth, v.Height, v.Width}}, Model: filepath.Join(dir, "model.torchscript.onnx"), Device: "cpu", Policy: policy.DefaultPolicy(), Ahead: true}
+	o := engine.Options{Policy: policy.DefaultPolicy(), Options: instance.Options{Model: filepath.Join(dir, "model.torchscript.onnx"), Device: "cpu", Ahead: true,
+		ModelOptions: network.ModelOptions{Shape: [4]int{v.Channels, v.Depth, v.Height, v.Width}}}}
 	req := cam.Request{Methods: []string{"gradcam", "smoothgrad", "vargrad", "saliency"}, NSamples: 6, NoiseLevel: 0.15, Seed: 5, SampleID: "s"}
 	here, err := engine.Open(t.Context(), o)
 	if err != nil {
@@ -37,7 +40,8 @@ func TestEngine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := Start(t.Context(), o, Options{})
+	o.Worker = &worker.Options{}
+	w, err := engine.Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +96,7 @@ func TestEngineOfAnotherModel(t *testing.T) {
 		}
 	}
 	put("convs")
-	w, err := Start(t.Context(), engine.Options{Model: path, Device: "cpu", Policy: policy.DefaultPolicy()}, Options{})
+	w, err := engine.Open(t.Context(), engine.Options{Options: instance.Options{Model: path, Device: "cpu"}, Policy: policy.DefaultPolicy(), Worker: &worker.Options{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +124,9 @@ func TestEngineOfAnotherModel(t *testing.T) {
 
 // What the border costs: a volume of 256 MiB goes over, and a map of its size comes back.
 func BenchmarkHandOver(b *testing.B) {
-	w, err := Start(b.Context(), script{Quick: true}.options(), Options{})
+	o := script{Quick: true}.options()
+	o.Worker = &worker.Options{}
+	w, err := engine.Open(b.Context(), o)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package worker
+package worker_test
 
 import (
 	"context"
@@ -14,23 +14,25 @@ import (
 	"time"
 
 	"github.com/voxcam/voxcam/cam"
-	"github.com/voxcam/voxcam/internal/engine"
+	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/input"
+	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/internal/policy"
+	"github.com/voxcam/voxcam/internal/worker"
 	"github.com/voxcam/voxcam/volume"
 )
 
 // The test program is also the child, as the program itself is, and a parent that is killed.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == "worker" {
-		open := func(ctx context.Context, o engine.Options) (Engine, error) {
+		open := func(ctx context.Context, o instance.Options) (instance.Instance, error) {
 			if strings.HasPrefix(o.Model, "{") {
 				return openFake(ctx, o)
 			}
-			return OpenEngine(ctx, o)
+			return instance.Open(ctx, o)
 		}
-		if err := serve(open, dieAtMessage()); err != nil {
+		if err := worker.Serve(open, dieAtMessage()); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -42,14 +44,13 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// script says what a fake engine does. It is the name of its model.
+// script says what a fake instance does. It is the name of its model.
 type script struct {
-	Dir      string // where engines note what they did, for the next ones
+	Dir      string // where instances note what they did, for the next ones
 	Refuse   string // at opening
 	Budget   int    // at Prepare: a budget that is too small
 	Harm     []harm
 	Pass     time.Duration // that a pass takes
-	StateAt  string        // state while it computes; "" for the usual one
 	NoPulse  bool          // State hangs while a volume hangs
 	Binds    bool
 	Quick    bool // the heatmap is the volume
@@ -70,26 +71,33 @@ type harm struct {
 // fake explains by arithmetic. Draws add up in a state that is kept.
 type fake struct {
 	script  script
-	options engine.Options
+	options instance.Options
 	spot    chan struct{} // for a volume that waits
 	turn    chan struct{}
 	hung    sync.Mutex
 
 	mu    sync.Mutex
-	state engine.State
+	name  string
+	held  bool
 	shape [4]int
 }
 
-func openFake(ctx context.Context, o engine.Options) (Engine, error) {
+func openFake(ctx context.Context, o instance.Options) (instance.Instance, error) {
 	e := &fake{options: o, spot: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
 	if err := json.Unmarshal([]byte(o.Model), &e.script); err != nil {
 		return nil, err
 	}
-	e.state = engine.State{Device: o.Device, Name: "cpu/fake", State: "idle"}
+	e.name, e.held, e.shape = "cpu/fake", o.Held, o.Shape
 	if e.script.OnDevice && o.Device != "cpu" {
-		e.state.Name = "cuda/fake"
+		e.name = "cuda/fake"
 	}
 	e.note("open %s %s", o.Device, o.Budget)
+	if e.shape != [4]int{} {
+		e.note("bind %v", e.shape)
+	}
+	if e.held {
+		e.note("held")
+	}
 	if err := e.harm(ctx, "open", "", 0); err != nil {
 		return nil, err
 	}
@@ -138,6 +146,9 @@ func (e *fake) harm(ctx context.Context, at, sample string, pass int) error {
 		if h.At != at || h.Sample != "" && h.Sample != sample || h.Pass != pass || e.options.Device == "cpu" && !h.CPU ||
 			h.After > 0 && first(e.script.Dir, fmt.Sprint("after", i), h.After) || h.Times > 0 && !first(e.script.Dir, fmt.Sprint("harm", i), h.Times) {
 			continue
+		}
+		if h.How == "hang" || h.How == "wait" {
+			e.note("harm %s at %s", h.How, at)
 		}
 		switch h.How {
 		case "exit":
@@ -203,26 +214,26 @@ func (e *fake) Order(ctx context.Context, o policy.Order) (policy.Outcome, error
 		return policy.Outcome{}, err
 	}
 	e.mu.Lock()
-	e.state.Held = o.Operation == policy.Release || o.Operation == policy.Trim && e.state.Held
+	e.held = o.Operation == policy.Release || o.Operation == policy.Trim && e.held
 	e.mu.Unlock()
 	return policy.Outcome{Operation: o.Operation, Note: "done"}, nil
 }
 
-func (e *fake) State() engine.State {
+func (e *fake) Usage(context.Context) (backend.Usage, error) { return backend.Usage{}, nil }
+
+func (e *fake) UseLeast(context.Context, int) (bool, error) { return false, nil }
+
+func (e *fake) Device() instance.Device {
+	return instance.Device{Name: e.name, Processor: e.name == "cpu/fake", Warnings: []string{"a warning"}, Notes: []string{"a note"}}
+}
+
+func (e *fake) State() instance.State {
 	e.hung.Lock()
 	defer e.hung.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.state
+	return instance.State{Held: e.held}
 }
-
-func (e *fake) enter(state string) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.state.State = state
-}
-
-func (e *fake) Notes() (warnings, notes []string) { return []string{"a warning"}, []string{"a note"} }
 
 func (e *fake) Close() error { e.note("close"); return nil }
 
@@ -241,6 +252,9 @@ type fakeWork struct {
 func (e *fake) Begin(ctx context.Context, v *volume.Volume, req cam.Request) (explain.Work, error) {
 	if err := v.CheckFinite(); err != nil {
 		return nil, err
+	}
+	if len(e.spot) > 0 {
+		e.note("wait %s", req.SampleID)
 	}
 	select {
 	case e.spot <- struct{}{}:
@@ -269,15 +283,9 @@ func (w *fakeWork) Compute(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	defer w.leave()
-	state := engine.StateComputing
-	if e.script.StateAt != "" {
-		state = e.script.StateAt
-	}
-	e.enter(state)
-	defer e.enter("idle")
 	total := 1 + req.NSamples
 	r := &cam.Result{TargetLayer: "layer", Probabilities: []float64{0.25, 0.5, 0.25}, Logits: []float32{0, 1, float32(v.Data[0])},
-		Predicted: 1, TargetClass: req.Target.Class.Index, CellSize: [3]float64{1, 2, 2}, Execution: cam.Execution{Device: e.state.Name, Level: cam.LevelWhole}}
+		Predicted: 1, TargetClass: req.Target.Class.Index, CellSize: [3]float64{1, 2, 2}, Execution: cam.Execution{Device: e.name, Level: cam.LevelWhole}}
 	if r.Predicted = 1; req.Target.Class.Kind == cam.ClassPredicted {
 		r.TargetClass = r.Predicted
 	}
@@ -335,7 +343,7 @@ func (w *fakeWork) Compute(ctx context.Context) error {
 		for _, x := range sum[:v.Voxels()] {
 			m.Heatmap = append(m.Heatmap, x*float32(k+1))
 		}
-		if method == "fails" {
+		if method == "saliency" {
 			m = cam.MethodResult{Method: method, Status: cam.StatusFailed, Reason: "it always does"}
 		}
 		r.Methods = append(r.Methods, m)

@@ -2,13 +2,12 @@ package worker
 
 import (
 	"os/exec"
-	"strings"
 	"testing"
 )
 
-// Only a child that computed on the processor, and that the system has killed since it began, leaves less memory to the next one: half the
-// first time, then the least. Where the system does not count (-1), a kill from outside is taken for one for want of memory.
-func TestWhoLeavesLessMemory(t *testing.T) {
+// Only a kill by the system since the child began is one for want of memory. Where the system does not count (-1), a kill from outside is taken
+// for one.
+func TestKilledForWantOfMemory(t *testing.T) {
 	killed := exec.Command("sleep", "60")
 	if err := killed.Start(); err != nil {
 		t.Fatal(err)
@@ -21,25 +20,21 @@ func TestWhoLeavesLessMemory(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		cmd           *exec.Cmd
-		processor     bool
 		before, after int
-		want          []string // budgets after one such end and another
+		want          bool
 	}{
-		"killed by the system":           {killed, true, 3, 4, []string{"4294967296", "min"}},
-		"killed, nobody counts":          {killed, true, -1, -1, []string{"4294967296", "min"}},
-		"killed by somebody else":        {killed, true, 0, 0, []string{"8GiB", "8GiB"}},
-		"killed by somebody, others too": {killed, true, 3, 3, []string{"8GiB", "8GiB"}},
-		"computed on a device":           {killed, false, 3, 4, []string{"8GiB", "8GiB"}},
-		"ended by itself":                {done, true, 3, 4, []string{"8GiB", "8GiB"}},
+		"killed by the system":           {killed, 3, 4, true},
+		"killed, nobody counts":          {killed, -1, -1, true},
+		"killed by somebody else":        {killed, 0, 0, false},
+		"killed by somebody, others too": {killed, 3, 3, false},
+		"ended by itself":                {done, 3, 4, false},
 	} {
-		w := &Worker{budget: "8GiB", changed: make(chan struct{}), set: Options{oomKills: func() int { return test.after }}}
-		c := &child{cmd: test.cmd, processor: test.processor, kills: test.before, ended: make(chan struct{})}
+		c := &child{cmd: test.cmd, kills: test.before, ended: make(chan struct{}), gone: make(chan struct{}), stderr: &tail{}}
 		close(c.ended)
-		for i, want := range test.want {
-			said := w.lessMemory(c)
-			if w.budget != want || strings.Contains(said, "budget of "+want) != (want != "8GiB") {
-				t.Errorf("%s, end %d: budget %s, %q, want %s", name, i+1, w.budget, said, want)
-			}
+		close(c.gone)
+		w := &Worker{child: c, set: Options{OOMKills: func() int { return test.after }}}
+		if died := w.Died(); died.OutOfMemory != test.want {
+			t.Errorf("%s: %+v", name, died)
 		}
 	}
 }

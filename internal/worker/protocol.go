@@ -13,6 +13,7 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/input"
+	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/volume"
 )
 
@@ -21,14 +22,16 @@ type kind uint8
 
 const (
 	// Calls of the parent. Each is answered by a frame of the same number, of kindReply or kindFault.
-	callOpen    kind = 1 + iota // opening -> opened
-	callBind                    // [4]int -> cam.Info
-	callPrepare                 // []string
-	callBegin                   // beginning
-	callCompute                 // uint64, the work
-	callResult                  // uint64, the work -> cam.Result without maps
-	callMaps                    // wanted -> maps, which stay until the next call for the work
-	callOrder                   // policy.Order -> policy.Outcome
+	callOpen     kind = 1 + iota // opening -> opened
+	callBind                     // [4]int -> cam.Info
+	callPrepare                  // []string
+	callBegin                    // beginning
+	callCompute                  // uint64, the work
+	callResult                   // uint64, the work -> cam.Result without maps
+	callMaps                     // wanted -> outputs, which stay until the next call for the work
+	callOrder                    // policy.Order -> policy.Outcome
+	callUsage                    // -> backend.Usage
+	callUseLeast                 // int, bytes -> bool
 	callClose
 
 	// What the parent says besides.
@@ -130,18 +133,18 @@ func unpackInto(body []byte, to any) (err error) {
 // Bodies. Options and states travel as JSON, which their types are made for.
 type (
 	opening struct {
-		Options []byte // engine.Options
+		Options []byte // instance.Options
 		Noise   Noise
 		Pulse   int64 // nanoseconds from one state to the next
 	}
 	opened struct {
-		Info cam.Info
-		Told telling
+		Device instance.Device
+		Info   cam.Info
+		Told   telling
 	}
 	telling struct {
-		State           []byte // engine.State
-		Warnings, Notes []string
-		Pulse           bool // the engine waits or loads, or has nothing to do
+		State []byte // instance.State
+		Pulse bool   // the instance loads, or has nothing to do
 	}
 	beginning struct {
 		Work     uint64
@@ -163,7 +166,7 @@ type (
 		Work   uint64
 		Method int
 	}
-	maps struct {
+	outputs struct {
 		Map, Heatmap   region // of the child's memory
 		Values, Voxels int    // of both; -1: nil
 	}
@@ -262,19 +265,13 @@ func nested[P error](kind string, take func(P) ([2]int, error), put func([2]int,
 		}}
 }
 
-// Kinds of errors that say that the engine cannot go on, and another process could.
-const (
-	faultLost      = "lost"
-	faultTransient = "transient"
-)
-
 // knownErrors are all of them; of several in one error, the first counts.
 func knownErrors() []knownError {
 	return []knownError{
 		nested("skipped", func(e *cam.SkippedError) ([2]int, error) { return [2]int{}, e.Err },
 			func(_ [2]int, err error) error { return &cam.SkippedError{Err: err} }),
-		value(faultLost, cam.ErrLost),
-		nested(faultTransient, func(e *cam.TransientError) ([2]int, error) { return [2]int{e.Tries}, e.Err },
+		value("lost", cam.ErrLost),
+		nested("transient", func(e *cam.TransientError) ([2]int, error) { return [2]int{e.Tries}, e.Err },
 			func(f [2]int, err error) error { return &cam.TransientError{Tries: f[0], Err: err} }),
 		nested("memory", func(e *cam.MemoryError) ([2]int, error) { return [2]int{e.Needs, e.Free}, e.Err },
 			func(f [2]int, err error) error { return &cam.MemoryError{Needs: f[0], Free: f[1], Err: err} }),

@@ -5,9 +5,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -43,7 +45,7 @@ var bodies = map[kind]any{
 	tellProgress:   progress{7, 1, 2},
 	tellEvent:      happened{7, cam.Event{Time: time.Unix(1, 2).UTC(), Kind: cam.EventSmaller, Text: "less"}},
 	tellCheckpoint: checkpoint{7, "k", 3, region{0, 8}},
-	tellState:      telling{State: []byte("{}"), Warnings: []string{"w"}, Pulse: true},
+	tellState:      telling{State: []byte("{}"), Pulse: true},
 }
 
 func TestFrames(t *testing.T) {
@@ -158,21 +160,12 @@ func TestArena(t *testing.T) {
 	if err != nil || big.Offset != regions[1].Offset {
 		t.Errorf("it lies at %d instead of %d, %v", big.Offset, regions[1].Offset, err)
 	}
-	other, err := newShared("other")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close()
-	copied, err := (&arena{file: other}).copy(file, regions[3])
-	if err != nil {
-		t.Fatal(err)
-	}
 	for i, c := range []struct {
 		arena *arena
 		at    region
 		first int
 		count int
-	}{{a, regions[0], 0, 80_000}, {a, big, 0, 100_000}, {a, regions[3], 3, 80_000}, {&arena{file: other}, copied, 3, 80_000}} {
+	}{{a, regions[0], 0, 80_000}, {a, big, 0, 100_000}, {a, regions[3], 3, 80_000}} {
 		got, err := get(c.arena.file, c.at, c.count)
 		if err != nil || got[0] != float32(c.first) || got[c.count-1] != float32(c.first+c.count-1) {
 			t.Errorf("region %d: %v", i, err)
@@ -270,12 +263,12 @@ func TestArenaUsesHoles(t *testing.T) {
 func TestRequestsAreSentWhole(t *testing.T) {
 	notSent := map[string]string{
 		"Noise":      "the child reads the file of draws itself",
-		"Checkpoint": "states of draws are kept in memory that parent and child share",
+		"Checkpoint": "states of points are kept in memory that parent and child share",
 		"Progress":   "a function",
 		"OnEvent":    "a function",
 	}
 	req := cam.Request{
-		Noise: noDraws{}, Checkpoint: nowhere{}, Progress: func(int, int) {}, OnEvent: func(cam.Event) {},
+		Noise: noDraws{}, Checkpoint: noStates{}, Progress: func(int, int) {}, OnEvent: func(cam.Event) {},
 	}
 	fields := reflect.VisibleFields(reflect.TypeOf(req))
 	for _, f := range fields {
@@ -311,6 +304,21 @@ type noDraws struct{}
 
 func (noDraws) Draw(int, []float32) error { return nil }
 func (noDraws) Len() int                  { return 0 }
+
+// noStates keeps nothing.
+type noStates struct{}
+
+func (noStates) Latest(string) ([]float32, int)    { return nil, 0 }
+func (noStates) Keep(string, []float32, int) error { return nil }
+
+// blocks returns the memory that a file of shared memory takes, in blocks of 512 bytes.
+func blocks(t *testing.T, f *os.File) int64 {
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Sys().(*syscall.Stat_t).Blocks
+}
 
 // fill gives v, and all in it, values that are not zero.
 func fill(t *testing.T, name string, v reflect.Value) {

@@ -8,15 +8,14 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/voxcam/voxcam/cam"
-	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/input"
+	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/volume/npy"
 	"github.com/voxcam/voxcam/volume"
@@ -29,12 +28,16 @@ const (
 	descriptorOut
 )
 
-// Serve runs a child: it opens an engine when its parent says so, and answers its calls, until the parent has closed the connection or is
-// gone. Whoever calls it must end the process when it returns: calls to a driver may still be on their way.
-func Serve(open Open) error { return serve(open, func() {}) }
+// Open makes the instance of a child.
+type Open func(ctx context.Context, o instance.Options) (instance.Instance, error)
 
-// serve is Serve that calls a function before each message that it reads or sends.
-func serve(open Open, before func()) error {
+// Serve runs a child: it opens an instance when its parent says so, and answers its calls, until the parent has closed the connection or is
+// gone. Its caller must end the process when it returns: calls to a driver may still be on their way. Before, unless it is nil, is called
+// before each message that is read or sent, for tests.
+func Serve(open Open, before func()) error {
+	if before == nil {
+		before = func() {}
+	}
 	conn, in, out := os.NewFile(descriptorConn, "parent"), os.NewFile(descriptorIn, "in"), os.NewFile(descriptorOut, "out")
 	if info, err := conn.Stat(); err != nil || info.Mode()&os.ModeSocket == 0 {
 		return errors.New("this command is for voxcam run, which starts it with a connection to itself")
@@ -71,13 +74,13 @@ type server struct {
 	in     *os.File
 	out    *arena
 
-	mu     sync.Mutex
-	engine Engine // nil until it is opened
-	noise  cam.NoiseDraw
-	calls  map[uint64]context.CancelFunc
-	works  map[uint64]*served
-	// beginning is how many volumes are being brought to the device.
-	beginning int
+	mu        sync.Mutex
+	instance  instance.Instance // nil until it is opened
+	noise     cam.NoiseDraw
+	calls     map[uint64]context.CancelFunc
+	works     map[uint64]*served
+	beginning int // volumes that are being brought to the device
+	computing int // volumes that are computed, or wait for that
 }
 
 // served is a volume that has been begun.
@@ -87,18 +90,26 @@ type served struct {
 	work   explain.Work
 	result *cam.Result
 
-	alive context.Context // until the parent has no use for the work: maps that are lost on their way back are computed again with it
-	stop  context.CancelFunc
-
 	mu    sync.Mutex
 	stage stage
-	busy  bool // a call uses the work
+	stop  context.CancelFunc // ends the context of the latest Compute, with which maps that are lost on their way back are computed again
+	busy  bool               // a call uses the work
 	kept  map[string]kept
 	maps  []region // that the parent may be reading
 	ended bool     // the parent has no use for it
 }
 
-// kept is a state of unfinished draws.
+// stage is the progress of a served work.
+type stage int
+
+const (
+	stageBegun    stage = iota // Compute may be called, for the first time or after an error
+	stageComputed              // its result may be asked for
+	stageFetched               // its result was given out
+	stageEnded
+)
+
+// kept is a state of unfinished points.
 type kept struct {
 	draws int
 	state region
@@ -107,15 +118,17 @@ type kept struct {
 
 // answers to calls.
 var answers = map[kind]func(*server, context.Context, []byte) (any, error){
-	callOpen:    asked((*server).answerOpen),
-	callBind:    asked((*server).answerBind),
-	callPrepare: asked((*server).answerPrepare),
-	callBegin:   asked((*server).answerBegin),
-	callCompute: asked((*server).answerCompute),
-	callResult:  asked((*server).answerResult),
-	callMaps:    asked((*server).answerMaps),
-	callOrder:   asked((*server).answerOrder),
-	callClose:   func(s *server, _ context.Context, _ []byte) (any, error) { return s.answerClose() },
+	callOpen:     asked((*server).answerOpen),
+	callBind:     asked((*server).answerBind),
+	callPrepare:  asked((*server).answerPrepare),
+	callBegin:    asked((*server).answerBegin),
+	callCompute:  asked((*server).answerCompute),
+	callResult:   asked((*server).answerResult),
+	callMaps:     asked((*server).answerMaps),
+	callOrder:    asked((*server).answerOrder),
+	callUsage:    func(s *server, ctx context.Context, _ []byte) (any, error) { return s.answerUsage(ctx) },
+	callUseLeast: asked((*server).answerUseLeast),
+	callClose:    func(s *server, _ context.Context, _ []byte) (any, error) { return s.answerClose() },
 }
 
 // asked is an answer to a question of type T.
@@ -178,18 +191,18 @@ func (s *server) send(kind kind, call uint64, body any) {
 	}
 }
 
-// opened returns the engine.
-func (s *server) opened() (Engine, error) {
+// opened returns the instance.
+func (s *server) opened() (instance.Instance, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.engine == nil {
-		return nil, errors.New("internal error, please report it: the engine is not open")
+	if s.instance == nil {
+		return nil, errors.New("internal error, please report it: the instance is not open")
 	}
-	return s.engine, nil
+	return s.instance, nil
 }
 
 func (s *server) answerOpen(ctx context.Context, o opening) (any, error) {
-	var options engine.Options
+	var options instance.Options
 	if err := json.Unmarshal(o.Options, &options); err != nil {
 		return nil, err
 	}
@@ -208,9 +221,9 @@ func (s *server) answerOpen(ctx context.Context, o opening) (any, error) {
 		return nil, err
 	}
 	s.mu.Lock()
-	s.engine = e
+	s.instance = e
 	s.mu.Unlock()
-	answer := opened{Info: e.Info()}
+	answer := opened{Device: e.Device(), Info: e.Info()}
 	if answer.Told, err = s.look(e); err != nil {
 		return nil, err
 	}
@@ -218,28 +231,25 @@ func (s *server) answerOpen(ctx context.Context, o opening) (any, error) {
 	return answer, nil
 }
 
-// look asks the engine what it does. What is computed on the processor hangs in no driver. A volume that is brought to an idle device waits for
-// nothing unless it has others before it.
-func (s *server) look(e Engine) (t telling, err error) {
-	state := e.State()
-	t.State, err = json.Marshal(state)
-	t.Warnings, t.Notes = e.Notes()
+// look describes the instance. On the processor nothing hangs in a driver. A volume that is brought to an idle device waits for nothing unless
+// it has others before it.
+func (s *server) look(e instance.Instance) (t telling, err error) {
 	s.mu.Lock()
-	first := s.beginning > 0 && len(s.works) == 0
+	inDriver := s.computing > 0 || s.beginning > 0 && len(s.works) == 0
 	s.mu.Unlock()
-	inDriver := state.State == engine.StateComputing || state.State == engine.StateIdle && first
-	t.Pulse = !inDriver || strings.HasPrefix(state.Name, onProcessor)
+	t.Pulse = !inDriver || e.Device().Processor
+	t.State, err = json.Marshal(e.State())
 	return t, err
 }
 
-// pulse tells the parent what the engine does, as long as the process lives. An engine that hangs does not answer, and has no pulse.
-func (s *server) pulse(e Engine, every time.Duration) {
+// pulse describes the instance to the parent, as long as the process lives. An instance that hangs does not answer, and has no pulse.
+func (s *server) pulse(e instance.Instance, every time.Duration) {
 	for range time.Tick(every) {
 		s.tell(e)
 	}
 }
 
-func (s *server) tell(e Engine) {
+func (s *server) tell(e instance.Instance) {
 	if t, err := s.look(e); err == nil {
 		s.send(tellState, 0, t)
 	}
@@ -274,6 +284,22 @@ func (s *server) answerOrder(ctx context.Context, o policy.Order) (any, error) {
 	return outcome, err
 }
 
+func (s *server) answerUsage(ctx context.Context) (any, error) {
+	e, err := s.opened()
+	if err != nil {
+		return nil, err
+	}
+	return e.Usage(ctx)
+}
+
+func (s *server) answerUseLeast(ctx context.Context, bytes int) (any, error) {
+	e, err := s.opened()
+	if err != nil {
+		return nil, err
+	}
+	return e.UseLeast(ctx, bytes)
+}
+
 func (s *server) answerClose() (any, error) {
 	e, err := s.opened()
 	if err != nil {
@@ -287,8 +313,7 @@ func (s *server) answerBegin(ctx context.Context, b beginning) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &served{server: s, id: b.Work, stage: stageBegun, kept: map[string]kept{}}
-	w.alive, w.stop = context.WithCancel(context.Background())
+	w := &served{server: s, id: b.Work, kept: map[string]kept{}, stop: func() {}}
 	for _, k := range b.Kept {
 		w.kept[k.Key] = kept{draws: k.Draws, state: k.State}
 	}
@@ -312,7 +337,6 @@ func (s *server) answerBegin(ctx context.Context, b beginning) (any, error) {
 	defer s.mu.Unlock()
 	s.beginning--
 	if err != nil {
-		w.stop()
 		return nil, err
 	}
 	s.works[w.id] = w
@@ -337,9 +361,22 @@ func (s *server) answerCompute(ctx context.Context, id uint64) (any, error) {
 	if work == nil {
 		return nil, fmt.Errorf("internal error, please report it: volume %d is not to be explained", id)
 	}
-	if err := w.during(ctx, work.Compute); err != nil {
-		w.used(stageFailed)
-		return nil, err // states of draws stay until the parent has ended the work: it may have another use for them
+	alive, stop := context.WithCancel(context.Background())
+	w.mu.Lock()
+	w.stop = stop
+	w.mu.Unlock()
+	s.mu.Lock()
+	s.computing++
+	s.mu.Unlock()
+	defer context.AfterFunc(ctx, stop)()
+	err = work.Compute(alive)
+	s.mu.Lock()
+	s.computing--
+	s.mu.Unlock()
+	if err != nil {
+		stop()
+		w.used(stageBegun)
+		return nil, err
 	}
 	w.used(stageComputed)
 	e, err := s.opened()
@@ -359,12 +396,11 @@ func (s *server) answerResult(ctx context.Context, id uint64) (any, error) {
 	if work == nil {
 		return nil, fmt.Errorf("internal error, please report it: volume %d is not explained", id)
 	}
-	err = w.during(ctx, func(context.Context) (err error) {
-		w.result, err = work.Result()
-		return err
-	})
+	stop := context.AfterFunc(ctx, w.stop)
+	w.result, err = work.Result()
+	stop()
 	if err != nil {
-		w.used(stageFailed)
+		w.used(stageBegun)
 		return nil, err
 	}
 	w.used(stageFetched)
@@ -376,14 +412,7 @@ func (s *server) answerResult(ctx context.Context, id uint64) (any, error) {
 	return r, nil
 }
 
-// during runs f with the work's context, which a cancelled call ends, too.
-func (w *served) during(ctx context.Context, f func(context.Context) error) error {
-	stop := context.AfterFunc(ctx, w.stop)
-	defer stop()
-	return f(w.alive)
-}
-
-// use takes the work, if it is at that stage, for a call that may take long: nobody else may use it meanwhile.
+// use takes the work, if it is at that stage, for a call that may take long; until used, others get nil.
 func (w *served) use(at stage) explain.Work {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -414,7 +443,7 @@ func (s *server) answerMaps(_ context.Context, q wanted) (any, error) {
 		return nil, fmt.Errorf("internal error, please report it: method %d has no result", q.Method)
 	}
 	m := &w.result.Methods[q.Method]
-	answer := maps{Values: -1, Voxels: -1}
+	answer := outputs{Values: -1, Voxels: -1}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err := w.leaveMaps(); err != nil {

@@ -7,7 +7,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/voxcam/voxcam/internal/engine"
+	"github.com/voxcam/voxcam/internal/instance"
 )
 
 // What a child needs of the system is tried before one is started.
@@ -30,8 +30,16 @@ func TestUsable(t *testing.T) {
 
 // A system without processes to give is told from an engine that refuses.
 func TestNoProcess(t *testing.T) {
-	_, err := Start(t.Context(), engine.Options{}, Options{Command: []string{"/absent/voxcam"}})
+	_, err := Start(t.Context(), instance.Options{}, Options{Command: []string{"/absent/voxcam"}})
 	if !errors.Is(err, ErrNoProcess) || !strings.Contains(err.Error(), "the worker process cannot be started: ") {
 		t.Error(err)
+	}
+}
+
+// A child that does not know what it is must not start children of its own.
+func TestWorkersStartNoWorkers(t *testing.T) {
+	t.Setenv(inside, "1")
+	if w, err := Start(t.Context(), instance.Options{}, Options{Command: []string{"/absent"}}); err == nil || !strings.Contains(err.Error(), "a worker would start a worker") {
+		t.Errorf("%v, %v", w, err)
 	}
 }

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
+	"fmt"
+	"strings"
 	"testing"
-	"time"
+
+	"github.com/voxcam/voxcam/cam"
 )
 
 // What the child refuses stays an error, and a call that was cancelled by its caller ends for the caller's reason.
@@ -40,38 +42,22 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// A region that its file does not hold whole is not copied in part, and nothing stays taken for it.
-func TestCopyOfWhatIsNotThere(t *testing.T) {
-	from, err := newShared("from")
-	if err != nil {
-		t.Fatal(err)
+// Errors cross the border with what callers tell apart.
+func TestErrorsCrossTheBorder(t *testing.T) {
+	var skipped *cam.SkippedError
+	var short *cam.MemoryError
+	err := faultOf(fmt.Errorf("s1: %w", &cam.SkippedError{Err: &cam.MemoryError{Needs: 5, Free: 3, Err: errors.New("refused")}})).error()
+	if !errors.As(err, &skipped) || !errors.As(err, &short) || short.Needs != 5 || short.Free != 3 || !strings.HasPrefix(err.Error(), "s1: skipped") {
+		t.Errorf("a volume that was skipped: %v", err)
 	}
-	defer from.Close()
-	to, err := newShared("to")
-	if err != nil {
-		t.Fatal(err)
+	if f := faultOf(fmt.Errorf("s1: %w", &cam.TransientError{Tries: 3, Err: errors.New("refused")})); f.Kind != "transient" {
+		t.Errorf("a device that fails: %+v", f)
 	}
-	defer to.Close()
-	at, err := (&arena{file: from}).put(make([]float32, 10))
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := &arena{file: to}
-	if _, err := a.copy(from, region{at.Offset, at.Length + 4}); !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Errorf("error %v", err)
-	}
-	if len(a.used) != 0 {
-		t.Errorf("still taken: %v", a.used)
-	}
-}
-
-// The wait before another child doubles from the second one that ended on, to a limit that no number of them exceeds.
-func TestBackOff(t *testing.T) {
-	for deaths, want := range map[int]time.Duration{
-		0: 0, 1: 0, 2: 200 * time.Millisecond, 3: 400 * time.Millisecond, 6: 3200 * time.Millisecond, 7: 5 * time.Second, 1 << 40: 5 * time.Second,
-	} {
-		if got := backOff(deaths); got != want {
-			t.Errorf("after %d: %v, want %v", deaths, got, want)
+	for _, err := range []error{context.Canceled, fmt.Errorf("so: %w", context.DeadlineExceeded), errors.New("plain")} {
+		back := faultOf(err).error()
+		if back.Error() != err.Error() || errors.Is(err, context.Canceled) != errors.Is(back, context.Canceled) ||
+			errors.Is(err, context.DeadlineExceeded) != errors.Is(back, context.DeadlineExceeded) {
+			t.Errorf("%v came back as %v", err, back)
 		}
 	}
 }

@@ -3,50 +3,41 @@ package worker
 import (
 	"context"
 	"errors"
-	"fmt"
-	"slices"
-	"time"
+	"iter"
+	"sync"
 
 	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/volume"
 )
 
-// stage is the progress of a work.
-type stage int
+// States is a cam.Checkpoint that lists what it keeps. Begin gives the child of such a one what an earlier process has left. Of other
+// checkpoints nothing is known before the child asks, so that it begins with the first point.
+type States interface {
+	cam.Checkpoint
+	// All returns the states that are kept: by key, with the number of their points.
+	All() iter.Seq2[string, State]
+}
 
-const (
-	stageQueued   stage = iota // no child has it
-	stageBegun                 // a child has it
-	stageComputed              // a child has its result
-	stageFetched               // its result is here
-	stageFailed                // err says why
-	stageEnded                 // its user is done with it
-)
+// State is a state of unfinished points.
+type State struct {
+	Values []float32
+	Points int
+}
 
-// work implements explain.Work. The worker's mutex guards what changes.
+// work implements explain.Work with a volume that the child has.
 type work struct {
 	worker *Worker
 	id     uint64
-	volume *volume.Volume
 	req    cam.Request
+	news   chan struct{} // has an element while there are events
 
-	stage  stage
-	child  *child                  // that has it, or is being given it
-	cancel context.CancelCauseFunc // of what the child does for it now; nil for nothing
-	doing  bool                    // the child does something for it, or ended over that
-	wanted bool                    // it is to be computed
-	voxels *region                 // that the child is reading; nil for none
-	result *cam.Result
-	err    error
-	events []event // that nobody has been told of
-
-	kept      map[string]kept // states of draws: in the worker's memory or, if ours, in the child's
-	incidents []cam.Event
-	before    int    // of incidents: those before the child that has it
-	suspect   bool   // a child ended over it, or over another one at the same time
-	deaths    int    // of children over it alone in a row, without a draw more
-	draws     int    // that were kept when the last one ended
-	story     string // of the last one
+	mu     sync.Mutex
+	events []event               // that the caller was not told of
+	kept   map[string]checkpoint // states in the child's memory
+	voxels *region               // of this process's memory, while the child reads them
+	given  []region              // states in this process's memory, for the child
+	ended  bool
 }
 
 // event is a progress or an event for the caller who waits for a work.
@@ -55,170 +46,194 @@ type event struct {
 	incident    *cam.Event
 }
 
-// wait waits until a work has come to a stage; what happens meanwhile is told. A work that fails ends. When ctx ends, what the child does
-// for it ends first.
-func (k *work) wait(ctx context.Context, until stage) error {
-	w := k.worker
-	stop := ctx.Done()
-	for {
-		w.mu.Lock()
-		events, now, err, changed := k.events, k.stage, k.err, w.changed
-		k.events = nil
+// Begin implements explain.Overlapping. States of unfinished points that the child leaves behind are given to Request.Checkpoint when it ends.
+func (w *Worker) Begin(ctx context.Context, v *volume.Volume, req cam.Request) (explain.Work, error) {
+	if req.Noise != nil && w.set.Noise.Path == "" {
+		return nil, errors.New("internal error, please report it: draws must be in a file that the worker reads")
+	}
+	if err := v.CheckSize(); err != nil {
+		return nil, err
+	}
+	k := &work{worker: w, req: req, news: make(chan struct{}, 1), kept: map[string]checkpoint{}}
+	w.mu.Lock()
+	if w.works == nil {
 		w.mu.Unlock()
-		for _, e := range events {
-			switch {
-			case e.incident == nil && k.req.Progress != nil:
-				k.req.Progress(e.done, e.total)
-			case e.incident != nil && k.req.OnEvent != nil:
-				k.req.OnEvent(*e.incident)
-			}
-		}
-		switch {
-		case now == stageFailed:
-			k.finish()
+		return nil, errClosed
+	}
+	w.last++
+	k.id = w.last
+	w.works[k.id] = k
+	w.mu.Unlock()
+	b := beginning{Work: k.id, Shape: [4]int{v.Channels, v.Depth, v.Height, v.Width}, Geometry: v.Geometry, Axes: v.Axes,
+		Request: travelling(req), Noise: req.Noise != nil}
+	err := k.give(v, &b)
+	if err == nil {
+		err = k.call(ctx, callBegin, b, nil)
+	}
+	if taken := k.taken(); err == nil {
+		err = taken
+	}
+	if err != nil {
+		k.Drop()
+		return nil, err
+	}
+	return k, nil
+}
+
+// give puts a volume and the states that are kept of it where the child finds them.
+func (k *work) give(v *volume.Volume, b *beginning) (err error) {
+	in := k.worker.in
+	if b.Voxels, err = in.put(v.Data); err != nil {
+		return err
+	}
+	k.voxels = &b.Voxels
+	states, listed := k.req.Checkpoint.(States)
+	if !listed {
+		return nil
+	}
+	for key, s := range states.All() {
+		at, err := in.put(s.Values)
+		if err != nil {
 			return err
-		case now == stageEnded:
-			return errors.New("internal error, please report it: the work has ended")
-		case now >= until:
-			return nil
-		case len(events) > 0:
-			continue
 		}
+		k.given = append(k.given, at)
+		b.Kept = append(b.Kept, checkpoint{Key: key, Draws: s.Points, State: at})
+	}
+	return nil
+}
+
+// taken takes the memory of the voxels back.
+func (k *work) taken() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.voxels == nil {
+		return nil
+	}
+	at := *k.voxels
+	k.voxels = nil
+	return k.worker.in.release(at)
+}
+
+// keep notes where the child keeps a state.
+func (k *work) keep(c checkpoint) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.kept[c.Key] = c
+	return nil
+}
+
+// queue notes an event for the caller.
+func (k *work) queue(e event) error {
+	k.mu.Lock()
+	k.events = append(k.events, e)
+	k.mu.Unlock()
+	select {
+	case k.news <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// deliver tells the caller of events.
+func (k *work) deliver() {
+	k.mu.Lock()
+	events := k.events
+	k.events = nil
+	k.mu.Unlock()
+	for _, e := range events {
+		switch {
+		case e.incident == nil && k.req.Progress != nil:
+			k.req.Progress(e.done, e.total)
+		case e.incident != nil && k.req.OnEvent != nil:
+			k.req.OnEvent(*e.incident)
+		}
+	}
+}
+
+// call asks the child something about the work, and tells the caller meanwhile what happens.
+func (k *work) call(ctx context.Context, kind kind, in, out any) error {
+	answered := make(chan error, 1)
+	go func() { answered <- k.worker.call(ctx, kind, in, out) }()
+	for {
 		select {
-		case <-changed:
-		case <-stop:
-			stop = nil
-			w.change(func() {
-				switch cause := context.Cause(ctx); {
-				case k.cancel != nil:
-					k.cancel(cause)
-				case k.stage < until:
-					k.stage, k.err = stageFailed, cause
-				}
-			})
+		case <-k.news:
+			k.deliver()
+		case err := <-answered:
+			k.deliver()
+			return err
 		}
 	}
 }
 
-// computing reports whether a child was told to compute it, and has not answered.
-func (k *work) computing() bool { return k.stage == stageBegun && k.doing && k.wanted }
-
-// finish ends a work: nothing is left of it here, nor with the child.
-func (k *work) finish() {
-	w := k.worker
-	var c *child
-	w.change(func() {
-		w.works = slices.DeleteFunc(w.works, func(other *work) bool { return other == k })
-		k.stage, k.events = stageEnded, nil
-		k.forget()
-		if k.cancel == nil { // otherwise who waits for the child tells it
-			c = k.child
-		}
-	})
-	if c != nil {
-		c.say(sayEnd, 0, k.id)
+// rescue copies states from the memory of a child that has ended. One that cannot be read is lost.
+func (k *work) rescue() {
+	k.mu.Lock()
+	kept := k.kept
+	k.kept = map[string]checkpoint{}
+	k.mu.Unlock()
+	if k.req.Checkpoint == nil {
+		return
 	}
-}
-
-// forget takes back the memory of states that is this process's. The mutex is held.
-func (k *work) forget() {
-	for key, s := range k.kept {
-		if !s.ours {
-			k.worker.in.release(s.state)
+	for key, c := range kept {
+		if values, err := get(k.worker.child.out, c.State, int(c.State.Length/4)); err == nil {
+			_ = k.req.Checkpoint.Keep(key, values, c.Draws) // otherwise it is lost
 		}
-		delete(k.kept, key)
 	}
 }
 
 // Compute implements explain.Work.
 func (k *work) Compute(ctx context.Context) error {
-	k.worker.change(func() { k.wanted = true })
-	return k.wait(ctx, stageComputed)
+	var info cam.Info
+	err := k.call(ctx, callCompute, k.id, &info)
+	if err == nil {
+		k.worker.learn(info)
+	}
+	return err
 }
 
-// Result implements explain.Work. A result that is lost with its child is computed again.
+// Result implements explain.Work.
 func (k *work) Result() (*cam.Result, error) {
+	r, err := k.fetch(context.Background())
+	if err == nil {
+		k.Drop()
+	}
+	return r, err
+}
+
+// Drop implements explain.Work: nothing is left of it here, nor with the child.
+func (k *work) Drop() {
 	w := k.worker
-	if !k.wanted {
-		return nil, errors.New("internal error, please report it: the result of a volume that was not explained")
+	k.mu.Lock()
+	ended := k.ended
+	k.ended = true
+	k.mu.Unlock()
+	if ended {
+		return
 	}
-	for {
-		if err := k.wait(context.Background(), stageComputed); err != nil {
-			return nil, err
-		}
-		w.mu.Lock()
-		c, r := k.child, k.result
-		before := slices.Clone(k.incidents[:k.before])
-		w.mu.Unlock()
-		if r != nil {
-			r.Execution.Events = append(before, r.Execution.Events...)
-			k.finish()
-			return r, nil
-		}
-		switch err := w.run(c, k, c.fetch); {
-		case errors.Is(err, errDied):
-			w.await(func() bool { return k.child != c || k.stage >= stageFetched }, nil, nil)
-		case err != nil:
-			k.finish()
-			return nil, err
-		}
+	w.mu.Lock()
+	delete(w.works, k.id)
+	w.mu.Unlock()
+	_ = k.taken() // an error is that of a system that gives no memory back
+	for _, at := range k.given {
+		_ = w.in.release(at)
 	}
+	w.child.say(sayEnd, 0, k.id)
 }
 
-// Drop implements explain.Work.
-func (k *work) Drop() { k.finish() }
-
-// tell notes an incident. The mutex is held.
-func (k *work) tell(kind cam.EventKind, format string, args ...any) {
-	k.hear(cam.Event{Time: time.Now(), Kind: kind, Text: fmt.Sprintf(format, args...)})
-}
-
-func (k *work) hear(i cam.Event) {
-	k.incidents = append(k.incidents, i)
-	k.events = append(k.events, event{incident: &i})
-}
-
-// begin gives the child a work.
-func (c *child) begin(ctx context.Context, k *work) error {
-	v, in := k.volume, k.worker.in
-	voxels, err := in.put(v.Data)
-	if err != nil {
-		return err
-	}
-	k.worker.change(func() { k.voxels = &voxels })
-	defer k.worker.change(k.taken)
-	b := beginning{Work: k.id, Shape: [4]int{v.Channels, v.Depth, v.Height, v.Width}, Voxels: voxels, Geometry: v.Geometry, Axes: v.Axes,
-		Request: travelling(k.req), Noise: k.req.Noise != nil}
-	k.worker.mu.Lock()
-	for key, s := range k.kept {
-		b.Kept = append(b.Kept, checkpoint{Key: key, Draws: s.draws, State: s.state})
-	}
-	k.worker.mu.Unlock()
-	return c.call(ctx, callBegin, b, nil)
-}
-
-// taken takes back the memory that the voxels were in. The mutex is held.
-func (k *work) taken() {
-	if k.voxels != nil {
-		k.worker.in.release(*k.voxels)
-		k.voxels = nil
-	}
-}
-
-// fetch brings the result of a work here.
-func (c *child) fetch(ctx context.Context, k *work) error {
-	r := &cam.Result{}
-	if err := c.call(ctx, callResult, k.id, r); err != nil {
-		return err
+// fetch brings the result here.
+func (k *work) fetch(ctx context.Context) (*cam.Result, error) {
+	c, r := k.worker.child, &cam.Result{}
+	if err := k.call(ctx, callResult, k.id, r); err != nil {
+		return nil, err
 	}
 	for i := range r.Methods {
 		m := &r.Methods[i]
 		if m.Status == cam.StatusFailed {
 			continue
 		}
-		var at maps
-		if err := c.call(ctx, callMaps, wanted{k.id, i}, &at); err != nil {
-			return err
+		var at outputs
+		if err := k.call(ctx, callMaps, wanted{k.id, i}, &at); err != nil {
+			return nil, err
 		}
 		for _, part := range []struct {
 			to     *[]float32
@@ -230,12 +245,10 @@ func (c *child) fetch(ctx context.Context, k *work) error {
 			}
 			values, err := get(c.out, part.region, part.count)
 			if err != nil {
-				c.kill("its memory cannot be read: " + err.Error())
-				return errDied
+				return nil, k.worker.End("its memory cannot be read: " + err.Error())
 			}
 			*part.to = values
 		}
 	}
-	k.worker.change(func() { k.result = r })
-	return nil
+	return r, nil
 }

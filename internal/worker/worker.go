@@ -1,19 +1,17 @@
-// Package worker runs an engine in a child process, so that whatever happens to it, a crash of a driver, the system's out-of-memory
-// killer, a call that never returns, ends no run: another child takes its place, begins the volumes again that were not done, and goes on
-// from the draws that were kept.
+// Package worker holds an instance in a child process, so that whatever happens there, a crash of a driver, the system's out-of-memory killer,
+// a call that never returns, ends no run: package engine starts another child, which goes on from the points that were kept.
 //
-//	w, err := worker.Start(ctx, engine.Options{Model: "m.onnx"}, worker.Options{PassTimeout: 5 * time.Minute})
+//	w, err := worker.Start(ctx, instance.Options{Model: "m.onnx"}, worker.Options{PassTimeout: 5 * time.Minute})
 //	...
 //	defer w.Close()
-//	result, err := w.Explain(ctx, v, req)
 //
 // Parent and child are connected by a pair of sockets for messages, and share two files of memory without names: the parent puts volumes
-// and states of draws into one, the child maps and states into the other. Each manages its own, and gives back to the system what is
-// free.
+// and states of unfinished points into one, the child maps and states into the other. Each manages its own, and gives back to the system what
+// is free.
 //
-// What that costs besides an engine in the same process: the voxels of a volume that has been begun exist twice, with the caller and
+// Besides an instance in the same process that costs memory: the voxels of a volume that has been begun exist twice, with the caller and
 // with the child, and a third time for the moment in which they are handed over; a map and its heatmap exist twice for the moment in
-// which they are handed over, one method at a time; and states of draws, which outlive the child, are held by the system.
+// which they are handed over, one method at a time; and states of unfinished points are held by the system.
 package worker
 
 import (
@@ -21,181 +19,230 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/voxcam/voxcam/cam"
-	"github.com/voxcam/voxcam/internal/engine"
+	"github.com/voxcam/voxcam/internal/backend"
 	"github.com/voxcam/voxcam/internal/explain"
+	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/volume"
 )
 
 // Options of a Worker. The zero value has no limit of time.
 type Options struct {
-	// PassTimeout is how long the child may show no progress while it is to do something, before it is ended and another one goes on: a
-	// pass through the network, or a sign that it waits or loads. 0: for ever.
+	// PassTimeout is how long the child may show no progress while it is to do something, before it is ended: a pass through the network, or
+	// a sign that it loads. 0: for ever.
 	PassTimeout time.Duration
 	// Noise names the file of draws for requests with Noise: the child reads it itself.
 	Noise Noise
-	// Restarts is how many children a volume may cost in a row without getting on; after so many more than the first one, the processor
-	// has a try, if the policy allows it. 0: 3.
-	Restarts int
 	// Command is run instead of this program with the argument "worker"; it calls Serve.
 	Command []string
 
-	grace    time.Duration                  // for a child that was asked to end; 0: 5 s
-	pulse    time.Duration                  // from one state to the next; 0: a second
-	backOff  func(deaths int) time.Duration // before another child after so many in a row; nil: backOff
-	oomKills func() int                     // instead of outOfMemoryKills
+	Grace    time.Duration // for a child that was asked to end; 0: 5 s
+	Pulse    time.Duration // from one state to the next; 0: a second
+	OOMKills func() int    // the number of processes that the system has killed for want of memory, -1 for unknown; nil: as it counts
 }
 
 // Noise is a .npy file of draws. Another file than that of the digest, in hexadecimal, is refused; "" takes any.
 type Noise struct{ Path, SHA256 string }
 
-// Worker is an engine in a child process. Its methods may be called by many goroutines; one volume is explained at a time.
-type Worker struct {
-	set   Options
-	in    *arena // what this process manages
-	ctx   context.Context
-	close context.CancelCauseFunc
-	done  chan struct{} // closed when nothing runs any more
-	end   error         // of closing; once done is closed
+// ErrNoProcess says that the system gives no process, or not what the two sides are connected by.
+var ErrNoProcess = errors.New("the worker process cannot be started")
 
-	options engine.Options // of children, but for the budget of those on the processor
-
-	mu        sync.Mutex
-	changed   chan struct{} // closed, and another one made, whenever something below changes
-	closed    bool
-	child     *child  // that calls go to; nil while there is none
-	refusal   error   // why there is none, after some tries
-	works     []*work // that have not ended, as they were begun
-	last      uint64  // number of a work
-	deaths    int     // of children, since a volume was last explained
-	processor bool    // children compute on the processor
-	budget    string  // of those that do
-	lessened  bool    // it is half of what was asked for, or less
-	info      cam.Info
-	told      telling
-	bound     *[4]int
-	prepared  [][]string
-	held      *policy.Order // a release that has not been resumed
-	until     time.Time     // when it resumes by itself; zero: it does not
+// DiedError says that a worker process is no more. Another one can go on.
+type DiedError struct {
+	Story       string // how it ended
+	Killed      bool   // by others than this process
+	OutOfMemory bool   // the system has killed it for want of memory, as far as that can be told
 }
 
-var _ explain.Overlapping = (*Worker)(nil)
+// Error implements error.
+func (e *DiedError) Error() string { return "the worker process has ended: " + e.Story }
 
+// errClosed says that this process ends the worker.
 var errClosed = errors.New("the worker is closed")
 
-// Start starts a child, and has it open an engine. An error of opening is the engine's, or wraps
-// ErrNoProcess. ctx is of the start alone.
-func Start(ctx context.Context, options engine.Options, set Options) (*Worker, error) {
-	options.Supervised = true
-	if set.Restarts == 0 {
-		set.Restarts = 3
+// Worker is an instance in a child process. Errors that are a *DiedError say that the process has ended; then only Close is left.
+type Worker struct {
+	set    Options
+	child  *child
+	in     *arena // that this process manages
+	device instance.Device
+	rescue sync.Once // of states, when the process has ended
+
+	mu    sync.Mutex
+	works map[uint64]*work // that have not ended; nil once closed
+	last  uint64           // number of a work
+	info  cam.Info
+	told  instance.State
+}
+
+var _ instance.Instance = (*Worker)(nil)
+
+// Start starts a child, and has it open an instance. An error of opening is the instance's, or a *DiedError, or wraps ErrNoProcess. ctx is
+// of the start alone.
+func Start(ctx context.Context, o instance.Options, set Options) (_ *Worker, err error) {
+	if set.Grace == 0 {
+		set.Grace = 5 * time.Second
 	}
-	if set.grace == 0 {
-		set.grace = 5 * time.Second
+	if set.Pulse == 0 {
+		set.Pulse = time.Second
 	}
-	if set.pulse == 0 {
-		set.pulse = time.Second
+	if set.OOMKills == nil {
+		set.OOMKills = outOfMemoryKills
 	}
-	if set.backOff == nil {
-		set.backOff = backOff
+	text, err := json.Marshal(o)
+	if err != nil {
+		return nil, err
 	}
-	if set.oomKills == nil {
-		set.oomKills = outOfMemoryKills
-	}
-	file, err := newShared("voxcam-parent")
+	in, err := newShared("voxcam-parent")
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoProcess, err)
 	}
-	w := &Worker{set: set, in: &arena{file: file}, done: make(chan struct{}), changed: make(chan struct{}), options: options, budget: options.Budget}
-	w.ctx, w.close = context.WithCancelCause(context.Background())
-	var c *child
-	for tries := 1; ; tries++ {
-		if c, err = w.launch(ctx, options); err == nil {
-			break
-		}
-		if tries == starts || !errors.Is(err, errDied) {
-			return nil, errors.Join(err, file.Close())
-		}
+	w := &Worker{set: set, in: &arena{file: in}, works: map[uint64]*work{}}
+	if w.child, err = spawn(&w.set, in, w.hear); err != nil {
+		return nil, errors.Join(err, in.Close())
 	}
-	w.processor = c.processor
-	go func() {
-		defer close(w.done)
-		w.supervise(c)
-		w.end = errors.Join(w.end, file.Close())
-	}()
+	defer context.AfterFunc(ctx, func() { w.child.kill("it is not wanted any more") })()
+	var answer opened
+	err = w.call(ctx, callOpen, opening{Options: text, Noise: set.Noise, Pulse: int64(set.Pulse)}, &answer)
+	if err == nil {
+		err = w.note(answer.Told)
+	}
+	if err != nil {
+		w.child.kill("it could not go on")
+		err = errors.Join(err, w.Close())
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, err
+	}
+	w.device = answer.Device
+	w.learn(answer.Info)
 	return w, nil
 }
 
-// Close ends the child, and all work.
-func (w *Worker) Close() error {
-	w.close(errClosed)
-	<-w.done
-	return w.end
-}
-
-// change changes what the mutex guards, and wakes those who wait for it.
-func (w *Worker) change(f func()) {
+// note notes the state that the child tells.
+func (w *Worker) note(t telling) error {
+	var s instance.State
+	if err := json.Unmarshal(t.State, &s); err != nil {
+		return err
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	f()
-	close(w.changed)
-	w.changed = make(chan struct{})
+	w.told = s
+	return nil
 }
 
-// await waits until f, called with the mutex held, reports true, or one of the channels is closed; then it reports false.
-func (w *Worker) await(f func() bool, gone, closed <-chan struct{}) bool {
-	for {
+// Gone returns a channel that is closed when the process has ended, or closed its connection.
+func (w *Worker) Gone() <-chan struct{} { return w.child.gone }
+
+// End ends the process for a reason, at once. It returns the error that calls have from then on.
+func (w *Worker) End(reason string) *DiedError {
+	w.child.kill(reason)
+	return w.Died()
+}
+
+// Died waits for the end of a process that is gone, and describes it. What it has kept of unfinished points, the checkpoints of the callers
+// keep from then on.
+func (w *Worker) Died() *DiedError {
+	w.child.bury()
+	w.rescue.Do(func() {
 		w.mu.Lock()
-		done, changed := f(), w.changed
+		works := slices.Collect(maps.Values(w.works))
 		w.mu.Unlock()
-		if done {
-			return true
+		for _, k := range works {
+			k.rescue()
 		}
-		select {
-		case <-changed:
-		case <-gone:
-			return false
-		case <-closed:
-			return false
-		}
-	}
+	})
+	kills, killed := w.set.OOMKills(), w.child.killed()
+	return &DiedError{Story: w.child.story(), Killed: killed, OutOfMemory: killed && (kills < 0 || kills != w.child.kills)}
 }
 
-// PID is the child's process; 0 while there is none.
-func (w *Worker) PID() int {
+// Interrupt has all calls return at once, with an error. Only Close is left then.
+func (w *Worker) Interrupt() { w.child.interrupt() }
+
+// Close ends the process. Closing again does nothing.
+func (w *Worker) Close() error {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.child == nil {
-		return 0
+	closed := w.works == nil
+	w.works = nil
+	w.mu.Unlock()
+	if closed {
+		return nil
 	}
-	return w.child.cmd.Process.Pid
+	return errors.Join(w.child.close(w.set.Grace), w.child.out.Close(), w.in.file.Close())
 }
 
-// State returns the latest state of the engine, a second old at most unless it is busy. While there is no child it is restarting; it is not idle
-// where a volume was given to it since.
-func (w *Worker) State() (s engine.State) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if json.Unmarshal(w.told.State, &s) != nil || w.child == nil { // what is left of a child is none of its figures
-		s = engine.State{Device: w.options.Device, State: engine.StateRestarting}
-		s.Held, s.Until = w.held != nil, w.until
+// PID returns the number of the process.
+func (w *Worker) PID() int { return w.child.cmd.Process.Pid }
+
+// call asks the child. That it ends over the call is a *DiedError.
+func (w *Worker) call(ctx context.Context, kind kind, in, out any) error {
+	err := w.child.call(ctx, kind, in, out)
+	if errors.Is(err, errDied) {
+		return w.Died()
 	}
-	if s.State == engine.StateIdle && slices.ContainsFunc(w.works, (*work).computing) {
-		s.State = engine.StateComputing
-	}
-	return s
+	return err
 }
 
-// Notes returns warnings and notes about the device.
-func (w *Worker) Notes() (warnings, notes []string) {
+// hear notes what the child tells.
+func (w *Worker) hear(f frame) error {
+	switch f.kind {
+	case tellState:
+		return heard(f, func(t telling) error {
+			if t.Pulse {
+				w.child.progressed()
+			}
+			return w.note(t)
+		})
+	case tellTaken:
+		return heard(f, func(id uint64) error { return w.about(id, (*work).taken) })
+	case tellProgress:
+		return heard(f, func(p progress) error {
+			return w.about(p.Work, func(k *work) error { return k.queue(event{done: p.Done, total: p.Total}) })
+		})
+	case tellEvent:
+		return heard(f, func(h happened) error {
+			return w.about(h.Work, func(k *work) error { return k.queue(event{incident: &h.Event}) })
+		})
+	case tellCheckpoint:
+		return heard(f, func(c checkpoint) error { return w.about(c.Work, func(k *work) error { return k.keep(c) }) })
+	}
+	return errors.New("a message of the wrong kind")
+}
+
+func heard[T any](f frame, note func(T) error) error {
+	v, err := unpack[T](f.body)
+	if err != nil {
+		return err
+	}
+	return note(v)
+}
+
+// about notes something of a work that has not ended.
+func (w *Worker) about(id uint64, note func(*work) error) error {
+	w.mu.Lock()
+	k := w.works[id]
+	w.mu.Unlock()
+	if k == nil {
+		return nil
+	}
+	return note(k)
+}
+
+// Device implements instance.Instance.
+func (w *Worker) Device() instance.Device { return w.device }
+
+// State implements instance.Instance.
+func (w *Worker) State() instance.State {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return slices.Clone(w.told.Warnings), slices.Clone(w.told.Notes)
+	return w.told
 }
 
 // Info implements explain.Explainer.
@@ -205,109 +252,44 @@ func (w *Worker) Info() cam.Info {
 	return w.info
 }
 
-// do asks the child that there is, or the next one, if that one ends meanwhile, as often as a volume may cost one.
-func (w *Worker) do(ctx context.Context, ask func(*child) error) error {
-	var last *child
-	for tries := 0; ; tries++ {
-		var c *child
-		var refusal error
-		ok := w.await(func() bool {
-			if c, refusal = w.child, w.refusal; c == last {
-				c = nil
-			}
-			return c != nil || refusal != nil
-		}, ctx.Done(), w.ctx.Done())
-		switch {
-		case !ok && ctx.Err() != nil:
-			return context.Cause(ctx)
-		case !ok:
-			return errClosed
-		case c == nil:
-			return refusal
-		}
-		err := ask(c)
-		if !errors.Is(err, errDied) {
-			return err
-		}
-		if w.ctx.Err() != nil {
-			return errClosed
-		}
-		if tries >= w.set.Restarts {
-			c.bury()
-			return fmt.Errorf("%d worker processes ended over this, the last one: %s", tries+1, c.story())
-		}
-		last = c
-	}
+// learn notes what the model knows of itself.
+func (w *Worker) learn(i cam.Info) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.info = i
 }
 
-// Bind prepares the engine for volumes of a shape, [C, D, H, W].
+// Bind implements instance.Instance.
 func (w *Worker) Bind(ctx context.Context, shape [4]int) error {
 	var info cam.Info
-	err := w.do(ctx, func(c *child) error { return c.call(ctx, callBind, shape, &info) })
+	err := w.call(ctx, callBind, shape, &info)
 	if err == nil {
-		w.change(func() { w.info, w.bound = info, &shape })
+		w.learn(info)
 	}
 	return err
 }
 
-// Prepare makes the engine ready for methods, so that a budget that is too small, a *cam.BudgetError, is known before the work.
+// Prepare implements instance.Instance.
 func (w *Worker) Prepare(ctx context.Context, methods []string) error {
-	err := w.do(ctx, func(c *child) error { return c.call(ctx, callPrepare, methods, nil) })
-	if err == nil {
-		w.change(func() {
-			if !slices.ContainsFunc(w.prepared, func(m []string) bool { return slices.Equal(m, methods) }) {
-				w.prepared = append(w.prepared, slices.Clone(methods))
-			}
-		})
-	}
-	return err
+	return w.call(ctx, callPrepare, methods, nil)
 }
 
-// Order has the engine do something with the memory that it holds. What it was asked to release, the next child leaves, too.
+// Order implements instance.Instance.
 func (w *Worker) Order(ctx context.Context, o policy.Order) (out policy.Outcome, err error) {
-	err = w.do(ctx, func(c *child) error { return c.call(ctx, callOrder, o, &out) })
-	if err == nil {
-		w.change(func() {
-			switch o.Operation {
-			case policy.Release:
-				w.held, w.until = &o, time.Time{}
-				if o.For > 0 {
-					w.until = time.Now().Add(o.For)
-				}
-			case policy.Resume:
-				w.held, w.until = nil, time.Time{}
-			}
-		})
-	}
-	return out, err
+	return out, w.call(ctx, callOrder, o, &out)
+}
+
+// Usage implements instance.Instance.
+func (w *Worker) Usage(ctx context.Context) (u backend.Usage, err error) {
+	return u, w.call(ctx, callUsage, nil, &u)
+}
+
+// UseLeast implements instance.Instance.
+func (w *Worker) UseLeast(ctx context.Context, bytes int) (changes bool, err error) {
+	return changes, w.call(ctx, callUseLeast, bytes, &changes)
 }
 
 // Explain implements explain.Explainer.
 func (w *Worker) Explain(ctx context.Context, v *volume.Volume, req cam.Request) (*cam.Result, error) {
 	return explain.One(ctx, w, v, req)
-}
-
-// Begin implements explain.Overlapping. The volume must be left alone until the work ends. States of unfinished draws are kept here:
-// Request.Checkpoint is not asked.
-func (w *Worker) Begin(ctx context.Context, v *volume.Volume, req cam.Request) (explain.Work, error) {
-	if req.Noise != nil && w.set.Noise.Path == "" {
-		return nil, errors.New("internal error, please report it: draws must be in a file that the worker reads")
-	}
-	if err := v.CheckSize(); err != nil {
-		return nil, err
-	}
-	k := &work{worker: w, volume: v, req: req, kept: map[string]kept{}}
-	w.change(func() {
-		if w.closed {
-			k.stage, k.err = stageFailed, errClosed
-			return
-		}
-		w.last++
-		k.id = w.last
-		w.works = append(w.works, k)
-	})
-	if err := k.wait(ctx, stageBegun); err != nil {
-		return nil, err
-	}
-	return k, nil
 }
