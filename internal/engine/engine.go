@@ -71,16 +71,16 @@ type Engine struct {
 
 	// turn has an element of the caller who explains a volume, or changes the seats. It guards the fields up to mu.
 	turn      chan struct{}
-	opened    bool             // Open has succeeded
-	device    instance.Device  // that it opened
-	tried     time.Time        // when the device was last tried in vain
-	short     *cam.MemoryError // the lack of memory then, if it is known
-	lost      error            // why this process gets the device no more
-	untold    []cam.Event      // of opening, for the first volume's record
-	deaths    int              // of worker processes, since a volume was last explained
-	failures  int              // of starting one, in a row
-	processor string           // budget of instances on the processor
-	lessened  bool             // it is half of what was asked for, or less
+	opened    bool                // Open has succeeded
+	device    instance.DeviceInfo // that it opened
+	tried     time.Time           // when the device was last tried in vain
+	short     *cam.MemoryError    // the lack of memory then, if it is known
+	lost      error               // why this process gets the device no more
+	untold    []cam.Event         // of opening, for the first volume's record
+	deaths    int                 // of worker processes, since a volume was last explained
+	failures  int                 // of starting one, in a row
+	processor string              // budget of instances on the processor
+	lessened  bool                // it is half of what was asked for, or less
 
 	// mu guards the fields below.
 	mu              sync.Mutex

@@ -18,7 +18,7 @@ import (
 // seat is an instance that volumes are explained with.
 type seat struct {
 	instance.Instance
-	device instance.Device
+	device instance.DeviceInfo
 	size   int            // of its budget, if that is one in bytes
 	users  sync.WaitGroup // callers without the turn; added to while mu is held
 	doing  map[*task]bool // works that it does something for, or ended over; guarded by Engine.mu

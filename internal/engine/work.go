@@ -218,17 +218,17 @@ type checkpoint struct {
 	outer cam.Checkpoint // nil: in states
 
 	mu     sync.Mutex
-	states map[string]worker.State // without values where outer has them
+	states map[string]worker.SavedState // without values where outer has them
 }
 
 var _ worker.States = (*checkpoint)(nil)
 
 // All implements worker.States.
-func (c *checkpoint) All() iter.Seq2[string, worker.State] {
+func (c *checkpoint) All() iter.Seq2[string, worker.SavedState] {
 	c.mu.Lock()
 	states := maps.Clone(c.states)
 	c.mu.Unlock()
-	return func(yield func(string, worker.State) bool) {
+	return func(yield func(string, worker.SavedState) bool) {
 		for key, s := range states {
 			if c.outer != nil {
 				s.Values, s.Points = c.outer.Latest(key)
@@ -270,9 +270,9 @@ func (c *checkpoint) note(key string, values []float32, points int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.states == nil {
-		c.states = map[string]worker.State{}
+		c.states = map[string]worker.SavedState{}
 	}
-	c.states[key] = worker.State{Values: append(c.states[key].Values[:0], values...), Points: points}
+	c.states[key] = worker.SavedState{Values: append(c.states[key].Values[:0], values...), Points: points}
 }
 
 // most returns the largest number of points that any state has.

@@ -33,9 +33,9 @@ type Instance interface {
 	// changes anything.
 	UseLeast(ctx context.Context, bytes int) (bool, error)
 	// Device describes the device. It does not change.
-	Device() Device
+	Device() DeviceInfo
 	// State returns what the instance holds. It waits for nothing, and may be a second old.
-	State() State
+	State() Snapshot
 	// Close gives the device back. Works must have been ended.
 	Close() error
 }
@@ -61,8 +61,8 @@ type Options struct {
 	Until time.Time `json:"until,omitzero"`
 }
 
-// Device describes an opened device.
-type Device struct {
+// DeviceInfo describes an opened device.
+type DeviceInfo struct {
 	Name            string // of the backend, such as cuda/NVIDIA H200
 	UUID            string // of the GPU
 	Processor       bool
@@ -70,8 +70,8 @@ type Device struct {
 	Failures        []string // of tries to open it, before the last one
 }
 
-// State describes an instance at one moment.
-type State struct {
+// Snapshot describes an instance at one moment.
+type Snapshot struct {
 	Usage  backend.Usage // as Instance.Usage returns it; zero if it is not known
 	Budget int           // bytes that computing may take now; 0: the least that works, or no bound
 	Held   bool          // down to the least

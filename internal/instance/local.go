@@ -70,7 +70,7 @@ type Local struct {
 	Model
 	machine  *Machine
 	resident backend.Resident // nil on the processor
-	device   Device
+	device   DeviceInfo
 	governor *policy.Governor
 	size     int        // of the budget, if it is one in bytes
 	budget   cam.Budget // on the processor, fixed when it is opened
@@ -214,11 +214,11 @@ func (l *Local) Usage(context.Context) (backend.Usage, error) {
 }
 
 // Device implements Instance.
-func (l *Local) Device() Device { return l.device }
+func (l *Local) Device() DeviceInfo { return l.device }
 
 // State implements Instance.
-func (l *Local) State() State {
-	s := State{State: l.Model.State()}
+func (l *Local) State() Snapshot {
+	s := Snapshot{State: l.Model.State()}
 	s.Until, s.Held = l.governor.Held()
 	if u, err := l.Usage(context.Background()); err == nil { // of a context that is lost nothing is known
 		s.Usage = u

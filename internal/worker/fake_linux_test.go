@@ -223,16 +223,16 @@ func (e *fake) Usage(context.Context) (backend.Usage, error) { return backend.Us
 
 func (e *fake) UseLeast(context.Context, int) (bool, error) { return false, nil }
 
-func (e *fake) Device() instance.Device {
-	return instance.Device{Name: e.name, Processor: e.name == "cpu/fake", Warnings: []string{"a warning"}, Notes: []string{"a note"}}
+func (e *fake) Device() instance.DeviceInfo {
+	return instance.DeviceInfo{Name: e.name, Processor: e.name == "cpu/fake", Warnings: []string{"a warning"}, Notes: []string{"a note"}}
 }
 
-func (e *fake) State() instance.State {
+func (e *fake) State() instance.Snapshot {
 	e.hung.Lock()
 	defer e.hung.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return instance.State{Held: e.held}
+	return instance.Snapshot{Held: e.held}
 }
 
 func (e *fake) Close() error { e.note("close"); return nil }

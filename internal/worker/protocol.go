@@ -138,12 +138,12 @@ type (
 		Pulse   int64 // nanoseconds from one state to the next
 	}
 	opened struct {
-		Device instance.Device
+		Device instance.DeviceInfo
 		Info   cam.Info
 		Told   telling
 	}
 	telling struct {
-		State []byte // instance.State
+		State []byte // instance.Snapshot
 		Pulse bool   // the instance loads, or has nothing to do
 	}
 	beginning struct {

@@ -9,11 +9,11 @@ import (
 // fixed is an instance on a device.
 type fixed struct {
 	instance.Instance
-	device instance.Device
+	device instance.DeviceInfo
 }
 
-func (e fixed) State() instance.State   { return instance.State{} }
-func (e fixed) Device() instance.Device { return e.device }
+func (e fixed) State() instance.Snapshot    { return instance.Snapshot{} }
+func (e fixed) Device() instance.DeviceInfo { return e.device }
 
 // What a driver may hang in has no pulse: computing on a device, and the first volume that is brought to it. All else has one.
 func TestPulse(t *testing.T) {
@@ -35,7 +35,7 @@ func TestPulse(t *testing.T) {
 		for i := range c.works {
 			s.works[uint64(i)] = nil
 		}
-		told, err := s.look(fixed{device: instance.Device{Processor: c.processor}})
+		told, err := s.look(fixed{device: instance.DeviceInfo{Processor: c.processor}})
 		if err != nil || told.Pulse != c.want {
 			t.Errorf("%+v: %+v, %v", c, told, err)
 		}

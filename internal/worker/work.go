@@ -16,11 +16,11 @@ import (
 type States interface {
 	cam.Checkpoint
 	// All returns the states that are kept: by key, with the number of their points.
-	All() iter.Seq2[string, State]
+	All() iter.Seq2[string, SavedState]
 }
 
-// State is a state of unfinished points.
-type State struct {
+// SavedState is a state of unfinished points.
+type SavedState struct {
 	Values []float32
 	Points int
 }

@@ -71,14 +71,14 @@ type Worker struct {
 	set    Options
 	child  *child
 	in     *arena // that this process manages
-	device instance.Device
+	device instance.DeviceInfo
 	rescue sync.Once // of states, when the process has ended
 
 	mu    sync.Mutex
 	works map[uint64]*work // that have not ended; nil once closed
 	last  uint64           // number of a work
 	info  cam.Info
-	told  instance.State
+	told  instance.Snapshot
 }
 
 var _ instance.Instance = (*Worker)(nil)
@@ -128,7 +128,7 @@ func Start(ctx context.Context, o instance.Options, set Options) (_ *Worker, err
 
 // note notes the state that the child tells.
 func (w *Worker) note(t telling) error {
-	var s instance.State
+	var s instance.Snapshot
 	if err := json.Unmarshal(t.State, &s); err != nil {
 		return err
 	}
@@ -236,10 +236,10 @@ func (w *Worker) about(id uint64, note func(*work) error) error {
 }
 
 // Device implements instance.Instance.
-func (w *Worker) Device() instance.Device { return w.device }
+func (w *Worker) Device() instance.DeviceInfo { return w.device }
 
 // State implements instance.Instance.
-func (w *Worker) State() instance.State {
+func (w *Worker) State() instance.Snapshot {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.told
