@@ -25,9 +25,9 @@ import (
 	"github.com/voxcam/voxcam/internal/session"
 )
 
-// checkOptions say what check looks at and how it is told.
+// checkOptions are the flags of check.
 type checkOptions struct {
-	device         string // whose health counts: all, auto, cpu, cuda or cuda:N
+	device         string // devices whose health counts: all, auto, cpu, cuda or cuda:N
 	bands          gpusurvey.Bands
 	context, probe bool // as in memory.Options
 	asJSON         bool
@@ -120,8 +120,7 @@ type checked struct {
 	ExitCode   int             `json:"exit_code"`
 }
 
-// check surveys the machine, prints what it found, and returns an error that has the exit code, nil for 0. It is what run --check-only does
-// too.
+// check surveys the machine, prints its findings, and returns an error that has the exit code, nil for 0. run --check-only calls it, too.
 func check(ctx context.Context, o checkOptions, stdout, stderr io.Writer) error {
 	number, err := gpusurvey.NumberOf(o.device)
 	if err != nil {
@@ -169,7 +168,8 @@ func check(ctx context.Context, o checkOptions, stdout, stderr io.Writer) error 
 	return nil
 }
 
-// runDevice returns the name of the device that a run would compute on. Auto becomes the first GPU if there is one, so that it is told why that cannot be used.
+// runDevice returns the name of the device that a run would compute on. Auto becomes the first GPU if there is one, so that an unusable GPU
+// is reported with the reason.
 func (c *checked) runDevice() string {
 	if n, err := gpusurvey.NumberOf(c.Device); err != nil || n == gpusurvey.NoGPU {
 		return c.Device
@@ -218,7 +218,7 @@ var checkColumns = []struct {
 	{"health", func(g gpusurvey.GPU) string { return g.Health.String() }},
 }
 
-// known returns a cell that is "?" where it is not known what is free.
+// known returns a cell of the table, "?" where the free memory is not known.
 func known(cell func(gpusurvey.GPU) string) func(gpusurvey.GPU) string {
 	return func(g gpusurvey.GPU) string {
 		if g.TrulyFree < 0 {

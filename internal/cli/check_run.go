@@ -14,7 +14,7 @@ import (
 	"github.com/voxcam/voxcam/internal/session"
 )
 
-// askFit asks whether a run would fit on a device, and tells what the user should know of that.
+// askFit asks whether a run would fit on a device, and prints notes for the user.
 func askFit(ctx context.Context, q fit.Question, device string, stderr io.Writer) (*cam.Fit, error) {
 	q.Engine.Device = device
 	q.Notes = func(warnings, notes []string) { printNotes(stderr, cam.Info{Warnings: warnings, Notes: notes}) }
@@ -26,7 +26,7 @@ func askFit(ctx context.Context, q fit.Question, device string, stderr io.Writer
 	return a, nil
 }
 
-// fitCode is the exit code: 0 if the run fits where it was asked to, 3 if the processor goes on, 4 if nothing does.
+// fitCode returns the exit code: 0 if the run fits on its device, 3 if the processor takes its place, 4 if nothing fits.
 func fitCode(a *cam.Fit) int {
 	switch {
 	case !a.Fits:
@@ -37,7 +37,7 @@ func fitCode(a *cam.Fit) int {
 	return session.ExitOK
 }
 
-// levelTexts say what a level means.
+// levelTexts explain levels in words.
 var levelTexts = map[cam.Level]string{
 	cam.LevelWhole: "with whole tensors", cam.LevelStreamed: "by streamed plans", cam.LevelSmallest: "by the smallest plans",
 	cam.LevelHost: "by streamed plans, with volumes in the host's memory", cam.LevelCPU: "only on the processor",

@@ -64,7 +64,7 @@ func flagged(err error) error {
 
 // Run runs the program with arguments (without its name) and returns the exit code.
 func Run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int) {
-	stdout, stderr = &printable.Writer{To: stdout}, &printable.Writer{To: stderr} // names come from files, and files from anybody
+	stdout, stderr = &printable.Writer{To: stdout}, &printable.Writer{To: stderr} // names come from files, and files from any source
 	defer func() {
 		if r := recover(); r != nil {
 			fmt.Fprintf(stderr, "voxcam: internal error: %v\nPlease report it with the command that led here: %s\n", r, issues)
@@ -90,7 +90,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 	switch {
 	case err == nil:
 		return session.ExitOK
-	case errors.As(err, &exit) && !(stopped && exit.code == session.ExitRefused): // what was stopped was not refused
+	case errors.As(err, &exit) && !(stopped && exit.code == session.ExitRefused): // a run that was stopped was not refused
 		switch {
 		case exit.code == session.ExitInterrupted && err.Error() == context.Canceled.Error():
 			fmt.Fprintln(stderr, "voxcam: interrupted before work began")
@@ -117,8 +117,8 @@ func complain(stderr io.Writer, err error) {
 // issues is the address for reports of defects.
 const issues = "https://github.com/voxcam/voxcam/issues"
 
-// newRoot returns the command of all commands. When the arguments were understood and work begins, it sets begun, and stop to what
-// must be called behind it.
+// newRoot returns the command of all commands. When the arguments were understood and work begins, it sets begun, and stop to a
+// function that must be called at the end.
 func newRoot(begun *bool, stop *func() error) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "voxcam",
@@ -143,13 +143,13 @@ func newRoot(begun *bool, stop *func() error) *cobra.Command {
 	return root
 }
 
-// wanted says in words what a flag's value must be, by the type's name in the library.
+// wanted describes the values of a flag in words, by the type's name in the library.
 var wanted = map[string]string{
 	"int": "a whole number", "uint64": "a whole number from 0 up", "float64": "a number", "intSlice": "whole numbers separated by commas",
 	"bool": "true or false",
 }
 
-// flagError says in words what is wrong with a flag.
+// flagError describes the fault of a flag in words.
 func flagError(cmd *cobra.Command, err error) error {
 	var invalid *pflag.InvalidValueError
 	var unknown *pflag.NotExistError
@@ -187,7 +187,7 @@ func startProfile(path string) (stop func() error, err error) {
 	}, nil
 }
 
-// exactArgs is cobra.ExactArgs with a message that names what is missing and the right exit code.
+// exactArgs is cobra.ExactArgs with a message that names the missing arguments, and the right exit code.
 func exactArgs(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) != len(names) {

@@ -21,7 +21,7 @@ func (f *deviceFlags) add(cmd *cobra.Command) {
 	fl.StringVar(&f.precision, "precision", device.DefaultPrecision, "how products are computed on a GPU: fp32, tf32 and bf16 (faster, less exact), or fp64 (sums in float64, slow)")
 }
 
-// open opens the device, and says on it what the user should know.
+// open opens the device, and prints its warnings and notes.
 func (f *deviceFlags) open(stderr io.Writer) (*device.Device, error) {
 	d, err := device.Open(f.device, f.precision)
 	if err != nil {

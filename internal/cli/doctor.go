@@ -51,7 +51,7 @@ func doctor(w io.Writer, asJSON bool) (err error) {
 			Version string          `json:"version"`
 			CPU     string          `json:"cpu"`
 			Threads int             `json:"threads"`
-			Auto    string          `json:"auto"` // what --device auto is
+			Auto    string          `json:"auto"` // the device of --device auto
 			CUDA    *cuda.Diagnosis `json:"cuda"`
 		}{runner.Version(), b.Name(), b.Threads(), auto(d), d})
 	}
@@ -86,7 +86,7 @@ func doctor(w io.Writer, asJSON bool) (err error) {
 			row("", "a process takes %s besides its budget: context and kernels", bytesize.Format(g.OverheadBytes))
 		}
 	}
-	if len(d.GPUs) > 0 { // else what comes with the driver is not missing yet
+	if len(d.GPUs) > 0 { // without a GPU, nothing of the driver's is missing yet
 		library("NVML", d.NVML)
 	}
 	library("cuDNN", d.Cudnn)

@@ -25,11 +25,11 @@ import (
 	"github.com/voxcam/voxcam/volume/format"
 )
 
-// lean makes the collector run early: what a budget does not count should stay small. Activations and weights have nothing for it
-// to look at, so that this costs little.
+// lean makes the garbage collector run early: memory that a budget does not count should stay small. Activations and weights have no
+// pointers, so that this costs little.
 func lean() { debug.SetGCPercent(10) }
 
-// printNotes tells what the user should know of the model.
+// printNotes prints the warnings and notes about a model.
 func printNotes(w io.Writer, info cam.Info) {
 	for _, text := range info.Warnings {
 		printable.Fprintln(w, "voxcam: warning:", inFlags(text))
@@ -225,7 +225,7 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	return nil
 }
 
-// open opens the model for a volume, and tells on stderr what the user should know of the device.
+// open opens the model for a volume, and prints the device's warnings and notes on stderr.
 func (f *explainFlags) open(cmd *cobra.Command, v *volume.Volume) (*voxcam.Model, error) {
 	opt, err := f.library([4]int{v.Channels, v.Depth, v.Height, v.Width})
 	if err != nil {
@@ -245,7 +245,7 @@ func (f *explainFlags) open(cmd *cobra.Command, v *volume.Volume) (*voxcam.Model
 	return m, nil
 }
 
-// checkFolder is to.Check with what a wrong folder means here.
+// checkFolder is to.Check with advice on a folder of another program.
 func checkFolder(to *result.Folder) error {
 	err := to.Check()
 	if foreign := (*result.ForeignError)(nil); errors.As(err, &foreign) {

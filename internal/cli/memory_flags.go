@@ -13,7 +13,7 @@ import (
 	"github.com/voxcam/voxcam/internal/policy"
 )
 
-// memoryFlags say what is done when memory is short.
+// memoryFlags are the flags for times when memory is short.
 type memoryFlags struct {
 	policy   policy.Policy
 	wait     time.Duration
@@ -37,7 +37,7 @@ func (f *memoryFlags) add(cmd *cobra.Command) {
 	fl.BoolVar(&f.blocking, "launch-blocking", false, "wait after every step on a GPU, so that an error names the step: slow")
 }
 
-// put puts what the flags of a command say into options. Flags that were not given leave the policy as it is by its name.
+// put puts the values of a command's flags into options. Flags that were not given leave the named policy as it is.
 func (f *memoryFlags) put(cmd *cobra.Command, o *voxcam.Options) {
 	may := voxcam.Policy(f.policy)
 	if cmd.Flags().Changed("wait") {

@@ -20,14 +20,14 @@ import (
 	"github.com/voxcam/voxcam/internal/printable"
 )
 
-// monitorOptions say how often is looked, and how it is told.
+// monitorOptions are the flags of monitor.
 type monitorOptions struct {
 	interval, history time.Duration
 	bands             gpusurvey.Bands
 	once, asJSON      bool
 	prometheus        string                                          // address; "" serves nothing
 	look              func(ctx context.Context) (monitor.Look, error) // nil: this machine
-	served            func(address string)                            // hears where metrics are; may be nil
+	served            func(address string)                            // is called with the address of the metrics; may be nil
 }
 
 // shortest interval between two looks: NVML takes some milliseconds for each GPU.
@@ -185,7 +185,7 @@ func live(ctx context.Context, o monitorOptions, title string, keys, screen *os.
 			case <-sizes:
 				mu.Lock()
 				if !now.Time.IsZero() {
-					_ = draw() // what is wrong with the terminal shows at the next look
+					_ = draw() // an error of the terminal comes back at the next look
 				}
 				mu.Unlock()
 			}

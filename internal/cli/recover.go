@@ -24,7 +24,7 @@ import (
 	"github.com/voxcam/voxcam/internal/session"
 )
 
-// recoverOptions say what is to be done, and with what; the functions are nil for this machine.
+// recoverOptions are the flags of recover; the functions are nil for this machine.
 type recoverOptions struct {
 	resume, kill, restart, full, trim, yes, dryRun, asJSON, untilResumed bool
 	pids                                                                 []int
@@ -34,7 +34,7 @@ type recoverOptions struct {
 	survey   func(context.Context) (*gpusurvey.Survey, error)
 	sessions func(context.Context) ([]reclaim.Session, error)
 	system   reclaim.System
-	answer   func(context.Context) (string, error) // a line that somebody writes; nil: the terminal, if there is one
+	answer   func(context.Context) (string, error) // reads a line of the user; nil: from the terminal, if there is one
 }
 
 func newRecover() *cobra.Command {
@@ -188,7 +188,7 @@ func (o recoverOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr
 	report, err := reclaim.Run(ctx, opt)
 	r := &recovered{Report: report}
 	if last != nil {
-		r.Verdict, _ = last.Judge("all") // of which none can be missing
+		r.Verdict, _ = last.Judge("all") // all cannot name a missing GPU
 	}
 	r.ExitCode = o.exitCode(r)
 	if o.asJSON {
@@ -233,7 +233,7 @@ func (o *recoverOptions) exitCode(r *recovered) int {
 	return checkCodes[r.Health]
 }
 
-// print tells what was done, and what came of it.
+// print prints the steps and their effects.
 func (o *recoverOptions) print(w io.Writer, r *recovered, now *gpusurvey.Survey) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	if len(r.Steps) > 0 {
@@ -274,7 +274,7 @@ func gained(r *recovered) string {
 	return "0 B came back"
 }
 
-// noSession returns the text where there is no session to ask, with the processes of this program that hold memory all the same.
+// noSession returns the text for the case without a session to ask; it names processes of this program that hold memory all the same.
 func noSession(now *gpusurvey.Survey) string {
 	var others []string
 	if now != nil {
@@ -295,7 +295,7 @@ func noSession(now *gpusurvey.Survey) string {
 		"\nvoxcam recover --kill-processes lists them"
 }
 
-// printBeforeAfter tells the figures of the driver and of sessions, before and after.
+// printBeforeAfter prints the figures of the driver and of sessions, before and after.
 func printBeforeAfter(w io.Writer, r *recovered) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	printable.Fprintf(t, "\n\tbefore\tafter\t\n")

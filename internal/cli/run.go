@@ -19,7 +19,7 @@ import (
 	"github.com/voxcam/voxcam/internal/session"
 )
 
-// runFlags are the flags of a run. Those that a key of the configuration stands for override it, where they were given.
+// runFlags are the flags of a run. A flag that is given overrides its key of the configuration.
 type runFlags struct {
 	modelFlags
 	methodFlags
@@ -146,7 +146,7 @@ func flagValue(fl *pflag.FlagSet, flag *pflag.Flag) (any, error) {
 	return flag.Value.String(), nil
 }
 
-// runConfig runs a configuration with what the flags say besides.
+// runConfig runs a configuration with the other flags.
 func runConfig(ctx context.Context, c *config.Config, f *runFlags, stderr io.Writer) (session.Summary, error) {
 	lean()
 	progress, err := newProgress(f.log, stderr)
@@ -166,7 +166,7 @@ type advisor struct {
 	to     session.Observer
 	json   bool
 	stderr io.Writer
-	begun  atomic.Bool // there is a progress among whose lines notes stand
+	begun  atomic.Bool // a progress is shown, and notes stand among its lines
 }
 
 // Notify implements session.Observer.

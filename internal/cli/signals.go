@@ -59,8 +59,8 @@ var batchSystems = []struct{ name, variable string }{
 	{"OAR", "OAR_JOB_ID"},
 }
 
-// userSignalsStop reports whether SIGUSR1 and SIGUSR2 stop a run, given memory.user_signals, and within a job of which batch system that was
-// decided.
+// userSignalsStop reports whether SIGUSR1 and SIGUSR2 stop a run, given memory.user_signals, and names the batch system of the job, if that
+// decided it.
 func userSignalsStop(setting string, getenv func(string) string) (stop bool, system string) {
 	if setting != config.UserSignalsAuto {
 		return setting == config.UserSignalsStop, ""
@@ -78,16 +78,16 @@ type orders interface {
 	Order(ctx context.Context, o policy.Order) (policy.Outcome, error)
 }
 
-// stopOn ends a run because of a signal, and tells of it.
+// stopOn ends a run because of a signal, and says so.
 func stopOn(s os.Signal, tell session.Observer, cancel context.CancelCauseFunc) {
 	tell.Notify(session.Notice{Kind: session.NoticeWarning, Reason: fmt.Sprintf("signal %v: the run stops here (memory.user_signals, --user-signals)", s)})
 	cancel(&stopped{s})
 }
 
-// yieldFor is the time for which a signal makes a session give its memory to others.
+// yieldFor is the time for which a signal makes a session give its memory to other programs.
 const yieldFor = time.Minute
 
-// obey carries out one order that came by a signal, and tells of it.
+// obey carries out one order that came by a signal, and reports its outcome.
 func obey(ctx context.Context, to orders, tell session.Observer, o policy.Order, signal os.Signal) {
 	outcome, err := to.Order(ctx, o)
 	switch {

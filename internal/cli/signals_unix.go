@@ -16,14 +16,14 @@ import (
 // stopping are the signals that end a command in good order.
 var stopping = []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGXCPU}
 
-// requests has the request to a session that each signal stands for where it does not stop it.
+// requests has the order that each signal stands for when it does not stop the run.
 var requests = map[os.Signal]policy.Order{
 	syscall.SIGUSR1: {Operation: policy.Release, For: yieldFor},
 	syscall.SIGUSR2: {Operation: policy.Resume},
 }
 
-// listen carries out what signals ask of the session, one after the other, until the function that it returns is called; with a stop that is
-// not nil they end the run. Meanwhile a broken pipe is an error of the write to it, and ends no run.
+// listen carries out the orders that signals stand for, one after the other, until the function that it returns is called; with a stop that
+// is not nil they end the run. Until then a broken pipe is an error of the write to it, and ends no run.
 func listen(ctx context.Context, to orders, tell session.Observer, stop context.CancelCauseFunc) (end func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	asked, broken := make(chan os.Signal, 8), make(chan os.Signal, 1)

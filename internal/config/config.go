@@ -77,7 +77,7 @@ type ExplainSection struct {
 // MemorySection has the policy for times when memory is short, and how the device is kept. Only the policy original and fewer draws change results.
 type MemorySection struct {
 	Policy string        // one of policy.Names
-	Wait   time.Duration // for others to leave memory, for one volume
+	Wait   time.Duration // for other programs to give memory back, for one volume
 	CPU    *bool         // let the processor go on where the GPU cannot; nil: as the policy does
 	Fewer  *bool         // take fewer draws where not all can be had; nil: as the policy does
 	Skip   *bool         // skip a volume rather than let it fail; nil: as the policy does
@@ -237,7 +237,7 @@ func (c *Config) Validate() error {
 
 // Request returns the request for each volume, without target and sample.
 func (c *Config) Request() cam.Request {
-	methods, _ := c.Methods() // a name that is not known is told by its own check
+	methods, _ := c.Methods() // an unknown name is reported by its own check
 	return cam.Request{Methods: methods, Convention: c.Explain.Conventions, NSamples: c.Explain.NSamples,
 		NoiseLevel: c.Explain.NoiseLevel, Steps: c.Explain.Steps, Baseline: c.Explain.Baseline, Quadrature: c.Explain.Quadrature, Seed: c.Explain.Seed}
 }

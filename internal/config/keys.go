@@ -25,11 +25,11 @@ type key struct {
 	name   string
 	doc    string
 	value  value                     // the field of the Config, and how it is read
-	check  func(option string) error // checks the value, whoever set it, by the last part of the key's name; nil if anything goes
+	check  func(option string) error // checks the value, from any source, by the last part of the key's name; nil if all values are allowed
 	effect effect
 }
 
-// effect says whether a key changes results, so that a session does not go on with another value of it.
+// effect tells whether a key changes results: then a session does not go on with another value.
 type effect int
 
 const (
@@ -174,7 +174,7 @@ type Key struct {
 	Name    string
 	Flag    string // that overrides it, without dashes, where a command has one of that name
 	Doc     string
-	Default string // as the file would have it, without quotes; empty where there is none
+	Default string // in the form of the file, without quotes; empty where there is none
 }
 
 // Keys lists all keys of the configuration, section by section.

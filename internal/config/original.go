@@ -9,8 +9,8 @@ import (
 // originalClasses are the grades that the original system knows.
 var originalClasses = []string{"Normal", "Early AMD", "Intermediate AMD", "Advanced AMD"}
 
-// originalKeys are the keys of the original system's config_3d.toml that mean something here, and the keys of ours whose values they
-// are. All others are listed in one notice: most had no effect in the original either, the rest concern training.
+// originalKeys maps the keys of the original system's config_3d.toml that have a meaning here to our keys. All others are listed in one
+// notice: most had no effect in the original either, the rest concern training.
 var originalKeys = []originalKey{
 	{"DataModule.data_path", true, "data.folder"},
 	{"DataModule.label_path", true, "data.labels"},

@@ -17,7 +17,7 @@ type value struct {
 	get func() any
 }
 
-// text returns the field as records of sessions have it: texts as they are, all else as JSON, whose maps are sorted.
+// text returns the field in the form of session records: texts as they are, all else as JSON with sorted maps.
 func (v value) text() string {
 	x := v.get()
 	if s, ok := x.(string); ok {

@@ -28,7 +28,7 @@ type Set struct {
 	read func(ctx context.Context, path string) (*volume.Volume, format.File, error)
 }
 
-// Open reads the labels and deals the splits. What is wrong with the options is told first.
+// Open reads the labels and deals the splits. Faults of the options are reported first.
 func Open(o Options) (*Set, error) {
 	if err := o.Check(); err != nil {
 		return nil, err

@@ -61,7 +61,7 @@ func DefaultOptions() Options {
 // Check returns all that is wrong with the options, each a *cam.OptionError, joined.
 func (o Options) Check() error { return option.CheckAll(rules, o, cam.NewOptionError) }
 
-// CheckOption returns what is wrong with one option, named as configurations spell it. The error begins with the value.
+// CheckOption returns the fault of one option, named as in configurations; nil for none. The error begins with the value.
 func (o Options) CheckOption(name string) error { return option.CheckOne(rules, name, o) }
 
 // mostSize bounds an axis of ImageShape.

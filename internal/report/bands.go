@@ -35,7 +35,7 @@ func writeBands(w io.Writer, width, height vg.Length, dpi int, draw func(c vg.Ca
 	return (&png.Encoder{CompressionLevel: png.BestSpeed}).Encode(w, b)
 }
 
-// length returns the extent of so many rows.
+// length returns the extent of that many rows.
 func (b *bands) length(rows int) vg.Length { return vg.Length(rows) / vg.Length(b.dpi) * vg.Inch }
 
 func (b *bands) ColorModel() color.Model { return color.RGBAModel }

@@ -14,7 +14,7 @@ import (
 )
 
 // sealed is a record whose last key in JSON, sealKey, is a digest of all before it, so that no damage goes unnoticed. It is no
-// protection: a record that is changed on purpose can have a digest that fits.
+// protection: whoever changes a record on purpose can write a digest that fits.
 type sealed interface{ seal() *string }
 
 const sealKey = "record_sha256"

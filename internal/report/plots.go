@@ -14,7 +14,7 @@ import (
 	"github.com/voxcam/voxcam/internal/printable"
 )
 
-// palette is Okabe and Ito's, which colour-blind readers can tell apart.
+// palette is Okabe and Ito's, made for colour-blind readers.
 var palette = []color.Color{
 	color.RGBA{0, 114, 178, 255}, color.RGBA{230, 159, 0, 255}, color.RGBA{0, 158, 115, 255}, color.RGBA{204, 121, 167, 255},
 	color.RGBA{86, 180, 233, 255}, color.RGBA{213, 94, 0, 255}, color.RGBA{240, 228, 66, 255}, color.RGBA{90, 90, 90, 255},
@@ -198,7 +198,7 @@ func bars(title, unit string, labels []string, groups []series) (*plot.Plot, err
 	return p, nil
 }
 
-// logBars shows maxima of methods whose scales differ by powers of ten: by their logarithm, as points.
+// logBars shows maxima of methods by their logarithm, as points, since their scales differ by powers of ten.
 func logBars(title string, labels []string, groups []series) (*plot.Plot, error) {
 	p := plot.New()
 	p.Title.Text, p.Y.Label.Text = title, "log10 of the maximum"

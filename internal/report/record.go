@@ -39,7 +39,7 @@ type Session struct {
 	SplitSource string              `json:"split_source"` // column or shuffle
 	Splits      map[string][]string `json:"splits"`       // IDs of the whole data set
 
-	Digest string `json:"record_sha256,omitempty"` // as in Sample; where there is none, the samples' records have none either
+	Digest string `json:"record_sha256,omitempty"` // as in Sample; absent if the samples' records have none
 }
 
 // ModelInfo describes the network.
@@ -77,7 +77,7 @@ type Sample struct {
 	CorrectPrediction  *bool     `json:"correct_prediction"`
 
 	TargetLayer string      `json:"target_layer,omitempty"`
-	Layer       *cam.Layer  `json:"layer,omitempty"`  // which tensor that is, and what was assumed
+	Layer       *cam.Layer  `json:"layer,omitempty"`  // the tensor, and the assumptions about it
 	CellSize    *[3]float64 `json:"cell_size_voxels"` // of the target layer along depth, height, width
 	Methods     []Method    `json:"methods"`
 

@@ -184,7 +184,7 @@ func sortedKeys[K ~string, V any](m map[K]V) []K {
 	return keys
 }
 
-// classOrder lists the classes that occur: known ones by index, others (which a table should not have) by name.
+// classOrder lists the classes that occur: known ones by index, then others, which a table should not have, by name.
 func classOrder(names []string, count map[string]int) []string {
 	var out []string
 	for _, n := range names {

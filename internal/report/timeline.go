@@ -169,7 +169,7 @@ type curve struct {
 	value func(*Figures) int
 }
 
-// panels of the picture. One whose curves have no value anywhere is left out.
+// panels of the picture. A panel whose curves have no values is left out.
 var panels = []struct {
 	title  string
 	known  func(*Figures) bool
@@ -214,7 +214,7 @@ const legendRoom = 1.9 * vg.Inch
 type axis struct {
 	runs   [][]Moment
 	starts []float64 // of each run, in units
-	gaps   []string  // time before each run in which none ran, in words
+	gaps   []string  // idle time before each run, in words
 	unit   string
 	second float64 // in units
 	length float64
@@ -339,7 +339,7 @@ func (a *axis) events(p *plot.Plot, y float64) error {
 
 // breaks draws a line where a run continued the session.
 func (a *axis) breaks(p *plot.Plot, top float64) error {
-	const most = 12 // breaks whose texts can still be read
+	const most = 12 // more breaks would make their texts unreadable
 	texts := plotter.XYLabels{}
 	for i := 1; i < len(a.runs); i++ {
 		x := a.starts[i]
@@ -367,7 +367,7 @@ func (a *axis) breaks(p *plot.Plot, top float64) error {
 }
 
 // Thin leaves out every second line of figures of a timeline, and of events where they alone are more than half of most. The choice does not
-// depend on values, so that a picture of the rest is a fair one.
+// depend on values, so that a picture of the rest is fair.
 func Thin(moments []Moment, most int) []Moment {
 	events := 0
 	for _, m := range moments {

@@ -16,8 +16,8 @@ import (
 
 var statuses = []cam.Status{cam.StatusOK, cam.StatusDegraded, cam.StatusFailed, cam.StatusSkipped}
 
-// validate returns why no run can have written this record of a sample in the folder place. Reports rely on it: a folder of results may
-// come from somebody else.
+// validate returns an error if no run can have written this record of a sample in the folder place. Reports rely on it: a folder of results
+// may come from another person.
 func (s *Sample) validate(place string, m *ModelInfo) error {
 	split := dataset.Split(path.Base(path.Dir(path.Dir(place))))
 	switch {

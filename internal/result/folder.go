@@ -15,7 +15,7 @@ import (
 	"github.com/voxcam/voxcam/volume"
 )
 
-// RecordName is the file of a Folder that says what was explained, and what became of each method.
+// RecordName is the file of a Folder that describes the explanation and the result of each method.
 const RecordName = "result.json"
 
 // Folder holds the result of one volume for one class: METHOD.map and METHOD.heatmap in each format, and RecordName. Files have their

@@ -1,5 +1,5 @@
-// Package result writes what methods found for a volume as files. A format is one row of a table, for one explanation (voxcam explain), for a
-// run over a data set, and for the library alike.
+// Package result writes the maps of a volume as files. A format is one row of a table, for one explanation (voxcam explain), for a run over
+// a data set, and for the library.
 package result
 
 import (
@@ -13,7 +13,7 @@ import (
 	"github.com/voxcam/voxcam/volume"
 )
 
-// What a file holds, in its name.
+// Contents of a file, in its name.
 const (
 	signedMap = "map"      // the signed map at its own resolution
 	heatmap   = "heatmap"  // on the volume's grid
@@ -103,7 +103,7 @@ type Output struct {
 	extension string
 }
 
-// Name returns the file's name behind a stem, which a separator parts from what the file holds.
+// Name returns the file's name: a stem, a separator, and the contents.
 func (f Output) Name(stem, separator string) string {
 	if f.What == "" {
 		return stem + f.extension

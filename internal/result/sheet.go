@@ -15,8 +15,8 @@ func Title(sample, truth, predicted string, confidence float64, layer string) []
 	return []string{fmt.Sprintf("%s%s   predicted: %s (%.3f)   layer: %s", sample, truth, predicted, confidence, layer)}
 }
 
-// Row is a method's line of a sheet, with slices of the map, nil where there is none. class is the name of the target class; "" where it goes
-// without saying.
+// Row is a method's line of a sheet, with slices of the map, nil where there is none. class is the name of the target class; "" where it
+// is clear.
 func Row(m *cam.MethodResult, class string, of *Map) picture.Row {
 	label := m.Method
 	if class != "" {

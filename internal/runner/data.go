@@ -75,7 +75,7 @@ func OpenNoise(ctx context.Context, path string, r cam.Request) (*npy.Stack, err
 	return draws, nil
 }
 
-// enough compares a file of draws with what the methods need.
+// enough compares a file of draws with the needs of the methods.
 func enough(draws *npy.Stack, path string, r cam.Request) error {
 	choices, err := cam.Choose(r.Methods, r.Convention)
 	if err != nil {

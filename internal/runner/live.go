@@ -1,4 +1,4 @@
-// Package runner runs a data set as its configuration says, in sight of others: the session can be watched, and asked to give memory back.
+// Package runner runs a data set by its configuration. Other programs can watch the session, and ask it to give memory back.
 package runner
 
 import (
@@ -30,8 +30,8 @@ type Engine interface {
 	PID() int // of the worker process; 0 while there is none
 }
 
-// Live is a session that runs, as others see it: it joins what the session tells with what its device says of itself. It is the session's
-// observer, and what the control socket serves.
+// Live is the status of a running session, for other programs: it joins the session's notices with the state of its device. It is the
+// session's observer, and answers on the control socket.
 type Live struct {
 	looking sync.Mutex // of survey
 	survey  *gpusurvey.Surveyor
@@ -48,7 +48,7 @@ const mostIncidents = 100
 
 var _ control.Responder = (*Live)(nil)
 
-// NewLive returns the session of a model on a device before it has begun. It passes on to next what it hears. Close ends it.
+// NewLive returns the session of a model on a device before it has begun. It passes notices on to next. Close ends it.
 func NewLive(model, device string, next session.Observer) *Live {
 	return &Live{survey: openSurvey(), next: next, told: control.Status{PID: os.Getpid(), Model: model, Started: time.Now(),
 		Device: device, State: engine.StateStarting, Plans: []network.PassState{}}}

@@ -25,7 +25,7 @@ type Options struct {
 	VerifyFiles bool
 	// Private keeps the commands monitor and recover from reaching the session.
 	Private bool
-	// Live is called with the session before its device is opened; what it returns, if anything, when all is over.
+	// Live is called with the session before its device is opened. The function that it returns, nil or not, is called at the end.
 	Live func(*Live) (end func())
 
 	// Where the configuration wants a worker process: this program is one when it is started with the argument worker (SelfWorker), or Worker
@@ -41,15 +41,15 @@ type preparation struct {
 	live   *Live
 }
 
-// Run explains the samples that a configuration selects, in its session. What a sample meets is in its record and in the summary. Errors are
-// those of session.Run; what keeps the run from beginning is a *session.RefusedError or a *config.Error.
+// Run explains the samples that a configuration selects, in its session. Failures of a sample are in its record and in the summary. Errors are
+// those of session.Run; a run that cannot begin has a *session.RefusedError or a *config.Error.
 func Run(ctx context.Context, c *config.Config, o Options) (s session.Summary, err error) {
 	if o.Observer == nil {
 		o.Observer = session.ObserverFunc(func(session.Notice) {})
 	}
 	refuse := func(err error) (session.Summary, error) {
 		if ctx.Err() != nil {
-			return s, err // what was stopped was not refused
+			return s, err // a run that was stopped was not refused
 		}
 		return s, &session.RefusedError{Err: err}
 	}
@@ -87,7 +87,7 @@ func Run(ctx context.Context, c *config.Config, o Options) (s session.Summary, e
 	return session.Run(ctx, opt, m)
 }
 
-// tell tells what the user should know.
+// tell sends notes and warnings to the observer.
 func (j *preparation) tell(warnings, notes []string) {
 	for _, text := range warnings {
 		j.Observer.Notify(session.Notice{Kind: session.NoticeWarning, Reason: text})
@@ -97,7 +97,7 @@ func (j *preparation) tell(warnings, notes []string) {
 	}
 }
 
-// show lets others reach the session, until the function that it returns is called.
+// show lets other programs reach the session, until the function that it returns is called.
 func (j *preparation) show(ctx context.Context) (end func()) {
 	over := func() {}
 	if j.Live != nil {

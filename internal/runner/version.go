@@ -14,7 +14,7 @@ func Version() string {
 		return "unknown"
 	}
 	v := info.Main.Version
-	if info.Main.Path != module { // in a program of others
+	if info.Main.Path != module { // in another program that imports this module
 		v = ""
 		for _, m := range info.Deps {
 			if m.Path == module {

@@ -18,8 +18,8 @@ import (
 	"github.com/voxcam/voxcam/internal/report"
 )
 
-// settings returns all settings that change results, as text: those of the configuration, and what the model, the table of labels and
-// the files of draws say.
+// settings returns all settings that change results, as text: those of the configuration, and the facts of the model, the table of labels
+// and the files of draws.
 func (r *run) settings() map[string]string {
 	c := r.config
 	s := c.Settings()
@@ -87,7 +87,7 @@ func (r *run) identify(name string) error {
 		return refuse("session %s was made under other settings and is not continued; choose another session. What differs:\n%s",
 			name, strings.Join(differences(before.Settings, settings), "\n"))
 	}
-	// The rest follows from the settings, or tells the present places; the folder's word for it is not relied upon.
+	// The rest follows from the settings, or is about present places, for which the folder's record is not relied upon.
 	now.Created, now.Version, now.Digest = before.Created, before.Version, before.Digest
 	return nil
 }
@@ -121,7 +121,7 @@ func checkOurs(dir, name string) error {
 	return nil
 }
 
-// notes explain settings whose names alone would not help.
+// notes explain settings whose names are not enough.
 var notes = map[string]string{
 	"data.deal":    " (the table of labels has other cases, so the seeded shuffle deals them to other splits)",
 	"model.sha256": " (the model's file has another content)",

@@ -35,7 +35,7 @@ type part struct {
 	events  *events
 }
 
-// events collects what happened to memory and device while one part was explained.
+// events collects the events of memory and device while one part is explained.
 type events struct {
 	mu   sync.Mutex
 	list []cam.Event
@@ -56,13 +56,13 @@ func (e *events) all() []cam.Event {
 // readers is the number of samples that are read at a time: decompression is the work of one processor for each.
 const readers = 2
 
-// writersOf returns the number of samples that are written at a time. The files of one are encoded side by side, too; the second one is
-// for the time in which the first has few files left.
+// writersOf returns the number of samples that are written at a time. The files of one sample are encoded side by side, too; a second sample
+// fills the time in which the first has few files left.
 func writersOf(processors int) int { return min(max(processors/4, 1), 4) }
 
 // pipeline reads, explains and writes samples, each stage in goroutines of its own. The channels hold nothing: a stage that has finished
-// its work keeps it until the next one takes it, which bounds what is in memory: a volume for each reader, one that is on its way to
-// the device, one that is explained, and one with maps for each writer. After an interruption a sample that is already explained is
+// its work keeps it until the next one takes it, which bounds the volumes in memory: one for each reader, one on its way to the
+// device, one that is explained, and one with maps for each writer. After an interruption a sample that is already explained is
 // still written.
 type pipeline struct {
 	*run
@@ -175,7 +175,7 @@ func (p *pipeline) begin(ctx context.Context, j *job, i int) part {
 	return out
 }
 
-// requestFor returns the request for target i of a sample. What happens meanwhile is collected in events.
+// requestFor returns the request for target i of a sample. Events during the explanation are collected in events.
 func (p *pipeline) requestFor(s dataset.Sample, i int, events *events) cam.Request {
 	request := p.request
 	request.Target.Class, request.SampleID, request.Noise = p.targets[i], s.ID, p.opt.Noise
@@ -203,7 +203,7 @@ func (p *part) drop() {
 // computeAll explains the parts that were begun, and hands them to the writers.
 func (p *pipeline) computeAll(ctx context.Context) error {
 	defer close(p.written)
-	var open *job // whose parts have begun to be written
+	var open *job // with parts that are being written
 	defer func() {
 		if open != nil {
 			close(open.parts)

@@ -100,7 +100,7 @@ func line(e Notice) string {
 	return ""
 }
 
-// bar draws a progress bar. Only what needs attention gets a line of its own above it.
+// bar draws a progress bar. Only notices that need attention get a line of their own above it.
 type bar struct {
 	w   io.Writer
 	mu  sync.Mutex
@@ -201,7 +201,7 @@ func (j *jsonLog) Notify(e Notice) {
 	}
 }
 
-// harmless reports whether an event needs nobody's attention: there was memory, or it was given back on request.
+// harmless reports whether an event needs no attention: there was memory, or it was given back on request.
 func harmless(k cam.EventKind) bool {
 	switch k {
 	case cam.EventLarger, cam.EventResumed, cam.EventReleased, cam.EventRepeated, cam.EventReloaded:

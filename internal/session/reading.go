@@ -14,9 +14,9 @@ import (
 	"github.com/voxcam/voxcam/internal/report"
 )
 
-// reading reads the volumes of a run. While a volume is read, a file in the session's folder marks it. A mark that is there when a run begins
-// names a volume whose reading may have ended an earlier run, killed for lack of memory. Such a volume is read last, and alone, so that
-// nothing else can be the cause. One that ended two runs is failed, until its file changes or the mark is removed.
+// reading reads the volumes of a run. While a volume is read, a file in the session's folder marks it. A mark from an earlier run
+// names a volume whose reading may have ended that run, killed for lack of memory. Such a volume is read last, and alone, so that
+// nothing else can be the cause. A volume that ended two runs fails, until its file changes or the mark is removed.
 type reading struct {
 	run   *run
 	alone sync.RWMutex     // a volume with a mark of an earlier run is read under the write lock, all others under the read lock
@@ -25,7 +25,7 @@ type reading struct {
 
 const (
 	readingFolder = ".reading"
-	// markedBytes is the size from which a file is marked. What a smaller one holds, compressed or not, takes 256 MiB at most.
+	// markedBytes is the size from which a file is marked. The volume of a smaller file, compressed or not, takes 256 MiB at most.
 	markedBytes = 32 << 10
 	mostTries   = 2
 )

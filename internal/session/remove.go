@@ -27,7 +27,7 @@ func isResult(sample, file string) bool {
 	})
 }
 
-// isKey reports whether run.key makes a name: METHOD_class_I_volume, of which method and class may be missing.
+// isKey reports whether a name is one of run.key: METHOD_class_I_volume, perhaps without method or class.
 func isKey(key string) bool {
 	for _, method := range cam.Methods() {
 		if rest, ok := strings.CutPrefix(key, method+"_"); ok {
@@ -68,7 +68,7 @@ func (r *run) removePicture(picture string) error {
 	return err
 }
 
-// warnKept warns that files in the place of results are not of this program, and says where they were moved.
+// warnKept warns that files in the place of results are not of this program, and names their new place.
 func (r *run) warnKept(place, kept string) {
 	if kept != "" {
 		r.observe.Notify(Notice{Kind: NoticeWarning, Reason: fmt.Sprintf("%s held files that this program does not write; they are in %s now", place, kept)})

@@ -49,8 +49,8 @@ func (r *run) sort(ctx context.Context, samples []dataset.Sample) (todo []datase
 	return todo, done, nil
 }
 
-// finished reports whether a record is that of this sample as it is now, complete, with all its files. What failed or
-// was skipped is not finished: its cause may be mended. What is degraded is a result: done again, it might come out worse.
+// finished reports whether a record is that of this sample as it is now, complete, with all its files. A failed or
+// skipped sample is not finished: its cause may be mended. A degraded one is: another attempt might come out worse.
 func (r *run) finished(s dataset.Sample, record *report.Sample) bool {
 	if record.Schema != report.Schema || record.Hash != r.record.Hash || record.ID != s.ID || s.Err != nil {
 		return false

@@ -28,8 +28,8 @@ const (
 	mostTimeline = 256 << 20
 )
 
-// recorder passes on what happens to memory: to the observer and, if there are figures, to the session's timeline. Figures that cannot be
-// read or written end the timeline with a warning, and not the run: it is not a result.
+// recorder passes events and figures of memory on: to the observer and, if there are figures, to the session's timeline. Figures that cannot
+// be read or written end the timeline with a warning, not the run: the timeline is no result.
 type recorder struct {
 	folder  *durable.Folder
 	figures func(context.Context) (report.Figures, error) // nil: no timeline
@@ -93,7 +93,7 @@ func (r *recorder) begin(s dataset.Sample) {
 	r.sample = s.ID
 }
 
-// event records what happened while a sample was explained.
+// event records an event during the explanation of a sample.
 func (r *recorder) event(s dataset.Sample, e cam.Event) {
 	r.observe.Notify(Notice{Kind: NoticeDevice, Sample: s.ID, Split: string(s.Split), Device: e})
 	r.mu.Lock()
@@ -104,7 +104,7 @@ func (r *recorder) event(s dataset.Sample, e cam.Event) {
 	r.add(report.Moment{Time: e.Time, Sample: s.ID, Event: e.Kind, Text: e.Text})
 }
 
-// begun opens the timeline, whose last line a crash may have torn.
+// begun opens the timeline; a crash may have cut its last line.
 func (r *recorder) begun() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -145,7 +145,7 @@ func (w *writer) list(name string, info durable.Info) {
 	w.record.Files = append(w.record.Files, report.FileRecord{Path: name, Bytes: info.Bytes, SHA256: info.SHA256})
 }
 
-// finish stores pictures and record and gives the sample its place, whatever became of it.
+// finish stores pictures and record and puts the sample in its place, with any status.
 func (w *writer) finish() (*report.Sample, error) {
 	defer w.abort()
 	r := w.run
@@ -174,7 +174,7 @@ func (w *writer) finish() (*report.Sample, error) {
 		}
 	}
 	if len(w.record.Statistics) == 0 {
-		// Pictures of an earlier attempt must not stay behind.
+		// Pictures of an earlier attempt must not remain.
 		for _, ending := range append(result.SheetEndings("_"), coverEnding) {
 			if err := r.removePicture(pictureStem(w.job.sample) + ending); err != nil {
 				return nil, err
@@ -308,7 +308,7 @@ func (r *run) describeMethod(m *cam.MethodResult, class int) report.Method {
 	return rm
 }
 
-// key names a method's files, as the original system does where it has a name.
+// key names a method's files, with the original system's name if it has one.
 func (r *run) key(method string, class int) string {
 	parts := []string{}
 	if len(r.request.Methods) > 1 {
