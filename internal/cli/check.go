@@ -2,14 +2,11 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -36,7 +33,7 @@ type checkOptions struct {
 }
 
 func newCheck() *cobra.Command {
-	o, may := checkOptions{bands: gpusurvey.DefaultBands()}, policy.DefaultPolicy()
+	o, may := checkOptions{}, policy.DefaultPolicy()
 	var model modelFlags
 	var methods methodFlags
 	var shape []int
@@ -85,22 +82,13 @@ would not fit; 1 if it cannot be told what is free; 2 for wrong usage.`,
 	takeFlags(cmd, model.add, "model", "precision")
 	model.addOptions(cmd)
 	takeFlags(cmd, methods.add, "method", "convention", "n-samples", "steps")
-	fl.IntSliceVar(&shape, "volume-shape", nil, "channels,depth,height,width where the model leaves them open")
+	addShape(cmd, &shape)
 	fl.Var(&may, "policy", "what a run may give up: exact (the processor goes on where a GPU cannot), or original (fewer draws by the original's thresholds)")
-	fl.Var(&o.bands, "thresholds", "bounds of healthy, caution and warning: three sizes that are free, and three shares of fragmentation")
+	addThresholds(cmd, &o.bands)
 	fl.BoolVar(&o.context, "driver", false, "ask the driver too, through a context that takes some hundred MiB of each GPU meanwhile")
 	fl.BoolVar(&o.probe, "probe", false, "take what is free of each GPU for a moment to see whether it is one block; others who ask then are refused")
 	fl.BoolVar(&o.asJSON, "json", false, "print JSON")
 	return cmd
-}
-
-// volumeShape reads --volume-shape; zeros where it was not given.
-func volumeShape(sizes []int) (shape [4]int, err error) {
-	if len(sizes) != 0 && (len(sizes) != 4 || slices.Min(sizes) < 1) {
-		return shape, usage(fmt.Errorf("--volume-shape %v: four sizes expected, channels,depth,height,width", sizes))
-	}
-	copy(shape[:], sizes)
-	return shape, nil
 }
 
 // checkCodes are the exit codes of states of health.
@@ -150,9 +138,7 @@ func check(ctx context.Context, o checkOptions, stdout, stderr io.Writer) error 
 		c.ExitCode = max(c.ExitCode, fitCode(c.Run)) // the larger the worse
 	}
 	if o.asJSON {
-		e := json.NewEncoder(stdout)
-		e.SetIndent("", "  ")
-		err = e.Encode(c)
+		err = printJSON(stdout, c)
 	} else {
 		err = c.print(stdout)
 	}
@@ -162,10 +148,7 @@ func check(ctx context.Context, o checkOptions, stdout, stderr io.Writer) error 
 	for _, note := range c.notes() {
 		printable.Fprintln(stderr, "voxcam: note:", note)
 	}
-	if c.ExitCode != session.ExitOK {
-		return &exitError{code: c.ExitCode, quiet: true, err: fmt.Errorf("memory is %s", c.Health)}
-	}
-	return nil
+	return ended(c.ExitCode, "memory is "+c.Health.String())
 }
 
 // runDevice returns the name of the device that a run would compute on. Auto becomes the first GPU if there is one, so that an unusable GPU
@@ -197,10 +180,7 @@ func (c *checked) notes() []string {
 }
 
 // checkColumns are the columns of the table.
-var checkColumns = []struct {
-	head string
-	cell func(gpusurvey.GPU) string
-}{
+var checkColumns = []column[gpusurvey.GPU]{
 	{"device", gpusurvey.GPU.Label},
 	{"name", func(g gpusurvey.GPU) string { return printable.Short(g.Name, 40) }},
 	{"total", func(g gpusurvey.GPU) string { return bytesize.Format(g.Total) }},
@@ -228,23 +208,8 @@ func known(cell func(gpusurvey.GPU) string) func(gpusurvey.GPU) string {
 	}
 }
 
-func percent(x float64) string { return fmt.Sprintf("%.0f%%", 100*x) }
-
 func (c *checked) print(w io.Writer) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	if len(c.GPUs) > 0 {
-		for _, column := range checkColumns {
-			printable.Fprintf(t, "%s\t", column.head)
-		}
-		printable.Fprintln(t)
-	}
-	for _, g := range c.GPUs {
-		for _, column := range checkColumns {
-			printable.Fprintf(t, "%s\t", column.cell(g))
-		}
-		printable.Fprintln(t)
-	}
-	if err := t.Flush(); err != nil {
+	if err := printTable(w, checkColumns, c.GPUs); err != nil {
 		return err
 	}
 	for _, g := range c.GPUs {
@@ -300,7 +265,7 @@ func printHolders(w io.Writer, g gpusurvey.GPU) {
 	}
 	if len(rows) > 0 {
 		printable.Fprintf(w, "\n%s is held by\n", g.Label())
-		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		t := newTable(w)
 		for _, r := range rows {
 			printable.Fprintf(t, "  %s\t%s\t%s\t%s\n", r[0], r[1], r[2], r[3])
 		}
@@ -348,10 +313,79 @@ func reachSessions(ctx context.Context) (found []gpusurvey.SessionUsage, err err
 	return found, err
 }
 
-// seconds is a time for people, to two digits.
-func seconds(s float64) string {
-	if s >= 100 {
-		return (time.Duration(math.Round(s)) * time.Second).String()
+// askFit asks whether a run would fit on a device, and prints notes for the user.
+func askFit(ctx context.Context, q fit.Question, device string, stderr io.Writer) (*cam.Fit, error) {
+	q.Engine.Device = device
+	q.Notes = func(warnings, notes []string) { printNotes(stderr, warnings, notes) }
+	a, err := fit.Ask(ctx, q)
+	if err != nil {
+		return nil, flagged(err)
 	}
-	return fmt.Sprintf("%.2g s", s)
+	a.Reason = inFlags(a.Reason)
+	return a, nil
+}
+
+// fitCode returns the exit code: 0 if the run fits on its device, 3 if the processor takes its place, 4 if nothing fits.
+func fitCode(a *cam.Fit) int {
+	switch {
+	case !a.Fits:
+		return session.ExitFailed
+	case a.Level == cam.LevelCPU:
+		return session.ExitDegraded
+	}
+	return session.ExitOK
+}
+
+// levelTexts explain levels in words.
+var levelTexts = map[cam.Level]string{
+	cam.LevelWhole: "with whole tensors", cam.LevelStreamed: "by streamed plans", cam.LevelSmallest: "by the smallest plans",
+	cam.LevelHost: "by streamed plans, with volumes in the host's memory", cam.LevelCPU: "only on the processor",
+}
+
+// passColumns are the columns of the table of passes.
+var passColumns = []column[cam.Pass]{
+	{"pass", func(p cam.Pass) string { return p.Name }},
+	{"methods", func(p cam.Pass) string { return strings.Join(p.Methods, ", ") }},
+	{"level", func(p cam.Pass) string {
+		if p.Level == "" {
+			return "does not fit"
+		}
+		return string(p.Level)
+	}},
+	{"needs", func(p cam.Pass) string { return bytesize.Format(p.Needs) }},
+	{"arena", func(p cam.Pass) string { return bytesize.Format(p.Arena) }},
+	{"weights", func(p cam.Pass) string { return bytesize.Format(p.Weights) }},
+	{"volumes", func(p cam.Pass) string { return bytesize.Format(p.Fields) }},
+	{"whole tensors", func(p cam.Pass) string { return bytesize.Format(p.Whole) }},
+	{"time", func(p cam.Pass) string { return fmt.Sprintf("%d x %s", p.Runs, seconds(p.Seconds)) }},
+}
+
+// printFit prints how a run would go.
+func printFit(w io.Writer, a *cam.Fit) error {
+	budget := "the least that works"
+	if a.Budget > 0 {
+		budget = "a budget of " + bytesize.Format(a.Budget)
+	}
+	if a.Free > 0 {
+		budget += ", " + bytesize.Format(a.Free) + " are free"
+	}
+	if a.Fits {
+		printable.Fprintf(w, "a run of %s fits on %s %s (%s)\n", a.Model, a.Device, levelTexts[a.Level], budget)
+	} else {
+		printable.Fprintf(w, "a run of %s does not fit on %s (%s)\n", a.Model, a.Device, budget)
+	}
+	if a.Reason != "" {
+		fmt.Fprintln(w, printable.Lines(a.Reason))
+	}
+	if err := printTable(w, passColumns, a.Passes); err != nil {
+		return err
+	}
+	if !a.Fits {
+		return nil
+	}
+	if a.Draws > 0 {
+		printable.Fprintf(w, "%d draws of noise a volume\n", a.Draws)
+	}
+	_, err := printable.Fprintf(w, "about %s a volume (estimate: %s)\n", seconds(a.Seconds), a.Basis)
+	return err
 }

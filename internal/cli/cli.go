@@ -33,6 +33,14 @@ type exitError struct {
 func (e *exitError) Error() string { return e.err.Error() }
 func (e *exitError) Unwrap() error { return e.err }
 
+// ended returns the error that ends the program with a code, nil for 0, when all that there is to say has been printed.
+func ended(code int, why string) error {
+	if code == session.ExitOK {
+		return nil
+	}
+	return &exitError{code: code, quiet: true, err: errors.New(why)}
+}
+
 // usage marks an error as one of how the program was called.
 func usage(err error) error {
 	if err == nil {

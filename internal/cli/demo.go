@@ -48,7 +48,7 @@ labels, a model trained on such phantoms and a configuration, and runs the main 
 				return err
 			}
 			if code != session.ExitOK && code != session.ExitDegraded {
-				return &exitError{code: code, quiet: true, err: fmt.Errorf("not all samples are ok")}
+				return ended(code, "not all samples are ok")
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "look at: %s\n", filepath.Join(summary.Dir, "visualizations"))
 			return nil

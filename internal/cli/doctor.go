@@ -1,14 +1,12 @@
 package cli
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"runtime"
 	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -45,9 +43,7 @@ func doctor(w io.Writer, asJSON bool) (err error) {
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
 	if asJSON {
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		return e.Encode(struct {
+		return printJSON(w, struct {
 			Version string          `json:"version"`
 			CPU     string          `json:"cpu"`
 			Threads int             `json:"threads"`
@@ -55,15 +51,14 @@ func doctor(w io.Writer, asJSON bool) (err error) {
 			CUDA    *cuda.Diagnosis `json:"cuda"`
 		}{runner.Version(), b.Name(), b.Threads(), auto(d), d})
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	t := newTable(w)
 	row := func(what, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", what, fmt.Sprintf(format, args...)) }
 	row("voxcam", "%s, %s/%s", runner.Version(), runtime.GOOS, runtime.GOARCH)
 	row("processor", "%s, %d threads", b.Name(), b.Threads())
 	library := func(what string, l cuda.LibraryInfo) {
-		switch {
-		case l.Problem != "":
+		if l.Problem != "" {
 			row(what, "%s", l.Problem)
-		default:
+		} else {
 			row(what, "%s (%s)", l.Version, l.Path)
 		}
 		if len(l.Missing) > 0 {

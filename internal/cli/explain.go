@@ -3,7 +3,6 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
@@ -28,52 +27,6 @@ import (
 // lean makes the garbage collector run early: memory that a budget does not count should stay small. Activations and weights have no
 // pointers, so that this costs little.
 func lean() { debug.SetGCPercent(10) }
-
-// printNotes prints the warnings and notes about a model.
-func printNotes(w io.Writer, info cam.Info) {
-	for _, text := range info.Warnings {
-		printable.Fprintln(w, "voxcam: warning:", inFlags(text))
-	}
-	for _, text := range info.Notes {
-		printable.Fprintln(w, "voxcam: note:", inFlags(text))
-	}
-}
-
-// methodFlags are the flags of commands that run methods.
-type methodFlags struct {
-	methods, conventions string
-	samples              int
-	level                float64
-	steps                int
-	baseline, quadrature string
-	seed                 uint64
-}
-
-func (f *methodFlags) add(cmd *cobra.Command) {
-	fl := cmd.Flags()
-	fl.StringVar(&f.methods, "method", cam.DefaultMethod, "methods, separated by commas: "+strings.Join(cam.Methods(), ", ")+"; both, all")
-	fl.StringVar(&f.conventions, "convention", "", "conventions other than the original system's: METHOD=NAME,...")
-	fl.IntVar(&f.samples, "n-samples", cam.DefaultNSamples, "noise draws of smoothgrad and vargrad")
-	fl.Float64Var(&f.level, "noise-level", cam.DefaultNoiseLevel, "standard deviation of the noise, in units of the volume as the network sees it")
-	fl.IntVar(&f.steps, "steps", cam.DefaultSteps, "points on the path of integrated-gradients")
-	fl.StringVar(&f.baseline, "baseline", cam.DefaultBaseline, "where the path of integrated-gradients begins: "+strings.Join(cam.Baselines(), ", ")+", or a value in units of the volume as the network sees it")
-	fl.StringVar(&f.quadrature, "quadrature", cam.DefaultQuadrature, "how points on the path are chosen and weighted: "+strings.Join(cam.Quadratures(), ", "))
-	fl.Uint64Var(&f.seed, "seed", 0, "seed of the noise")
-}
-
-func (f *methodFlags) request() (cam.Request, error) {
-	methods, err := cam.Expand(f.methods)
-	if err != nil {
-		return cam.Request{}, usage(err)
-	}
-	conventions, err := cam.ParseConventions(f.conventions)
-	if err != nil {
-		return cam.Request{}, usage(err)
-	}
-	r := cam.Request{Methods: methods, Convention: conventions, NSamples: f.samples, NoiseLevel: f.level, Steps: f.steps, Baseline: f.baseline,
-		Quadrature: f.quadrature, Seed: f.seed}
-	return r, flagged(r.Check())
-}
 
 type explainFlags struct {
 	modelFlags
@@ -158,8 +111,8 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 		}
 		return usage(fmt.Errorf("%s: %w", path, err))
 	}
-	printNotes(cmd.ErrOrStderr(), m.Info())
-	printNotes(cmd.ErrOrStderr(), cam.Info{Warnings: v.Warnings})
+	printNotes(cmd.ErrOrStderr(), m.Info().Warnings, m.Info().Notes)
+	printNotes(cmd.ErrOrStderr(), v.Warnings, nil)
 	if f.noise != "" {
 		draws, err := voxcam.OpenNoise(cmd.Context(), f.noise, req)
 		if err != nil {
@@ -220,7 +173,7 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 		}
 	}
 	if failed > 0 {
-		return &exitError{code: session.ExitFailed, quiet: true, err: errors.New("not every method gave a map")}
+		return ended(session.ExitFailed, "not every method gave a map")
 	}
 	return nil
 }
@@ -241,7 +194,7 @@ func (f *explainFlags) open(cmd *cobra.Command, v *volume.Volume) (*voxcam.Model
 		return nil, flagged(network.SuggestAxes(err, v))
 	}
 	warnings, notes := m.Notes()
-	printNotes(cmd.ErrOrStderr(), cam.Info{Warnings: warnings, Notes: notes})
+	printNotes(cmd.ErrOrStderr(), warnings, notes)
 	return m, nil
 }
 

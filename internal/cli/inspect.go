@@ -1,11 +1,9 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -35,14 +33,12 @@ func newInspect() *cobra.Command {
 				summary.Warnings[i] = inFlags(text)
 			}
 			if asJSON {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				return enc.Encode(summary)
+				return printJSON(cmd.OutOrStdout(), summary)
 			}
 			return printSummary(cmd.OutOrStdout(), summary)
 		},
 	}
-	cmd.Flags().IntSliceVar(&shape, "volume-shape", nil, "channels,depth,height,width where the model leaves them open")
+	addShape(cmd, &shape)
 	cmd.Flags().StringVar(&inputAxes, "input-axes", "", inputAxesHelp)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
@@ -50,7 +46,7 @@ func newInspect() *cobra.Command {
 
 func printSummary(w io.Writer, s *cam.Summary) error {
 	printable.Fprintf(w, "%s: %s, opset %d, volume %s, %d classes, %d parameters\n\n", s.Path, s.Producer, s.Opset, join(s.Volume[:], "x"), s.Classes, s.Parameters)
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	t := newTable(w)
 	fmt.Fprintln(t, "layer\toperation\toutput shape\tparameters\tcells\tcell size (voxels)\t")
 	for _, r := range s.Layers {
 		cells, size, mark := "", "", ""

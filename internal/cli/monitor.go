@@ -34,7 +34,7 @@ type monitorOptions struct {
 const shortest = 100 * time.Millisecond
 
 func newMonitor() *cobra.Command {
-	o := monitorOptions{bands: gpusurvey.DefaultBands()}
+	o := monitorOptions{}
 	cmd := &cobra.Command{
 		Use:   "monitor",
 		Short: "Watch the memory of the GPUs, who holds it, and how sessions get on",
@@ -61,7 +61,7 @@ same figures as metrics besides, at http://ADDRESS/metrics. NO_COLOR in the envi
 	fl.BoolVar(&o.once, "once", false, "look once")
 	fl.BoolVar(&o.asJSON, "json", false, "print a line of JSON for each look")
 	fl.StringVar(&o.prometheus, "prometheus", "", "serve metrics for Prometheus at this address: :9400 for this machine alone, 0.0.0.0:9400 for all that reach it")
-	fl.Var(&o.bands, "thresholds", "bounds of healthy, caution and warning: three sizes that are free, and three shares of fragmentation")
+	addThresholds(cmd, &o.bands)
 	return cmd
 }
 

@@ -6,11 +6,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/bytesize"
@@ -45,7 +43,7 @@ volume and the gradient with respect to it are counted apart; on a GPU, all of t
 	f.deviceFlags.add(cmd)
 	takeFlags(cmd, f.methodFlags.add, "method")
 	fl := cmd.Flags()
-	fl.IntSliceVar(&f.shape, "volume-shape", nil, "channels,depth,height,width where the model leaves them open")
+	addShape(cmd, &f.shape)
 	fl.BoolVar(&f.asJSON, "json", false, "print JSON, with every buffer and step")
 	fl.StringVar(&f.svg, "svg", "", "draw the plans, bytes over steps, to this file")
 	fl.StringVar(&f.html, "html", "", "write a page with the drawing and the tables to this file")
@@ -76,17 +74,6 @@ func dumpPasses(folder string) (afterPass func(pass, graph string) error, err er
 		})
 		return err
 	}, nil
-}
-
-// takeFlags gives a command some of the flags that add would.
-func takeFlags(cmd *cobra.Command, add func(*cobra.Command), names ...string) {
-	all := &cobra.Command{}
-	add(all)
-	all.Flags().VisitAll(func(flag *pflag.Flag) {
-		if slices.Contains(names, flag.Name) {
-			cmd.Flags().AddFlag(flag)
-		}
-	})
 }
 
 func (f *planFlags) run(cmd *cobra.Command, path string) (err error) {

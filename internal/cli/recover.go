@@ -2,14 +2,12 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -38,7 +36,7 @@ type recoverOptions struct {
 }
 
 func newRecover() *cobra.Command {
-	o := recoverOptions{bands: gpusurvey.DefaultBands()}
+	o := recoverOptions{}
 	cmd := &cobra.Command{
 		Use:   "recover",
 		Short: "Get memory of the GPUs back, and say what really came back",
@@ -76,7 +74,7 @@ says; 1 a step failed, or it cannot be told what is free; 2 for wrong usage.`,
 	fl.DurationVar(&o.timeout, "timeout", 2*time.Minute, "time that a session is given for each step, which it takes between two passes; 0: no limit")
 	fl.BoolVar(&o.dryRun, "dry-run", false, "only say what would be done")
 	fl.BoolVar(&o.asJSON, "json", false, "print JSON")
-	fl.Var(&o.bands, "thresholds", "bounds of healthy, caution and warning: three sizes that are free, and three shares of fragmentation")
+	addThresholds(cmd, &o.bands)
 	return cmd
 }
 
@@ -192,9 +190,7 @@ func (o recoverOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr
 	}
 	r.ExitCode = o.exitCode(r)
 	if o.asJSON {
-		e := json.NewEncoder(stdout)
-		e.SetIndent("", "  ")
-		err = errors.Join(err, e.Encode(r))
+		err = errors.Join(err, printJSON(stdout, r))
 	} else {
 		err = errors.Join(err, o.print(stdout, r, last))
 	}
@@ -209,10 +205,7 @@ func (o recoverOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr
 	if err != nil {
 		return err
 	}
-	if r.ExitCode != session.ExitOK {
-		return &exitError{code: r.ExitCode, quiet: true, err: fmt.Errorf("memory is %s", r.Health)}
-	}
-	return nil
+	return ended(r.ExitCode, "memory is "+r.Health.String())
 }
 
 // exitCode returns the code of voxcam check, with two exceptions: memory that came back is a success unless memory is critical still, and a step
@@ -235,7 +228,7 @@ func (o *recoverOptions) exitCode(r *recovered) int {
 
 // print prints the steps and their effects.
 func (o *recoverOptions) print(w io.Writer, r *recovered, now *gpusurvey.Survey) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	t := newTable(w)
 	if len(r.Steps) > 0 {
 		printable.Fprintf(t, "step\twhat\tfreed really\n")
 	}
@@ -297,7 +290,7 @@ func noSession(now *gpusurvey.Survey) string {
 
 // printBeforeAfter prints the figures of the driver and of sessions, before and after.
 func printBeforeAfter(w io.Writer, r *recovered) {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	t := newTable(w)
 	printable.Fprintf(t, "\n\tbefore\tafter\t\n")
 	for _, b := range r.Before {
 		for _, a := range r.After {
@@ -331,7 +324,7 @@ func printCandidates(w io.Writer, list []reclaim.Candidate) {
 		printable.Fprintln(w, "no process is listed that holds memory of a GPU")
 		return
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	t := newTable(w)
 	printable.Fprintf(t, "pid\tuser\tname\tmemory\tage\twhose\tended?\n")
 	for _, c := range list {
 		bytes, age, whose := "not told", "", "another program"

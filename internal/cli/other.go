@@ -16,3 +16,11 @@ var stopping = []os.Signal{os.Interrupt}
 func listen(context.Context, orders, session.Observer, context.CancelCauseFunc) (end func()) {
 	return func() {}
 }
+
+var resized []os.Signal
+
+// canWait: on this system only a read waits, and the context cannot end it.
+const canWait = false
+
+// readable does not wait.
+func readable(ctx context.Context, _ *os.File) error { return ctx.Err() }

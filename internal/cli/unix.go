@@ -4,10 +4,13 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/signal"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/session"
@@ -51,5 +54,26 @@ func listen(ctx context.Context, to orders, tell session.Observer, stop context.
 		signal.Stop(broken)
 		cancel()
 		tasks.Wait()
+	}
+}
+
+// resized comes when the terminal's size changes.
+var resized = []os.Signal{syscall.SIGWINCH}
+
+// canWait reports that readable waits with a context, so that waiting for a key can be stopped.
+const canWait = true
+
+// readable waits until something can be read from a file, or the context ends.
+func readable(ctx context.Context, file *os.File) error {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(file.Fd()), Events: unix.POLLIN}}, 100)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil && !errors.Is(err, unix.EINTR):
+			return err
+		case n > 0:
+			return nil
+		}
 	}
 }
