@@ -180,7 +180,7 @@ func (c *checked) notes() []string {
 }
 
 // checkColumns are the columns of the table.
-var checkColumns = []column[gpusurvey.GPU]{
+var checkColumns = []tableColumn[gpusurvey.GPU]{
 	{"device", gpusurvey.GPU.Label},
 	{"name", func(g gpusurvey.GPU) string { return printable.Short(g.Name, 40) }},
 	{"total", func(g gpusurvey.GPU) string { return bytesize.Format(g.Total) }},
@@ -343,7 +343,7 @@ var levelTexts = map[cam.Level]string{
 }
 
 // passColumns are the columns of the table of passes.
-var passColumns = []column[cam.Pass]{
+var passColumns = []tableColumn[cam.Pass]{
 	{"pass", func(p cam.Pass) string { return p.Name }},
 	{"methods", func(p cam.Pass) string { return strings.Join(p.Methods, ", ") }},
 	{"level", func(p cam.Pass) string {

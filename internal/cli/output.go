@@ -31,14 +31,14 @@ func printJSON(w io.Writer, v any) error {
 // newTable returns a writer that aligns cells, each ended by a tab, in columns. Flush writes them to w.
 func newTable(w io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(w, 0, 0, 2, ' ', 0) }
 
-// column is a column of a table whose rows are values of type T.
-type column[T any] struct {
+// tableColumn is a column of a table whose rows are values of type T.
+type tableColumn[T any] struct {
 	head string
 	cell func(T) string
 }
 
 // printTable prints a table with its heads; nothing without rows.
-func printTable[T any](w io.Writer, columns []column[T], rows []T) error {
+func printTable[T any](w io.Writer, columns []tableColumn[T], rows []T) error {
 	if len(rows) == 0 {
 		return nil
 	}

@@ -85,7 +85,7 @@ func TestOverride(t *testing.T) {
 		Conventions map[string]string `json:"conventions"`
 		Device      string            `json:"device"`
 	}{c.Memory.Policy, int64(c.Memory.Wait), c.Memory.CPU, c.Memory.Shuttle, c.Memory.Worker, c.Explain.Memory.String(), c.Explain.NSamples,
-		c.Explain.Seed, c.Explain.NoiseLevel, c.Model.TokenGrid, c.Output.Formats, c.Explain.Methods, c.Explain.Conventions, c.Explain.Device})
+		c.Explain.Seed, c.Explain.NoiseLevel, c.Model.TokenGrid, c.Output.Formats, c.Explain.Methods, c.Explain.Convention, c.Explain.Device})
 	if err != nil || string(got) != want {
 		t.Errorf("got  %s, %v\nwant %s", got, err, want)
 	}

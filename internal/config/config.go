@@ -60,18 +60,11 @@ type ModelSection struct {
 
 // ExplainSection has methods and their settings, and where they are computed.
 type ExplainSection struct {
-	Methods     []string
-	NSamples    int
-	NoiseLevel  float64
-	Steps       int    // of paths
-	Baseline    string // where paths begin
-	Quadrature  string // of paths
-	Seed        uint64
+	cam.Request // for each volume, without target and sample; Methods may name groups
 	Device      string
 	Precision   string
-	Threads     int               // of the processor; 0: all
-	Memory      bytesize.Budget   // most memory for computing; it does not change results
-	Conventions map[string]string // method to convention
+	Threads     int             // of the processor; 0: all
+	Memory      bytesize.Budget // most memory for computing; it does not change results
 }
 
 // MemorySection has the policy for times when memory is short, and how the device is kept. Only the policy original and fewer draws change results.
@@ -113,8 +106,8 @@ func Defaults() *Config {
 	return &Config{
 		Model: ModelSection{ModelOptions: network.ModelOptions{LayerLayout: layer.Layouts[0]}, TargetClass: "predicted"},
 		Data:  dataset.DefaultOptions(),
-		Explain: ExplainSection{Methods: []string{cam.DefaultMethod}, NSamples: cam.DefaultNSamples, NoiseLevel: cam.DefaultNoiseLevel,
-			Steps: cam.DefaultSteps, Baseline: cam.DefaultBaseline, Quadrature: cam.DefaultQuadrature,
+		Explain: ExplainSection{Request: cam.Request{Methods: []string{cam.DefaultMethod}, NSamples: cam.DefaultNSamples,
+			NoiseLevel: cam.DefaultNoiseLevel, Steps: cam.DefaultSteps, Baseline: cam.DefaultBaseline, Quadrature: cam.DefaultQuadrature},
 			Device: device.DefaultName, Precision: device.DefaultPrecision},
 		Memory: MemorySection{Policy: exact.String(), Wait: exact.Wait, Shuttle: instance.Shuttles[0], PassTimeout: 5 * time.Minute, Worker: true,
 			UserSignals: UserSignalsAuto},
@@ -237,9 +230,9 @@ func (c *Config) Validate() error {
 
 // Request returns the request for each volume, without target and sample.
 func (c *Config) Request() cam.Request {
-	methods, _ := c.Methods() // an unknown name is reported by its own check
-	return cam.Request{Methods: methods, Convention: c.Explain.Conventions, NSamples: c.Explain.NSamples,
-		NoiseLevel: c.Explain.NoiseLevel, Steps: c.Explain.Steps, Baseline: c.Explain.Baseline, Quadrature: c.Explain.Quadrature, Seed: c.Explain.Seed}
+	r := c.Explain.Request
+	r.Methods, _ = c.Methods() // an unknown name is reported by its own check
+	return r
 }
 
 // Policy returns the policy that the configuration names, with the exceptions that it makes.

@@ -142,7 +142,7 @@ func (c *Config) keys() []key {
 		{"explain.memory_budget", "most memory for computing: a size such as 512MiB, a share of what is free such as 50%, auto, or min; results stay the same",
 			field(&c.Explain.Memory, readBudget), nil, noEffect},
 		{conventionsKey + "*", "formula of a method, such as \"gradcam++\" = \"paper\"",
-			field(&c.Explain.Conventions, only[map[string]string]("a section")), func(string) error { return request("conventions") }, changes},
+			field(&c.Explain.Convention, only[map[string]string]("a section")), func(string) error { return request("conventions") }, changes},
 
 		{"memory.policy", "when memory is short: exact never changes a result; original takes fewer draws, and skips, by the original system's thresholds",
 			text(&c.Memory.Policy), oneOf(&c.Memory.Policy, policy.Names()), changesUnlessDefault},
@@ -234,10 +234,10 @@ func (c *Config) setConvention(method string, v any) error {
 	if _, err := cam.Choose(nil, chosen); err != nil {
 		return fmt.Errorf("is %q: %w", name, err)
 	}
-	if c.Explain.Conventions == nil {
-		c.Explain.Conventions = chosen
+	if c.Explain.Convention == nil {
+		c.Explain.Convention = chosen
 	}
-	c.Explain.Conventions[method] = name
+	c.Explain.Convention[method] = name
 	return nil
 }
 
