@@ -15,12 +15,12 @@ import (
 	"github.com/voxcam/voxcam/internal/policy"
 )
 
-// Options say how a model is opened. The zero value explains the default target layer, on a GPU if there is one, within what memory is free,
+// Options say how a model is opened. The zero value explains the default target layer, on a GPU if there is one, within the free memory,
 // and by the policy exact. Values out of range are a *cam.OptionError, which names the option as configurations spell it.
 type Options struct {
 	// TargetLayer is a PyTorch module path, perhaps with the number of a call ("layer4.1.relu@1"), or the name of a node or value in the
-	// file; "" is the last layer before the scores that has features at places of the volume (Inspect lists all). Result.Layer says which tensor that is, and
-	// what was assumed.
+	// file; "" is the last layer before the scores that has features at places of the volume (Inspect lists all). Result.Layer names the
+	// tensor, and the assumptions about it.
 	TargetLayer string
 	// InputAxes are the axes of the model's input in the file's order: letters of N (batch), C (channels), D, H, W (depth, height, width),
 	// such as "NDHWC" (Keras, JAX) or "NDCHW" (video). "" recognises them where the model's operations show them. Volumes, maps and
@@ -45,10 +45,10 @@ type Options struct {
 	// Threads is the number of threads on the processor; 0 is all.
 	Threads int
 
-	// Budget bounds the memory that computing takes; on a GPU, all that the model has in its memory: a size ("512MiB"), a share of what is
-	// free ("50%"), "auto" (60% of it), or "min", the least that works; "" is auto. The answer stays the same.
+	// Budget bounds the memory that computing takes; on a GPU, all that the model has in its memory: a size ("512MiB"), a share of the
+	// free memory ("50%"), "auto" (60% of it), or "min", the least that works; "" is auto. The answer stays the same.
 	Budget string
-	// Policy bounds what is given up when memory is short; nil is ExactPolicy.
+	// Policy tells what may be given up when memory is short; nil is ExactPolicy.
 	Policy *Policy
 	// Shuttle gives a GPU's memory back between volumes: never, idle (when no volume was begun for two seconds) or always; "" is never.
 	Shuttle string
@@ -56,25 +56,25 @@ type Options struct {
 	LaunchBlocking bool
 }
 
-// Policy bounds what is given up when memory is short. Smaller plans, and volumes in the host's memory, are never asked
-// about: they change no result.
+// Policy tells what may be given up when memory is short. Smaller plans, and volumes in the host's memory, need no permission: they change no
+// result.
 type Policy struct {
 	// Original takes fewer draws by the thresholds of the original system, from the memory that is free when a volume begins.
 	Original bool
-	// Wait bounds the time, for one volume in all, in which other programs are waited for to leave memory, before less is done.
+	// Wait bounds the time, for one volume in all, to wait until other programs give memory back, before anything else is given up.
 	Wait time.Duration
 	// CPU lets the processor go on where the device cannot.
 	CPU bool
-	// Fewer lets a volume be explained with fewer draws, down to 5, where not all can be had.
+	// Fewer lets a volume be explained with fewer draws, down to 5, where memory for all is missing.
 	Fewer bool
 	// Skip gives a volume up with a *cam.SkippedError; without it the error is the one of the memory.
 	Skip bool
 }
 
-// ExactPolicy never changes a result: it waits a while, goes on on the processor, and skips what nothing can hold.
+// ExactPolicy never changes a result: it waits a while, falls back on the processor, and skips volumes that fit nowhere.
 func ExactPolicy() Policy { return Policy(policy.DefaultPolicy()) }
 
-// OriginalPolicy takes fewer draws and skips volumes by the thresholds of the original system, and knows no processor.
+// OriginalPolicy takes fewer draws and skips volumes by the thresholds of the original system, and does not fall back on the processor.
 func OriginalPolicy() Policy { return Policy(policy.OriginalPolicy()) }
 
 // engine returns the options of an engine for a model, with the defaults filled in, or all that is wrong with them.

@@ -8,8 +8,8 @@ import (
 	"github.com/voxcam/voxcam/internal/network"
 )
 
-// Inspect lists the layers of a model, and says which of them CAM methods can look at. Of opt it needs Shape, where the file leaves sizes
-// open, and InputAxes. It opens no device.
+// Inspect lists the layers of a model, and marks those that CAM methods can look at. Of opt it needs InputAxes and, for sizes that the file
+// leaves open, Shape. It opens no device.
 func Inspect(ctx context.Context, path string, opt Options) (*cam.Summary, error) {
 	o, err := opt.engine(path)
 	if err != nil {
@@ -18,8 +18,8 @@ func Inspect(ctx context.Context, path string, opt Options) (*cam.Summary, error
 	return network.Inspect(ctx, path, network.ModelOptions{Shape: o.Shape, InputAxes: o.InputAxes})
 }
 
-// Plan returns the passes that a request would take on the device of opt, without running anything. The Err of a pass that does not fit the
-// budget says why. The size of the volumes must be known, from the file or from opt.Shape.
+// Plan returns the passes that a request would take on the device of opt, without running anything. A pass that does not fit the
+// budget has the reason in Err. The size of the volumes must be known, from the file or from opt.Shape.
 func Plan(ctx context.Context, path string, opt Options, req cam.Request) ([]cam.Pass, error) {
 	q, err := question(path, opt, req)
 	if err != nil {

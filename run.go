@@ -12,18 +12,18 @@ import (
 	"github.com/voxcam/voxcam/internal/session"
 )
 
-// Config has all that can be set about a run over a data set: model, data, methods, memory and output. LoadConfig and NewConfig make one; Keys lists
-// what can be set. It is not to be used by several goroutines.
+// Config has all settings of a run over a data set: model, data, methods, memory and output. LoadConfig and NewConfig make one; Keys lists the
+// settings. It is not to be used by several goroutines.
 type Config struct{ config *config.Config }
 
-// Key is something that can be set about a run.
+// Key is a setting of a run.
 type Key struct {
 	Name    string // section.name, as in a configuration file: model.file
-	Doc     string // what it says, in words
-	Default string // as in a file, without quotes; "" where there is none
+	Doc     string // its meaning, in words
+	Default string // in the form of a file, without quotes; "" where there is none
 }
 
-// Keys lists what can be set in a Config, section by section.
+// Keys lists the settings of a Config, section by section.
 func Keys() []Key {
 	var all []Key
 	for _, k := range config.Keys() {
@@ -67,7 +67,7 @@ func (c *Config) Fit(ctx context.Context) (*cam.Fit, error) {
 	return fit.Ask(ctx, fit.Question{Engine: o, Request: c.config.Request()})
 }
 
-// RunOptions say what a run does besides its configuration. The zero value is silent.
+// RunOptions are the options of a run that are not in its configuration. The zero value is silent.
 type RunOptions struct {
 	// Observe is called for each step, one call at a time; a slow one slows the run. Nil: none.
 	Observe func(RunEvent)
@@ -77,7 +77,7 @@ type RunOptions struct {
 	VerifyFiles bool
 	// Private keeps voxcam monitor and voxcam recover from reaching the session.
 	Private bool
-	// Worker is the command of a process that has the device, so that its end does not end the run: {"voxcam", "worker"} where that program
+	// Worker is the command of a child process that has the device, so that its end does not end the run: {"voxcam", "worker"} if that program
 	// is installed, in the same version. Nil keeps the device in this process.
 	Worker []string
 }
@@ -131,9 +131,9 @@ type Problem struct {
 }
 
 // Run explains the samples that a configuration selects, and writes maps, heatmaps, pictures, statistics and a report into the folder of its
-// session, as voxcam run does. The same session run again continues: what is finished stays, what failed is tried again. What a sample meets is
-// in its record and in the summary. An error means that the session as a whole could not be begun (*ConfigError, *RefusedError), could not be
-// stored (*OutputError), or ended with ctx, whose error it is; the summary counts what was done until then.
+// session, as voxcam run does. The same session run again continues: finished samples stay, failed ones are tried again. Failures of a sample
+// are in its record and in the summary. An error means that the session as a whole could not be begun (*ConfigError, *RefusedError), could not be
+// stored (*OutputError), or ended with ctx, whose error it is; the summary counts the samples until then.
 func Run(ctx context.Context, c *Config, o RunOptions) (RunSummary, error) {
 	opt := runner.Options{Noise: o.Noise, VerifyFiles: o.VerifyFiles, Private: o.Private, Worker: o.Worker}
 	if o.Observe != nil {
@@ -158,14 +158,14 @@ func eventOf(e session.Notice) RunEvent {
 		Seconds: e.Seconds, Left: e.Left, Device: e.Device}
 }
 
-// ConfigError says all that is wrong with a configuration.
+// ConfigError lists the faults of a configuration.
 type ConfigError struct {
 	Path       string // of the file; "" if there is none
 	Complaints []Complaint
 	err        error
 }
 
-// Complaint is one thing that is wrong with a configuration.
+// Complaint is one fault of a configuration.
 type Complaint struct {
 	Line int    // of the file; 0 where it is of none
 	Key  string // "" where it is about no key
@@ -181,7 +181,7 @@ type RefusedError struct{ Err error }
 func (e *RefusedError) Error() string { return e.Err.Error() }
 func (e *RefusedError) Unwrap() error { return e.Err }
 
-// OutputError is the error where results cannot be written: a full disk, a missing permission, a folder of somebody else.
+// OutputError is the error of results that cannot be written: a full disk, a missing permission, another person's folder.
 type OutputError struct {
 	Path string
 	Err  error
@@ -190,7 +190,7 @@ type OutputError struct {
 func (e *OutputError) Error() string { return e.Err.Error() }
 func (e *OutputError) Unwrap() error { return e.Err }
 
-// named gives an error of a run the type that importers know. Its text stays.
+// named returns an error of a run as a type of this package, with the same text.
 func named(err error) error {
 	var wrong *config.Error
 	var refused *session.RefusedError

@@ -8,7 +8,7 @@ import (
 	"github.com/voxcam/voxcam/volume"
 )
 
-// SaveOptions say how a result is written. The zero value writes NIfTI.
+// SaveOptions choose the form of a written result. The zero value writes NIfTI.
 type SaveOptions struct {
 	Formats  []string // of SaveFormats; nil is nifti
 	Alpha    float64  // weight of the heatmap in an overlay, 0 to 1; 0 is 0.4

@@ -86,7 +86,7 @@ func Ask(ctx context.Context, q Question) (*cam.Fit, error) {
 	return a.fit(nil)
 }
 
-// Plan opens the device and plans what methods need, whatever is free: a pass says in Err why it does not fit the budget.
+// Plan opens the device and makes the plans that methods need, regardless of the free memory. A pass that does not fit the budget has an Err.
 func Plan(ctx context.Context, q Question) ([]cam.Pass, error) {
 	if err := q.fill(); err != nil {
 		return nil, err
@@ -109,7 +109,7 @@ type answer struct {
 	cam.Fit
 	gpu   bool          // the device has memory of its own
 	skips bool          // the policy begins no volume with so little free memory
-	next  policy.Action // of the policy, where it does not fit
+	next  policy.Action // the policy's action, if it does not fit
 }
 
 func (a *answer) fit(err error) (*cam.Fit, error) {
@@ -145,7 +145,7 @@ func (q *Question) on(ctx context.Context, name, precision string) (a *answer, e
 		return nil, err
 	}
 	a.Budget = binding.Budget.Bytes
-	var unknown error // where the system does not tell, nothing is below a threshold
+	var unknown error // if the system does not tell, no threshold applies
 	a.Free, unknown = free()
 	choices, err := cam.Choose(q.Request.Methods, q.Request.Convention)
 	if err != nil {
@@ -292,7 +292,7 @@ func (q *Question) budget(d *device.Device, free func() (int, error)) (cam.Budge
 
 // apart returns the bytes that a pass takes besides those that its budget counts.
 func (a *answer) apart(p network.PlannedPass) int {
-	if a.gpu { // what is not counted lies on the host
+	if a.gpu { // uncounted memory is the host's
 		return 0
 	}
 	return p.Volume

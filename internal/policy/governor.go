@@ -8,13 +8,13 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 )
 
-// Reserve is the memory that computing leaves of a device for the driver, in bytes. While a program runs, the driver itself takes memory in the
+// Reserve is the memory of a device, in bytes, that computing leaves to the driver. While a program runs, the driver itself takes memory in the
 // process's name, in steps of 2 MiB: for kernels at their first launch, instantiated graphs, stacks of threads, and libraries'
 // workspaces. If it finds none, a launch fails that needs no memory of its own. A small device leaves an eighth.
 const Reserve = 64 * bytesize.MiB
 
-// Governor bounds the memory that computing may take of a device now: the budget's part of what other programs leave, or, while it is held
-// down, the least that works. It may be used by many goroutines.
+// Governor bounds the memory that computing may take of a device now: the budget's part of the memory that other programs do not hold or,
+// while it is held down, the least that works. It may be used by many goroutines.
 type Governor struct {
 	budget bytesize.Budget
 	now    func() time.Time
@@ -32,10 +32,10 @@ func NewGovernor(b bytesize.Budget, now func() time.Time) *Governor {
 	return &Governor{budget: b, now: now}
 }
 
-// Allow returns the bytes that computing may take of a device, those that it has already included: for auto and shares a part of
-// Usage.Available, for a size that size, but never more than is available without the driver's reserve. Least stands for the least that
-// works, with 0 bytes: where that is the budget, while the governor is held down, and where nothing is available. Of an empty usage
-// (Total is 0: it is not known, or there is no memory of its own) auto and shares give 0 bytes without least: no bound.
+// Allow returns the bytes that computing may take of a device, including those that it has already: a part of Usage.Available for auto and
+// shares, the size for a size, but never more than is available without the driver's reserve. least, with 0 bytes, stands for the least that
+// works: if that is the budget, while the governor is held down, and if nothing is available. For an empty usage (Total is 0: it is not
+// known, or the device has no memory of its own) auto and shares return 0 bytes without least: no bound.
 func (g *Governor) Allow(u backend.Usage) (bytes int, least bool) {
 	if _, held := g.Held(); held || g.budget.Min() {
 		return 0, true
@@ -66,7 +66,7 @@ func (g *Governor) Resume() {
 	g.held, g.until = false, time.Time{}
 }
 
-// Held reports whether computing is held down, and until when; zero is until Resume.
+// Held reports whether computing is held down, and the time at which that ends; zero: at Resume.
 func (g *Governor) Held() (until time.Time, held bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

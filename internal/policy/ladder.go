@@ -10,7 +10,7 @@ type Failure uint8
 
 const (
 	Fault       Failure = iota // of the volume, the model or the program: another attempt would fail as well
-	Interrupted                // what the attempt used was given back while it ran
+	Interrupted                // memory that the attempt used was given back while it ran
 	Refused                    // the device refused memory
 	Failing                    // a call failed in a way that may pass
 	TooSmall                   // the budget has no room for the smallest plan
@@ -31,8 +31,7 @@ var Failures = []string{
 // String returns the name for people.
 func (f Failure) String() string { return Failures[f] }
 
-// Situation is the state of a volume after an attempt has failed. Each driver of the ladder fills what it knows: the fields of what it cannot
-// meet stay zero.
+// Situation is the state of a volume after an attempt has failed. Each caller fills in the fields that it knows; the others stay zero.
 type Situation struct {
 	Failure Failure
 
@@ -43,7 +42,7 @@ type Situation struct {
 	Loaded    bool // not all was given back
 	Tries     int  // failures in a row, this one included, without anything finished in between
 
-	// Of the device and what may take its place.
+	// Of the device and its fallback.
 	Processor bool          // the attempt was made on the processor
 	StandIn   bool          // the processor computes in the device's place
 	Waited    time.Duration // for other programs to leave memory
@@ -62,8 +61,8 @@ type Action uint8
 
 const (
 	Fail           Action = iota // the volume fails with the error
-	Repeat                       // begin the pass again with what is there
-	Shrink                       // give back what is in the way, and plan for less
+	Repeat                       // begin the pass again with the same plans and memory
+	Shrink                       // give back memory, and plan for less
 	Least                        // plan for the least that works
 	Reload                       // give everything back, and take it again
 	GiveBack                     // give everything back: the next class of failure says how to go on
@@ -76,7 +75,7 @@ const (
 	Skip                         // give the volume up: the next run tries it again
 )
 
-// Actions names what is done for people, in the order of the constants.
+// Actions names the actions for people, in the order of the constants.
 var Actions = []string{
 	"the volume fails", "the pass begins again with what is there", "a plan for less memory", "the least that works", "everything is given back and taken again",
 	"everything is given back", "waiting, until there is enough", "a new context", "another worker process",
@@ -87,13 +86,13 @@ var Actions = []string{
 // String returns the name for people.
 func (a Action) String() string { return Actions[a] }
 
-// After failures in a row, a pass is begun again with what is there Repeats times, and then Reloads times with all given back and taken again.
+// After failures in a row, a pass is begun again as it is Repeats times, and then Reloads times with all memory given back and taken again.
 const (
 	Repeats = 1
 	Reloads = 3
 )
 
-// Rung is a row of the ladder: what is done after a failure, if a condition holds.
+// Rung is a row of the ladder: the action after a failure, if a condition holds.
 type Rung struct {
 	Failures []Failure
 	If       string // the condition, for people; "" where there is none
@@ -102,8 +101,8 @@ type Rung struct {
 	holds func(Policy, Situation) bool // nil: always
 }
 
-// Ladder returns the rungs, from the first that is tried to the last. Of those for a failure, the first whose condition holds counts: results
-// are given up last (decision 019).
+// Ladder returns the rungs in the order in which they are tried. For a failure, the first rung whose condition holds counts. Results are given
+// up last (decision 019).
 func Ladder() []Rung { return ladder }
 
 var (

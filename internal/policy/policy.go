@@ -20,7 +20,7 @@ type Policy struct {
 	Wait time.Duration `json:"wait_ns"`
 	// CPU lets the processor go on where the device cannot.
 	CPU bool `json:"cpu"`
-	// Fewer lets a volume be explained with fewer draws, down to 5, where not all can be had.
+	// Fewer lets a volume be explained with fewer draws, down to 5, where memory for all is missing.
 	Fewer bool `json:"fewer_samples"`
 	// Skip gives a volume up with the status skipped_low_memory; otherwise it fails.
 	Skip bool `json:"skip"`
@@ -51,10 +51,12 @@ func (p Policy) Check() error { return option.CheckAll(rules, p, cam.NewOptionEr
 // CheckOption is Check for one option: wait. The error begins with the value.
 func (p Policy) CheckOption(name string) error { return option.CheckOne(rules, name, p) }
 
-// DefaultPolicy never changes a result: it waits a while, goes on on the processor, and skips what nothing can hold.
+// DefaultPolicy returns the policy that never changes a result: it waits a while, falls back on the processor, and skips volumes that fit
+// nowhere.
 func DefaultPolicy() Policy { return Policy{Wait: wait, CPU: true, Skip: true} }
 
-// OriginalPolicy draws less, and skips, by the original system's thresholds, and has no processor as that has none.
+// OriginalPolicy returns the policy that takes fewer draws and skips volumes by the original system's thresholds. Like that system, it does
+// not fall back on the processor.
 func OriginalPolicy() Policy { return Policy{Original: true, Wait: wait, Fewer: true, Skip: true} }
 
 // DefaultName is the name of DefaultPolicy.
@@ -69,8 +71,7 @@ var policies = []struct {
 	{"original", OriginalPolicy()},
 }
 
-// ParsePolicy reads a policy's name: exact, which is DefaultPolicy, or original, which draws less, and skips, by the original system's
-// thresholds.
+// ParsePolicy returns the policy of a name: DefaultPolicy for exact, OriginalPolicy for original.
 func ParsePolicy(name string) (Policy, error) {
 	for _, p := range policies {
 		if strings.EqualFold(strings.TrimSpace(name), p.name) {
@@ -80,7 +81,7 @@ func ParsePolicy(name string) (Policy, error) {
 	return Policy{}, fmt.Errorf("the policy %q is not known: choose from %s", name, strings.Join(Names(), ", "))
 }
 
-// Names are the names of all policies.
+// Names returns the names of all policies.
 func Names() (names []string) {
 	for _, p := range policies {
 		names = append(names, p.name)
@@ -88,7 +89,7 @@ func Names() (names []string) {
 	return names
 }
 
-// String is the name of the policy, or that of the nearest: original if draws go by thresholds, else exact.
+// String returns the name of the policy, or that of the nearest: original if draws go by thresholds, else exact.
 func (p Policy) String() string {
 	if p.Original {
 		return "original"
@@ -112,7 +113,7 @@ func (p *Policy) Set(name string) error {
 // Type names the kind of value in help texts.
 func (p *Policy) Type() string { return "policy" }
 
-// LeastDraws is the fewest draws that any policy takes where more were asked for.
+// LeastDraws is the smallest number of draws that any policy takes when more were asked for.
 const LeastDraws = 5
 
 // original are the thresholds of the original system for draws. Its GB are 2^30 bytes.
@@ -145,8 +146,8 @@ func (p Policy) Samples(n, free int) int {
 	return min(n, LeastDraws)
 }
 
-// SamplesOnProcessor returns the number of n draws that are taken where the processor takes the place of a device that has so many bytes free: all,
-// unless the policy allows fewer. Then it goes by the steps of the original system; all are too many, however much is free.
+// SamplesOnProcessor returns the number of n draws that are taken when the processor takes the place of a device with free bytes of free
+// memory: all, unless the policy allows fewer. Then it follows the steps of the original system, and never takes more than max(20, n/2).
 func (p Policy) SamplesOnProcessor(n, free int) int {
 	if !p.Fewer {
 		return n
@@ -154,11 +155,12 @@ func (p Policy) SamplesOnProcessor(n, free int) int {
 	return min(Policy{Original: true}.Samples(n, free), max(20, n/2))
 }
 
-// Skips reports whether a volume is not begun when so many bytes are free for it (Usage.Available), as the original system decides: below
-// 0.5 GB. Other policies try.
+// Skips reports whether a volume is not begun with that many bytes free for it (Usage.Available): below 0.5 GB by the original system's
+// policy. Other policies begin it.
 func (p Policy) Skips(free int) bool { return p.Original && p.Skip && free < skipsBelow }
 
-// Begin decides how a volume is begun when so many bytes are free for it (Usage.Available): with how many of n draws, and whether at all.
+// Begin returns the number of n draws that are taken when that many bytes are free for a volume (Usage.Available), and whether the volume is
+// begun at all.
 func (p Policy) Begin(n, free int) (draws int, begins bool) {
 	return p.Samples(n, free), !p.Skips(free)
 }
