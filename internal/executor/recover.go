@@ -11,7 +11,7 @@ import (
 )
 
 // errAgain ends an attempt that has to be begun again because what it used was given back.
-var errAgain = errors.New("executor: to be tried again")
+var errAgain = errors.New("explain: to be tried again")
 
 // Retryable implements explain.Executor.
 func (w *work) Retryable(err error) bool {

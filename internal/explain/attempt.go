@@ -8,6 +8,46 @@ import (
 	"github.com/voxcam/voxcam/internal/network"
 )
 
+// layerMethods makes the maps that look at the layer. It goes on from classify, if nothing came between.
+func (e *Explanation) layerMethods(ctx context.Context, which []int) error {
+	p, err := e.layer(ctx, which)
+	if err != nil {
+		return err
+	}
+	grid := e.net.Target.Grid
+	for i, n := range e.volume.Dims() {
+		e.result.CellSize[i] = float64(n) / float64(grid[i])
+	}
+	l, err := p.Layer(float64(e.result.Logits[e.result.TargetClass]))
+	if err != nil {
+		return err
+	}
+	signed := &e.net.Buffers.Signed
+	for _, i := range which {
+		if err := e.finish(ctx, i, signed, grid, e.net.Backend.LayerMap(signed.Free(), e.choices[i], l)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// inputMethods makes the maps that look at the gradient at the volume itself.
+func (e *Explanation) inputMethods(ctx context.Context, which []int) error {
+	f := &e.net.Buffers
+	g, err := e.inputGradient(ctx, f.Volume)
+	if err != nil {
+		return err
+	}
+	for _, i := range which {
+		s := f.Output(nil)
+		made := e.net.Backend.InputMap(s.Free(), e.choices[i], f.Volume, g, e.volume.Channels)
+		if err := e.finish(ctx, i, s, e.volume.Dims(), made); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Attempt explains the volume with every method that is left. The volume lies in the network's buffer for it, and what Needs names is there.
 // The methods that look at the layer share one pass, those that look at the input another, and those with the same points the evaluations.
 // An error is one of the volume, or one that another attempt may mend; that of a method is its status.

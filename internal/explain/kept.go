@@ -51,11 +51,10 @@ func (e *Explanation) leave(s *sampling) error {
 	if s.moments == nil {
 		return nil
 	}
-	err := error(nil)
-	if s.sure {
-		err = s.save()
+	if !s.sure {
+		return e.lose(s)
 	}
-	if err != nil || !s.sure {
+	if err := s.save(); err != nil {
 		return errors.Join(err, e.lose(s))
 	}
 	return s.close()

@@ -16,12 +16,7 @@ func (e *Explanation) classify(ctx context.Context, layer bool) error {
 	if err := e.executor.BeforePass(ctx); err != nil {
 		return err
 	}
-	p, err := e.net.GradientAt(ctx, !layer)
-	if err != nil {
-		return err
-	}
-	e.ready = nil
-	logits, err := p.Forward(ctx, e.net.Buffers.Volume)
+	p, logits, err := e.forward(ctx, !layer, e.net.Buffers.Volume)
 	if err != nil {
 		return err
 	}
@@ -46,10 +41,7 @@ func (e *Explanation) classify(ctx context.Context, layer bool) error {
 }
 
 func softmax(logits []float32) []float64 {
-	top := logits[0]
-	for _, l := range logits {
-		top = max(top, l)
-	}
+	top := slices.Max(logits)
 	p, sum := make([]float64, len(logits)), 0.0
 	for i, l := range logits {
 		p[i] = math.Exp(float64(l - top))
@@ -59,6 +51,15 @@ func softmax(logits []float32) []float64 {
 		p[i] /= sum
 	}
 	return p
+}
+
+// forward runs the network at x up to the class scores.
+func (e *Explanation) forward(ctx context.Context, input bool, x backend.Field) (p *network.Gradient, logits []float32, err error) {
+	if p, err = e.net.GradientAt(ctx, input); err == nil {
+		e.ready = nil
+		logits, err = p.Forward(ctx, x)
+	}
+	return p, logits, err
 }
 
 // gradient runs a pass at x: at the volume, on from classify if nothing came between.
@@ -99,12 +100,7 @@ func (e *Explanation) inputGradient(ctx context.Context, x backend.Field) (backe
 
 // scoreAt returns the score of the target class at x.
 func (e *Explanation) scoreAt(ctx context.Context, x backend.Field) (float32, error) {
-	p, err := e.net.GradientAt(ctx, true)
-	if err != nil {
-		return 0, err
-	}
-	e.ready = nil
-	logits, err := p.Forward(ctx, x)
+	_, logits, err := e.forward(ctx, true, x)
 	if err != nil {
 		return 0, err
 	}
