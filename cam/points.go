@@ -51,11 +51,18 @@ func (c Choice) Points(r Request, low, high float32) (*Points, error) {
 	return nil, nil //nolint:nilnil // no points are no error
 }
 
+// drawsKey begins the keys of noisy copies.
+const drawsKey = "draws/"
+
+// OfDraws reports whether a key of points, or of a Checkpoint, is one of noisy copies: there may be fewer of them than a request says, unlike
+// points of a path.
+func OfDraws(key string) bool { return strings.HasPrefix(key, drawsKey) }
+
 // points returns noisy copies of the volume. The first n are the same however many there are.
 func (n ofNoise) points(r Request, low, high float32) *Points {
 	sigma := float32(n.sigma(r.NoiseLevel, low, high))
 	p := &Points{
-		Key: fmt.Sprintf("draws/%g", sigma), Word: "draw", Len: r.NSamples,
+		Key: fmt.Sprintf(drawsKey+"%g", sigma), Word: "draw", Len: r.NSamples,
 		Parameters: map[string]any{"n_samples": r.NSamples, "noise_level": r.NoiseLevel, "noise_sigma": float64(sigma)},
 		at: func(i int) Point {
 			return Point{Perturbation: Perturbation{Fraction: 1, Sigma: sigma, Draw: i}, Share: 1 / float64(i+1)}

@@ -60,7 +60,7 @@ func (t *task) tell(kind cam.EventKind, format string, args ...any) {
 // fewer takes fewer draws, but no fewer than were taken.
 func (t *task) fewer(n int, why string) {
 	if t.kept != nil {
-		n = max(n, t.kept.most())
+		n = max(n, t.kept.draws())
 	}
 	if n >= t.draws {
 		return
@@ -106,10 +106,12 @@ func newWork(e *Engine, v *volume.Volume, req cam.Request, choices []cam.Choice)
 	w.engine, w.listener = e, req.OnEvent
 	for _, c := range choices {
 		w.drawing = append(w.drawing, c.Convention.Sampling() == cam.Noisy)
+		if c.Convention.Sampling() != cam.Once && w.kept == nil {
+			w.kept = &checkpoint{outer: req.Checkpoint}
+		}
 	}
 	if slices.Contains(w.drawing, true) {
 		w.asked, w.draws = req.NSamples, req.NSamples
-		w.kept = &checkpoint{outer: req.Checkpoint}
 	}
 	return w
 }
@@ -119,7 +121,10 @@ func (w *work) request() cam.Request {
 	r := w.req
 	r.OnEvent = w.hear
 	if w.kept != nil {
-		r.NSamples, r.Checkpoint = w.draws, w.kept
+		r.Checkpoint = w.kept
+	}
+	if w.asked > 0 {
+		r.NSamples = w.draws
 	}
 	return r
 }
@@ -275,27 +280,24 @@ func (c *checkpoint) note(key string, values []float32, points int) {
 	c.states[key] = worker.SavedState{Values: append(c.states[key].Values[:0], values...), Points: points}
 }
 
-// most returns the largest number of points that any state has.
-func (c *checkpoint) most() (n int) {
-	for _, s := range c.counts() {
-		n = max(n, s)
+// draws returns the largest number of draws that any state has.
+func (c *checkpoint) draws() (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, s := range c.states {
+		if cam.OfDraws(key) {
+			n = max(n, s.Points)
+		}
 	}
 	return n
 }
 
 // sum returns the number of points that all states have.
 func (c *checkpoint) sum() (n int) {
-	for _, s := range c.counts() {
-		n += s
-	}
-	return n
-}
-
-func (c *checkpoint) counts() (n []int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, s := range c.states {
-		n = append(n, s.Points)
+		n += s.Points
 	}
 	return n
 }
