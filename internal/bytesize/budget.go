@@ -48,7 +48,7 @@ func (b Budget) Min() bool { return b.min }
 // Size returns the bytes of a budget that is a size; 0 for one that depends on what is free or on the plan.
 func (b Budget) Size() int { return b.bytes }
 
-// Bytes is the budget in bytes; 0 stands for the least that works. free is asked only by budgets that depend on it: FreeMemory.
+// Bytes is the budget in bytes; 0 stands for the least that works. free is called only for budgets that depend on the free memory.
 func (b Budget) Bytes(free func() (int, error)) (int, error) {
 	share := b.share
 	switch {
