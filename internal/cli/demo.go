@@ -26,12 +26,11 @@ labels, a model trained on such phantoms and a configuration, and runs the main 
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			stderr := cmd.ErrOrStderr()
 			set, err := demo.WriteDataset(cmd.Context(), out, volumes, seed)
-			var output *durable.Error
-			if err != nil && !errors.As(err, &output) {
-				return usage(err)
+			if _, output := errors.AsType[*durable.Error](err); output {
+				return err
 			}
 			if err != nil {
-				return err
+				return usage(err)
 			}
 			fmt.Fprintf(stderr, "wrote %d volumes, labels, lesion masks, model and configuration to %s\n", len(set.Cases), out)
 			c, err := config.Load(set.Config)

@@ -77,9 +77,8 @@ func readTOML(path string, text []byte) (*document, error) {
 	values := map[string]any{}
 	if err := toml.Unmarshal(text, &values); err != nil {
 		c := Complaint{Text: strings.TrimPrefix(err.Error(), "toml: ")}
-		var de *toml.DecodeError
-		if errors.As(err, &de) {
-			c.Line, _ = de.Position()
+		if syntax, ok := errors.AsType[*toml.DecodeError](err); ok {
+			c.Line, _ = syntax.Position()
 		}
 		return nil, newError(path, []Complaint{c})
 	}

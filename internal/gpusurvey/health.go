@@ -2,6 +2,7 @@ package gpusurvey
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -29,13 +30,12 @@ func (h Health) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (h *Health) UnmarshalText(text []byte) error {
-	for i, name := range healths {
-		if name == string(text) {
-			*h = Health(i)
-			return nil
-		}
+	i := slices.Index(healths, string(text))
+	if i < 0 {
+		return fmt.Errorf("%q is no state of health: choose from %s", text, strings.Join(healths, ", "))
 	}
-	return fmt.Errorf("%q is no state of health: choose from %s", text, strings.Join(healths, ", "))
+	*h = Health(i)
+	return nil
 }
 
 // Bands are the bounds between states of health.

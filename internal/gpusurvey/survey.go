@@ -93,6 +93,26 @@ type GPU struct {
 // Hidden reports whether this process cannot use the GPU.
 func (g GPU) Hidden() bool { return g.Number < 0 }
 
+// ProcessInfo describes a process that holds memory of a device.
+type ProcessInfo struct {
+	PID     int    `json:"pid"`
+	Bytes   int    `json:"bytes"`             // of the device's memory that it holds; -1 where it is not known
+	Name    string `json:"name,omitempty"`    // by the system, up to 15 letters; "" where it is not known
+	Command string `json:"command,omitempty"` // with its arguments, separated by single blanks
+	UID     int    `json:"uid"`               // of its user; -1 where it is not known
+	User    string `json:"user,omitempty"`    // the user's name
+	Parent  int    `json:"parent,omitempty"`  // PID of its parent
+	// Started is the time of its start, in the system's own unit since it booted. PID and Started together name one process for good.
+	Started uint64 `json:"started,omitempty"`
+
+	Ours    bool   `json:"ours"`              // it belongs to a session that answers
+	Session string `json:"session,omitempty"` // that session's name
+	Program bool   `json:"program"`           // it runs this program, with or without a session
+	Orphan  bool   `json:"orphan"`            // a worker of this program whose parent is gone
+	// Elsewhere: the PID is that of another container or of the host, and says nothing here.
+	Elsewhere bool `json:"elsewhere,omitempty"`
+}
+
 // Context holds the driver's figures of a GPU, read from a context on it.
 type Context struct {
 	Free  int `json:"driver_free_bytes"` // besides this context
@@ -353,7 +373,7 @@ func (s *Surveyor) figure(g *GPU, sessions []SessionUsage) {
 
 // host returns the figures of the host.
 func (s *Surveyor) host() Host {
-	h := Host{Free: -1, Total: hostTotal()}
+	h := Host{Free: -1, Total: sysmem.Total()}
 	free, err := sysmem.Free()
 	if err != nil {
 		h.Problem = err.Error()
@@ -367,11 +387,11 @@ func (s *Surveyor) host() Host {
 // explain adds notes on missing and hidden figures.
 func (s *Surveyor) explain(v *Survey) {
 	visible, chosen := os.LookupEnv("CUDA_VISIBLE_DEVICES")
-	var hidden []int
+	var hidden []string
 	unattributed, elsewhere, silent := false, false, false
 	for _, g := range v.GPUs {
 		if g.Hidden() {
-			hidden = append(hidden, g.Index)
+			hidden = append(hidden, fmt.Sprint(g.Index))
 		}
 		unattributed = unattributed || g.Unattributed >= 16*bytesize.MiB
 		for _, p := range g.Processes {
@@ -395,7 +415,7 @@ func (s *Surveyor) explain(v *Survey) {
 		if chosen {
 			why = fmt.Sprintf("CUDA_VISIBLE_DEVICES is %q", visible)
 		}
-		v.note("this process cannot use the GPUs that nvidia-smi calls %s: %s", numbers(hidden), why)
+		v.note("this process cannot use the GPUs that nvidia-smi calls %s: %s", strings.Join(hidden, ", "), why)
 	}
 	if s.noNVML != nil && len(v.GPUs) > 0 {
 		v.note("%v: what is free is only known from a context on the GPU, and who holds memory not at all", s.noNVML)
@@ -409,15 +429,4 @@ func (s *Surveyor) explain(v *Survey) {
 	if silent {
 		v.note("the system does not tell how much some processes hold: it is in what is not attributed")
 	}
-}
-
-func numbers(list []int) string {
-	text := ""
-	for i, n := range list {
-		if i > 0 {
-			text += ", "
-		}
-		text += fmt.Sprint(n)
-	}
-	return text
 }

@@ -1,10 +1,6 @@
 package monitor
 
-import (
-	"time"
-
-	"github.com/voxcam/voxcam/internal/gpusurvey"
-)
+import "time"
 
 // History remembers the memory of GPUs over the last minutes.
 type History struct {
@@ -26,7 +22,7 @@ func NewHistory(window time.Duration) *History {
 // Add remembers a look, and forgets looks that have become too old.
 func (h *History) Add(l Look) {
 	for _, g := range l.GPUs {
-		p := point{l.Time, g.TrulyFree, ours(g)}
+		p := point{l.Time, g.TrulyFree, g.Reserved}
 		if p.free < 0 { // then the processes' shares are not known either
 			p.ours = -1
 		}
@@ -37,9 +33,6 @@ func (h *History) Add(l Look) {
 		h.points[g.UUID] = list
 	}
 }
-
-// ours returns the bytes of a GPU that processes of this program hold.
-func ours(g gpusurvey.GPU) int { return g.Reserved }
 
 // blocks are columns of one eighth of a cell to a whole cell.
 var blocks = []rune(" ▁▂▃▄▅▆▇█")

@@ -18,7 +18,7 @@ func Lines(l Look) []string {
 			t += "what is free is not known"
 		} else {
 			t += fmt.Sprintf("%s used of %s, %s truly free, ours %s, %d processes",
-				bytesize.Format(g.Used), bytesize.Format(g.Total), bytesize.Format(g.TrulyFree), bytesize.Format(ours(g)), len(g.Processes))
+				bytesize.Format(g.Used), bytesize.Format(g.Total), bytesize.Format(g.TrulyFree), bytesize.Format(g.Reserved), len(g.Processes))
 		}
 		if g.Utilization >= 0 {
 			t += fmt.Sprintf(", busy %.0f %%", 100*g.Utilization)

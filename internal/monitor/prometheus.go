@@ -61,24 +61,19 @@ var gpuGauges = []struct {
 	value      func(gpusurvey.GPU) float64
 }{
 	{"voxcam_gpu_memory_total_bytes", "Memory of the GPU.", func(g gpusurvey.GPU) float64 { return float64(g.Total) }},
-	{"voxcam_gpu_memory_used_bytes", "Memory that all processes together use.", func(g gpusurvey.GPU) float64 { return known(g, g.Used) }},
-	{"voxcam_gpu_memory_free_bytes", "Memory that the driver would give to anybody.", func(g gpusurvey.GPU) float64 { return known(g, g.TrulyFree) }},
-	{"voxcam_gpu_memory_ours_bytes", "Memory that processes of voxcam hold.", func(g gpusurvey.GPU) float64 { return float64(ours(g)) }},
-	{"voxcam_gpu_memory_largest_bytes", "The largest block that could be handed out to one process.", func(g gpusurvey.GPU) float64 { return known(g, g.Largest) }},
-	{"voxcam_gpu_fragmentation_ratio", "One minus the largest block over all that is unused.", func(g gpusurvey.GPU) float64 {
-		if g.TrulyFree < 0 {
-			return -1
-		}
-		return g.Fragmentation
-	}},
+	{"voxcam_gpu_memory_used_bytes", "Memory that all processes together use.", func(g gpusurvey.GPU) float64 { return known(g, float64(g.Used)) }},
+	{"voxcam_gpu_memory_free_bytes", "Memory that the driver would give to anybody.", func(g gpusurvey.GPU) float64 { return float64(g.TrulyFree) }},
+	{"voxcam_gpu_memory_ours_bytes", "Memory that processes of voxcam hold.", func(g gpusurvey.GPU) float64 { return float64(g.Reserved) }},
+	{"voxcam_gpu_memory_largest_bytes", "The largest block that could be handed out to one process.", func(g gpusurvey.GPU) float64 { return known(g, float64(g.Largest)) }},
+	{"voxcam_gpu_fragmentation_ratio", "One minus the largest block over all that is unused.", func(g gpusurvey.GPU) float64 { return known(g, g.Fragmentation) }},
 	{"voxcam_gpu_utilization_ratio", "Part of the last moments in which the GPU worked.", func(g gpusurvey.GPU) float64 { return g.Utilization }},
 }
 
-func known(g gpusurvey.GPU, n int) float64 {
+func known(g gpusurvey.GPU, x float64) float64 {
 	if g.TrulyFree < 0 {
 		return -1
 	}
-	return float64(n)
+	return x
 }
 
 var healths = []gpusurvey.Health{gpusurvey.Unknown, gpusurvey.Healthy, gpusurvey.Caution, gpusurvey.Warning, gpusurvey.Critical}

@@ -126,7 +126,7 @@ func gpu(g gpusurvey.GPU, d detail, width int) (out []line) {
 func memoryBar(g gpusurvey.GPU, cells int) line {
 	part := func(n int) int { return int(float64(cells)*float64(n)/float64(g.Total) + 0.5) }
 	used := min(cells, part(g.Total-g.TrulyFree))
-	own := min(used, part(ours(g)))
+	own := min(used, part(g.Reserved))
 	return line{{"  ", plain}, {strings.Repeat("█", own), cyan}, {strings.Repeat("▒", used-own), yellow}, {strings.Repeat("·", cells-used), dim}}
 }
 

@@ -93,16 +93,11 @@ func NewWatcher(o gpusurvey.Options, patience time.Duration) *Watcher {
 
 // Look looks at the GPUs and asks the sessions.
 func (w *Watcher) Look(ctx context.Context) (Look, error) {
-	w.sessions = nil
 	v, err := w.Survey(ctx)
 	if err != nil {
 		return Look{}, err
 	}
-	sessions := w.sessions
-	if sessions == nil {
-		sessions = []Answer{}
-	}
-	return Look{Time: v.Time, GPUs: v.GPUs, Host: v.Host, Sessions: sessions, Notes: v.Notes}, nil
+	return Look{Time: v.Time, GPUs: v.GPUs, Host: v.Host, Sessions: w.sessions, Notes: v.Notes}, nil
 }
 
 // AskSessions asks all sessions of this user that can be reached, and returns the answer of each, or the reason why it has none. The error is

@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -66,7 +67,7 @@ func (m *MemorySummary) write(w io.Writer) {
 	}
 	printable.Fprintf(w, "Samples by level: %s\n", orNA(strings.Join(used, ", ")))
 	var kinds []string
-	for _, k := range sortedKeys(m.Events) {
+	for _, k := range slices.Sorted(maps.Keys(m.Events)) {
 		kinds = append(kinds, fmt.Sprintf("%d %s", m.Events[k], k))
 	}
 	if kinds == nil {

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"image/color"
 	"io"
+	"maps"
 	"math"
+	"slices"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -122,19 +124,26 @@ func scatter(p *plot.Plot, key string, o *Overall, samples []*Sample) error {
 		if len(points) == 0 {
 			continue
 		}
-		sc, err := plotter.NewScatter(points)
-		if err != nil {
+		style := draw.GlyphStyle{Color: palette[class%len(palette)], Shape: draw.CircleGlyph{}, Radius: vg.Points(3)}
+		if err := addPoints(p, points, o.Model.ClassNames[class], style); err != nil {
 			return err
 		}
-		sc.Color = palette[class%len(palette)]
-		sc.Shape = draw.CircleGlyph{}
-		sc.Radius = vg.Points(3)
-		p.Add(sc)
-		p.Legend.Add(printable.Short(o.Model.ClassNames[class], mostLabel), sc)
 	}
 	p.Legend.Top, p.Legend.Left = true, true
 	p.Y.Max += (headroom - 1) * (p.Y.Max - p.Y.Min)
 	p.Add(plotter.NewGrid())
+	return nil
+}
+
+// addPoints adds points of one style to a plot, and their name to its legend.
+func addPoints(p *plot.Plot, points plotter.XYs, name string, style draw.GlyphStyle) error {
+	s, err := plotter.NewScatter(points)
+	if err != nil {
+		return err
+	}
+	s.GlyphStyle = style
+	p.Add(s)
+	p.Legend.Add(printable.Short(name, mostLabel), s)
 	return nil
 }
 
@@ -213,13 +222,10 @@ func logBars(title string, labels []string, groups []series) (*plot.Plot, error)
 		if len(points) == 0 {
 			continue
 		}
-		sc, err := plotter.NewScatter(points)
-		if err != nil {
+		style := draw.GlyphStyle{Color: palette[i%len(palette)], Shape: draw.CircleGlyph{}, Radius: vg.Points(4)}
+		if err := addPoints(p, points, g.name, style); err != nil {
 			return nil, err
 		}
-		sc.Color, sc.Shape, sc.Radius = palette[i%len(palette)], draw.CircleGlyph{}, vg.Points(4)
-		p.Add(sc)
-		p.Legend.Add(g.name, sc)
 	}
 	p.Legend.Top = true
 	p.Add(plotter.NewGrid())
@@ -254,13 +260,11 @@ func tilt(p *plot.Plot, labels []string) {
 
 // heatmapKeys returns the keys of all maps of a session.
 func heatmapKeys(o *Overall) []string {
-	all := map[string]bool{}
+	all := map[string]*HeatmapSum{}
 	for _, s := range o.Splits {
-		for key := range s.Heatmaps {
-			all[key] = true
-		}
+		maps.Copy(all, s.Heatmaps)
 	}
-	return sortedKeys(all)
+	return slices.Sorted(maps.Keys(all))
 }
 
 func value(x *float64) float64 {

@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -58,7 +59,7 @@ func WriteText(w io.Writer, session *Session, o *Overall, samples []*Sample, dir
 	}
 	t.samples("DEGRADED", byStatus[cam.StatusDegraded], reason)
 	t.samples("PREDICTED WRONGLY", wrong, func(s *Sample) string {
-		return fmt.Sprintf("%s taken for %s (%s)", text(s.TrueClassName), text(s.PredictedClassName), number(s.Confidence, 3))
+		return fmt.Sprintf("%s taken for %s (%s)", *s.TrueClassName, *s.PredictedClassName, number(s.Confidence, 3))
 	})
 
 	t.heading("RECOMMENDATIONS")
@@ -96,7 +97,7 @@ func (t *textReport) split(s *Split, classes []string) {
 	if len(s.Heatmaps) == 0 {
 		printable.Fprintf(t, "  n/a\n")
 	}
-	for _, key := range sortedKeys(s.Heatmaps) {
+	for _, key := range slices.Sorted(maps.Keys(s.Heatmaps)) {
 		h := s.Heatmaps[key]
 		printable.Fprintf(t, "  %-24s Avg Max Activation: %.6g +- %.6g   Avg Mean Activation: %.6g +- %.6g   (%d samples)\n",
 			key, h.AvgMax, h.StdMax, h.AvgMean, h.StdMean, h.N)
@@ -170,18 +171,9 @@ func (t *textReport) confusion(o *Overall) {
 }
 
 func splitNames(o *Overall) []string {
-	names := sortedKeys(o.Splits)
+	names := slices.Sorted(maps.Keys(o.Splits))
 	slices.SortStableFunc(names, func(a, b string) int { return splitRank(a) - splitRank(b) })
 	return names
-}
-
-func sortedKeys[K ~string, V any](m map[K]V) []K {
-	keys := make([]K, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 // classOrder lists the classes that occur: known ones by index, then others, which a table should not have, by name.
@@ -192,7 +184,7 @@ func classOrder(names []string, count map[string]int) []string {
 			out = append(out, n)
 		}
 	}
-	for _, n := range sortedKeys(count) {
+	for _, n := range slices.Sorted(maps.Keys(count)) {
 		if !slices.Contains(out, n) {
 			out = append(out, n)
 		}
@@ -205,13 +197,6 @@ func number(x *float64, digits int) string {
 		return "n/a"
 	}
 	return strconv.FormatFloat(*x, 'f', digits, 64)
-}
-
-func text(s *string) string {
-	if s == nil {
-		return "n/a"
-	}
-	return *s
 }
 
 func orNA(s string) string {

@@ -9,6 +9,7 @@ import (
 	"image/color"
 	"io"
 	"io/fs"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -19,7 +20,6 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 
 	"github.com/voxcam/voxcam/cam"
-	"github.com/voxcam/voxcam/internal/printable"
 )
 
 // TimelineFile is the file of a session that has a line of JSON, a Moment, for each second or so of its runs. It is appended to while
@@ -323,16 +323,13 @@ func (a *axis) events(p *plot.Plot, y float64) error {
 		}
 	}
 	shapes := []draw.GlyphDrawer{draw.PyramidGlyph{}, draw.BoxGlyph{}, draw.CrossGlyph{}}
-	kinds := sortedKeys(marks)
+	kinds := slices.Sorted(maps.Keys(marks))
 	for i, kind := range kinds[:min(len(kinds), mostKinds)] {
-		s, err := plotter.NewScatter(marks[kind])
-		if err != nil {
+		n := len(palette) - 1 - i%len(palette) // from the end, away from the colours of the curves
+		style := draw.GlyphStyle{Color: palette[n], Shape: shapes[i%len(shapes)], Radius: vg.Points(3)}
+		if err := addPoints(p, marks[kind], fmt.Sprintf("%s (%d)", kind, len(marks[kind])), style); err != nil {
 			return err
 		}
-		n := len(palette) - 1 - i%len(palette) // from the end, away from the colours of the curves
-		s.Color, s.Shape, s.Radius = palette[n], shapes[i%len(shapes)], vg.Points(3)
-		p.Add(s)
-		p.Legend.Add(printable.Short(fmt.Sprintf("%s (%d)", kind, len(marks[kind])), mostLabel), s)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -128,13 +129,8 @@ var notes = map[string]string{
 }
 
 func differences(before, now map[string]string) (lines []string) {
-	keys := map[string]bool{}
-	for k := range before {
-		keys[k] = true
-	}
-	for k := range now {
-		keys[k] = true
-	}
+	all := maps.Clone(now)
+	maps.Copy(all, before)
 	show := func(m map[string]string, k string) string {
 		v, ok := m[k]
 		switch {
@@ -147,12 +143,11 @@ func differences(before, now map[string]string) (lines []string) {
 		}
 		return v
 	}
-	for k := range keys {
+	for _, k := range slices.Sorted(maps.Keys(all)) {
 		if b, ok := before[k]; !ok || b != now[k] {
 			lines = append(lines, fmt.Sprintf("  %s: the session has %s, this run %s%s", k, show(before, k), show(now, k), notes[k]))
 		}
 	}
-	slices.Sort(lines)
 	if len(lines) == 0 {
 		lines = []string{"  the record itself: its digest does not fit its settings"}
 	}

@@ -116,15 +116,18 @@ type Problem struct {
 	Reason        string
 }
 
+// isA reports whether an error is an E, or wraps one.
+func isA[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
+}
+
 // ExitCode returns the program's exit code for the results of Run.
 func ExitCode(s Summary, err error) int {
-	var refused *RefusedError
-	var invalid *config.Error
-	var output *durable.Error
 	switch {
-	case errors.As(err, &output):
+	case isA[*durable.Error](err):
 		return ExitOutput
-	case errors.As(err, &refused), errors.As(err, &invalid):
+	case isA[*RefusedError](err), isA[*config.Error](err):
 		return ExitRefused
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return ExitInterrupted
@@ -228,9 +231,7 @@ func Run(ctx context.Context, opt Options, ex explain.Overlapping) (Summary, err
 // report writes the reports after a run that ended with an error, or nil, also after an interruption: there should be a report of the
 // samples that are done. Where nothing can be written, it does not try.
 func (r *run) report(ended error) error {
-	var output *durable.Error
-	var refused *RefusedError
-	if errors.As(ended, &output) || errors.As(ended, &refused) {
+	if isA[*durable.Error](ended) || isA[*RefusedError](ended) {
 		return ended
 	}
 	_, problems, err := report.Write(r.folder, r.record, r.now(), r.opt.PlotDPI)

@@ -50,12 +50,17 @@ func (w *writer) add(p part) error {
 	if w.failed != nil {
 		return nil
 	}
-	err = guard(func() error { return w.store(found) })
-	var output *durable.Error
-	if err != nil && !errors.As(err, &output) {
-		w.failed, err = fmt.Errorf("the result cannot be written: %w", err), nil // no format can hold it
+	return w.attempt(func() error { return w.store(found) })
+}
+
+// attempt writes a part of the result. A result that no format can hold fails the sample; an error of the file system is returned.
+func (w *writer) attempt(write func() error) error {
+	err := guard(write)
+	if err == nil || isA[*durable.Error](err) {
+		return err
 	}
-	return err
+	w.failed = fmt.Errorf("the result cannot be written: %w", err)
+	return nil
 }
 
 // store writes the maps of one target.
@@ -152,13 +157,8 @@ func (w *writer) finish() (*report.Sample, error) {
 	place := r.place(w.job.sample)
 	if w.failed == nil {
 		w.record.Status, w.record.Reason = overall(w.record.Methods)
-		err := guard(func() error { return w.pictures(place) })
-		var output *durable.Error
-		if err != nil && errors.As(err, &output) {
+		if err := w.attempt(func() error { return w.pictures(place) }); err != nil {
 			return nil, err
-		}
-		if err != nil {
-			w.failed = fmt.Errorf("the result cannot be written: %w", err)
 		}
 	}
 	if w.failed != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -102,14 +103,7 @@ var versions = []version{
 		limits: []string{"memory.max", "memory.high"}, usage: "memory.current", droppable: "inactive_file",
 	},
 	{
-		mine: func(c string) bool {
-			for name := range strings.SplitSeq(c, ",") {
-				if name == "memory" {
-					return true
-				}
-			}
-			return false
-		},
+		mine:   func(c string) bool { return slices.Contains(strings.Split(c, ","), "memory") },
 		mount:  "sys/fs/cgroup/memory",
 		limits: []string{"memory.limit_in_bytes"}, usage: "memory.usage_in_bytes", droppable: "total_inactive_file",
 	},

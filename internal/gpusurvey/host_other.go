@@ -1,5 +1,0 @@
-//go:build !linux
-
-package gpusurvey
-
-func hostTotal() int { return 0 }
