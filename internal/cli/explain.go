@@ -124,10 +124,10 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	if req.SampleID = f.sampleID; req.SampleID == "" {
 		req.SampleID = dataset.SampleID(path)
 	}
-	var told sync.Mutex
+	var mu sync.Mutex
 	req.OnEvent = func(i cam.Event) {
-		told.Lock()
-		defer told.Unlock()
+		mu.Lock()
+		defer mu.Unlock()
 		printable.Fprintf(cmd.ErrOrStderr(), "voxcam: memory: %s: %s\n", i.Kind, i.Text)
 	}
 	classes, err := f.targets(m.Info().Classes)

@@ -79,8 +79,8 @@ type orders interface {
 }
 
 // stopOn ends a run because of a signal, and says so.
-func stopOn(s os.Signal, tell session.Observer, cancel context.CancelCauseFunc) {
-	tell.Notify(session.Notice{Kind: session.NoticeWarning, Reason: fmt.Sprintf("signal %v: the run stops here (memory.user_signals, --user-signals)", s)})
+func stopOn(s os.Signal, observer session.Observer, cancel context.CancelCauseFunc) {
+	observer.Notify(session.Notice{Kind: session.NoticeWarning, Reason: fmt.Sprintf("signal %v: the run stops here (memory.user_signals, --user-signals)", s)})
 	cancel(&stopped{s})
 }
 
@@ -88,20 +88,20 @@ func stopOn(s os.Signal, tell session.Observer, cancel context.CancelCauseFunc) 
 const yieldFor = time.Minute
 
 // obey carries out one order that came by a signal, and reports its outcome.
-func obey(ctx context.Context, to orders, tell session.Observer, o policy.Order, signal os.Signal) {
+func obey(ctx context.Context, to orders, observer session.Observer, o policy.Order, signal os.Signal) {
 	outcome, err := to.Order(ctx, o)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return
 	case err != nil:
-		tell.Notify(session.Notice{Kind: session.NoticeWarning, Reason: fmt.Sprintf("signal %v: %s: %v", signal, o.Operation, err)})
+		observer.Notify(session.Notice{Kind: session.NoticeWarning, Reason: fmt.Sprintf("signal %v: %s: %v", signal, o.Operation, err)})
 		return
 	}
 	text := fmt.Sprintf("signal %v: %s: gave back %s", signal, o.Operation, bytesize.Format(max(outcome.Freed(), 0)))
 	if outcome.Note != "" {
 		text += "; " + outcome.Note
 	}
-	tell.Notify(session.Notice{Kind: session.NoticeNote, Reason: text})
+	observer.Notify(session.Notice{Kind: session.NoticeNote, Reason: text})
 }
 
 // heed obeys SIGUSR1 and SIGUSR2 as the setting of memory.user_signals says, until the function that it returns is called.

@@ -27,7 +27,7 @@ var requests = map[os.Signal]policy.Order{
 
 // listen carries out the orders that signals stand for, one after the other, until the function that it returns is called; with a stop that
 // is not nil they end the run. Until then a broken pipe is an error of the write to it, and ends no run.
-func listen(ctx context.Context, to orders, tell session.Observer, stop context.CancelCauseFunc) (end func()) {
+func listen(ctx context.Context, to orders, observer session.Observer, stop context.CancelCauseFunc) (end func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	asked, broken := make(chan os.Signal, 8), make(chan os.Signal, 1)
 	for s := range requests {
@@ -40,9 +40,9 @@ func listen(ctx context.Context, to orders, tell session.Observer, stop context.
 			select {
 			case s := <-asked:
 				if stop != nil {
-					stopOn(s, tell, stop)
+					stopOn(s, observer, stop)
 				} else {
-					obey(ctx, to, tell, requests[s], s)
+					obey(ctx, to, observer, requests[s], s)
 				}
 			case <-ctx.Done():
 				return

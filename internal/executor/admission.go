@@ -112,7 +112,7 @@ func (w *work) settle() error {
 		if _, err := m.allowance.ask(); err != nil {
 			return err
 		}
-		keep := max(0, m.net.Taken-m.allowance.usage.Allocated) // for what is taken later: moments, pictures
+		keep := max(0, m.net.Taken-m.allowance.usage.Allocated) // for memory that is taken later: moments, maps
 		m.allowance.stale()
 		if _, err := m.resident.Trim(keep); err != nil {
 			return err

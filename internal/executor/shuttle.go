@@ -13,7 +13,7 @@ func (m *Model) vacate() {
 		return
 	}
 	m.place.Lock()
-	m.net.Buffers.Settle() // maps come back whether the device is left or not
+	m.net.Buffers.WaitOutputs() // maps come back whether the device is left or not
 	start := time.Now()
 	var keep []backend.Field
 	if m.waits && m.net.Buffers.Ahead != nil {

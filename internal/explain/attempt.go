@@ -57,7 +57,7 @@ func (e *Explanation) Attempt(ctx context.Context, n *network.Network) (err erro
 	if err := n.TakeOutputs(); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, n.LeaveOutputs()) }()
+	defer func() { err = errors.Join(err, n.FreeOutputs()) }()
 	start := time.Now()
 	if e.result.Logits == nil {
 		which := e.left(e.byKind[network.AtLayer])

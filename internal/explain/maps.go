@@ -43,13 +43,13 @@ func (e *Explanation) finish(ctx context.Context, i int, signed *network.Output,
 // take brings the content of an output buffer to the result of method i.
 func (e *Explanation) take(i int, s *network.Output, to *[]float32) (err error) {
 	field := s.Field
-	if !s.Later || e.atOnce {
+	if !s.Overlaps || e.atOnce {
 		*to, err = e.executor.Take(field, false)
 		return err
 	}
-	s.Leaves.Add(1)
+	s.Transfers.Add(1)
 	e.back.Go(func() {
-		defer s.Leaves.Done()
+		defer s.Transfers.Done()
 		values, err := e.executor.Take(field, true)
 		if err != nil {
 			e.back.fail(i, err)

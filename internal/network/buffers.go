@@ -79,14 +79,14 @@ type buffers struct {
 
 // Output is a device buffer in which maps and heatmaps are made, and from which they are brought to the host.
 type Output struct {
-	Field  backend.Field
-	Leaves sync.WaitGroup // transfers to the host
-	Later  bool           // transfers may go on while the device computes
+	Field     backend.Field
+	Transfers sync.WaitGroup // transfers to the host
+	Overlaps  bool           // transfers may go on while the device computes
 }
 
 // Free waits for transfers, and returns the buffer.
 func (s *Output) Free() backend.Field {
-	s.Leaves.Wait()
+	s.Transfers.Wait()
 	return s.Field
 }
 
@@ -102,10 +102,10 @@ func (f *buffers) Output(signed *Output) *Output {
 	return &f.maps[f.latest]
 }
 
-// Settle waits for the transfers from all outputs.
-func (f *buffers) Settle() {
+// WaitOutputs waits for the transfers from all outputs.
+func (f *buffers) WaitOutputs() {
 	for _, s := range []*Output{&f.Signed, &f.maps[0], &f.maps[1]} {
-		s.Leaves.Wait()
+		s.Transfers.Wait()
 	}
 }
 
@@ -116,7 +116,7 @@ func (f *buffers) close() error {
 func (f *buffers) closeOutputs() error {
 	var errs []error
 	for _, s := range []*Output{&f.Signed, &f.maps[0], &f.maps[1]} {
-		s.Leaves.Wait()
+		s.Transfers.Wait()
 		if s.Field == f.Noisy { // Noisy owns it
 			s.Field = nil
 		}
@@ -356,7 +356,7 @@ func (n *Network) TakeOutputs() error {
 		}
 	}
 	maps, later := &n.Buffers.maps, n.overlaps(n.Placement)
-	n.Buffers.Signed.Later, maps[0].Later, maps[1].Later = later, later, later
+	n.Buffers.Signed.Overlaps, maps[0].Overlaps, maps[1].Overlaps = later, later, later
 	if n.shares(n.needs, n.Placement) {
 		if !n.Buffers.shares() {
 			if err := closeBuffers(&maps[0].Field); err != nil {
@@ -374,8 +374,8 @@ func (n *Network) TakeOutputs() error {
 	return n.take(&maps[0].Field, n.Voxels(), n.Placement.maps)
 }
 
-// LeaveOutputs gives the buffers for maps and heatmaps back, unless the device has reserved memory for them.
-func (n *Network) LeaveOutputs() error {
+// FreeOutputs gives the buffers for maps and heatmaps back, unless the device has reserved memory for them.
+func (n *Network) FreeOutputs() error {
 	if n.Backend.FieldBytes(n.Voxels(), n.Placement.maps) > 0 {
 		return nil
 	}

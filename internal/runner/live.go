@@ -39,7 +39,7 @@ type Live struct {
 
 	mu     sync.Mutex
 	device Engine // nil until it is open
-	told   control.Status
+	status control.Status
 	uuid   string // of the GPU that the device was on last
 }
 
@@ -50,7 +50,7 @@ var _ control.Responder = (*Live)(nil)
 
 // NewLive returns the session of a model on a device before it has begun. It passes notices on to next. Close ends it.
 func NewLive(model, device string, next session.Observer) *Live {
-	return &Live{survey: openSurvey(), next: next, told: control.Status{PID: os.Getpid(), Model: model, Started: time.Now(),
+	return &Live{survey: openSurvey(), next: next, status: control.Status{PID: os.Getpid(), Model: model, Started: time.Now(),
 		Device: device, State: engine.StateStarting, Plans: []network.PassState{}}}
 }
 
@@ -80,7 +80,7 @@ func (l *Live) Notify(e session.Notice) {
 func (l *Live) apply(e session.Notice) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := &l.told
+	s := &l.status
 	switch e.Kind {
 	case session.NoticeStart:
 		s.Session, s.Dir, s.Total = e.Session, e.Dir, e.Total
@@ -108,7 +108,7 @@ func (l *Live) apply(e session.Notice) {
 func (l *Live) now() (control.Status, Engine) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.told, l.device
+	return l.status, l.device
 }
 
 // Status implements control.Responder.

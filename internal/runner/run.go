@@ -81,14 +81,14 @@ func Run(ctx context.Context, c *config.Config, o Options) (s session.Summary, e
 	if err := m.Prepare(ctx, c.Request().Methods); err != nil {
 		return refuse(err)
 	}
-	j.tell(m.Info().Warnings, m.Info().Notes)
+	j.notify(m.Info().Warnings, m.Info().Notes)
 	j.live.SetEngine(m)
 	opt.Observer, opt.Figures = j.live, j.live.Figures
 	return session.Run(ctx, opt, m)
 }
 
-// tell sends notes and warnings to the observer.
-func (j *preparation) tell(warnings, notes []string) {
+// notify sends notes and warnings to the observer.
+func (j *preparation) notify(warnings, notes []string) {
 	for _, text := range warnings {
 		j.Observer.Notify(session.Notice{Kind: session.NoticeWarning, Reason: text})
 	}
@@ -110,7 +110,7 @@ func (j *preparation) show(ctx context.Context) (end func()) {
 	}
 	server, err := control.Serve(ctx, j.live)
 	if err != nil {
-		j.tell([]string{fmt.Sprintf("monitor and recover cannot reach this session: %v", err)}, nil)
+		j.notify([]string{fmt.Sprintf("monitor and recover cannot reach this session: %v", err)}, nil)
 		return over
 	}
 	server.Handle("GET /metrics", monitor.Handler(j.live.Look))
@@ -135,7 +135,7 @@ func (j *preparation) open(ctx context.Context, noise worker.Noise) (*engine.Eng
 	if err != nil {
 		return nil, err
 	}
-	j.tell(m.Notes())
+	j.notify(m.Notes())
 	if m.Info().Classes > 0 {
 		return m, nil
 	}
@@ -159,7 +159,7 @@ func (j *preparation) start(ctx context.Context, o engine.Options, noise worker.
 		case unusable == nil:
 			o.Worker = &worker.Options{PassTimeout: j.config.Memory.PassTimeout, Noise: noise, Command: j.Worker}
 		case worker.Supported:
-			j.tell(nil, []string{fmt.Sprintf("the device stays in this process: %v", unusable)})
+			j.notify(nil, []string{fmt.Sprintf("the device stays in this process: %v", unusable)})
 		}
 	}
 	e, err := engine.Open(ctx, o)

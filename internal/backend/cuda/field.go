@@ -119,7 +119,7 @@ func (f *field) Read(dst []float32) error {
 func (b *Backend) use(fields ...*field) error {
 	for _, f := range fields {
 		if f.used != nil && f.used.Record(b.stream) != nil {
-			return b.memory.Settle()
+			return b.memory.Synchronize()
 		}
 	}
 	return nil
@@ -140,7 +140,7 @@ func (f *field) Close() error {
 		host := f.host
 		f.host = nil
 		return f.backend.memory.End(func() error {
-			if err := f.backend.memory.Settle(); err != nil {
+			if err := f.backend.memory.Synchronize(); err != nil {
 				return err
 			}
 			return host.Free()

@@ -325,8 +325,8 @@ func (g *graph) convolve(read, result descriptor, factor int32) descriptor {
 
 func wide(v [3]int) []int64 { return []int64{int64(v[0]), int64(v[1]), int64(v[2])} }
 
-// leave counts a user of a graph out; the last one closes it.
-func (g *graph) leave() {
+// release counts a user of a graph out; the last one closes it.
+func (g *graph) release() {
 	if g.users--; g.users <= 0 {
 		g.maker.close()
 	}

@@ -153,7 +153,7 @@ func TestStrictFloat32(t *testing.T) {
 			}
 			found.close()
 		}
-		g.leave()
+		g.release()
 		t.Logf("%s: %d engines refused, %d kept", name, refused, kept)
 		if kept == 0 || refused == 0 {
 			t.Errorf("%s: %d engines refused and %d kept: the library offers both, so the notes are not read", name, refused, kept)

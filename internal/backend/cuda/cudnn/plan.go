@@ -48,7 +48,7 @@ func (h *Handle) Candidates(c Convolution, maxWorkspace int) ([]*Plan, error) {
 		return nil, err
 	}
 	g.users = 1 // this function, until it returns
-	defer g.leave()
+	defer g.release()
 
 	var plans []*Plan
 	var refused []string
@@ -290,7 +290,7 @@ func (h *Handle) Rebuild(c Convolution, engine string) (*Plan, error) {
 		return nil, err
 	}
 	g.users = 1
-	defer g.leave()
+	defer g.release()
 	p, err := h.build(g, e)
 	if err != nil {
 		return nil, fmt.Errorf("convolution %v with engine %s: %w", c, engine, err)
@@ -402,5 +402,5 @@ func (p *Plan) Close() {
 	p.handle.lib.release(p.pack)
 	p.pack, p.d = 0, 0
 	p.maker.close()
-	p.graph.leave()
+	p.graph.release()
 }

@@ -146,7 +146,7 @@ func (m *Allocation) unmap() error {
 	if m.mapped == 0 {
 		return nil
 	}
-	if err := m.a.Settle(); err != nil {
+	if err := m.a.Synchronize(); err != nil {
 		return err
 	}
 	if err := m.a.context.Unmap(m.at, m.mapped); err != nil {
@@ -290,7 +290,7 @@ func (a *Alias) unmap() error {
 		return nil
 	}
 	d := a.of.a
-	if err := d.Settle(); err != nil {
+	if err := d.Synchronize(); err != nil {
 		return err
 	}
 	if err := d.context.Unmap(a.at, a.mapped); err != nil {

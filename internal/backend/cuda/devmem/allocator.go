@@ -128,9 +128,9 @@ func (a *Allocator) Record(f func() error) error {
 	return f()
 }
 
-// Settle waits until the device has done all enqueued work: memory is not taken away while something uses it. It must run with the context
+// Synchronize waits until the device has done all enqueued work: memory is not taken away while something uses it. It must run with the context
 // current.
-func (a *Allocator) Settle() error {
+func (a *Allocator) Synchronize() error {
 	if a.stream == nil {
 		return nil
 	}

@@ -109,7 +109,7 @@ func (a *Allocator) Vacate(keep ...*Allocation) (freed int, err error) {
 
 // save copies the contents to keep to the host, and waits.
 func (a *Allocator) save(kept map[*Allocation]bool) error {
-	if err := a.Settle(); err != nil {
+	if err := a.Synchronize(); err != nil {
 		return err
 	}
 	var made []*Allocation
