@@ -13,6 +13,7 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/bytesize"
+	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/fit"
 	"github.com/voxcam/voxcam/internal/gpusurvey"
 	"github.com/voxcam/voxcam/internal/monitor"
@@ -56,7 +57,7 @@ Exit codes: 0 healthy, or caution (which is noted); 3 warning, or a run that onl
 would not fit; 1 if it cannot be told what is free; 2 for wrong usage.`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			if model.model != "" {
+			if model.Model != "" {
 				s, err := volumeShape(shape)
 				if err != nil {
 					return err
@@ -65,12 +66,11 @@ would not fit; 1 if it cannot be told what is free; 2 for wrong usage.`,
 				if err != nil {
 					return err
 				}
-				opt, err := model.engine(s)
+				opt, err := model.options(s)
 				if err != nil {
 					return err
 				}
-				opt.Policy = may
-				o.run = &fit.Question{Engine: opt, Request: request}
+				o.run = &fit.Question{Engine: engine.Options{Options: opt, Policy: may}, Request: request}
 			} else if cmd.Flags().Changed("volume-shape") {
 				return usage(errors.New("--volume-shape needs --model: the ONNX file of the classifier"))
 			}

@@ -186,7 +186,7 @@ func (f *explainFlags) open(cmd *cobra.Command, v *volume.Volume) (*voxcam.Model
 	}
 	f.memoryFlags.put(cmd, &opt)
 	lean()
-	m, err := voxcam.Open(cmd.Context(), f.model, opt)
+	m, err := voxcam.Open(cmd.Context(), f.Model, opt)
 	switch {
 	case err != nil && cmd.Context().Err() != nil:
 		return nil, err

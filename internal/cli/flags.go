@@ -3,7 +3,6 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
@@ -15,7 +14,6 @@ import (
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/device"
-	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/gpusurvey"
 	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/internal/layer"
@@ -23,44 +21,26 @@ import (
 	"github.com/voxcam/voxcam/internal/policy"
 )
 
-// deviceFlags say where and how precisely it is computed.
-type deviceFlags struct {
-	device    string
-	precision string
-}
-
-func (f *deviceFlags) add(cmd *cobra.Command) {
-	fl := cmd.Flags()
-	fl.StringVar(&f.device, "device", device.DefaultName, "where to compute: auto (a GPU if there is one), cpu, cuda, or cuda:N for GPU N")
-	fl.StringVar(&f.precision, "precision", device.DefaultPrecision, "how products are computed on a GPU: fp32, tf32 and bf16 (faster, less exact), or fp64 (sums in float64, slow)")
-}
-
-// open opens the device, and prints its warnings and notes.
-func (f *deviceFlags) open(stderr io.Writer) (*device.Device, error) {
-	d, err := device.Open(f.device, f.precision)
-	if err != nil {
-		return nil, usage(err)
-	}
-	printNotes(stderr, d.Warnings, d.Notes)
-	return d, nil
-}
-
 // modelFlags are the flags of commands that open a model.
 type modelFlags struct {
-	model string
-	network.ModelOptions
-	grid []int // TokenGrid, as it was given
-	deviceFlags
-	budget bytesize.Budget
-	ahead  bool // volumes come one after the other
+	instance.Options // but for Budget, and for TokenGrid
+	budget           bytesize.Budget
+	grid             []int // TokenGrid, as it was given
 }
 
 const inputAxesHelp = "axes of the model's input in its order, such as NDHWC (Keras, JAX) or NDCHW (video) (default: as its operations show)"
 
 func (f *modelFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.model, "model", "", "ONNX file of the classifier")
+	cmd.Flags().StringVar(&f.Model, "model", "", "ONNX file of the classifier")
 	f.addOptions(cmd)
-	f.deviceFlags.add(cmd)
+	f.addDevice(cmd)
+}
+
+// addDevice adds the choice of a device and of its precision.
+func (f *modelFlags) addDevice(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	fl.StringVar(&f.Device, "device", device.DefaultName, "where to compute: auto (a GPU if there is one), cpu, cuda, or cuda:N for GPU N")
+	fl.StringVar(&f.Precision, "precision", device.DefaultPrecision, "how products are computed on a GPU: fp32, tf32 and bf16 (faster, less exact), or fp64 (sums in float64, slow)")
 }
 
 // addOptions adds the options of the model, and the budget that it has.
@@ -74,34 +54,26 @@ func (f *modelFlags) addOptions(cmd *cobra.Command) {
 	fl.Var(&f.budget, "memory-budget", "most memory for computing: a size (512MiB), a share of what is free (50%), auto, or min; the answer stays the same")
 }
 
-// engine returns the options of model, device and budget, for volumes of a shape, [C, D, H, W], zero where it is not known.
-func (f *modelFlags) engine(shape [4]int) (engine.Options, error) {
-	if f.model == "" {
-		return engine.Options{}, usage(errors.New("--model is missing: the ONNX file of the classifier"))
-	}
-	o, err := f.modelOptions(shape)
-	return engine.Options{Options: instance.Options{
-		Model: f.model, ModelOptions: o, Ahead: f.ahead, Device: f.device, Precision: f.precision, Budget: f.budget.String(),
-	}}, err
-}
-
-// library returns the options of engine as the library has them.
-func (f *modelFlags) library(shape [4]int) (voxcam.Options, error) {
-	o, err := f.engine(shape)
-	return voxcam.Options{
-		TargetLayer: o.TargetLayer, LayerLayout: o.LayerLayout, TokenGrid: o.TokenGrid, PrefixTokens: o.PrefixTokens, InputAxes: o.InputAxes, Shape: o.Shape,
-		Device: o.Device, Precision: o.Precision, Budget: o.Budget,
-	}, err
-}
-
-// modelOptions returns the options of the model, for volumes of a shape.
-func (f *modelFlags) modelOptions(shape [4]int) (o network.ModelOptions, err error) {
-	o = f.ModelOptions
-	o.Shape = shape
+// options returns the options of model, device and budget, for volumes of a shape, [C, D, H, W], zero where it is not known.
+func (f *modelFlags) options(shape [4]int) (o instance.Options, err error) {
+	o = f.Options
+	o.Shape, o.Budget = shape, f.budget.String()
 	if o.TokenGrid, err = network.TokenGrid(f.grid); err != nil {
 		return o, usage(fmt.Errorf("--token-grid %w", err))
 	}
 	return o, flagged(o.Check())
+}
+
+// library returns the options of a model as the library has them.
+func (f *modelFlags) library(shape [4]int) (voxcam.Options, error) {
+	if f.Model == "" {
+		return voxcam.Options{}, usage(errors.New("--model is missing: the ONNX file of the classifier"))
+	}
+	o, err := f.options(shape)
+	return voxcam.Options{
+		TargetLayer: o.TargetLayer, LayerLayout: o.LayerLayout, TokenGrid: o.TokenGrid, PrefixTokens: o.PrefixTokens, InputAxes: o.InputAxes, Shape: o.Shape,
+		Device: o.Device, Precision: o.Precision, Budget: o.Budget,
+	}, err
 }
 
 // addShape adds --volume-shape, which volumeShape reads.

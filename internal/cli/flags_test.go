@@ -4,22 +4,23 @@ import (
 	"reflect"
 	"testing"
 
+	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/internal/network"
 )
 
 // No option of a model is lost on the way from the flags to the library.
 func TestModelOptionsReachTheLibrary(t *testing.T) {
-	f := &modelFlags{model: "m.onnx", grid: []int{1, 2, 3}, ModelOptions: network.ModelOptions{
-		TargetLayer: "head", LayerLayout: "NTC", PrefixTokens: 2, InputAxes: "NDHWC", SHA256: "0"}}
+	f := &modelFlags{grid: []int{1, 2, 3}, Options: instance.Options{Model: "m.onnx", ModelOptions: network.ModelOptions{
+		TargetLayer: "head", LayerLayout: "NTC", PrefixTokens: 2, InputAxes: "NDHWC", SHA256: "0"}}}
 	o, err := f.library([4]int{1, 2, 3, 4})
 	if err != nil {
 		t.Fatal(err)
 	}
-	given, err := f.modelOptions([4]int{1, 2, 3, 4})
+	given, err := f.options([4]int{1, 2, 3, 4})
 	if err != nil {
 		t.Fatal(err)
 	}
-	from, to := reflect.ValueOf(given), reflect.ValueOf(o)
+	from, to := reflect.ValueOf(given.ModelOptions), reflect.ValueOf(o)
 	for i := range from.NumField() {
 		name := from.Type().Field(i).Name
 		if name == "SHA256" { // of one process for another

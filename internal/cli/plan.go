@@ -12,6 +12,7 @@ import (
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/bytesize"
+	"github.com/voxcam/voxcam/internal/device"
 	"github.com/voxcam/voxcam/internal/durable"
 	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/internal/network"
@@ -40,7 +41,7 @@ volume and the gradient with respect to it are counted apart; on a GPU, all of t
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args[0]) },
 	}
 	f.addOptions(cmd)
-	f.deviceFlags.add(cmd)
+	f.addDevice(cmd)
 	takeFlags(cmd, f.methodFlags.add, "method")
 	fl := cmd.Flags()
 	addShape(cmd, &f.shape)
@@ -89,16 +90,17 @@ func (f *planFlags) run(cmd *cobra.Command, path string) (err error) {
 	if err != nil {
 		return usage(err)
 	}
-	d, err := f.deviceFlags.open(cmd.ErrOrStderr())
+	d, err := device.Open(f.Device, f.Precision)
 	if err != nil {
-		return err
+		return usage(err)
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
-	options, err := f.modelOptions(shape)
+	printNotes(cmd.ErrOrStderr(), d.Warnings, d.Notes)
+	options, err := f.options(shape)
 	if err != nil {
 		return err
 	}
-	binding := network.Binding{Backend: d.Backend, Ahead: f.ahead}
+	binding := network.Binding{Backend: d.Backend}
 	if binding.Budget, err = instance.BudgetOf(f.budget, d.FreeMemory); err != nil {
 		return usage(err)
 	}
@@ -107,7 +109,7 @@ func (f *planFlags) run(cmd *cobra.Command, path string) (err error) {
 			return err
 		}
 	}
-	planned, err := network.Plans(cmd.Context(), path, options, binding, choices)
+	planned, err := network.Plans(cmd.Context(), path, options.ModelOptions, binding, choices)
 	if err != nil {
 		return usage(err)
 	}
