@@ -8,16 +8,16 @@ import (
 	"github.com/voxcam/voxcam/internal/network"
 )
 
-// ready makes the plans, programs and device buffers that are needed, within what is allowed.
+// ready makes the needed plans, programs and device buffers, within the allowed budget.
 func (w *work) ready(ctx context.Context, needed network.Needs) error {
 	m := w.model
 	if err := w.plan(ctx, needed); err != nil {
 		return err
 	}
 	w.recordChange()
-	m.place.Lock()
-	defer m.place.Unlock()
-	if err := w.arrive(); err != nil {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := w.returnToDevice(); err != nil {
 		return err
 	}
 	if err := m.net.TakeBuffers(); err != nil {
@@ -26,10 +26,10 @@ func (w *work) ready(ctx context.Context, needed network.Needs) error {
 	if err := m.net.Load(ctx); err != nil {
 		return err
 	}
-	return w.settle()
+	return w.finishChange()
 }
 
-// adjust makes the budget what is allowed now, before a volume: with larger plans only where they are worth the time. place must be held.
+// adjust sets the budget to the allowed one, before a volume: it makes larger plans only if they are worth the time. mu must be held.
 func (m *Model) adjust() error {
 	n, a := m.net, &m.allowance
 	if _, err := a.update(); err != nil {
@@ -56,8 +56,8 @@ func (m *Model) adjust() error {
 // plan chooses the placement of device buffers and the plans, and makes room for them.
 func (w *work) plan(ctx context.Context, needed network.Needs) error {
 	m := w.model
-	m.place.Lock()
-	defer m.place.Unlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if w.adjust {
 		if err := m.adjust(); err != nil {
 			return err
@@ -70,8 +70,8 @@ func (w *work) plan(ctx context.Context, needed network.Needs) error {
 	return w.e.Relocate(m.net.Placement.Moments)
 }
 
-// BeforePass implements explain.Executor. It gives memory back that others ask for, or that computing may not take any more, and then
-// returns errAgain.
+// BeforePass implements explain.Executor. It gives memory back that was asked for, or that the budget does not allow any more, and
+// then returns errAgain.
 func (w *work) BeforePass(ctx context.Context) error {
 	m := w.model
 	select {
@@ -104,8 +104,8 @@ func (w *work) BeforePass(ctx context.Context) error {
 	return err
 }
 
-// settle gives back what plans do not need any more after a change, and notes what there is now.
-func (w *work) settle() error {
+// finishChange gives back memory that plans do not need any more after a change, and records the new state.
+func (w *work) finishChange() error {
 	m := w.model
 	if m.change != nil && m.resident != nil {
 		m.allowance.stale()

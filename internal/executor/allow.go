@@ -8,11 +8,11 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 )
 
-// allowance holds what computing may take, and the device's figures that this follows from.
+// allowance holds the allowed budget, and the device's figures that it follows from.
 type allowance struct {
 	budget   cam.Budget                     // without a rule
 	rule     func(backend.Usage) cam.Budget // may be nil
-	resident backend.Resident               // whose figures they are; may be nil
+	resident backend.Resident               // the device of the figures; may be nil
 	every    time.Duration                  // the age of figures that are asked for again: asking takes a call of the driver
 
 	asked  atomic.Pointer[time.Time] // for usage; nil: it is out of date
@@ -23,7 +23,7 @@ type allowance struct {
 // stale marks the figures as out of date. It may be called at any time.
 func (a *allowance) stale() { a.asked.Store(nil) }
 
-// update makes latest what computing may take now. Fresh reports whether the device was asked for it.
+// update sets latest to the budget that is allowed now. fresh reports whether the device was asked for it.
 func (a *allowance) update() (fresh bool, err error) {
 	a.latest = a.budget
 	if a.rule == nil {

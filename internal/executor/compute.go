@@ -28,32 +28,32 @@ func (m *Model) Begin(ctx context.Context, v *volume.Volume, req cam.Request) (e
 		<-m.begun
 		return nil, cam.ErrClosed
 	}
-	if err := w.wait(); err != nil {
+	if err := w.bringAhead(); err != nil {
 		switch m.trouble(err) {
 		case backend.NoMemory, backend.Transient: // it is brought when its turn comes
 			w.Record(cam.EventFailed, "the volume could not wait on the device: %v", err)
 		default:
-			w.left()
+			w.freeAhead()
 			return nil, err
 		}
 	}
-	m.rest()
+	m.resetIdle()
 	return w, nil
 }
 
 // Compute implements explain.Work. After a *MemoryError or a *TransientError it may be called again, and goes on.
 func (w *work) Compute(ctx context.Context) error {
 	m := w.model
-	defer w.left()
-	if err := m.enter(ctx); err != nil {
+	defer w.freeAhead()
+	if err := m.takeTurn(ctx); err != nil {
 		return err
 	}
-	defer m.rest()
-	defer m.leave()
+	defer m.resetIdle()
+	defer m.endTurn()
 	w.ctx, w.adjust = ctx, true
 	w.publishPending()
 	err := w.retrying(ctx, func() error { return w.attempt(ctx) })
-	if w.waits = nil; err != nil {
+	if w.ahead = nil; err != nil {
 		return err
 	}
 	if m.opt.Shuttle == ShuttleAlways {
@@ -92,19 +92,19 @@ func (w *work) Result() (*cam.Result, error) {
 	return r, nil
 }
 
-// complete waits for what comes back, and computes again what could not.
+// complete waits for maps that are on their way to the host, and computes again those that got lost.
 func (w *work) complete() error {
 	m := w.model
 	late := w.e.Complete()
 	if late == nil {
 		return nil
 	}
-	if err := m.enter(w.ctx); err != nil {
+	if err := m.takeTurn(w.ctx); err != nil {
 		return err
 	}
-	defer m.rest()
-	defer m.leave()
-	w.there, w.waits = nil, nil
+	defer m.resetIdle()
+	defer m.endTurn()
+	w.loaded, w.ahead = nil, nil
 	if err := w.nextAttempt(w.ctx, late); err != nil {
 		return err
 	}

@@ -1,9 +1,9 @@
 // Package executor has a model on a device in this process. It goes on by itself after everything that another plan, or another try on the
 // same device, can mend.
 //
-// A volume is computed in attempts (compute.go). An error that ends one is looked at in one place (recover.go), and the next attempt does what
-// is left. Before each volume and each pass the budget is asked for (allow.go, admission.go) and memory that others ask for is given back
-// (release.go); between volumes the device can be left altogether (shuttle.go).
+// A volume is computed in attempts (compute.go). An error that ends one is handled in one place (recover.go), and the next attempt does
+// the rest. Before each volume and each pass the budget is asked for (allow.go, admission.go), and memory is given back on request
+// (release.go); between volumes all memory of the device can be given back (shuttle.go).
 package executor
 
 import (
@@ -57,14 +57,14 @@ type Model struct {
 	resident backend.Resident // the backend, if it is one; else nil
 
 	// begun and turn are locks, held by an element in the channel; begun is taken before turn. begun guards the buffer in which the next volume
-	// waits. turn guards computing and all else that lies on the device: net may be used while it is held. place guards net, its device
-	// buffers and their placement, waits and out against the goroutine that brings the next volume.
+	// waits. turn guards computing and all else that lies on the device: net may be used while it is held. mu guards net, its device buffers
+	// and their placement, aheadUsed and vacated against the goroutine that brings the next volume.
 	begun, turn chan struct{}
 	closed      bool // guarded by both
-	place       sync.Mutex
+	mu          sync.Mutex
 	net         *network.Network
-	waits       bool // a volume is in net.Buffers.Ahead
-	out         bool // all that was on the device is on the host
+	aheadUsed   bool // a volume is in net.Buffers.Ahead
+	vacated     bool // the contents of the device are on the host
 
 	state atomic.Pointer[network.State] // published for State; nil before the first
 	lost  atomic.Pointer[error]         // why the device is gone; nil while it is there
@@ -79,7 +79,7 @@ type Model struct {
 
 // change describes the plans before a change of plans.
 type change struct {
-	level cam.Level // "" where there were none, or once the change was recorded
+	level cam.Level // "" if there were none, or once the change was recorded
 	taken int
 }
 
@@ -89,23 +89,23 @@ type release struct {
 	done      chan error
 }
 
-// enter waits for the turn to compute; leave ends it.
-func (m *Model) enter(ctx context.Context) error {
+// takeTurn waits for the turn to compute; endTurn ends it.
+func (m *Model) takeTurn(ctx context.Context) error {
 	select {
 	case m.turn <- struct{}{}:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 	if m.closed {
-		m.leave()
+		m.endTurn()
 		return cam.ErrClosed
 	}
 	return nil
 }
 
-func (m *Model) leave() { <-m.turn }
+func (m *Model) endTurn() { <-m.turn }
 
-// exclusive waits until the model is not used, and returns the function that lets others in again.
+// exclusive waits until the model is not used, and keeps it so until the returned function is called.
 func (m *Model) exclusive() (leave func(), err error) {
 	m.begun <- struct{}{}
 	m.turn <- struct{}{}
@@ -131,8 +131,8 @@ func (m *Model) bind(ctx context.Context, shape [4]int) error {
 	if err != nil {
 		return err
 	}
-	m.place.Lock()
-	defer m.place.Unlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.net != nil {
 		if err := m.net.Close(); err != nil {
 			return err
@@ -154,7 +154,7 @@ func (m *Model) intact(err error) error {
 // follows reports whether plans may be made anew for other budgets.
 func (m *Model) follows() bool { return m.resident != nil || m.opt.Allow != nil }
 
-// replan forgets the plans, and gives back what others have no use for. place must be held.
+// replan forgets the plans, and gives back memory that other plans have no use for. mu must be held.
 func (m *Model) replan(to cam.Budget) error {
 	m.change = &change{m.net.Level(), m.net.Taken}
 	m.allowance.stale()
@@ -163,8 +163,8 @@ func (m *Model) replan(to cam.Budget) error {
 
 // giveBack gives back all that lies on the device.
 func (m *Model) giveBack() (err error) {
-	m.place.Lock()
-	defer m.place.Unlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.net == nil {
 		return nil
 	}
@@ -172,7 +172,7 @@ func (m *Model) giveBack() (err error) {
 	if m.resident != nil && m.gone() == nil && m.trouble(err) != backend.Lost {
 		_, trimmed := m.resident.Trim(0)
 		if trimmed != nil && m.trouble(trimmed) != backend.Lost {
-			_, trimmed = m.resident.Trim(0) // which ends what the first could not
+			_, trimmed = m.resident.Trim(0) // a second call returns what the first could not
 		}
 		m.allowance.stale()
 		err = errors.Join(err, trimmed)
@@ -181,18 +181,18 @@ func (m *Model) giveBack() (err error) {
 	return err
 }
 
-// publishState publishes what the model holds now. place must be held.
+// publishState publishes the model's plans and memory now. mu must be held.
 func (m *Model) publishState() network.State {
 	s := network.State{}
 	if m.net != nil {
 		s = m.net.State()
 	}
-	s.Vacated = m.out
+	s.Vacated = m.vacated
 	m.state.Store(&s)
 	return s
 }
 
-// State returns what the model holds. It waits for nothing.
+// State returns the model's plans and memory. It waits for nothing.
 func (m *Model) State() network.State {
 	if s := m.state.Load(); s != nil {
 		return *s
@@ -208,8 +208,8 @@ func (m *Model) gone() error {
 	return nil
 }
 
-// lose notes that the device is gone.
-func (m *Model) lose(err error) error {
+// markLost notes that the device is gone.
+func (m *Model) markLost(err error) error {
 	err = fmt.Errorf("%w: %w", cam.ErrLost, err)
 	m.lost.CompareAndSwap(nil, &err)
 	return m.gone()
@@ -243,7 +243,7 @@ func (m *Model) Trim(keep int) (freed int, err error) {
 	m.allowance.stale()
 	freed, err = m.resident.Trim(keep)
 	if m.trouble(err) == backend.Lost {
-		err = m.lose(err)
+		err = m.markLost(err)
 	}
 	return freed, err
 }

@@ -72,12 +72,12 @@ func (m *Model) Prepare(ctx context.Context, methods []string) error {
 	return w.retrying(ctx, func() error { return m.intact(w.ready(ctx, needed)) })
 }
 
-// Info implements explain.Explainer. What depends on the volume's shape is unknown (zero) until one is bound.
+// Info implements explain.Explainer. Facts that depend on the volume's shape are unknown (zero) until a shape is bound.
 func (m *Model) Info() cam.Info {
 	info := cam.Info{Path: m.file.Path(), SHA256: m.file.SHA256(), InputShape: m.file.Shape()}
 	assumed := m.file.Assumed()
-	m.place.Lock()
-	defer m.place.Unlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if n := m.net; n != nil {
 		info.Classes, info.TargetLayer, info.Layer = n.ClassCount, n.Target.Label, n.Layer
 		info.Warnings, info.Notes = n.Target.Warnings, n.Target.Notes
@@ -105,8 +105,8 @@ func (m *Model) Close() error {
 	if m.gone() != nil {
 		err = nil // nothing can be given back to a device that is gone
 	}
-	m.place.Lock()
-	defer m.place.Unlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.net = nil
 	return errors.Join(err, m.file.Close())
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/voxcam/voxcam/internal/policy"
 )
 
-// errAgain ends an attempt that has to be begun again because what it used was given back.
+// errAgain ends an attempt that has to be begun again because its memory was given back.
 var errAgain = errors.New("explain: to be tried again")
 
 // Retryable implements explain.Executor.
@@ -20,44 +20,44 @@ func (w *work) Retryable(err error) bool {
 	return errors.Is(err, errAgain) || m.trouble(err) != backend.Fault || m.follows() && errors.As(err, &tooSmall)
 }
 
-// lose gives up for good: only closing is left.
-func (w *work) lose(err error) error {
+// endLost gives up after the device was lost: after that the model can only be closed.
+func (w *work) endLost(err error) error {
 	m := w.model
 	w.Record(cam.EventFailed, "%v", err)
-	m.place.Lock()
-	defer m.place.Unlock()
-	err = m.lose(err)
-	_ = w.e.End() // nothing can be given back to a device that is gone
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	err = m.markLost(err)
+	_ = w.e.Close() // nothing can be given back to a device that is gone
 	return err
 }
 
-// end gives up with an error. What is loaded stays; of what was gathered stays what is kept outside.
+// end gives up with an error. Programs stay loaded; of the sums over points only those in the checkpoint stay.
 func (w *work) end(err error) error {
-	if closing := errors.Join(w.e.Rescue(false), w.e.End()); closing != nil {
+	if closing := errors.Join(w.e.Rescue(false), w.e.Close()); closing != nil {
 		if w.model.trouble(closing) == backend.Lost {
-			return w.lose(closing)
+			return w.endLost(closing)
 		}
 		err = errors.Join(err, closing)
 	}
 	return err
 }
 
-// evacuate brings what is needed to go on to the host, and gives all back. An error is that the device is lost; what else fails here the
-// next Trim makes good.
+// evacuate brings the state of the explanation to the host, and gives all memory of the device back. An error means that the device is lost;
+// after other failures the next Trim returns the rest.
 func (w *work) evacuate() error {
 	m := w.model
 	err := w.e.Rescue(true)
 	if m.trouble(err) != backend.Lost {
 		err = m.giveBack()
 	}
-	w.there, w.waits = nil, nil
+	w.loaded, w.ahead = nil, nil
 	if m.trouble(err) == backend.Lost {
-		return w.lose(err)
+		return w.endLost(err)
 	}
 	return nil
 }
 
-// surrender gives all back when not even the least can be had.
+// surrender gives all memory back when not even the smallest plan fits.
 func (w *work) surrender(ctx context.Context, why *cam.MemoryError) error {
 	m := w.model
 	if why.Needs == 0 && m.net != nil {
@@ -69,27 +69,27 @@ func (w *work) surrender(ctx context.Context, why *cam.MemoryError) error {
 	return why
 }
 
-// shrink makes room for smaller plans. Draws stay where they are as long as there is room for them there.
+// shrink makes room for smaller plans. Sums over draws stay in their place as long as that has room.
 func (w *work) shrink(to cam.Budget, forced bool) error {
 	m := w.model
 	rescued := w.e.Rescue(false)
-	m.place.Lock()
+	m.mu.Lock()
 	m.net.Forced = m.net.Forced || forced
 	err := errors.Join(rescued, m.replan(to))
-	m.place.Unlock()
+	m.mu.Unlock()
 	if m.trouble(err) == backend.Lost {
-		return w.lose(err)
+		return w.endLost(err)
 	}
 	return nil
 }
 
-// less plans for less memory after a refusal.
-func (w *work) less(ctx context.Context, refused error) error {
+// planLess plans for less memory after a refusal.
+func (w *work) planLess(ctx context.Context, refused error) error {
 	m := w.model
 	n := m.net
 	usage, err := m.resident.Usage()
 	if m.trouble(err) == backend.Lost {
-		return w.lose(err)
+		return w.endLost(err)
 	}
 	free := ""
 	if err == nil {
@@ -101,7 +101,7 @@ func (w *work) less(ctx context.Context, refused error) error {
 		return w.surrender(ctx, &cam.MemoryError{Free: usage.Available(), Err: refused})
 	}
 	bytes := usage.Available()
-	if n.Taken > 0 && (err != nil || bytes >= n.Taken) { // it is not the sum that there is too little of
+	if n.Taken > 0 && (err != nil || bytes >= n.Taken) { // the driver refused although there seems to be enough
 		bytes = n.Taken / 2
 	}
 	if allowed := m.allowance.latest.Bytes; allowed > 0 {
@@ -114,8 +114,8 @@ func (w *work) less(ctx context.Context, refused error) error {
 	return w.shrink(to, true)
 }
 
-// least goes on after a budget that is too small for any plan: with the least that works, if it was the device that said so.
-func (w *work) least(ctx context.Context, tooSmall *cam.BudgetError) error {
+// planLeast goes on after a budget that is too small for any plan: with the smallest plan, if the budget came from a refusal of the device.
+func (w *work) planLeast(ctx context.Context, tooSmall *cam.BudgetError) error {
 	m := w.model
 	switch (policy.Policy{}).Next(policy.Situation{
 		Failure: policy.TooSmall, Loaded: true, LeastFits: m.net.Forced && m.allowance.allows(tooSmall.Smallest), Fixed: m.opt.Allow == nil,
@@ -128,9 +128,9 @@ func (w *work) least(ctx context.Context, tooSmall *cam.BudgetError) error {
 	return w.surrender(ctx, &cam.MemoryError{Needs: tooSmall.Smallest, Free: tooSmall.Budget, Err: tooSmall})
 }
 
-// again makes ready for another try after a failure that may pass. A pass writes all that it reads, so that the first try is made with what
-// is there; only moments that a call was changing are made anew. For the next ones everything is given back.
-func (w *work) again(err error) error {
+// retry prepares another try after a failure that may pass. A pass writes all that it reads, so the first try uses what is loaded; only
+// moments that a call was changing are made anew. For later tries everything is given back.
+func (w *work) retry(err error) error {
 	w.Record(cam.EventFailed, "%v", err)
 	if n := w.e.Finished(); n > w.finished {
 		w.tries, w.finished = 0, n
@@ -153,17 +153,17 @@ func (w *work) again(err error) error {
 	return nil
 }
 
-// nextAttempt prepares another attempt after an error, or returns why there is none.
+// nextAttempt prepares another attempt after an error, or returns the error that ends the work.
 func (w *work) nextAttempt(ctx context.Context, err error) error {
 	m := w.model
 	if errors.Is(err, errAgain) && m.trouble(err) == backend.Fault {
 		return nil
 	}
 	if m.trouble(err) == backend.Lost {
-		return w.lose(err)
+		return w.endLost(err)
 	}
 	if late := w.e.Collect(); late != nil && m.trouble(late) == backend.Lost {
-		return w.lose(late)
+		return w.endLost(late)
 	}
 	if ctx.Err() != nil {
 		return w.end(context.Cause(ctx))
@@ -171,17 +171,17 @@ func (w *work) nextAttempt(ctx context.Context, err error) error {
 	tooSmall := (*cam.BudgetError)(nil)
 	switch m.trouble(err) {
 	case backend.NoMemory:
-		return w.less(ctx, err)
+		return w.planLess(ctx, err)
 	case backend.Transient:
-		return w.again(err)
+		return w.retry(err)
 	}
 	if m.follows() && errors.As(err, &tooSmall) {
-		return w.least(ctx, tooSmall)
+		return w.planLeast(ctx, tooSmall)
 	}
 	return w.end(err)
 }
 
-// retrying calls try until it succeeds or nothing is left that could mend its error.
+// retrying calls try until it succeeds, or until no other attempt can mend its error.
 func (w *work) retrying(ctx context.Context, try func() error) error {
 	for {
 		if err := w.model.gone(); err != nil {

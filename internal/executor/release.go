@@ -7,14 +7,14 @@ import (
 	"github.com/voxcam/voxcam/internal/bytesize"
 )
 
-// Release gives all memory of the device back, at the next boundary between two passes through the network, or at once where none runs;
-// what is needed to go on is kept. It then calls meanwhile, unless that is nil, and lets computing go on with what is allowed then. The
-// error is that of giving back, or of meanwhile.
+// Release gives all memory of the device back, at the next boundary between two passes through the network, or at once if none runs. The
+// state of the explanation is kept. It then calls meanwhile, unless that is nil, and lets computing go on within the budget of that moment.
+// The error is that of giving back, or of meanwhile.
 func (m *Model) Release(ctx context.Context, meanwhile func() error) error {
 	r := &release{meanwhile, make(chan error, 1)}
 	select {
 	case m.turn <- struct{}{}:
-		defer m.leave()
+		defer m.endTurn()
 		if m.closed {
 			return cam.ErrClosed
 		}
@@ -26,7 +26,7 @@ func (m *Model) Release(ctx context.Context, meanwhile func() error) error {
 	return <-r.done
 }
 
-// release serves a request. Its own error says how computing is to go on.
+// release serves a request. It returns errAgain, or the error with which the work ends.
 func (w *work) release(r *release) error {
 	m := w.model
 	err := m.gone()

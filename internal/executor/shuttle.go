@@ -7,72 +7,73 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 )
 
-// vacate leaves the device, with the volume that waits there. A failure is none of a volume: all is given back instead.
+// vacate brings the contents of the device, with the next volume, to the host and gives its memory back. A failure is no failure of a
+// volume: everything is given back instead.
 func (m *Model) vacate() {
-	if m.resident == nil || m.net == nil || m.out || m.gone() != nil || len(m.net.Passes()) == 0 {
+	if m.resident == nil || m.net == nil || m.vacated || m.gone() != nil || len(m.net.Passes()) == 0 {
 		return
 	}
-	m.place.Lock()
-	m.net.Buffers.WaitOutputs() // maps come back whether the device is left or not
+	m.mu.Lock()
+	m.net.Buffers.WaitOutputs() // maps are on their way to the host in any case
 	start := time.Now()
 	var keep []backend.Field
-	if m.waits && m.net.Buffers.Ahead != nil {
+	if m.aheadUsed && m.net.Buffers.Ahead != nil {
 		keep = append(keep, m.net.Buffers.Ahead)
 	}
 	_, err := m.resident.Vacate(keep...)
 	m.allowance.stale()
-	m.out = m.resident.Vacated()
+	m.vacated = m.resident.Vacated()
 	m.pending.ShuttleOut += time.Since(start).Seconds()
 	m.publishState()
-	m.place.Unlock()
+	m.mu.Unlock()
 	idle := m.betweenVolumes()
 	switch {
 	case err == nil:
 	case m.trouble(err) == backend.Lost:
-		_ = idle.lose(err) // published with the next volume
+		_ = idle.endLost(err) // published with the next volume
 	default:
 		idle.Record(cam.EventFailed, "all was given back because the device could not be left for a while: %v", err)
 		_ = idle.evacuate()
 	}
 }
 
-// addShuttleOut adds the time of leaving the device to that of the volume.
+// addShuttleOut adds the time of vacating to that of the volume.
 func (w *work) addShuttleOut() {
 	w.execution.ShuttleOut += w.model.pending.ShuttleOut
 	w.model.pending.ShuttleOut = 0
 }
 
-// arrive comes back to the device. place must be held.
-func (w *work) arrive() error {
+// returnToDevice takes the memory again and brings the contents back. mu must be held.
+func (w *work) returnToDevice() error {
 	m := w.model
 	w.addShuttleOut()
 	if m.resident == nil || !m.resident.Vacated() {
-		m.out = false
+		m.vacated = false
 		return nil
 	}
 	start := time.Now()
 	m.allowance.stale()
 	err := m.resident.Return()
 	w.execution.ShuttleIn += time.Since(start).Seconds()
-	m.out = err != nil
+	m.vacated = err != nil
 	return err
 }
 
-// rest is called when a volume has been begun, and when one has been computed: it is time to leave the device when nothing happens for a
-// while.
-func (m *Model) rest() {
+// resetIdle starts the idle time anew. It is called when a volume has been begun, and when one has been computed; at its end the device is
+// vacated.
+func (m *Model) resetIdle() {
 	if m.idle != nil {
 		m.idle.Reset(m.idleFor)
 	}
 }
 
-// vacateIdle leaves the device, unless somebody uses it.
+// vacateIdle vacates the device, unless it is in use.
 func (m *Model) vacateIdle() {
 	select {
 	case m.turn <- struct{}{}:
-		defer m.leave()
+		defer m.endTurn()
 		m.vacate()
 	default:
-		m.rest()
+		m.resetIdle()
 	}
 }

@@ -21,10 +21,10 @@ type work struct {
 	onEvent   func(cam.Event) // may be nil
 	execution cam.Execution
 
-	waits  backend.Field   // device buffer in which the volume waits; nil while only the caller has it
-	there  backend.Field   // device buffer that the network reads it from; nil while it is not there
-	place  sync.Once       // gives Model.begun back
-	ctx    context.Context // of the latest Compute; Result computes with it what did not come back
+	ahead  backend.Field   // device buffer in which the volume waits; nil while only the caller has it
+	loaded backend.Field   // device buffer that the network reads the volume from; nil while it is not there
+	freed  sync.Once       // releases Model.begun
+	ctx    context.Context // of the latest Compute; Result uses it to compute lost maps again
 	adjust bool            // the next attempt may use more memory than the one before
 
 	tries    int // failures in a row: those between which nothing was finished
@@ -60,24 +60,24 @@ func (w *work) publishPending() {
 	w.model.pending.Events = nil
 }
 
-// wait brings the volume to where it waits, if there is such a place on the device.
-func (w *work) wait() error {
+// bringAhead brings the volume to the buffer for the next one, if the device has that.
+func (w *work) bringAhead() error {
 	m, v := w.model, w.volume
-	m.place.Lock()
-	defer m.place.Unlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if err := m.gone(); err != nil {
 		return err
 	}
 	n := m.net
-	if n == nil || n.Shape != shapeOf(v) || n.Buffers.Ahead == nil || m.out {
+	if n == nil || n.Shape != shapeOf(v) || n.Buffers.Ahead == nil || m.vacated {
 		return nil
 	}
 	err := n.Backend.Upload(n.Buffers.Ahead, v.Data, v.Channels)
 	switch {
 	case err == nil:
-		m.waits, w.waits = true, n.Buffers.Ahead
+		m.aheadUsed, w.ahead = true, n.Buffers.Ahead
 	case m.trouble(err) == backend.Lost:
-		return m.lose(err)
+		return m.markLost(err)
 	}
 	return err
 }
@@ -86,42 +86,42 @@ func shapeOf(v *volume.Volume) [4]int { return [4]int{v.Channels, v.Depth, v.Hei
 
 // VolumeRead implements explain.Executor. It frees the buffer in which the volume waited.
 func (w *work) VolumeRead() {
-	w.waits = nil
-	w.left()
+	w.ahead = nil
+	w.freeAhead()
 }
 
-// left lets the next volume take the buffer.
-func (w *work) left() {
-	w.place.Do(func() {
+// freeAhead lets the next volume take that buffer.
+func (w *work) freeAhead() {
+	w.freed.Do(func() {
 		m := w.model
-		m.place.Lock()
-		m.waits = false
-		m.place.Unlock()
+		m.mu.Lock()
+		m.aheadUsed = false
+		m.mu.Unlock()
 		<-m.begun
 	})
 }
 
 // Drop implements explain.Work.
-func (w *work) Drop() { w.left() }
+func (w *work) Drop() { w.freeAhead() }
 
-// bring brings the volume to where the network reads it.
+// bring brings the volume to the buffer that the network reads.
 func (w *work) bring() (err error) {
 	b, f := w.model.backend, &w.model.net.Buffers
-	if w.there != nil && w.there == f.Volume {
+	if w.loaded != nil && w.loaded == f.Volume {
 		return nil
 	}
-	if w.waits != nil && w.waits == f.Ahead {
+	if w.ahead != nil && w.ahead == f.Ahead {
 		err = b.Copy(f.Volume, f.Ahead)
 	} else {
 		err = b.Upload(f.Volume, w.volume.Data, w.volume.Channels)
 	}
 	if err == nil {
-		w.there = f.Volume
+		w.loaded = f.Volume
 	}
 	return err
 }
 
-// Take implements explain.Executor. What comes back while the device goes on is taken again after a failure that may pass.
+// Take implements explain.Executor. A transfer beside computing is tried again after a failure that may pass.
 func (w *work) Take(f backend.Field, behind bool) ([]float32, error) {
 	values, err := f.Take()
 	if t := w.model.trouble(err); err != nil && behind && (t == backend.NoMemory || t == backend.Transient) {

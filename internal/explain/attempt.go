@@ -48,9 +48,10 @@ func (e *Explanation) inputMethods(ctx context.Context, which []int) error {
 	return nil
 }
 
-// Attempt explains the volume with every method that is left. The volume lies in the network's buffer for it, and what Needs names is there.
+// Attempt explains the volume with every unfinished method. The volume lies in the network's buffer for it, and the programs and buffers of
+// Needs are ready.
 // The methods that look at the layer share one pass, those that look at the input another, and those with the same points the evaluations.
-// An error is one of the volume, or one that another attempt may mend; that of a method is its status.
+// An error is a fault of the volume, or one that another attempt may mend; the fault of a method becomes its status.
 func (e *Explanation) Attempt(ctx context.Context, n *network.Network) (err error) {
 	e.net, e.ready = n, nil
 	e.result.TargetLayer, e.result.Layer = n.Target.Label, n.Layer
@@ -60,7 +61,7 @@ func (e *Explanation) Attempt(ctx context.Context, n *network.Network) (err erro
 	defer func() { err = errors.Join(err, n.FreeOutputs()) }()
 	start := time.Now()
 	if e.result.Logits == nil {
-		which := e.left(e.byKind[network.AtLayer])
+		which := e.unfinished(e.byKind[network.AtLayer])
 		if err := e.classify(ctx, len(which) > 0 && n.NoLayer == nil); err != nil {
 			return err
 		}
@@ -70,14 +71,14 @@ func (e *Explanation) Attempt(ctx context.Context, n *network.Network) (err erro
 		kind network.Kind
 		run  func(context.Context, []int) error
 	}{{network.AtLayer, e.layerMethods}, {network.AtInput, e.inputMethods}, {network.AtPoints, e.pointMethods}} {
-		which := e.left(e.byKind[k.kind])
+		which := e.unfinished(e.byKind[k.kind])
 		if len(which) == 0 {
 			continue
 		}
 		start = time.Now()
 		err := k.run(ctx, which)
 		e.spend(time.Since(start), which)
-		if err := e.settle(ctx, err, which...); err != nil {
+		if err := e.failMethods(ctx, err, which...); err != nil {
 			return err
 		}
 	}

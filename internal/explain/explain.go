@@ -1,8 +1,8 @@
 // Package explain answers the question that the program exists for: which voxels of a volume speak for a class. It has the methods over one
 // volume, on a network whose programs are ready, and the interfaces through which volumes are explained; it reads and writes no files.
 //
-// An Explanation is computed in attempts (attempt.go). An error ends one, and what has the device decides whether there is another, which
-// does what is left: methods that have their maps are finished, and what was gathered at points stays so (kept.go).
+// An Explanation is computed in attempts (attempt.go). An error ends one, and the executor decides whether there is another, which does
+// the rest: methods that have their maps are finished, and the sums over points are kept (kept.go).
 package explain
 
 import (
@@ -45,14 +45,14 @@ func One(ctx context.Context, ex Overlapping, v *volume.Volume, req cam.Request)
 }
 
 // Work is the work on one volume. Compute explains it, one volume at a time in the order in which they were begun; Result waits for
-// what comes back, and may be called while another volume is explained. Errors are those of Explain.
+// maps on their way to the host, and may be called while another volume is explained. Errors are those of Explain.
 type Work interface {
 	Compute(ctx context.Context) error
 	Result() (*cam.Result, error)
-	Drop() // what was begun and is not to be computed; nothing afterwards
+	Drop() // ends work that is begun and not to be computed; does nothing afterwards
 }
 
-// Executor carries explanations out: it has the device, and decides what follows an error.
+// Executor carries explanations out: it has the device, and decides how to go on after an error.
 type Executor interface {
 	// BeforePass is called before each pass through the network. An error ends the attempt.
 	BeforePass(ctx context.Context) error

@@ -9,8 +9,8 @@ import (
 	"github.com/voxcam/voxcam/volume"
 )
 
-// Explanation is the state of explaining one volume. It is computed in attempts, each of which does what the ones before have left. The
-// zero Explanation is one of no volume, which holds nothing.
+// Explanation is the state of explaining one volume. It is computed in attempts; each goes on from the ones before. The zero Explanation has
+// no volume, and holds nothing.
 type Explanation struct {
 	executor  Executor
 	req       cam.Request
@@ -28,7 +28,7 @@ type Explanation struct {
 	atOnce    bool // maps and heatmaps are brought before anything else is done
 }
 
-// New returns the explanation of a volume. An error is one of the request or of the volume.
+// New returns the explanation of a volume. An error is a fault of the request or of the volume.
 func New(v *volume.Volume, req cam.Request, executor Executor) (*Explanation, error) {
 	req, err := req.Filled()
 	if err != nil {
@@ -92,7 +92,7 @@ func (e *Explanation) Needs() network.Needs {
 	return network.NeedsOf(e.choices, e.volume.Voxels(), e.volume.Channels)
 }
 
-// Finished counts the methods and points that are done. Points count on when the last of their methods has its map and what was gathered is
+// Finished returns the number of methods and points that are done. Points still count when their methods have their maps and the sums are
 // given back.
 func (e *Explanation) Finished() (n int) {
 	if e.result.Logits != nil {
@@ -100,10 +100,10 @@ func (e *Explanation) Finished() (n int) {
 	}
 	n += len(e.result.Methods)
 	for _, which := range e.byKind {
-		n -= len(e.left(which))
+		n -= len(e.unfinished(which))
 	}
 	for _, s := range e.samplings {
-		if len(e.left(s.which)) > 0 {
+		if len(e.unfinished(s.which)) > 0 {
 			n += s.done
 		} else {
 			n += s.points.Len
@@ -112,8 +112,8 @@ func (e *Explanation) Finished() (n int) {
 	return n
 }
 
-// left returns those of methods that have no status yet.
-func (e *Explanation) left(methods []int) (which []int) {
+// unfinished returns those of methods that have no status yet.
+func (e *Explanation) unfinished(methods []int) (which []int) {
 	for _, i := range methods {
 		if e.result.Methods[i].Status == "" {
 			which = append(which, i)
@@ -122,15 +122,15 @@ func (e *Explanation) left(methods []int) (which []int) {
 	return which
 }
 
-// settle makes a fault of methods their status. It returns errors of the volume, and those that another attempt may mend.
-func (e *Explanation) settle(ctx context.Context, err error, which ...int) error {
+// failMethods makes an error the status of methods, unless it is a fault of the volume or one that another attempt may mend: it returns those.
+func (e *Explanation) failMethods(ctx context.Context, err error, which ...int) error {
 	switch {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil || e.executor.Retryable(err):
 		return err
 	}
-	for _, i := range e.left(which) {
+	for _, i := range e.unfinished(which) {
 		e.result.Methods[i].Status, e.result.Methods[i].Reason = cam.StatusFailed, err.Error()
 	}
 	return nil
@@ -143,8 +143,8 @@ func (e *Explanation) spend(t time.Duration, which []int) {
 	}
 }
 
-func (e *Explanation) pass() {
-	e.done = min(e.done+1, e.total) // what is done again counts once
+func (e *Explanation) countPass() {
+	e.done = min(e.done+1, e.total) // repeated passes count once
 	if e.req.Progress != nil {
 		e.req.Progress(e.done, e.total)
 	}

@@ -175,7 +175,7 @@ func TestAttemptsGoOn(t *testing.T) {
 			if e.Finished() != all {
 				t.Errorf("%s: %d of %d are finished", name, e.Finished(), all)
 			}
-			if err := e.End(); err != nil {
+			if err := e.Close(); err != nil {
 				t.Error(err)
 			}
 			events = append(events, x.events...)
@@ -229,7 +229,7 @@ func TestErrorsOfMethods(t *testing.T) {
 // An explanation of no volume holds nothing and has nothing to give back.
 func TestNoVolume(t *testing.T) {
 	e := new(explain.Explanation)
-	if err := errors.Join(e.Collect(), e.Relocate(backend.OnHost), e.Rescue(true), e.End()); err != nil || e.Finished() != 0 {
+	if err := errors.Join(e.Collect(), e.Relocate(backend.OnHost), e.Rescue(true), e.Close()); err != nil || e.Finished() != 0 {
 		t.Errorf("%v, and %d finished", err, e.Finished())
 	}
 }

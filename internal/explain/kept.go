@@ -9,7 +9,7 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 )
 
-// recall looks for a state that was kept outside.
+// recall looks for a state in the checkpoint.
 func (e *Explanation) recall(s *sampling, values int) {
 	if e.req.Checkpoint == nil {
 		return
@@ -21,11 +21,13 @@ func (e *Explanation) recall(s *sampling, values int) {
 	}
 }
 
-// keeps reports whether states are kept outside.
-func (e *Explanation) keeps(s *sampling) bool { return e.req.Checkpoint != nil && !s.keeping.off }
+// hasCheckpoint reports whether states are kept in the request's checkpoint.
+func (e *Explanation) hasCheckpoint(s *sampling) bool {
+	return e.req.Checkpoint != nil && !s.keeping.off
+}
 
-// keep keeps the state outside.
-func (e *Explanation) keep(s *sampling) error {
+// checkpoint keeps the state in the request's checkpoint.
+func (e *Explanation) checkpoint(s *sampling) error {
 	start := time.Now()
 	if err := s.save(); err != nil {
 		return err
@@ -39,32 +41,32 @@ func (e *Explanation) keep(s *sampling) error {
 	return nil
 }
 
-// lose forgets what was gathered.
-func (e *Explanation) lose(s *sampling) error {
+// discard forgets the sums over the points so far.
+func (e *Explanation) discard(s *sampling) error {
 	e.done -= s.done
 	s.done, s.keeping.points = 0, 0
 	return s.close()
 }
 
-// leave takes what was gathered to the host, or forgets it if that fails.
-func (e *Explanation) leave(s *sampling) error {
+// moveToHost brings the sums to the host, or forgets them if that fails.
+func (e *Explanation) moveToHost(s *sampling) error {
 	if s.moments == nil {
 		return nil
 	}
 	if !s.sure {
-		return e.lose(s)
+		return e.discard(s)
 	}
 	if err := s.save(); err != nil {
-		return errors.Join(err, e.lose(s))
+		return errors.Join(err, e.discard(s))
 	}
 	return s.close()
 }
 
-// Relocate takes what was gathered elsewhere to the host, from where it goes on in the place.
+// Relocate brings sums that lie in another place than where to the host; they go on from there in the new place.
 func (e *Explanation) Relocate(where backend.Place) error {
 	for _, s := range e.samplings {
 		if s.moments != nil && s.where != where {
-			if err := e.leave(s); err != nil {
+			if err := e.moveToHost(s); err != nil {
 				return err
 			}
 		}
@@ -72,31 +74,32 @@ func (e *Explanation) Relocate(where backend.Place) error {
 	return nil
 }
 
-// Rescue keeps what was gathered in the checkpoint, if there is one, and, if all is given back, on the host. What cannot be read is lost.
+// Rescue keeps the sums in the checkpoint, if there is one, and with all also on the host, giving their memory back. Sums that cannot be read
+// are lost.
 func (e *Explanation) Rescue(all bool) error {
 	var errs []error
 	for _, s := range e.samplings {
 		if s.moments != nil && !s.sure {
-			errs = append(errs, e.lose(s))
+			errs = append(errs, e.discard(s))
 		}
-		if s.done > s.keeping.points && e.keeps(s) {
-			if err := e.keep(s); err != nil {
-				errs = append(errs, err, e.lose(s))
+		if s.done > s.keeping.points && e.hasCheckpoint(s) {
+			if err := e.checkpoint(s); err != nil {
+				errs = append(errs, err, e.discard(s))
 			}
 		}
 		if all {
-			errs = append(errs, e.leave(s))
+			errs = append(errs, e.moveToHost(s))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// End waits for what comes back, and gives back all that was gathered.
-func (e *Explanation) End() error {
+// Close waits for transfers, and gives back the memory of all sums.
+func (e *Explanation) Close() error {
 	e.back.Wait()
 	var errs []error
 	for _, s := range e.samplings {
-		errs = append(errs, s.end())
+		errs = append(errs, s.reset())
 	}
 	return errors.Join(errs...)
 }

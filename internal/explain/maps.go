@@ -15,17 +15,17 @@ import (
 func (e *Explanation) finish(ctx context.Context, i int, signed *network.Output, dims [3]int, err error) error {
 	r, picture := &e.result.Methods[i], e.net.Buffers.Output(signed)
 	if err == nil {
-		err = e.take(i, signed, &r.Map)
+		err = e.bringBack(i, signed, &r.Map)
 	}
 	var finding cam.Finding
 	if err == nil {
 		finding, err = e.net.Backend.Heatmap(picture.Free(), signed.Field, e.choices[i], dims, e.volume.Dims())
 	}
 	if err == nil {
-		err = e.take(i, picture, &r.Heatmap)
+		err = e.bringBack(i, picture, &r.Heatmap)
 	}
 	if err != nil {
-		return e.settle(ctx, err, i)
+		return e.failMethods(ctx, err, i)
 	}
 	r.Dims, r.Status = dims, cam.StatusOK
 	if finding != "" {
@@ -40,8 +40,8 @@ func (e *Explanation) finish(ctx context.Context, i int, signed *network.Output,
 	return nil
 }
 
-// take brings the content of an output buffer to the result of method i.
-func (e *Explanation) take(i int, s *network.Output, to *[]float32) (err error) {
+// bringBack brings the content of an output buffer to the result of method i.
+func (e *Explanation) bringBack(i int, s *network.Output, to *[]float32) (err error) {
 	field := s.Field
 	if !s.Overlaps || e.atOnce {
 		*to, err = e.executor.Take(field, false)
@@ -60,8 +60,8 @@ func (e *Explanation) take(i int, s *network.Output, to *[]float32) (err error) 
 	return nil
 }
 
-// Collect waits for what comes back. A fault becomes the status of its method; after anything else the method has none any more, and the
-// error says what another attempt may mend.
+// Collect waits for transfers to the host. A fault becomes the status of its method. After an error that another attempt may mend the method
+// has no status any more, and the error is returned.
 func (e *Explanation) Collect() error {
 	var late []error
 	for i, err := range e.back.wait() {

@@ -22,7 +22,7 @@ func (e *Explanation) classify(ctx context.Context, layer bool) error {
 	}
 	e.ready = p
 	e.executor.VolumeRead()
-	e.pass()
+	e.countPass()
 	r := &e.result
 	for i, l := range logits {
 		if math.IsNaN(float64(l)) || math.IsInf(float64(l), 0) {
@@ -94,7 +94,7 @@ func (e *Explanation) inputGradient(ctx context.Context, x backend.Field) (backe
 	if err != nil {
 		return nil, err
 	}
-	e.pass()
+	e.countPass()
 	return p.Program.Field(p.Gradient)
 }
 
@@ -104,7 +104,7 @@ func (e *Explanation) scoreAt(ctx context.Context, x backend.Field) (float32, er
 	if err != nil {
 		return 0, err
 	}
-	e.pass()
+	e.countPass()
 	score := logits[e.result.TargetClass]
 	if math.IsNaN(float64(score)) || math.IsInf(float64(score), 0) {
 		return 0, fmt.Errorf("the score of class %d is %v at the baseline: choose another one", e.result.TargetClass, score)

@@ -30,7 +30,7 @@ func (e *Explanation) openSampling(s *sampling) error {
 			}
 		}
 		s.moments, s.where, s.sure = m, where, true
-		if !e.keeps(s) {
+		if !e.hasCheckpoint(s) {
 			s.saved = nil
 		}
 		if s.keeping.last.IsZero() {
@@ -105,8 +105,8 @@ func (e *Explanation) sample(ctx context.Context, s *sampling, left []int) error
 		}
 		s.sure = true
 		s.done++
-		if e.keeps(s) && s.done < n && s.keeping.due(time.Now(), 4*s.stateLen()) {
-			if err := e.keep(s); err != nil {
+		if e.hasCheckpoint(s) && s.done < n && s.keeping.due(time.Now(), 4*s.stateLen()) {
+			if err := e.checkpoint(s); err != nil {
 				return err
 			}
 		}
@@ -129,15 +129,15 @@ func (e *Explanation) sample(ctx context.Context, s *sampling, left []int) error
 // pointMethods evaluates the points that methods are left of, and makes their maps.
 func (e *Explanation) pointMethods(ctx context.Context, _ []int) error {
 	for _, s := range e.samplings {
-		left := e.left(s.which)
+		left := e.unfinished(s.which)
 		if len(left) == 0 {
 			continue
 		}
 		err := e.sample(ctx, s, left)
-		if err := e.settle(ctx, err, left...); err != nil {
+		if err := e.failMethods(ctx, err, left...); err != nil {
 			return err
 		}
-		if err := s.end(); err != nil {
+		if err := s.reset(); err != nil {
 			return err
 		}
 	}

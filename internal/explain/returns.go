@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// returns collects what comes back to the host while the device goes on.
+// returns collects transfers to the host beside computing, and their errors.
 type returns struct {
 	sync.WaitGroup
 	mu     sync.Mutex

@@ -9,18 +9,18 @@ import (
 	"github.com/voxcam/voxcam/internal/backend"
 )
 
-// sampling is the evaluation of points that methods share. It goes on where it was when plans change under it, and from a state that was kept
-// outside. Point k, and the sums over the points up to it, do not depend on interruptions.
+// sampling is the evaluation of points that methods share. It continues at the same point when plans change, and from a state of the
+// checkpoint. Point k, and the sums over the points up to it, do not depend on interruptions.
 type sampling struct {
 	points  *cam.Points
-	which   []int // methods; those that are finished, too, because they decide what moments keep
+	which   []int // methods, also finished ones, because the moments keep values for all
 	choices []cam.Choice
 
 	done    int       // points that were evaluated: in moments and scores, or in saved without moments
 	scores  []float32 // of the points that give one
 	moments backend.Moments
 	where   backend.Place // of moments
-	sure    bool          // moments hold what was gathered at done points: no call that changes them has failed
+	sure    bool          // moments hold the sums over done points: no call that changes them has failed
 	saved   []float32     // memory of the host for the state: that of moments, then the scores
 	keeping keeping
 }
@@ -34,7 +34,7 @@ type keeping struct {
 }
 
 const (
-	keepShare = 25      // the time from one state that is kept to the next one, in times of what keeping takes
+	keepShare = 25      // time from one kept state to the next, as a multiple of the time that keeping takes
 	keepRate  = 1 << 29 // bytes a second: a low guess before the first one
 )
 
@@ -50,8 +50,8 @@ func (k *keeping) due(now time.Time, bytes int) bool {
 // gradients returns the number of finished points that gave a gradient.
 func (s *sampling) gradients() int { return max(0, s.done-s.points.Scores) }
 
-// key names the state: what is kept, of the gradient of which class, at which points. Sample and seed are those of the checkpoint, and any
-// number of draws begins with the same ones.
+// key names the state: by its values, the class of the gradient, and the points. Sample and seed are those of the checkpoint, and any number
+// of draws begins with the same ones.
 func (s *sampling) key(class int) string {
 	mean, m2, abs, square := cam.Kept(s.choices...)
 	var kept []string
@@ -88,8 +88,8 @@ func (s *sampling) close() error {
 	return m.Close()
 }
 
-// end gives back all that a sampling holds.
-func (s *sampling) end() error {
+// reset gives back all that a sampling holds.
+func (s *sampling) reset() error {
 	s.done, s.saved, s.keeping = 0, nil, keeping{}
 	return s.close()
 }
