@@ -145,9 +145,7 @@ func check(ctx context.Context, o checkOptions, stdout, stderr io.Writer) error 
 	if err != nil {
 		return err
 	}
-	for _, note := range c.notes() {
-		printable.Fprintln(stderr, "voxcam: note:", note)
-	}
+	printNotes(stderr, nil, c.notes())
 	return ended(c.ExitCode, "memory is "+c.Health.String())
 }
 

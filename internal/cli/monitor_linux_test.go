@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/voxcam/voxcam/internal/bytesize"
+	"github.com/voxcam/voxcam/internal/reclaim"
 )
 
 // pseudo opens a terminal of a size: what is written to user is typed, and what is read from it is on the screen.
@@ -164,7 +165,7 @@ func TestRecoverAsksOnATerminal(t *testing.T) {
 		screen := show(user)
 		b := newBench()
 		b.holds[200] = bytesize.GiB
-		o := recoverOptions{survey: b.survey, sessions: b.sessions, system: b, kill: true}
+		o := recoverOptions{Options: reclaim.Options{Sessions: b.sessions, System: b}, survey: b.survey, kill: true}
 		ended := make(chan error, 1)
 		go func() { ended <- o.run(t.Context(), tty, io.Discard, tty) }()
 		screen.wait(t, 0, "[y/N]")
@@ -185,7 +186,7 @@ func TestRecoverAsksOnATerminal(t *testing.T) {
 	b.holds[200] = bytesize.GiB
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	o := recoverOptions{survey: b.survey, sessions: b.sessions, system: b, kill: true}
+	o := recoverOptions{Options: reclaim.Options{Sessions: b.sessions, System: b}, survey: b.survey, kill: true}
 	go func() { ended <- o.run(ctx, tty, io.Discard, tty) }()
 	screen.wait(t, 0, "[y/N]")
 	cancel()

@@ -22,17 +22,14 @@ import (
 	"github.com/voxcam/voxcam/internal/session"
 )
 
-// recoverOptions are the flags of recover; the functions are nil for this machine.
+// recoverOptions are the flags of recover; functions that are nil are those of this machine.
 type recoverOptions struct {
-	resume, kill, restart, full, trim, yes, dryRun, asJSON, untilResumed bool
-	pids                                                                 []int
-	holds, grace, timeout                                                time.Duration
-	bands                                                                gpusurvey.Bands
+	reclaim.Options                                    // but for Survey, Operations and End
+	resume, kill, restart, full, trim, asJSON, forever bool
+	bands                                              gpusurvey.Bands
 
-	survey   func(context.Context) (*gpusurvey.Survey, error)
-	sessions func(context.Context) ([]reclaim.Session, error)
-	system   reclaim.System
-	answer   func(context.Context) (string, error) // reads a line of the user; nil: from the terminal, if there is one
+	survey func(context.Context) (*gpusurvey.Survey, error)
+	answer func(context.Context) (string, error) // reads a line of the user; nil: from the terminal, if there is one
 }
 
 func newRecover() *cobra.Command {
@@ -61,18 +58,18 @@ says; 1 a step failed, or it cannot be told what is free; 2 for wrong usage.`,
 		},
 	}
 	fl := cmd.Flags()
-	fl.DurationVar(&o.holds, "for", time.Minute, "time for which sessions hold little after they released memory")
-	fl.BoolVar(&o.untilResumed, "until-resumed", false, "sessions hold little until --resume")
+	fl.DurationVar(&o.For, "for", time.Minute, "time for which sessions hold little after they released memory")
+	fl.BoolVar(&o.forever, "until-resumed", false, "sessions hold little until --resume")
 	fl.BoolVar(&o.resume, "resume", false, "let sessions take what their budgets allow again")
 	fl.BoolVar(&o.trim, "clear-cache", false, "only have sessions give back what nothing is in")
 	fl.BoolVar(&o.restart, "restart-cuda", false, "have sessions make their contexts anew")
 	fl.BoolVar(&o.kill, "kill-processes", false, "list the processes that hold memory of GPUs, and end those of yours that you confirm or name")
-	fl.IntSliceVar(&o.pids, "pid", nil, "end this process, which must be in the list; may be given several times")
-	fl.BoolVar(&o.yes, "yes", false, "end workers of this program whose session is gone, without asking")
-	fl.DurationVar(&o.grace, "grace", 10*time.Second, "time to end that a process is given before it is killed")
+	fl.IntSliceVar(&o.Consent.Named, "pid", nil, "end this process, which must be in the list; may be given several times")
+	fl.BoolVar(&o.Consent.Yes, "yes", false, "end workers of this program whose session is gone, without asking")
+	fl.DurationVar(&o.Grace, "grace", 10*time.Second, "time to end that a process is given before it is killed")
 	fl.BoolVar(&o.full, "full-recovery", false, "--kill-processes, --restart-cuda and what is done without flags, in this order")
-	fl.DurationVar(&o.timeout, "timeout", 2*time.Minute, "time that a session is given for each step, which it takes between two passes; 0: no limit")
-	fl.BoolVar(&o.dryRun, "dry-run", false, "only say what would be done")
+	fl.DurationVar(&o.Timeout, "timeout", 2*time.Minute, "time that a session is given for each step, which it takes between two passes; 0: no limit")
+	fl.BoolVar(&o.DryRun, "dry-run", false, "only say what would be done")
 	fl.BoolVar(&o.asJSON, "json", false, "print JSON")
 	addThresholds(cmd, &o.bands)
 	return cmd
@@ -98,16 +95,16 @@ func (o *recoverOptions) validate(given func(flag string) bool) error {
 		}
 	}
 	switch {
-	case given("for") && o.untilResumed:
+	case given("for") && o.forever:
 		return errors.New("--for and --until-resumed contradict each other")
-	case o.holds <= 0:
-		return fmt.Errorf("--for %v: a time expected, such as 60s; --until-resumed has no end", o.holds)
-	case o.yes && len(o.pids) > 0:
+	case o.For <= 0:
+		return fmt.Errorf("--for %v: a time expected, such as 60s; --until-resumed has no end", o.For)
+	case o.Consent.Yes && len(o.Consent.Named) > 0:
 		return errors.New("--yes is for workers whose session is gone; with --pid it has no effect")
-	case o.grace < 0 || o.timeout < 0:
+	case o.Grace < 0 || o.Timeout < 0:
 		return errors.New("--grace and --timeout are times from 0 up")
 	}
-	for _, pid := range o.pids {
+	for _, pid := range o.Consent.Named {
 		if pid <= 0 {
 			return fmt.Errorf("--pid %d is no process", pid)
 		}
@@ -145,11 +142,11 @@ func (o recoverOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr
 		defer func() { err = errors.Join(err, w.Close()) }()
 		o.survey = w.Survey
 	}
-	if o.sessions == nil {
-		o.sessions = reclaim.Sessions
+	if o.Sessions == nil {
+		o.Sessions = reclaim.Sessions
 	}
-	if o.system == nil {
-		o.system = reclaim.Machine(device.CUDA().Driver)
+	if o.System == nil {
+		o.System = reclaim.Machine(device.CUDA().Driver)
 	}
 	if in, ok := terminal(stdin); o.answer == nil && ok {
 		if _, ok := terminal(stderr); ok {
@@ -157,23 +154,20 @@ func (o recoverOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr
 		}
 	}
 	var last *gpusurvey.Survey
-	opt := reclaim.Options{
-		Survey: func(ctx context.Context) ([]gpusurvey.GPU, error) {
-			v, err := o.survey(ctx)
-			if err != nil {
-				return nil, err
-			}
-			last = v
-			return v.GPUs, nil
-		},
-		Sessions: o.sessions, System: o.system, Operations: o.operations(), For: o.holds, Timeout: o.timeout,
-		End: o.kill || o.full, Grace: o.grace, Consent: reclaim.Consent{Named: o.pids, Yes: o.yes}, DryRun: o.dryRun,
+	o.Survey = func(ctx context.Context) ([]gpusurvey.GPU, error) {
+		v, err := o.survey(ctx)
+		if err != nil {
+			return nil, err
+		}
+		last = v
+		return v.GPUs, nil
 	}
-	if o.untilResumed {
-		opt.For = 0
+	o.Operations, o.End = o.operations(), o.kill || o.full
+	if o.forever {
+		o.For = 0
 	}
 	if o.answer != nil {
-		opt.Consent.Ask = func(c reclaim.Candidate) (bool, error) {
+		o.Consent.Ask = func(c reclaim.Candidate) (bool, error) {
 			printable.Fprintf(stderr, "End %s? [y/N] ", printable.Short(c.Described(), 200))
 			text, err := o.answer(ctx)
 			text = strings.ToLower(strings.TrimSpace(text))
@@ -181,9 +175,9 @@ func (o recoverOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr
 		}
 	}
 	if !o.asJSON {
-		opt.Listed = func(list []reclaim.Candidate) { printCandidates(stdout, list) }
+		o.Listed = func(list []reclaim.Candidate) { printCandidates(stdout, list) }
 	}
-	report, err := reclaim.Run(ctx, opt)
+	report, err := reclaim.Run(ctx, o.Options)
 	r := &recovered{Report: report}
 	if last != nil {
 		r.Verdict, _ = last.Judge("all") // all cannot name a missing GPU
@@ -198,9 +192,7 @@ func (o recoverOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr
 		printable.Fprintln(stderr, "voxcam: warning:", printable.Short(p, 500))
 	}
 	if last != nil {
-		for _, n := range last.Notes {
-			printable.Fprintln(stderr, "voxcam: note:", n)
-		}
+		printNotes(stderr, nil, last.Notes)
 	}
 	if err != nil {
 		return err
@@ -212,7 +204,7 @@ func (o recoverOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr
 // that failed is an error.
 func (o *recoverOptions) exitCode(r *recovered) int {
 	switch {
-	case o.dryRun:
+	case o.DryRun:
 		return session.ExitOK
 	case o.resume && !r.Failed():
 		return session.ExitOK
@@ -241,7 +233,7 @@ func (o *recoverOptions) print(w io.Writer, r *recovered, now *gpusurvey.Survey)
 	if len(r.Sessions) == 0 && len(o.operations()) > 0 {
 		fmt.Fprintln(w, noSession(now))
 	}
-	if o.dryRun {
+	if o.DryRun {
 		_, err := printable.Fprintln(w, "nothing was done: this was a dry run")
 		return err
 	}

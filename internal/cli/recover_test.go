@@ -107,7 +107,7 @@ func (h benchHandle) Close() error                                      { return
 // recoverWith runs the command on a bench, with what a user would answer.
 func (b *bench) recover(t *testing.T, answers []string, args ...string) (code int, results, messages string) {
 	t.Helper()
-	o := recoverOptions{bands: gpusurvey.DefaultBands(), holds: time.Minute, survey: b.survey, sessions: b.sessions, system: b}
+	o := recoverOptions{Options: reclaim.Options{For: time.Minute, Sessions: b.sessions, System: b}, bands: gpusurvey.DefaultBands(), survey: b.survey}
 	if answers != nil {
 		o.answer = func(context.Context) (string, error) {
 			if len(answers) == 0 {
@@ -120,10 +120,10 @@ func (b *bench) recover(t *testing.T, answers []string, args ...string) (code in
 		}
 	}
 	given := func(name string) bool { return slices.Contains(args, "--"+name) }
-	o.kill, o.yes, o.full, o.restart, o.resume, o.trim, o.dryRun, o.asJSON, o.untilResumed = given("kill-processes"), given("yes"), given("full-recovery"),
+	o.kill, o.Consent.Yes, o.full, o.restart, o.resume, o.trim, o.DryRun, o.asJSON, o.forever = given("kill-processes"), given("yes"), given("full-recovery"),
 		given("restart-cuda"), given("resume"), given("clear-cache"), given("dry-run"), given("json"), given("until-resumed")
 	if given("pid") {
-		o.pids = []int{200}
+		o.Consent.Named = []int{200}
 	}
 	if err := o.validate(given); err != nil {
 		t.Fatal(err)
