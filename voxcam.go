@@ -86,7 +86,7 @@ type Model struct {
 
 	using  sync.RWMutex // is read-locked while the engine is used, and locked while it is closed
 	closed atomic.Bool  // is set under the lock, after device and before end
-	device string       // that computed last
+	device string       // the device that computed last
 	end    error        // of closing
 }
 

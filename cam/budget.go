@@ -22,7 +22,7 @@ func (b Budget) Bounded() bool { return b.Smallest || b.Bytes > 0 || b.Arena > 0
 
 // BudgetError says that not even the smallest plan fits. Sizes are in bytes.
 type BudgetError struct {
-	Budget   int  // that there is
+	Budget   int  // the budget
 	Smallest int  // budget that would do
 	Weights  int  // part of Smallest: copies of the weights, and working memory of steps
 	Free     bool // Budget is the free memory of the host

@@ -4,13 +4,13 @@ package cam
 type Fit struct {
 	Model  string `json:"model"`               // the file
 	Fits   bool   `json:"fits"`                // on the device that was asked for, or on the processor if the policy lets it go on
-	Device string `json:"device"`              // that would compute
+	Device string `json:"device"`              // the device that would compute
 	Level  Level  `json:"level,omitempty"`     // the lowest of the passes
 	Budget int    `json:"budget_bytes"`        // 0: the least that works
-	Free   int    `json:"free_bytes"`          // that the budget is a part of
-	Reason string `json:"reason,omitempty"`    // why it does not fit, or not on the device
-	Draws  int    `json:"n_samples,omitempty"` // that the policy leaves; 0 if no method draws
-	Passes []Pass `json:"passes"`              // that the methods need
+	Free   int    `json:"free_bytes"`          // free memory, of which the budget is a part
+	Reason string `json:"reason,omitempty"`    // the reason why it does not fit, or not on the device
+	Draws  int    `json:"n_samples,omitempty"` // number of draws under the policy; 0 if no method draws
+	Passes []Pass `json:"passes"`              // the passes that the methods need
 	// Seconds is an estimate for one volume, by Basis.
 	Seconds float64 `json:"estimated_seconds_per_volume"`
 	Basis   string  `json:"estimate_basis"` // the rates that estimates rest on, for people
@@ -19,7 +19,7 @@ type Fit struct {
 // Pass has the memory and time of one pass through the network and its gradient. Sizes are in bytes.
 type Pass struct {
 	Name     string   `json:"pass"`                          // for people
-	Methods  []string `json:"methods"`                       // that share it
+	Methods  []string `json:"methods"`                       // the methods that share it
 	Level    Level    `json:"level,omitempty"`               // "" if it does not fit
 	Needs    int      `json:"needs_bytes"`                   // of the budget: the arena, weights and, on a GPU, volumes and maps; the least if it does not fit
 	Arena    int      `json:"arena_bytes"`                   // of activations and gradients, by the plan
@@ -29,5 +29,5 @@ type Pass struct {
 	Runs     int      `json:"runs"`                          // of the pass for one volume
 	Seconds  float64  `json:"estimated_seconds"`             // of one of them
 	Smallest int      `json:"smallest_arena_bytes"`          // of the arena, by the smallest plan
-	Err      error    `json:"-"`                             // why it does not fit: a *BudgetError where the budget is too small
+	Err      error    `json:"-"`                             // the reason why it does not fit: a *BudgetError if the budget is too small
 }

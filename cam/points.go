@@ -27,11 +27,11 @@ type Point struct {
 // the points, and the evaluations.
 type Points struct {
 	Key        string         // names the points, from the first on
-	Word       string         // for one of them, in messages: draw, point
+	Word       string         // the word for one of them in messages: draw, point
 	Len        int            // at least 1
-	Scores     int            // how many have their score taken; they come first
+	Scores     int            // number of points whose score is used; they come first
 	Parameters map[string]any // for the record of a result
-	Doubt      string         // why results are degraded; "" if they are not
+	Doubt      string         // the reason why results are degraded; "" if they are not
 
 	at func(i int) Point
 }

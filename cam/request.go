@@ -62,7 +62,7 @@ type Request struct {
 	Convention map[string]string     // from a method to the name of its convention (Lookup lists them); other methods use their first
 	Progress   func(done, total int) // is called after each pass through the network, from one goroutine; may be nil
 	OnEvent    func(Event)           // is called with each event at once, from any goroutine; Result.Execution has them all later; may be nil
-	Checkpoint Checkpoint            // where unfinished draws are kept; nil: nowhere
+	Checkpoint Checkpoint            // keeps unfinished draws; nil: nothing does
 }
 
 // Checkpoint keeps the state of unfinished draws of one volume in a safe place: when the computation fails, another explanation of the

@@ -30,10 +30,10 @@ func Levels() []Level {
 
 // Execution records the device, plans and events of explaining a volume.
 type Execution struct {
-	Device string `json:"device"` // that computed, such as cuda/NVIDIA H200
+	Device string `json:"device"` // the device that computed, such as cuda/NVIDIA H200
 	Level  Level  `json:"level"`
 	Budget int    `json:"budget_bytes"` // of the last plans; 0: none
-	Arena  int    `json:"arena_bytes"`  // that the last plans took
+	Arena  int    `json:"arena_bytes"`  // bytes of the arena of the last plans
 	// Seconds that it took to leave the device and to come back to it between volumes, where that was asked for.
 	ShuttleOut float64 `json:"shuttle_out_seconds,omitempty"`
 	ShuttleIn  float64 `json:"shuttle_in_seconds,omitempty"`
@@ -84,8 +84,8 @@ type Result struct {
 type MethodResult struct {
 	Method     string // its name
 	Status     Status
-	Reason     string         // for StatusDegraded and StatusFailed
-	Seconds    float64        // that it took; methods that share passes share their time
+	Reason     string         // of StatusDegraded and StatusFailed
+	Seconds    float64        // time for the method; methods that share passes share their time
 	Parameters map[string]any // n_samples, noise_level, convention, ... as used
 	Dims       [3]int         // of Map: depth, height, width
 	Map        []float32      // signed map at the layer's resolution, before ReLU

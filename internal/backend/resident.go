@@ -28,9 +28,9 @@ type Resident interface {
 // map memory: a few MiB of them cannot be taken.
 type Usage struct {
 	Total     int `json:"total_bytes"`     // of the device
-	Free      int `json:"free_bytes"`      // that the driver would give to any program
+	Free      int `json:"free_bytes"`      // free for any program, by the driver
 	Allocated int `json:"allocated_bytes"` // by this backend, for arenas, weights and fields
-	Reserved  int `json:"reserved_bytes"`  // that this backend has of the driver: allocated, and kept for later
+	Reserved  int `json:"reserved_bytes"`  // taken by this backend from the driver: Allocated, and spare memory for later
 	Largest   int `json:"largest_bytes"`   // block that could be allocated, of memory that is free, or reserved and not allocated
 	Overhead  int `json:"overhead_bytes"`  // other memory of this process: context, kernels, libraries; 0 where it is not known
 }

@@ -172,7 +172,7 @@ func (c *Config) keys() []key {
 // Key describes one key of the configuration, for documents and commands.
 type Key struct {
 	Name    string
-	Flag    string // that overrides it, without dashes, where a command has one of that name
+	Flag    string // the flag that overrides it, without dashes, if a command has one
 	Doc     string
 	Default string // in the form of the file, without quotes; empty where there is none
 }

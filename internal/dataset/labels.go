@@ -45,7 +45,7 @@ type Sample struct {
 	Label int    // -1 if it cannot be read
 	Split Split
 	Line  int   // in the table
-	Err   error // why this sample cannot be explained, if that is known before its volume is read
+	Err   error // the reason why this sample cannot be explained, if it is known before its volume is read
 }
 
 // maxLabelBytes bounds the table; a larger file is a mistaken path.

@@ -67,7 +67,7 @@ type Model struct {
 	vacated     bool // the contents of the device are on the host
 
 	state atomic.Pointer[network.State] // published for State; nil before the first
-	lost  atomic.Pointer[error]         // why the device is gone; nil while it is there
+	lost  atomic.Pointer[error]         // the reason why the device is gone; nil while it is there
 
 	allowance allowance
 	change    *change       // nil unless plans changed and their memory is not there yet

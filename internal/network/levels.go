@@ -9,9 +9,9 @@ import (
 // State describes a network's plans and memory, for status displays.
 type State struct {
 	Level   cam.Level   `json:"level,omitempty"` // "" while there are no plans
-	Budget  int         `json:"budget_bytes"`    // that the plans were made for; 0: none, or the least that works
+	Budget  int         `json:"budget_bytes"`    // budget of the plans; 0: none, or the smallest plans
 	Taken   int         `json:"taken_bytes"`     // of a budget, for plans and buffers; 0 where budgets are not followed
-	Arena   int         `json:"arena_bytes"`     // that are held
+	Arena   int         `json:"arena_bytes"`     // of the plans that are held
 	Vacated bool        `json:"vacated"`         // everything is in the host's memory until it is needed again
 	Passes  []PassState `json:"passes,omitempty"`
 }

@@ -27,7 +27,7 @@ type Network struct {
 	logits     *ir.Value
 	Target     layer.Match // of the graph before the passes
 	Layer      *cam.Layer  // the target, as records have it; nil without one
-	NoLayer    error       // why there is no target layer; nil if there is one
+	NoLayer    error       // the reason why there is no target layer; nil if there is one
 	ClassCount int
 
 	Backend backend.Backend

@@ -59,7 +59,7 @@ type field struct {
 	typ  protowire.Type
 	n    uint64 // value of a varint or fixed-size field
 	data span   // content of a length-delimited field
-	at   int64  // where the value is in the file
+	at   int64  // the value's position in the file
 }
 
 func (f field) text() string { return string(f.data.bytes()) }

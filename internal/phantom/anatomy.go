@@ -6,7 +6,7 @@ const (
 	scleraLevel  = 80.0
 	rpeLevel     = 215.0
 	ezLevel      = 185.0
-	atrophyLevel = 85.0 // where photoreceptors and RPE are lost
+	atrophyLevel = 85.0 // in the area without photoreceptors and RPE
 )
 
 // innerLayers lists the retina from the vitreous to the photoreceptors: reflectivity, and nominal thickness in voxels of a

@@ -250,7 +250,7 @@ func (s *Search) Seconds(budget int) float64 {
 
 // Curve returns the curve of a new search.
 func Curve(g *ir.Graph, opt Options) []Point {
-	s, _ := NewSearch(context.Background(), g, opt) // which is not stopped
+	s, _ := NewSearch(context.Background(), g, opt) // nothing stops it
 	return s.Curve()
 }
 

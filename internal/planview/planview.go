@@ -20,10 +20,10 @@ import (
 // PassPlan is the plan of one pass through the network, with its methods, budget and alternatives. Sizes are in bytes.
 type PassPlan struct {
 	Name     string   // of the gradient program
-	Methods  []string // that need it
+	Methods  []string // the methods that need it
 	Plan     *plan.Plan
 	Curve    []plan.Point // the choices between the fastest plan and the smallest one; may be empty
-	Budget   int          // that the plan was made for; 0: as small as possible
+	Budget   int          // the plan's budget; 0: as small as possible
 	Smallest int          // peak of the smallest plan; 0: unknown
 	Whole    int          // peak with whole tensors; 0: unknown
 	Weights  int          // counted apart from the arena, as the volume is

@@ -51,7 +51,7 @@ type Situation struct {
 
 	// Of worker processes.
 	Deaths      int  // over this volume in a row, without anything finished in between
-	Restarts    int  // how many of them a volume may cost
+	Restarts    int  // the number of them that a volume may cost
 	OutOfMemory bool // the system killed the last one for want of memory
 	Killed      bool // the last one was killed in the device's place; Tries counts those there
 }

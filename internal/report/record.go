@@ -56,7 +56,7 @@ type ModelInfo struct {
 
 // Sample is the metadata.json of a sample. Pointers are nil, and null in JSON, where there is no value.
 type Sample struct {
-	Place string `json:"-"` // where Collect found it: its folder in the session's
+	Place string `json:"-"` // its folder in the session's, as Collect found it
 
 	Schema int        `json:"schema"`
 	ID     string     `json:"sample_id"`

@@ -32,7 +32,7 @@ const timelinePlot = "summaries/memory_timeline.png"
 type Moment struct {
 	Time   time.Time `json:"time"`
 	Run    string    `json:"run,omitempty"`    // Begun or Ended
-	Sample string    `json:"sample,omitempty"` // that is explained
+	Sample string    `json:"sample,omitempty"` // the sample that is explained
 
 	Figures *Figures      `json:"figures,omitempty"`
 	Event   cam.EventKind `json:"incident,omitempty"`

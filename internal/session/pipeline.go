@@ -30,7 +30,7 @@ type part struct {
 	target  int
 	last    bool         // of the sample: after an error no other part counts
 	work    explain.Work // nil if there was an error before
-	err     error        // why there is no result
+	err     error        // the reason why there is no result
 	seconds float64      // of explaining
 	events  *events
 }

@@ -44,7 +44,7 @@ type recorder struct {
 	lines  int
 	ticks  int
 	every  int    // ticks for a line
-	sample string // that is explained now
+	sample string // the sample that is explained now
 	failed bool   // the last figures could not be read, and the observer was warned
 }
 

@@ -27,7 +27,7 @@ type writer struct {
 	sample *result.Subject
 	sheet  picture.Sheet
 	cover  string // name of the first overlay
-	failed error  // why there will be no results; the rest of the sample is passed over
+	failed error  // the reason why there will be no results; the rest of the sample is passed over
 	known  *cam.Execution
 	mu     sync.Mutex
 }

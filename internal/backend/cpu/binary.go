@@ -85,7 +85,7 @@ func buildPRelu(c *compiler, n *ir.Node) error {
 
 // pairs compiles a function of two variables that broadcast.
 func (c *compiler) pairs(k pairKernels, n *ir.Node) {
-	set, first, second := c.backend.set, 0, 1 // which input is x, and which y
+	set, first, second := c.backend.set, 0, 1 // the inputs that are x and y
 	w := newWalk(n.Out().Shape(), n.Inputs[0].Shape(), n.Inputs[1].Shape())
 	size, strides := w.inner()
 	if k.swaps && strides[0] == 0 && strides[1] != 0 {

@@ -26,7 +26,7 @@ import (
 type compiler struct {
 	backend *Backend
 	plan    *plan.Plan
-	weights *devmem.Constants // where constants go
+	weights *devmem.Constants // the place of constants
 
 	node *ir.Node // the whole node, also while the builder sees a single plane of it
 	mode plan.Mode

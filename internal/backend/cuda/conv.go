@@ -51,7 +51,7 @@ func (c *compiler) conv(n *ir.Node, a op.ConvAttr, backward bool) (action, error
 	if t := c.backend.tuner; t != nil {
 		forced = t.forced
 	}
-	asked := false // which is the fastest
+	asked := false // the tuner was asked for the fastest kernel
 	for _, k := range convKernels {
 		if forced != "" && k.name != forced || k.name == "tensor" && forced == "" {
 			continue
@@ -150,7 +150,7 @@ func (v *convolution) params(l Lattice, cl *class, m *convMatrix) convParams {
 type convTile struct {
 	name                   string
 	rows, columns, threads int
-	blocks                 int     // that share a multiprocessor
+	blocks                 int     // blocks that share a multiprocessor
 	rate                   float64 // of multiplications when it is full; 1 is the best
 }
 
@@ -167,7 +167,7 @@ const (
 	tileOverhead  = 24     // steps of a sum that starting a block and storing its results take
 	bytesTime     = 7      // a byte of device memory
 	launchTime    = 600000 // a kernel
-	fullThreads   = 512    // that keep a multiprocessor busy
+	fullThreads   = 512    // threads that keep a multiprocessor busy
 	leastSplit    = 16     // steps of convStep in a split
 	mostSplits    = 16
 	splitCapacity = 32 << 20 // bytes of partial sums

@@ -27,7 +27,7 @@ type Program struct {
 	aliases   map[int]*devmem.Alias // of buffers that are rings and are mapped twice
 	instances []*instance
 	steps     []step
-	fused     []*fusion // that begin at each step
+	fused     []*fusion // by the step that they begin at
 	high      []int     // end of the highest byte of the arena that steps up to each one write
 	dies      [][]int
 	scratch   *devmem.Allocation // scratch of steps, states of instances, and staging, where the arena has no room for them

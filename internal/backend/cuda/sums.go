@@ -9,9 +9,9 @@ import (
 type matrices struct{ outer, size, channels int }
 
 const (
-	chunkElements = 1 << 14 // that a block sums, about
-	planeChunks   = 64      // that the rows of a matrix are cut into at most, where planes are many
-	wholeChunks   = 1024    // and where there is one
+	chunkElements = 1 << 14 // elements that a block sums, about
+	planeChunks   = 64      // most parts that the rows of a matrix are cut into, with many planes
+	wholeChunks   = 1024    // the same with one plane
 	partialLimit  = 3 << 16 // float64 values that are found before they are joined
 )
 
@@ -38,7 +38,7 @@ type joinParams struct {
 // on the shape of a plane alone.
 type columns struct {
 	matrices
-	joins     string   // how sums are joined: Sum or Max
+	joins     string   // the way in which sums are joined: Sum or Max
 	x, y, out *operand // y is nil for a sum of one input; out is nil where the state, or partial, is all that is wanted
 	values    int      // sums of each column
 	factor    float64

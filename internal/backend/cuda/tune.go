@@ -23,7 +23,7 @@ type tuner struct {
 	backend *Backend
 	library *cudnn.Library // nil without cuDNN
 	handle  *cudnn.Handle
-	missing error // why there is no cuDNN
+	missing error // the reason why there is no cuDNN
 	cache   *cudnn.Cache
 	plans   map[cudnn.Convolution]*cudnn.Plan
 	choices map[cudnn.Convolution]string // names of engines, or of our kernels with the prefix cudnn.Own

@@ -22,7 +22,7 @@ var windowKernels = map[*ir.Op]kernel{
 // pair is one output voxel of a window operation, one tap of its window, and the input voxel there; all include the sample.
 type pair struct {
 	out, tap, in int
-	start        [3]int // where the window of the output voxel begins
+	start        [3]int // the beginning of the output voxel's window
 }
 
 // pairs calls f for every output voxel and every tap of its window that lies inside the input. x and y are

@@ -21,7 +21,7 @@ import (
 // one, exchanged for small pieces where those are needed.
 type Allocator struct {
 	context     *driver.Context
-	stream      *driver.Stream // that programs run on; nil until Open, and from Close on
+	stream      *driver.Stream // the stream that programs run on; nil until Open, and from Close on
 	granularity int
 	options     Options
 	gate        gate
