@@ -103,7 +103,7 @@ harm:                           backend/cuda/simulator cli control report cam
 const outside = `
 github.com/ebitengine/purego:        dl
 google.golang.org/protobuf:          onnx
-golang.org/x/sys:                    backend/cpu backend/cpu/kernel control durable gpusurvey reclaim session worker cli
+golang.org/x/sys:                    backend/cpu backend/cpu/kernel control durable reclaim session worker cli
 golang.org/x/sync:                   backend/cpu phantom/phantomset session worker
 golang.org/x/term:                   session cli
 golang.org/x/image:                  picture report

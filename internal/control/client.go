@@ -65,7 +65,7 @@ func Sessions(ctx context.Context) ([]*Client, error) {
 			out, errs = append(out, found...), append(errs, err)
 		}
 	}
-	slices.SortFunc(out, func(a, b *Client) int { return a.PID - b.PID })
+	slices.SortStableFunc(out, func(a, b *Client) int { return a.PID - b.PID })
 	return out, errors.Join(errs...)
 }
 
@@ -89,22 +89,11 @@ func sweep(ctx context.Context, dir string) (out []*Client, err error) {
 
 // Dial returns the session of a process.
 func Dial(ctx context.Context, pid int) (*Client, error) {
-	var errs []error
-	for _, dir := range folders() {
-		err := checkFolder(dir)
-		path := filepath.Join(dir, socketName(pid))
-		if err == nil {
-			_, err = os.Lstat(path)
-		}
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-		case err != nil:
-			errs = append(errs, err)
-		case reachable(ctx, path):
-			return newClient(pid, path), nil
-		}
+	sessions, err := Sessions(ctx)
+	if i := slices.IndexFunc(sessions, func(c *Client) bool { return c.PID == pid }); i >= 0 {
+		return sessions[i], nil
 	}
-	if err := errors.Join(append(errs, ctx.Err())...); err != nil {
+	if err := errors.Join(err, ctx.Err()); err != nil {
 		return nil, fmt.Errorf("the session of process %d cannot be reached: %w", pid, err)
 	}
 	return nil, fmt.Errorf("process %d is not a session of yours that can be reached", pid)

@@ -1,4 +1,4 @@
-// Package sysmem tells how much memory of the host this process may still take.
+// Package sysmem tells how much memory the host has, and how much of it this process may still take.
 package sysmem
 
 import (
