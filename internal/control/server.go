@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log"
 	"net"
@@ -66,7 +67,7 @@ func Serve(ctx context.Context, session Responder) (*Server, error) {
 			return context.WithValue(ctx, stranger{}, checkPeer(c))
 		},
 		ReadHeaderTimeout: 5 * time.Second,
-		ErrorLog:          log.New(quiet{}, "", 0),
+		ErrorLog:          log.New(io.Discard, "", 0), // only about clients that have gone
 	}
 	go func() {
 		defer close(s.stopped)
@@ -167,8 +168,3 @@ func refuse(w http.ResponseWriter, code int, err error) {
 	w.WriteHeader(code)
 	json.NewEncoder(w).Encode(failure{err.Error()})
 }
-
-// quiet drops the HTTP server's messages about clients that have gone.
-type quiet struct{}
-
-func (quiet) Write(p []byte) (int, error) { return len(p), nil }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -125,13 +126,8 @@ func (p *processes) holder(pid int) ProcessInfo {
 		return is
 	}
 	maps, err := os.ReadFile(filepath.Join(p.proc, strconv.Itoa(pid), "maps"))
-	if err != nil || len(maps) == 0 {
+	if err != nil || len(maps) == 0 || slices.ContainsFunc(libraries, func(l string) bool { return bytes.Contains(maps, []byte(l)) }) {
 		return is
-	}
-	for _, library := range libraries {
-		if bytes.Contains(maps, []byte(library)) {
-			return is
-		}
 	}
 	return ProcessInfo{PID: pid, Bytes: -1, UID: -1, Elsewhere: true} // here, that number belongs to a process without a GPU
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -135,13 +136,8 @@ func mapsDriver(maps string, drivers []string) bool {
 			continue
 		}
 		file := strings.TrimSpace(line[at:])
-		if strings.HasPrefix(file, "/dev/nvidia") || strings.HasPrefix(filepath.Base(file), "libcuda.so") {
+		if strings.HasPrefix(file, "/dev/nvidia") || strings.HasPrefix(filepath.Base(file), "libcuda.so") || slices.Contains(drivers, file) {
 			return true
-		}
-		for _, d := range drivers {
-			if file == d {
-				return true
-			}
 		}
 	}
 	return false

@@ -7,7 +7,7 @@ import (
 
 const module = "github.com/voxcam/voxcam"
 
-// Version is the version of this module, or the commit that the program was built from.
+// Version is the version of this module, which names the commit where the program was built from a checkout.
 func Version() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
@@ -20,11 +20,6 @@ func Version() string {
 			if m.Path == module {
 				v = m.Version
 			}
-		}
-	}
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" && info.Main.Path == module && (v == "" || v == "(devel)") {
-			v = s.Value
 		}
 	}
 	if v == "" || v == "(devel)" {

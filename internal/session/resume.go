@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
@@ -52,32 +53,19 @@ func (r *run) sort(ctx context.Context, samples []dataset.Sample) (todo []datase
 // finished reports whether a record is that of this sample as it is now, complete, with all its files. A failed or
 // skipped sample is not finished: its cause may be mended. A degraded one is: another attempt might come out worse.
 func (r *run) finished(s dataset.Sample, record *report.Sample) bool {
-	if record.Schema != report.Schema || record.Hash != r.record.Hash || record.ID != s.ID || s.Err != nil {
+	failed := func(m report.Method) bool { return m.Status == cam.StatusFailed }
+	switch {
+	case record.Schema != report.Schema || record.Hash != r.record.Hash || record.ID != s.ID || s.Err != nil,
+		record.TrueClass == nil || *record.TrueClass != s.Label,
+		record.Status == cam.StatusFailed || record.Status == cam.StatusSkipped,
+		len(record.Methods) != len(r.request.Methods)*len(r.targets) || slices.ContainsFunc(record.Methods, failed):
 		return false
-	}
-	if record.TrueClass == nil || *record.TrueClass != s.Label || record.Status == cam.StatusFailed ||
-		record.Status == cam.StatusSkipped {
-		return false
-	}
-	if len(record.Methods) != len(r.request.Methods)*len(r.targets) {
-		return false
-	}
-	for _, m := range record.Methods {
-		if m.Status == cam.StatusFailed {
-			return false
-		}
 	}
 	// A volume that was changed since is explained again; one that was moved away is not missed.
-	if in, err := r.set.Locate(s); err == nil && record.Input != nil &&
-		!in.Same(*record.Input) {
+	if in, err := r.set.Locate(s); err == nil && record.Input != nil && !in.Same(*record.Input) {
 		return false
 	}
-	for _, f := range record.Files {
-		if !complete(r.folder.FS(), f, r.opt.VerifyFiles) {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(record.Files, func(f report.FileRecord) bool { return !complete(r.folder.FS(), f, r.opt.VerifyFiles) })
 }
 
 // complete reports whether a result file is there with its size and, if asked for, with its digest.
