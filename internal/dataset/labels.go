@@ -223,7 +223,7 @@ func refuseAliases(samples []Sample, extension string) {
 func nameSamples(samples []Sample) {
 	count := map[string]int{}
 	for i := range samples {
-		samples[i].Name = fileName(stem(samples[i].ID))
+		samples[i].Name = fileName(SampleID(samples[i].ID))
 		count[strings.ToLower(samples[i].Name)]++
 	}
 	for i := range samples {
@@ -246,9 +246,7 @@ func nameSamples(samples []Sample) {
 
 // SampleID is the ID of a file's sample where no table names it: the file's name without folder and extension, as most tables
 // call the case.
-func SampleID(path string) string { return stem(path) }
-
-func stem(id string) string { return trimExtension(path.Base(filepath.ToSlash(id))) }
+func SampleID(file string) string { return trimExtension(path.Base(filepath.ToSlash(file))) }
 
 func trimExtension(id string) string {
 	for _, ext := range format.Extensions() {

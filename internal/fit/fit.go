@@ -55,17 +55,15 @@ func Ask(ctx context.Context, q Question) (*cam.Fit, error) {
 		name = device.DefaultName
 		a, err = q.on(ctx, name, q.Engine.Precision)
 	}
-	if !strings.HasPrefix(name, "cuda") || err == nil && a.Fits || ctx.Err() != nil {
-		return a.fit(err)
-	}
-	if noDevice := (*DeviceError)(nil); errors.As(err, &noDevice) {
+	mayFallBack := strings.HasPrefix(name, "cuda") && ctx.Err() == nil
+	if noDevice := (*DeviceError)(nil); mayFallBack && errors.As(err, &noDevice) {
 		a = &answer{Fit: cam.Fit{Model: q.Engine.Model, Device: name, Reason: err.Error(), Passes: []cam.Pass{}},
 			next: q.next(policy.Situation{Failure: policy.Short})}
 	} else if err != nil {
 		return nil, err
 	}
-	if a.next != policy.Processor || a.skips {
-		return a.fit(nil)
+	if !mayFallBack || a.Fits || a.next != policy.Processor || a.skips {
+		return &a.Fit, nil
 	}
 	onCPU := q
 	if err == nil { // the run has looked at the policy's thresholds on the device
@@ -80,10 +78,10 @@ func Ask(ctx context.Context, q Question) (*cam.Fit, error) {
 	}
 	if b.Fits {
 		b.Level, b.Reason = cam.LevelCPU, a.Reason
-		return b.fit(nil)
+		return &b.Fit, nil
 	}
 	a.Reason += "\nthe processor cannot go on either: " + b.Reason
-	return a.fit(nil)
+	return &a.Fit, nil
 }
 
 // Plan opens the device and makes the plans that methods need, regardless of the free memory. A pass that does not fit the budget has an Err.
@@ -110,13 +108,6 @@ type answer struct {
 	gpu   bool          // the device has memory of its own
 	skips bool          // the policy begins no volume with so little free memory
 	next  policy.Action // the policy's action, if it does not fit
-}
-
-func (a *answer) fit(err error) (*cam.Fit, error) {
-	if err != nil {
-		return nil, err
-	}
-	return &a.Fit, nil
 }
 
 // on answers for one device.
@@ -268,7 +259,11 @@ func (a *answer) pass(planned network.PlannedPass) cam.Pass {
 	}
 	p.Arena, p.Seconds = planned.Plan.Peak, planned.Plan.Seconds
 	p.Needs = p.Arena + p.Weights + p.Fields
-	if takes := p.Needs + a.apart(planned); a.Free > 0 && takes > a.Free {
+	takes := p.Needs
+	if !a.gpu { // on a GPU, what the budget does not count lies on the host
+		takes += planned.Volume
+	}
+	if a.Free > 0 && takes > a.Free {
 		p.Err = fmt.Errorf("it takes %s, with what the budget does not count, and %s are free", bytesize.Format(takes), bytesize.Format(a.Free))
 		return p
 	}
@@ -288,14 +283,6 @@ func (q *Question) budget(d *device.Device, free func() (int, error)) (cam.Budge
 	n, _ := free()
 	bytes, least := policy.NewGovernor(b, nil).Allow(backend.Usage{Total: max(1, n), Free: n})
 	return cam.Budget{Bytes: bytes, Smallest: least}, nil
-}
-
-// apart returns the bytes that a pass takes besides those that its budget counts.
-func (a *answer) apart(p network.PlannedPass) int {
-	if a.gpu { // uncounted memory is the host's
-		return 0
-	}
-	return p.Volume
 }
 
 func draws(c cam.Choice) bool { return c.Convention.Sampling() == cam.Noisy }
