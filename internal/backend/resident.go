@@ -20,8 +20,8 @@ type Resident interface {
 	Return() error
 	// Vacated reports whether Return is needed.
 	Vacated() bool
-	// Trouble returns the class of an error of the backend.
-	Trouble(err error) Trouble
+	// Class returns the class of an error of the backend.
+	Class(err error) ErrorClass
 }
 
 // Usage is the use of a device's memory, in bytes. Free and Largest are by the driver's figures, which include the memory that it needs to
@@ -47,12 +47,12 @@ func (u Usage) Fragmentation() float64 {
 	return 1 - float64(u.Largest)/float64(unused)
 }
 
-// Trouble is the class of an error: whether, and how, computing can go on.
-type Trouble uint8
+// ErrorClass is the class of an error: whether, and how, computing can go on.
+type ErrorClass uint8
 
 const (
-	Fault     Trouble = iota // of the program, the plan or the input: it would be the same again
-	NoMemory                 // the device, or the host, refused memory: less may do, or as much later
-	Transient                // a call failed that may work after all was given back and taken again
-	Lost                     // the context is gone, with all that is on the device, and this process gets no other; another process can go on
+	Fault     ErrorClass = iota // of the program, the plan or the input: it would be the same again
+	NoMemory                    // the device, or the host, refused memory: less may do, or as much later
+	Transient                   // a call failed that may work after all was given back and taken again
+	Lost                        // the context is gone, with all that is on the device, and this process gets no other; another process can go on
 )

@@ -51,9 +51,9 @@ func (d *Device) FreeMemory() (int, error) { return d.free() }
 // UUID is the identity of a GPU, like GPU-... or MIG-...; empty for the processor.
 func (d *Device) UUID() string { return d.uuid }
 
-// Trouble returns the class of the error with which a device did not open: backend.NoMemory if its memory was short, so that a later call
+// Class returns the class of the error with which a device did not open: backend.NoMemory if its memory was short, so that a later call
 // may find it open.
-func Trouble(err error) backend.Trouble { return cuda.Trouble(err) }
+func Class(err error) backend.ErrorClass { return cuda.Class(err) }
 
 // Defaults of Options. A processor computes in the default precision only.
 const (

@@ -113,7 +113,7 @@ func (w *world) parts() instance.Parts {
 			m.gpu, _ = b.(*fakeGPU)
 			return m, nil
 		},
-		Trouble: func(err error) backend.Trouble {
+		Class: func(err error) backend.ErrorClass {
 			switch {
 			case errors.Is(err, errNoRoom):
 				return backend.NoMemory
@@ -162,7 +162,7 @@ func (g *fakeGPU) Trim(int) (int, error)                { return 0, nil }
 func (g *fakeGPU) Vacate(...backend.Field) (int, error) { return 0, nil }
 func (g *fakeGPU) Return() error                        { return nil }
 func (g *fakeGPU) Vacated() bool                        { return false }
-func (g *fakeGPU) Trouble(error) backend.Trouble        { return backend.Fault }
+func (g *fakeGPU) Class(error) backend.ErrorClass       { return backend.Fault }
 
 // fakeModel explains like executor.Model: one volume waits ahead, one is explained.
 type fakeModel struct {

@@ -193,7 +193,7 @@ func TestMovingDevice(t *testing.T) {
 		allowances := rapid.SliceOfN(bytes, 1, 6).Draw(r, "what is allowed")
 		follows := rapid.Bool().Draw(r, "allow")
 		every := rapid.IntRange(5, 40).Draw(r, "calls between changes")
-		troubles := rapid.SampledFrom([]backend.Trouble{backend.NoMemory, backend.Transient, backend.NoMemory, backend.Transient, backend.Transient, backend.Lost})
+		troubles := rapid.SampledFrom([]backend.ErrorClass{backend.NoMemory, backend.Transient, backend.NoMemory, backend.Transient, backend.Transient, backend.Lost})
 		failures := rapid.MapOfN(rapid.IntRange(1, 150), troubles, 0, 5).Draw(r, "failures")
 		opt := executor.Options{
 			Ahead: rapid.Bool().Draw(r, "ahead"), Shuttle: rapid.SampledFrom([]executor.Shuttle{executor.ShuttleNever, executor.ShuttleAlways}).Draw(r, "shuttle"),
@@ -208,7 +208,7 @@ func TestMovingDevice(t *testing.T) {
 		if !follows {
 			opt.Allow = nil
 		}
-		b.fail = func(call int, _ string) backend.Trouble {
+		b.fail = func(call int, _ string) backend.ErrorClass {
 			mu.Lock()
 			defer mu.Unlock()
 			calls = call
@@ -221,7 +221,7 @@ func TestMovingDevice(t *testing.T) {
 		both := []cam.Request{reqs[0], reqs[1]}
 		both[0].Checkpoint, both[1].Checkpoint = keep[0], keep[1]
 		got, err := pair(t.Context(), m, volumes, both)
-		if closed := m.Close(); closed != nil && b.Trouble(closed) == backend.Fault {
+		if closed := m.Close(); closed != nil && b.Class(closed) == backend.Fault {
 			r.Errorf("closing: %v", closed)
 		}
 		for i, one := range got {

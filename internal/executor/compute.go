@@ -29,7 +29,7 @@ func (m *Model) Begin(ctx context.Context, v *volume.Volume, req cam.Request) (e
 		return nil, cam.ErrClosed
 	}
 	if err := w.bringAhead(); err != nil {
-		switch m.trouble(err) {
+		switch m.class(err) {
 		case backend.NoMemory, backend.Transient: // it is brought when its turn comes
 			w.Record(cam.EventFailed, "the volume could not wait on the device: %v", err)
 		default:

@@ -61,7 +61,7 @@ func TestDriverFailures(t *testing.T) {
 		with[0].Checkpoint = keep
 		got, err := pair(t.Context(), m, volumes, with)
 		closed := m.Close()
-		if closed != nil && cuda.Trouble(closed) == 0 {
+		if closed != nil && cuda.Class(closed) == 0 {
 			t.Error(closed)
 		}
 		return got, err

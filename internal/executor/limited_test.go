@@ -32,12 +32,12 @@ type limited struct {
 	lost      bool   // and somebody knows
 	lostBy    string // the call
 	calls     int
-	fail      func(call int, what string) backend.Trouble // of the call of that number, counted from 1; Fault is none
-	before    func(what string)                           // called before each call; may be nil
-	live      map[any]string                              // what was not closed
-	loaded    map[*ir.Graph]int                           // programs of each graph
-	weights   int                                         // bytes of their weights
-	said      map[string]int                              // calls of each kind
+	fail      func(call int, what string) backend.ErrorClass // of the call of that number, counted from 1; Fault is none
+	before    func(what string)                              // called before each call; may be nil
+	live      map[any]string                                 // what was not closed
+	loaded    map[*ir.Graph]int                              // programs of each graph
+	weights   int                                            // bytes of their weights
+	said      map[string]int                                 // calls of each kind
 }
 
 var _ backend.Resident = (*limited)(nil)
@@ -50,7 +50,7 @@ func newLimited(t testing.TB, inner backend.Backend, capacity int) *limited {
 
 // troubled is an error of a limited device.
 type troubled struct {
-	trouble backend.Trouble
+	trouble backend.ErrorClass
 	what    string
 }
 
@@ -58,20 +58,20 @@ func (e *troubled) Error() string {
 	return e.what + ": " + []string{"", "no memory", "failed", "lost"}[e.trouble]
 }
 
-// Trouble is the worst of all errors that are joined.
-func (b *limited) Trouble(err error) backend.Trouble {
+// Class is the worst of all errors that are joined.
+func (b *limited) Class(err error) backend.ErrorClass {
 	switch e := err.(type) {
 	case *troubled:
 		return e.trouble
 	case interface{ Unwrap() []error }:
 		worst := backend.Fault
 		for _, one := range e.Unwrap() {
-			worst = max(worst, b.Trouble(one))
+			worst = max(worst, b.Class(one))
 		}
 		return worst
 	}
 	if inner := errors.Unwrap(err); inner != nil {
-		return b.Trouble(inner)
+		return b.Class(inner)
 	}
 	return backend.Fault
 }

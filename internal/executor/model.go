@@ -169,9 +169,9 @@ func (m *Model) giveBack() (err error) {
 		return nil
 	}
 	err = m.net.Close()
-	if m.resident != nil && m.gone() == nil && m.trouble(err) != backend.Lost {
+	if m.resident != nil && m.gone() == nil && m.class(err) != backend.Lost {
 		_, trimmed := m.resident.Trim(0)
-		if trimmed != nil && m.trouble(trimmed) != backend.Lost {
+		if trimmed != nil && m.class(trimmed) != backend.Lost {
 			_, trimmed = m.resident.Trim(0) // a second call returns what the first could not
 		}
 		m.allowance.stale()
@@ -215,15 +215,15 @@ func (m *Model) markLost(err error) error {
 	return m.gone()
 }
 
-// trouble returns the class of an error.
-func (m *Model) trouble(err error) backend.Trouble {
+// class returns the class of an error.
+func (m *Model) class(err error) backend.ErrorClass {
 	switch {
 	case errors.Is(err, cam.ErrLost):
 		return backend.Lost
 	case m.resident == nil:
 		return backend.Fault
 	}
-	return m.resident.Trouble(err)
+	return m.resident.Class(err)
 }
 
 // Usage returns the use of the device's memory; false where it is not known.
@@ -242,7 +242,7 @@ func (m *Model) Trim(keep int) (freed int, err error) {
 	}
 	m.allowance.stale()
 	freed, err = m.resident.Trim(keep)
-	if m.trouble(err) == backend.Lost {
+	if m.class(err) == backend.Lost {
 		err = m.markLost(err)
 	}
 	return freed, err

@@ -104,16 +104,16 @@ func TestPathsAfterFailures(t *testing.T) {
 			reqs[i].Checkpoint = keep[i]
 		}
 		results, err := pair(t.Context(), m, volumes, reqs)
-		if closed := m.Close(); closed != nil && b.Trouble(closed) == backend.Fault {
+		if closed := m.Close(); closed != nil && b.Class(closed) == backend.Fault {
 			t.Error(closed)
 		}
 		b.clean("closed")
 		return results, err
 	}
-	for _, trouble := range []backend.Trouble{backend.NoMemory, backend.Transient, backend.Lost} {
+	for _, trouble := range []backend.ErrorClass{backend.NoMemory, backend.Transient, backend.Lost} {
 		for n, calls := 1, 1; n <= calls; n++ {
 			b, what, keep := newLimited(t, inner, 1<<30), "", [2]*kept{newKept(), newKept()}
-			b.fail = func(call int, name string) backend.Trouble {
+			b.fail = func(call int, name string) backend.ErrorClass {
 				if call != n {
 					return backend.Fault
 				}

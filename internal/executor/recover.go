@@ -17,7 +17,7 @@ var errAgain = errors.New("explain: to be tried again")
 func (w *work) Retryable(err error) bool {
 	m := w.model
 	tooSmall := (*cam.BudgetError)(nil)
-	return errors.Is(err, errAgain) || m.trouble(err) != backend.Fault || m.follows() && errors.As(err, &tooSmall)
+	return errors.Is(err, errAgain) || m.class(err) != backend.Fault || m.follows() && errors.As(err, &tooSmall)
 }
 
 // endLost gives up after the device was lost: after that the model can only be closed.
@@ -34,7 +34,7 @@ func (w *work) endLost(err error) error {
 // end gives up with an error. Programs stay loaded; of the sums over points only those in the checkpoint stay.
 func (w *work) end(err error) error {
 	if closing := errors.Join(w.e.Rescue(false), w.e.Close()); closing != nil {
-		if w.model.trouble(closing) == backend.Lost {
+		if w.model.class(closing) == backend.Lost {
 			return w.endLost(closing)
 		}
 		err = errors.Join(err, closing)
@@ -47,11 +47,11 @@ func (w *work) end(err error) error {
 func (w *work) evacuate() error {
 	m := w.model
 	err := w.e.Rescue(true)
-	if m.trouble(err) != backend.Lost {
+	if m.class(err) != backend.Lost {
 		err = m.giveBack()
 	}
 	w.loaded, w.ahead = nil, nil
-	if m.trouble(err) == backend.Lost {
+	if m.class(err) == backend.Lost {
 		return w.endLost(err)
 	}
 	return nil
@@ -77,7 +77,7 @@ func (w *work) shrink(to cam.Budget, forced bool) error {
 	m.net.Forced = m.net.Forced || forced
 	err := errors.Join(rescued, m.replan(to))
 	m.mu.Unlock()
-	if m.trouble(err) == backend.Lost {
+	if m.class(err) == backend.Lost {
 		return w.endLost(err)
 	}
 	return nil
@@ -88,7 +88,7 @@ func (w *work) planLess(ctx context.Context, refused error) error {
 	m := w.model
 	n := m.net
 	usage, err := m.resident.Usage()
-	if m.trouble(err) == backend.Lost {
+	if m.class(err) == backend.Lost {
 		return w.endLost(err)
 	}
 	free := ""
@@ -156,20 +156,20 @@ func (w *work) retry(err error) error {
 // nextAttempt prepares another attempt after an error, or returns the error that ends the work.
 func (w *work) nextAttempt(ctx context.Context, err error) error {
 	m := w.model
-	if errors.Is(err, errAgain) && m.trouble(err) == backend.Fault {
+	if errors.Is(err, errAgain) && m.class(err) == backend.Fault {
 		return nil
 	}
-	if m.trouble(err) == backend.Lost {
+	if m.class(err) == backend.Lost {
 		return w.endLost(err)
 	}
-	if late := w.e.Collect(); late != nil && m.trouble(late) == backend.Lost {
+	if late := w.e.Collect(); late != nil && m.class(late) == backend.Lost {
 		return w.endLost(late)
 	}
 	if ctx.Err() != nil {
 		return w.end(context.Cause(ctx))
 	}
 	tooSmall := (*cam.BudgetError)(nil)
-	switch m.trouble(err) {
+	switch m.class(err) {
 	case backend.NoMemory:
 		return w.planLess(ctx, err)
 	case backend.Transient:

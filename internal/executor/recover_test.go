@@ -137,7 +137,7 @@ func TestEveryCallFailsOnce(t *testing.T) {
 			reqs[i].Checkpoint = keep[i]
 		}
 		results, err = pair(t.Context(), m, volumes, reqs)
-		if closed := m.Close(); closed != nil && b.Trouble(closed) == backend.Fault {
+		if closed := m.Close(); closed != nil && b.Class(closed) == backend.Fault {
 			t.Error(closed)
 		}
 		return results, err
@@ -149,11 +149,11 @@ func TestEveryCallFailsOnce(t *testing.T) {
 	b.clean("without trouble")
 	calls := b.calls
 	t.Logf("%d calls: %v", calls, b.said)
-	for _, trouble := range []backend.Trouble{backend.NoMemory, backend.Transient, backend.Lost} {
+	for _, trouble := range []backend.ErrorClass{backend.NoMemory, backend.Transient, backend.Lost} {
 		for n := 1; n <= calls; n++ {
 			what := ""
 			b := newLimited(t, inner, 1<<30)
-			b.fail = func(call int, name string) backend.Trouble {
+			b.fail = func(call int, name string) backend.ErrorClass {
 				if call != n {
 					return backend.Fault
 				}
@@ -197,12 +197,12 @@ func tally(r *cam.Result) map[cam.EventKind]int {
 func TestMapsThatDoNotComeBack(t *testing.T) {
 	volumes, reqs := series(t, 2), briefRequests()
 	want := expected(t, volumes, reqs...)
-	for _, trouble := range []backend.Trouble{backend.NoMemory, backend.Transient} {
+	for _, trouble := range []backend.ErrorClass{backend.NoMemory, backend.Transient} {
 		for failures := range 4 {
 			b := newLimited(t, openCPU(t), 1<<30)
 			m := openOn(t, b, executor.Options{Ahead: true})
 			left, maps := failures, 0
-			b.fail = func(_ int, what string) backend.Trouble {
+			b.fail = func(_ int, what string) backend.ErrorClass {
 				if what == "take" && left > 0 {
 					left--
 					return trouble
@@ -241,7 +241,7 @@ func TestTransientFailuresThatDoNotEnd(t *testing.T) {
 	b := newLimited(t, openCPU(t), 1<<30)
 	m := openOn(t, b, executor.Options{})
 	noises, bad := 0, false
-	b.fail = func(_ int, what string) backend.Trouble {
+	b.fail = func(_ int, what string) backend.ErrorClass {
 		if what == "noise" {
 			if noises++; noises == 3 {
 				bad = true
@@ -351,7 +351,7 @@ func TestLostDevice(t *testing.T) {
 		req.Checkpoint = keep
 		b := newLimited(t, openCPU(t), 1<<30)
 		noises := 0
-		b.fail = func(_ int, what string) backend.Trouble {
+		b.fail = func(_ int, what string) backend.ErrorClass {
 			if what == "noise" {
 				if noises++; noises == lostAt {
 					return backend.Lost

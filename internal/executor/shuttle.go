@@ -29,7 +29,7 @@ func (m *Model) vacate() {
 	idle := m.betweenVolumes()
 	switch {
 	case err == nil:
-	case m.trouble(err) == backend.Lost:
+	case m.class(err) == backend.Lost:
 		_ = idle.endLost(err) // published with the next volume
 	default:
 		idle.Record(cam.EventFailed, "all was given back because the device could not be left for a while: %v", err)

@@ -76,7 +76,7 @@ func (w *work) bringAhead() error {
 	switch {
 	case err == nil:
 		m.aheadUsed, w.ahead = true, n.Buffers.Ahead
-	case m.trouble(err) == backend.Lost:
+	case m.class(err) == backend.Lost:
 		return m.markLost(err)
 	}
 	return err
@@ -124,7 +124,7 @@ func (w *work) bring() (err error) {
 // Take implements explain.Executor. A transfer beside computing is tried again after a failure that may pass.
 func (w *work) Take(f backend.Field, behind bool) ([]float32, error) {
 	values, err := f.Take()
-	if t := w.model.trouble(err); err != nil && behind && (t == backend.NoMemory || t == backend.Transient) {
+	if t := w.model.class(err); err != nil && behind && (t == backend.NoMemory || t == backend.Transient) {
 		values, err = f.Take() // the output still holds it
 	}
 	return values, err

@@ -51,7 +51,7 @@ func Ask(ctx context.Context, q Question) (*cam.Fit, error) {
 		name = "cuda"
 	}
 	a, err := q.on(ctx, name, q.Engine.Precision)
-	if noGPU := (*DeviceError)(nil); name != q.Engine.Device && errors.As(err, &noGPU) && device.Trouble(noGPU.Err) != backend.NoMemory {
+	if noGPU := (*DeviceError)(nil); name != q.Engine.Device && errors.As(err, &noGPU) && device.Class(noGPU.Err) != backend.NoMemory {
 		name = device.DefaultName
 		a, err = q.on(ctx, name, q.Engine.Precision)
 	}

@@ -1,5 +1,5 @@
-// Package instance holds a model on one device, ready to explain volumes. It carries out what package engine decides, and decides nothing about
-// other devices or processes. Local is the one in this process; package worker has the one in a process of its own.
+// Package instance holds a model on one device, ready to explain volumes. It carries out the decisions of package engine, and decides nothing
+// about other devices or processes. A Local is an instance in this process; package worker has those in a process of their own.
 package instance
 
 import (
@@ -17,7 +17,7 @@ import (
 )
 
 // Instance explains volumes with a model on a device. Its methods may be called by many goroutines; one volume is computed at a time. Works of
-// explain.Overlapping.Begin go on where they were when Compute is called again after a *cam.MemoryError, a *cam.TransientError, a
+// explain.Overlapping.Begin continue when Compute is called again after a *cam.MemoryError, a *cam.TransientError, a
 // *cam.BudgetError, or an interruption.
 type Instance interface {
 	explain.Overlapping
@@ -27,20 +27,20 @@ type Instance interface {
 	Prepare(ctx context.Context, methods []string) error
 	// Order carries out any operation but policy.Restart. It may be called while a volume is computed.
 	Order(ctx context.Context, o policy.Order) (policy.Outcome, error)
-	// Usage returns the use of the device's memory; on the processor, that of the process and the memory that the system has free.
+	// Usage returns the use of the device's memory; on the processor, that of the process and the system's free memory.
 	Usage(ctx context.Context) (backend.Usage, error)
-	// UseLeast lets computing take the least that works where that is so many bytes and the budget comes to less. It reports whether that
-	// changes anything.
+	// UseLeast lets computing take the least that works, which is that many bytes, if the budget is less. It reports whether that changes
+	// anything.
 	UseLeast(ctx context.Context, bytes int) (bool, error)
 	// Device describes the device. It does not change.
 	Device() DeviceInfo
-	// State returns what the instance holds. It waits for nothing, and may be a second old.
+	// State returns the instance's plans and memory. It waits for nothing, and may be a second old.
 	State() Snapshot
-	// Close gives the device back. Works must have been ended.
+	// Close gives the device back. All works must have ended.
 	Close() error
 }
 
-// Options say which model is opened on which device. As JSON they go from one process to another.
+// Options choose the model, the device and the budget. As JSON they go from one process to another.
 type Options struct {
 	Model string `json:"model"` // ONNX file
 	network.ModelOptions
@@ -67,22 +67,22 @@ type DeviceInfo struct {
 	UUID            string // of the GPU
 	Processor       bool
 	Warnings, Notes []string
-	Failures        []string // of tries to open it, before the last one
+	Failures        []string // errors of tries to open it, before the last one
 }
 
 // Snapshot describes an instance at one moment.
 type Snapshot struct {
 	Usage  backend.Usage // as Instance.Usage returns it; zero if it is not known
-	Budget int           // bytes that computing may take now; 0: the least that works, or no bound
+	Budget int           // budget now, in bytes; 0: the least that works, or no bound
 	Held   bool          // down to the least
 	Until  time.Time     // while held; zero: until policy.Resume
 	network.State
 }
 
-// Shuttles are the values of Options.Shuttle: when a GPU's memory is given back between volumes. Never is the first, and the default.
+// Shuttles are the values of Options.Shuttle, by which a GPU's memory is given back between volumes: never is the first, and the default.
 var Shuttles = []string{"never", "idle", "always"}
 
-// shuttle returns the setting of package explain with a name of Shuttles; "" is the first.
+// shuttle returns the setting of package executor for a name of Shuttles; "" is the first.
 func shuttle(name string) (executor.Shuttle, error) {
 	if name == "" {
 		name = Shuttles[0]

@@ -37,16 +37,16 @@ type Machine struct {
 	Close           func() error
 }
 
-// Parts are the constructors of a Local's device and model. Tests use others than Open.
+// Parts are the constructors of a Local's device and model. Tests put others in place of those of Open.
 type Parts struct {
-	Device  func(o device.Options) (*Machine, error)
-	Model   func(ctx context.Context, path string, b backend.Backend, o executor.Options) (Model, error)
-	Trouble func(error) backend.Trouble // of a device that did not open
+	Device func(o device.Options) (*Machine, error)
+	Model  func(ctx context.Context, path string, b backend.Backend, o executor.Options) (Model, error)
+	Class  func(error) backend.ErrorClass // class of the error of a device that did not open
 }
 
 // Standard returns the parts of Open.
 func Standard() Parts {
-	return Parts{Device: openMachine, Model: openModel, Trouble: device.Trouble}
+	return Parts{Device: openMachine, Model: openModel, Class: device.Class}
 }
 
 func openMachine(o device.Options) (*Machine, error) {
@@ -76,16 +76,16 @@ type Local struct {
 	budget   cam.Budget // on the processor, fixed when it is opened
 
 	mu    sync.Mutex
-	least int // bytes that are known to be the least that works; guarded by mu
+	least int // the least that works in bytes, as far as it is known; guarded by mu
 }
 
 var _ Instance = (*Local)(nil)
 
-// Open opens the device and the model. That there is no memory for the device's context is a *cam.MemoryError. With device auto, a GPU that
-// is there and has no memory now is such an error; one that does not work, or is not there, makes place for the processor.
+// Open opens the device and the model. Missing memory for the device's context is a *cam.MemoryError, also with device auto. With auto, the
+// processor takes the place of a GPU that does not work, or does not exist.
 func Open(ctx context.Context, o Options) (Instance, error) { return Standard().Open(ctx, o) }
 
-// Open is the function of that name with other parts.
+// Open is the function Open with other parts.
 func (p Parts) Open(ctx context.Context, o Options) (Instance, error) {
 	budget, err := bytesize.ParseBudget(o.Budget)
 	if err != nil {
@@ -137,7 +137,7 @@ func (p Parts) openDevice(o Options, failures *[]string) (*Machine, error) {
 	return p.tryDevice(o, failures)
 }
 
-// opens bounds the tries in a row to open a device whose driver fails in a way that may pass.
+// opens bounds the tries in a row to open a device whose driver has failures that may pass.
 const opens = 3
 
 func (p Parts) tryDevice(o Options, failures *[]string) (m *Machine, err error) {
@@ -149,7 +149,7 @@ func (p Parts) tryDevice(o Options, failures *[]string) (m *Machine, err error) 
 		if err == nil {
 			return m, nil
 		}
-		switch p.Trouble(err) {
+		switch p.Class(err) {
 		case backend.NoMemory:
 			return nil, &cam.MemoryError{Err: err}
 		case backend.Fault:
@@ -159,19 +159,19 @@ func (p Parts) tryDevice(o Options, failures *[]string) (m *Machine, err error) 
 	return nil, err
 }
 
-// BudgetOf returns the bytes of a budget, of memory of which free returns the part that is left.
+// BudgetOf returns a budget in bytes. free returns the free memory that it is a part of.
 func BudgetOf(b bytesize.Budget, free func() (int, error)) (cam.Budget, error) {
 	if b.Min() {
 		return cam.Budget{Smallest: true}, nil
 	}
 	n, err := b.Bytes(free)
 	if err != nil && b == (bytesize.Budget{}) {
-		return cam.Budget{}, nil // auto, on a system that does not say what is free: whole tensors
+		return cam.Budget{}, nil // auto, on a system that does not report free memory: whole tensors
 	}
 	return cam.Budget{Bytes: n}, err
 }
 
-// allow returns what computing may take now: at least the least that works, unless the budget is a size.
+// allow returns the budget of the next pass: at least the least that works, unless the budget is a size.
 func (l *Local) allow(u backend.Usage) cam.Budget {
 	b := l.budget
 	bytes, least := l.governor.Allow(u)
@@ -186,7 +186,7 @@ func (l *Local) allow(u backend.Usage) cam.Budget {
 	return b
 }
 
-// UseLeast implements Instance: auto and shares are no reason to do without a device, or a host, that has enough.
+// UseLeast implements Instance: auto and shares are no reason to give up a device, or a host, that has enough memory.
 func (l *Local) UseLeast(_ context.Context, bytes int) (bool, error) {
 	if l.resident == nil {
 		if free, err := l.machine.Free(); err == nil && free < bytes {
@@ -220,7 +220,7 @@ func (l *Local) Device() DeviceInfo { return l.device }
 func (l *Local) State() Snapshot {
 	s := Snapshot{State: l.Model.State()}
 	s.Until, s.Held = l.governor.Held()
-	if u, err := l.Usage(context.Background()); err == nil { // of a context that is lost nothing is known
+	if u, err := l.Usage(context.Background()); err == nil { // a lost context has no figures
 		s.Usage = u
 	}
 	s.Budget = l.allow(s.Usage).Bytes

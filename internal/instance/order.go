@@ -11,7 +11,7 @@ import (
 	"github.com/voxcam/voxcam/internal/policy"
 )
 
-// operations lists the orders that a Local takes, by operation. Each sets the figures after it and a note.
+// operations has the functions of a Local by operation. Each sets the figures after it, and a note.
 var operations = map[policy.Operation]func(*Local, context.Context, policy.Order, *policy.Outcome) error{
 	policy.Release:    (*Local).release,
 	policy.Resume:     (*Local).resume,

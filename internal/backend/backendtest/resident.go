@@ -190,7 +190,7 @@ func checkVacatedMisuse(t *testing.T, b backend.Resident) {
 		t.Helper()
 		if err == nil {
 			t.Errorf("%s is not an error", what)
-		} else if got := b.Trouble(err); got != backend.Fault {
+		} else if got := b.Class(err); got != backend.Fault {
 			t.Errorf("%s is trouble %d: %v", what, got, err)
 		}
 	}

@@ -260,8 +260,8 @@ func TestEachCallFails(t *testing.T) {
 		switch {
 		case err == nil && !slices.Equal(got, want):
 			t.Errorf("call %d (%s): the results are others", i, failed)
-		case err != nil && Trouble(err) != map[bool]backend.Trouble{true: backend.NoMemory, false: backend.Transient}[simulator.CodeFor(failed) == driver.CodeOutOfMemory]:
-			t.Errorf("call %d (%s) is of class %d: %v", i, failed, Trouble(err), err)
+		case err != nil && Class(err) != map[bool]backend.ErrorClass{true: backend.NoMemory, false: backend.Transient}[simulator.CodeFor(failed) == driver.CodeOutOfMemory]:
+			t.Errorf("call %d (%s) is of class %d: %v", i, failed, Class(err), err)
 		}
 		if err != nil {
 			if _, err := b.Trim(0); err != nil {
@@ -315,12 +315,12 @@ func TestLookingForKernels(t *testing.T) {
 			return err
 		})
 	}
-	if err := look(999, driver.CodeNotFound); err == nil || Trouble(err) != backend.Transient {
-		t.Errorf("the module that has it fails: class %v: %v", Trouble(err), err)
+	if err := look(999, driver.CodeNotFound); err == nil || Class(err) != backend.Transient {
+		t.Errorf("the module that has it fails: class %v: %v", Class(err), err)
 	}
 	must(t, look(driver.CodeNotFound))
-	if err := look(driver.CodeNotFound, driver.CodeNotFound); err == nil || Trouble(err) != backend.Fault {
-		t.Errorf("none has it: class %v: %v", Trouble(err), err)
+	if err := look(driver.CodeNotFound, driver.CodeNotFound); err == nil || Class(err) != backend.Fault {
+		t.Errorf("none has it: class %v: %v", Class(err), err)
 	}
 }
 
@@ -349,8 +349,8 @@ func TestLost(t *testing.T) {
 		b, err := New(o)
 		must(t, err)
 		_, err = s.run(b)
-		if err != nil && b.Trouble(err) != backend.Lost {
-			t.Errorf("call %d is of class %d: %v", i, b.Trouble(err), err)
+		if err != nil && b.Class(err) != backend.Lost {
+			t.Errorf("call %d is of class %d: %v", i, b.Class(err), err)
 		}
 		_, _ = b.Usage() // fails, and says nothing else
 		_, _ = b.Trim(0)
@@ -361,7 +361,7 @@ func TestLost(t *testing.T) {
 		if w.Passed["cuDevicePrimaryCtxRetain"] != w.Passed["cuDevicePrimaryCtxRelease_v2"] {
 			t.Errorf("call %d: the context is not given back", i)
 		}
-		if _, err := New(o); Trouble(err) != backend.Lost {
+		if _, err := New(o); Class(err) != backend.Lost {
 			t.Errorf("call %d: another backend: %v", i, err)
 		}
 		sim.Reset()
@@ -396,7 +396,7 @@ func TestReturnWithoutMemory(t *testing.T) {
 	for less := b.memory.Granularity(); less <= all; less += b.memory.Granularity() {
 		sim.SetCapacity(all - less)
 		err = b.Return()
-		if Trouble(err) != backend.NoMemory || !b.Vacated() || b.Held() != 0 || b.Allocated() != 0 || sim.Used() != 0 {
+		if Class(err) != backend.NoMemory || !b.Vacated() || b.Held() != 0 || b.Allocated() != 0 || sim.Used() != 0 {
 			t.Fatalf("%d bytes too little: vacated %v, %d bytes held, %v", less, b.Vacated(), b.Held(), err)
 		}
 	}
@@ -407,7 +407,7 @@ func TestReturnWithoutMemory(t *testing.T) {
 	}
 	// What fails to be saved stays where it is.
 	sim.FailCall("cuMemcpyDtoHAsync_v2", 1, 999)
-	if _, err := b.Vacate(fields...); Trouble(err) != backend.Transient || b.Vacated() {
+	if _, err := b.Vacate(fields...); Class(err) != backend.Transient || b.Vacated() {
 		t.Errorf("vacated %v: %v", b.Vacated(), err)
 	}
 	if got, err := fields[0].Take(); err != nil || !slices.Equal(got, values) {
@@ -525,7 +525,7 @@ func TestBrokenArena(t *testing.T) {
 	program, err := b.Load(context.Background(), p, a)
 	must(t, err)
 	greedy = true
-	if _, err := a.memory.Double(8*b.memory.Granularity(), b.memory.Granularity()); b.Trouble(err) != backend.NoMemory {
+	if _, err := a.memory.Double(8*b.memory.Granularity(), b.memory.Granularity()); b.Class(err) != backend.NoMemory {
 		t.Error(err)
 	}
 	if err := program.Run(context.Background(), 0, len(p.Steps)); !errors.Is(err, errClosed) {
@@ -543,7 +543,7 @@ func TestFaultOption(t *testing.T) {
 	o.Fault = "cuMemCreate:2:2"
 	b, err := New(o)
 	must(t, err)
-	if _, err := b.NewArena(4 << 20); b.Trouble(err) != backend.NoMemory || b.Held() != b.memory.Granularity() {
+	if _, err := b.NewArena(4 << 20); b.Class(err) != backend.NoMemory || b.Held() != b.memory.Granularity() {
 		t.Errorf("the second piece was taken: %v", err)
 	}
 	must(t, b.Close())

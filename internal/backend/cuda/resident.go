@@ -48,8 +48,8 @@ func (b *Backend) Held() int { return b.memory.Held() }
 // Allocated returns the part of Held that something is in.
 func (b *Backend) Allocated() int { return b.memory.Allocated() }
 
-// Trouble implements backend.Resident.
-func (b *Backend) Trouble(err error) backend.Trouble { return Trouble(err) }
+// Class implements backend.Resident.
+func (b *Backend) Class(err error) backend.ErrorClass { return Class(err) }
 
-// Trouble returns the class of an error of this package, those of New included, see devmem.Class.
-func Trouble(err error) backend.Trouble { return devmem.Class(err) }
+// Class returns the class of an error of this package, those of New included, see devmem.Class.
+func Class(err error) backend.ErrorClass { return devmem.Class(err) }

@@ -16,7 +16,7 @@ type libraryError interface {
 
 // Class returns the class of an error: of several that are joined, the worst. Refusals that name something wrong in a call are taken for
 // transient ones, too: after all was given back and taken again the call is another one.
-func Class(err error) backend.Trouble {
+func Class(err error) backend.ErrorClass {
 	worst := backend.Fault
 	switch e := err.(type) { //nolint:errorlint // the chain is followed here, in all its branches
 	case *driver.Error:
@@ -35,7 +35,7 @@ func Class(err error) backend.Trouble {
 	return worst
 }
 
-func classOf(e *driver.Error) backend.Trouble {
+func classOf(e *driver.Error) backend.ErrorClass {
 	switch {
 	case e.Code == driver.CodeOutOfMemory:
 		return backend.NoMemory
@@ -53,7 +53,7 @@ var unusable = map[int]bool{
 	driver.CodeInvalidPTX: true, driver.CodeUnsupportedPTX: true, driver.CodeNotFound: true,
 }
 
-func classOfLibrary(e libraryError) backend.Trouble {
+func classOfLibrary(e libraryError) backend.ErrorClass {
 	switch {
 	case e.OutOfMemory():
 		return backend.NoMemory

@@ -17,7 +17,7 @@ func TestClass(t *testing.T) {
 	library := func(status int32) error { return &cudnn.Error{Status: status} }
 	for _, c := range []struct {
 		err  error
-		want backend.Trouble
+		want backend.ErrorClass
 	}{
 		{nil, backend.Fault},
 		{errOther, backend.Fault},
