@@ -68,7 +68,7 @@ policy:                         backend bytesize cam option
 explain:                        backend cam network noise volume
 executor:                       backend bytesize cam explain network policy volume
 
-# A device's memory: who holds it, what may be taken, what can be got back.
+# A device's memory: its holders, the budget, and getting it back.
 gpusurvey:                      backend backend/cuda/driver backend/cuda/nvml bytesize policy sysmem
 
 # What people run. Only here a backend is chosen.

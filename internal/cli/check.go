@@ -40,7 +40,7 @@ func newCheck() *cobra.Command {
 	var shape []int
 	cmd := &cobra.Command{
 		Use:   "check",
-		Short: "Say how the memory of the GPUs is, who holds it, and whether a run would fit",
+		Short: "Show the memory of the GPUs, the processes that hold it, and whether a run would fit",
 		Long: `Check says for each GPU how much memory it has, how much of that the driver would give to anybody now, how much this program's
 sessions hold, how fragmented it is, and which processes hold it; and how much the host has. It asks NVML, and takes no memory of
 a GPU unless --driver, --probe or --model say so. --device says whose health counts.
@@ -85,8 +85,8 @@ would not fit; 1 if it cannot be told what is free; 2 for wrong usage.`,
 	addShape(cmd, &shape)
 	fl.Var(&may, "policy", "what a run may give up: exact (the processor goes on where a GPU cannot), or original (fewer draws by the original's thresholds)")
 	addThresholds(cmd, &o.bands)
-	fl.BoolVar(&o.context, "driver", false, "ask the driver too, through a context that takes some hundred MiB of each GPU meanwhile")
-	fl.BoolVar(&o.probe, "probe", false, "take what is free of each GPU for a moment to see whether it is one block; others who ask then are refused")
+	fl.BoolVar(&o.context, "driver", false, "ask the driver too, through a context that takes some hundred MiB of each GPU for a moment")
+	fl.BoolVar(&o.probe, "probe", false, "take all free memory of each GPU for a moment to see whether it is one block; programs that ask then are refused")
 	fl.BoolVar(&o.asJSON, "json", false, "print JSON")
 	return cmd
 }
@@ -259,7 +259,7 @@ func printHolders(w io.Writer, g gpusurvey.GPU) {
 		rows = append(rows, [4]string{"", "", bytesize.Format(g.Unattributed), "not attributed"})
 	}
 	if g.System > 0 {
-		rows = append(rows, [4]string{"", "", bytesize.Format(g.System), "driver and firmware, besides what is used"})
+		rows = append(rows, [4]string{"", "", bytesize.Format(g.System), "driver and firmware, besides the memory in use"})
 	}
 	if len(rows) > 0 {
 		printable.Fprintf(w, "\n%s is held by\n", g.Label())
@@ -272,7 +272,7 @@ func printHolders(w io.Writer, g gpusurvey.GPU) {
 	if c := g.Context; c != nil {
 		printable.Fprintf(w, "the driver says of %s: %s free besides this program's context", g.Label(), bytesize.Format(c.Free))
 		if c.Bytes >= 0 {
-			printable.Fprintf(w, ", which took %s meanwhile", bytesize.Format(c.Bytes))
+			printable.Fprintf(w, ", which took %s for that", bytesize.Format(c.Bytes))
 		}
 		if printable.Fprintln(w); c.Asked > 0 {
 			printable.Fprintf(w, "of %s that were asked for as one block it gave %s\n", bytesize.Format(c.Asked), bytesize.Format(c.Got))

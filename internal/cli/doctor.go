@@ -21,7 +21,7 @@ func newDoctor() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "Say what there is to compute with, and what is missing",
+		Short: "List the devices to compute with, and missing libraries",
 		Long: `Doctor looks for what voxcam can compute with: the processor, NVIDIA's driver and its GPUs, and cuDNN, which is optional. It
 says what was found where, what is missing, and how to install it. Each GPU is tried: its context is made and the kernels are loaded.
 

@@ -51,7 +51,7 @@ func (f *modelFlags) addOptions(cmd *cobra.Command) {
 	fl.StringVar(&f.LayerLayout, "layer-layout", layer.Layouts[0], "axes of the target layer: "+layer.LayoutHelp)
 	fl.IntSliceVar(&f.grid, "token-grid", nil, "place the tokens of the layer in space: depth,height,width (default: as the graph shows)")
 	fl.IntVar(&f.PrefixTokens, "prefix-tokens", 0, "tokens of the layer in front of those in space, such as class tokens (default: as the graph shows)")
-	fl.Var(&f.budget, "memory-budget", "most memory for computing: a size (512MiB), a share of what is free (50%), auto, or min; the answer stays the same")
+	fl.Var(&f.budget, "memory-budget", "most memory for computing: a size (512MiB), a share of the free memory (50%), auto, or min; the answer stays the same")
 }
 
 // options returns the options of model, device and budget, for volumes of a shape, [C, D, H, W], zero where it is not known.

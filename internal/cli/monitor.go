@@ -37,7 +37,7 @@ func newMonitor() *cobra.Command {
 	o := monitorOptions{}
 	cmd := &cobra.Command{
 		Use:   "monitor",
-		Short: "Watch the memory of the GPUs, who holds it, and how sessions get on",
+		Short: "Watch the memory of the GPUs, the processes that hold it, and the progress of sessions",
 		Long: `Monitor shows, each second, for each GPU what is used and truly free, how busy it is, which processes hold its memory and what was
 free and held by this program in the last minutes; and for each session of yours that runs its plan, budget, progress and latest
 incidents. It asks NVML and the sessions, and takes no memory of a GPU. q or ctrl-C ends it.

@@ -67,7 +67,7 @@ says; 1 a step failed, or it cannot be told what is free; 2 for wrong usage.`,
 	fl.IntSliceVar(&o.Consent.Named, "pid", nil, "end this process, which must be in the list; may be given several times")
 	fl.BoolVar(&o.Consent.Yes, "yes", false, "end workers of this program whose session is gone, without asking")
 	fl.DurationVar(&o.Grace, "grace", 10*time.Second, "time to end that a process is given before it is killed")
-	fl.BoolVar(&o.full, "full-recovery", false, "--kill-processes, --restart-cuda and what is done without flags, in this order")
+	fl.BoolVar(&o.full, "full-recovery", false, "--kill-processes, --restart-cuda and the steps without flags, in this order")
 	fl.DurationVar(&o.Timeout, "timeout", 2*time.Minute, "time that a session is given for each step, which it takes between two passes; 0: no limit")
 	fl.BoolVar(&o.DryRun, "dry-run", false, "only say what would be done")
 	fl.BoolVar(&o.asJSON, "json", false, "print JSON")

@@ -125,7 +125,7 @@ func (c *Config) keys() []key {
 		{"data.split_ratio", "[train, val, test] of the shuffle", field(&c.Data.SplitRatio, readNumbers), data, noEffect},
 		{"data.split_seed", "seed of the shuffle", natural(&c.Data.SplitSeed), nil, noEffect},
 		{"data.dataset", one(dataset.Selections()), text(&c.Data.Dataset), data, noEffect},
-		{"data.max_samples", "the first so many of each split; 0: all", integer(&c.Data.MaxSamples), data, noEffect},
+		{"data.max_samples", "number of samples of each split, from the first; 0: all", integer(&c.Data.MaxSamples), data, noEffect},
 
 		{"explain.methods", "names of methods and groups", field(&c.Explain.Methods, readMethods), c.checkMethods, noEffect},
 		{"explain.n_samples", "draws of the noise methods", integer(&c.Explain.NSamples), request, changes},
@@ -139,7 +139,7 @@ func (c *Config) keys() []key {
 		{"explain.precision", "how products are computed on a GPU: fp32, tf32 and bf16 (faster, less exact), or fp64 (sums in float64, slow)",
 			text(&c.Explain.Precision), oneOf(&c.Explain.Precision, device.Precisions()), changesUnlessDefault},
 		{"explain.threads", "threads of the processor to compute with; 0: all", integer(&c.Explain.Threads), onDevice, noEffect},
-		{"explain.memory_budget", "most memory for computing: a size such as 512MiB, a share of what is free such as 50%, auto, or min; results stay the same",
+		{"explain.memory_budget", "most memory for computing: a size such as 512MiB, a share of the free memory such as 50%, auto, or min; results stay the same",
 			field(&c.Explain.Memory, readBudget), nil, noEffect},
 		{conventionsKey + "*", "formula of a method, such as \"gradcam++\" = \"paper\"",
 			field(&c.Explain.Convention, only[map[string]string]("a section")), func(string) error { return request("conventions") }, changes},

@@ -131,7 +131,7 @@ func readOrder(w http.ResponseWriter, r *http.Request) (policy.Order, error) {
 	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16))
 	d.DisallowUnknownFields() // an order is carried out as it stands, or not at all
 	if err := d.Decode(&o); err != nil {
-		return o, fmt.Errorf("the order is not understood: %w", err)
+		return o, fmt.Errorf("the order cannot be read: %w", err)
 	}
 	switch {
 	case !slices.Contains(operations, o.Operation):

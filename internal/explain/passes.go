@@ -26,7 +26,7 @@ func (e *Explanation) classify(ctx context.Context, layer bool) error {
 	r := &e.result
 	for i, l := range logits {
 		if math.IsNaN(float64(l)) || math.IsInf(float64(l), 0) {
-			return fmt.Errorf("the score of class %d is %v: the model does not stand this volume (is it scaled as in training?)", i, l)
+			return fmt.Errorf("the score of class %d is %v: the volume drives the model out of its range (is it scaled as in training?)", i, l)
 		}
 		if l > logits[r.Predicted] {
 			r.Predicted = i

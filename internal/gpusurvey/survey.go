@@ -301,7 +301,7 @@ func (s *Surveyor) attribute(g *GPU, sessions []SessionUsage) {
 	}
 	list, err := d.Processes()
 	if err != nil {
-		g.Problem = fmt.Sprintf("who holds its memory is not known: %v", err)
+		g.Problem = fmt.Sprintf("the processes that hold its memory are not known: %v", err)
 	}
 	g.Unattributed = g.Used
 	for _, p := range list {
@@ -418,7 +418,7 @@ func (s *Surveyor) explain(v *Survey) {
 		v.note("this process cannot use the GPUs that nvidia-smi calls %s: %s", strings.Join(hidden, ", "), why)
 	}
 	if s.noNVML != nil && len(v.GPUs) > 0 {
-		v.note("%v: what is free is only known from a context on the GPU, and who holds memory not at all", s.noNVML)
+		v.note("%v: free memory is only known from a context on the GPU, and the holders of memory not at all", s.noNVML)
 	}
 	if unattributed {
 		v.note("not attributed is memory in use that NVML gives to no process in its list: processes of other containers, and graphics")

@@ -80,7 +80,7 @@ func (s *Sample) hasResult() bool {
 
 func (s *Sample) validateInput() error {
 	if s.hasResult() && (s.Input == nil || s.InputShape == nil || s.Shape == nil || s.CropOffset == nil || s.Scaling == nil || s.CellSize == nil) {
-		return errors.New("what is known of the volume is missing")
+		return errors.New("the facts about the volume are missing")
 	}
 	for _, shape := range []*[4]int{s.InputShape, s.Shape} {
 		if shape != nil && !extents(shape[:]) {

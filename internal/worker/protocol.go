@@ -121,11 +121,11 @@ func unpack[T any](body []byte) (v T, err error) { return v, unpackInto(body, &v
 func unpackInto(body []byte, to any) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("a message that is not understood: %v", p)
+			err = fmt.Errorf("a message that cannot be decoded: %v", p)
 		}
 	}()
 	if err := gob.NewDecoder(bytes.NewReader(body)).Decode(to); err != nil {
-		return fmt.Errorf("a message that is not understood: %w", err)
+		return fmt.Errorf("a message that cannot be decoded: %w", err)
 	}
 	return nil
 }

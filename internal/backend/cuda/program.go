@@ -82,7 +82,7 @@ func (p *Program) load(ctx context.Context, a backend.Arena) (err error) {
 	own := arrange(p.instances)
 	scratch := p.arena.memory.At() + driver.Ptr(scratchAt(p.plan))
 	if needs := own + stagingBytes(p.plan); scratchAt(p.plan)+needs > p.arena.bytes {
-		if p.scratch, err = b.memory.Allocate(needs, "what steps compute with"); err != nil {
+		if p.scratch, err = b.memory.Allocate(needs, "the working memory of steps"); err != nil {
 			return err
 		}
 		scratch = p.scratch.At()
