@@ -52,7 +52,7 @@ func (e *MemoryError) Error() string {
 		known = fmt.Sprintf(": the least that works is %s, and there are %s", bytesize.FormatMiB(e.Needs), bytesize.FormatMiB(e.Free))
 	case e.Free > 0:
 		known = fmt.Sprintf(": there are %s", bytesize.FormatMiB(e.Free))
-	default: // not even for what comes before any volume
+	default: // not even to prepare for volumes
 		smaller = ""
 	}
 	return fmt.Sprintf("there is not enough memory%s; make room on the device (other programs hold the rest), %sor compute on the processor: %v",

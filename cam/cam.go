@@ -1,5 +1,5 @@
-// Package cam knows the attribution methods: what each needs from the engine, its formula in every convention that has a name, and
-// how its signed map becomes a heatmap. It is pure arithmetic on slices; it runs no model and reads no file. It also has the types in which
+// Package cam has the attribution methods: the needs of each, its formula in every convention that has a name, and the way from its
+// signed map to a heatmap. It is pure arithmetic on slices; it runs no model and reads no file. It also has the types in which
 // models are asked and answer: Request and Result with their parts, the errors of memory and devices, and the facts about a model before
 // it explains anything (Summary, Fit).
 //

@@ -45,7 +45,7 @@ func ParseBudget(text string) (Budget, error) {
 // Min reports whether the least that works is asked for.
 func (b Budget) Min() bool { return b.min }
 
-// Size returns the bytes of a budget that is a size; 0 for one that depends on what is free or on the plan.
+// Size returns the bytes of a budget that is a size; 0 for one that depends on the free memory or on the plan.
 func (b Budget) Size() int { return b.bytes }
 
 // Bytes is the budget in bytes; 0 stands for the least that works. free is called only for budgets that depend on the free memory.

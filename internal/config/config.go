@@ -72,7 +72,7 @@ type MemorySection struct {
 	Policy string        // one of policy.Names
 	Wait   time.Duration // for other programs to give memory back, for one volume
 	CPU    *bool         // let the processor go on where the GPU cannot; nil: as the policy does
-	Fewer  *bool         // take fewer draws where not all can be had; nil: as the policy does
+	Fewer  *bool         // take fewer draws where memory for all is missing; nil: as the policy does
 	Skip   *bool         // skip a volume rather than let it fail; nil: as the policy does
 
 	Shuttle        string        // when the GPU's memory is given back between volumes: one of instance.Shuttles

@@ -11,8 +11,8 @@
 //
 // Invariant D1: no name outside the folder .partial ever belongs to an incomplete file.
 //
-// Invariant D2: a Folder may have been made by somebody else. Nothing outside of it is ever read, written or removed: its files are opened
-// relative to it, no link in it is followed, and a file that has a second name is not written in place.
+// Invariant D2: a Folder may have been made by another person or program. Nothing outside of it is ever read, written or removed: its files
+// are opened relative to it, no link in it is followed, and a file that has a second name is not written in place.
 package durable
 
 import (

@@ -260,7 +260,7 @@ func (a *answer) pass(planned network.PlannedPass) cam.Pass {
 	p.Arena, p.Seconds = planned.Plan.Peak, planned.Plan.Seconds
 	p.Needs = p.Arena + p.Weights + p.Fields
 	takes := p.Needs
-	if !a.gpu { // on a GPU, what the budget does not count lies on the host
+	if !a.gpu { // on a GPU, memory that the budget does not count is the host's
 		takes += planned.Volume
 	}
 	if a.Free > 0 && takes > a.Free {

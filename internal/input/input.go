@@ -1,4 +1,4 @@
-// Package input opens files that were named by a user or by a file of somebody else. Only regular files are opened: reading a
+// Package input opens files that were named by a user or by another person's file. Only regular files are opened: reading a
 // pipe, a terminal or a device may wait for ever, and opening some devices already does something.
 package input
 

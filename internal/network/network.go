@@ -50,7 +50,7 @@ type Network struct {
 // differentiation. Names from differentiation on begin with "layer-" or "volume-", for the tensor by which is differentiated.
 type AfterPass func(pass, graph string) error
 
-// Binding describes what a model is bound to: a shape, a device, and a budget.
+// Binding has the shape, the device and the budget that a model is bound to.
 type Binding struct {
 	Shape     [4]int // of volumes, [C, D, H, W]
 	Backend   backend.Backend
@@ -337,7 +337,7 @@ func (n *Network) loadInto(ctx context.Context, p *Gradient) (err error) {
 	return nil
 }
 
-// differentiate builds the graph that computes the scores and the gradient, or only what is needed of them, without a plan.
+// differentiate builds the graph that computes the scores and the gradient, or the needed ones of them, without a plan.
 func (n *Network) differentiate(input bool) (*Gradient, error) {
 	if !input && n.NoLayer != nil {
 		return nil, n.NoLayer

@@ -60,7 +60,7 @@ var optionRules = []option.Rule[ModelOptions]{
 // Check returns all that is wrong with options, each an *OptionError, joined.
 func (o ModelOptions) Check() error { return option.CheckAll(optionRules, o, cam.NewOptionError) }
 
-// CheckBudget returns what is wrong with a budget, as an *OptionError.
+// CheckBudget returns the fault of a budget, as an *OptionError; nil for none.
 func CheckBudget(b cam.Budget) error {
 	if b.Bytes < 0 || b.Arena < 0 {
 		return cam.NewOptionError("memory_budget", fmt.Errorf("is %d bytes (arena: %d); it must be at least 0, which stands for no bound", b.Bytes, b.Arena))

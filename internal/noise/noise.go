@@ -17,7 +17,7 @@
 //
 //	u = float32(a | 1) * 2^-32             in (0, 1]: one rounding, in the conversion
 //	q = (b + 2^29) div 2^30 mod 4          the nearest quarter turn
-//	t = float32(int32(4 b mod 2^32))       what is left of the angle, in units of 2^-32 quarter turns, within [-2^31, 2^31]
+//	t = float32(int32(4 b mod 2^32))       the rest of the angle, in units of 2^-32 quarter turns, within [-2^31, 2^31]
 //	r = sqrt(-2 ln u)                      at most 6.66
 //	z[0] = r cos(q pi/2 + t 2^-33 pi),  z[1] = r sin(q pi/2 + t 2^-33 pi)
 //

@@ -105,7 +105,7 @@ func Lines(s string) string {
 	return strings.Join(parts, "\n")
 }
 
-// Writer writes to another one what people read: line breaks and tabs as they are, all else that would steer a terminal as escapes. JSON
+// Writer writes text for people to another one: line breaks and tabs as they are, all else that would steer a terminal as escapes. JSON
 // that goes through it stays the same document.
 type Writer struct {
 	To   io.Writer

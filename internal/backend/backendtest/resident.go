@@ -120,7 +120,7 @@ func ramp(n int) []float32 {
 	return x
 }
 
-// checkFields: those to be kept hold what they held, those on the host too, and all can be closed in between.
+// checkFields checks that kept fields, and fields on the host, keep their values, and that all can be closed in between.
 func checkFields(t *testing.T, b backend.Resident) {
 	const n = 1<<20 + 3
 	kept, other, host := newField(t, b, n, backend.OnDevice), newField(t, b, n, backend.OnDevice), newField(t, b, n, backend.OnHost)
@@ -167,7 +167,7 @@ func checkFields(t *testing.T, b backend.Resident) {
 	expect(t, b, 0, 0)
 }
 
-// checkVacatedMisuse: what needs memory that is not there is an error, none a crash, and nothing is changed by it.
+// checkVacatedMisuse checks that uses of vacated memory are errors and no crashes, and change nothing.
 func checkVacatedMisuse(t *testing.T, b backend.Resident) {
 	ctx, s := context.Background(), chain(t, 2)
 	p := plan.Make(s.Graph)

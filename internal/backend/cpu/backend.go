@@ -23,7 +23,7 @@ import (
 // Kernels is the environment variable that names the set of kernels where the options name none: "avx512", "avx2" or "go".
 const Kernels = "VOXCAM_CPU_KERNELS"
 
-// Options chooses how a backend computes. The zero value is the best for this machine, or what the variable Kernels names.
+// Options chooses how a backend computes. The zero value takes the best kernels for this machine, or those that the variable Kernels names.
 type Options struct {
 	Threads int    // 0 for as many as the Go runtime uses
 	Kernels string // name of a set of kernels ("go", "avx2", "avx512"); "" for that of the variable Kernels, or the best

@@ -66,7 +66,7 @@ func (b *Backend) toHost(f backend.Field) (*hostmem.Field, error) {
 	return nil, fmt.Errorf("cuda: a field of another backend (%T)", f)
 }
 
-// onHost computes a field on the host, with what other fields hold: where there is no room on the device for all of them, or no kernel.
+// onHost computes a field on the host from the values of other fields: if the device has no room for all of them, or no kernel.
 func (b *Backend) onHost(dst backend.Field, with []backend.Field, compute func(dst *hostmem.Field, with []*hostmem.Field) error) error {
 	var values []*hostmem.Field
 	for _, f := range with {
@@ -138,7 +138,7 @@ func (f *field) statsAt() driver.Ptr { return f.memory.At() + driver.Ptr(workAt(
 
 type clearParams struct{ Stats driver.Ptr }
 
-// clearStats begins anew, readStats waits for what was gathered.
+// clearStats begins statistics anew; readStats waits for them and returns them.
 func (f *field) clearStats() error {
 	return startBlocks(f.backend, "attribution_clear", [3]uint32{1, 1, 1}, &clearParams{f.statsAt()})
 }

@@ -205,7 +205,7 @@ func (m *meter) close() error {
 // errNoNVML says that the memory of the process cannot be measured.
 var errNoNVML = errors.New("cuda: NVML does not tell what this process takes")
 
-// Overhead returns the device memory of this process besides what the backend holds: the context, kernels and libraries, as NVML measures it.
+// Overhead returns the device memory of this process that the backend does not hold: context, kernels and libraries, by NVML.
 func (b *Backend) Overhead() (int, error) {
 	used, err := b.ProcessMemory()
 	return max(0, used-b.Held()), err

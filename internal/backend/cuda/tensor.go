@@ -147,7 +147,7 @@ type tensorForm struct {
 	limit    int // of boxes, on which the order of steps depends
 }
 
-// pack writes the tiles of weights: for each 64 channels, for each group, for each chunk of what a tap reads, for each tap one tile. Row
+// pack writes the tiles of weights: for each 64 channels, for each group, for each chunk of a tap's input, for each tap one tile. Row
 // 16i+j of a tile is channel 16i+2j, row 16i+8+j channel 16i+2j+1, so that threads have neighbouring channels of the products. Rows are
 // swizzled as the instructions expect them: their 16-byte pieces are exchanged by the row's number modulo 8.
 func (t *tensorClass) pack(v *convolution, dst []byte, w []float32, half bool) {

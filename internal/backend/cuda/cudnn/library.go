@@ -145,7 +145,7 @@ func (l *Library) NewHandle() (*Handle, error) {
 	return h, nil
 }
 
-// SetStream makes what runs later go to a stream (driver.Stream.Handle).
+// SetStream sends later work to a stream (driver.Stream.Handle).
 func (h *Handle) SetStream(stream uintptr) error {
 	return h.lib.check(dl.Call(h.lib.setStream, h.handle, stream), "cudnnSetStream")
 }
