@@ -35,6 +35,7 @@ type child struct {
 	ended       chan struct{} // closed when the process has ended
 	interrupted chan struct{} // closed when no call is to wait any more
 	interrupt   func()        // closes interrupted
+	abandoned   atomic.Bool   // nobody waits any more for a call that it may still be at
 	tasks       sync.WaitGroup
 }
 
@@ -224,6 +225,7 @@ func (c *child) call(ctx context.Context, kind kind, in, out any) error {
 	for {
 		select {
 		case <-interrupted:
+			c.abandoned.Store(true)
 			c.say(sayCancel, number, nil)
 			return errClosed
 		case f := <-answer:
@@ -242,6 +244,7 @@ func (c *child) call(ctx context.Context, kind kind, in, out any) error {
 			defer timer.Stop()
 			late = timer.C
 		case <-late:
+			c.abandoned.Store(true)
 			return context.Cause(ctx)
 		}
 	}

@@ -62,7 +62,7 @@ type harm struct {
 	At     string // open, bind, prepare, begin, pass, result, order
 	Sample string // "" for all
 	Pass   int    // for pass: number
-	How    string // exit, kill, panic, lost, hang, error
+	How    string // exit, kill, panic, lost, short, hang, error, ...
 	Times  int    // 0: always
 	After  int    // so many times not
 	CPU    bool   // on the processor, too
@@ -162,6 +162,8 @@ func (e *fake) harm(ctx context.Context, at, sample string, pass int) error {
 			select {}
 		case "lost":
 			return fmt.Errorf("at %s: %w", at, cam.ErrLost)
+		case "short":
+			return &cam.MemoryError{Needs: 2, Free: 1, Err: errors.New("no room")}
 		case "hang": // as in a driver: nothing gets it back
 			if e.script.NoPulse {
 				e.hung.Lock()

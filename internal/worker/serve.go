@@ -333,6 +333,10 @@ func (s *server) answerBegin(ctx context.Context, b beginning) (any, error) {
 	s.beginning++
 	s.mu.Unlock()
 	w.work, err = e.Begin(ctx, v, req)
+	if err == nil && ctx.Err() != nil { // the parent may have given it up, and then it ends it no more
+		w.work.Drop()
+		err = ctx.Err()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.beginning--

@@ -150,7 +150,8 @@ func (k *work) deliver() {
 	}
 }
 
-// call asks the child something about the work, and tells the caller meanwhile what happens.
+// call asks the child something about the work, and tells the caller meanwhile what happens. After an error the caller's checkpoint has what
+// the child kept of unfinished points, unless the child may still be at it.
 func (k *work) call(ctx context.Context, kind kind, in, out any) error {
 	answered := make(chan error, 1)
 	go func() { answered <- k.worker.call(ctx, kind, in, out) }()
@@ -160,12 +161,15 @@ func (k *work) call(ctx context.Context, kind kind, in, out any) error {
 			k.deliver()
 		case err := <-answered:
 			k.deliver()
+			if err != nil && !k.worker.child.abandoned.Load() {
+				k.rescue()
+			}
 			return err
 		}
 	}
 }
 
-// rescue copies states from the memory of a child that has ended. One that cannot be read is lost.
+// rescue copies states from the memory of the child, which writes none there now. One that cannot be read is lost.
 func (k *work) rescue() {
 	k.mu.Lock()
 	kept := k.kept

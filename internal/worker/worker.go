@@ -73,6 +73,7 @@ type Worker struct {
 	in     *arena // that this process manages
 	device instance.DeviceInfo
 	rescue sync.Once // of states, when the process has ended
+	closed sync.Once
 
 	mu    sync.Mutex
 	works map[uint64]*work // that have not ended; nil once closed
@@ -151,6 +152,13 @@ func (w *Worker) End(reason string) *DiedError {
 // keep from then on.
 func (w *Worker) Died() *DiedError {
 	w.child.bury()
+	w.rescueAll()
+	kills, killed := w.set.OOMKills(), w.child.killed()
+	return &DiedError{Story: w.child.story(), Killed: killed, OutOfMemory: killed && (kills < 0 || kills != w.child.kills)}
+}
+
+// rescueAll copies the states of all works from the memory of the process, which has ended.
+func (w *Worker) rescueAll() {
 	w.rescue.Do(func() {
 		w.mu.Lock()
 		works := slices.Collect(maps.Values(w.works))
@@ -159,23 +167,22 @@ func (w *Worker) Died() *DiedError {
 			k.rescue()
 		}
 	})
-	kills, killed := w.set.OOMKills(), w.child.killed()
-	return &DiedError{Story: w.child.story(), Killed: killed, OutOfMemory: killed && (kills < 0 || kills != w.child.kills)}
 }
 
 // Interrupt has all calls return at once, with an error. Only Close is left then.
 func (w *Worker) Interrupt() { w.child.interrupt() }
 
-// Close ends the process. Closing again does nothing.
-func (w *Worker) Close() error {
-	w.mu.Lock()
-	closed := w.works == nil
-	w.works = nil
-	w.mu.Unlock()
-	if closed {
-		return nil
-	}
-	return errors.Join(w.child.close(w.set.Grace), w.child.out.Close(), w.in.file.Close())
+// Close ends the process. What it has kept of unfinished points, the checkpoints of the callers keep from then on. Closing again does nothing.
+func (w *Worker) Close() (err error) {
+	w.closed.Do(func() {
+		err = w.child.close(w.set.Grace)
+		w.rescueAll()
+		w.mu.Lock()
+		w.works = nil
+		w.mu.Unlock()
+		err = errors.Join(err, w.child.out.Close(), w.in.file.Close())
+	})
+	return err
 }
 
 // PID returns the number of the process.
