@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"slices"
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/bytesize"
@@ -15,7 +14,10 @@ import (
 
 // reap gives up seats whose process has ended. The turn is held.
 func (e *Engine) reap() {
-	for _, s := range []*seat{e.seatNow(), e.current()} {
+	e.mu.Lock()
+	seats := []*seat{e.seat, e.spare}
+	e.mu.Unlock()
+	for _, s := range seats {
 		if s != nil && s.gone() {
 			e.mourn(s, s.process().Died(), nil)
 		}
@@ -27,35 +29,38 @@ func (e *Engine) reap() {
 // turn is held.
 func (e *Engine) mourn(s *seat, died *worker.DiedError, t *task) policy.Situation {
 	e.mu.Lock()
-	known := s == e.seat || s == e.spare
 	spare := s == e.spare
-	over := maps.Clone(s.doing)
-	affected := slices.Collect(maps.Keys(over))
+	affected := maps.Clone(s.doing)
 	for w := range e.untaken {
-		if w.doneOn == s && !over[&w.task] {
-			affected = append(affected, &w.task)
+		if w.doneOn == s {
+			affected[&w.task] = true
 		}
 	}
-	maps.Copy(e.suspects, over)
-	e.mu.Unlock()
-	if known {
-		e.deaths++
-		for w := range over {
-			w.blame(died.Story, len(over) == 1, spare)
+	over := maps.Clone(s.doing)
+	if len(over) == 0 { // it may have failed behind, on the way of maps to the host
+		over = maps.Clone(affected)
+	}
+	for w := range affected {
+		if w.ended {
+			delete(affected, w)
+		} else if over[w] {
+			e.suspects[w] = true
 		}
+	}
+	e.mu.Unlock()
+	e.deaths++
+	for w := range over {
+		w.blame(died.Story, len(over) == 1, spare)
 	}
 	now := policy.Situation{Failure: policy.Died, Processor: s.device.Processor, StandIn: spare, OutOfMemory: died.OutOfMemory, Killed: died.Killed && spare, Deaths: 1, Restarts: e.options.Restarts}
 	if t != nil {
 		now.Deaths, now.Tries = t.deaths, t.tries
 	}
-	if !known {
-		return now
-	}
 	less := ""
 	if e.options.Policy.Next(now) == policy.SmallerProcess {
 		less = e.lessen()
 	}
-	for _, w := range affected {
+	for w := range affected {
 		w.tell(cam.EventRestart, "the worker process was started again: %s%s", died.Story, less)
 	}
 	e.shut()
@@ -120,30 +125,28 @@ func (t *task) overError(now policy.Situation) error {
 	return fmt.Errorf("%d worker processes ended over this volume%s: %s", t.deaths, where, t.story)
 }
 
-// replace opens another instance in the place of one whose process ended over a call, unless too many did. The turn is held.
-func (e *Engine) replace(ctx context.Context, s *seat, died *worker.DiedError, tries int) error {
-	e.mourn(s, died, nil)
-	if tries >= e.options.Restarts {
-		return fmt.Errorf("%d worker processes ended over this, the last one: %s", tries+1, died.Story)
-	}
-	_, err := e.place(ctx, &task{engine: e, placed: true})
-	return err
+// overCall returns the error of a call that so many processes ended over.
+func overCall(ended int, died *worker.DiedError) error {
+	return fmt.Errorf("%d worker processes ended over this, the last one: %s", ended, died.Story)
 }
 
-// await waits until another instance is in the place of one whose process ended over a call. It opens that itself if it gets the turn.
-func (e *Engine) await(ctx context.Context, s *seat, died *worker.DiedError, tries int) error {
+// await waits until there is an instance, but for one whose process ended over a call; nil for none. It opens that itself if it gets the turn.
+func (e *Engine) await(ctx context.Context, but *seat) error {
 	for {
 		e.mu.Lock()
-		seated, same := e.seated, e.seat == s || e.seat == nil
+		seated, there := e.seated, e.seat != nil || e.spare != nil
+		if but != nil && (e.seat == but || e.spare == but) {
+			there = false
+		}
 		e.mu.Unlock()
-		if !same {
+		if there {
 			return nil
 		}
 		select {
 		case e.turn <- struct{}{}:
-			err := e.replace(ctx, s, died, tries)
+			_, err := e.place(ctx, &task{engine: e, placed: true})
 			e.leave()
-			return err
+			return e.explained(err)
 		case <-seated:
 		case <-ctx.Done():
 			return context.Cause(ctx)

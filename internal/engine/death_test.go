@@ -1,9 +1,17 @@
 package engine
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
+
+	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/internal/instance"
+	"github.com/voxcam/voxcam/internal/policy"
+	"github.com/voxcam/voxcam/volume"
 )
 
 // The wait before another child doubles from the second one that ended on, to a limit that no number of them exceeds.
@@ -26,5 +34,122 @@ func TestHalved(t *testing.T) {
 	}
 	if got := halved("auto"); got == "min" || got == "auto" {
 		t.Errorf("half of auto is %s", got)
+	}
+}
+
+// Processes that end over one volume each make none wait: the pause grows while nothing is explained.
+func TestBackOffEnds(t *testing.T) {
+	w := newWorld(t)
+	w.processes = true
+	var deaths []int
+	o := Options{}
+	inProcess(&o)
+	o.BackOff = func(n int) time.Duration { deaths = append(deaths, n); return 0 }
+	e := openIn(t, w, o)
+	for range 3 {
+		w.draw = at(3, 1, "cuda", cam.ErrLost)
+		if _, err := e.Explain(t.Context(), volume.New(1, 2, 2, 2), request("x", draws)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := []int{0, 1, 1, 1}; !slices.Equal(deaths, want) {
+		t.Errorf("the pauses were those after %v deaths instead of %v", deaths, want)
+	}
+}
+
+// A volume that is cancelled while a process ends over it leaves no suspicion.
+func TestCancelledInDeath(t *testing.T) {
+	w := newWorld(t)
+	w.processes = true
+	o := Options{}
+	inProcess(&o)
+	e := openIn(t, w, o)
+	ctx, cancel := context.WithCancel(t.Context())
+	w.draw = func(_ context.Context, _, sample string, d int) error {
+		if sample == "x" && d == 3 {
+			cancel()
+			return w.kill()
+		}
+		return nil
+	}
+	if _, err := e.Explain(ctx, volume.New(1, 2, 2, 2), request("x", draws)); !errors.Is(err, context.Canceled) {
+		t.Errorf("the error is %v", err)
+	}
+	r, err := e.Explain(t.Context(), volume.New(1, 2, 2, 2), request("y", draws))
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkExact(t, r)
+	if len(e.suspects) > 0 || e.gate == nil {
+		t.Errorf("%d volumes are suspected, the gate is %v", len(e.suspects), e.gate)
+	}
+}
+
+// Where the processor's process ends between two volumes, an order goes to what is there, and takes nothing from the device.
+func TestOrderWithoutTheProcessor(t *testing.T) {
+	w := newWorld(t)
+	w.processes = true
+	w.set(79 * gib)
+	o := Options{Policy: policy.DefaultPolicy()}
+	o.Policy.Wait = time.Millisecond
+	inProcess(&o)
+	e := openIn(t, w, o)
+	if _, err := e.Explain(t.Context(), volume.New(1, 2, 2, 2), request("x", draws)); err != nil {
+		t.Fatal(err)
+	}
+	device := e.seatNow()
+	if !e.onProcessor() {
+		t.Fatal("the processor has not taken the device's place")
+	}
+	_ = w.kill()
+	out, err := e.Order(t.Context(), policy.Order{Operation: policy.Release})
+	if err != nil || out.Before.Total != w.total || e.seatNow() != device || !device.State().Held || e.onProcessor() {
+		t.Errorf("released %+v: %v", out, err)
+	}
+}
+
+// What is ordered while an instance is opened holds for it.
+func TestHeldWhileOpening(t *testing.T) {
+	w := newWorld(t)
+	w.set(79 * gib)
+	o := Options{Policy: policy.DefaultPolicy()}
+	o.Device, o.Policy.Wait = "cuda", time.Millisecond
+	var e *Engine
+	e, err := open(t.Context(), o, func(ctx context.Context, o instance.Options) (instance.Instance, error) {
+		x, err := w.start(ctx, o)
+		if o.Device == processor {
+			if _, err := e.Order(ctx, policy.Order{Operation: policy.Release, For: time.Hour}); err != nil {
+				t.Error(err)
+			}
+		}
+		return x, err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	r, err := e.Explain(t.Context(), volume.New(1, 2, 2, 2), request("x", draws))
+	if err != nil || r.Execution.Level != cam.LevelCPU {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if s := e.current().State(); !s.Held || s.Until.IsZero() {
+		t.Errorf("the processor is held: %v until %v", s.Held, s.Until)
+	}
+}
+
+// A closed engine opens nothing for an order.
+func TestOrderClosed(t *testing.T) {
+	w := newWorld(t)
+	e := openIn(t, w, Options{})
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []policy.Operation{policy.Release, policy.Restart} {
+		if _, err := e.Order(t.Context(), policy.Order{Operation: o}); !errors.Is(err, errClosed) {
+			t.Errorf("%s: %v", o, err)
+		}
+	}
+	if got := count(w.openedDevices()); got != "cuda" {
+		t.Errorf("opened were %s", got)
 	}
 }

@@ -63,7 +63,7 @@ func (o Options) starter() start {
 // Engine is a model on a device. Its methods may be called by many goroutines; one volume is explained at a time.
 type Engine struct {
 	start   start
-	options Options
+	options Options // Shape is guarded by mu
 
 	// life ends when the engine is closed, with the cause errClosed.
 	life context.Context
@@ -86,7 +86,7 @@ type Engine struct {
 	mu              sync.Mutex
 	seat            *seat          // on the device that was asked for; nil while there is none
 	spare           *seat          // on the processor instead; nil while it is not needed
-	seated          chan struct{}  // closed, and another one made, when seat changes
+	seated          chan struct{}  // closed, and another one made, when seat or spare changes
 	gate            *gate          // nil: shut
 	ahead           map[*work]bool // begun on the device, and not computed
 	untaken         map[*work]bool // computed, and not taken
@@ -196,6 +196,8 @@ func (e *Engine) Bind(ctx context.Context, shape [4]int) error {
 		if err := s.Bind(ctx, shape); err != nil {
 			return err
 		}
+		e.mu.Lock()
+		defer e.mu.Unlock()
 		e.options.Shape = shape
 		return nil
 	})
@@ -253,7 +255,10 @@ func (e *Engine) alone(ctx context.Context, f func(*seat) error) error {
 		case !errors.As(err, &died):
 			return err
 		}
-		if err := e.replace(ctx, s, died, tries); err != nil {
+		if tries >= e.options.Restarts {
+			return overCall(tries+1, died)
+		}
+		if _, err := e.place(ctx, &task{engine: e, placed: true}); err != nil {
 			return err
 		}
 	}
@@ -299,7 +304,7 @@ func (e *Engine) Begin(ctx context.Context, v *volume.Volume, req cam.Request) (
 		return nil, context.Cause(ctx)
 	case context.Cause(both) == errShut, passing(err): // Compute begins
 	default:
-		return nil, err
+		return nil, e.explained(err)
 	}
 	return w, nil
 }

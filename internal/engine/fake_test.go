@@ -15,6 +15,7 @@ import (
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/instance"
 	"github.com/voxcam/voxcam/internal/network"
+	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/worker"
 	"github.com/voxcam/voxcam/volume"
 )
@@ -31,7 +32,8 @@ type world struct {
 	host    int // what the machine has free
 	least   int // what the smallest plan on the processor takes
 
-	processes bool // instances are in processes of their own
+	processes bool         // instances are in processes of their own
+	last      *fakeProcess // that was started
 
 	mu     sync.Mutex
 	others int // what other programs have
@@ -66,7 +68,17 @@ func (w *world) start(ctx context.Context, o instance.Options) (instance.Instanc
 	if err != nil || !w.processes {
 		return x, err
 	}
-	return &fakeProcess{x, make(chan struct{})}, nil
+	w.last = &fakeProcess{x, make(chan struct{})}
+	return w.last, nil
+}
+
+// errEnds is what calls return that a process ends over.
+var errEnds = &worker.DiedError{Story: "its end"}
+
+// kill ends the process that was started last.
+func (w *world) kill() error {
+	close(w.last.gone)
+	return errEnds
 }
 
 // fakeProcess is an instance as if it were in a process of its own.
@@ -76,9 +88,17 @@ type fakeProcess struct {
 }
 
 func (p *fakeProcess) Gone() <-chan struct{}   { return p.gone }
-func (p *fakeProcess) Died() *worker.DiedError { return &worker.DiedError{Story: "its end"} }
+func (p *fakeProcess) Died() *worker.DiedError { return errEnds }
 func (p *fakeProcess) Interrupt()              {}
 func (p *fakeProcess) PID() int                { return 1 }
+func (p *fakeProcess) Order(ctx context.Context, o policy.Order) (policy.Outcome, error) {
+	select {
+	case <-p.gone:
+		return policy.Outcome{}, errEnds
+	default:
+		return p.Instance.Order(ctx, o)
+	}
+}
 func (p *fakeProcess) End(reason string) *worker.DiedError {
 	close(p.gone)
 	return &worker.DiedError{Story: reason}

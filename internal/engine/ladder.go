@@ -140,7 +140,7 @@ func (e *Engine) during(ctx, inside context.Context, stop context.CancelCauseFun
 	e.mu.Lock()
 	e.stop = nil
 	e.mu.Unlock()
-	if err != nil && ctx.Err() == nil && context.Cause(inside) == errOrdered {
+	if died := (*worker.DiedError)(nil); err != nil && !errors.As(err, &died) && ctx.Err() == nil && context.Cause(inside) == errOrdered {
 		return errOrdered
 	}
 	return err
@@ -149,6 +149,7 @@ func (e *Engine) during(ctx, inside context.Context, stop context.CancelCauseFun
 // succeeded is called when a seat has explained a volume.
 func (e *Engine) succeeded(s *seat) {
 	e.learn(s)
+	e.deaths = 0
 	e.mu.Lock()
 	back := s == e.seat && e.spare != nil
 	e.mu.Unlock()
@@ -193,6 +194,8 @@ func (e *Engine) situation(ctx context.Context, s *seat, t *task, err error) (po
 	now := policy.Situation{Processor: e.device.Processor, StandIn: e.onProcessor(), Renewed: t.failed != nil}
 	if s != nil {
 		now.Processor, now.Process = s.device.Processor, s.process() != nil
+	} else if t.processor { // it did not open
+		now.Processor, now.StandIn = true, true
 	}
 	switch {
 	case s != nil && errors.As(err, &died):
@@ -314,6 +317,9 @@ func (e *Engine) wait(ctx context.Context, s *seat, t *task, short *cam.MemoryEr
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

@@ -17,30 +17,24 @@ func (e *Engine) Order(ctx context.Context, o policy.Order) (policy.Outcome, err
 	if o.Operation == policy.Restart {
 		return e.restart(ctx)
 	}
-	for tries := 0; ; tries++ {
+	e.hold(o)
+	for ended := 0; ; {
 		s, out, err := e.pass(ctx, o)
-		if died := (*worker.DiedError)(nil); !errors.As(err, &died) {
-			return out, err
-		} else if err := e.await(ctx, s, died, tries); err != nil {
+		if died := (*worker.DiedError)(nil); errors.As(err, &died) {
+			if ended++; ended > e.options.Restarts {
+				return out, overCall(ended, died)
+			}
+		} else if s != nil {
+			return out, e.explained(err)
+		}
+		if err := e.await(ctx, s); err != nil {
 			return out, err
 		}
 	}
 }
 
-// pass passes an order on to the instances.
-func (e *Engine) pass(ctx context.Context, o policy.Order) (*seat, policy.Outcome, error) {
-	s, now, done := e.use()
-	defer done()
-	if s == nil {
-		return nil, policy.Outcome{Operation: o.Operation}, errors.New("the device is being opened: try again in a moment")
-	}
-	out, err := s.Order(ctx, o)
-	if err == nil && now != s && (o.Operation == policy.Release || o.Operation == policy.Resume) {
-		_, err = now.Order(ctx, o)
-	}
-	if err != nil {
-		return s, out, err
-	}
+// hold notes what an order says of instances that are opened from now on.
+func (e *Engine) hold(o policy.Order) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch o.Operation {
@@ -52,7 +46,21 @@ func (e *Engine) pass(ctx context.Context, o policy.Order) (*seat, policy.Outcom
 	case policy.Resume:
 		e.held, e.until = false, time.Time{}
 	}
-	return s, out, nil
+}
+
+// pass passes an order on to the instances. It returns the last one that it came to; nil if there is none.
+func (e *Engine) pass(ctx context.Context, o policy.Order) (*seat, policy.Outcome, error) {
+	s, now, done := e.use()
+	defer done()
+	if s == nil {
+		return nil, policy.Outcome{Operation: o.Operation}, nil
+	}
+	out, err := s.Order(ctx, o)
+	if err == nil && now != s && (o.Operation == policy.Release || o.Operation == policy.Resume) {
+		_, err = now.Order(ctx, o)
+		return now, out, err
+	}
+	return s, out, err
 }
 
 // order is a restart that wants the turn.
@@ -98,7 +106,7 @@ func (e *Engine) serve() (anew bool) {
 	before := e.seatNow()
 	for _, o := range orders {
 		if o.err = o.context.Err(); o.err == nil {
-			o.err = e.makeAnew(o.context, &o.outcome)
+			o.err = e.explained(e.makeAnew(o.context, &o.outcome))
 		}
 		close(o.done)
 	}

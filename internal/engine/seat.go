@@ -12,6 +12,7 @@ import (
 	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/instance"
+	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/worker"
 )
 
@@ -22,6 +23,8 @@ type seat struct {
 	size   int            // of its budget, if that is one in bytes
 	users  sync.WaitGroup // callers without the turn; added to while mu is held
 	doing  map[*task]bool // works that it does something for, or ended over; guarded by Engine.mu
+	held   bool           // when it was seated, with until
+	until  time.Time
 }
 
 // process has the methods of an instance in a process of its own.
@@ -162,7 +165,7 @@ func (e *Engine) openSeat(ctx context.Context, t *task, o instance.Options) (*se
 	if err != nil {
 		return nil, err
 	}
-	s := &seat{Instance: x, device: x.Device(), size: budget.Size(), doing: map[*task]bool{}}
+	s := &seat{Instance: x, device: x.Device(), size: budget.Size(), doing: map[*task]bool{}, held: o.Held, until: o.Until}
 	for _, failure := range s.device.Failures {
 		t.tell(cam.EventFailed, "the device is tried again: %s", failure)
 	}
@@ -172,25 +175,26 @@ func (e *Engine) openSeat(ctx context.Context, t *task, o instance.Options) (*se
 // processor is the name of the device that takes the place of others.
 const processor = "cpu"
 
-// openDevice opens the device that was asked for, and the model on it. A process that does not start is tried again. The turn is held.
-func (e *Engine) openDevice(ctx context.Context, t *task) (*seat, error) {
+// opening opens an instance with the options that are returned then. A process that does not start is tried again; failures counts how often in
+// a row. The turn is held.
+func (e *Engine) opening(ctx context.Context, t *task, failures *int, options func() instance.Options) (*seat, error) {
 	for {
 		if err := sleep(ctx, e.options.BackOff(e.deaths)); err != nil {
 			return nil, err
 		}
-		s, err := e.openSeat(ctx, t, e.instanceOptions())
+		s, err := e.openSeat(ctx, t, options())
 		if err == nil {
-			e.failures = 0
+			*failures = 0
 			return s, nil
 		}
 		died, short, changed := (*worker.DiedError)(nil), (*cam.MemoryError)(nil), (*input.ChangedError)(nil)
 		if e.options.Worker == nil || ctx.Err() != nil || errors.As(err, &short) || errors.As(err, &changed) || !e.opened && !errors.As(err, &died) {
 			return nil, err
 		}
-		e.failures++
+		*failures++
 		e.deaths++
-		if e.failures >= starts {
-			e.failures = starts - 1 // the next volume has one try
+		if *failures >= starts {
+			*failures = starts - 1 // the next volume has one try
 			if errors.As(err, &died) {
 				err = fmt.Errorf("the worker process has ended while it opened the model: %s", died.Story)
 			}
@@ -201,14 +205,45 @@ func (e *Engine) openDevice(ctx context.Context, t *task) (*seat, error) {
 
 // instanceOptions returns the options of an instance that is opened now.
 func (e *Engine) instanceOptions() instance.Options {
-	o := e.options.Options
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	o.Held, o.Until = e.held, e.until
-	if o.Held && !o.Until.IsZero() && time.Until(o.Until) <= 0 {
-		o.Held, o.Until = false, time.Time{}
-	}
+	o := e.options.Options
+	o.Held, o.Until = e.holding()
 	return o
+}
+
+// holding reports whether computing is held down now, and until when; zero: until it is resumed. mu is held.
+func (e *Engine) holding() (held bool, until time.Time) {
+	if !e.held || !e.until.IsZero() && time.Until(e.until) <= 0 {
+		return false, time.Time{}
+	}
+	return true, e.until
+}
+
+// sit puts a new instance in its place. What was ordered while it was opened, it is told before. The turn is held.
+func (e *Engine) sit(ctx context.Context, at **seat, s *seat) error {
+	for {
+		e.mu.Lock()
+		held, until := e.holding()
+		if held == s.held && until.Equal(s.until) {
+			*at = s
+			e.changeSeats()
+			e.mu.Unlock()
+			return nil
+		}
+		e.mu.Unlock()
+		o := policy.Order{Operation: policy.Resume}
+		if held {
+			o.Operation = policy.Release
+			if !until.IsZero() {
+				o.For = max(time.Until(until), 1)
+			}
+		}
+		if _, err := s.Order(ctx, o); err != nil {
+			return errors.Join(err, s.Close())
+		}
+		s.held, s.until = held, until
+	}
 }
 
 // unseat closes a seat, which no volume is computed on. The turn is held, and the gate shut.
@@ -216,9 +251,7 @@ func (e *Engine) unseat(at **seat) error {
 	e.mu.Lock()
 	s := *at
 	*at = nil
-	if at == &e.seat {
-		e.changeSeat()
-	}
+	e.changeSeats()
 	var works []*work
 	for w := range e.untaken {
 		if w.doneOn == s {
@@ -236,8 +269,8 @@ func (e *Engine) unseat(at **seat) error {
 	return s.Close()
 }
 
-// changeSeat tells callers without the turn that the seat on the device is another one. mu is held.
-func (e *Engine) changeSeat() {
+// changeSeats tells callers without the turn that a seat is another one. mu is held.
+func (e *Engine) changeSeats() {
 	close(e.seated)
 	e.seated = make(chan struct{})
 }
@@ -258,7 +291,7 @@ func (e *Engine) use() (s, now *seat, done func()) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s, now = e.seat, e.spare
-	if s == nil {
+	if s == nil || now != nil && s.gone() {
 		s = now
 	}
 	if now == nil {
@@ -277,6 +310,9 @@ func (e *Engine) use() (s, now *seat, done func()) {
 
 // place returns the seat for a task, and opens it if it is needed. The turn is held.
 func (e *Engine) place(ctx context.Context, t *task) (*seat, error) {
+	if e.life.Err() != nil {
+		return nil, errClosed
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(e.life, func() { cancel(errClosed) })()
@@ -299,7 +335,10 @@ func (e *Engine) place(ctx context.Context, t *task) (*seat, error) {
 	if e.lost != nil {
 		return nil, e.lost
 	}
-	s, err := e.openDevice(ctx, t)
+	s, err := e.opening(ctx, t, &e.failures, e.instanceOptions)
+	if err == nil {
+		err = e.sit(ctx, &e.seat, s)
+	}
 	if err != nil {
 		if e.options.Worker == nil {
 			e.tried = time.Now()
@@ -314,10 +353,6 @@ func (e *Engine) place(ctx context.Context, t *task) (*seat, error) {
 		e.toProcessor(ctx, t, err)
 		return spare, nil
 	}
-	e.mu.Lock()
-	e.seat = s
-	e.changeSeat()
-	e.mu.Unlock()
 	switch {
 	case t.failed != nil && !t.renewed:
 		t.renewed = true
@@ -363,14 +398,16 @@ func (e *Engine) openSpare(ctx context.Context, t *task) (*seat, error) {
 	if s != nil {
 		return s, nil
 	}
-	o := e.instanceOptions()
-	o.Device, o.Precision = processor, "" // computes in float32 whatever the precision of the device
-	s, err := e.openSeat(ctx, t, o)
+	s, err := e.opening(ctx, t, new(int), func() instance.Options {
+		o := e.instanceOptions()
+		o.Device, o.Precision = processor, "" // computes in float32 whatever the precision of the device
+		return o
+	})
+	if err == nil {
+		err = e.sit(ctx, &e.spare, s)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("the processor cannot take the device's place: %w", err)
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.spare = s
 	return s, nil
 }

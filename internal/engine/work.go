@@ -27,6 +27,7 @@ type task struct {
 	waited    time.Duration
 	told      time.Duration // of waited: an incident says so
 	pause     time.Duration // the last one
+	ended     bool          // nobody wants it any more; guarded by Engine.mu
 
 	// Of worker processes that ended over it.
 	deaths int    // in a row, without a point more
@@ -43,11 +44,11 @@ type task struct {
 	listener  func(cam.Event)
 }
 
-// hear keeps an incident, and tells it to who asked for the work.
+// hear keeps an incident, and tells it to who asked for the work, one at a time.
 func (t *task) hear(i cam.Event) {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.incidents = append(t.incidents, i)
-	t.mu.Unlock()
 	if t.listener != nil {
 		t.listener(i)
 	}
@@ -210,6 +211,7 @@ func (w *work) Drop() {
 	w.inner, w.seat, w.tried, w.triedOn = nil, nil, nil, nil
 	delete(e.ahead, w)
 	delete(e.suspects, &w.task)
+	w.ended = true
 	e.mu.Unlock()
 	for _, of := range []explain.Work{inner, tried} {
 		if of != nil {

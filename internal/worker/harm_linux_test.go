@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/engine"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/worker"
@@ -53,5 +54,24 @@ func TestDrawsAreHandedOver(t *testing.T) {
 				t.Errorf("children did\n%s", said)
 			}
 		})
+	}
+}
+
+// That processes end while they open the model on the processor fails the volume in the end.
+func TestProcessorDoesNotOpen(t *testing.T) {
+	dir := t.TempDir()
+	w := start(t, script{Dir: dir, OnDevice: true, Harm: []harm{{At: "pass", Pass: 2, How: "exit", Times: 1}, {At: "open", How: "kill", CPU: true, After: 1, Times: 6}}},
+		worker.Options{})
+	_, err := w.Explain(t.Context(), newVolume(1), request(1, 2))
+	if err == nil || !strings.Contains(err.Error(), "the processor cannot take the device's place: the worker process has ended while it opened the model: signal killed") {
+		t.Errorf("error %v", err)
+	}
+	r, err := w.Explain(t.Context(), newVolume(2), request(2, 2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, r, truth(t, 2, 2))
+	if got := r.Execution.Level; got == cam.LevelCPU {
+		t.Errorf("level %s", got)
 	}
 }
