@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/voxcam/voxcam/cam"
@@ -151,5 +152,61 @@ func TestOrderClosed(t *testing.T) {
 	}
 	if got := count(w.openedDevices()); got != "cuda" {
 		t.Errorf("opened were %s", got)
+	}
+}
+
+// A GPU that had no memory when the engine was opened is tried again, and the processor stays where it has none yet.
+func TestNoRoomForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.set(w.total)
+		e := openIn(t, w, Options{Options: instance.Options{Device: "auto"}})
+		for i, level := range []cam.Level{cam.LevelCPU, cam.LevelCPU, cam.LevelStreamed} {
+			if i == 2 {
+				w.set(0)
+			}
+			r, err := e.Explain(t.Context(), volume.New(1, 2, 2, 2), request("x", draws))
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkExact(t, r)
+			if r.Execution.Level != level {
+				t.Errorf("volume %d: level %s", i, r.Execution.Level)
+			}
+			time.Sleep(retry)
+		}
+	})
+}
+
+// With device auto a GPU that stops working is not forgotten: the processor takes its place, and says so.
+func TestAutoComesBack(t *testing.T) {
+	for _, processes := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.processes = processes
+			o := Options{Options: instance.Options{Device: "auto"}}
+			if processes {
+				inProcess(&o)
+			}
+			e := openIn(t, w, o)
+			w.failForGood()
+			for i, level := range []cam.Level{cam.LevelCPU, cam.LevelStreamed} {
+				if i == 1 {
+					w.broken = nil
+				}
+				r, err := e.Explain(t.Context(), volume.New(1, 2, 2, 2), request("x", draws))
+				if err != nil {
+					t.Fatal(err)
+				}
+				checkExact(t, r)
+				if r.Execution.Level != level || (level == cam.LevelCPU) != slices.Contains(kinds(r.Execution.Events), cam.EventCPU) {
+					t.Errorf("volume %d: level %s, %v", i, r.Execution.Level, r.Execution.Events)
+				}
+				time.Sleep(retry)
+			}
+			if st := e.State(); st.Device != "auto" {
+				t.Errorf("the device that was asked for is %q", st.Device)
+			}
+		})
 	}
 }

@@ -71,16 +71,16 @@ type Engine struct {
 
 	// turn has an element of the caller who explains a volume, or changes the seats. It guards the fields up to mu.
 	turn      chan struct{}
-	opened    bool                // Open has succeeded
-	device    instance.DeviceInfo // that it opened
-	tried     time.Time           // when the device was last tried in vain
-	short     *cam.MemoryError    // the lack of memory then, if it is known
-	lost      error               // why this process gets the device no more
-	untold    []cam.Event         // of opening, for the first volume's record
-	deaths    int                 // of worker processes, since a volume was last explained
-	failures  int                 // of starting one, in a row
-	processor string              // budget of instances on the processor
-	lessened  bool                // it is half of what was asked for, or less
+	opened    bool             // Open has succeeded
+	host      bool             // it opened the processor, and not in the place of a device without memory
+	tried     time.Time        // when the device was last tried in vain
+	short     *cam.MemoryError // the lack of memory then, if it is known
+	lost      error            // why this process gets the device no more
+	untold    []cam.Event      // of opening, for the first volume's record
+	deaths    int              // of worker processes, since a volume was last explained
+	failures  int              // of starting one, in a row
+	processor string           // budget of instances on the processor
+	lessened  bool             // it is half of what was asked for, or less
 
 	// mu guards the fields below.
 	mu              sync.Mutex
@@ -133,7 +133,7 @@ func open(ctx context.Context, o Options, start start) (*Engine, error) {
 		e.warnings = append(e.warnings, i.Text)
 	}
 	e.untold = w.incidents
-	e.info, e.device, e.opened = s.Info(), s.device, true
+	e.info, e.host, e.opened = s.Info(), s.device.Processor && !e.isSpare(s), true
 	e.options.SHA256 = e.info.SHA256
 	e.openGate()
 	e.enter(StateIdle)

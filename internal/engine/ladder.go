@@ -191,7 +191,7 @@ func (e *Engine) situation(ctx context.Context, s *seat, t *task, err error) (po
 	var short *cam.MemoryError
 	var small *cam.BudgetError
 	var died *worker.DiedError
-	now := policy.Situation{Processor: e.device.Processor, StandIn: e.onProcessor(), Renewed: t.failed != nil}
+	now := policy.Situation{Processor: e.host, StandIn: e.onProcessor(), Renewed: t.failed != nil}
 	if s != nil {
 		now.Processor, now.Process = s.device.Processor, s.process() != nil
 	} else if t.processor { // it did not open

@@ -154,7 +154,7 @@ func backOff(deaths int) time.Duration {
 
 // openSeat opens an instance on a device.
 func (e *Engine) openSeat(ctx context.Context, t *task, o instance.Options) (*seat, error) {
-	if o.Device == processor || e.opened && e.device.Processor {
+	if o.Device == processor || e.host {
 		o.Budget = e.processor
 	}
 	budget, err := bytesize.ParseBudget(o.Budget)
@@ -175,14 +175,21 @@ func (e *Engine) openSeat(ctx context.Context, t *task, o instance.Options) (*se
 // processor is the name of the device that takes the place of others.
 const processor = "cpu"
 
-// opening opens an instance with the options that are returned then. A process that does not start is tried again; failures counts how often in
-// a row. The turn is held.
-func (e *Engine) opening(ctx context.Context, t *task, failures *int, options func() instance.Options) (*seat, error) {
+// fill opens an instance for a place, &e.seat or &e.spare. A process that does not start is tried again; failures counts how often in a row. The
+// turn is held.
+func (e *Engine) fill(ctx context.Context, t *task, at **seat, failures *int) (*seat, error) {
 	for {
 		if err := sleep(ctx, e.options.BackOff(e.deaths)); err != nil {
 			return nil, err
 		}
-		s, err := e.openSeat(ctx, t, options())
+		o := e.instanceOptions()
+		if at == &e.spare {
+			o.Device, o.Precision = processor, "" // computes in float32 whatever the precision of the device
+		}
+		s, err := e.openSeat(ctx, t, o)
+		if err == nil {
+			err = e.sit(ctx, at, s)
+		}
 		if err == nil {
 			*failures = 0
 			return s, nil
@@ -208,6 +215,9 @@ func (e *Engine) instanceOptions() instance.Options {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	o := e.options.Options
+	if e.opened && !e.host && (o.Device == "" || o.Device == "auto") { // a GPU that has worked is one to come back to
+		o.Device = "cuda"
+	}
 	o.Held, o.Until = e.holding()
 	return o
 }
@@ -229,6 +239,9 @@ func (e *Engine) sit(ctx context.Context, at **seat, s *seat) error {
 			*at = s
 			e.changeSeats()
 			e.mu.Unlock()
+			if e.life.Err() != nil {
+				s.interrupt() // Close may have been too early for it
+			}
 			return nil
 		}
 		e.mu.Unlock()
@@ -335,10 +348,7 @@ func (e *Engine) place(ctx context.Context, t *task) (*seat, error) {
 	if e.lost != nil {
 		return nil, e.lost
 	}
-	s, err := e.opening(ctx, t, &e.failures, e.instanceOptions)
-	if err == nil {
-		err = e.sit(ctx, &e.seat, s)
-	}
+	s, err := e.fill(ctx, t, &e.seat, &e.failures)
 	if err != nil {
 		if e.options.Worker == nil {
 			e.tried = time.Now()
@@ -398,14 +408,7 @@ func (e *Engine) openSpare(ctx context.Context, t *task) (*seat, error) {
 	if s != nil {
 		return s, nil
 	}
-	s, err := e.opening(ctx, t, new(int), func() instance.Options {
-		o := e.instanceOptions()
-		o.Device, o.Precision = processor, "" // computes in float32 whatever the precision of the device
-		return o
-	})
-	if err == nil {
-		err = e.sit(ctx, &e.spare, s)
-	}
+	s, err := e.fill(ctx, t, &e.spare, new(int))
 	if err != nil {
 		return nil, fmt.Errorf("the processor cannot take the device's place: %w", err)
 	}

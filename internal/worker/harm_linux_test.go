@@ -1,13 +1,20 @@
 package worker_test
 
 import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/engine"
+	"github.com/voxcam/voxcam/internal/explain"
 	"github.com/voxcam/voxcam/internal/policy"
 	"github.com/voxcam/voxcam/internal/worker"
 )
@@ -74,4 +81,142 @@ func TestProcessorDoesNotOpen(t *testing.T) {
 	if got := r.Execution.Level; got == cam.LevelCPU {
 		t.Errorf("level %s", got)
 	}
+}
+
+// memo is a checkpoint of the caller's.
+type memo struct {
+	mu     sync.Mutex
+	states map[string]worker.SavedState
+}
+
+func (m *memo) Latest(key string) ([]float32, int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.states[key]
+	return slices.Clone(s.Values), s.Points
+}
+
+func (m *memo) Keep(key string, values []float32, points int) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.states == nil {
+		m.states = map[string]worker.SavedState{}
+	}
+	m.states[key] = worker.SavedState{Values: slices.Clone(values), Points: points}
+	return nil
+}
+
+// Whatever ends at any moment, and whatever is asked for meanwhile, each volume that is not cancelled gets its result, and nothing is left behind.
+func TestEverythingAtOnce(t *testing.T) {
+	const volumes, draws = 24, 8
+	seed := uint64(1)
+	if text := os.Getenv("VOXCAM_SEED"); text != "" {
+		fmt.Sscan(text, &seed)
+	}
+	harm := []harm{{At: "pass", Pass: 3, How: "short", Times: 4}, {At: "pass", Pass: 4, How: "lost", Times: 2}, {At: "result", How: "lost", Times: 2},
+		{At: "result", How: "short", Times: 2}, {At: "begin", How: "kill", Times: 2, CPU: true}, {At: "order", How: "exit", Times: 3, CPU: true},
+		{At: "pass", Pass: 5, How: "exit", Times: 3, CPU: true}, {At: "result", How: "exit", Times: 2, CPU: true}, {At: "open", How: "kill", After: 3, Times: 2}}
+	w := start(t, script{Dir: t.TempDir(), OnDevice: true, Pass: time.Millisecond, Harm: harm}, worker.Options{}, func(o *engine.Options) {
+		o.Restarts, o.Policy.Wait = 1000, 5*time.Millisecond
+	})
+	done := make(chan struct{})
+	var others sync.WaitGroup
+	often := func(n uint64, most int, do func(*rand.Rand)) {
+		others.Go(func() {
+			for random := rand.New(rand.NewPCG(seed, n)); ; do(random) {
+				select {
+				case <-done:
+					return
+				case <-time.After(time.Duration(random.IntN(most)) * time.Millisecond):
+				}
+			}
+		})
+	}
+	killed := 0
+	often(1, 80, func(*rand.Rand) {
+		if pid := w.PID(); pid != 0 && pid != killed {
+			killed = pid
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	})
+	often(2, 30, func(random *rand.Rand) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(random.IntN(200))*time.Millisecond)
+		defer cancel()
+		operations := []policy.Operation{policy.Release, policy.Resume, policy.Trim, policy.Restart, policy.Defragment}
+		_, _ = w.Order(ctx, policy.Order{Operation: operations[random.IntN(len(operations))], For: time.Duration(random.IntN(20)) * time.Millisecond})
+	})
+	often(3, 5, func(*rand.Rand) { w.State(); w.Info(); w.Notes() })
+	often(4, 60, func(*rand.Rand) {
+		if err := w.Bind(t.Context(), [4]int{2, 8, 16, 40}); err != nil {
+			t.Errorf("bound: %v", err)
+		}
+	})
+
+	type part struct {
+		n      int
+		ctx    context.Context
+		cancel context.CancelFunc
+		work   explain.Work
+		told   *[]cam.Event
+	}
+	begun, computed := make(chan part), make(chan part)
+	check := func(p part, r *cam.Result, err error) {
+		if err != nil {
+			if p.ctx.Err() == nil {
+				t.Errorf("volume %d: %v", p.n, err)
+			}
+			return
+		}
+		same(t, r, truth(t, p.n, draws))
+		if !slices.Equal(r.Execution.Events, *p.told) {
+			t.Errorf("volume %d: told\n%v\nof\n%v", p.n, *p.told, r.Execution.Events)
+		}
+	}
+	random := rand.New(rand.NewPCG(seed, 0))
+	var all sync.WaitGroup
+	all.Go(func() {
+		defer close(begun)
+		for n := range volumes {
+			p := part{n: n, told: new([]cam.Event)}
+			p.ctx, p.cancel = context.WithCancel(t.Context())
+			defer p.cancel()
+			req := request(n, draws)
+			req.OnEvent = func(i cam.Event) { *p.told = append(*p.told, i) }
+			switch random.IntN(6) {
+			case 0:
+				time.AfterFunc(time.Duration(random.IntN(30))*time.Millisecond, p.cancel)
+			case 1:
+				req.Checkpoint = &memo{}
+			}
+			var err error
+			if p.work, err = w.Begin(p.ctx, newVolume(n), req); err != nil {
+				check(p, nil, err)
+			} else if random.IntN(6) == 0 {
+				p.work.Drop()
+			} else {
+				begun <- p
+			}
+		}
+	})
+	all.Go(func() {
+		defer close(computed)
+		for p := range begun {
+			if err := p.work.Compute(p.ctx); err != nil {
+				check(p, nil, err)
+			} else {
+				computed <- p
+			}
+		}
+	})
+	all.Go(func() {
+		for p := range computed {
+			r, err := p.work.Result()
+			check(p, r, err)
+		}
+	})
+	all.Wait()
+	close(done)
+	others.Wait()
+	results, errs := runAll(t.Context(), w, 3, draws)
+	checkAll(t, results, errs, draws)
 }
