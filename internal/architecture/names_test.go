@@ -19,7 +19,6 @@ var shared = map[string]string{
 	"Error":   "a package's own failure, as net.Error is",
 	"Graph":   "the word of CUDA, of ONNX and of the compiler, each for its own",
 	"Model":   "the same model as the library, a package of methods and a file have it",
-	"arena":   "the block of memory that a program runs in, by backend; and the worker's, of memory shared with its child",
 	"work":    "implementations of explain.Work",
 }
 

@@ -12,26 +12,26 @@ import (
 	"github.com/voxcam/voxcam/internal/worker"
 )
 
-// reap gives up seats whose process has ended. The turn is held.
-func (e *Engine) reap() {
+// reapAll reaps the instances whose process has ended. The turn is held.
+func (e *Engine) reapAll() {
 	e.mu.Lock()
-	seats := []*seat{e.seat, e.spare}
+	opened := []*openInstance{e.primary, e.fallback}
 	e.mu.Unlock()
-	for _, s := range seats {
+	for _, s := range opened {
 		if s != nil && s.gone() {
-			e.mourn(s, s.process().Died(), nil)
+			e.reap(s, s.process().Died(), nil)
 		}
 	}
 }
 
-// mourn gives up a seat whose process has ended, tells the works that lose something by that, and counts the end against the work that it was
-// over, if that is clear. The others are explained alone from then on, until it is. It returns the situation of a task, which may be nil. The
-// turn is held.
-func (e *Engine) mourn(s *seat, died *worker.DiedError, t *task) policy.Situation {
+// reap closes an instance whose process has ended, records that with the works that lose something by it, and counts the end against the work
+// that caused it, if that is clear. Otherwise the suspects are explained alone from then on, until it is. It returns the situation of a task,
+// which may be nil. The turn is held.
+func (e *Engine) reap(s *openInstance, died *worker.DiedError, t *task) policy.Situation {
 	e.mu.Lock()
-	spare := s == e.spare
+	fallback := s == e.fallback
 	affected := maps.Clone(s.doing)
-	for w := range e.untaken {
+	for w := range e.unfetched {
 		if w.doneOn == s {
 			affected[&w.task] = true
 		}
@@ -50,30 +50,30 @@ func (e *Engine) mourn(s *seat, died *worker.DiedError, t *task) policy.Situatio
 	e.mu.Unlock()
 	e.deaths++
 	for w := range over {
-		w.blame(died.Story, len(over) == 1, spare)
+		w.countDeath(died.Reason, len(over) == 1, fallback)
 	}
-	now := policy.Situation{Failure: policy.Died, Processor: s.device.Processor, StandIn: spare, OutOfMemory: died.OutOfMemory, Killed: died.Killed && spare, Deaths: 1, Restarts: e.options.Restarts}
+	now := policy.Situation{Failure: policy.Died, Processor: s.device.Processor, StandIn: fallback, OutOfMemory: died.OutOfMemory, Killed: died.Killed && fallback, Deaths: 1, Restarts: e.options.Restarts}
 	if t != nil {
 		now.Deaths, now.Tries = t.deaths, t.tries
 	}
 	less := ""
 	if e.options.Policy.Next(now) == policy.SmallerProcess {
-		less = e.lessen()
+		less = e.halveBudget()
 	}
 	for w := range affected {
-		w.tell(cam.EventRestart, "the worker process was started again: %s%s", died.Story, less)
+		w.record(cam.EventRestart, "the worker process was started again: %s%s", died.Reason, less)
 	}
-	e.shut()
-	at := &e.seat
-	if spare {
-		at = &e.spare
+	e.shutGate()
+	at := &e.primary
+	if fallback {
+		at = &e.fallback
 	}
-	_ = e.unseat(at) // nothing can be given back to a process that has ended
+	_ = e.closeInstance(at) // nothing can be given back to a process that has ended
 	return now
 }
 
-// blame counts an end of a process over a task, if it was alone. Points that were kept since the last time show that it gets on.
-func (t *task) blame(story string, alone, spare bool) {
+// countDeath counts an end of a process over a task, if it was alone. Points that were kept since the last end are progress.
+func (t *task) countDeath(reason string, alone, fallback bool) {
 	points := 0
 	if t.kept != nil {
 		points = t.kept.sum()
@@ -84,19 +84,19 @@ func (t *task) blame(story string, alone, spare bool) {
 	if alone {
 		t.deaths++
 	}
-	if alone && spare {
+	if alone && fallback {
 		t.tries++
 	}
-	t.points, t.story = points, story
+	t.points, t.lastExit = points, reason
 }
 
-// lessen gives the next instances on the processor half the budget, and then the least; it says so.
-func (e *Engine) lessen() string {
+// halveBudget gives the next instances on the processor half the budget, and after that the least. It returns a text that says so.
+func (e *Engine) halveBudget() string {
 	budget := "min"
-	if !e.lessened {
+	if !e.reduced {
 		budget = halved(e.processor)
 	}
-	e.processor, e.lessened = budget, true
+	e.processor, e.reduced = budget, true
 	return "; the system was short of memory, the next one on the processor computes within a budget of " + budget
 }
 
@@ -113,8 +113,8 @@ func halved(text string) string {
 	return fmt.Sprint(n / 2)
 }
 
-// overError returns the error of a task that processes ended over, the last one in a situation.
-func (t *task) overError(now policy.Situation) error {
+// deathError returns the error of a task that processes ended over, the last one in a situation.
+func (t *task) deathError(now policy.Situation) error {
 	where := ", the last one"
 	switch {
 	case now.StandIn:
@@ -122,20 +122,21 @@ func (t *task) overError(now policy.Situation) error {
 	case !now.Processor && !t.engine.options.Policy.CPU:
 		where = ", and the policy does not allow the processor; the last one"
 	}
-	return fmt.Errorf("%d worker processes ended over this volume%s: %s", t.deaths, where, t.story)
+	return fmt.Errorf("%d worker processes ended over this volume%s: %s", t.deaths, where, t.lastExit)
 }
 
-// overCall returns the error of a call that so many processes ended over.
+// overCall returns the error of a call over which that many processes ended.
 func overCall(ended int, died *worker.DiedError) error {
-	return fmt.Errorf("%d worker processes ended over this, the last one: %s", ended, died.Story)
+	return fmt.Errorf("%d worker processes ended over this, the last one: %s", ended, died.Reason)
 }
 
-// await waits until there is an instance, but for one whose process ended over a call; nil for none. It opens that itself if it gets the turn.
-func (e *Engine) await(ctx context.Context, but *seat) error {
+// awaitInstance waits until there is an instance other than but, whose process ended over a call; but may be nil. If it gets the turn, it opens
+// the instance itself.
+func (e *Engine) awaitInstance(ctx context.Context, but *openInstance) error {
 	for {
 		e.mu.Lock()
-		seated, there := e.seated, e.seat != nil || e.spare != nil
-		if but != nil && (e.seat == but || e.spare == but) {
+		changed, there := e.changed, e.primary != nil || e.fallback != nil
+		if but != nil && (e.primary == but || e.fallback == but) {
 			there = false
 		}
 		e.mu.Unlock()
@@ -144,10 +145,10 @@ func (e *Engine) await(ctx context.Context, but *seat) error {
 		}
 		select {
 		case e.turn <- struct{}{}:
-			_, err := e.place(ctx, &task{engine: e, placed: true})
-			e.leave()
+			_, err := e.instanceFor(ctx, &task{engine: e, decided: true})
+			e.endTurn()
 			return e.explained(err)
-		case <-seated:
+		case <-changed:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-e.life.Done():

@@ -98,13 +98,13 @@ func TestOrderWithoutTheProcessor(t *testing.T) {
 	if _, err := e.Explain(t.Context(), volume.New(1, 2, 2, 2), request("x", draws)); err != nil {
 		t.Fatal(err)
 	}
-	device := e.seatNow()
+	device := e.primaryNow()
 	if !e.onProcessor() {
 		t.Fatal("the processor has not taken the device's place")
 	}
 	_ = w.kill()
 	out, err := e.Order(t.Context(), policy.Order{Operation: policy.Release})
-	if err != nil || out.Before.Total != w.total || e.seatNow() != device || !device.State().Held || e.onProcessor() {
+	if err != nil || out.Before.Total != w.total || e.primaryNow() != device || !device.State().Held || e.onProcessor() {
 		t.Errorf("released %+v: %v", out, err)
 	}
 }

@@ -1,14 +1,14 @@
 // Package engine explains volumes with whatever memory there is. It drives an instance, a model on a device in this process or in a worker
-// process, and goes on when that cannot: it waits for other programs to leave memory, opens the device anew, starts another process, lets the
-// processor go on, and skips a volume only when nothing that the policy allows can hold it. What happened is told in each result.
+// process, and goes on when that cannot: it waits for other programs to leave memory, opens the device anew, starts another process, falls
+// back on the processor, and skips a volume only when nothing that the policy allows has enough memory. Each result has the events.
 //
 //	e, err := engine.Open(ctx, engine.Options{Options: instance.Options{Model: "m.onnx"}, Policy: policy.DefaultPolicy()})
 //	...
 //	defer e.Close()
 //	result, err := e.Explain(ctx, v, req)
 //
-// The order of what is tried for a volume is the ladder of package policy; the engine classifies errors and carries the actions out. A volume is
-// tried on the device again as soon as that has what was missing.
+// The order of the actions for a volume is the ladder of package policy; the engine classifies errors and carries the actions out. Volumes go
+// to the device again as soon as that has the missing memory.
 package engine
 
 import (
@@ -27,20 +27,20 @@ import (
 	"github.com/voxcam/voxcam/volume"
 )
 
-// Options say what is opened, where, and what may be given up.
+// Options are those of the instance, with the policy and the use of worker processes.
 type Options struct {
 	instance.Options
 	Policy policy.Policy // the zero value gives nothing up, and fails
 	// Worker runs instances in processes of their own; nil: in this process.
 	Worker *worker.Options
-	// Restarts is how many worker processes a volume may cost in a row without getting on, after the first one. 0: 3.
+	// Restarts is the number of worker processes that may end over a volume in a row without progress, after the first one. 0: 3.
 	Restarts int
 
 	// BackOff returns the pause before another process, by the number that ended since a volume was explained; nil: up to 5 s.
 	BackOff func(deaths int) time.Duration
 }
 
-// retry is the time after which a GPU is tried again whose needs are not known; the processor computes meanwhile.
+// retry is the time after which a GPU is tried again if the missing memory is not known; until then the processor computes.
 const retry = 30 * time.Second
 
 // start opens an instance.
@@ -69,27 +69,27 @@ type Engine struct {
 	life context.Context
 	end  context.CancelCauseFunc
 
-	// turn has an element of the caller who explains a volume, or changes the seats. It guards the fields up to mu.
+	// turn has an element while a caller explains a volume, or changes the instances. It guards the fields up to mu.
 	turn      chan struct{}
 	opened    bool             // Open has succeeded
-	host      bool             // it opened the processor, and not in the place of a device without memory
+	host      bool             // the requested device is the processor: it was opened, and not in the place of a device without memory
 	tried     time.Time        // when the device was last tried in vain
 	short     *cam.MemoryError // the lack of memory then, if it is known
-	lost      error            // why this process gets the device no more
-	untold    []cam.Event      // of opening, for the first volume's record
+	lost      error            // the reason why this process cannot open the device any more
+	pending   []cam.Event      // of opening, for the first volume's record
 	deaths    int              // of worker processes, since a volume was last explained
 	failures  int              // of starting one, in a row
 	processor string           // budget of instances on the processor
-	lessened  bool             // it is half of what was asked for, or less
+	reduced   bool             // it is half of the requested budget, or less
 
 	// mu guards the fields below.
 	mu              sync.Mutex
-	seat            *seat          // on the device that was asked for; nil while there is none
-	spare           *seat          // on the processor instead; nil while it is not needed
-	seated          chan struct{}  // closed, and another one made, when seat or spare changes
+	primary         *openInstance  // on the device that was asked for; nil while there is none
+	fallback        *openInstance  // on the processor instead; nil while it is not needed
+	changed         chan struct{}  // closed, and another one made, when primary or fallback changes
 	gate            *gate          // nil: shut
 	ahead           map[*work]bool // begun on the device, and not computed
-	untaken         map[*work]bool // computed, and not taken
+	unfetched       map[*work]bool // computed, and not fetched
 	suspects        map[*task]bool // a process ended over one of them: they are explained alone
 	orders          []*order       // that want the turn
 	held            bool           // computing is held down to the least that works
@@ -105,8 +105,8 @@ var _ explain.Overlapping = (*Engine)(nil)
 // errClosed says that the engine is closed.
 var errClosed = errors.New("the engine is closed")
 
-// Open opens the device and the model. Where the memory of a GPU is too short for its context, it waits, and leaves the GPU to later
-// volumes if the policy has the processor. A GPU that does not work is an error, or with device auto a warning.
+// Open opens the device and the model. If the memory of a GPU is too short for its context, it waits, and then falls back on
+// the processor, if the policy allows that; later volumes try the GPU again. A GPU that does not work is an error, or with device auto a warning.
 func Open(ctx context.Context, o Options) (*Engine, error) { return open(ctx, o, o.starter()) }
 
 func open(ctx context.Context, o Options, start start) (*Engine, error) {
@@ -119,8 +119,8 @@ func open(ctx context.Context, o Options, start start) (*Engine, error) {
 	if o.BackOff == nil {
 		o.BackOff = backOff
 	}
-	e := &Engine{start: start, options: o, processor: o.Budget, turn: make(chan struct{}, 1), seated: make(chan struct{}),
-		ahead: map[*work]bool{}, untaken: map[*work]bool{}, suspects: map[*task]bool{}, state: StateStarting}
+	e := &Engine{start: start, options: o, processor: o.Budget, turn: make(chan struct{}, 1), changed: make(chan struct{}),
+		ahead: map[*work]bool{}, unfetched: map[*work]bool{}, suspects: map[*task]bool{}, state: StateStarting}
 	e.life, e.end = context.WithCancelCause(context.Background())
 	w := &task{engine: e}
 	s, err := e.openWaiting(ctx, w)
@@ -132,18 +132,18 @@ func open(ctx context.Context, o Options, start start) (*Engine, error) {
 	for _, i := range w.incidents {
 		e.warnings = append(e.warnings, i.Text)
 	}
-	e.untold = w.incidents
-	e.info, e.host, e.opened = s.Info(), s.device.Processor && !e.isSpare(s), true
+	e.pending = w.incidents
+	e.info, e.host, e.opened = s.Info(), s.device.Processor && !e.isFallback(s), true
 	e.options.SHA256 = e.info.SHA256
 	e.openGate()
-	e.enter(StateIdle)
+	e.setState(StateIdle)
 	return e, nil
 }
 
-// openWaiting opens the device, or when that has no memory for a while, the processor.
-func (e *Engine) openWaiting(ctx context.Context, w *task) (*seat, error) {
+// openWaiting opens the device or, if that has no memory for a while, the processor.
+func (e *Engine) openWaiting(ctx context.Context, w *task) (*openInstance, error) {
 	for {
-		s, err := e.place(ctx, w)
+		s, err := e.instanceFor(ctx, w)
 		if err == nil {
 			return s, nil
 		}
@@ -166,8 +166,8 @@ func (e *Engine) Info() cam.Info {
 	return e.info
 }
 
-// learn keeps what a model knows of itself by now. The turn is held.
-func (e *Engine) learn(s *seat) {
+// updateInfo keeps the model's description, until it is complete. The turn is held.
+func (e *Engine) updateInfo(s *openInstance) {
 	if known := e.Info(); known.Classes > 0 && known.TargetLayer != "" {
 		return
 	}
@@ -192,7 +192,7 @@ func (e *Engine) warn(format string, args ...any) {
 
 // Bind prepares the model for volumes of a shape, [C, D, H, W].
 func (e *Engine) Bind(ctx context.Context, shape [4]int) error {
-	return e.alone(ctx, func(s *seat) error {
+	return e.exclusively(ctx, func(s *openInstance) error {
 		if err := s.Bind(ctx, shape); err != nil {
 			return err
 		}
@@ -204,18 +204,18 @@ func (e *Engine) Bind(ctx context.Context, shape [4]int) error {
 }
 
 // Prepare makes the plans that methods need ready, so that a budget that is too small, a *cam.BudgetError, is known before the work.
-// That memory is short at the moment is no error: the first volume deals with it.
+// Short memory at the moment is no error: the first volume deals with it.
 func (e *Engine) Prepare(ctx context.Context, methods []string) error {
-	return e.alone(ctx, func(s *seat) error {
+	return e.exclusively(ctx, func(s *openInstance) error {
 		err := s.Prepare(ctx, methods)
 		small, died := (*cam.BudgetError)(nil), (*worker.DiedError)(nil)
-		if errors.As(err, &small) && e.lowers(ctx, s, small) {
+		if errors.As(err, &small) && e.usesLeast(ctx, s, small) {
 			err = s.Prepare(ctx, methods)
 		}
 		switch {
 		case ctx.Err() != nil || errors.As(err, &died):
 			return err
-		case errors.As(err, &small) && (s.refuses(small) || s.device.Processor && !e.isSpare(s)):
+		case errors.As(err, &small) && (s.refuses(small) || s.device.Processor && !e.isFallback(s)):
 			return small
 		case passing(err):
 			return nil
@@ -224,7 +224,7 @@ func (e *Engine) Prepare(ctx context.Context, methods []string) error {
 	})
 }
 
-// passing reports whether an error says that a device cannot now what it may well be able to do later, or elsewhere.
+// passing reports whether an error may be gone later, or elsewhere: memory, a transient failure, a lost device, a process that ended.
 func passing(err error) bool {
 	var short *cam.MemoryError
 	var transient *cam.TransientError
@@ -232,13 +232,14 @@ func passing(err error) bool {
 	return errors.As(err, &short) || errors.As(err, &transient) || errors.Is(err, cam.ErrLost) || errors.As(err, &died)
 }
 
-// alone calls f with the instance in use, while no volume is explained or brought ahead; again, if its process ends, with the next one.
-func (e *Engine) alone(ctx context.Context, f func(*seat) error) error {
-	if err := e.take(ctx); err != nil {
+// exclusively calls f with the instance in use, while no volume is explained or brought ahead. If its process ends, f is called again with the
+// next one.
+func (e *Engine) exclusively(ctx context.Context, f func(*openInstance) error) error {
+	if err := e.takeTurn(ctx); err != nil {
 		return err
 	}
-	defer e.leave()
-	e.shut()
+	defer e.endTurn()
+	e.shutGate()
 	for tries := 0; ; tries++ {
 		s := e.current()
 		if s == nil {
@@ -250,7 +251,7 @@ func (e *Engine) alone(ctx context.Context, f func(*seat) error) error {
 		case e.life.Err() != nil:
 			return errClosed
 		case err == nil:
-			e.learn(s)
+			e.updateInfo(s)
 			return nil
 		case !errors.As(err, &died):
 			return err
@@ -258,13 +259,13 @@ func (e *Engine) alone(ctx context.Context, f func(*seat) error) error {
 		if tries >= e.options.Restarts {
 			return overCall(tries+1, died)
 		}
-		if _, err := e.place(ctx, &task{engine: e, placed: true}); err != nil {
+		if _, err := e.instanceFor(ctx, &task{engine: e, decided: true}); err != nil {
 			return err
 		}
 	}
 }
 
-// Begin implements explain.Overlapping. While the device has trouble, the volume waits where the caller has it.
+// Begin implements explain.Overlapping. While the device fails, the volume stays with the caller.
 func (e *Engine) Begin(ctx context.Context, v *volume.Volume, req cam.Request) (explain.Work, error) {
 	req, err := req.Filled()
 	if err != nil {
@@ -281,7 +282,7 @@ func (e *Engine) Begin(ctx context.Context, v *volume.Volume, req cam.Request) (
 		return nil, errClosed
 	}
 	w := newWork(e, v, req, choices)
-	s, g := e.through()
+	s, g := e.enterGate()
 	if s == nil {
 		return w, v.CheckFinite()
 	}
@@ -290,7 +291,7 @@ func (e *Engine) Begin(ctx context.Context, v *volume.Volume, req cam.Request) (
 	defer cancel(nil)
 	defer context.AfterFunc(g.context, func() { cancel(errShut) })()
 	var inner explain.Work
-	err = e.over(s, w, func() (err error) {
+	err = e.runFor(s, w, func() (err error) {
 		inner, err = s.Begin(both, v, w.request())
 		return err
 	})
@@ -298,7 +299,7 @@ func (e *Engine) Begin(ctx context.Context, v *volume.Volume, req cam.Request) (
 	case err == nil:
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		w.inner, w.seat, w.begun = inner, s, w.draws
+		w.inner, w.on, w.begun = inner, s, w.draws
 		e.ahead[w] = true
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
@@ -314,11 +315,11 @@ func (e *Engine) Explain(ctx context.Context, v *volume.Volume, req cam.Request)
 	return explain.One(ctx, e, v, req)
 }
 
-// Close gives the device back. What others wait for ends with an error.
+// Close gives the device back. Calls of others end with an error.
 func (e *Engine) Close() error {
 	e.end(errClosed)
 	e.mu.Lock()
-	for _, s := range []*seat{e.seat, e.spare} {
+	for _, s := range []*openInstance{e.primary, e.fallback} {
 		if s != nil {
 			s.interrupt()
 		}
@@ -326,12 +327,12 @@ func (e *Engine) Close() error {
 	e.mu.Unlock()
 	e.turn <- struct{}{}
 	defer func() { <-e.turn }()
-	e.shut()
-	return errors.Join(e.unseat(&e.spare), e.unseat(&e.seat))
+	e.shutGate()
+	return errors.Join(e.closeInstance(&e.fallback), e.closeInstance(&e.primary))
 }
 
-// take waits for the turn.
-func (e *Engine) take(ctx context.Context) error {
+// takeTurn waits for the turn.
+func (e *Engine) takeTurn(ctx context.Context) error {
 	select {
 	case e.turn <- struct{}{}:
 	case <-ctx.Done():
@@ -346,9 +347,9 @@ func (e *Engine) take(ctx context.Context) error {
 	return nil
 }
 
-// leave gives the turn to the next, and lets volumes be brought ahead again.
-func (e *Engine) leave() {
+// endTurn gives the turn to the next, and lets volumes be brought ahead again.
+func (e *Engine) endTurn() {
 	e.openGate()
-	e.enter(StateIdle)
+	e.setState(StateIdle)
 	<-e.turn
 }

@@ -73,7 +73,7 @@ func (w *world) start(ctx context.Context, o instance.Options) (instance.Instanc
 }
 
 // errEnds is what calls return that a process ends over.
-var errEnds = &worker.DiedError{Story: "its end"}
+var errEnds = &worker.DiedError{Reason: "its end"}
 
 // kill ends the process that was started last.
 func (w *world) kill() error {
@@ -101,7 +101,7 @@ func (p *fakeProcess) Order(ctx context.Context, o policy.Order) (policy.Outcome
 }
 func (p *fakeProcess) End(reason string) *worker.DiedError {
 	close(p.gone)
-	return &worker.DiedError{Story: reason}
+	return &worker.DiedError{Reason: reason}
 }
 
 func (w *world) parts() instance.Parts {

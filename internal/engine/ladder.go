@@ -12,7 +12,7 @@ import (
 	"github.com/voxcam/voxcam/internal/worker"
 )
 
-// Pauses between looks at what is free: each twice as long as the one before.
+// Pauses between measurements of the free memory: each twice as long as the one before.
 const (
 	shortestPause = 100 * time.Millisecond
 	longestPause  = 2 * time.Second
@@ -21,27 +21,28 @@ const (
 // errOrdered is the cause of interrupting a volume for an order.
 var errOrdered = errors.New("an order came in between")
 
-// climb explains a volume on the first rung that holds it. The turn is held.
-func (e *Engine) climb(ctx context.Context, w *work) error {
-	e.enter(StateComputing)
-	for _, i := range e.untold {
-		w.hear(i)
+// explainOnLadder explains a volume, with the actions of the ladder after each failure, until it succeeds or the ladder gives up. The turn is
+// held.
+func (e *Engine) explainOnLadder(ctx context.Context, w *work) error {
+	e.setState(StateComputing)
+	for _, i := range e.pending {
+		w.publish(i)
 	}
-	e.untold = nil
-	defer e.leaveSpare(w)
+	e.pending = nil
+	defer e.closeFallback(w)
 	for {
-		if e.serve() {
-			w.tell(cam.EventRestart, "the context was made anew, as asked")
+		if e.serveRestarts() {
+			w.record(cam.EventRestart, "the context was made anew, as asked")
 		}
-		s, err := e.place(ctx, &w.task)
+		s, err := e.instanceFor(ctx, &w.task)
 		if err == nil {
-			err = e.sample(ctx, &w.task, s)
+			err = e.applyThresholds(ctx, &w.task, s)
 		}
 		if err == nil {
 			err = e.attempt(ctx, s, w)
 		}
 		if err == nil {
-			e.settle(&w.task)
+			e.reportWait(&w.task)
 			e.succeeded(s)
 			return nil
 		}
@@ -60,28 +61,28 @@ func (e *Engine) explained(err error) error {
 	return err
 }
 
-// leaveSpare gives the processor back that took the device's place because processes ended over a volume: the next one has the device again.
-func (e *Engine) leaveSpare(w *work) {
+// closeFallback closes the processor if it took the device's place because processes ended over a volume: the next volume has the device again.
+func (e *Engine) closeFallback(w *work) {
 	if !w.processor || w.deaths == 0 {
 		return
 	}
-	e.shut()
-	if err := e.unseat(&e.spare); err != nil {
+	e.shutGate()
+	if err := e.closeInstance(&e.fallback); err != nil {
 		e.warn("the processor's memory is not given back: %v", err)
 	}
 }
 
-// attempt explains a volume on a seat. Another attempt there goes on from what is finished.
-func (e *Engine) attempt(ctx context.Context, s *seat, w *work) (err error) {
+// attempt explains a volume on an instance. Another attempt there goes on from the finished parts.
+func (e *Engine) attempt(ctx context.Context, s *openInstance, w *work) (err error) {
 	e.mu.Lock()
 	inner := w.inner
-	if w.seat != s || w.draws < w.begun {
+	if w.on != s || w.draws < w.begun {
 		inner = nil
 	} else {
-		w.inner, w.seat = nil, nil
+		w.inner, w.on = nil, nil
 		delete(e.ahead, w)
 	}
-	spare := s == e.spare
+	fallback := s == e.fallback
 	e.mu.Unlock()
 	if w.tried != nil && inner == nil && w.triedOn == s {
 		inner = w.tried
@@ -89,8 +90,8 @@ func (e *Engine) attempt(ctx context.Context, s *seat, w *work) (err error) {
 		w.tried.Drop()
 	}
 	if inner == nil {
-		e.shut()
-		err = e.over(s, w, func() (err error) {
+		e.shutGate()
+		err = e.runFor(s, w, func() (err error) {
 			inner, err = s.Begin(ctx, w.volume, w.request())
 			return err
 		})
@@ -100,24 +101,24 @@ func (e *Engine) attempt(ctx context.Context, s *seat, w *work) (err error) {
 	}
 	w.tried, w.triedOn = inner, s
 	inside, stop := context.WithCancelCause(ctx) // lives until the result is there
-	err = e.over(s, w, func() error { return e.during(ctx, inside, stop, inner.Compute) })
+	err = e.runFor(s, w, func() error { return e.during(ctx, inside, stop, inner.Compute) })
 	if err != nil {
 		stop(nil)
 		return err
 	}
 	w.tried, w.triedOn = nil, nil
-	w.doneOn, w.spare = s, spare
-	w.taking.Lock()
+	w.doneOn, w.onFallback = s, fallback
+	w.fetching.Lock()
 	w.done, w.stop = inner, stop
-	w.taking.Unlock()
+	w.fetching.Unlock()
 	e.mu.Lock()
-	e.untaken[w] = true
+	e.unfetched[w] = true
 	suspect := e.suspects[&w.task]
 	e.mu.Unlock()
 	if !suspect {
 		return nil
 	}
-	if _, err := w.take(); err != nil {
+	if _, err := w.fetch(); err != nil {
 		return err
 	}
 	e.mu.Lock()
@@ -126,7 +127,7 @@ func (e *Engine) attempt(ctx context.Context, s *seat, w *work) (err error) {
 	return nil
 }
 
-// during runs f with the context inside, which is one in ctx and which an order stops that wants the turn; then the error is errOrdered.
+// during runs f with the context inside, a child of ctx. An order that needs the turn stops it; then the error is errOrdered.
 func (e *Engine) during(ctx, inside context.Context, stop context.CancelCauseFunc, f func(context.Context) error) error {
 	e.mu.Lock()
 	e.stop = stop
@@ -146,38 +147,38 @@ func (e *Engine) during(ctx, inside context.Context, stop context.CancelCauseFun
 	return err
 }
 
-// succeeded is called when a seat has explained a volume.
-func (e *Engine) succeeded(s *seat) {
-	e.learn(s)
+// succeeded is called when an instance has explained a volume.
+func (e *Engine) succeeded(s *openInstance) {
+	e.updateInfo(s)
 	e.deaths = 0
 	e.mu.Lock()
-	back := s == e.seat && e.spare != nil
+	back := s == e.primary && e.fallback != nil
 	e.mu.Unlock()
 	if !back {
 		return
 	}
 	e.short, e.tried = nil, time.Time{}
-	e.shut()
-	if err := e.unseat(&e.spare); err != nil {
+	e.shutGate()
+	if err := e.closeInstance(&e.fallback); err != nil {
 		e.warn("the processor's memory is not given back: %v", err)
 	}
 }
 
 // recover settles how a task goes on after an error, or returns the error with which it ends. S is where the error came from; nil if there
 // is no device.
-func (e *Engine) recover(ctx context.Context, s *seat, t *task, err error) error {
+func (e *Engine) recover(ctx context.Context, s *openInstance, t *task, err error) error {
 	var skipped *cam.SkippedError
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case e.life.Err() != nil:
 		return errClosed
-	case err == errOrdered: // climb serves it
+	case err == errOrdered: // explainOnLadder serves it
 		return nil
 	case errors.As(err, &skipped):
 		return err
 	}
-	e.shut() // nothing is brought ahead while a volume is in trouble
+	e.shutGate() // nothing is brought ahead while a volume fails
 	now, short, err := e.situation(ctx, s, t, err)
 	if short != nil && !now.Processor && !now.Fixed && !now.LeastFits {
 		e.short, e.tried = short, time.Now()
@@ -187,7 +188,7 @@ func (e *Engine) recover(ctx context.Context, s *seat, t *task, err error) error
 
 // situation classifies an error. It returns the memory that was missing, nil if it was something else, and the error without what no caller
 // needs.
-func (e *Engine) situation(ctx context.Context, s *seat, t *task, err error) (policy.Situation, *cam.MemoryError, error) {
+func (e *Engine) situation(ctx context.Context, s *openInstance, t *task, err error) (policy.Situation, *cam.MemoryError, error) {
 	var short *cam.MemoryError
 	var small *cam.BudgetError
 	var died *worker.DiedError
@@ -199,10 +200,10 @@ func (e *Engine) situation(ctx context.Context, s *seat, t *task, err error) (po
 	}
 	switch {
 	case s != nil && errors.As(err, &died):
-		now = e.mourn(s, died, t)
-		return now, nil, t.overError(now)
+		now = e.reap(s, died, t)
+		return now, nil, t.deathError(now)
 	case s != nil && errors.As(err, &small):
-		now.Failure, now.Fixed, now.LeastFits = policy.TooSmall, s.refuses(small), e.lowers(ctx, s, small)
+		now.Failure, now.Fixed, now.LeastFits = policy.TooSmall, s.refuses(small), e.usesLeast(ctx, s, small)
 		if !errors.As(err, &short) {
 			short = &cam.MemoryError{Needs: small.Smallest, Free: small.Budget, Err: small}
 		}
@@ -213,7 +214,7 @@ func (e *Engine) situation(ctx context.Context, s *seat, t *task, err error) (po
 		now.Failure = policy.Short
 	case errors.Is(err, cam.ErrLost):
 		now.Failure = policy.Lost
-		if e.seatNow() != nil && !now.Process { // otherwise it did not open, or another process can, which may be better later
+		if e.primaryNow() != nil && !now.Process { // otherwise it did not open, or another process can open it later
 			e.lost = err
 		}
 	case passing(err):
@@ -224,9 +225,9 @@ func (e *Engine) situation(ctx context.Context, s *seat, t *task, err error) (po
 	return now, short, err
 }
 
-// act carries out the policy's action in a situation that an error led to, or returns the error with which the task ends. Short is the memory that
-// was missing; nil if it was something else.
-func (e *Engine) act(ctx context.Context, s *seat, t *task, now policy.Situation, short *cam.MemoryError, err error) error {
+// act carries out the policy's action in a situation that an error led to, or returns the error with which the task ends. short is the missing
+// memory; nil for other errors.
+func (e *Engine) act(ctx context.Context, s *openInstance, t *task, now policy.Situation, short *cam.MemoryError, err error) error {
 	for {
 		now.Waited = t.waited
 		switch e.options.Policy.Next(now) {
@@ -236,19 +237,19 @@ func (e *Engine) act(ctx context.Context, s *seat, t *task, now policy.Situation
 			e.mu.Lock()
 			s.doing[t] = true
 			e.mu.Unlock()
-			now = e.mourn(s, s.process().End(err.Error()), t)
-			err = t.overError(now)
+			now = e.reap(s, s.process().End(err.Error()), t)
+			err = t.deathError(now)
 		case policy.Wait:
 			if again, failed := e.wait(ctx, s, t, short); again || failed != nil {
 				return failed
 			}
 		case policy.NewContext:
-			e.renew(t, err)
+			e.dropContext(t, err)
 			return nil
 		case policy.Processor:
 			if short == nil {
-				// Its errors say that what is lost cannot be given back: it ends with the context.
-				_ = e.unseat(&e.seat)
+				// Its errors are about memory of a lost context, which ends with that.
+				_ = e.closeInstance(&e.primary)
 				e.short, e.tried = nil, time.Now()
 				if e.options.Worker != nil { // the next volume has another process
 					e.tried = time.Time{}
@@ -260,15 +261,15 @@ func (e *Engine) act(ctx context.Context, s *seat, t *task, now policy.Situation
 			return e.skip(t, err)
 		default:
 			if short != nil && (now.Processor || !now.Fixed) {
-				e.settle(t)
+				e.reportWait(t)
 			}
 			return err
 		}
 	}
 }
 
-// lowers reports whether another try takes the least that works, because the budget turned out too small.
-func (e *Engine) lowers(ctx context.Context, s *seat, small *cam.BudgetError) bool {
+// usesLeast reports whether another try computes within the least that works, after a budget turned out too small.
+func (e *Engine) usesLeast(ctx context.Context, s *openInstance, small *cam.BudgetError) bool {
 	if s.refuses(small) {
 		return false
 	}
@@ -276,19 +277,21 @@ func (e *Engine) lowers(ctx context.Context, s *seat, small *cam.BudgetError) bo
 	return changes && err == nil
 }
 
-// refuses reports whether the budget is a size in which nothing can be done, however much is free.
-func (s *seat) refuses(small *cam.BudgetError) bool { return s.size > 0 && s.size < small.Smallest }
+// refuses reports whether the budget is a size that is too small for any plan.
+func (s *openInstance) refuses(small *cam.BudgetError) bool {
+	return s.size > 0 && s.size < small.Smallest
+}
 
-func (e *Engine) isSpare(s *seat) bool {
+func (e *Engine) isFallback(s *openInstance) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return s == e.spare
+	return s == e.fallback
 }
 
 // wait waits for other programs to leave memory, and reports whether to try again.
-func (e *Engine) wait(ctx context.Context, s *seat, t *task, short *cam.MemoryError) (again bool, err error) {
-	e.enter(StateWaiting)
-	defer e.enter(StateComputing)
+func (e *Engine) wait(ctx context.Context, s *openInstance, t *task, short *cam.MemoryError) (again bool, err error) {
+	e.setState(StateWaiting)
+	defer e.setState(StateComputing)
 	for limit := e.options.Policy.Wait; t.waited < limit; {
 		t.pause = min(max(2*t.pause, shortestPause), longestPause)
 		began := time.Now()
@@ -303,12 +306,12 @@ func (e *Engine) wait(ctx context.Context, s *seat, t *task, short *cam.MemoryEr
 			return false, err
 		}
 		if s == nil {
-			return true, nil // only opening it tells
+			return true, nil // only opening shows whether there is enough
 		}
 		u, err := s.Usage(ctx)
 		switch {
 		case err != nil:
-			return true, nil // the attempt finds what is wrong
+			return true, nil // the attempt will find the fault
 		case short.Needs > 0 && u.Available() >= short.Needs, short.Needs == 0 && u.Available() > short.Free:
 			return true, nil
 		}
@@ -330,36 +333,36 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// settle tells that a task waited, and what for.
-func (e *Engine) settle(t *task) {
-	if t.waited > t.told {
-		t.tell(cam.EventWaited, "waited %.1f s for other programs to leave memory", (t.waited - t.told).Seconds())
-		t.told = t.waited
+// reportWait records the time that a task has waited since the last report.
+func (e *Engine) reportWait(t *task) {
+	if t.waited > t.reported {
+		t.record(cam.EventWaited, "waited %.1f s for other programs to leave memory", (t.waited - t.reported).Seconds())
+		t.reported = t.waited
 	}
 }
 
 func (e *Engine) onProcessor() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.spare != nil
+	return e.fallback != nil
 }
 
-// renew ends the context of the device, so that the next attempt makes another one.
-func (e *Engine) renew(t *task, err error) {
-	e.enter(StateRestarting)
-	defer e.enter(StateComputing)
-	_ = e.unseat(&e.seat) // its errors are those of a context that is given up
+// dropContext ends the context of the device, so that the next attempt makes another one.
+func (e *Engine) dropContext(t *task, err error) {
+	e.setState(StateRestarting)
+	defer e.setState(StateComputing)
+	_ = e.closeInstance(&e.primary) // its errors are those of a context that is given up
 	t.failed = err
 }
 
-// toProcessor lets a task go on on the processor.
+// toProcessor lets a task continue on the processor.
 func (e *Engine) toProcessor(ctx context.Context, t *task, err error) {
-	e.settle(t)
+	e.reportWait(t)
 	t.processor = true
-	t.tell(cam.EventCPU, "the processor takes the device's place: %s", brief(err))
+	t.record(cam.EventCPU, "the processor takes the device's place: %s", brief(err))
 	if e.options.Policy.Fewer && t.draws > 0 {
 		free := 0
-		if s := e.seatNow(); s != nil && !s.device.Processor {
+		if s := e.primaryNow(); s != nil && !s.device.Processor {
 			if u, err := s.Usage(ctx); err == nil {
 				free = u.Available()
 			}
@@ -368,13 +371,13 @@ func (e *Engine) toProcessor(ctx context.Context, t *task, err error) {
 	}
 }
 
-func (e *Engine) seatNow() *seat {
+func (e *Engine) primaryNow() *openInstance {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.seat
+	return e.primary
 }
 
-// brief is an error without advice.
+// brief returns the text of an error without advice.
 func brief(err error) string {
 	short := (*cam.MemoryError)(nil)
 	switch {
@@ -386,22 +389,22 @@ func brief(err error) string {
 	return short.Err.Error()
 }
 
-// skip ends a task that nothing can hold.
+// skip gives a task up for want of memory.
 func (e *Engine) skip(t *task, err error) error {
-	e.settle(t)
-	t.tell(cam.EventSkipped, "%s", brief(err))
+	e.reportWait(t)
+	t.record(cam.EventSkipped, "%s", brief(err))
 	return &cam.SkippedError{Err: err}
 }
 
-// sample takes fewer draws, or gives a volume up, where the policy is that of the original system.
-func (e *Engine) sample(ctx context.Context, t *task, s *seat) error {
-	if t.sampled || !e.options.Policy.Original {
+// applyThresholds takes fewer draws, or gives a volume up, if the policy is that of the original system.
+func (e *Engine) applyThresholds(ctx context.Context, t *task, s *openInstance) error {
+	if t.thresholds || !e.options.Policy.Original {
 		return nil
 	}
-	t.sampled = true
+	t.thresholds = true
 	free, err := s.available(ctx)
 	if err != nil {
-		return nil // what is free cannot be told on this system: nothing is below a threshold
+		return nil // this system does not report free memory: no threshold applies
 	}
 	draws, begins := e.options.Policy.Begin(t.draws, free)
 	if !begins {
@@ -421,8 +424,8 @@ func (e *Engine) sample(ctx context.Context, t *task, s *seat) error {
 	return nil
 }
 
-// available returns the most bytes that computing could take on the seat.
-func (s *seat) available(ctx context.Context) (int, error) {
+// available returns the most bytes that computing could take on the instance.
+func (s *openInstance) available(ctx context.Context) (int, error) {
 	u, err := s.Usage(ctx)
 	if s.device.Processor {
 		return u.Free, err

@@ -10,16 +10,16 @@ import (
 	"github.com/voxcam/voxcam/internal/worker"
 )
 
-// Order does something with the memory that the engine holds, and says what came of it. It may be called while a volume is explained, and
-// returns when the operation is done, at the next pass through the network. Figures are of the device, or, where the processor was asked
-// for, of its process.
+// Order carries out an operation on the memory that the engine holds, and returns its outcome. It may be called while a volume is explained,
+// and returns when the operation is done, at the next pass through the network. Figures are of the device or, if that is the processor, of its
+// process.
 func (e *Engine) Order(ctx context.Context, o policy.Order) (policy.Outcome, error) {
 	if o.Operation == policy.Restart {
 		return e.restart(ctx)
 	}
 	e.hold(o)
 	for ended := 0; ; {
-		s, out, err := e.pass(ctx, o)
+		s, out, err := e.forward(ctx, o)
 		if died := (*worker.DiedError)(nil); errors.As(err, &died) {
 			if ended++; ended > e.options.Restarts {
 				return out, overCall(ended, died)
@@ -27,7 +27,7 @@ func (e *Engine) Order(ctx context.Context, o policy.Order) (policy.Outcome, err
 		} else if s != nil {
 			return out, e.explained(err)
 		}
-		if err := e.await(ctx, s); err != nil {
+		if err := e.awaitInstance(ctx, s); err != nil {
 			return out, err
 		}
 	}
@@ -48,8 +48,8 @@ func (e *Engine) hold(o policy.Order) {
 	}
 }
 
-// pass passes an order on to the instances. It returns the last one that it came to; nil if there is none.
-func (e *Engine) pass(ctx context.Context, o policy.Order) (*seat, policy.Outcome, error) {
+// forward passes an order on to the instances. It returns the last one that it came to; nil if there is none.
+func (e *Engine) forward(ctx context.Context, o policy.Order) (*openInstance, policy.Outcome, error) {
 	s, now, done := e.use()
 	defer done()
 	if s == nil {
@@ -63,7 +63,7 @@ func (e *Engine) pass(ctx context.Context, o policy.Order) (*seat, policy.Outcom
 	return s, out, err
 }
 
-// order is a restart that wants the turn.
+// order is a restart that waits for the turn.
 type order struct {
 	context context.Context
 	outcome policy.Outcome
@@ -83,9 +83,9 @@ func (e *Engine) restart(ctx context.Context) (policy.Outcome, error) {
 	e.mu.Unlock()
 	select {
 	case e.turn <- struct{}{}:
-		e.serve()
-		e.leave()
-		<-o.done // who had the turn before may have begun it
+		e.serveRestarts()
+		e.endTurn()
+		<-o.done // the earlier holder of the turn may have begun it
 	case <-o.done:
 	case <-ctx.Done():
 		return policy.Outcome{Operation: policy.Restart}, context.Cause(ctx)
@@ -97,26 +97,26 @@ func (e *Engine) restart(ctx context.Context) (policy.Outcome, error) {
 	return o.outcome, o.err
 }
 
-// serve carries out the orders, and reports whether one made a new context. The turn is held.
-func (e *Engine) serve() (anew bool) {
+// serveRestarts carries out the orders, and reports whether one made a new context. The turn is held.
+func (e *Engine) serveRestarts() (anew bool) {
 	e.mu.Lock()
 	orders := e.orders
 	e.orders = nil
 	e.mu.Unlock()
-	before := e.seatNow()
+	before := e.primaryNow()
 	for _, o := range orders {
 		if o.err = o.context.Err(); o.err == nil {
-			o.err = e.explained(e.makeAnew(o.context, &o.outcome))
+			o.err = e.explained(e.renewContext(o.context, &o.outcome))
 		}
 		close(o.done)
 	}
-	now := e.seatNow()
+	now := e.primaryNow()
 	return now != nil && now != before
 }
 
-// makeAnew closes the device and opens it again, with a context that nothing is in.
-func (e *Engine) makeAnew(ctx context.Context, out *policy.Outcome) (err error) {
-	s := e.seatNow()
+// renewContext closes the device and opens it again, with an empty context.
+func (e *Engine) renewContext(ctx context.Context, out *policy.Outcome) (err error) {
+	s := e.primaryNow()
 	if s != nil {
 		if out.Before, err = s.Usage(ctx); err != nil && s.device.Processor {
 			return err
@@ -129,13 +129,13 @@ func (e *Engine) makeAnew(ctx context.Context, out *policy.Outcome) (err error) 
 	if e.lost != nil {
 		return fmt.Errorf("only another process gets another context: %w", e.lost)
 	}
-	e.enter(StateRestarting)
-	defer e.enter(StateComputing)
-	e.shut()
-	if err := e.unseat(&e.seat); err != nil {
+	e.setState(StateRestarting)
+	defer e.setState(StateComputing)
+	e.shutGate()
+	if err := e.closeInstance(&e.primary); err != nil {
 		out.Note = fmt.Sprintf("when it was closed: %v", err)
 	}
-	if s, err = e.place(ctx, &task{engine: e, placed: true}); err != nil {
+	if s, err = e.instanceFor(ctx, &task{engine: e, decided: true}); err != nil {
 		return fmt.Errorf("the context is closed, and could not be made anew; the next volume tries again: %w", err)
 	}
 	out.After, err = s.Usage(ctx)

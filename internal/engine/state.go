@@ -8,27 +8,27 @@ import (
 	"github.com/voxcam/voxcam/internal/network"
 )
 
-// What an engine does, in State.State.
+// Values of State.State.
 const (
 	StateStarting   = "starting"
 	StateComputing  = "computing"
 	StateIdle       = "idle"
-	StateWaiting    = "waiting" // for other programs to leave memory
+	StateWaiting    = "waiting" // for other programs to give memory back
 	StateRestarting = "restarting"
 )
 
 // State describes an engine at one moment.
 type State struct {
-	Device string        `json:"device"`         // as it was asked for
-	Name   string        `json:"name,omitempty"` // of what computes now, such as cuda/NVIDIA H200; empty while there is nothing
+	Device string        `json:"device"`         // as requested
+	Name   string        `json:"name,omitempty"` // of the device that computes now, such as cuda/NVIDIA H200; empty while there is none
 	UUID   string        `json:"uuid,omitempty"` // of the GPU
-	Usage  backend.Usage `json:"usage"`          // of the device; of this process, where the processor was asked for
+	Usage  backend.Usage `json:"usage"`          // of the device; of this process, if the device is the processor
 	Budget int           `json:"budget_bytes"`   // now; 0: the least that works, or no bound
 	Held   bool          `json:"held"`           // down to the least, by policy.Release
 	Until  time.Time     `json:"until,omitzero"`
 	State  string        `json:"state"`
 
-	// Of the model, where it is explained now.
+	// Of the model, on the instance in use.
 	Level cam.Level           `json:"level,omitempty"`
 	Arena int                 `json:"arena_bytes"`
 	Plans []network.PassState `json:"plans"`
@@ -46,7 +46,7 @@ func (e *Engine) State() State {
 	st.Held, st.Until = o.Held, o.Until
 	s, now, done := e.use()
 	defer done()
-	if s == nil || s.gone() || now.gone() { // the figures of a process that has ended are none
+	if s == nil || s.gone() || now.gone() { // a process that has ended has no figures
 		if st.State == StateIdle {
 			st.State = StateRestarting
 		}
@@ -63,7 +63,7 @@ func (e *Engine) State() State {
 	return st
 }
 
-// PID returns the number of the worker process that volumes are explained in; 0 while there is none, and where that is this process.
+// PID returns the number of the worker process that volumes are explained in; 0 while there is none, and without worker processes.
 func (e *Engine) PID() int {
 	if s := e.current(); s != nil && !s.gone() {
 		if p := s.process(); p != nil {
@@ -73,8 +73,8 @@ func (e *Engine) PID() int {
 	return 0
 }
 
-// enter notes what the engine does.
-func (e *Engine) enter(state string) {
+// setState sets State.State.
+func (e *Engine) setState(state string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.state = state

@@ -18,25 +18,25 @@ import (
 
 // task is the progress of a volume, or of opening a device, on the ladder.
 type task struct {
-	engine    *Engine
-	placed    bool  // it was settled whether the device is tried
-	processor bool  // it goes on on the processor
-	sampled   bool  // the policy original has looked at what is free
-	failed    error // why the context was, or has to be, made anew
-	renewed   bool  // that was done, and told
-	waited    time.Duration
-	told      time.Duration // of waited: an incident says so
-	pause     time.Duration // the last one
-	ended     bool          // nobody wants it any more; guarded by Engine.mu
+	engine     *Engine
+	decided    bool  // it was decided whether the device is tried
+	processor  bool  // it continues on the processor
+	thresholds bool  // those of the policy original were applied
+	failed     error // the reason why the context was, or has to be, made anew
+	renewed    bool  // that was done, and recorded
+	waited     time.Duration
+	reported   time.Duration // the part of waited that an event has reported
+	pause      time.Duration // the last one
+	ended      bool          // nobody wants it any more; guarded by Engine.mu
 
 	// Of worker processes that ended over it.
-	deaths int    // in a row, without a point more
-	tries  int    // of them on the processor in the device's place
-	points int    // that were kept when the last one ended
-	story  string // of the last one
+	deaths   int    // in a row, without further points
+	tries    int    // those on the processor in the device's place
+	points   int    // points kept when the last one ended
+	lastExit string // reason of the last end
 
-	asked, draws int    // draws that were asked for, and that are taken; 0 for methods without
-	why          string // there are fewer
+	asked, draws int    // draws that were requested, and that are taken; 0 for methods without
+	why          string // the reason for fewer draws
 	kept         *checkpoint
 
 	mu        sync.Mutex
@@ -44,8 +44,8 @@ type task struct {
 	listener  func(cam.Event)
 }
 
-// hear keeps an incident, and tells it to who asked for the work, one at a time.
-func (t *task) hear(i cam.Event) {
+// publish keeps an event for the result, and hands it to the caller of the work, one at a time.
+func (t *task) publish(i cam.Event) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.incidents = append(t.incidents, i)
@@ -54,8 +54,8 @@ func (t *task) hear(i cam.Event) {
 	}
 }
 
-func (t *task) tell(kind cam.EventKind, format string, args ...any) {
-	t.hear(cam.Event{Time: time.Now(), Kind: kind, Text: fmt.Sprintf(format, args...)})
+func (t *task) record(kind cam.EventKind, format string, args ...any) {
+	t.publish(cam.Event{Time: time.Now(), Kind: kind, Text: fmt.Sprintf(format, args...)})
 }
 
 // fewer takes fewer draws, but no fewer than were taken.
@@ -67,10 +67,10 @@ func (t *task) fewer(n int, why string) {
 		return
 	}
 	t.draws, t.why = n, why
-	t.tell(cam.EventFewer, "%s", t.reason())
+	t.record(cam.EventFewer, "%s", t.reason())
 }
 
-// reason returns why there are fewer draws than were asked for.
+// reason returns the reason for fewer draws than requested.
 func (t *task) reason() string {
 	return fmt.Sprintf("%d draws instead of %d: %s", t.draws, t.asked, t.why)
 }
@@ -80,26 +80,26 @@ type work struct {
 	task
 	volume  *volume.Volume
 	req     cam.Request
-	drawing []bool // by method: it draws
+	drawing []bool // by method: it has draws
 
-	// While the volume waits ahead on a device; changed while Engine.mu is held.
+	// Of the volume brought ahead; guarded by Engine.mu.
 	inner explain.Work
-	seat  *seat
-	begun int // draws that it was begun with
+	on    *openInstance
+	begun int // draws at that time
 
-	// Of the latest attempt that failed, with the turn.
+	// Of the latest failed attempt; guarded by the turn.
 	tried   explain.Work
-	triedOn *seat
+	triedOn *openInstance
 
-	// Of the volume that has been explained.
-	context context.Context
-	doneOn  *seat
-	spare   bool // by the processor in the device's place
-	taking  sync.Mutex
-	done    explain.Work // until its result is there
-	stop    context.CancelCauseFunc
-	result  *cam.Result
-	failed  error // instead
+	// Of the explained volume.
+	context    context.Context
+	doneOn     *openInstance
+	onFallback bool // explained by the fallback
+	fetching   sync.Mutex
+	done       explain.Work // until its result is fetched
+	stop       context.CancelCauseFunc
+	result     *cam.Result
+	failed     error // the error in place of the result
 }
 
 func newWork(e *Engine, v *volume.Volume, req cam.Request, choices []cam.Choice) *work {
@@ -117,10 +117,10 @@ func newWork(e *Engine, v *volume.Volume, req cam.Request, choices []cam.Choice)
 	return w
 }
 
-// request returns the request for the model.
+// request returns the request for the instance.
 func (w *work) request() cam.Request {
 	r := w.req
-	r.OnEvent = w.hear
+	r.OnEvent = w.publish
 	if w.kept != nil {
 		r.Checkpoint = w.kept
 	}
@@ -136,11 +136,11 @@ func (w *work) Compute(ctx context.Context) error { return w.compute(ctx, nil) }
 // compute explains the volume, after an error of its result, which may be nil.
 func (w *work) compute(ctx context.Context, late error) error {
 	e := w.engine
-	if err := e.take(ctx); err != nil {
+	if err := e.takeTurn(ctx); err != nil {
 		w.Drop()
 		return err
 	}
-	defer e.leave()
+	defer e.endTurn()
 	w.context = ctx
 	if s := w.doneOn; errors.Is(late, cam.ErrLost) && s.process() != nil && !s.gone() {
 		if err := e.recover(ctx, s, &w.task, late); err != nil {
@@ -148,31 +148,31 @@ func (w *work) compute(ctx context.Context, late error) error {
 			return e.explained(err)
 		}
 	}
-	return e.explained(e.climb(ctx, w))
+	return e.explained(e.explainOnLadder(ctx, w))
 }
 
-// take waits for what comes back from the device, which must not have been closed before.
-func (w *work) take() (*cam.Result, error) {
-	w.taking.Lock()
-	defer w.taking.Unlock()
+// fetch waits for the result from the instance, which must not have been closed before.
+func (w *work) fetch() (*cam.Result, error) {
+	w.fetching.Lock()
+	defer w.fetching.Unlock()
 	e := w.engine
 	if w.done != nil {
-		w.failed = e.over(w.doneOn, w, func() (err error) {
+		w.failed = e.runFor(w.doneOn, w, func() (err error) {
 			w.result, err = w.done.Result()
 			return err
 		})
 		w.stop(nil)
-		w.tried, w.triedOn, w.done = w.done, w.doneOn, nil // if it failed, it goes on from there
+		w.tried, w.triedOn, w.done = w.done, w.doneOn, nil // after a failure another attempt goes on from it
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	delete(e.untaken, w)
+	delete(e.unfetched, w)
 	return w.result, w.failed
 }
 
-// Result implements explain.Work. Where maps are lost on their way back, the volume is explained again.
+// Result implements explain.Work. If maps get lost on their way to the host, the volume is explained again.
 func (w *work) Result() (*cam.Result, error) {
-	r, err := w.take()
+	r, err := w.fetch()
 	for tries := 0; err != nil && passing(err) && w.context.Err() == nil && tries < 2; tries++ {
 		if died := (*worker.DiedError)(nil); errors.As(err, &died) {
 			tries-- // the ladder ends that
@@ -180,7 +180,7 @@ func (w *work) Result() (*cam.Result, error) {
 		if again := w.compute(w.context, err); again != nil {
 			return nil, again
 		}
-		r, err = w.take()
+		r, err = w.fetch()
 	}
 	if err != nil {
 		w.Drop()
@@ -189,7 +189,7 @@ func (w *work) Result() (*cam.Result, error) {
 	w.mu.Lock()
 	r.Execution.Events = slices.Clone(w.incidents)
 	w.mu.Unlock()
-	if w.spare {
+	if w.onFallback {
 		r.Execution.Level = cam.LevelCPU
 	}
 	for i := range r.Methods {
@@ -208,7 +208,7 @@ func (w *work) Drop() {
 	e := w.engine
 	e.mu.Lock()
 	inner, tried := w.inner, w.tried
-	w.inner, w.seat, w.tried, w.triedOn = nil, nil, nil, nil
+	w.inner, w.on, w.tried, w.triedOn = nil, nil, nil, nil
 	delete(e.ahead, w)
 	delete(e.suspects, &w.task)
 	w.ended = true
@@ -220,12 +220,12 @@ func (w *work) Drop() {
 	}
 }
 
-// checkpoint keeps unfinished points for another attempt, and in what the caller gave.
+// checkpoint keeps unfinished points for another attempt, in the caller's checkpoint if there is one.
 type checkpoint struct {
-	outer cam.Checkpoint // nil: in states
+	outer cam.Checkpoint // the caller's; nil: values are in states
 
 	mu     sync.Mutex
-	states map[string]worker.SavedState // without values where outer has them
+	states map[string]worker.SavedState // without values if outer has them
 }
 
 var _ worker.States = (*checkpoint)(nil)

@@ -12,18 +12,18 @@ import (
 // region is a part of a file of shared memory, in bytes.
 type region struct{ Offset, Length int64 }
 
-// arena hands out regions of a file of shared memory. What is in none is given back to the system.
-type arena struct {
+// sharedMemory hands out regions of a file of shared memory. Memory outside of regions is given back to the system.
+type sharedMemory struct {
 	file *os.File
 
 	mu   sync.Mutex
 	used []region // ascending
 }
 
-const page = 1 << 16 // what regions begin at multiples of; a multiple of the page size of all systems
+const page = 1 << 16 // the alignment of regions; a multiple of the page size of all systems
 
-// take returns a region of so many bytes. Memory for it is only taken when it is written.
-func (a *arena) take(length int64) region {
+// allocate returns a region of that many bytes. The system takes memory for it only when it is written.
+func (a *sharedMemory) allocate(length int64) region {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	offset := int64(0)
@@ -40,8 +40,8 @@ func (a *arena) take(length int64) region {
 }
 
 // put takes memory for values and writes them there.
-func (a *arena) put(values []float32) (region, error) {
-	r := a.take(4 * int64(len(values)))
+func (a *sharedMemory) put(values []float32) (region, error) {
+	r := a.allocate(4 * int64(len(values)))
 	if _, err := a.file.WriteAt(bytesOf(values), r.Offset); err != nil {
 		return region{}, errors.Join(fmt.Errorf("no shared memory for %d bytes: %w", r.Length, err), a.release(r))
 	}
@@ -49,7 +49,7 @@ func (a *arena) put(values []float32) (region, error) {
 }
 
 // release gives a region back, and its memory to the system.
-func (a *arena) release(r region) error {
+func (a *sharedMemory) release(r region) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	i := slices.Index(a.used, r)
@@ -63,7 +63,7 @@ func (a *arena) release(r region) error {
 	return punch(a.file, r)
 }
 
-// get reads so many values from a region.
+// get reads count values from a region.
 func get(file *os.File, r region, count int) ([]float32, error) {
 	info, err := file.Stat()
 	switch {

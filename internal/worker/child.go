@@ -22,24 +22,24 @@ type child struct {
 	pipe   *pipe
 	out    *os.File // shared memory that it manages
 	stderr *tail
-	hear   func(frame) error // notes what it tells; called one at a time
-	kills  int               // that the system did for want of memory, when it was started
+	handle func(frame) error // handles its messages, one at a time
+	kills  int               // kills of the system for want of memory, when it was started
 
 	mu    sync.Mutex
 	calls map[uint64]chan frame
 	last  uint64
 
-	signs       atomic.Int64  // number of signs that it gets on
-	reason      atomic.Value  // string: why it was ended by us
-	gone        chan struct{} // closed when nothing comes from it any more, and all that came was heard
+	signs       atomic.Int64  // number of signs of progress
+	reason      atomic.Value  // string: the reason why this process ended it
+	gone        chan struct{} // closed when it sends nothing any more, and all its messages were handled
 	ended       chan struct{} // closed when the process has ended
-	interrupted chan struct{} // closed when no call is to wait any more
+	interrupted chan struct{} // closed when calls must return
 	interrupt   func()        // closes interrupted
 	abandoned   atomic.Bool   // nobody waits any more for a call that it may still be at
 	tasks       sync.WaitGroup
 }
 
-// errDied says that a child is no more.
+// errDied says that a child has ended.
 var errDied = errors.New("the worker process has ended")
 
 // Limits of time.
@@ -53,7 +53,7 @@ const (
 const inside = "VOXCAM_WORKER"
 
 // spawn starts a process that has not opened anything yet. in is the memory that this process manages.
-func spawn(set *Options, in *os.File, hear func(frame) error) (*child, error) {
+func spawn(set *Options, in *os.File, handle func(frame) error) (*child, error) {
 	if os.Getenv(inside) != "" {
 		return nil, errors.New("internal error, please report it: a worker would start a worker")
 	}
@@ -66,7 +66,7 @@ func spawn(set *Options, in *os.File, hear func(frame) error) (*child, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w", ErrNoProcess, err), ours.Close())
 	}
-	c := &child{conn: ours, pipe: newPipe(ours), out: out, hear: hear, kills: set.OOMKills(), stderr: &tail{}, calls: map[uint64]chan frame{},
+	c := &child{conn: ours, pipe: newPipe(ours), out: out, handle: handle, kills: set.OOMKills(), stderr: &tail{}, calls: map[uint64]chan frame{},
 		gone: make(chan struct{}), ended: make(chan struct{}), interrupted: make(chan struct{})}
 	c.interrupt = sync.OnceFunc(func() { close(c.interrupted) })
 	command := set.Command
@@ -85,7 +85,7 @@ func spawn(set *Options, in *os.File, hear func(frame) error) (*child, error) {
 	if os.Getenv("VOXCAM_DEBUG") != "" {
 		c.cmd.Stderr = io.MultiWriter(c.stderr, os.Stderr)
 	}
-	c.cmd.WaitDelay = time.Second // for what it may have started
+	c.cmd.WaitDelay = time.Second // for processes that it may have started
 	if err := c.cmd.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w", ErrNoProcess, err), ours.Close(), out.Close())
 	}
@@ -100,7 +100,7 @@ func spawn(set *Options, in *os.File, hear func(frame) error) (*child, error) {
 	return c, nil
 }
 
-// read hears what the child says until it is gone.
+// read handles the child's messages until the connection ends.
 func (c *child) read() {
 	defer close(c.gone)
 	for {
@@ -115,7 +115,7 @@ func (c *child) read() {
 			c.progressed()
 		}
 		if f.kind != kindReply && f.kind != kindFault {
-			if err := c.hear(f); err != nil {
+			if err := c.handle(f); err != nil {
 				c.kill("it sent " + err.Error())
 			}
 			continue
@@ -137,7 +137,7 @@ func ended(err error) bool {
 
 func (c *child) progressed() { c.signs.Add(1) }
 
-// watch ends a child that was asked for something and does not get on with it for so long: what hangs in a driver cannot be cancelled.
+// watch ends a child that has a call to answer and shows no progress for limit: a call that hangs in a driver cannot be cancelled.
 func (c *child) watch(limit time.Duration) {
 	tick := time.NewTicker(max(limit/watchTicks, time.Millisecond))
 	defer tick.Stop()
@@ -158,17 +158,17 @@ func (c *child) watch(limit time.Duration) {
 	}
 }
 
-// watchTicks has the number of looks at a child within the limit.
+// watchTicks is the number of checks of a child within the limit.
 const watchTicks = 20
 
-// stall counts the ticks of a watch without a sign of progress. It reads no clock: whose steps, and the time in which the machine sleeps or
-// this process is stopped, with the child or without it, must end no child. A ticker makes up for no ticks that were missed.
+// stall counts the ticks of a watch without a sign of progress. It reads no clock, so that steps of the clock, and times in which the machine
+// sleeps or this process is stopped, end no child. A ticker does not make up for missed ticks.
 type stall struct {
 	signs int64
 	quiet int // ticks
 }
 
-// tick reports whether a child that is busy has given no sign for longer than the limit, with the number of signs that it has given so far.
+// tick reports whether a busy child has given no sign for longer than the limit. signs is the number of signs that it has given so far.
 func (s *stall) tick(busy bool, signs int64) bool {
 	if !busy || signs != s.signs {
 		s.signs, s.quiet = signs, 0
@@ -178,8 +178,8 @@ func (s *stall) tick(busy bool, signs int64) bool {
 	return s.quiet > watchTicks
 }
 
-// kill ends the process, for a reason that is told. Only the first one counts. What it has said is heard; of one that the system cannot
-// end, because a driver does not return, nothing more is.
+// kill ends the process for a reason; only the first reason counts. Messages that it has sent are still handled, unless the system cannot end
+// the process because a driver does not return.
 func (c *child) kill(reason string) {
 	first := c.reason.CompareAndSwap(nil, reason)
 	c.cmd.Process.Kill() // an error says that it has ended
@@ -194,8 +194,8 @@ func (c *child) kill(reason string) {
 	}
 }
 
-// call asks the child, and waits for the answer, which is *out unless that is nil. When ctx ends, the child is told, and has a while
-// to answer. The error is errDied when no answer will come.
+// call asks the child, and waits for the answer, which it stores in out unless that is nil. When ctx ends, the child is notified, and has a
+// while to answer. The error is errDied when no answer will come.
 func (c *child) call(ctx context.Context, kind kind, in, out any) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
@@ -226,20 +226,20 @@ func (c *child) call(ctx context.Context, kind kind, in, out any) error {
 		select {
 		case <-interrupted:
 			c.abandoned.Store(true)
-			c.say(sayCancel, number, nil)
+			c.notify(sayCancel, number, nil)
 			return errClosed
 		case f := <-answer:
-			return c.understand(ctx, f, out)
+			return c.decode(ctx, f, out)
 		case <-c.gone:
 			select {
 			case f := <-answer:
-				return c.understand(ctx, f, out)
+				return c.decode(ctx, f, out)
 			default:
 				return errDied
 			}
 		case <-done:
 			done = nil
-			c.say(sayCancel, number, nil)
+			c.notify(sayCancel, number, nil)
 			timer := time.NewTimer(cancelGrace)
 			defer timer.Stop()
 			late = timer.C
@@ -250,12 +250,12 @@ func (c *child) call(ctx context.Context, kind kind, in, out any) error {
 	}
 }
 
-// broken reports whether an error of writing says that the other side is gone, which reading tells, too.
+// broken reports whether an error of writing says that the other side is gone, which reading reports, too.
 func broken(err error) bool {
 	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, os.ErrClosed)
 }
 
-func (c *child) understand(ctx context.Context, f frame, out any) error {
+func (c *child) decode(ctx context.Context, f frame, out any) error {
 	if f.kind == kindFault {
 		text, err := unpack[fault](f.body)
 		if err != nil {
@@ -277,10 +277,10 @@ func (c *child) understand(ctx context.Context, f frame, out any) error {
 	return nil
 }
 
-// say tells the child what it does not answer. A child that is gone need not know.
-func (c *child) say(kind kind, call uint64, body any) { _ = c.pipe.send(kind, call, body) }
+// notify sends the child a message without an answer. Errors do not matter: they mean that the child is gone.
+func (c *child) notify(kind kind, call uint64, body any) { _ = c.pipe.send(kind, call, body) }
 
-// close asks the child to end, and makes it.
+// close asks the child to end, and ends it if it does not.
 func (c *child) close(grace time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
@@ -300,12 +300,12 @@ func (c *child) close(grace time.Duration) error {
 	case <-ctx.Done():
 		c.kill("it did not end when it was asked to")
 	}
-	c.bury()
+	c.reap()
 	return err
 }
 
-// bury waits until the process has ended, and nothing is left of it but its memory. It may be called again.
-func (c *child) bury() {
+// reap waits until the process has ended and all that belongs to it, except the shared memory. It may be called again.
+func (c *child) reap() {
 	<-c.gone
 	c.conn.Close()
 	select {
@@ -320,7 +320,7 @@ func (c *child) bury() {
 	c.tasks.Wait()
 }
 
-// killed reports whether the process was killed by somebody else. It has ended.
+// killed reports whether the process, which has ended, was killed by another process than this one.
 func (c *child) killed() bool {
 	s, known := c.status()
 	return known && c.reason.Load() == nil && s.Signaled() && s.Signal() == syscall.SIGKILL
@@ -336,8 +336,8 @@ func (c *child) status() (syscall.WaitStatus, bool) {
 	return s, ok
 }
 
-// story returns the end of a process that has been reaped, in words.
-func (c *child) story() string {
+// exitReason returns the reason why a reaped process ended, in words.
+func (c *child) exitReason() string {
 	text := "it does not end"
 	s, known := c.status()
 	reason, _ := c.reason.Load().(string)
@@ -349,13 +349,13 @@ func (c *child) story() string {
 	case known:
 		text = fmt.Sprintf("exit code %d", s.ExitStatus())
 	}
-	if said := c.stderr.gist(); said != "" {
+	if said := c.stderr.summary(); said != "" {
 		text += "; it said: " + said
 	}
 	return text
 }
 
-// tail keeps the end of what is written.
+// tail keeps the end of the text that is written to it.
 type tail struct {
 	mu   sync.Mutex
 	text []byte
@@ -373,8 +373,8 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// gist returns a few lines of the text: the reason with which a program of Go gives up, or else the end.
-func (t *tail) gist() string {
+// summary returns a few lines of the text: the reason of a Go program's panic, or else the last lines.
+func (t *tail) summary() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	const most = 5

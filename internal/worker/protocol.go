@@ -34,19 +34,19 @@ const (
 	callUseLeast                 // int, bytes -> bool
 	callClose
 
-	// What the parent says besides.
+	// Other messages of the parent.
 	sayCancel // the call of that number
 	sayEnd    // uint64, the work: it is forgotten
 
-	kindReply // what the call's comment says; empty for nothing
+	kindReply // the answer named at the call; empty for none
 	kindFault // fault
 
-	// What the child says besides.
-	tellTaken      // uint64, the work: its voxels are read
+	// Other messages of the child.
+	tellTaken      // uint64, the work: its voxels have been read
 	tellProgress   // progress
 	tellEvent      // happened
 	tellCheckpoint // checkpoint: complete when the frame is
-	tellState      // telling
+	tellState      // stateMessage
 	kinds
 )
 
@@ -140,9 +140,9 @@ type (
 	opened struct {
 		Device instance.DeviceInfo
 		Info   cam.Info
-		Told   telling
+		State  stateMessage
 	}
-	telling struct {
+	stateMessage struct {
 		State []byte // instance.Snapshot
 		Pulse bool   // the instance loads, or has nothing to do
 	}
@@ -152,7 +152,7 @@ type (
 		Voxels   region // of the parent's memory, until they are read
 		Geometry volume.Geometry
 		Axes     string
-		Request  cam.Request  // as travelling returns it
+		Request  cam.Request  // as sendable returns it
 		Noise    bool         // draws come from the file
 		Kept     []checkpoint // in the parent's memory; stays until the work ends
 	}
@@ -185,14 +185,14 @@ type (
 	}
 )
 
-// travelling returns a request without what cannot be sent: where draws come from and are kept is this package's own, and functions are called here
-// for what the child tells.
-func travelling(r cam.Request) cam.Request {
+// sendable returns a request without the parts that cannot be sent: the source of draws and the checkpoint, for which this package has its own,
+// and functions, which are called here for messages of the child.
+func sendable(r cam.Request) cam.Request {
 	r.Noise, r.Checkpoint, r.Progress, r.OnEvent = nil, nil, nil, nil
 	return r
 }
 
-// remoteError is an error of the child: its text, and the error in it that callers tell apart.
+// remoteError is an error of the child: its text, and the known error in it.
 type remoteError struct {
 	text  string
 	cause error // may be nil
@@ -201,7 +201,7 @@ type remoteError struct {
 func (e *remoteError) Error() string { return e.text }
 func (e *remoteError) Unwrap() error { return e.cause }
 
-// knownError is an error that callers tell apart.
+// knownError is a type of error that callers distinguish.
 type knownError struct {
 	kind   string
 	pack   func(err error) (data []byte, ok bool)

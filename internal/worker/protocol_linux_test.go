@@ -45,7 +45,7 @@ var bodies = map[kind]any{
 	tellProgress:   progress{7, 1, 2},
 	tellEvent:      happened{7, cam.Event{Time: time.Unix(1, 2).UTC(), Kind: cam.EventSmaller, Text: "less"}},
 	tellCheckpoint: checkpoint{7, "k", 3, region{0, 8}},
-	tellState:      telling{State: []byte("{}"), Pulse: true},
+	tellState:      stateMessage{State: []byte("{}"), Pulse: true},
 }
 
 func TestFrames(t *testing.T) {
@@ -110,8 +110,8 @@ func FuzzFrames(f *testing.F) {
 
 func TestTail(t *testing.T) {
 	var s tail
-	if s.gist() != "" {
-		t.Errorf("nothing was said: %q", s.gist())
+	if s.summary() != "" {
+		t.Errorf("nothing was said: %q", s.summary())
 	}
 	for range 1000 {
 		io.WriteString(&s, strings.Repeat("x", 999)+"\n")
@@ -119,11 +119,11 @@ func TestTail(t *testing.T) {
 	if len(s.text) > 2*tailLength {
 		t.Errorf("%d bytes are kept", len(s.text))
 	}
-	if g := s.gist(); len(g) > 620 || !strings.HasPrefix(g, "xxx") {
+	if g := s.summary(); len(g) > 620 || !strings.HasPrefix(g, "xxx") {
 		t.Errorf("%d bytes: %.50s", len(g), g)
 	}
 	io.WriteString(&s, "\nfatal error: out of memory\n\ngoroutine 1:\n\tmain.go\n")
-	if g := s.gist(); g != "fatal error: out of memory" {
+	if g := s.summary(); g != "fatal error: out of memory" {
 		t.Errorf("the gist is %q", g)
 	}
 }
@@ -134,7 +134,7 @@ func TestArena(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	a := &arena{file: file}
+	a := &sharedMemory{file: file}
 	values := make([]float32, 100_000)
 	for i := range values {
 		values[i] = float32(i)
@@ -161,7 +161,7 @@ func TestArena(t *testing.T) {
 		t.Errorf("it lies at %d instead of %d, %v", big.Offset, regions[1].Offset, err)
 	}
 	for i, c := range []struct {
-		arena *arena
+		arena *sharedMemory
 		at    region
 		first int
 		count int
@@ -201,7 +201,7 @@ func TestArenaRegionsAreDisjoint(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer file.Close()
-		a := &arena{file: file}
+		a := &sharedMemory{file: file}
 		var all []held
 		count := rapid.OneOf(rapid.IntRange(0, 50), rapid.IntRange(0, 3*page/4), rapid.SampledFrom([]int{page/4 - 1, page / 4, page/4 + 1, page / 2}))
 		for step := range rapid.IntRange(1, 30).Draw(t, "steps") {
@@ -242,9 +242,9 @@ func TestArenaRegionsAreDisjoint(t *testing.T) {
 
 // A hole is used again, also the first and one that fits exactly; a smaller one is passed over.
 func TestArenaUsesHoles(t *testing.T) {
-	a := &arena{}
+	a := &sharedMemory{}
 	for _, length := range []int64{2 * page, page, 3 * page, 1} {
-		a.take(length)
+		a.allocate(length)
 	}
 	for i, offset := range []int64{0, 2 * page, 3 * page, 6 * page} {
 		if a.used[i].Offset != offset {
@@ -253,7 +253,7 @@ func TestArenaUsesHoles(t *testing.T) {
 	}
 	a.used = append(a.used[:0], a.used[1], a.used[3]) // holes: [0, 2 pages), [3 pages, 6 pages)
 	for _, c := range []struct{ length, offset int64 }{{2*page + 1, 3 * page}, {2 * page, 0}, {1, 7 * page}} {
-		if r := a.take(c.length); r != (region{c.offset, c.length}) {
+		if r := a.allocate(c.length); r != (region{c.offset, c.length}) {
 			t.Errorf("%d bytes lie at %d, not %d", c.length, r.Offset, c.offset)
 		}
 	}
@@ -278,7 +278,7 @@ func TestRequestsAreSentWhole(t *testing.T) {
 	}
 	var wire bytes.Buffer
 	p := newPipe(&wire)
-	if err := p.send(callBegin, 1, beginning{Request: travelling(req)}); err != nil {
+	if err := p.send(callBegin, 1, beginning{Request: sendable(req)}); err != nil {
 		t.Fatal(err)
 	}
 	f, err := p.receive()

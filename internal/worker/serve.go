@@ -31,9 +31,9 @@ const (
 // Open makes the instance of a child.
 type Open func(ctx context.Context, o instance.Options) (instance.Instance, error)
 
-// Serve runs a child: it opens an instance when its parent says so, and answers its calls, until the parent has closed the connection or is
-// gone. Its caller must end the process when it returns: calls to a driver may still be on their way. Before, unless it is nil, is called
-// before each message that is read or sent, for tests.
+// Serve runs a child: it opens an instance when its parent asks for it, and answers the parent's calls, until the parent has closed the
+// connection or is gone. The caller must end the process when Serve returns: calls to a driver may still be running. before, unless it is nil,
+// is called before each message that is read or sent, for tests.
 func Serve(open Open, before func()) error {
 	if before == nil {
 		before = func() {}
@@ -45,11 +45,11 @@ func Serve(open Open, before func()) error {
 	for _, f := range []*os.File{conn, in, out} {
 		syscall.CloseOnExec(int(f.Fd()))
 	}
-	// A terminal, a batch system or pkill tell the parent, too, which says what is to be done: results may have to be fetched first.
+	// A terminal, a batch system or pkill signal the parent, too, which decides: results may have to be fetched first.
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
-	debug.SetGCPercent(10) // what a budget does not count should stay small
+	debug.SetGCPercent(10) // memory that a budget does not count should stay small
 	offerToKiller()
-	s := &server{open: open, before: before, pipe: newPipe(conn), in: in, out: &arena{file: out},
+	s := &server{open: open, before: before, pipe: newPipe(conn), in: in, out: &sharedMemory{file: out},
 		calls: map[uint64]context.CancelFunc{}, works: map[uint64]*served{}}
 	for {
 		before()
@@ -60,7 +60,7 @@ func Serve(open Open, before func()) error {
 		case err != nil:
 			return err
 		}
-		if err := s.take(f); err != nil {
+		if err := s.handle(f); err != nil {
 			return err
 		}
 	}
@@ -72,7 +72,7 @@ type server struct {
 	before func()
 	pipe   *pipe
 	in     *os.File
-	out    *arena
+	out    *sharedMemory
 
 	mu        sync.Mutex
 	instance  instance.Instance // nil until it is opened
@@ -92,11 +92,11 @@ type served struct {
 
 	mu    sync.Mutex
 	stage stage
-	stop  context.CancelFunc // ends the context of the latest Compute, with which maps that are lost on their way back are computed again
+	stop  context.CancelFunc // ends the context of the latest Compute, which is also used to compute lost maps again
 	busy  bool               // a call uses the work
 	kept  map[string]kept
-	maps  []region // that the parent may be reading
-	ended bool     // the parent has no use for it
+	maps  []region // the parent may be reading them
+	ended bool     // the parent does not need it any more
 }
 
 // stage is the progress of a served work.
@@ -104,8 +104,8 @@ type stage int
 
 const (
 	stageBegun    stage = iota // Compute may be called, for the first time or after an error
-	stageComputed              // its result may be asked for
-	stageFetched               // its result was given out
+	stageComputed              // the result may be fetched
+	stageFetched               // the result was fetched
 	stageEnded
 )
 
@@ -131,7 +131,7 @@ var answers = map[kind]func(*server, context.Context, []byte) (any, error){
 	callClose:    func(s *server, _ context.Context, _ []byte) (any, error) { return s.answerClose() },
 }
 
-// asked is an answer to a question of type T.
+// asked makes an entry of answers from a method for questions of type T.
 func asked[T any](answer func(*server, context.Context, T) (any, error)) func(*server, context.Context, []byte) (any, error) {
 	return func(s *server, ctx context.Context, body []byte) (any, error) {
 		question, err := unpack[T](body)
@@ -142,8 +142,8 @@ func asked[T any](answer func(*server, context.Context, T) (any, error)) func(*s
 	}
 }
 
-// take begins to do what a frame asks. The error is of a frame that is not understood.
-func (s *server) take(f frame) error {
+// handle begins to carry out a message. The error is about a message that cannot be decoded.
+func (s *server) handle(f frame) error {
 	switch f.kind {
 	case sayCancel:
 		s.mu.Lock()
@@ -156,7 +156,7 @@ func (s *server) take(f frame) error {
 	case sayEnd:
 		id, err := unpack[uint64](f.body)
 		if err == nil {
-			s.end(id)
+			s.forgetWork(id)
 		}
 		return err
 	}
@@ -183,7 +183,7 @@ func (s *server) take(f frame) error {
 	return nil
 }
 
-// send tells the parent; that it is gone is noticed when reading.
+// send sends the parent a message. A parent that is gone is noticed when reading.
 func (s *server) send(kind kind, call uint64, body any) {
 	s.before()
 	if err := s.pipe.send(kind, call, body); err != nil && !broken(err) {
@@ -224,16 +224,16 @@ func (s *server) answerOpen(ctx context.Context, o opening) (any, error) {
 	s.instance = e
 	s.mu.Unlock()
 	answer := opened{Device: e.Device(), Info: e.Info()}
-	if answer.Told, err = s.look(e); err != nil {
+	if answer.State, err = s.describe(e); err != nil {
 		return nil, err
 	}
 	go s.pulse(e, time.Duration(o.Pulse))
 	return answer, nil
 }
 
-// look describes the instance. On the processor nothing hangs in a driver. A volume that is brought to an idle device waits for nothing unless
-// it has others before it.
-func (s *server) look(e instance.Instance) (t telling, err error) {
+// describe returns the state of the instance, with the pulse, which the parent takes for progress: there is one while nothing can hang in a
+// driver. That is so on the processor, and while a volume that is being begun waits for others before it.
+func (s *server) describe(e instance.Instance) (t stateMessage, err error) {
 	s.mu.Lock()
 	inDriver := s.computing > 0 || s.beginning > 0 && len(s.works) == 0
 	s.mu.Unlock()
@@ -242,15 +242,16 @@ func (s *server) look(e instance.Instance) (t telling, err error) {
 	return t, err
 }
 
-// pulse describes the instance to the parent, as long as the process lives. An instance that hangs does not answer, and has no pulse.
+// pulse sends the state of the instance to the parent at intervals, as long as the process lives. An instance that hangs does not answer, and
+// has no pulse.
 func (s *server) pulse(e instance.Instance, every time.Duration) {
 	for range time.Tick(every) {
-		s.tell(e)
+		s.sendState(e)
 	}
 }
 
-func (s *server) tell(e instance.Instance) {
-	if t, err := s.look(e); err == nil {
+func (s *server) sendState(e instance.Instance) {
+	if t, err := s.describe(e); err == nil {
 		s.send(tellState, 0, t)
 	}
 }
@@ -280,7 +281,7 @@ func (s *server) answerOrder(ctx context.Context, o policy.Order) (any, error) {
 		return nil, err
 	}
 	outcome, err := e.Order(ctx, o)
-	s.tell(e)
+	s.sendState(e)
 	return outcome, err
 }
 
@@ -387,7 +388,7 @@ func (s *server) answerCompute(ctx context.Context, id uint64) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.tell(e)
+	s.sendState(e)
 	return e.Info(), nil
 }
 
@@ -416,7 +417,7 @@ func (s *server) answerResult(ctx context.Context, id uint64) (any, error) {
 	return r, nil
 }
 
-// use takes the work, if it is at that stage, for a call that may take long; until used, others get nil.
+// use returns the work, if it is at that stage, for a call that may take long; until used is called, other callers get nil.
 func (w *served) use(at stage) explain.Work {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -427,17 +428,17 @@ func (w *served) use(at stage) explain.Work {
 	return w.work
 }
 
-// used gives it back.
+// used ends the use of the work, and sets its stage.
 func (w *served) used(now stage) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.stage, w.busy = now, false
 	if w.ended {
-		w.leave()
+		w.free()
 	}
 }
 
-// answerMaps hands the maps of a method over: they are not kept besides.
+// answerMaps hands the maps of a method over, and keeps no copy.
 func (s *server) answerMaps(_ context.Context, q wanted) (any, error) {
 	w, err := s.served(q.Work)
 	if err != nil {
@@ -450,7 +451,7 @@ func (s *server) answerMaps(_ context.Context, q wanted) (any, error) {
 	answer := outputs{Values: -1, Voxels: -1}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err := w.leaveMaps(); err != nil {
+	if err := w.freeMaps(); err != nil {
 		return nil, err
 	}
 	for _, part := range []struct {
@@ -470,8 +471,8 @@ func (s *server) answerMaps(_ context.Context, q wanted) (any, error) {
 	return answer, nil
 }
 
-// leaveMaps takes back the memory of maps that the parent has read. w.mu is held.
-func (w *served) leaveMaps() error {
+// freeMaps takes back the memory of maps that the parent has read. w.mu is held.
+func (w *served) freeMaps() error {
 	var errs []error
 	for _, r := range w.maps {
 		errs = append(errs, w.server.out.release(r))
@@ -480,8 +481,8 @@ func (w *served) leaveMaps() error {
 	return errors.Join(errs...)
 }
 
-// end forgets a volume, if there is one of that number.
-func (s *server) end(id uint64) {
+// forgetWork forgets a volume, if there is one of that number.
+func (s *server) forgetWork(id uint64) {
 	s.mu.Lock()
 	w := s.works[id]
 	delete(s.works, id)
@@ -492,28 +493,28 @@ func (s *server) end(id uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.ended = true; !w.busy {
-		w.leave()
+		w.free()
 	}
 }
 
-// leave gives back all that a work has. w.mu is held.
-func (w *served) leave() {
+// free gives back all memory of a work. w.mu is held.
+func (w *served) free() {
 	w.stop()
 	switch w.stage {
 	case stageBegun:
 		w.work.Drop()
 	case stageComputed:
-		go w.work.Result() // nobody wants it
+		go w.work.Result() // the result is not needed
 	}
 	w.stage = stageEnded
-	w.leaveMaps() // an error is that of a system that gives no memory back
+	w.freeMaps() // an error is that of a system that gives no memory back
 	for key := range w.kept {
-		w.forget(key)
+		w.freeState(key)
 	}
 }
 
-// forget takes back the memory of a state. w.mu is held.
-func (w *served) forget(key string) {
+// freeState takes back the memory of a state. w.mu is held.
+func (w *served) freeState(key string) {
 	if k := w.kept[key]; k.ours {
 		w.server.out.release(k.state)
 	}
@@ -534,13 +535,13 @@ func (w *served) Latest(key string) ([]float32, int) {
 	}
 	values, err := get(file, k.state, int(k.state.Length/4))
 	if err != nil {
-		return nil, 0 // from the first draw on
+		return nil, 0 // begin with the first draw
 	}
 	return values, k.draws
 }
 
-// Keep implements cam.Checkpoint. The parent is told when the state is complete, and hears that even if this process ends at once;
-// so what was kept before can go.
+// Keep implements cam.Checkpoint. When the state is complete, a message goes to the parent, which arrives even if this process ends at once;
+// so the earlier state can be freed.
 func (w *served) Keep(key string, state []float32, draws int) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -552,7 +553,7 @@ func (w *served) Keep(key string, state []float32, draws int) error {
 		return err
 	}
 	w.server.send(tellCheckpoint, 0, checkpoint{w.id, key, draws, r})
-	w.forget(key)
+	w.freeState(key)
 	w.kept[key] = kept{draws, r, true}
 	return nil
 }

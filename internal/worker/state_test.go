@@ -35,7 +35,7 @@ func TestPulse(t *testing.T) {
 		for i := range c.works {
 			s.works[uint64(i)] = nil
 		}
-		told, err := s.look(fixed{device: instance.DeviceInfo{Processor: c.processor}})
+		told, err := s.describe(fixed{device: instance.DeviceInfo{Processor: c.processor}})
 		if err != nil || told.Pulse != c.want {
 			t.Errorf("%+v: %+v, %v", c, told, err)
 		}

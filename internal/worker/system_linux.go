@@ -13,10 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Supported says whether this system can run an engine in a process of its own.
+// Supported tells whether this system can run an instance in a process of its own.
 const Supported = true
 
-// Usable returns why this process cannot hand volumes to a child, nil if it can: the system counts shared memory as files, whose size a
+// Usable returns the reason why this process cannot hand volumes to a child, nil if it can: the system counts shared memory as files, whose size a
 // limit may bound; and old kernels, and filters of calls in containers, have no memory without a name, or do not take it back in parts.
 func Usable() error {
 	var limit syscall.Rlimit
@@ -26,7 +26,7 @@ func Usable() error {
 	return usable(newShared, punch, newPair)
 }
 
-// usable tries what the parent of a child does with shared memory and connections, by the functions for that.
+// usable tries the operations of a parent on shared memory and connections, by the given functions.
 func usable(shared func(string) (*os.File, error), punch func(*os.File, region) error, pair func() (ours, theirs *os.File, err error)) error {
 	file, err := shared("voxcam-probe")
 	if err != nil {
@@ -46,7 +46,7 @@ func usable(shared func(string) (*os.File, error), punch func(*os.File, region) 
 	return errors.Join(ours.Close(), theirs.Close())
 }
 
-// newShared makes a file of shared memory without a name: it goes with the last process that has it.
+// newShared makes a file of shared memory without a name: it vanishes with the last process that has it.
 func newShared(name string) (*os.File, error) {
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
 	if err != nil {
@@ -69,7 +69,7 @@ func newPair() (ours, theirs *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "worker"), os.NewFile(uintptr(fds[1]), "parent"), nil
 }
 
-// program is the file of this program, also when another version lies in its place by now.
+// program returns the file of this program, also when another version lies in its place by now.
 func program() (string, error) {
 	const running = "/proc/self/exe"
 	path, err := os.Executable()
@@ -83,7 +83,7 @@ func program() (string, error) {
 	return path, nil
 }
 
-// offerToKiller has the system's out-of-memory killer take this process before its parent. It is only asked for.
+// offerToKiller asks the system's out-of-memory killer to end this process before its parent. Failures do not matter.
 func offerToKiller() { _ = os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0) }
 
 // outOfMemoryKills returns the number of processes that the system has killed for want of memory; -1 if it is not known.

@@ -7,10 +7,10 @@ import (
 	"os"
 )
 
-// Supported says whether this system can run an engine in a process of its own.
+// Supported tells whether this system can run an instance in a process of its own.
 const Supported = false
 
-// Usable returns why this process cannot hand volumes to a child.
+// Usable returns the reason why this process cannot hand volumes to a child.
 func Usable() error { return errSystem }
 
 var errSystem = errors.New("a worker process needs Linux: compute in this process")

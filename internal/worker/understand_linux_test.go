@@ -35,7 +35,7 @@ func TestFaults(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := new(child).understand(test.ctx, f, nil)
+		got := new(child).decode(test.ctx, f, nil)
 		if got == nil || !errors.Is(got, test.want) && got.Error() != test.want.Error() {
 			t.Errorf("%s: %v, want %v", name, got, test.want)
 		}

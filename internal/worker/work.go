@@ -11,11 +11,11 @@ import (
 	"github.com/voxcam/voxcam/volume"
 )
 
-// States is a cam.Checkpoint that lists what it keeps. Begin gives the child of such a one what an earlier process has left. Of other
-// checkpoints nothing is known before the child asks, so that it begins with the first point.
+// States is a cam.Checkpoint that lists its states. Begin hands them to the child, which goes on from them. With another checkpoint the child
+// begins with the first point.
 type States interface {
 	cam.Checkpoint
-	// All returns the states that are kept: by key, with the number of their points.
+	// All returns the kept states by key, with the number of their points.
 	All() iter.Seq2[string, SavedState]
 }
 
@@ -33,20 +33,20 @@ type work struct {
 	news   chan struct{} // has an element while there are events
 
 	mu     sync.Mutex
-	events []event               // that the caller was not told of
+	events []event               // not yet delivered to the caller
 	kept   map[string]checkpoint // states in the child's memory
-	voxels *region               // of this process's memory, while the child reads them
+	voxels *region               // in this process's memory, while the child reads them
 	given  []region              // states in this process's memory, for the child
 	ended  bool
 }
 
-// event is a progress or an event for the caller who waits for a work.
+// event is a progress or an event, for the caller of a work.
 type event struct {
 	done, total int
 	incident    *cam.Event
 }
 
-// Begin implements explain.Overlapping. States of unfinished points that the child leaves behind are given to Request.Checkpoint when it ends.
+// Begin implements explain.Overlapping. When the child ends, its states of unfinished points go to Request.Checkpoint.
 func (w *Worker) Begin(ctx context.Context, v *volume.Volume, req cam.Request) (explain.Work, error) {
 	if req.Noise != nil && w.set.Noise.Path == "" {
 		return nil, errors.New("internal error, please report it: draws must be in a file that the worker reads")
@@ -65,12 +65,12 @@ func (w *Worker) Begin(ctx context.Context, v *volume.Volume, req cam.Request) (
 	w.works[k.id] = k
 	w.mu.Unlock()
 	b := beginning{Work: k.id, Shape: [4]int{v.Channels, v.Depth, v.Height, v.Width}, Geometry: v.Geometry, Axes: v.Axes,
-		Request: travelling(req), Noise: req.Noise != nil}
-	err := k.give(v, &b)
+		Request: sendable(req), Noise: req.Noise != nil}
+	err := k.sendVolume(v, &b)
 	if err == nil {
 		err = k.call(ctx, callBegin, b, nil)
 	}
-	if taken := k.taken(); err == nil {
+	if taken := k.freeVoxels(); err == nil {
 		err = taken
 	}
 	if err != nil {
@@ -80,8 +80,8 @@ func (w *Worker) Begin(ctx context.Context, v *volume.Volume, req cam.Request) (
 	return k, nil
 }
 
-// give puts a volume and the states that are kept of it where the child finds them.
-func (k *work) give(v *volume.Volume, b *beginning) (err error) {
+// sendVolume puts a volume and its kept states into shared memory for the child.
+func (k *work) sendVolume(v *volume.Volume, b *beginning) (err error) {
 	in := k.worker.in
 	if b.Voxels, err = in.put(v.Data); err != nil {
 		return err
@@ -102,8 +102,8 @@ func (k *work) give(v *volume.Volume, b *beginning) (err error) {
 	return nil
 }
 
-// taken takes the memory of the voxels back.
-func (k *work) taken() error {
+// freeVoxels frees the shared memory of the voxels.
+func (k *work) freeVoxels() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.voxels == nil {
@@ -114,15 +114,15 @@ func (k *work) taken() error {
 	return k.worker.in.release(at)
 }
 
-// keep notes where the child keeps a state.
-func (k *work) keep(c checkpoint) error {
+// noteState notes the place of a state in the child's memory.
+func (k *work) noteState(c checkpoint) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.kept[c.Key] = c
 	return nil
 }
 
-// queue notes an event for the caller.
+// queue keeps an event for the caller.
 func (k *work) queue(e event) error {
 	k.mu.Lock()
 	k.events = append(k.events, e)
@@ -134,7 +134,7 @@ func (k *work) queue(e event) error {
 	return nil
 }
 
-// deliver tells the caller of events.
+// deliver hands the events to the caller.
 func (k *work) deliver() {
 	k.mu.Lock()
 	events := k.events
@@ -150,7 +150,7 @@ func (k *work) deliver() {
 	}
 }
 
-// call asks the child something about the work, and tells the caller meanwhile what happens. After an error the caller's checkpoint has what
+// call asks the child about the work. Until the answer comes, it delivers events to the caller. After an error the caller's checkpoint has what
 // the child kept of unfinished points, unless the child may still be at it.
 func (k *work) call(ctx context.Context, kind kind, in, out any) error {
 	answered := make(chan error, 1)
@@ -162,15 +162,16 @@ func (k *work) call(ctx context.Context, kind kind, in, out any) error {
 		case err := <-answered:
 			k.deliver()
 			if err != nil && !k.worker.child.abandoned.Load() {
-				k.rescue()
+				k.rescueStates()
 			}
 			return err
 		}
 	}
 }
 
-// rescue copies states from the memory of the child, which writes none there now. One that cannot be read is lost.
-func (k *work) rescue() {
+// rescueStates copies states from the memory of the child, which writes none there now, to the caller's checkpoint. States that cannot be read
+// are lost.
+func (k *work) rescueStates() {
 	k.mu.Lock()
 	kept := k.kept
 	k.kept = map[string]checkpoint{}
@@ -180,7 +181,7 @@ func (k *work) rescue() {
 	}
 	for key, c := range kept {
 		if values, err := get(k.worker.child.out, c.State, int(c.State.Length/4)); err == nil {
-			_ = k.req.Checkpoint.Keep(key, values, c.Draws) // otherwise it is lost
+			_ = k.req.Checkpoint.Keep(key, values, c.Draws) // otherwise the state is lost
 		}
 	}
 }
@@ -190,7 +191,7 @@ func (k *work) Compute(ctx context.Context) error {
 	var info cam.Info
 	err := k.call(ctx, callCompute, k.id, &info)
 	if err == nil {
-		k.worker.learn(info)
+		k.worker.updateInfo(info)
 	}
 	return err
 }
@@ -204,7 +205,7 @@ func (k *work) Result() (*cam.Result, error) {
 	return r, err
 }
 
-// Drop implements explain.Work: nothing is left of it here, nor with the child.
+// Drop implements explain.Work. It forgets the work here and in the child.
 func (k *work) Drop() {
 	w := k.worker
 	k.mu.Lock()
@@ -217,14 +218,14 @@ func (k *work) Drop() {
 	w.mu.Lock()
 	delete(w.works, k.id)
 	w.mu.Unlock()
-	_ = k.taken() // an error is that of a system that gives no memory back
+	_ = k.freeVoxels() // an error means that the system takes no memory back
 	for _, at := range k.given {
 		_ = w.in.release(at)
 	}
-	w.child.say(sayEnd, 0, k.id)
+	w.child.notify(sayEnd, 0, k.id)
 }
 
-// fetch brings the result here.
+// fetch copies the result from the child.
 func (k *work) fetch(ctx context.Context) (*cam.Result, error) {
 	c, r := k.worker.child, &cam.Result{}
 	if err := k.call(ctx, callResult, k.id, r); err != nil {

@@ -1,13 +1,13 @@
-// Package worker holds an instance in a child process, so that whatever happens there, a crash of a driver, the system's out-of-memory killer,
-// a call that never returns, ends no run: package engine starts another child, which goes on from the points that were kept.
+// Package worker holds an instance in a child process, so that nothing that happens there ends a run, be it a crash of a driver, the system's
+// out-of-memory killer, or a call that never returns: package engine starts another child, which goes on from the points that were kept.
 //
 //	w, err := worker.Start(ctx, instance.Options{Model: "m.onnx"}, worker.Options{PassTimeout: 5 * time.Minute})
 //	...
 //	defer w.Close()
 //
 // Parent and child are connected by a pair of sockets for messages, and share two files of memory without names: the parent puts volumes
-// and states of unfinished points into one, the child maps and states into the other. Each manages its own, and gives back to the system what
-// is free.
+// and states of unfinished points into one, the child maps and states into the other. Each manages its own, and gives free
+// memory back to the system.
 //
 // Besides an instance in the same process that costs memory: the voxels of a volume that has been begun exist twice, with the caller and
 // with the child, and a third time for the moment in which they are handed over; a map and its heatmap exist twice for the moment in
@@ -34,8 +34,8 @@ import (
 
 // Options of a Worker. The zero value has no limit of time.
 type Options struct {
-	// PassTimeout is how long the child may show no progress while it is to do something, before it is ended: a pass through the network, or
-	// a sign that it loads. 0: for ever.
+	// PassTimeout is the longest time without progress while the child has a call to answer, after which it is ended. Progress is a pass
+	// through the network, or a sign that it loads. 0: no limit.
 	PassTimeout time.Duration
 	// Noise names the file of draws for requests with Noise: the child reads it itself.
 	Noise Noise
@@ -44,48 +44,48 @@ type Options struct {
 
 	Grace    time.Duration // for a child that was asked to end; 0: 5 s
 	Pulse    time.Duration // from one state to the next; 0: a second
-	OOMKills func() int    // the number of processes that the system has killed for want of memory, -1 for unknown; nil: as it counts
+	OOMKills func() int    // returns the number of processes that the system has killed for want of memory, -1 for unknown; nil: the system's count
 }
 
 // Noise is a .npy file of draws. Another file than that of the digest, in hexadecimal, is refused; "" takes any.
 type Noise struct{ Path, SHA256 string }
 
-// ErrNoProcess says that the system gives no process, or not what the two sides are connected by.
+// ErrNoProcess says that the system refuses a process, or its shared memory or connection.
 var ErrNoProcess = errors.New("the worker process cannot be started")
 
-// DiedError says that a worker process is no more. Another one can go on.
+// DiedError says that a worker process has ended. Another one can go on.
 type DiedError struct {
-	Story       string // how it ended
-	Killed      bool   // by others than this process
-	OutOfMemory bool   // the system has killed it for want of memory, as far as that can be told
+	Reason      string // of its end
+	Killed      bool   // by another process than this one
+	OutOfMemory bool   // the system has killed it for want of memory, as far as is known
 }
 
 // Error implements error.
-func (e *DiedError) Error() string { return "the worker process has ended: " + e.Story }
+func (e *DiedError) Error() string { return "the worker process has ended: " + e.Reason }
 
-// errClosed says that this process ends the worker.
+// errClosed says that the worker was closed.
 var errClosed = errors.New("the worker is closed")
 
 // Worker is an instance in a child process. Errors that are a *DiedError say that the process has ended; then only Close is left.
 type Worker struct {
-	set    Options
-	child  *child
-	in     *arena // that this process manages
-	device instance.DeviceInfo
-	rescue sync.Once // of states, when the process has ended
-	closed sync.Once
+	set     Options
+	child   *child
+	in      *sharedMemory // managed by this process
+	device  instance.DeviceInfo
+	rescued sync.Once // states have been rescued after the end of the process
+	closed  sync.Once
 
 	mu    sync.Mutex
-	works map[uint64]*work // that have not ended; nil once closed
+	works map[uint64]*work // works that have not ended; nil once closed
 	last  uint64           // number of a work
 	info  cam.Info
-	told  instance.Snapshot
+	state instance.Snapshot
 }
 
 var _ instance.Instance = (*Worker)(nil)
 
-// Start starts a child, and has it open an instance. An error of opening is the instance's, or a *DiedError, or wraps ErrNoProcess. ctx is
-// of the start alone.
+// Start starts a child, which opens an instance. An error of opening is the instance's, or a *DiedError, or wraps ErrNoProcess. ctx is
+// for the start alone.
 func Start(ctx context.Context, o instance.Options, set Options) (_ *Worker, err error) {
 	if set.Grace == 0 {
 		set.Grace = 5 * time.Second
@@ -104,15 +104,15 @@ func Start(ctx context.Context, o instance.Options, set Options) (_ *Worker, err
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoProcess, err)
 	}
-	w := &Worker{set: set, in: &arena{file: in}, works: map[uint64]*work{}}
-	if w.child, err = spawn(&w.set, in, w.hear); err != nil {
+	w := &Worker{set: set, in: &sharedMemory{file: in}, works: map[uint64]*work{}}
+	if w.child, err = spawn(&w.set, in, w.handle); err != nil {
 		return nil, errors.Join(err, in.Close())
 	}
 	defer context.AfterFunc(ctx, func() { w.child.kill("it is not wanted any more") })()
 	var answer opened
 	err = w.call(ctx, callOpen, opening{Options: text, Noise: set.Noise, Pulse: int64(set.Pulse)}, &answer)
 	if err == nil {
-		err = w.note(answer.Told)
+		err = w.updateState(answer.State)
 	}
 	if err != nil {
 		w.child.kill("it could not go on")
@@ -123,53 +123,53 @@ func Start(ctx context.Context, o instance.Options, set Options) (_ *Worker, err
 		return nil, err
 	}
 	w.device = answer.Device
-	w.learn(answer.Info)
+	w.updateInfo(answer.Info)
 	return w, nil
 }
 
-// note notes the state that the child tells.
-func (w *Worker) note(t telling) error {
+// updateState keeps the state that the child sent.
+func (w *Worker) updateState(t stateMessage) error {
 	var s instance.Snapshot
 	if err := json.Unmarshal(t.State, &s); err != nil {
 		return err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.told = s
+	w.state = s
 	return nil
 }
 
 // Gone returns a channel that is closed when the process has ended, or closed its connection.
 func (w *Worker) Gone() <-chan struct{} { return w.child.gone }
 
-// End ends the process for a reason, at once. It returns the error that calls have from then on.
+// End ends the process at once, for a reason. It returns the error of all later calls.
 func (w *Worker) End(reason string) *DiedError {
 	w.child.kill(reason)
 	return w.Died()
 }
 
-// Died waits for the end of a process that is gone, and describes it. What it has kept of unfinished points, the checkpoints of the callers
-// keep from then on.
+// Died waits for the end of a process that is gone, and describes it. The states of unfinished points that it kept go to the checkpoints of the
+// callers.
 func (w *Worker) Died() *DiedError {
-	w.child.bury()
+	w.child.reap()
 	w.rescueAll()
 	kills, killed := w.set.OOMKills(), w.child.killed()
-	return &DiedError{Story: w.child.story(), Killed: killed, OutOfMemory: killed && (kills < 0 || kills != w.child.kills)}
+	return &DiedError{Reason: w.child.exitReason(), Killed: killed, OutOfMemory: killed && (kills < 0 || kills != w.child.kills)}
 }
 
 // rescueAll copies the states of all works from the memory of the process, which has ended.
 func (w *Worker) rescueAll() {
-	w.rescue.Do(func() {
+	w.rescued.Do(func() {
 		w.mu.Lock()
 		works := slices.Collect(maps.Values(w.works))
 		w.mu.Unlock()
 		for _, k := range works {
-			k.rescue()
+			k.rescueStates()
 		}
 	})
 }
 
-// Interrupt has all calls return at once, with an error. Only Close is left then.
+// Interrupt makes all calls return at once, with an error. After that the worker can only be closed.
 func (w *Worker) Interrupt() { w.child.interrupt() }
 
 // Close ends the process. What it has kept of unfinished points, the checkpoints of the callers keep from then on. Closing again does nothing.
@@ -188,7 +188,7 @@ func (w *Worker) Close() (err error) {
 // PID returns the number of the process.
 func (w *Worker) PID() int { return w.child.cmd.Process.Pid }
 
-// call asks the child. That it ends over the call is a *DiedError.
+// call asks the child. If the child ends before it answers, the error is a *DiedError.
 func (w *Worker) call(ctx context.Context, kind kind, in, out any) error {
 	err := w.child.call(ctx, kind, in, out)
 	if errors.Is(err, errDied) {
@@ -197,33 +197,33 @@ func (w *Worker) call(ctx context.Context, kind kind, in, out any) error {
 	return err
 }
 
-// hear notes what the child tells.
-func (w *Worker) hear(f frame) error {
+// handle handles a message of the child that is no answer.
+func (w *Worker) handle(f frame) error {
 	switch f.kind {
 	case tellState:
-		return heard(f, func(t telling) error {
+		return decoded(f, func(t stateMessage) error {
 			if t.Pulse {
 				w.child.progressed()
 			}
-			return w.note(t)
+			return w.updateState(t)
 		})
 	case tellTaken:
-		return heard(f, func(id uint64) error { return w.about(id, (*work).taken) })
+		return decoded(f, func(id uint64) error { return w.withWork(id, (*work).freeVoxels) })
 	case tellProgress:
-		return heard(f, func(p progress) error {
-			return w.about(p.Work, func(k *work) error { return k.queue(event{done: p.Done, total: p.Total}) })
+		return decoded(f, func(p progress) error {
+			return w.withWork(p.Work, func(k *work) error { return k.queue(event{done: p.Done, total: p.Total}) })
 		})
 	case tellEvent:
-		return heard(f, func(h happened) error {
-			return w.about(h.Work, func(k *work) error { return k.queue(event{incident: &h.Event}) })
+		return decoded(f, func(h happened) error {
+			return w.withWork(h.Work, func(k *work) error { return k.queue(event{incident: &h.Event}) })
 		})
 	case tellCheckpoint:
-		return heard(f, func(c checkpoint) error { return w.about(c.Work, func(k *work) error { return k.keep(c) }) })
+		return decoded(f, func(c checkpoint) error { return w.withWork(c.Work, func(k *work) error { return k.noteState(c) }) })
 	}
 	return errors.New("a message of the wrong kind")
 }
 
-func heard[T any](f frame, note func(T) error) error {
+func decoded[T any](f frame, note func(T) error) error {
 	v, err := unpack[T](f.body)
 	if err != nil {
 		return err
@@ -231,8 +231,8 @@ func heard[T any](f frame, note func(T) error) error {
 	return note(v)
 }
 
-// about notes something of a work that has not ended.
-func (w *Worker) about(id uint64, note func(*work) error) error {
+// withWork calls note with the work of that number, unless it has ended.
+func (w *Worker) withWork(id uint64, note func(*work) error) error {
 	w.mu.Lock()
 	k := w.works[id]
 	w.mu.Unlock()
@@ -249,7 +249,7 @@ func (w *Worker) Device() instance.DeviceInfo { return w.device }
 func (w *Worker) State() instance.Snapshot {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.told
+	return w.state
 }
 
 // Info implements explain.Explainer.
@@ -259,8 +259,8 @@ func (w *Worker) Info() cam.Info {
 	return w.info
 }
 
-// learn notes what the model knows of itself.
-func (w *Worker) learn(i cam.Info) {
+// updateInfo keeps the description of the model.
+func (w *Worker) updateInfo(i cam.Info) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.info = i
@@ -271,7 +271,7 @@ func (w *Worker) Bind(ctx context.Context, shape [4]int) error {
 	var info cam.Info
 	err := w.call(ctx, callBind, shape, &info)
 	if err == nil {
-		w.learn(info)
+		w.updateInfo(info)
 	}
 	return err
 }

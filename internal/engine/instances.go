@@ -16,18 +16,18 @@ import (
 	"github.com/voxcam/voxcam/internal/worker"
 )
 
-// seat is an instance that volumes are explained with.
-type seat struct {
+// openInstance is an instance on which volumes are explained.
+type openInstance struct {
 	instance.Instance
 	device instance.DeviceInfo
 	size   int            // of its budget, if that is one in bytes
 	users  sync.WaitGroup // callers without the turn; added to while mu is held
-	doing  map[*task]bool // works that it does something for, or ended over; guarded by Engine.mu
-	held   bool           // when it was seated, with until
+	doing  map[*task]bool // works that it computes for, or that its process ended over; guarded by Engine.mu
+	held   bool           // when it was put in its place, with until
 	until  time.Time
 }
 
-// process has the methods of an instance in a process of its own.
+// process has the further methods of an instance in a process of its own.
 type process interface {
 	Gone() <-chan struct{}
 	Died() *worker.DiedError
@@ -39,13 +39,13 @@ type process interface {
 var _ process = (*worker.Worker)(nil)
 
 // process returns the instance's process; nil if that is this one.
-func (s *seat) process() process {
+func (s *openInstance) process() process {
 	p, _ := s.Instance.(process)
 	return p
 }
 
 // gone reports whether the instance's process has ended.
-func (s *seat) gone() bool {
+func (s *openInstance) gone() bool {
 	if p := s.process(); p != nil {
 		select {
 		case <-p.Gone():
@@ -56,15 +56,15 @@ func (s *seat) gone() bool {
 	return false
 }
 
-// interrupt has all calls to the instance's process return.
-func (s *seat) interrupt() {
+// interrupt makes all calls to the instance's process return.
+func (s *openInstance) interrupt() {
 	if p := s.process(); p != nil {
 		p.Interrupt()
 	}
 }
 
-// over has a seat do something for a work. If its process ends meanwhile, it may have been over that.
-func (e *Engine) over(s *seat, w *work, do func() error) error {
+// runFor runs do, a call to an instance for a work. If the process ends during it, the work is a suspect.
+func (e *Engine) runFor(s *openInstance, w *work, do func() error) error {
 	e.mu.Lock()
 	if !s.gone() {
 		s.doing[&w.task] = true
@@ -79,41 +79,41 @@ func (e *Engine) over(s *seat, w *work, do func() error) error {
 	return err
 }
 
-// gate lets callers of Begin through to the model on the device. Who shuts it has the model alone.
+// gate lets callers of Begin through to the model on the device. A caller that has shut it has the model alone.
 type gate struct {
-	context context.Context // ends when it is being shut
+	context context.Context // ends when the gate is shut
 	cancel  context.CancelFunc
 	inside  sync.WaitGroup // added to while mu is held
 }
 
-// errShut is the cause of not bringing a volume ahead.
+// errShut is the cause with which bringing a volume ahead is stopped.
 var errShut = errors.New("the device is busy with its memory")
 
-// through goes through the gate, if it is open. The caller leaves gate.inside.
-func (e *Engine) through() (*seat, *gate) {
+// enterGate adds the caller to gate.inside, if the gate is open. The caller must call inside.Done.
+func (e *Engine) enterGate() (*openInstance, *gate) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.gate == nil || e.seat == nil {
+	if e.gate == nil || e.primary == nil {
 		return nil, nil
 	}
 	e.gate.inside.Add(1)
-	return e.seat, e.gate
+	return e.primary, e.gate
 }
 
-// openGate lets volumes be brought ahead to the device, unless the processor stands in for it, or a volume is to be explained alone. The turn is
+// openGate lets volumes be brought ahead to the device, unless the processor is in its place, or a volume is to be explained alone. The turn is
 // held.
 func (e *Engine) openGate() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.gate == nil && e.seat != nil && e.spare == nil && len(e.suspects) == 0 {
+	if e.gate == nil && e.primary != nil && e.fallback == nil && len(e.suspects) == 0 {
 		g := &gate{}
 		g.context, g.cancel = context.WithCancel(context.Background())
 		e.gate = g
 	}
 }
 
-// shut takes back all volumes that were brought ahead, and keeps others from it, until openGate. The turn is held.
-func (e *Engine) shut() {
+// shutGate drops all volumes that were brought ahead, and lets no others be brought until openGate. The turn is held.
+func (e *Engine) shutGate() {
 	e.mu.Lock()
 	g := e.gate
 	e.gate = nil
@@ -122,7 +122,7 @@ func (e *Engine) shut() {
 		return
 	}
 	g.cancel()
-	e.dropAhead() // a Begin may wait for the place of one of them
+	e.dropAhead() // a Begin may wait for the buffer of one of them
 	g.inside.Wait()
 	e.dropAhead()
 }
@@ -132,7 +132,7 @@ func (e *Engine) dropAhead() {
 	var drop []explain.Work
 	for w := range e.ahead {
 		drop = append(drop, w.inner)
-		w.inner, w.seat = nil, nil
+		w.inner, w.on = nil, nil
 	}
 	clear(e.ahead)
 	e.mu.Unlock()
@@ -144,7 +144,7 @@ func (e *Engine) dropAhead() {
 // starts is the number of failures in a row to start an instance in another process after which the processor has a try.
 const starts = 3
 
-// backOff returns the pause before another process, by the number that ended since a volume was explained.
+// backOff returns the pause before another process, by the number of processes that ended since a volume was explained.
 func backOff(deaths int) time.Duration {
 	if deaths <= 1 {
 		return 0
@@ -152,8 +152,8 @@ func backOff(deaths int) time.Duration {
 	return min(200*time.Millisecond<<min(deaths-2, 10), 5*time.Second)
 }
 
-// openSeat opens an instance on a device.
-func (e *Engine) openSeat(ctx context.Context, t *task, o instance.Options) (*seat, error) {
+// openOn opens an instance on a device.
+func (e *Engine) openOn(ctx context.Context, t *task, o instance.Options) (*openInstance, error) {
 	if o.Device == processor || e.host {
 		o.Budget = e.processor
 	}
@@ -165,30 +165,30 @@ func (e *Engine) openSeat(ctx context.Context, t *task, o instance.Options) (*se
 	if err != nil {
 		return nil, err
 	}
-	s := &seat{Instance: x, device: x.Device(), size: budget.Size(), doing: map[*task]bool{}, held: o.Held, until: o.Until}
+	s := &openInstance{Instance: x, device: x.Device(), size: budget.Size(), doing: map[*task]bool{}, held: o.Held, until: o.Until}
 	for _, failure := range s.device.Failures {
-		t.tell(cam.EventFailed, "the device is tried again: %s", failure)
+		t.record(cam.EventFailed, "the device is tried again: %s", failure)
 	}
 	return s, nil
 }
 
-// processor is the name of the device that takes the place of others.
+// processor is the name of the fallback device.
 const processor = "cpu"
 
-// fill opens an instance for a place, &e.seat or &e.spare. A process that does not start is tried again; failures counts how often in a row. The
-// turn is held.
-func (e *Engine) fill(ctx context.Context, t *task, at **seat, failures *int) (*seat, error) {
+// fill opens an instance and puts it in a place, &e.primary or &e.fallback. A process that does not start is tried again; failures counts the
+// tries in a row. The turn is held.
+func (e *Engine) fill(ctx context.Context, t *task, at **openInstance, failures *int) (*openInstance, error) {
 	for {
 		if err := sleep(ctx, e.options.BackOff(e.deaths)); err != nil {
 			return nil, err
 		}
 		o := e.instanceOptions()
-		if at == &e.spare {
-			o.Device, o.Precision = processor, "" // computes in float32 whatever the precision of the device
+		if at == &e.fallback {
+			o.Device, o.Precision = processor, "" // computes in float32 at any precision of the device
 		}
-		s, err := e.openSeat(ctx, t, o)
+		s, err := e.openOn(ctx, t, o)
 		if err == nil {
-			err = e.sit(ctx, at, s)
+			err = e.install(ctx, at, s)
 		}
 		if err == nil {
 			*failures = 0
@@ -203,7 +203,7 @@ func (e *Engine) fill(ctx context.Context, t *task, at **seat, failures *int) (*
 		if *failures >= starts {
 			*failures = starts - 1 // the next volume has one try
 			if errors.As(err, &died) {
-				err = fmt.Errorf("the worker process has ended while it opened the model: %s", died.Story)
+				err = fmt.Errorf("the worker process has ended while it opened the model: %s", died.Reason)
 			}
 			return nil, err
 		}
@@ -230,17 +230,17 @@ func (e *Engine) holding() (held bool, until time.Time) {
 	return true, e.until
 }
 
-// sit puts a new instance in its place. What was ordered while it was opened, it is told before. The turn is held.
-func (e *Engine) sit(ctx context.Context, at **seat, s *seat) error {
+// install puts a new instance in its place. Orders that came while it was opened go to it first. The turn is held.
+func (e *Engine) install(ctx context.Context, at **openInstance, s *openInstance) error {
 	for {
 		e.mu.Lock()
 		held, until := e.holding()
 		if held == s.held && until.Equal(s.until) {
 			*at = s
-			e.changeSeats()
+			e.announceChange()
 			e.mu.Unlock()
 			if e.life.Err() != nil {
-				s.interrupt() // Close may have been too early for it
+				s.interrupt() // Close may have come before it was there
 			}
 			return nil
 		}
@@ -259,14 +259,14 @@ func (e *Engine) sit(ctx context.Context, at **seat, s *seat) error {
 	}
 }
 
-// unseat closes a seat, which no volume is computed on. The turn is held, and the gate shut.
-func (e *Engine) unseat(at **seat) error {
+// closeInstance closes an instance while no volume is computed on it. The turn is held, and the gate shut.
+func (e *Engine) closeInstance(at **openInstance) error {
 	e.mu.Lock()
 	s := *at
 	*at = nil
-	e.changeSeats()
+	e.announceChange()
 	var works []*work
-	for w := range e.untaken {
+	for w := range e.unfetched {
 		if w.doneOn == s {
 			works = append(works, w)
 		}
@@ -276,34 +276,34 @@ func (e *Engine) unseat(at **seat) error {
 		return nil
 	}
 	for _, w := range works {
-		_, _ = w.take() // an error is that of its Result
+		_, _ = w.fetch() // an error is that of its Result
 	}
 	s.users.Wait()
 	return s.Close()
 }
 
-// changeSeats tells callers without the turn that a seat is another one. mu is held.
-func (e *Engine) changeSeats() {
-	close(e.seated)
-	e.seated = make(chan struct{})
+// announceChange wakes callers that wait for another instance. mu is held.
+func (e *Engine) announceChange() {
+	close(e.changed)
+	e.changed = make(chan struct{})
 }
 
-// current is the seat that volumes are explained on; nil if there is none at the moment.
-func (e *Engine) current() *seat {
+// current returns the instance that volumes are explained on; nil if there is none at the moment.
+func (e *Engine) current() *openInstance {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.spare != nil {
-		return e.spare
+	if e.fallback != nil {
+		return e.fallback
 	}
-	return e.seat
+	return e.primary
 }
 
-// use is the seat on the device, or else the one in its place, and the one that volumes are explained on, for calls without the turn; nil
-// while there is none. Done lets them be closed again.
-func (e *Engine) use() (s, now *seat, done func()) {
+// use returns the instance on the device, or else the fallback, and the instance that volumes are explained on, for calls without the turn; nil
+// while there is none. done lets them be closed again.
+func (e *Engine) use() (s, now *openInstance, done func()) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s, now = e.seat, e.spare
+	s, now = e.primary, e.fallback
 	if s == nil || now != nil && s.gone() {
 		s = now
 	}
@@ -321,26 +321,26 @@ func (e *Engine) use() (s, now *seat, done func()) {
 	}
 }
 
-// place returns the seat for a task, and opens it if it is needed. The turn is held.
-func (e *Engine) place(ctx context.Context, t *task) (*seat, error) {
+// instanceFor returns the instance for a task, and opens it if need be. The turn is held.
+func (e *Engine) instanceFor(ctx context.Context, t *task) (*openInstance, error) {
 	if e.life.Err() != nil {
 		return nil, errClosed
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(e.life, func() { cancel(errClosed) })()
-	e.reap()
+	e.reapAll()
 	e.mu.Lock()
-	s, spare := e.seat, e.spare
+	s, fallback := e.primary, e.fallback
 	e.mu.Unlock()
-	if !t.placed && spare != nil {
+	if !t.decided && fallback != nil {
 		if why := e.stillShort(ctx, s); why != "" {
 			e.toProcessor(ctx, t, errors.New(why))
 		}
 	}
-	t.placed = true
+	t.decided = true
 	if t.processor {
-		return e.openSpare(ctx, t)
+		return e.openFallback(ctx, t)
 	}
 	if s != nil {
 		return s, nil
@@ -348,7 +348,7 @@ func (e *Engine) place(ctx context.Context, t *task) (*seat, error) {
 	if e.lost != nil {
 		return nil, e.lost
 	}
-	s, err := e.fill(ctx, t, &e.seat, &e.failures)
+	s, err := e.fill(ctx, t, &e.primary, &e.failures)
 	if err != nil {
 		if e.options.Worker == nil {
 			e.tried = time.Now()
@@ -357,24 +357,24 @@ func (e *Engine) place(ctx context.Context, t *task) (*seat, error) {
 		switch {
 		case passing(err) || !e.opened || errors.As(err, &changed) || ctx.Err() != nil:
 			return nil, err
-		case spare == nil: // it worked before
+		case fallback == nil: // it worked before
 			return nil, fmt.Errorf("%w: %w", cam.ErrLost, err)
 		}
 		e.toProcessor(ctx, t, err)
-		return spare, nil
+		return fallback, nil
 	}
 	switch {
 	case t.failed != nil && !t.renewed:
 		t.renewed = true
-		t.tell(cam.EventRestart, "the context was made anew after: %v", t.failed)
-	case spare != nil:
-		t.tell(cam.EventLarger, "the device is used again: it has memory for its context")
+		t.record(cam.EventRestart, "the context was made anew after: %v", t.failed)
+	case fallback != nil:
+		t.record(cam.EventLarger, "the device is used again: it has memory for its context")
 	}
 	return s, nil
 }
 
-// stillShort returns why the device, where the last volume could not be explained, is not tried again now; "" if it is.
-func (e *Engine) stillShort(ctx context.Context, s *seat) string {
+// stillShort returns the reason why the device, which failed for the last volume, is not tried again now; "" if it is.
+func (e *Engine) stillShort(ctx context.Context, s *openInstance) string {
 	recently := time.Since(e.tried) < retry
 	if s == nil {
 		if e.lost != nil {
@@ -400,15 +400,15 @@ func (e *Engine) stillShort(ctx context.Context, s *seat) string {
 	return ""
 }
 
-// openSpare opens the model on the processor. The turn is held.
-func (e *Engine) openSpare(ctx context.Context, t *task) (*seat, error) {
+// openFallback opens the model on the processor. The turn is held.
+func (e *Engine) openFallback(ctx context.Context, t *task) (*openInstance, error) {
 	e.mu.Lock()
-	s := e.spare
+	s := e.fallback
 	e.mu.Unlock()
 	if s != nil {
 		return s, nil
 	}
-	s, err := e.fill(ctx, t, &e.spare, new(int))
+	s, err := e.fill(ctx, t, &e.fallback, new(int))
 	if err != nil {
 		return nil, fmt.Errorf("the processor cannot take the device's place: %w", err)
 	}
