@@ -164,8 +164,8 @@ func (e *Engine) succeeded(s *openInstance) {
 	}
 }
 
-// recover settles how a task goes on after an error, or returns the error with which it ends. S is where the error came from; nil if there
-// is no device.
+// recover carries out the action after an error of a task, or returns the error with which the task ends. s is the instance of the error; nil if
+// there is none.
 func (e *Engine) recover(ctx context.Context, s *openInstance, t *task, err error) error {
 	var skipped *cam.SkippedError
 	switch {
@@ -186,8 +186,7 @@ func (e *Engine) recover(ctx context.Context, s *openInstance, t *task, err erro
 	return e.act(ctx, s, t, now, short, err)
 }
 
-// situation classifies an error. It returns the memory that was missing, nil if it was something else, and the error without what no caller
-// needs.
+// situation classifies an error. It returns the missing memory, nil for other errors, and the error without parts that no caller needs.
 func (e *Engine) situation(ctx context.Context, s *openInstance, t *task, err error) (policy.Situation, *cam.MemoryError, error) {
 	var short *cam.MemoryError
 	var small *cam.BudgetError

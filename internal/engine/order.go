@@ -33,7 +33,7 @@ func (e *Engine) Order(ctx context.Context, o policy.Order) (policy.Outcome, err
 	}
 }
 
-// hold notes what an order says of instances that are opened from now on.
+// hold notes the effect of an order on instances that are opened from now on.
 func (e *Engine) hold(o policy.Order) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -27,7 +27,7 @@ type task struct {
 	waited     time.Duration
 	reported   time.Duration // the part of waited that an event has reported
 	pause      time.Duration // the last one
-	ended      bool          // nobody wants it any more; guarded by Engine.mu
+	ended      bool          // no caller needs it any more; guarded by Engine.mu
 
 	// Of worker processes that ended over it.
 	deaths   int    // in a row, without further points
