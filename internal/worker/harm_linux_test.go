@@ -114,8 +114,8 @@ func TestEverythingAtOnce(t *testing.T) {
 		fmt.Sscan(text, &seed)
 	}
 	harm := []harm{{At: "pass", Pass: 3, How: "short", Times: 4}, {At: "pass", Pass: 4, How: "lost", Times: 2}, {At: "result", How: "lost", Times: 2},
-		{At: "result", How: "short", Times: 2}, {At: "begin", How: "kill", Times: 2, CPU: true}, {At: "order", How: "exit", Times: 3, CPU: true},
-		{At: "pass", Pass: 5, How: "exit", Times: 3, CPU: true}, {At: "result", How: "exit", Times: 2, CPU: true}, {At: "open", How: "kill", After: 3, Times: 2}}
+		{At: "result", How: "short", Times: 2}, {At: "begin", How: "kill", Times: 2, CPU: true}, {At: "order", How: "exit", Times: 1, CPU: true},
+		{At: "pass", Pass: 5, How: "exit", Times: 3, CPU: true}, {At: "result", How: "exit", Times: 2, CPU: true}, {At: "open", How: "kill", After: 3, Times: 1}}
 	w := start(t, script{Dir: t.TempDir(), OnDevice: true, Pass: time.Millisecond, Harm: harm}, worker.Options{}, func(o *engine.Options) {
 		o.Restarts, o.Policy.Wait = 1000, 5*time.Millisecond
 	})
@@ -219,4 +219,40 @@ func TestEverythingAtOnce(t *testing.T) {
 	others.Wait()
 	results, errs := runAll(t.Context(), w, 3, draws)
 	checkAll(t, results, errs, draws)
+}
+
+// An engine is closed whatever goes on: all that wait return, and nothing is left.
+func TestClosedAtAnyTime(t *testing.T) {
+	harm := []harm{{At: "pass", Pass: 2, How: "hang", Times: 1, After: 4}, {At: "pass", Pass: 3, How: "kill", CPU: true, Times: 2}, {At: "pass", Pass: 2, How: "short", Times: 2},
+		{At: "result", How: "lost", Times: 2}}
+	for n := range 12 {
+		w := start(t, script{Dir: t.TempDir(), OnDevice: true, Pass: time.Millisecond, Harm: harm}, worker.Options{Grace: 50 * time.Millisecond},
+			func(o *engine.Options) { o.Policy.Wait = 5 * time.Millisecond })
+		var all sync.WaitGroup
+		all.Go(func() {
+			results, errs := runAll(t.Context(), w, 12, 3)
+			for i, err := range errs {
+				switch {
+				case err == nil && results[i] != nil:
+					same(t, results[i], truth(t, i, 3))
+				case err != nil && !strings.Contains(err.Error(), "closed"):
+					t.Errorf("volume %d: %v", i, err)
+				}
+			}
+		})
+		for _, o := range []policy.Operation{policy.Restart, policy.Release, policy.Restart} {
+			all.Go(func() {
+				if _, err := w.Order(t.Context(), policy.Order{Operation: o}); err != nil && !strings.Contains(err.Error(), "closed") {
+					t.Errorf("%s: %v", o, err)
+				}
+			})
+		}
+		time.Sleep(time.Duration(n*n) * time.Millisecond)
+		all.Go(func() {
+			if err := w.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		all.Wait()
+	}
 }
