@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -208,5 +209,44 @@ func TestAutoComesBack(t *testing.T) {
 				t.Errorf("the device that was asked for is %q", st.Device)
 			}
 		})
+	}
+}
+
+// A result that has come over when the process ends leaves no suspicion.
+func TestResultInDeath(t *testing.T) {
+	w := newWorld(t)
+	w.processes = true
+	o := Options{}
+	inProcess(&o)
+	e := openIn(t, w, o)
+	suspects := func() int {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return len(e.suspects)
+	}
+	var next sync.WaitGroup
+	w.result = func(string) error {
+		w.result = nil
+		_ = w.kill()
+		next.Go(func() {
+			r, err := e.Explain(t.Context(), volume.New(1, 2, 2, 2), request("y", draws))
+			if err != nil {
+				t.Error(err)
+			}
+			checkExact(t, r)
+		})
+		for suspects() == 0 { // until it waits for this result
+			time.Sleep(time.Millisecond)
+		}
+		return nil
+	}
+	r, err := e.Explain(t.Context(), volume.New(1, 2, 2, 2), request("x", draws))
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkExact(t, r)
+	next.Wait()
+	if suspects() > 0 || e.gate == nil {
+		t.Errorf("%d volumes are suspected, the gate is %v", suspects(), e.gate)
 	}
 }

@@ -318,13 +318,6 @@ func (e *Engine) Explain(ctx context.Context, v *volume.Volume, req cam.Request)
 // Close gives the device back. Calls of others end with an error.
 func (e *Engine) Close() error {
 	e.end(errClosed)
-	e.mu.Lock()
-	for _, s := range []*openInstance{e.primary, e.fallback} {
-		if s != nil {
-			s.interrupt()
-		}
-	}
-	e.mu.Unlock()
 	e.turn <- struct{}{}
 	defer func() { <-e.turn }()
 	e.shutGate()

@@ -25,6 +25,7 @@ type openInstance struct {
 	doing  map[*task]bool // works that it computes for, or that its process ended over; guarded by Engine.mu
 	held   bool           // when it was put in its place, with until
 	until  time.Time
+	forget func() bool // forgets to interrupt it when the engine is closed
 }
 
 // process has the further methods of an instance in a process of its own.
@@ -61,6 +62,11 @@ func (s *openInstance) interrupt() {
 	if p := s.process(); p != nil {
 		p.Interrupt()
 	}
+}
+
+func (s *openInstance) close() error {
+	defer s.forget()
+	return s.Close()
 }
 
 // runFor runs do, a call to an instance for a work. If the process ends during it, the work is a suspect.
@@ -166,6 +172,7 @@ func (e *Engine) openOn(ctx context.Context, t *task, o instance.Options) (*open
 		return nil, err
 	}
 	s := &openInstance{Instance: x, device: x.Device(), size: budget.Size(), doing: map[*task]bool{}, held: o.Held, until: o.Until}
+	s.forget = context.AfterFunc(e.life, s.interrupt)
 	for _, failure := range s.device.Failures {
 		t.record(cam.EventFailed, "the device is tried again: %s", failure)
 	}
@@ -239,9 +246,6 @@ func (e *Engine) install(ctx context.Context, at **openInstance, s *openInstance
 			*at = s
 			e.announceChange()
 			e.mu.Unlock()
-			if e.life.Err() != nil {
-				s.interrupt() // Close may have come before it was there
-			}
 			return nil
 		}
 		e.mu.Unlock()
@@ -253,7 +257,7 @@ func (e *Engine) install(ctx context.Context, at **openInstance, s *openInstance
 			}
 		}
 		if _, err := s.Order(ctx, o); err != nil {
-			return errors.Join(err, s.Close())
+			return errors.Join(err, s.close())
 		}
 		s.held, s.until = held, until
 	}
@@ -279,7 +283,7 @@ func (e *Engine) closeInstance(at **openInstance) error {
 		_, _ = w.fetch() // an error is that of its Result
 	}
 	s.users.Wait()
-	return s.Close()
+	return s.close()
 }
 
 // announceChange wakes callers that wait for another instance. mu is held.

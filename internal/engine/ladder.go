@@ -118,13 +118,8 @@ func (e *Engine) attempt(ctx context.Context, s *openInstance, w *work) (err err
 	if !suspect {
 		return nil
 	}
-	if _, err := w.fetch(); err != nil {
-		return err
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	delete(e.suspects, &w.task)
-	return nil
+	_, err = w.fetch()
+	return err
 }
 
 // during runs f with the context inside, a child of ctx. An order that needs the turn stops it; then the error is errOrdered.

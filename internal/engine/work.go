@@ -167,6 +167,9 @@ func (w *work) fetch() (*cam.Result, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.unfetched, w)
+	if w.failed == nil {
+		delete(e.suspects, &w.task)
+	}
 	return w.result, w.failed
 }
 
