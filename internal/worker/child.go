@@ -23,6 +23,7 @@ type child struct {
 	out    *os.File // shared memory that it manages
 	stderr *tail
 	handle func(frame) error // handles its messages, one at a time
+	grace  time.Duration     // of Options; calls whose context has ended have twice as long to return
 	kills  int               // kills of the system for want of memory, when it was started
 
 	mu    sync.Mutex
@@ -35,18 +36,20 @@ type child struct {
 	ended       chan struct{} // closed when the process has ended
 	interrupted chan struct{} // closed when calls must return
 	interrupt   func()        // closes interrupted
-	abandoned   atomic.Bool   // nobody waits any more for a call that it may still be at
 	tasks       sync.WaitGroup
 }
+
+// abandonedError is the reason why a call returns without an answer. The child may still be at it.
+type abandonedError struct{ error }
+
+// Unwrap returns the reason.
+func (e abandonedError) Unwrap() error { return e.error }
 
 // errDied says that a child has ended.
 var errDied = errors.New("the worker process has ended")
 
-// Limits of time.
-const (
-	killGrace   = 10 * time.Second // for the system to end a process that was killed
-	cancelGrace = 10 * time.Second // for a call to return whose context has ended
-)
+// killGrace is the time that the system has to end a process that was killed.
+const killGrace = 10 * time.Second
 
 // inside is the variable of the environment that workers have. A program that does not know the argument worker, such as the binary of
 // some tests, would otherwise begin what it always does, and start workers itself, without end.
@@ -66,7 +69,7 @@ func spawn(set *Options, in *os.File, handle func(frame) error) (*child, error) 
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w", ErrNoProcess, err), ours.Close())
 	}
-	c := &child{conn: ours, pipe: newPipe(ours), out: out, handle: handle, kills: set.OOMKills(), stderr: &tail{}, calls: map[uint64]chan frame{},
+	c := &child{conn: ours, pipe: newPipe(ours), out: out, grace: set.Grace, handle: handle, kills: set.OOMKills(), stderr: &tail{}, calls: map[uint64]chan frame{},
 		gone: make(chan struct{}), ended: make(chan struct{}), interrupted: make(chan struct{})}
 	c.interrupt = sync.OnceFunc(func() { close(c.interrupted) })
 	command := set.Command
@@ -225,9 +228,8 @@ func (c *child) call(ctx context.Context, kind kind, in, out any) error {
 	for {
 		select {
 		case <-interrupted:
-			c.abandoned.Store(true)
 			c.notify(sayCancel, number, nil)
-			return errClosed
+			return abandonedError{errClosed}
 		case f := <-answer:
 			return c.decode(ctx, f, out)
 		case <-c.gone:
@@ -240,12 +242,11 @@ func (c *child) call(ctx context.Context, kind kind, in, out any) error {
 		case <-done:
 			done = nil
 			c.notify(sayCancel, number, nil)
-			timer := time.NewTimer(cancelGrace)
+			timer := time.NewTimer(2 * c.grace)
 			defer timer.Stop()
 			late = timer.C
 		case <-late:
-			c.abandoned.Store(true)
-			return context.Cause(ctx)
+			return abandonedError{context.Cause(ctx)}
 		}
 	}
 }

@@ -147,7 +147,7 @@ func (e *fake) harm(ctx context.Context, at, sample string, pass int) error {
 			h.After > 0 && first(e.script.Dir, fmt.Sprint("after", i), h.After) || h.Times > 0 && !first(e.script.Dir, fmt.Sprint("harm", i), h.Times) {
 			continue
 		}
-		if h.How == "hang" || h.How == "wait" {
+		if h.How == "hang" || h.How == "wait" || h.How == "stubborn" {
 			e.note("harm %s at %s", h.How, at)
 		}
 		switch h.How {
@@ -173,6 +173,8 @@ func (e *fake) harm(ctx context.Context, at, sample string, pass int) error {
 			return fmt.Errorf("no good at %s of %s", at, sample)
 		case "changed":
 			return fmt.Errorf("at %s: %w", at, &input.ChangedError{Path: "m.onnx"})
+		case "stubborn":
+			time.Sleep(500 * time.Millisecond)
 		case "wait":
 			<-ctx.Done()
 			return context.Cause(ctx)

@@ -64,6 +64,28 @@ func TestDrawsAreHandedOver(t *testing.T) {
 	}
 }
 
+// A pass that takes too long to make room for an order is left to its process, which ends; the volume goes on in another one.
+func TestPassThatDoesNotStop(t *testing.T) {
+	dir := t.TempDir()
+	w := start(t, script{Dir: dir, Harm: []harm{{At: "pass", Pass: 4, How: "stubborn", Times: 1}}}, worker.Options{Grace: 20 * time.Millisecond})
+	var ordered sync.WaitGroup
+	ordered.Go(func() {
+		await(t, dir, "harm stubborn at pass")
+		if _, err := w.Order(t.Context(), policy.Order{Operation: policy.Restart}); err != nil {
+			t.Error(err)
+		}
+	})
+	r, err := w.Explain(t.Context(), newVolume(1), request(1, 6))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ordered.Wait()
+	same(t, r, truth(t, 1, 6))
+	if said := strings.Join(notes(t, dir), "\n"); !strings.Contains(said, "compute s1 from 2") {
+		t.Errorf("children did\n%s", said)
+	}
+}
+
 // That processes end while they open the model on the processor fails the volume in the end.
 func TestProcessorDoesNotOpen(t *testing.T) {
 	dir := t.TempDir()

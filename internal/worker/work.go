@@ -32,6 +32,8 @@ type work struct {
 	req    cam.Request
 	news   chan struct{} // has an element while there are events
 
+	abandoned bool // the child may still be at the latest call
+
 	mu     sync.Mutex
 	events []event               // not yet delivered to the caller
 	kept   map[string]checkpoint // states in the child's memory
@@ -161,7 +163,9 @@ func (k *work) call(ctx context.Context, kind kind, in, out any) error {
 			k.deliver()
 		case err := <-answered:
 			k.deliver()
-			if err != nil && !k.worker.child.abandoned.Load() {
+			if abandoned := (abandonedError{}); errors.As(err, &abandoned) {
+				k.abandoned = true
+			} else if err != nil {
 				k.rescueStates()
 			}
 			return err
@@ -188,6 +192,9 @@ func (k *work) rescueStates() {
 
 // Compute implements explain.Work.
 func (k *work) Compute(ctx context.Context) error {
+	if k.abandoned {
+		return k.worker.End("it did not stop when it was asked to")
+	}
 	var info cam.Info
 	err := k.call(ctx, callCompute, k.id, &info)
 	if err == nil {

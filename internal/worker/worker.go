@@ -42,7 +42,7 @@ type Options struct {
 	// Command is run instead of this program with the argument "worker"; it calls Serve.
 	Command []string
 
-	Grace    time.Duration // for a child that was asked to end; 0: 5 s
+	Grace    time.Duration // for a child that was asked to end, and twice that for a call that was cancelled; 0: 5 s
 	Pulse    time.Duration // from one state to the next; 0: a second
 	OOMKills func() int    // returns the number of processes that the system has killed for want of memory, -1 for unknown; nil: the system's count
 }
