@@ -250,3 +250,26 @@ func TestResultInDeath(t *testing.T) {
 		t.Errorf("%d volumes are suspected, the gate is %v", suspects(), e.gate)
 	}
 }
+
+// While another process is started, the state says so.
+func TestStateWithoutProcess(t *testing.T) {
+	w := newWorld(t)
+	w.processes = true
+	var e *Engine
+	o := Options{}
+	inProcess(&o)
+	o.BackOff = func(deaths int) time.Duration {
+		if deaths > 0 && e.State().State != StateRestarting {
+			t.Errorf("the state is %+v", e.State())
+		}
+		return 0
+	}
+	e = openIn(t, w, o)
+	w.draw = at(3, 1, "cuda", cam.ErrLost)
+	if _, err := e.Explain(t.Context(), volume.New(1, 2, 2, 2), request("x", draws)); err != nil {
+		t.Fatal(err)
+	}
+	if st := e.State().State; st != StateIdle {
+		t.Errorf("the state is %s", st)
+	}
+}

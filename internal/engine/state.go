@@ -47,7 +47,7 @@ func (e *Engine) State() State {
 	s, now, done := e.use()
 	defer done()
 	if s == nil || s.gone() || now.gone() { // a process that has ended has no figures
-		if st.State == StateIdle {
+		if st.State != StateWaiting {
 			st.State = StateRestarting
 		}
 		return st
