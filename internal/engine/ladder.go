@@ -109,7 +109,7 @@ func (e *Engine) attempt(ctx context.Context, s *openInstance, w *work) (err err
 	w.tried, w.triedOn = nil, nil
 	w.doneOn, w.onFallback = s, fallback
 	w.fetching.Lock()
-	w.done, w.stop = inner, stop
+	w.done, w.inside, w.stop = inner, inside, stop
 	w.fetching.Unlock()
 	e.mu.Lock()
 	e.unfetched[w] = true

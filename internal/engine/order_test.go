@@ -153,6 +153,33 @@ func TestRestart(t *testing.T) {
 	})
 }
 
+// An order that comes when a volume has just been computed takes nothing from its result.
+func TestRestartAfterTheLastDraw(t *testing.T) {
+	w := newWorld(t)
+	e := openIn(t, w, Options{})
+	var ordered sync.WaitGroup
+	order := sync.OnceFunc(func() {
+		ordered.Go(func() {
+			if _, err := e.Order(t.Context(), policy.Order{Operation: policy.Restart}); err != nil {
+				t.Error(err)
+			}
+		})
+	})
+	w.draw = func(ctx context.Context, _, _ string, d int) error {
+		if d == draws-1 {
+			order()
+			<-ctx.Done()
+		}
+		return nil
+	}
+	r, err := e.Explain(t.Context(), volume.New(1, 2, 2, 2), request("x", draws))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ordered.Wait()
+	checkExact(t, r)
+}
+
 // A restart is heard while others are waited for.
 func TestRestartWhileWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -96,7 +96,8 @@ type work struct {
 	doneOn     *openInstance
 	onFallback bool // explained by the fallback
 	fetching   sync.Mutex
-	done       explain.Work // until its result is fetched
+	done       explain.Work    // until its result is fetched
+	inside     context.Context // that it was computed in
 	stop       context.CancelCauseFunc
 	result     *cam.Result
 	failed     error // the error in place of the result
@@ -161,6 +162,9 @@ func (w *work) fetch() (*cam.Result, error) {
 			w.result, err = w.done.Result()
 			return err
 		})
+		if w.failed != nil && !passing(w.failed) && context.Cause(w.inside) == errOrdered { // which came when it had been computed
+			w.failed = errOrdered
+		}
 		w.stop(nil)
 		w.tried, w.triedOn, w.done = w.done, w.doneOn, nil // after a failure another attempt goes on from it
 	}
@@ -176,9 +180,9 @@ func (w *work) fetch() (*cam.Result, error) {
 // Result implements explain.Work. If maps get lost on their way to the host, the volume is explained again.
 func (w *work) Result() (*cam.Result, error) {
 	r, err := w.fetch()
-	for tries := 0; err != nil && passing(err) && w.context.Err() == nil && tries < 2; tries++ {
-		if died := (*worker.DiedError)(nil); errors.As(err, &died) {
-			tries-- // the ladder ends that
+	for tries := 0; (err == errOrdered || passing(err)) && w.context.Err() == nil && tries < 2; tries++ {
+		if died := (*worker.DiedError)(nil); err == errOrdered || errors.As(err, &died) {
+			tries-- // the ladder, or the last order, ends that
 		}
 		if again := w.compute(w.context, err); again != nil {
 			return nil, again
