@@ -157,7 +157,8 @@ func (w *work) fetch() (*cam.Result, error) {
 	w.fetching.Lock()
 	defer w.fetching.Unlock()
 	e := w.engine
-	if w.done != nil {
+	first := w.done != nil
+	if first {
 		w.failed = e.runFor(w.doneOn, w, func() (err error) {
 			w.result, err = w.done.Result()
 			return err
@@ -170,7 +171,9 @@ func (w *work) fetch() (*cam.Result, error) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	delete(e.unfetched, w)
+	if died := (*worker.DiedError)(nil); !first || !errors.As(w.failed, &died) { // otherwise reap is to know that it lost its result
+		delete(e.unfetched, w)
+	}
 	if w.failed == nil {
 		delete(e.suspects, &w.task)
 	}

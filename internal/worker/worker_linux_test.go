@@ -351,6 +351,33 @@ func TestKilledAtRandom(t *testing.T) {
 	t.Logf("%d restarts", restarts)
 }
 
+// A result that is lost with a child that was killed while it did nothing is computed again, and its record tells why.
+func TestKilledBeforeTheResultIsFetched(t *testing.T) {
+	for range 20 {
+		w := start(t, script{}, worker.Options{})
+		k, err := w.Begin(t.Context(), newVolume(1), request(1, 2))
+		if err == nil {
+			err = k.Compute(t.Context())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		killed := w.PID()
+		syscall.Kill(killed, syscall.SIGKILL)
+		for w.PID() == killed {
+			time.Sleep(time.Millisecond)
+		}
+		r, err := k.Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, r, truth(t, 1, 2))
+		if got := kindsOf(r.Execution.Events); !slices.Equal(got, []cam.EventKind{cam.EventRestart}) {
+			t.Fatalf("the record has %v", r.Execution.Events)
+		}
+	}
+}
+
 // What children do to end, the next one makes good; it goes on from the draws that were kept, and the result tells the story.
 func TestRestarts(t *testing.T) {
 	for _, c := range []struct {
