@@ -22,6 +22,14 @@ type Options struct {
 	// file; "" is the last layer before the scores that has features at places of the volume (Inspect lists all). Result.Layer names the
 	// tensor, and the assumptions about it.
 	TargetLayer string
+	// Input is the name of the input that is explained, of a model with several; the data of the others is in cam.Request.Inputs.
+	Input string
+	// Output is the name of the output that is explained, if the file has several; "" is the first that is a vector.
+	Output string
+	// Task is the meaning of that output, one of cam.Tasks; "" is what the file shows: a softmax or one sigmoid at its end is a classification,
+	// several sigmoids are labels. Without them the values are taken for logits of classes, one value for the logit of class 1 of two;
+	// Result.Head says so.
+	Task string
 	// InputAxes are the axes of the model's input in the file's order: letters of N (batch), C (channels), D, H, W (depth, height, width),
 	// such as "NDHWC" (Keras, JAX) or "NDCHW" (video). "" recognises them where the model's operations show them. Volumes, maps and
 	// heatmaps are [C, D, H, W] and [D, H, W] in any case.
@@ -85,7 +93,7 @@ func (o Options) engine(path string) (engine.Options, error) {
 	}
 	e := engine.Options{Policy: policy.Policy(may), Options: instance.Options{Model: path,
 		ModelOptions: network.ModelOptions{TargetLayer: o.TargetLayer, LayerLayout: o.LayerLayout, TokenGrid: o.TokenGrid, PrefixTokens: o.PrefixTokens,
-			InputAxes: o.InputAxes, Shape: o.Shape},
+			InputAxes: o.InputAxes, Input: o.Input, Output: o.Output, Task: o.Task, Shape: o.Shape},
 		Device: o.Device, Precision: o.Precision, Threads: o.Threads,
 		Budget: o.Budget, Shuttle: o.Shuttle, LaunchBlocking: o.LaunchBlocking}}
 	if e.Shuttle == "" {

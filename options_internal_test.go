@@ -9,7 +9,7 @@ import (
 // No option is lost on the way to the engine.
 func TestOptionsReachTheEngine(t *testing.T) {
 	values := map[string]any{
-		"TargetLayer": "head", "InputAxes": "NDHWC", "TokenGrid": [3]int{1, 2, 3}, "PrefixTokens": 2, "LayerLayout": "NTC", "Shape": [4]int{1, 2, 3, 4},
+		"TargetLayer": "head", "InputAxes": "NDHWC", "Input": "mr", "Output": "grade", "Task": "regression", "TokenGrid": [3]int{1, 2, 3}, "PrefixTokens": 2, "LayerLayout": "NTC", "Shape": [4]int{1, 2, 3, 4},
 		"Device": "cpu", "Precision": "tf32", "Threads": 3, "Budget": "50%", "Policy": &Policy{Wait: time.Second}, "Shuttle": "always", "LaunchBlocking": true,
 	}
 	without, err := Options{}.engine("m.onnx")

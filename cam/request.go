@@ -27,10 +27,28 @@ const (
 	leastNoise = math.SmallestNonzeroFloat32
 )
 
-// Target chooses the score that is explained. The zero value is the score of the predicted class.
+// Target chooses the score that is explained. The zero value is the logit of the predicted class.
 type Target struct {
-	Class Class
+	Class   Class
+	Score   string // one of Scores: what is explained of the class; "" is the first
+	Against Against
+	Region  Region // of an output with space; others have none
 }
+
+// Against chooses the classes whose score is subtracted from that of the target's class. The zero value chooses none.
+type Against struct {
+	Kind  AgainstKind
+	Index int // for AgainstClass
+}
+
+// AgainstKind is a way of choosing what a class is explained against.
+type AgainstKind int
+
+const (
+	AgainstNothing AgainstKind = iota
+	AgainstClass               // the class Index
+	AgainstOthers              // the mean of all other classes
+)
 
 // Class chooses the class whose score is explained.
 type Class struct {
@@ -51,6 +69,7 @@ const (
 type Request struct {
 	Methods    []string              // names from Methods, or groups of them ("both", "all"); at least one
 	Target     Target                // the score to explain; zero: that of the predicted class
+	Inputs     map[string]Array      // of a model with several inputs, the data of those besides the one that is explained, by name
 	NSamples   int                   // draws of the noise methods, 1 to 2^31-1; 0 is DefaultNSamples
 	NoiseLevel float64               // standard deviation of the noise in units of the volume as the network sees it; 0 is DefaultNoiseLevel
 	Seed       uint64                // of the noise
@@ -63,6 +82,12 @@ type Request struct {
 	Progress   func(done, total int) // is called after each pass through the network, from one goroutine; may be nil
 	OnEvent    func(Event)           // is called with each event at once, from any goroutine; Result.Execution has them all later; may be nil
 	Checkpoint Checkpoint            // keeps unfinished draws; nil: nothing does
+}
+
+// Array is the data of an input besides the one that is explained.
+type Array struct {
+	Shape []int     // in the file's order, with or without a batch of one in front
+	Data  []float32 // row-major
 }
 
 // Checkpoint keeps the state of unfinished draws of one volume in a safe place: when the computation fails, another explanation of the
@@ -129,6 +154,21 @@ var requestRules = []option.Rule[Request]{
 	}},
 	{Option: "baseline", Check: func(r Request) error { _, err := baselineOf(r.Baseline, 0); return err }},
 	{Option: "quadrature", Check: func(r Request) error { _, err := quadratureOf(r.Quadrature); return err }},
+	{Option: "score", Check: func(r Request) error {
+		if r.Target.Score == "" {
+			return nil
+		}
+		return option.OneOf(r.Target.Score, Scores())
+	}},
+	{Option: "against", Check: func(r Request) error {
+		switch a := r.Target.Against; {
+		case a.Kind < AgainstNothing || a.Kind > AgainstOthers:
+			return fmt.Errorf("is of kind %d; it must be from %d to %d", a.Kind, AgainstNothing, AgainstOthers)
+		case a.Kind == AgainstClass && a.Index < 0:
+			return fmt.Errorf("is %d; it must be at least 0", a.Index)
+		}
+		return nil
+	}},
 	{Option: "target_class", Check: func(r Request) error {
 		switch c := r.Target.Class; {
 		case c.Kind < ClassPredicted || c.Kind > ClassTrue:
@@ -148,6 +188,9 @@ func (r Request) Filled() (Request, error) {
 	}
 	if r.NoiseLevel == 0 {
 		r.NoiseLevel = DefaultNoiseLevel
+	}
+	if r.Target.Score == "" {
+		r.Target.Score = scoreNames[0]
 	}
 	if r.Steps == 0 {
 		r.Steps = DefaultSteps

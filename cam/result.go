@@ -69,10 +69,13 @@ const (
 
 // Result is the answer for one volume.
 type Result struct {
-	Logits        []float32      // by class
-	Probabilities []float64      // softmax of the logits
+	Head          Head           // of the model's output
+	Logits        []float32      // by class, as Head.Logits has them
+	Probabilities []float64      // by class; nil of a regression
 	Predicted     int            // the class of the largest logit
+	Labels        []float32      // of an output with space, [D, H, W]: the class of each voxel; else nil
 	TargetClass   int            // the class whose score is explained
+	Score         Score          // that is explained
 	TargetLayer   string         // its name, as the user would write it
 	Layer         *Layer         // the target layer; nil where there is none
 	CellSize      [3]float64     // voxels of the volume per cell of the target layer, along depth, height, width
@@ -83,6 +86,7 @@ type Result struct {
 // MethodResult is the map of one method.
 type MethodResult struct {
 	Method     string // its name
+	Input      string // name of the input that it looks at, of a model with several; "" where there is one, and of methods that look at the layer
 	Status     Status
 	Reason     string         // of StatusDegraded and StatusFailed
 	Seconds    float64        // time for the method; methods that share passes share their time
@@ -124,6 +128,7 @@ type Info struct {
 	Path        string // the model's file
 	SHA256      string // hex digest of the model's file and of its external data files
 	Classes     int
+	Head        Head   // of the output; zero while it is not known
 	TargetLayer string // resolved name of the target layer, as the user would write it
 	Layer       *Layer // the target layer; nil while it is not known, or where there is none
 	InputShape  [4]int // [C, D, H, W]; -1 where the model leaves a size open

@@ -8,6 +8,7 @@ type Summary struct {
 	Opset         int            `json:"opset"`
 	Volume        [4]int         `json:"volume"` // channels, depth, height, width
 	Classes       int            `json:"classes"`
+	Head          *Head          `json:"head,omitempty"` // of the output; nil where none can be explained
 	Parameters    int            `json:"parameters"`
 	DefaultTarget string         `json:"default_target,omitempty"` // name of the layer that is explained where none is named
 	DefaultValue  string         `json:"default_value,omitempty"`  // of the layers' values, the one that is meant

@@ -47,7 +47,11 @@ func TestReadme(t *testing.T) {
 			typed++
 			if !matches(strings.TrimSpace(want), strings.TrimSpace(got)) {
 				if *update && !strings.Contains(want, "\n...\n") {
-					text = strings.Replace(text, strings.TrimSpace(want), strings.TrimSpace(got), 1)
+					typed, _, _ := strings.Cut(example, strings.TrimSpace(want)) // the command, as it is written
+					if strings.TrimSpace(want) == "" {
+						typed = strings.TrimRight(example, "\n") + "\n"
+					}
+					text = strings.Replace(text, example, typed+strings.TrimSpace(got)+"\n", 1)
 					continue
 				}
 				t.Errorf("%s\nprints\n%s\nand not\n%s", command, got, want)

@@ -24,7 +24,7 @@ sysmem:                         bytesize
 ir:                             tensor
 op:                             tensor ir
 grad, pass:                     tensor ir op
-onnx:                           bytesize input tensor ir op
+onnx:                           option bytesize input tensor ir op
 layer:                          tensor ir op onnx
 plan:                           parallel tensor ir op
 
@@ -63,7 +63,7 @@ phantom:                        volume
 phantom/phantomset:             phantom
 
 # The engine that ties model, methods and volume together. It writes no files and knows no data set.
-network:                        backend bytesize cam grad input ir layer onnx option pass plan sysmem volume
+network:                        op tensor backend bytesize cam grad input ir layer onnx option pass plan sysmem volume
 policy:                         backend bytesize cam option
 explain:                        backend cam network noise volume
 executor:                       backend bytesize cam explain network policy volume
@@ -89,7 +89,7 @@ runner:                         cam config control dataset device engine gpusurv
 demo:                           durable input phantom volume/npy volume/mat
 
 # The library.
-.:                              bytesize cam config device durable engine fit network option policy result runner session sysmem volume volume/format instance
+.:                              volume/array volume/npy bytesize cam config device durable engine fit network option policy result runner session sysmem volume volume/format instance
 
 # The command line is its client.
 cli:                            . backend/cpu backend/cuda bytesize cam config dataset demo device durable engine fit layer gpusurvey option policy monitor planview printable reclaim result runner session volume volume/format worker network instance

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -33,6 +34,9 @@ type explainFlags struct {
 	methodFlags
 	memoryFlags
 	class, classes       string
+	score, against       string
+	region               string
+	inputs               []string // NAME=FILE
 	out, noise, variable string
 	sampleID             string
 	axes, normalize      string
@@ -43,7 +47,7 @@ type explainFlags struct {
 func newExplain() *cobra.Command {
 	f := &explainFlags{}
 	cmd := &cobra.Command{
-		Use:   "explain VOLUME --model M.onnx --out DIR",
+		Use:   "explain [VOLUME] --model M.onnx --out DIR",
 		Short: "Explain the decision for one volume",
 		Long: `Explain computes maps of one volume and writes them to a folder: METHOD.map (signed, at the layer's resolution, before
 ReLU) and METHOD.heatmap ([depth, height, width], in [0, 1]) in the formats of --save, and result.json. The format mat has one file a
@@ -51,14 +55,23 @@ method, METHOD.mat; tiff has the heatmap in colours and METHOD.overlay over the 
 
 The exit code is 0 when every method gave a map. A map that shows nothing (no positive evidence, a layer of one cell) is
 there with status "degraded" and its reason in result.json.`,
-		Args: exactArgs("VOLUME"),
-		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args[0]) },
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(f.inputs) > 0 {
+				return exactArgs()(cmd, args)
+			}
+			return exactArgs("VOLUME")(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, strings.Join(args, "")) },
 	}
 	f.modelFlags.add(cmd)
 	f.methodFlags.add(cmd)
 	f.memoryFlags.add(cmd)
 	fl := cmd.Flags()
+	fl.StringArrayVar(&f.inputs, "input", nil, "NAME=FILE: the data of an input of a model with several, in the place of VOLUME; once for each. Vectors are .npy files")
 	fl.StringVar(&f.class, "target-class", "predicted", "class to explain: predicted, all, an index, or a name of --classes")
+	fl.StringVar(&f.score, "score", cam.Scores()[0], scoreHelp)
+	fl.StringVar(&f.against, "against", "", againstHelp)
+	fl.StringVar(&f.region, "target-region", "predicted", "of a segmentation, the voxels whose scores are summed: predicted (those of the class on this volume), all, a voxel z,y,x, or a file with a mask")
 	fl.StringVar(&f.classes, "classes", "", "names of the classes in order, separated by commas")
 	fl.StringVar(&f.out, "out", "", "folder for the results")
 	fl.StringVar(&f.noise, "noise", "", "take the draws from this .npy file, [n, C, D, H, W], standard normal")
@@ -70,6 +83,12 @@ there with status "degraded" and its reason in result.json.`,
 	fl.Float64Var(&f.alpha, "overlay-alpha", result.DefaultAlpha, "weight of the heatmap in an overlay")
 	return cmd
 }
+
+// Help of the flags of the score.
+const (
+	scoreHelp   = "what is explained of the class: its logit, in front of the model's softmax or sigmoid, or its probability"
+	againstHelp = "explain the difference to another class, by index or name, or to the mean of the others (others)"
+)
 
 func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	req, err := f.request()
@@ -89,30 +108,17 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	if !(f.alpha >= 0 && f.alpha <= 1) {
 		return usage(fmt.Errorf("--overlay-alpha %g: a weight from 0 to 1 expected", f.alpha))
 	}
-	v, err := voxcam.Read(cmd.Context(), path, format.Options{Variable: f.variable, Axes: f.axes})
+	parts, err := f.parts(cmd.Context(), path)
 	if err != nil {
 		return usage(err)
 	}
-	source := *v // as it was, for the pictures
-	if f.normalize != "none" && slices.ContainsFunc(formats, func(f result.Format) bool { return f.Pictures }) {
-		source.Data = slices.Clone(v.Data)
-	}
-	if _, err := volume.Scale(v, f.normalize); err != nil {
-		return usage(fmt.Errorf("%s: %w", path, err))
-	}
-	m, err := f.open(cmd, v)
-	if err != nil {
-		return err
-	}
-	defer m.Close()
-	if err := m.Prepare(cmd.Context(), req.Methods...); err != nil {
-		if cmd.Context().Err() != nil {
-			return err
+	pictures := slices.ContainsFunc(formats, func(f result.Format) bool { return f.Pictures })
+	for _, p := range parts {
+		if err := p.scale(f.normalize, pictures); err != nil {
+			return usage(err)
 		}
-		return usage(fmt.Errorf("%s: %w", path, err))
+		printNotes(cmd.ErrOrStderr(), p.volume.Warnings, nil)
 	}
-	printNotes(cmd.ErrOrStderr(), m.Info().Warnings, m.Info().Notes)
-	printNotes(cmd.ErrOrStderr(), v.Warnings, nil)
 	if f.noise != "" {
 		draws, err := voxcam.OpenNoise(cmd.Context(), f.noise, req)
 		if err != nil {
@@ -122,7 +128,7 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 		req.Noise = draws
 	}
 	if req.SampleID = f.sampleID; req.SampleID == "" {
-		req.SampleID = dataset.SampleID(path)
+		req.SampleID = dataset.SampleID(parts[0].path)
 	}
 	var mu sync.Mutex
 	req.OnEvent = func(i cam.Event) {
@@ -130,45 +136,110 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 		defer mu.Unlock()
 		printable.Fprintf(cmd.ErrOrStderr(), "voxcam: memory: %s: %s\n", i.Kind, i.Text)
 	}
-	classes, err := f.targets(m.Info().Classes)
-	if err != nil {
-		return err
+	req.Target.Score = f.score
+	if req.Target.Region, err = f.targetRegion(cmd.Context()); err != nil {
+		return usage(err)
 	}
-	folder := func(c cam.Class) *result.Folder {
-		to := &result.Folder{Dir: f.out, Formats: f.save, Alpha: f.alpha, Classes: f.classNames(), SampleID: req.SampleID, TrueClass: -1}
-		if len(classes) > 1 {
-			to.Dir = filepath.Join(f.out, fmt.Sprintf("class_%d", c.Index))
-		}
-		return to
+	if req.Target.Against, err = cam.ParseAgainst(f.against, f.classNames()); err != nil {
+		return usage(fmt.Errorf("--against %w", err))
 	}
-	// Before the work, so that it is not lost on a folder that cannot be written.
-	for _, c := range classes {
-		if err := checkFolder(folder(c)); err != nil {
-			return err
-		}
+	return f.explain(cmd, parts, req)
+}
+
+// folder returns the folder of the results for one of so many classes.
+func (f *explainFlags) folder(c cam.Class, classes int, sample string, parts []*modelInput) *result.Folder {
+	to := &result.Folder{Dir: f.out, Formats: f.save, Alpha: f.alpha, Classes: f.classNames(), SampleID: sample, TrueClass: -1,
+		Inputs: map[string]*volume.Volume{}}
+	if classes > 1 {
+		to.Dir = filepath.Join(f.out, fmt.Sprintf("class_%d", c.Index))
 	}
-	if err := durable.MkdirAll(f.out); err != nil {
-		return err
+	for _, p := range parts {
+		to.Inputs[p.input] = &p.source
 	}
-	failed := 0
-	for _, c := range classes {
-		req.Target.Class = c
-		answer, err := m.Explain(cmd.Context(), v, req)
-		if err != nil && cmd.Context().Err() == nil {
-			return &exitError{code: session.ExitFailed, err: fmt.Errorf("%s: %w", path, err)}
-		}
+	return to
+}
+
+// explain explains the parts one after the other, each with the data of the others, and writes a result for each class.
+func (f *explainFlags) explain(cmd *cobra.Command, parts []*modelInput, req cam.Request) error {
+	var classes []cam.Class
+	var answers []*cam.Result
+	var info cam.Info
+	left := req.Methods // those that look at the layer are for one part alone
+	var missing error
+	for _, p := range parts {
+		m, methods, err := f.openPart(cmd, p, left)
 		if err != nil {
 			return err
 		}
-		for _, r := range answer.Methods {
+		if missing == nil {
+			missing = p.refused
+		}
+		if m == nil {
+			continue
+		}
+		atLayer := p.input != "" && slices.ContainsFunc(methods, looksAtLayer)
+		err = func() (err error) {
+			defer func() { err = errors.Join(err, m.Close()) }()
+			req.Methods, req.Inputs = methods, others(parts, p)
+			if err := m.Prepare(cmd.Context(), req.Methods...); err != nil {
+				if cmd.Context().Err() != nil {
+					return err
+				}
+				return usage(fmt.Errorf("%s: %w", p.path, err))
+			}
+			if answers == nil {
+				printNotes(cmd.ErrOrStderr(), m.Info().Warnings, m.Info().Notes)
+				if classes, err = f.targets(m.Info().Classes); err != nil {
+					return err
+				}
+				answers = make([]*cam.Result, len(classes))
+				// Before the work, so that it is not lost on a folder that cannot be written.
+				for _, c := range classes {
+					if err := checkFolder(f.folder(c, len(classes), req.SampleID, parts)); err != nil {
+						return err
+					}
+				}
+				if err := durable.MkdirAll(f.out); err != nil {
+					return err
+				}
+			}
+			for i, c := range classes {
+				req.Target.Class = c
+				answer, err := m.Explain(cmd.Context(), p.volume, req)
+				if err != nil && cmd.Context().Err() == nil {
+					return &exitError{code: session.ExitFailed, err: fmt.Errorf("%s: %w", p.path, err)}
+				}
+				if err != nil {
+					return err
+				}
+				answers[i] = p.join(answers[i], answer)
+			}
+			if info.Path == "" || atLayer {
+				info = m.Info()
+			}
+			return nil
+		}()
+		if err != nil {
+			return err
+		}
+		if atLayer {
+			left = slices.DeleteFunc(slices.Clone(left), looksAtLayer)
+		}
+	}
+	if missing != nil && slices.ContainsFunc(left, looksAtLayer) {
+		return usage(missing)
+	}
+	failed := 0
+	for i, c := range classes {
+		for _, r := range answers[i].Methods {
 			if r.Status != cam.StatusOK {
-				printable.Fprintf(cmd.ErrOrStderr(), "voxcam: %s: %s: %s\n", r.Method, r.Status, inFlags(r.Reason))
+				printable.Fprintf(cmd.ErrOrStderr(), "voxcam: %s: %s: %s\n", strings.TrimSuffix(r.Method+" of "+r.Input, " of "), r.Status, inFlags(r.Reason))
 			}
 			if r.Status == cam.StatusFailed {
 				failed++
 			}
 		}
-		if err := folder(c).Write(&source, m.Info(), answer); err != nil {
+		if err := f.folder(c, len(classes), req.SampleID, parts).Write(&parts[0].source, info, answers[i]); err != nil {
 			return err
 		}
 	}
@@ -213,6 +284,22 @@ func (f *explainFlags) classNames() []string {
 		return nil
 	}
 	return strings.Split(f.classes, ",")
+}
+
+// targetRegion resolves --target-region. A voxel of a mask counts where its value is not zero.
+func (f *explainFlags) targetRegion(ctx context.Context) (cam.Region, error) {
+	r, ok := cam.ParseRegion(f.region)
+	if ok {
+		return r, nil
+	}
+	v, err := voxcam.Read(ctx, f.region, format.Options{})
+	if err != nil {
+		return r, fmt.Errorf("--target-region is predicted, all, a voxel z,y,x, or a file with a mask: %w", err)
+	}
+	if v.Channels != 1 {
+		return r, fmt.Errorf("--target-region: %s has %d channels; a mask has one", f.region, v.Channels)
+	}
+	return cam.Region{Kind: cam.RegionMask, Mask: cam.NewMask(v.Dims(), func(i int) bool { return v.Data[i] != 0 })}, nil
 }
 
 // targets resolves --target-class for a model of n classes.

@@ -28,6 +28,12 @@ type modelFlags struct {
 	grid             []int // TokenGrid, as it was given
 }
 
+const outputHelp = "output of the model to explain, by its name in the file (default: the first that is a vector)"
+
+func taskHelp() string {
+	return "meaning of the output: " + strings.Join(network.TaskNames(), ", ") + " (default: as the end of the file shows)"
+}
+
 const inputAxesHelp = "axes of the model's input in its order, such as NDHWC (Keras, JAX) or NDCHW (video) (default: as its operations show)"
 
 func (f *modelFlags) add(cmd *cobra.Command) {
@@ -47,6 +53,8 @@ func (f *modelFlags) addDevice(cmd *cobra.Command) {
 func (f *modelFlags) addOptions(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.TargetLayer, "target-layer", "", "layer to explain: a PyTorch module path (of the second call: PATH@2) or a name in the file (default: the last before the scores that has features at places of the volume)")
+	fl.StringVar(&f.Output, "output", "", outputHelp)
+	fl.StringVar(&f.Task, "task", "", taskHelp())
 	fl.StringVar(&f.InputAxes, "input-axes", "", inputAxesHelp)
 	fl.StringVar(&f.LayerLayout, "layer-layout", layer.Layouts[0], "axes of the target layer: "+layer.LayoutHelp)
 	fl.IntSliceVar(&f.grid, "token-grid", nil, "place the tokens of the layer in space: depth,height,width (default: as the graph shows)")
@@ -72,7 +80,7 @@ func (f *modelFlags) library(shape [4]int) (voxcam.Options, error) {
 	o, err := f.options(shape)
 	return voxcam.Options{
 		TargetLayer: o.TargetLayer, LayerLayout: o.LayerLayout, TokenGrid: o.TokenGrid, PrefixTokens: o.PrefixTokens, InputAxes: o.InputAxes, Shape: o.Shape,
-		Device: o.Device, Precision: o.Precision, Budget: o.Budget,
+		Input: o.Input, Output: o.Output, Task: o.Task, Device: o.Device, Precision: o.Precision, Budget: o.Budget,
 	}, err
 }
 

@@ -11,7 +11,7 @@ import (
 // No option of a model is lost on the way from the flags to the library.
 func TestModelOptionsReachTheLibrary(t *testing.T) {
 	f := &modelFlags{grid: []int{1, 2, 3}, Options: instance.Options{Model: "m.onnx", ModelOptions: network.ModelOptions{
-		TargetLayer: "head", LayerLayout: "NTC", PrefixTokens: 2, InputAxes: "NDHWC", SHA256: "0"}}}
+		TargetLayer: "head", LayerLayout: "NTC", PrefixTokens: 2, InputAxes: "NDHWC", Input: "mr", Output: "logits", Task: "multi-label", SHA256: "0"}}}
 	o, err := f.library([4]int{1, 2, 3, 4})
 	if err != nil {
 		t.Fatal(err)

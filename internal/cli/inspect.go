@@ -14,7 +14,7 @@ import (
 
 func newInspect() *cobra.Command {
 	var shape []int
-	var inputAxes string
+	var opt voxcam.Options
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "inspect MODEL",
@@ -25,7 +25,8 @@ func newInspect() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			summary, err := voxcam.Inspect(cmd.Context(), args[0], voxcam.Options{Shape: s, InputAxes: inputAxes})
+			opt.Shape = s
+			summary, err := voxcam.Inspect(cmd.Context(), args[0], opt)
 			if err != nil {
 				return flagged(err)
 			}
@@ -39,7 +40,11 @@ func newInspect() *cobra.Command {
 		},
 	}
 	addShape(cmd, &shape)
-	cmd.Flags().StringVar(&inputAxes, "input-axes", "", inputAxesHelp)
+	fl := cmd.Flags()
+	fl.StringVar(&opt.InputAxes, "input-axes", "", inputAxesHelp)
+	fl.StringVar(&opt.Input, "input", "", "input of a model with several, by its name in the file")
+	fl.StringVar(&opt.Output, "output", "", outputHelp)
+	fl.StringVar(&opt.Task, "task", "", taskHelp())
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
@@ -69,6 +74,12 @@ func printSummary(w io.Writer, s *cam.Summary) error {
 	}
 	if err := t.Flush(); err != nil {
 		return err
+	}
+	if s.Head != nil {
+		printable.Fprintf(w, "\n%s\n", s.Head)
+		for _, note := range s.Head.Notes() {
+			printable.Fprintf(w, "note: %s\n", inFlags(note))
+		}
 	}
 	for _, note := range s.Warnings {
 		printable.Fprintln(w, "note:", note)

@@ -59,6 +59,8 @@ A configuration of the original system ([DataModule], [NetModule]) is taken as i
 	fl.StringVar(&f.config, "config", "", "configuration file")
 	fl.String("dataset", d.Data.Dataset, "which split: train, val, test or all")
 	fl.String("target-class", d.Model.TargetClass, "class to explain: predicted, true, all, an index, or a class name")
+	fl.String("score", d.Explain.Target.Score, scoreHelp)
+	fl.String("against", d.Model.Against, againstHelp)
 	fl.Int("max-samples", d.Data.MaxSamples, "the most samples of each split; 0 for all")
 	fl.String("output-dir", d.Output.Dir, "folder that the session's folder is made in")
 	fl.String("session", d.Output.Session, "name of the session; an existing one is continued (default: the time)")

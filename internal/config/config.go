@@ -54,6 +54,7 @@ type ModelSection struct {
 	Name string // of the network in reports; the file's name if empty
 	network.ModelOptions
 	TargetClass string   // predicted, true, all, an index, or a name of Classes
+	Against     string   // others, an index, or a name of Classes; "" is nothing
 	Classes     []string // names by index; nil: class_0, class_1, ...
 	NumClasses  int      // number of classes; 0: as many as the model has
 }
@@ -106,7 +107,7 @@ func Defaults() *Config {
 	return &Config{
 		Model: ModelSection{ModelOptions: network.ModelOptions{LayerLayout: layer.Layouts[0]}, TargetClass: "predicted"},
 		Data:  dataset.DefaultOptions(),
-		Explain: ExplainSection{Request: cam.Request{Methods: []string{cam.DefaultMethod}, NSamples: cam.DefaultNSamples,
+		Explain: ExplainSection{Request: cam.Request{Methods: []string{cam.DefaultMethod}, Target: cam.Target{Score: cam.Scores()[0]}, NSamples: cam.DefaultNSamples,
 			NoiseLevel: cam.DefaultNoiseLevel, Steps: cam.DefaultSteps, Baseline: cam.DefaultBaseline, Quadrature: cam.DefaultQuadrature},
 			Device: device.DefaultName, Precision: device.DefaultPrecision},
 		Memory: MemorySection{Policy: exact.String(), Wait: exact.Wait, Shuttle: instance.Shuttles[0], PassTimeout: 5 * time.Minute, Worker: true,
@@ -218,6 +219,8 @@ func (c *Config) Validate() error {
 	if n > 0 && c.Model.NumClasses > 0 && c.Model.NumClasses != n {
 		add("model.classes", fmt.Errorf("has %d names for %d classes", n, c.Model.NumClasses))
 	}
+	_, err := cam.ParseAgainst(c.Model.Against, c.Model.Classes)
+	add("model.against", err)
 	if n > 0 {
 		_, _, err := c.Target(n)
 		add("model.target_class", option.Prefix(fmt.Sprintf("is %q: ", c.Model.TargetClass), err))
@@ -232,6 +235,7 @@ func (c *Config) Validate() error {
 func (c *Config) Request() cam.Request {
 	r := c.Explain.Request
 	r.Methods, _ = c.Methods() // an unknown name is reported by its own check
+	r.Target.Against, _ = cam.ParseAgainst(c.Model.Against, c.Model.Classes)
 	return r
 }
 

@@ -33,11 +33,11 @@ func TestEveryKeyArrives(t *testing.T) {
 	want := &Config{
 		Path: filepath.Join("testdata", "full.toml"),
 		Model: ModelSection{File: "testdata/m/net.onnx", Name: "Net", ModelOptions: network.ModelOptions{TargetLayer: "layer4", LayerLayout: "channels-last",
-			TokenGrid: [3]int{4, 8, 8}, InputAxes: "NDHWC", PrefixTokens: 2}, TargetClass: "Early AMD", Classes: []string{"Normal", "Early AMD"}},
+			TokenGrid: [3]int{4, 8, 8}, InputAxes: "NDHWC", PrefixTokens: 2, Output: "grade", Task: "classification"}, TargetClass: "Early AMD", Against: "Normal", Classes: []string{"Normal", "Early AMD"}},
 		Data: dataset.Options{Folder: "testdata/volumes", Labels: "testdata/labels.csv", Extension: ".nii.gz", Variable: "v", Axes: "HWDC",
 			ImageShape: []int{8, 16, 32}, Scale: "zscore", Split: "shuffle", SplitRatio: []float64{0.5, 0.25, 0.25},
 			SplitSeed: 7, Dataset: "all", MaxSamples: 3},
-		Explain: ExplainSection{Request: cam.Request{Methods: []string{"gradcam", "vargrad"}, NSamples: 8, NoiseLevel: 1, Steps: 16, Baseline: "-1",
+		Explain: ExplainSection{Request: cam.Request{Methods: []string{"gradcam", "vargrad"}, Target: cam.Target{Score: "probability"}, NSamples: 8, NoiseLevel: 1, Steps: 16, Baseline: "-1",
 			Quadrature: "midpoint", Seed: 42, Convention: map[string]string{"gradcam++": "paper"}}, Device: "cuda:1", Precision: "tf32", Threads: 6},
 		Memory: MemorySection{Policy: "original", Wait: 2500 * time.Millisecond, CPU: new(bool), Fewer: &yes, Skip: new(bool), Shuttle: "idle",
 			LaunchBlocking: true, PassTimeout: time.Minute, UserSignals: "stop"},

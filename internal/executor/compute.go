@@ -13,7 +13,7 @@ import (
 
 // Begin implements explain.Overlapping. On a backend without memory for it, the volume waits where the caller has it.
 func (m *Model) Begin(ctx context.Context, v *volume.Volume, req cam.Request) (explain.Work, error) {
-	w := &work{model: m, volume: v, class: req.Target.Class, onEvent: req.OnEvent}
+	w := &work{model: m, volume: v, target: req.Target, onEvent: req.OnEvent}
 	e, err := explain.New(v, req, w)
 	if err != nil {
 		return nil, err
@@ -69,8 +69,8 @@ func (w *work) attempt(ctx context.Context) error {
 	if err := m.bind(ctx, shapeOf(w.volume)); err != nil {
 		return network.SuggestAxes(err, w.volume)
 	}
-	if c := w.class; c.Kind != cam.ClassPredicted && (c.Index < 0 || c.Index >= m.net.ClassCount) {
-		return fmt.Errorf("class %d is out of range: %s has classes 0 to %d", c.Index, m.file.Path(), m.net.ClassCount-1)
+	if _, err := m.net.Head.Settle(w.target, 0); err != nil {
+		return fmt.Errorf("%s: %w", m.file.Path(), err)
 	}
 	err := w.ready(ctx, w.e.Needs())
 	if err == nil {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/voxcam/voxcam/cam"
@@ -79,8 +80,8 @@ func (m *Model) Info() cam.Info {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if n := m.net; n != nil {
-		info.Classes, info.TargetLayer, info.Layer = n.ClassCount, n.Target.Label, n.Layer
-		info.Warnings, info.Notes = n.Target.Warnings, n.Target.Notes
+		info.Head, info.Classes, info.TargetLayer, info.Layer = n.Head, n.Head.Classes(), n.Target.Label, n.Layer
+		info.Warnings, info.Notes = n.Target.Warnings, slices.Concat(n.Head.Notes(), n.Target.Notes)
 		assumed = cmp.Or(n.Assumed, assumed)
 	}
 	if assumed != "" {

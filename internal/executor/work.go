@@ -17,7 +17,7 @@ type work struct {
 	model     *Model
 	e         *explain.Explanation
 	volume    *volume.Volume // nil between volumes
-	class     cam.Class
+	target    cam.Target
 	onEvent   func(cam.Event) // may be nil
 	execution cam.Execution
 

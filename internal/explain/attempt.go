@@ -18,7 +18,7 @@ func (e *Explanation) layerMethods(ctx context.Context, which []int) error {
 	for i, n := range e.volume.Dims() {
 		e.result.CellSize[i] = float64(n) / float64(grid[i])
 	}
-	l, err := p.Layer(float64(e.result.Logits[e.result.TargetClass]))
+	l, err := p.Layer(e.result.Score.Value)
 	if err != nil {
 		return err
 	}
@@ -60,7 +60,7 @@ func (e *Explanation) Attempt(ctx context.Context, n *network.Network) (err erro
 	}
 	defer func() { err = errors.Join(err, n.FreeOutputs()) }()
 	start := time.Now()
-	if e.result.Logits == nil {
+	if e.seed == nil {
 		which := e.unfinished(e.byKind[network.AtLayer])
 		if err := e.classify(ctx, len(which) > 0 && n.NoLayer == nil); err != nil {
 			return err

@@ -20,7 +20,11 @@ type Explanation struct {
 	byKind    map[network.Kind][]int // indices of choices
 	net       *network.Network       // of the latest attempt
 	result    cam.Result
-	done      int // passes through the network
+	target    cam.Target  // with its class settled
+	seed      []float32   // gradient of the score at the volume with respect to the output's raw values; nil before the first pass
+	others    [][]float32 // data of the inputs besides the one that is explained
+	doubt     string      // that goes for all maps; "" for none
+	done      int         // passes through the network
 	total     int
 	samplings []*sampling       // of methods that have points of their own
 	ready     *network.Gradient // the program that has gone forward on the volume, and no further
@@ -95,7 +99,7 @@ func (e *Explanation) Needs() network.Needs {
 // Finished returns the number of methods and points that are done. Points still count when their methods have their maps and the sums are
 // given back.
 func (e *Explanation) Finished() (n int) {
-	if e.result.Logits != nil {
+	if e.seed != nil {
 		n++
 	}
 	n += len(e.result.Methods)

@@ -48,7 +48,7 @@ func (stays) Record(cam.EventKind, string, ...any)                 {}
 
 // Explain makes all heatmaps.
 func (s *Staying) Explain(ctx context.Context) error {
-	s.e.result.Logits = nil
+	s.e.seed = nil
 	if err := s.e.Attempt(ctx, s.e.net); err != nil {
 		return err
 	}

@@ -14,7 +14,7 @@ func (e *Explanation) recall(s *sampling, values int) {
 	if e.req.Checkpoint == nil {
 		return
 	}
-	state, n := e.req.Checkpoint.Latest(s.key(e.result.TargetClass))
+	state, n := e.req.Checkpoint.Latest(s.key(e.result.Score.Definition))
 	if n > 0 && n <= s.points.Len && len(state) == values {
 		s.saved, s.done, s.keeping.points = slices.Clone(state), n, n
 		e.done += n
@@ -32,7 +32,7 @@ func (e *Explanation) checkpoint(s *sampling) error {
 	if err := s.save(); err != nil {
 		return err
 	}
-	if err := e.req.Checkpoint.Keep(s.key(e.result.TargetClass), s.saved, s.done); err != nil {
+	if err := e.req.Checkpoint.Keep(s.key(e.result.Score.Definition), s.saved, s.done); err != nil {
 		s.keeping.off = true
 		e.executor.Record(cam.EventFailed, "unfinished draws cannot be kept: %v", err)
 	}

@@ -31,6 +31,9 @@ func (e *Explanation) finish(ctx context.Context, i int, signed *network.Output,
 	if finding != "" {
 		r.Degrade(string(finding))
 	}
+	if e.doubt != "" {
+		r.Degrade(e.doubt)
+	}
 	if e.low == e.high {
 		r.Degrade(fmt.Sprintf("every voxel of the volume has the value %g, so that there is nothing in it to see", e.low))
 	}
@@ -102,7 +105,7 @@ func (e *Explanation) verify() {
 			if m.Map == nil || m.Status == cam.StatusFailed {
 				continue
 			}
-			figures, reason := e.choices[i].Verify(m.Map, e.result.Logits[e.result.TargetClass], s.scores)
+			figures, reason := e.choices[i].Verify(m.Map, float32(e.result.Score.Value), s.scores)
 			maps.Copy(m.Parameters, figures)
 			if reason != "" {
 				m.Degrade(reason)

@@ -50,9 +50,9 @@ func (k *keeping) due(now time.Time, bytes int) bool {
 // gradients returns the number of finished points that gave a gradient.
 func (s *sampling) gradients() int { return max(0, s.done-s.points.Scores) }
 
-// key names the state: by its values, the class of the gradient, and the points. Sample and seed are those of the checkpoint, and any number
+// key names the state: by its values, the score of the gradient, and the points. Sample and seed are those of the checkpoint, and any number
 // of draws begins with the same ones.
-func (s *sampling) key(class int) string {
+func (s *sampling) key(score string) string {
 	mean, m2, abs, square := cam.Kept(s.choices...)
 	var kept []string
 	for i, name := range []string{"mean", "m2", "abs", "square"} {
@@ -60,7 +60,7 @@ func (s *sampling) key(class int) string {
 			kept = append(kept, name)
 		}
 	}
-	return fmt.Sprintf("%s/class=%d/kept=%s", s.points.Key, class, strings.Join(kept, "+"))
+	return fmt.Sprintf("%s/score=%s/kept=%s", s.points.Key, score, strings.Join(kept, "+"))
 }
 
 // stateLen returns the number of values of the state.

@@ -26,11 +26,11 @@ type InputOrder struct {
 // channels of a convolution, or the axis that a matrix product sums over while it keeps the other axes as places. An error asks for the order.
 // memory bounds the bytes of the search, as onnx.Options.Memory.
 func InputAxes(ctx context.Context, file *onnx.Model, memory int) (InputOrder, error) {
-	inputs := file.Inputs()
-	if len(inputs) != 1 || len(inputs[0].Dims) != 4 && len(inputs[0].Dims) != 5 {
+	in, known := file.Input()
+	if !known || len(in.Dims) != 4 && len(in.Dims) != 5 {
 		return InputOrder{}, nil
 	}
-	dims := inputs[0].Dims
+	dims := in.Dims
 	rank := len(dims)
 	shape := []int{1}
 	for _, d := range dims[1:] {
@@ -44,7 +44,7 @@ func InputAxes(ctx context.Context, file *onnx.Model, memory int) (InputOrder, e
 	assumed := func(why string) (InputOrder, error) {
 		last := shape[rank-1]
 		if dims[rank-1].Size > 0 && last <= 4 && int(dims[1].Size) > last {
-			return InputOrder{}, fmt.Errorf("the input %q %v may be %s, or %s (%s): say which by the option input_axes", inputs[0].Name, shape, usual, "N"+usual[2:]+"C", why)
+			return InputOrder{}, fmt.Errorf("the input %q %v may be %s, or %s (%s): say which by the option input_axes", in.Name, shape, usual, "N"+usual[2:]+"C", why)
 		}
 		if rank == 4 {
 			return InputOrder{}, nil

@@ -1,11 +1,13 @@
 package network
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/input"
 	"github.com/voxcam/voxcam/internal/layer"
 	"github.com/voxcam/voxcam/internal/onnx"
@@ -30,6 +32,11 @@ func OpenFile(ctx context.Context, path string, o ModelOptions, memory int) (*Mo
 	f := &ModelFile{onnx: m, options: o}
 	if o.SHA256 != "" && o.SHA256 != m.SHA256() {
 		err = &input.ChangedError{Path: path}
+	}
+	if err == nil {
+		if err = m.ChooseInput(o.Input); err != nil {
+			err = cam.NewOptionError("input", err)
+		}
 	}
 	if err == nil {
 		err = f.findInput(ctx, memory)
@@ -76,6 +83,9 @@ func (f *ModelFile) Shape() [4]int {
 	}
 	return shape
 }
+
+// inputAxes returns the axes of the model's input in the file's order.
+func (f *ModelFile) inputAxes() string { return cmp.Or(f.options.InputAxes, f.onnx.DefaultInputAxes()) }
 
 // FullShape returns Shape; an unknown size is an error.
 func (f *ModelFile) FullShape() ([4]int, error) {

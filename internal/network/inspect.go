@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/layer"
 )
 
@@ -29,18 +30,20 @@ func Inspect(ctx context.Context, path string, opt ModelOptions) (s *cam.Summary
 	if f.assumed != "" {
 		s.Warnings = append(s.Warnings, f.assumed)
 	}
-	if logits, err := scores(m.Graph); err != nil {
+	volume := [3]int(shape[1:])
+	raw, head, err := f.findHead(m.Graph, volume)
+	if err != nil {
 		s.Warnings = append(s.Warnings, err.Error())
 	} else {
-		s.Classes = logits.Shape().Elements()
+		s.Classes, s.Head, m.Graph.Outputs = head.Classes(), &head, []*ir.Value{raw}
 	}
 	s.Layers = []cam.LayerSummary{}
-	for _, r := range layer.Table(m, [3]int(shape[1:])) {
+	for _, r := range layer.Table(m, volume) {
 		s.Parameters += r.Parameters
 		s.Layers = append(s.Layers, cam.LayerSummary{Name: r.Name, Value: r.Value, Operation: r.Operation, Shape: r.Shape, Parameters: r.Parameters,
 			Candidate: r.Candidate, Cells: r.Cells, CellSize: r.CellSize})
 	}
-	if t, err := layer.Find(m, layer.Request{Volume: [3]int(shape[1:])}); err != nil {
+	if t, err := findLayer(m, head, layer.Request{Volume: volume}); err != nil {
 		s.Warnings = append(s.Warnings, err.Error())
 	} else {
 		s.DefaultTarget, s.DefaultValue = t.Label, t.Value.Name

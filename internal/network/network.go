@@ -18,17 +18,19 @@ import (
 
 // Network is the model bound to one volume shape: a graph that passes have prepared, and programs made from it on demand.
 type Network struct {
-	Shape      [4]int // [C, D, H, W]
-	Assumed    string // about the order of the input's axes; "" if nothing is assumed
-	ahead      bool   // volumes may overlap
-	follows    bool   // plans may be made anew for other budgets: their candidates are kept
-	afterPass  AfterPass
-	graph      *ir.Graph
-	logits     *ir.Value
-	Target     layer.Match // of the graph before the passes
-	Layer      *cam.Layer  // the target, as records have it; nil without one
-	NoLayer    error       // the reason why there is no target layer; nil if there is one
-	ClassCount int
+	Shape     [4]int // [C, D, H, W]
+	Assumed   string // about the order of the input's axes; "" if nothing is assumed
+	ahead     bool   // volumes may overlap
+	follows   bool   // plans may be made anew for other budgets: their candidates are kept
+	afterPass AfterPass
+	graph     *ir.Graph
+	raw       *ir.Value // the output's values in front of its activation; of one with space, the score of each voxel
+	labels    *ir.Value // the class of each voxel; nil for outputs without space
+	others    []other   // inputs besides the one that is explained
+	Head      cam.Head
+	Target    layer.Match // of the graph before the passes
+	Layer     *cam.Layer  // the target, as records have it; nil without one
+	NoLayer   error       // the reason why there is no target layer; nil if there is one
 
 	Backend backend.Backend
 	free    func() (int, error) // memory of the host that is free
@@ -89,19 +91,18 @@ func (f *ModelFile) bind(ctx context.Context, b Binding) (*Network, error) {
 		Shape: b.Shape, Assumed: assumed, ahead: b.Ahead, follows: b.Follows || resident, afterPass: b.AfterPass, graph: g, Backend: b.Backend, free: sysmem.Free,
 		weights: map[[2]bool]int{}, Budget: b.Budget,
 	}
-	if n.logits, err = scores(g); err != nil {
+	if n.raw, n.Head, err = f.findHead(g, [3]int(b.Shape[1:])); err != nil {
 		return nil, fmt.Errorf("%s: %w", f.Path(), err)
 	}
-	n.ClassCount = n.logits.Shape().Elements()
-	g.Outputs = []*ir.Value{n.logits}
+	g.Outputs = []*ir.Value{n.raw}
 
 	opt := f.options
-	n.Target, n.NoLayer = layer.Find(imported, layer.Request{
+	n.Target, n.NoLayer = findLayer(imported, n.Head, layer.Request{
 		Name: opt.TargetLayer, Grid: opt.TokenGrid, Prefix: opt.PrefixTokens, Layout: opt.LayerLayout, Volume: [3]int(b.Shape[1:]),
 	})
-	if n.NoLayer == nil && !grad.Depends(g, n.logits, n.Target.Value) {
+	if n.NoLayer == nil && !grad.Depends(g, n.raw, n.Target.Value) {
 		n.NoLayer = fmt.Errorf("the class scores (output %q) are not computed from layer %q, which leads elsewhere, as an auxiliary head does; "+
-			"choose a layer on the way to the scores", n.logits.Name, n.Target.Label)
+			"choose a layer on the way to the scores", n.Head.Output, n.Target.Label)
 	}
 	if n.NoLayer != nil && opt.TargetLayer != "" {
 		return nil, fmt.Errorf("%s: %w", f.Path(), n.NoLayer)
@@ -110,6 +111,16 @@ func (f *ModelFile) bind(ctx context.Context, b Binding) (*Network, error) {
 		g.Targets = []ir.Target{n.Target.Target}
 		n.Layer = describe(n.Target)
 	}
+	if n.Head.Task == cam.TaskSegmentation {
+		if err := appendRegion(g, n.raw, n.Head, f.inputAxes()); err != nil {
+			return nil, fmt.Errorf("%s: %w", f.Path(), err)
+		}
+	}
+	for _, v := range g.Inputs[1:] {
+		if v.Name != weightsName {
+			n.others = append(n.others, other{v.Name, v.Shape().Clone()})
+		}
+	}
 	observe := n.observer("")
 	if err := observe("import", g); err != nil {
 		return nil, err
@@ -117,7 +128,10 @@ func (f *ModelFile) bind(ctx context.Context, b Binding) (*Network, error) {
 	if err := pass.Run(ctx, g, observe, pass.Recognition, pass.Lowering); err != nil {
 		return nil, fmt.Errorf("%s: %w", f.Path(), err)
 	}
-	n.logits = g.Outputs[0]
+	n.raw, n.labels = g.Outputs[0], nil
+	if len(g.Outputs) > 1 {
+		n.labels = g.Outputs[1]
+	}
 	return n, nil
 }
 
@@ -129,38 +143,23 @@ func describe(t layer.Match) *cam.Layer {
 	}
 }
 
-// scores finds the output that holds one score a class.
-func scores(g *ir.Graph) (*ir.Value, error) {
-	for _, v := range g.Outputs {
-		long := 0
-		for _, d := range v.Shape() {
-			if d > 1 {
-				long++
-			}
-		}
-		if long <= 1 && v.Const == nil {
-			return v, nil
-		}
-	}
-	var shapes []string
-	for _, v := range g.Outputs {
-		shapes = append(shapes, fmt.Sprintf("%q %v", v.Name, v.Shape()))
-	}
-	return nil, fmt.Errorf("no output is a vector of class scores [1, classes]: the outputs are %s", shapes)
-}
-
 // Gradient is a gradient program: it computes the class scores, and the gradient of one of them at the layer or at the input. One at the layer
 // may stop at the scores, for methods that look at the activation alone.
 type Gradient struct {
 	graph    *ir.Graph
 	Input    bool // at the input, not at a layer
 	backend  backend.Backend
-	volume   *ir.Value // input, [1, D, H, W, C]
-	logits   *ir.Value
-	seed     *ir.Value // input, one-hot over the logits; nil without a gradient
-	at       *ir.Value // the value by which is differentiated
-	Gradient *ir.Value // nil where the activation is enough
-	axes     ir.Axes   // of at
+	volume   *ir.Value   // input, [1, D, H, W, C]
+	raw      *ir.Value   // as in Network
+	labels   *ir.Value   // as in Network
+	others   []*ir.Value // inputs besides the one that is explained, as in Network
+	given    [][]float32 // of others
+	weights  *ir.Value   // input, of classes in the score of a voxel; nil for outputs without space
+	classes  []float32   // of weights
+	seed     *ir.Value   // input, the gradient of the score with respect to raw; nil without a gradient
+	at       *ir.Value   // the value by which is differentiated
+	Gradient *ir.Value   // nil where the activation is enough
+	axes     ir.Axes     // of at
 
 	candidates candidates
 	plan       *plan.Plan      // nil without one
@@ -343,12 +342,19 @@ func (n *Network) differentiate(input bool) (*Gradient, error) {
 		return nil, n.NoLayer
 	}
 	g, twin := n.graph.Clone()
-	p := &Gradient{graph: g, logits: twin[n.logits], volume: g.Inputs[0], at: g.Inputs[0], Input: input, backend: n.Backend}
+	p := &Gradient{graph: g, raw: twin[n.raw], volume: g.Inputs[0], at: g.Inputs[0], Input: input, backend: n.Backend}
+	p.others = g.Inputs[1 : 1+len(n.others)]
+	if n.labels != nil {
+		p.labels, p.weights = twin[n.labels], g.Inputs[1+len(n.others)]
+	}
 	if !input {
 		p.at, p.axes = g.Targets[0].Value, g.Targets[0].Axes
 	}
 	g.Targets = nil
-	g.Outputs = []*ir.Value{p.logits}
+	g.Outputs = []*ir.Value{p.raw}
+	if p.labels != nil {
+		g.Outputs = append(g.Outputs, p.labels)
+	}
 	at := "volume-"
 	if !input {
 		at = "layer-"
@@ -356,7 +362,7 @@ func (n *Network) differentiate(input bool) (*Gradient, error) {
 	}
 	observe := n.observer(at)
 	if input || !n.activationOnly() {
-		seed, gradients, err := grad.Build(g, p.logits, []*ir.Value{p.at})
+		seed, gradients, err := grad.Build(g, p.raw, []*ir.Value{p.at})
 		if err != nil {
 			return nil, err
 		}
@@ -404,6 +410,16 @@ func (n *Network) Close() error { return errors.Join(n.Replan(n.Budget), n.Buffe
 
 // put brings a volume to where the program reads it.
 func (p *Gradient) put(x backend.Field) error {
+	for i, v := range p.others {
+		if err := p.Program.Write(v, p.given[i]); err != nil {
+			return err
+		}
+	}
+	if p.weights != nil {
+		if err := p.Program.Write(p.weights, p.classes); err != nil {
+			return err
+		}
+	}
 	if p.volumeOutside {
 		return p.Program.Bind(p.volume, x)
 	}
@@ -414,17 +430,24 @@ func (p *Gradient) put(x backend.Field) error {
 	return p.backend.Copy(inside, x)
 }
 
-// choose writes the seed of a class, if there is a gradient.
-func (p *Gradient) choose(class int) error {
+// choose writes the gradient of the score with respect to the raw values, if there is a gradient.
+func (p *Gradient) choose(seed []float32) error {
 	if p.seed == nil {
 		return nil
 	}
-	seed := make([]float32, p.seed.Shape().Elements())
-	seed[class] = 1
 	return p.Program.Write(p.seed, seed)
 }
 
-// Forward runs the program on a volume up to the class scores.
+// Weigh sets the weights of classes in the score of a voxel, for the passes to come on an output with space.
+func (p *Gradient) Weigh(classes []float32) { p.classes = classes }
+
+// Labels returns the class of each voxel, after Forward.
+func (p *Gradient) Labels() ([]float32, error) {
+	labels := make([]float32, p.labels.Shape().Elements())
+	return labels, p.Program.Read(p.labels, labels)
+}
+
+// Forward runs the program on a volume up to the output's raw values.
 func (p *Gradient) Forward(ctx context.Context, x backend.Field) ([]float32, error) {
 	if err := p.put(x); err != nil {
 		return nil, err
@@ -432,24 +455,24 @@ func (p *Gradient) Forward(ctx context.Context, x backend.Field) ([]float32, err
 	if err := p.Program.Run(ctx, 0, p.split); err != nil {
 		return nil, err
 	}
-	logits := make([]float32, p.logits.Shape().Elements())
-	return logits, p.Program.Read(p.logits, logits)
+	raw := make([]float32, p.raw.Shape().Elements())
+	return raw, p.Program.Read(p.raw, raw)
 }
 
-// Backward runs the rest for one class. It must follow forward.
-func (p *Gradient) Backward(ctx context.Context, class int) error {
-	if err := p.choose(class); err != nil {
+// Backward runs the rest for a score with a gradient with respect to the raw values. It must follow Forward.
+func (p *Gradient) Backward(ctx context.Context, seed []float32) error {
+	if err := p.choose(seed); err != nil {
 		return err
 	}
 	return p.Program.Run(ctx, p.split, len(p.plan.Steps))
 }
 
-// Both runs forward and backward in one, without reading the scores.
-func (p *Gradient) Both(ctx context.Context, x backend.Field, class int) error {
+// Both runs forward and backward in one, without reading the raw values.
+func (p *Gradient) Both(ctx context.Context, x backend.Field, seed []float32) error {
 	if err := p.put(x); err != nil {
 		return err
 	}
-	if err := p.choose(class); err != nil {
+	if err := p.choose(seed); err != nil {
 		return err
 	}
 	return p.Program.Run(ctx, 0, len(p.plan.Steps))

@@ -24,6 +24,12 @@ type ModelOptions struct {
 	TokenGrid [3]int `json:"token_grid,omitzero"`
 	// PrefixTokens is the number of tokens without a place (class tokens, registers) in front of the others; 0 takes it from the graph.
 	PrefixTokens int `json:"prefix_tokens,omitzero"`
+	// Input is the name of the input that is explained, of a model with several; the others are in cam.Request.Inputs.
+	Input string `json:"input,omitempty"`
+	// Output is the name of the output that is explained; "" is the first that is a vector.
+	Output string `json:"output,omitempty"`
+	// Task is the meaning of that output, one of cam.Tasks; "" is what the file shows, or else an assumption.
+	Task string `json:"task,omitempty"`
 	// InputAxes are the axes of the model's input in the file's order, letters of N C D H W such as "NDHWC"; "" recognises them.
 	InputAxes string `json:"input_axes,omitempty"`
 	// Shape is [C, D, H, W] of the volumes to come, where it is known; zero sizes are taken from the model's file.
@@ -48,6 +54,12 @@ var optionRules = []option.Rule[ModelOptions]{
 		}
 		_, err := TokenGrid(o.TokenGrid[:])
 		return err
+	}},
+	{Option: "task", Check: func(o ModelOptions) error {
+		if o.Task == "" {
+			return nil
+		}
+		return option.OneOf(o.Task, TaskNames())
 	}},
 	{Option: "volume_shape", Check: func(o ModelOptions) error {
 		if slices.Min(o.Shape[:]) < 0 {

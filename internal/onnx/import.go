@@ -9,6 +9,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/ir"
 	"github.com/voxcam/voxcam/internal/op"
+	"github.com/voxcam/voxcam/internal/option"
 	"github.com/voxcam/voxcam/internal/tensor"
 )
 
@@ -188,18 +189,13 @@ func (im *importer) initializers(f *frame, g *Graph) error {
 
 // bindInput makes the graph's input of the volume's shape.
 func (im *importer) bindInput(f *frame, shape tensor.Shape, axes string) error {
-	inputs := im.m.Inputs()
 	wrong := func(format string, args ...any) error {
 		return &InputError{Path: im.m.Path, Reason: fmt.Sprintf(format, args...)}
 	}
-	if len(inputs) != 1 {
-		names := make([]string, len(inputs))
-		for i, v := range inputs {
-			names[i] = v.Name
-		}
-		return wrong("the model has %d inputs (%s); it must have one, the volume", len(inputs), strings.Join(names, ", "))
+	in, known := im.m.Input()
+	if !known {
+		return wrong("the model has the inputs %s: give each its data by %s", im.m.listInputs(), option.Mention("input"))
 	}
-	in := inputs[0]
 	if _, float := map[int32]bool{1: true, 10: true, 11: true, 16: true}[in.Type]; !float && in.Type != 0 {
 		return notFloat(im.m.Path, in)
 	}
@@ -217,6 +213,9 @@ func (im *importer) bindInput(f *frame, shape tensor.Shape, axes string) error {
 	}
 	if axes == "" && len(shape) == 5 && len(in.Dims) == 4 && shape[2] == 1 { // a model of images, and a volume of one plane
 		axes = "NCHW"
+	}
+	if axes == "" && len(shape) == 5 && len(in.Dims) <= 2 { // a vector, and a volume of one row
+		axes = im.m.DefaultInputAxes()
 	}
 	if err := misfit(im.m.Path, impliedDims(im.m.Graph, in, axes), axes, shape); err != nil {
 		return err
@@ -237,6 +236,36 @@ func (im *importer) bindInput(f *frame, shape tensor.Shape, axes string) error {
 	if !v.Shape().Equal(inner) {
 		v = b.Emit(op.Reshape, op.ReshapeAttr{Shape: inner}, v)
 	}
+	f.slots[in.Name] = &slot{value: v}
+	for _, other := range im.m.Inputs() {
+		if other.Name == in.Name {
+			continue
+		}
+		if err := im.bindOther(f, other); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bindOther makes an input of the graph of an input of the model besides the one that is explained. Its data is the same in all passes.
+func (im *importer) bindOther(f *frame, in ValueInfo) error {
+	if _, float := map[int32]bool{1: true, 10: true, 11: true, 16: true}[in.Type]; !float && in.Type != 0 {
+		return notFloat(im.m.Path, in)
+	}
+	var shape tensor.Shape
+	for i, d := range in.Dims {
+		if d.Size == 0 && i > 0 {
+			return &InputError{Path: im.m.Path, Reason: fmt.Sprintf("the input %q is %s: export the model with fixed sizes of the inputs besides the one "+
+				"that is explained", in.Name, describeDims(in.Dims))}
+		}
+		shape = append(shape, max(1, int(d.Size)))
+	}
+	if err := shape.Check(); err != nil {
+		return &InputError{Path: im.m.Path, Reason: fmt.Sprintf("the input %q: %v", in.Name, err)}
+	}
+	v := im.g.Input(in.Name, ir.Type{Shape: shape})
+	im.out.Names[in.Name] = v
 	f.slots[in.Name] = &slot{value: v}
 	return nil
 }

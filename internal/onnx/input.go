@@ -13,13 +13,20 @@ const volumeAxes = "NCDHW"
 
 // CheckInputAxes returns an error if text does not name the axes of an input; "" is fine.
 func CheckInputAxes(text string) error {
+	if err := checkLetters(text); err != nil {
+		return err
+	}
+	if text != "" && !(strings.Contains(text, "H") && strings.Contains(text, "W")) {
+		return fmt.Errorf("input axes %q: H and W (height, width) are missing", text)
+	}
+	return nil
+}
+
+func checkLetters(text string) error {
 	for i, l := range []byte(text) {
 		if strings.IndexByte(volumeAxes, l) < 0 || strings.IndexByte(text, l) != i {
 			return fmt.Errorf("input axes %q: each of N (batch), C (channels), D, H and W (depth, height, width) may be there once, and nothing else", text)
 		}
-	}
-	if text != "" && !(strings.Contains(text, "H") && strings.Contains(text, "W")) {
-		return fmt.Errorf("input axes %q: H and W (height, width) are missing", text)
 	}
 	return nil
 }
@@ -30,7 +37,7 @@ func inOrder(shape tensor.Shape, letters string) (inner tensor.Shape, perm []int
 	if letters == "" || len(shape) != len(volumeAxes) {
 		return shape, nil, nil
 	}
-	if err := CheckInputAxes(letters); err != nil {
+	if err := checkLetters(letters); err != nil {
 		return nil, nil, err
 	}
 	for _, l := range []byte(letters) {
@@ -58,12 +65,40 @@ func inOrder(shape tensor.Shape, letters string) (inner tensor.Shape, perm []int
 	return inner, perm, nil
 }
 
-// InputAxes are the letters of the axes of the file's input; "" where they do not follow from its rank.
-func (m *Model) defaultInputAxes() string {
-	if inputs := m.Inputs(); len(inputs) == 1 {
-		return map[int]string{5: volumeAxes, 4: "NCHW"}[len(inputs[0].Dims)]
+// ChooseInput makes the input of a name the one that is explained, as a volume: by default a model has one input. An error lists the inputs.
+func (m *Model) ChooseInput(name string) error {
+	if i := slices.IndexFunc(m.Inputs(), func(v ValueInfo) bool { return v.Name == name }); name != "" && i < 0 {
+		return fmt.Errorf("is %q; the inputs of the model are %s", name, m.listInputs())
 	}
-	return ""
+	m.input = name
+	return nil
+}
+
+func (m *Model) listInputs() string {
+	var names []string
+	for _, v := range m.Inputs() {
+		names = append(names, fmt.Sprintf("%q %s", v.Name, describeDims(v.Dims)))
+	}
+	return strings.Join(names, ", ")
+}
+
+// Input returns the input that is explained; false where the model has several, and none was chosen.
+func (m *Model) Input() (ValueInfo, bool) {
+	inputs := m.Inputs()
+	if m.input == "" && len(inputs) == 1 {
+		return inputs[0], true
+	}
+	if i := slices.IndexFunc(inputs, func(v ValueInfo) bool { return v.Name == m.input }); i >= 0 {
+		return inputs[i], true
+	}
+	return ValueInfo{}, false
+}
+
+// DefaultInputAxes returns the letters of the axes of the input that is explained; "" where they do not follow from its rank. A vector is a volume
+// with one row.
+func (m *Model) DefaultInputAxes() string {
+	in, _ := m.Input()
+	return map[int]string{5: volumeAxes, 4: "NCHW", 2: "NW", 1: "W"}[len(in.Dims)]
 }
 
 // VolumeShape returns [C, D, H, W] of the volumes that the file takes, for an input with axes of the given letters ("": those of its rank);
@@ -71,10 +106,10 @@ func (m *Model) defaultInputAxes() string {
 func (m *Model) VolumeShape(letters string) [4]int {
 	shape := [4]int{-1, -1, -1, -1}
 	if letters == "" {
-		letters = m.defaultInputAxes()
+		letters = m.DefaultInputAxes()
 	}
-	inputs := m.Inputs()
-	if len(inputs) != 1 || len(inputs[0].Dims) != len(letters) {
+	in, _ := m.Input()
+	if len(in.Dims) != len(letters) {
 		return shape
 	}
 	for k, l := range []byte(volumeAxes[1:]) {
@@ -82,8 +117,8 @@ func (m *Model) VolumeShape(letters string) [4]int {
 		switch {
 		case i < 0:
 			shape[k] = 1
-		case inputs[0].Dims[i].Size > 0:
-			shape[k] = int(inputs[0].Dims[i].Size)
+		case in.Dims[i].Size > 0:
+			shape[k] = int(in.Dims[i].Size)
 		}
 	}
 	return shape

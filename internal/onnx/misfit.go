@@ -15,7 +15,7 @@ var axisNames = map[byte]string{'N': "batch", 'C': "channels", 'D': "depth", 'H'
 // if there are none. letters are the axes of the input, "" for those of its rank.
 func misfit(path string, dims []Dim, letters string, shape tensor.Shape) error {
 	same := func(d Dim, n int) bool { return d.Size == 0 || int(d.Size) == n }
-	if dims == nil || letters == "" && slices.EqualFunc(dims, shape, same) || CheckInputAxes(letters) != nil {
+	if dims == nil || letters == "" && slices.EqualFunc(dims, shape, same) || checkLetters(letters) != nil {
 		return nil
 	}
 	takes := "the model takes " + describeDims(dims)

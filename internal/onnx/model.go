@@ -33,6 +33,7 @@ type Model struct {
 	Functions map[FunctionID]*Function
 	files     []*input.Hashed // of the model and of its external data
 	digest    hash.Hash       // of all of them
+	input     string          // name of the input that is explained; "" where there is one
 }
 
 // Graph is the body of a model, or of a branch of If.

@@ -46,6 +46,7 @@ type Session struct {
 type ModelInfo struct {
 	Classes     int        `json:"n_classes"`
 	ClassNames  []string   `json:"class_names"`
+	Head        cam.Head   `json:"head"` // of the output
 	Backbone    string     `json:"backbone"`
 	File        string     `json:"file"`
 	SHA256      string     `json:"sha256"`
@@ -112,6 +113,8 @@ type Method struct {
 	Seconds         float64        `json:"time_seconds"`
 	TargetClass     *int           `json:"target_class"`
 	TargetClassName *string        `json:"target_class_name"`
+	Score           float64        `json:"score"` // that is explained; 0 without a result
+	ScoreDefinition string         `json:"score_definition,omitempty"`
 	Parameters      map[string]any `json:"parameters,omitempty"`
 	MapShape        *[3]int        `json:"map_shape,omitempty"` // depth, height, width
 }

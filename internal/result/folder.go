@@ -29,6 +29,9 @@ type Folder struct {
 	// SampleID and TrueClass are for files that have a place for them. TrueClass is -1 where it is not known.
 	SampleID  string
 	TrueClass int
+
+	// Inputs are the volumes of a model with several inputs, by name.
+	Inputs map[string]*volume.Volume
 }
 
 // ForeignError is the error of a folder whose RecordName is of another program: many use that name.
@@ -64,12 +67,15 @@ func (f *Folder) Check() error {
 
 // record is the content of RecordName. Keys are stable: programs read them.
 type record struct {
-	Logits             []float32      `json:"logits"`
-	Probabilities      []float64      `json:"probabilities"`
-	PredictedClass     int            `json:"predicted_class"`
+	Head               cam.Head       `json:"head"`
+	Logits             []float32      `json:"logits,omitempty"`          // none of a segmentation
+	Probabilities      []float64      `json:"probabilities,omitempty"`   // none of a regression
+	PredictedClass     *int           `json:"predicted_class,omitempty"` // of a classification
 	PredictedClassName string         `json:"predicted_class_name,omitempty"`
 	TargetClass        int            `json:"target_class"`
 	TargetClassName    string         `json:"target_class_name,omitempty"`
+	Score              float64        `json:"score"` // that is explained
+	ScoreDefinition    string         `json:"score_definition"`
 	TargetLayer        string         `json:"target_layer"`
 	Layer              *cam.Layer     `json:"layer,omitempty"`
 	CellSize           []float64      `json:"cell_size,omitempty"`
@@ -83,6 +89,7 @@ type record struct {
 
 type methodRecord struct {
 	Method     string         `json:"method"`
+	Input      string         `json:"input,omitempty"` // of a model with several
 	Status     cam.Status     `json:"status"`
 	Reason     string         `json:"reason,omitempty"`
 	Seconds    float64        `json:"seconds"`
@@ -103,17 +110,17 @@ func (f *Folder) Write(v *volume.Volume, info cam.Info, r *cam.Result) error {
 	if slices.ContainsFunc(formats, func(f Format) bool { return f.Pictures }) {
 		sample.Window = picture.FullWindow(v.Channel(0))
 	}
-	sheet := &picture.Sheet{Title: Title(f.SampleID, f.class(f.TrueClass), f.number(r.Predicted), r.Probabilities[r.Predicted], r.TargetLayer)}
+	sheet := &picture.Sheet{Title: Title(f.SampleID, f.class(f.TrueClass), f.prediction(r), r.TargetLayer)}
 	for i := range r.Methods {
 		m := &r.Methods[i]
 		var of *Map
 		if m.Status != cam.StatusFailed {
-			if of, err = sample.Map(m); err != nil {
+			if of, err = f.subject(sample, m.Input).Map(m); err != nil {
 				return err
 			}
 			for _, format := range formats {
 				for _, file := range format.Files(of) {
-					if err := f.write(file.Name(m.Method, "."), file.Write); err != nil {
+					if err := f.write(file.Name(stem(m), "."), file.Write); err != nil {
 						return err
 					}
 				}
@@ -122,7 +129,7 @@ func (f *Folder) Write(v *volume.Volume, info cam.Info, r *cam.Result) error {
 		sheet.Rows = append(sheet.Rows, Row(m, f.number(r.TargetClass), of))
 	}
 	for _, format := range formats {
-		for _, file := range format.Sheets(sheet) {
+		for _, file := range slices.Concat(format.Sheets(sheet), format.Labels(sample, r.Labels)) {
 			if err := f.write(file.Name("", ""), file.Write); err != nil {
 				return err
 			}
@@ -137,18 +144,54 @@ func (f *Folder) Write(v *volume.Volume, info cam.Info, r *cam.Result) error {
 
 func (f *Folder) record(v *volume.Volume, info cam.Info, r *cam.Result) record {
 	out := record{
-		Logits: r.Logits, Probabilities: r.Probabilities, PredictedClass: r.Predicted, PredictedClassName: f.class(r.Predicted),
+		Head: r.Head, Score: r.Score.Value, ScoreDefinition: r.Score.Definition, Logits: r.Logits, Probabilities: r.Probabilities,
 		TargetClass: r.TargetClass, TargetClassName: f.class(r.TargetClass), TargetLayer: r.TargetLayer, Layer: r.Layer,
 		Model: info.Path, ModelSHA256: info.SHA256, Warnings: slices.Concat(info.Warnings, v.Warnings),
 		Execution: r.Execution,
+	}
+	if r.Probabilities != nil {
+		out.PredictedClass, out.PredictedClassName = &r.Predicted, f.class(r.Predicted)
 	}
 	if r.CellSize[0] > 0 {
 		out.CellSize = r.CellSize[:]
 	}
 	for _, m := range r.Methods {
-		out.Methods = append(out.Methods, methodRecord{m.Method, m.Status, m.Reason, m.Seconds, m.Parameters})
+		out.Methods = append(out.Methods, methodRecord{m.Method, m.Input, m.Status, m.Reason, m.Seconds, m.Parameters})
 	}
 	return out
+}
+
+// subject returns the sample with the volume of an input.
+func (f *Folder) subject(sample *Subject, input string) *Subject {
+	v := f.Inputs[input]
+	if v == nil {
+		return sample
+	}
+	of := *sample
+	of.Volume = v
+	if sample.Window != (picture.Window{}) {
+		of.Window = picture.FullWindow(v.Channel(0))
+	}
+	return &of
+}
+
+// stem begins the names of the files of a method.
+func stem(m *cam.MethodResult) string {
+	if m.Input == "" {
+		return m.Method
+	}
+	return m.Method + "." + m.Input
+}
+
+// prediction returns the predicted class with its probability, or the value of a regression.
+func (f *Folder) prediction(r *cam.Result) string {
+	switch {
+	case r.Labels != nil:
+		return "a segmentation"
+	case r.Probabilities == nil:
+		return fmt.Sprintf("%.4g", r.Logits[r.Predicted])
+	}
+	return fmt.Sprintf("%s (%.3f)", f.number(r.Predicted), r.Probabilities[r.Predicted])
 }
 
 // class returns the name of a class; "" where it has none.

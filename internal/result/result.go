@@ -19,6 +19,7 @@ const (
 	heatmap   = "heatmap"  // on the volume's grid
 	Overlay   = "overlay"  // the heatmap over the volume
 	sheet     = "combined" // slices of all methods
+	labels    = "labels"   // of a segmentation: the class of each voxel that the model predicts
 )
 
 // Format is a format of results.
@@ -26,8 +27,9 @@ type Format struct {
 	Name     string
 	Pictures bool // shows the volume, too
 
-	maps   []mapFile   // of each method
-	sheets []sheetFile // of all methods together
+	maps   []mapFile                                        // of each method
+	sheets []sheetFile                                      // of all methods together
+	labels func(w io.Writer, s *Subject, l []float32) error // of a segmentation, in a file with the extension of the first map; may be nil
 }
 
 type mapFile struct {
@@ -42,8 +44,8 @@ type sheetFile struct {
 
 // table lists the formats. It is never changed.
 var table = []Format{
-	{Name: "nifti", maps: []mapFile{{signedMap, ".nii.gz", writeMapNIfTI}, {heatmap, ".nii.gz", writeHeatmapNIfTI}}},
-	{Name: "npy", maps: []mapFile{{signedMap, ".npy", writeMapNPY}, {heatmap, ".npy", writeHeatmapNPY}}},
+	{Name: "nifti", maps: []mapFile{{signedMap, ".nii.gz", writeMapNIfTI}, {heatmap, ".nii.gz", writeHeatmapNIfTI}}, labels: writeLabelsNIfTI},
+	{Name: "npy", maps: []mapFile{{signedMap, ".npy", writeMapNPY}, {heatmap, ".npy", writeHeatmapNPY}}, labels: writeLabelsNPY},
 	{Name: "mat", maps: []mapFile{{"", ".mat", writeMAT}}},
 	{Name: "tiff", Pictures: true, maps: []mapFile{{heatmap, ".tiff", writeHeatmapTIFF}, {Overlay, ".tiff", writeOverlayTIFF}}},
 	{Name: "png", Pictures: true, sheets: []sheetFile{{sheet, ".png", writeSheetPNG}}},
@@ -142,6 +144,14 @@ func (f Format) Files(m *Map) (files []Output) {
 	return files
 }
 
+// Labels returns the file with the predicted classes of a segmentation, [D, H, W], if the format has one.
+func (f Format) Labels(s *Subject, l []float32) (files []Output) {
+	if f.labels == nil || l == nil {
+		return nil
+	}
+	return []Output{{labels, func(w io.Writer) error { return f.labels(w, s, l) }, f.maps[0].extension}}
+}
+
 // Sheets returns the files that show all methods together in the format.
 func (f Format) Sheets(s *picture.Sheet) (files []Output) {
 	for _, file := range f.sheets {
@@ -151,11 +161,11 @@ func (f Format) Sheets(s *picture.Sheet) (files []Output) {
 }
 
 // Title is the line above a sheet of slices. A truth of "" is left out.
-func Title(sample, truth, predicted string, confidence float64, layer string) []string {
+func Title(sample, truth, predicted, layer string) []string {
 	if truth != "" {
 		truth = "   true: " + truth
 	}
-	return []string{fmt.Sprintf("%s%s   predicted: %s (%.3f)   layer: %s", sample, truth, predicted, confidence, layer)}
+	return []string{fmt.Sprintf("%s%s   predicted: %s   layer: %s", sample, truth, predicted, layer)}
 }
 
 // Row is a method's line of a sheet, with slices of the map, nil where there is none. class is the name of the target class; "" where it

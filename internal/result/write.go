@@ -17,6 +17,15 @@ func writeHeatmapNIfTI(w io.Writer, m *Map) error {
 	return nifti.Write(w, m.HeatDims, m.Heatmap, m.sample.Volume.Geometry)
 }
 
+func writeLabelsNIfTI(w io.Writer, s *Subject, l []float32) error {
+	return nifti.Write(w, s.Volume.Dims(), l, s.Volume.Geometry)
+}
+
+func writeLabelsNPY(w io.Writer, s *Subject, l []float32) error {
+	dims := s.Volume.Dims()
+	return npy.Write(w, dims[:], l)
+}
+
 func writeMapNPY(w io.Writer, m *Map) error     { return npy.Write(w, m.Dims[:], m.Map) }
 func writeHeatmapNPY(w io.Writer, m *Map) error { return npy.Write(w, m.HeatDims[:], m.Heatmap) }
 

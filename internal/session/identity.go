@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/dataset"
 	"github.com/voxcam/voxcam/internal/durable"
 	"github.com/voxcam/voxcam/internal/input"
@@ -27,6 +28,9 @@ func (r *run) settings() map[string]string {
 	s["model.sha256"] = r.info.SHA256
 	s["model.target_layer"] = r.info.TargetLayer
 	s["model.classes"] = encode(r.names)
+	if h := r.info.Head; h.Activation != cam.NoActivation || h.Task != cam.TaskClassification && h.Task != "" || h.Classes() != h.Size {
+		s["model.head"] = encode([]string{h.Output, string(h.Task), string(h.Activation)}) // earlier versions took the output as it is
+	}
 	s["data.split"] = r.set.Split
 	s["explain.methods"] = encode(r.request.Methods)
 	s["output.formats"] = encode(slices.Sorted(slices.Values(c.Output.Formats)))
@@ -63,7 +67,7 @@ func (r *run) identify(name string) error {
 	settings := r.settings()
 	now := &report.Session{
 		Schema: report.Schema, Name: name, Created: r.now(), Version: r.opt.Version, Config: r.config.Path,
-		Model: report.ModelInfo{Classes: r.info.Classes, ClassNames: r.names, Backbone: r.config.ModelName(),
+		Model: report.ModelInfo{Classes: r.info.Classes, ClassNames: r.names, Head: r.info.Head, Backbone: r.config.ModelName(),
 			File: r.info.Path, SHA256: r.info.SHA256, TargetLayer: r.info.TargetLayer, Layer: r.info.Layer, Warnings: r.info.Warnings},
 		Seed: r.config.Explain.Seed, Settings: settings, Hash: digest(settings),
 		SplitSource: r.set.Split, Splits: map[string][]string{},

@@ -282,6 +282,10 @@ func prepare(opt Options, ex explain.Overlapping) (*run, []dataset.Sample, error
 	if n < 1 {
 		return nil, nil, refuse("%s: the number of classes is not known before the volume's size is; bind the model to one", r.info.Path)
 	}
+	if task := r.info.Head.Task; task != cam.TaskClassification && task != "" {
+		return nil, nil, refuse("the output %q of %s is a %s, and labels are classes of which each sample has one: a run takes classifications only so far; "+
+			"single volumes can be explained", r.info.Head.Output, r.info.Path, task)
+	}
 	if want := max(c.Model.NumClasses, len(c.Model.Classes)); want > 0 && want != n {
 		return nil, nil, refuse("the configuration has %d classes, but %s has %d", want, r.info.Path, n)
 	}

@@ -74,7 +74,7 @@ func (w *writer) store(found *cam.Result) error {
 	var tasks []func() error
 	for i := range found.Methods {
 		m := &found.Methods[i]
-		rm := r.describeMethod(m, found.TargetClass)
+		rm := r.describeMethod(m, found.TargetClass, found.Score)
 		w.record.Methods = append(w.record.Methods, rm)
 		class := ""
 		if rm.TargetClassName != nil {
@@ -295,9 +295,9 @@ func (r *run) describePrediction(record *report.Sample, found *cam.Result) {
 	record.TargetLayer, record.Layer, record.CellSize = found.TargetLayer, found.Layer, &cell
 }
 
-func (r *run) describeMethod(m *cam.MethodResult, class int) report.Method {
+func (r *run) describeMethod(m *cam.MethodResult, class int, score cam.Score) report.Method {
 	rm := report.Method{Method: m.Method, Key: r.key(m.Method, class), Status: m.Status, Reason: m.Reason,
-		Seconds: m.Seconds, Parameters: m.Parameters}
+		Seconds: m.Seconds, Parameters: m.Parameters, Score: score.Value, ScoreDefinition: score.Definition}
 	if class >= 0 && class < r.info.Classes {
 		rm.TargetClass, rm.TargetClassName = &class, &r.names[class]
 	}
@@ -351,5 +351,5 @@ func title(record *report.Sample) []string {
 	if record.TrueClassName != nil {
 		truth = *record.TrueClassName
 	}
-	return result.Title(fmt.Sprintf("%s (%s)", record.ID, record.Split), truth, *record.PredictedClassName, *record.Confidence, record.TargetLayer)
+	return result.Title(fmt.Sprintf("%s (%s)", record.ID, record.Split), truth, fmt.Sprintf("%s (%.3f)", *record.PredictedClassName, *record.Confidence), record.TargetLayer)
 }

@@ -330,6 +330,8 @@ func fill(t *testing.T, name string, v reflect.Value) {
 		v.SetBool(true)
 	case reflect.Int, reflect.Int64:
 		v.SetInt(2)
+	case reflect.Uint8:
+		v.SetUint(255)
 	case reflect.Uint64:
 		v.SetUint(1<<64 - 1)
 	case reflect.Float64, reflect.Float32:

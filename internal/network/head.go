@@ -1,0 +1,195 @@
+package network
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/internal/ir"
+	"github.com/voxcam/voxcam/internal/layer"
+	"github.com/voxcam/voxcam/internal/onnx"
+	"github.com/voxcam/voxcam/internal/op"
+	"github.com/voxcam/voxcam/internal/tensor"
+)
+
+// findHead chooses the output that is explained, by name if the options have one, and returns the raw values in front of the activation at its
+// end. The volume is depth, height, width.
+func (f *ModelFile) findHead(g *ir.Graph, volume [3]int) (raw *ir.Value, head cam.Head, err error) {
+	axes, o := outputAxes{f.inputAxes(), volume}, f.options
+	out, err := axes.find(g, o.Output)
+	if err != nil {
+		return nil, head, err
+	}
+	size, space := out.Shape().Elements(), [3]int{}
+	channels := -1 // axis over which an activation may go; any for a vector
+	if !isVector(out) {
+		channels, space = strings.IndexByte(axes.input, 'C'), volume
+		size = out.Shape()[channels]
+	}
+	raw, activation := cut(out, channels)
+	if size == 1 && (activation == cam.Softmax || activation == cam.LogSoftmax) {
+		return nil, head, fmt.Errorf("the output %q is a softmax of one value, which is the same for every volume", out.Name)
+	}
+	head, err = cam.NewHead(out.Name, size, space, activation, cam.Task(o.Task))
+	if err != nil {
+		return nil, head, cam.NewOptionError("task", err)
+	}
+	for _, other := range g.Outputs {
+		if other != out {
+			head.Others = append(head.Others, other.Name)
+		}
+	}
+	return raw, head, nil
+}
+
+// outputAxes tells outputs apart by their shapes. An output with space has the axes of the input, and its grid.
+type outputAxes struct {
+	input  string // axes of the model's input in the file's order
+	volume [3]int
+}
+
+// find returns the output with a name; for "", the first that is a vector, or else the first with space.
+func (a outputAxes) find(g *ir.Graph, name string) (*ir.Value, error) {
+	var outputs []string
+	for _, v := range g.Outputs {
+		outputs = append(outputs, fmt.Sprintf("%q %v", v.Name, v.Shape()))
+	}
+	list := strings.Join(outputs, ", ")
+	if name == "" {
+		for _, fits := range []func(*ir.Value) bool{isVector, a.isSpatial} {
+			if i := slices.IndexFunc(g.Outputs, fits); i >= 0 {
+				return g.Outputs[i], nil
+			}
+		}
+		return nil, fmt.Errorf("no output is a vector [1, classes] or has classes on the grid %v of the volume: the outputs are %s", a.volume, list)
+	}
+	i := slices.IndexFunc(g.Outputs, func(v *ir.Value) bool { return v.Name == name })
+	if i < 0 {
+		return nil, cam.NewOptionError("output", fmt.Errorf("is %q; the outputs of the model are %s", name, list))
+	}
+	if v := g.Outputs[i]; !isVector(v) && !a.isSpatial(v) {
+		return nil, cam.NewOptionError("output", fmt.Errorf("is %q, which is %v: vectors [1, n] can be explained, and outputs on the grid %v of the volume",
+			name, v.Shape(), a.volume))
+	}
+	return g.Outputs[i], nil
+}
+
+// isVector reports whether a value is computed, and at most one of its sizes is larger than 1.
+func isVector(v *ir.Value) bool {
+	long := 0
+	for _, d := range v.Shape() {
+		if d > 1 {
+			long++
+		}
+	}
+	return long <= 1 && v.Const == nil
+}
+
+// isSpatial reports whether a value is computed, and has the axes of the input and the grid of the volume.
+func (a outputAxes) isSpatial(v *ir.Value) bool {
+	s := v.Shape()
+	if v.Const != nil || len(s) != len(a.input) || strings.IndexByte(a.input, 'C') < 0 {
+		return false
+	}
+	for i, letter := range a.input {
+		if at := strings.IndexRune("DHW", letter); at >= 0 && s[i] != a.volume[at] || letter == 'N' && s[i] != 1 {
+			return false
+		}
+	}
+	return true
+}
+
+// appendRegion appends to a graph the score of each voxel, the sum over channels of an output's raw values with weights, a new input, and the
+// class of each voxel. Both are [1, 1, D, H, W], and become the graph's outputs.
+func appendRegion(g *ir.Graph, raw *ir.Value, h cam.Head, axes string) error {
+	b := ir.NewBuilder(g)
+	b.Name = "score"
+	channels := strings.IndexByte(axes, 'C')
+	each := make(tensor.Shape, len(axes))
+	for i := range each {
+		each[i] = 1
+	}
+	each[channels] = h.Size
+	t := raw.Type
+	t.Shape = each
+	weights := g.Input(weightsName, t)
+	over := op.ReduceAttr{Axes: []int{channels}}
+	score := b.Emit(op.ReduceSum, over, b.Emit(op.BinaryOp("Mul"), nil, raw, weights))
+	var label *ir.Value
+	if h.Size == 1 {
+		label = b.Emit(op.BinaryOp("Greater"), nil, raw, b.Scalar(0))
+	} else {
+		// The first class of the largest value: minus its number is the largest of minus the numbers where that is reached.
+		number, none := make([]float32, h.Size), make([]float32, h.Size)
+		for i := range number {
+			number[i], none[i] = -float32(i), -float32(h.Size)
+		}
+		largest := b.Emit(op.BinaryOp("Equal"), nil, raw, b.Emit(op.ReduceMax, over, raw))
+		label = op.Scale(b, b.Emit(op.ReduceMax, over, b.Emit(op.Where, nil, largest, b.Const(each, number), b.Const(each, none))), -1)
+	}
+	g.Outputs = nil
+	for _, v := range []*ir.Value{score, label} {
+		perm := make([]int, 0, len(axes))
+		for _, letter := range "NCDHW" {
+			perm = append(perm, strings.IndexRune(axes, letter))
+		}
+		g.Outputs = append(g.Outputs, b.Emit(op.Transpose, op.TransposeAttr{Perm: perm}, v))
+	}
+	return b.Err()
+}
+
+// weightsName is the name of the input with the weights of classes in the score of a voxel.
+const weightsName = "class weights of voxcam"
+
+// cut returns the values in front of the activation that an output ends in, behind which only its shape changes, and which goes over the
+// channels; the output itself where there is none. Of a vector, whose channels are -1, that is any axis.
+func cut(out *ir.Value, channels int) (*ir.Value, cam.Activation) {
+	for v := out; v.Def != nil; v = v.Def.Inputs[0] {
+		switch n := v.Def; {
+		case channels < 0 && isVector(v) && (n.Op == op.Reshape || n.Op == op.Transpose):
+			continue
+		case n.Op == op.Softmax || n.Op == op.LogSoftmax:
+			x, axis := n.Inputs[0], n.Attr.(op.SoftmaxAttr).Axis
+			if channels >= 0 && axis != channels || channels < 0 && x.Shape()[axis] != x.Shape().Elements() {
+				return out, cam.NoActivation
+			}
+			if n.Op == op.Softmax {
+				return x, cam.Softmax
+			}
+			return x, cam.LogSoftmax
+		case n.Op.Name == "Sigmoid":
+			return n.Inputs[0], cam.Sigmoid
+		default:
+			return out, cam.NoActivation
+		}
+	}
+	return out, cam.NoActivation
+}
+
+// findLayer finds the target layer. The default one of a segmentation is the last of those with the fewest places, the bottleneck, since the last
+// layer of all has a voxel's own scores in it.
+func findLayer(m *onnx.Imported, h cam.Head, r layer.Request) (layer.Match, error) {
+	if r.Name != "" || h.Task != cam.TaskSegmentation {
+		return layer.Find(m, r)
+	}
+	fewest, name := 0, ""
+	for _, row := range layer.Table(m, r.Volume) {
+		if n := row.Cells[0] * row.Cells[1] * row.Cells[2]; row.Candidate && (fewest == 0 || n <= fewest) {
+			fewest, r.Name, name = n, row.Value, row.Name
+		}
+	}
+	found, err := layer.Find(m, r)
+	if name != "" {
+		found.Label = name
+	}
+	return found, err
+}
+
+// TaskNames returns the values of ModelOptions.Task besides "".
+func TaskNames() (names []string) {
+	for _, t := range cam.Tasks() {
+		names = append(names, string(t))
+	}
+	return names
+}
