@@ -135,6 +135,9 @@ type Problem struct {
 // are in its record and in the summary. An error means that the session as a whole could not be begun (*ConfigError, *RefusedError), could not be
 // stored (*OutputError), or ended with ctx, whose error it is; the summary counts the samples until then.
 func Run(ctx context.Context, c *Config, o RunOptions) (RunSummary, error) {
+	if c == nil {
+		return RunSummary{}, &RefusedError{Err: errors.New("no configuration is given")}
+	}
 	opt := runner.Options{Noise: o.Noise, VerifyFiles: o.VerifyFiles, Private: o.Private, Worker: o.Worker}
 	if o.Observe != nil {
 		opt.Observer = session.ObserverFunc(func(e session.Notice) {

@@ -10,6 +10,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -160,9 +161,20 @@ func (c *Config) resolvePaths(dir string) {
 	}
 }
 
-// Set sets a key to a value of its field's type, or as TOML has it, and checks it. An error is a *cam.OptionError.
+// Set sets a key to a value of its field's type, or as TOML has it, and checks it. Of a key that ends in ".*", a value can be set by its own
+// name: explain.conventions.gradcam++. An error is a *cam.OptionError.
 func (c *Config) Set(name string, value any) error {
 	k := c.key(name)
+	if section, entry, ok := cutEntry(name); k == nil && ok {
+		if text, ok := value.(string); ok {
+			all := maps.Clone(c.Explain.Convention)
+			if all == nil {
+				all = map[string]string{}
+			}
+			all[entry] = text
+			return c.Set(section, all)
+		}
+	}
 	if k == nil {
 		var names []string
 		for _, k := range Keys() {
@@ -178,6 +190,13 @@ func (c *Config) Set(name string, value any) error {
 	}
 	delete(c.lines, name)
 	return nil
+}
+
+// cutEntry splits the name of an entry of a key that holds several, explain.conventions.METHOD.
+func cutEntry(name string) (section, entry string, ok bool) {
+	const conventions = "explain.conventions."
+	entry, ok = strings.CutPrefix(name, conventions)
+	return conventions + "*", entry, ok
 }
 
 // SetFlag sets a key to the value of a flag, which is named with its dashes. Complaints about the value name the flag, and come with

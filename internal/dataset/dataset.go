@@ -40,6 +40,9 @@ func Open(o Options) (*Set, error) {
 	if err := o.Check(); err != nil {
 		return nil, err
 	}
+	if info, err := os.Stat(o.Folder); err != nil || !info.IsDir() {
+		return nil, fmt.Errorf("data.folder: %s is no folder", o.Folder)
+	}
 	samples, hasColumn, err := readLabels(o.Labels)
 	if err != nil {
 		return nil, err

@@ -75,6 +75,10 @@ type order struct {
 func (e *Engine) restart(ctx context.Context) (policy.Outcome, error) {
 	began := time.Now()
 	o := &order{context: ctx, outcome: policy.Outcome{Operation: policy.Restart}, done: make(chan struct{})}
+	if s := e.primaryNow(); s != nil && s.device.Processor { // nothing is interrupted for nothing
+		err := e.renewContext(ctx, &o.outcome)
+		return o.outcome, err
+	}
 	e.mu.Lock()
 	e.orders = append(e.orders, o)
 	if e.stop != nil {

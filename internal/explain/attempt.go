@@ -77,7 +77,9 @@ func (e *Explanation) Attempt(ctx context.Context, n *network.Network) (err erro
 		}
 		start = time.Now()
 		err := k.run(ctx, which)
-		e.spend(time.Since(start), which)
+		if k.kind != network.AtPoints { // whose methods share the time of their own points
+			e.spend(time.Since(start), which)
+		}
 		if err := e.failMethods(ctx, err, which...); err != nil {
 			return err
 		}

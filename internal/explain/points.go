@@ -133,7 +133,9 @@ func (e *Explanation) pointMethods(ctx context.Context, _ []int) error {
 		if len(left) == 0 {
 			continue
 		}
+		start := time.Now()
 		err := e.sample(ctx, s, left)
+		e.spend(time.Since(start), left)
 		if err := e.failMethods(ctx, err, left...); err != nil {
 			return err
 		}
