@@ -126,7 +126,7 @@ func TestWriteMakesEveryReportFromTheFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer folder.Close()
-	o, problems, err := Write(folder, session(), time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), 40)
+	o, problems, err := Write(folder, session(), time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), 40, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -77,6 +77,7 @@ type Total struct {
 	Processed int      `json:"total_samples_processed"`
 	Accuracy  *float64 `json:"overall_accuracy"`
 	Status    Counts   `json:"status"`
+	Pending   int      `json:"samples_not_done"` // selected samples that the run did not reach
 	// Confusion counts samples by true (row) and predicted (column) class.
 	Confusion [][]int `json:"confusion_matrix"`
 }

@@ -28,6 +28,9 @@ func WriteText(w io.Writer, session *Session, o *Overall, samples []*Sample, dir
 
 	t.heading("OVERALL SUMMARY")
 	printable.Fprintf(t, "Samples:          %d (%s)\n", o.Overall.Status.All(), o.Overall.Status)
+	if n := o.Overall.Pending; n > 0 {
+		printable.Fprintf(t, "Not done:         %d of %d selected samples; the numbers below are of the others\n", n, n+o.Overall.Status.All())
+	}
 	printable.Fprintf(t, "With prediction:  %d\n", o.Overall.Processed)
 	printable.Fprintf(t, "Accuracy:         %s\n", number(o.Overall.Accuracy, 4))
 	printable.Fprintf(t, "Classes:          %s\n", strings.Join(o.Model.ClassNames, ", "))
@@ -118,6 +121,9 @@ func (t *textReport) samples(title string, samples []*Sample, about func(*Sample
 // recommend returns advice that follows from this session's numbers alone.
 func recommend(session *Session, o *Overall) (lines []string) {
 	status := o.Overall.Status
+	if n := o.Overall.Pending; n > 0 {
+		lines = append(lines, fmt.Sprintf("%d selected samples are not done: the run was stopped. Run the same command with --session %s to go on.", n, session.Name))
+	}
 	if n := status.Failed; n > 0 {
 		lines = append(lines, fmt.Sprintf("%d samples have no complete result. Mend what their reasons name and run the same command with "+
 			"--session %s: finished samples are skipped, failed ones tried again.", n, session.Name))

@@ -8,13 +8,14 @@ import (
 )
 
 // Write makes all reports of a session from the records in its folder. It returns the statistics and the records that
-// could not be read. dpi is the resolution of the plots.
-func Write(folder *durable.Folder, session *Session, now time.Time, dpi int) (o *Overall, problems []error, err error) {
+// could not be read. dpi is the resolution of the plots, and pending the number of selected samples that the run did not reach.
+func Write(folder *durable.Folder, session *Session, now time.Time, dpi, pending int) (o *Overall, problems []error, err error) {
 	samples, problems, err := Collect(folder.FS(), session)
 	if err != nil {
 		return nil, nil, err
 	}
 	o = Aggregate(session, samples, now)
+	o.Overall.Pending = pending
 	moments, err := ReadTimeline(folder.FS())
 	if err != nil {
 		problems = append(problems, err)

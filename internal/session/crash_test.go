@@ -194,8 +194,8 @@ func TestInterrupted(t *testing.T) {
 		if ids := w.sound(); len(ids) != stop {
 			t.Errorf("stop %d: finished %v", stop, ids)
 		}
-		if _, err := os.Stat(w.session("reports/overall_statistics.json")); err != nil {
-			t.Error(err)
+		if text, err := os.ReadFile(w.session("reports/overall_statistics.json")); err != nil || !strings.Contains(string(text), fmt.Sprintf(`"samples_not_done": %d`, 6-stop)) {
+			t.Errorf("stop %d: the statistics do not count the samples that are not done: %v", stop, err)
 		}
 		f = &fake{}
 		s = w.must(f, ExitOK)

@@ -218,7 +218,7 @@ func Run(ctx context.Context, opt Options, ex explain.Overlapping) (Summary, err
 		err = &interrupted{fmt.Sprintf("interrupted with %d of %d samples done; the same command with the option session %s continues",
 			s.Status.All(), s.Selected, s.Name), err}
 	}
-	err = r.report(err)
+	err = r.report(err, s.Pending)
 	s.Moved = r.folder.Moved()
 	if cerr := r.folder.Close(); cerr != nil && err == nil {
 		err = &durable.Error{Path: s.Dir, Err: cerr}
@@ -230,11 +230,11 @@ func Run(ctx context.Context, opt Options, ex explain.Overlapping) (Summary, err
 
 // report writes the reports after a run that ended with an error, or nil, also after an interruption: there should be a report of the
 // samples that are done. Where nothing can be written, it does not try.
-func (r *run) report(ended error) error {
+func (r *run) report(ended error, pending int) error {
 	if isA[*durable.Error](ended) || isA[*RefusedError](ended) {
 		return ended
 	}
-	_, problems, err := report.Write(r.folder, r.record, r.now(), r.opt.PlotDPI)
+	_, problems, err := report.Write(r.folder, r.record, r.now(), r.opt.PlotDPI, pending)
 	if err != nil {
 		return errors.Join(ended, err)
 	}
