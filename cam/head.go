@@ -310,17 +310,16 @@ func (h Head) Linear(t Target) bool { return t.Score != scoreNames[1] }
 
 // Define returns a target's score in words. Its class is settled.
 func (h Head) Define(t Target) string {
-	what := "logit"
+	text, other := fmt.Sprintf("logit of class %d", t.Class.Index), "that of class"
 	switch {
 	case h.Task == TaskRegression:
-		return fmt.Sprintf("value %d of %s", t.Class.Index, h.Output)
+		text, other = fmt.Sprintf("value %d", t.Class.Index), "value"
 	case t.Score == scoreNames[1]:
-		what = "probability"
+		text = fmt.Sprintf("probability of class %d", t.Class.Index)
 	}
-	text := fmt.Sprintf("%s of class %d", what, t.Class.Index)
 	switch t.Against.Kind {
 	case AgainstClass:
-		text += fmt.Sprintf(" minus that of class %d", t.Against.Index)
+		text += fmt.Sprintf(" minus %s %d", other, t.Against.Index)
 	case AgainstOthers:
 		text += " minus the mean of the others"
 	}

@@ -299,6 +299,9 @@ func (f *explainFlags) targetRegion(ctx context.Context) (cam.Region, error) {
 	if v.Channels != 1 {
 		return r, fmt.Errorf("--target-region: %s has %d channels; a mask has one", f.region, v.Channels)
 	}
+	if err := v.CheckFinite(); err != nil {
+		return r, fmt.Errorf("--target-region: %s: %w", f.region, err)
+	}
 	return cam.Region{Kind: cam.RegionMask, Mask: cam.NewMask(v.Dims(), func(i int) bool { return v.Data[i] != 0 })}, nil
 }
 

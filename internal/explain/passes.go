@@ -68,13 +68,10 @@ func (e *Explanation) settleRegion(p *network.Gradient, scores []float32) error 
 	}
 	r.Score.Value = 0
 	for i, w := range weights {
-		if w == 0 {
-			continue
+		if !finite(scores[i]) { // also outside the region, since the voxel's class is nothing then
+			return fmt.Errorf("the score of voxel %d is %v: the volume drives the model out of its range (is it scaled as in training?)", i, scores[i])
 		}
-		if !finite(scores[i]) {
-			return fmt.Errorf("the score of a voxel is %v: the volume drives the model out of its range (is it scaled as in training?)", scores[i])
-		}
-		r.Score.Value += float64(scores[i])
+		r.Score.Value += float64(w) * float64(scores[i])
 	}
 	r.Labels, r.TargetClass, r.Score.Definition = labels, e.target.Class.Index, h.Define(e.target)
 	if e.seed = weights; voxels == 0 {
@@ -162,16 +159,16 @@ func (e *Explanation) score(raw []float32) (value float64) {
 	return value
 }
 
-// scoreAt returns the score of the target class at x.
+// scoreAt returns the score at x.
 func (e *Explanation) scoreAt(ctx context.Context, x backend.Field) (float32, error) {
-	_, logits, err := e.forward(ctx, true, x)
+	_, raw, err := e.forward(ctx, true, x)
 	if err != nil {
 		return 0, err
 	}
 	e.countPass()
-	score := logits[e.result.TargetClass]
-	if math.IsNaN(float64(score)) || math.IsInf(float64(score), 0) {
-		return 0, fmt.Errorf("the score of class %d is %v at the baseline: choose another one", e.result.TargetClass, score)
+	score := e.score(raw)
+	if math.IsNaN(score) || math.IsInf(score, 0) {
+		return 0, fmt.Errorf("the %s is %v at the baseline: choose another one", e.result.Score.Definition, score)
 	}
-	return score, nil
+	return float32(score), nil
 }

@@ -15,9 +15,9 @@ import (
 
 // findHead chooses the output that is explained, by name if the options have one, and returns the raw values in front of the activation at its
 // end. The volume is depth, height, width.
-func (f *ModelFile) findHead(g *ir.Graph, volume [3]int) (raw *ir.Value, head cam.Head, err error) {
+func (f *ModelFile) findHead(m *onnx.Imported, volume [3]int) (raw *ir.Value, head cam.Head, err error) {
 	axes, o := outputAxes{f.inputAxes(), volume}, f.options
-	out, err := axes.find(g, o.Output)
+	name, out, err := axes.find(m, o.Output)
 	if err != nil {
 		return nil, head, err
 	}
@@ -29,15 +29,15 @@ func (f *ModelFile) findHead(g *ir.Graph, volume [3]int) (raw *ir.Value, head ca
 	}
 	raw, activation := cut(out, channels)
 	if size == 1 && (activation == cam.Softmax || activation == cam.LogSoftmax) {
-		return nil, head, fmt.Errorf("the output %q is a softmax of one value, which is the same for every volume", out.Name)
+		return nil, head, fmt.Errorf("the output %q is a softmax of one value, which is the same for every volume", name)
 	}
-	head, err = cam.NewHead(out.Name, size, space, activation, cam.Task(o.Task))
+	head, err = cam.NewHead(name, size, space, activation, cam.Task(o.Task))
 	if err != nil {
 		return nil, head, cam.NewOptionError("task", err)
 	}
-	for _, other := range g.Outputs {
-		if other != out {
-			head.Others = append(head.Others, other.Name)
+	for _, other := range m.OutputNames {
+		if other != name {
+			head.Others = append(head.Others, other)
 		}
 	}
 	return raw, head, nil
@@ -49,30 +49,37 @@ type outputAxes struct {
 	volume [3]int
 }
 
-// find returns the output with a name; for "", the first that is a vector, or else the first with space.
-func (a outputAxes) find(g *ir.Graph, name string) (*ir.Value, error) {
+// find returns the output with a name; for "", the first that is a vector, or else the first with space. Whole numbers, such as the number of the
+// largest value, are no output to explain.
+func (a outputAxes) find(m *onnx.Imported, name string) (string, *ir.Value, error) {
+	names, values := m.OutputNames, m.Graph.Outputs // an output may be the same value as another one, and its value have another name
 	var outputs []string
-	for _, v := range g.Outputs {
-		outputs = append(outputs, fmt.Sprintf("%q %v", v.Name, v.Shape()))
+	for i, v := range values {
+		outputs = append(outputs, strings.TrimSuffix(fmt.Sprintf("%q %v %s", names[i], v.Shape(), m.Model.OutputType(names[i])), " "))
 	}
 	list := strings.Join(outputs, ", ")
 	if name == "" {
 		for _, fits := range []func(*ir.Value) bool{isVector, a.isSpatial} {
-			if i := slices.IndexFunc(g.Outputs, fits); i >= 0 {
-				return g.Outputs[i], nil
+			for i, v := range values {
+				if fits(v) && m.Model.OutputType(names[i]) == "" {
+					return names[i], v, nil
+				}
 			}
 		}
-		return nil, fmt.Errorf("no output is a vector [1, classes] or has classes on the grid %v of the volume: the outputs are %s", a.volume, list)
+		return "", nil, fmt.Errorf("no output is a vector [1, classes] or has classes on the grid %v of the volume: the outputs are %s", a.volume, list)
 	}
-	i := slices.IndexFunc(g.Outputs, func(v *ir.Value) bool { return v.Name == name })
+	i := slices.Index(names, name)
 	if i < 0 {
-		return nil, cam.NewOptionError("output", fmt.Errorf("is %q; the outputs of the model are %s", name, list))
+		return "", nil, cam.NewOptionError("output", fmt.Errorf("is %q; the outputs of the model are %s", name, list))
 	}
-	if v := g.Outputs[i]; !isVector(v) && !a.isSpatial(v) {
-		return nil, cam.NewOptionError("output", fmt.Errorf("is %q, which is %v: vectors [1, n] can be explained, and outputs on the grid %v of the volume",
+	if whole := m.Model.OutputType(name); whole != "" {
+		return "", nil, cam.NewOptionError("output", fmt.Errorf("is %q, which holds %s: whole numbers have no gradient; the outputs of the model are %s", name, whole, list))
+	}
+	if v := values[i]; !isVector(v) && !a.isSpatial(v) {
+		return "", nil, cam.NewOptionError("output", fmt.Errorf("is %q, which is %v: vectors [1, n] can be explained, and outputs on the grid %v of the volume",
 			name, v.Shape(), a.volume))
 	}
-	return g.Outputs[i], nil
+	return name, values[i], nil
 }
 
 // isVector reports whether a value is computed, and at most one of its sizes is larger than 1.

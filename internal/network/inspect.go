@@ -31,7 +31,7 @@ func Inspect(ctx context.Context, path string, opt ModelOptions) (s *cam.Summary
 		s.Warnings = append(s.Warnings, f.assumed)
 	}
 	volume := [3]int(shape[1:])
-	raw, head, err := f.findHead(m.Graph, volume)
+	raw, head, err := f.findHead(m, volume)
 	if err != nil {
 		s.Warnings = append(s.Warnings, err.Error())
 	} else {

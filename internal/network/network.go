@@ -91,7 +91,7 @@ func (f *ModelFile) bind(ctx context.Context, b Binding) (*Network, error) {
 		Shape: b.Shape, Assumed: assumed, ahead: b.Ahead, follows: b.Follows || resident, afterPass: b.AfterPass, graph: g, Backend: b.Backend, free: sysmem.Free,
 		weights: map[[2]bool]int{}, Budget: b.Budget,
 	}
-	if n.raw, n.Head, err = f.findHead(g, [3]int(b.Shape[1:])); err != nil {
+	if n.raw, n.Head, err = f.findHead(imported, [3]int(b.Shape[1:])); err != nil {
 		return nil, fmt.Errorf("%s: %w", f.Path(), err)
 	}
 	g.Outputs = []*ir.Value{n.raw}
@@ -369,6 +369,9 @@ func (n *Network) differentiate(input bool) (*Gradient, error) {
 		p.seed, p.Gradient = seed, gradients[0]
 		g.Outputs = slices.Insert(g.Outputs, 1, p.Gradient)
 		g.Prune()
+		if !slices.ContainsFunc(g.Nodes, func(n *ir.Node) bool { return slices.Contains(n.Inputs, seed) }) {
+			p.seed = nil // the gradient is zero everywhere; behind the first step, the seed's memory holds other values
+		}
 		if err := observe(pass.Differentiation, g); err != nil {
 			return nil, err
 		}

@@ -104,7 +104,7 @@ func impliedDims(g *Graph, in ValueInfo, letters string) []Dim {
 	return in.Dims
 }
 
-// elementTypes are the names of the element types of an input that hold no floating-point numbers, by DataType of the format.
+// elementTypes are the names of the element types of inputs and outputs that hold no floating-point numbers, by DataType of the format.
 var elementTypes = map[int32]string{2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "string", 9: "bool",
 	12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128"}
 

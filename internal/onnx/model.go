@@ -118,6 +118,16 @@ func (m *Model) Inputs() []ValueInfo {
 	return free
 }
 
+// OutputType returns the element type of an output that holds no floating-point numbers; "" for others.
+func (m *Model) OutputType(name string) string {
+	for _, v := range m.Graph.Outputs {
+		if v.Name == name {
+			return elementTypes[v.Type]
+		}
+	}
+	return ""
+}
+
 // SHA256 returns the hash, in hexadecimal, of the file and of the external data files that it uses, in the order of their names.
 func (m *Model) SHA256() string { return hex.EncodeToString(m.digest.Sum(nil)) }
 

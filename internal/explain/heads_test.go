@@ -1,0 +1,81 @@
+package explain_test
+
+import (
+	"math"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/voxcam/voxcam/cam"
+	"github.com/voxcam/voxcam/internal/backend/cpu"
+	"github.com/voxcam/voxcam/internal/network"
+	"github.com/voxcam/voxcam/volume"
+)
+
+// outputs is a model with outputs of many kinds, by testdata/make.py.
+const outputs = "testdata/outputs.onnx"
+
+// explainOutput explains an output of that model.
+func explainOutput(t *testing.T, name string, req cam.Request) *cam.Result {
+	t.Helper()
+	b, err := cpu.New(cpu.Options{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	v := volume.New(1, 4, 4, 4)
+	for i := range v.Data {
+		v.Data[i] = float32(math.Sin(float64(i * i)))
+	}
+	return explainOn(t, bind(t, b, outputs, network.ModelOptions{Output: name}, v), v, req)
+}
+
+// Integrated gradients sum to the difference of the score that is explained, whatever it is.
+func TestCompleteForEveryScore(t *testing.T) {
+	index := func(i int) cam.Class { return cam.Class{Kind: cam.ClassIndex, Index: i} }
+	others := cam.Against{Kind: cam.AgainstOthers}
+	for output, targets := range map[string][]cam.Target{
+		"values":    {{}, {Class: index(2)}, {Class: index(1), Score: "probability"}, {Class: index(0), Against: others}, {Class: index(0), Score: "probability", Against: others}},
+		"softmax":   {{Class: index(2)}, {Class: index(2), Score: "probability"}},
+		"one_value": {{Class: index(0)}, {Class: index(1)}, {Class: index(1), Against: others}, {Class: index(0), Score: "probability"}},
+		"sigmoid":   {{Class: index(1)}, {Class: index(0), Score: "probability"}, {Class: index(1), Score: "probability", Against: others}},
+		"voxels":    {{Class: index(1)}, {Class: index(2), Against: others, Region: cam.Region{Kind: cam.RegionAll}}},
+		"voxel":     {{Class: index(0)}, {Class: index(1), Region: cam.Region{Kind: cam.RegionVoxel, Voxel: [3]int{3, 2, 1}}}},
+	} {
+		for _, target := range targets {
+			m := explainOutput(t, output, cam.Request{Methods: []string{"integrated-gradients"}, Steps: 32, Target: target}).Methods[0]
+			gap, known := m.Parameters["completeness_gap"].(float64)
+			difference, _ := m.Parameters["score_difference"].(float64)
+			if m.Status != cam.StatusOK || !known || difference == 0 || math.Abs(gap) > 1e-4*math.Abs(difference) {
+				t.Errorf("%s of %q: %s %s: a gap of %v at a difference of %v", output, target.Score, m.Status, m.Reason, gap, difference)
+			}
+		}
+	}
+}
+
+// An output has its own name, also where it is the same value as another one. Whole numbers are passed over, and refused by name.
+func TestChosenOutputs(t *testing.T) {
+	for asked, want := range map[string]string{"": "values", "softmax": "softmax"} {
+		if h := explainOutput(t, asked, cam.Request{Methods: []string{"saliency"}}).Head; h.Output != want || slices.Contains(h.Others, want) {
+			t.Errorf("%q: %q, beside %q", asked, h.Output, h.Others)
+		}
+	}
+	s, err := network.Inspect(t.Context(), outputs, network.ModelOptions{Output: "argmax"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Head != nil || !strings.Contains(strings.Join(s.Warnings, " "), "holds int64") {
+		t.Errorf("argmax is explained: %+v, %q", s.Head, s.Warnings)
+	}
+}
+
+// An output of steps has the gradient zero, and maps of it say so.
+func TestStepsHaveNoEvidence(t *testing.T) {
+	for _, output := range []string{"floor", "place"} {
+		for _, m := range explainOutput(t, output, cam.Request{Methods: []string{"hirescam", "gradcam", "saliency"}}).Methods {
+			if m.Status != cam.StatusDegraded || slices.ContainsFunc(m.Map, func(x float32) bool { return x != 0 }) {
+				t.Errorf("%s of %s: %s, %v", m.Method, output, m.Status, m.Map)
+			}
+		}
+	}
+}
