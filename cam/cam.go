@@ -4,7 +4,7 @@
 // it explains anything (Summary, Fit).
 //
 // A Method is a row of the table in methods.go. Its Conventions are the variants of its formula that people publish under the
-// same name; the first is the default. To add a method, add a row.
+// same name; the first is the default. docs/architecture.md lists what a new method takes.
 //
 //	names, err := cam.Expand("both,smoothgrad")               // gradcam, gradcam++, smoothgrad
 //	choices, err := cam.Choose(names, nil)                    // rows with their default conventions
