@@ -13,7 +13,7 @@ const (
 	Interrupted                // memory that the attempt used was given back while it ran
 	Refused                    // the device refused memory
 	Failing                    // a call failed in a way that may pass
-	TooSmall                   // the budget has no room for the smallest plan
+	TooSmall                   // no plan fits the budget
 	Short                      // all was given back, and the least that works still has no room
 	Persistent                 // calls failed in a row, also after all was loaded again
 	Lost                       // the device's context is gone, with all that was on it
@@ -24,7 +24,7 @@ const (
 // Failures names the classes for people, in the order of the constants.
 var Failures = []string{
 	"an error of the volume, the model or the program", "memory was given back meanwhile", "the device refuses memory", "a call fails in a way that may pass",
-	"the budget has no room for the smallest plan", "the device has no room for the least that works", "calls fail again and again", "the context is lost",
+	"no plan fits the budget", "the device has no room even for the smallest plan", "calls fail again and again", "the context is lost",
 	"the worker process ends", "the policy begins no volume with so little free memory",
 }
 
@@ -77,7 +77,7 @@ const (
 
 // Actions names the actions for people, in the order of the constants.
 var Actions = []string{
-	"the volume fails", "the pass begins again with what is there", "a plan for less memory", "the least that works", "everything is given back and taken again",
+	"the volume fails", "the pass begins again with what is there", "a plan for less memory", "the smallest plan", "everything is given back and taken again",
 	"everything is given back", "waiting, until there is enough", "a new context", "another worker process",
 	"another worker process, with half the memory, then the least", "the worker process is ended",
 	"the processor", "the volume is skipped (`skipped_low_memory`)",
@@ -117,12 +117,12 @@ var ladder = []Rung{
 	{[]Failure{Refused}, "plans are not the smallest", Shrink, func(_ Policy, s Situation) bool { return !s.Smallest }},
 	{[]Failure{Refused}, "", GiveBack, nil},
 
-	{[]Failure{Failing}, "once in a row", Repeat, func(_ Policy, s Situation) bool { return s.Tries <= Repeats }},
-	{[]Failure{Failing}, "up to four times in a row", Reload, func(_ Policy, s Situation) bool { return s.Tries <= Repeats+Reloads }},
+	{[]Failure{Failing}, "it is the first failure in a row", Repeat, func(_ Policy, s Situation) bool { return s.Tries <= Repeats }},
+	{[]Failure{Failing}, "it is the second, third or fourth failure in a row", Reload, func(_ Policy, s Situation) bool { return s.Tries <= Repeats+Reloads }},
 	{[]Failure{Failing}, "", GiveBack, nil},
 
-	{[]Failure{TooSmall}, "there is room for the least that works, and the budget is no size", Least, func(_ Policy, s Situation) bool { return s.LeastFits }},
-	{[]Failure{TooSmall}, "the budget is a size", Fail, func(_ Policy, s Situation) bool { return s.Fixed && !(s.Processor && s.StandIn) }},
+	{[]Failure{TooSmall}, "the device has room for the smallest plan, and the budget is not a fixed size", Least, func(_ Policy, s Situation) bool { return s.LeastFits }},
+	{[]Failure{TooSmall}, "the budget is a fixed size", Fail, func(_ Policy, s Situation) bool { return s.Fixed && !(s.Processor && s.StandIn) }},
 	{[]Failure{TooSmall}, "not everything was given back", GiveBack, func(_ Policy, s Situation) bool { return s.Loaded }},
 	{memory, "on the device, and `memory.wait` is not over", Wait, func(p Policy, s Situation) bool {
 		return !s.Processor && !s.StandIn && s.Waited < p.Wait
