@@ -382,7 +382,7 @@ func printFit(w io.Writer, a *cam.Fit) error {
 		return nil
 	}
 	if a.Draws > 0 {
-		printable.Fprintf(w, "%d draws of noise a volume\n", a.Draws)
+		printable.Fprintf(w, "%s of noise a volume\n", printable.Count(a.Draws, "draw"))
 	}
 	_, err := printable.Fprintf(w, "about %s a volume (estimate: %s)\n", seconds(a.Seconds), a.Basis)
 	return err

@@ -10,6 +10,7 @@ import (
 	"github.com/voxcam/voxcam/internal/config"
 	"github.com/voxcam/voxcam/internal/demo"
 	"github.com/voxcam/voxcam/internal/durable"
+	"github.com/voxcam/voxcam/internal/printable"
 	"github.com/voxcam/voxcam/internal/session"
 )
 
@@ -32,7 +33,7 @@ labels, a model trained on such phantoms and a configuration, and runs the main 
 			if err != nil {
 				return usage(err)
 			}
-			fmt.Fprintf(stderr, "wrote %d volumes, labels, lesion masks, model and configuration to %s\n", len(set.Cases), out)
+			fmt.Fprintf(stderr, "wrote %s, labels, lesion masks, model and configuration to %s\n", printable.Count(len(set.Cases), "volume"), out)
 			c, err := config.Load(set.Config)
 			if err != nil {
 				return err

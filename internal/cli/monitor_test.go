@@ -156,7 +156,7 @@ func TestMonitorAndRecoverThisMachine(t *testing.T) {
 	}
 	defer server.Close()
 	text, _ := runCommand(t, session.ExitOK, "monitor", "--once")
-	for _, pattern := range []string{`cuda:0 Simulator: 3 GiB used of 8 GiB, 5 GiB truly free, ours 3 GiB, 1 processes`, `session night: computing`} {
+	for _, pattern := range []string{`cuda:0 Simulator: 3 GiB used of 8 GiB, 5 GiB truly free, ours 3 GiB, 1 process`, `session night: computing`} {
 		if !regexp.MustCompile(pattern).MatchString(text) {
 			t.Errorf("monitor does not say %s:\n%s", pattern, text)
 		}

@@ -204,7 +204,7 @@ func (idx *index) output(t *Match, name string, nodes []int) error {
 	t.Module, t.Calls = name, len(calls)
 	if t.Call != 0 {
 		if t.Call > len(calls) {
-			return fmt.Errorf("layer %q: the file has %d calls of the module %s", t.Label, len(calls), name)
+			return fmt.Errorf("layer %q: of the calls of the module %s in the file the last is number %d", t.Label, name, len(calls))
 		}
 		values = idx.leaving(calls[t.Call-1])
 	}

@@ -34,7 +34,7 @@ func (idx *index) recorded(t *Match, name string, calls []entry) error {
 		t.Call = len(calls)
 	}
 	if t.Call > len(calls) {
-		return fmt.Errorf("layer %q: the model has %d calls of the module %s", t.Label, len(calls), name)
+		return fmt.Errorf("layer %q: of the calls of the module %s in the model the last is number %d", t.Label, name, len(calls))
 	}
 	call := calls[t.Call-1]
 	t.Value = idx.m.Names[call.Value]

@@ -17,8 +17,8 @@ func Lines(l Look) []string {
 		if g.TrulyFree < 0 {
 			t += "what is free is not known"
 		} else {
-			t += fmt.Sprintf("%s used of %s, %s truly free, ours %s, %d processes",
-				bytesize.Format(g.Used), bytesize.Format(g.Total), bytesize.Format(g.TrulyFree), bytesize.Format(g.Reserved), len(g.Processes))
+			t += fmt.Sprintf("%s used of %s, %s truly free, ours %s, %s",
+				bytesize.Format(g.Used), bytesize.Format(g.Total), bytesize.Format(g.TrulyFree), bytesize.Format(g.Reserved), printable.Count(len(g.Processes), "process"))
 		}
 		if g.Utilization >= 0 {
 			t += fmt.Sprintf(", busy %.0f %%", 100*g.Utilization)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/gpusurvey"
+	"github.com/voxcam/voxcam/internal/printable"
 )
 
 // Renderer draws looks for a terminal of one size.
@@ -299,7 +300,7 @@ func holdings(s Answer) string {
 
 // progress describes the progress of a session.
 func progress(s Answer) string {
-	t := fmt.Sprintf("%d of %d samples", s.Done, s.Total)
+	t := fmt.Sprintf("%d of %s", s.Done, printable.Count(s.Total, "sample"))
 	if s.LeftSeconds > 0 {
 		t += fmt.Sprintf(", %s left", (time.Duration(s.LeftSeconds) * time.Second).String())
 	}

@@ -274,7 +274,7 @@ func (r *reading) why(u plan.Unit) (why []string) {
 		}
 	}
 	if streamed > 0 && u.RingBytes > 0 {
-		why = append(why, fmt.Sprintf("streams %s (%s as a whole) through rings of %s", count(streamed, "value"),
+		why = append(why, fmt.Sprintf("streams %s (%s as a whole) through rings of %s", printable.Count(streamed, "value"),
 			bytesize.Format(size), bytesize.Format(u.RingBytes)))
 	}
 	if len(u.Rematerialised) > 0 {
@@ -282,7 +282,7 @@ func (r *reading) why(u plan.Unit) (why []string) {
 		for _, n := range u.Rematerialised {
 			size += wholeBytes(n.Out())
 		}
-		why = append(why, fmt.Sprintf("computes %s again instead of keeping %s", count(len(u.Rematerialised), "node"), bytesize.Format(size)))
+		why = append(why, fmt.Sprintf("computes %s again instead of keeping %s", printable.Count(len(u.Rematerialised), "node"), bytesize.Format(size)))
 	}
 	why = append(why, r.keeps(u)...)
 	if len(ends) > 0 {
@@ -315,17 +315,10 @@ func (r *reading) keeps(u plan.Unit) (why []string) {
 	}
 	for _, k := range readers {
 		if k.count > 0 {
-			why = append(why, fmt.Sprintf("%s (%s, %s)", k.text, count(k.count, "value"), bytesize.Format(k.bytes)))
+			why = append(why, fmt.Sprintf("%s (%s, %s)", k.text, printable.Count(k.count, "value"), bytesize.Format(k.bytes)))
 		}
 	}
 	return why
-}
-
-func count(n int, what string) string {
-	if n != 1 {
-		what += "s"
-	}
-	return fmt.Sprintf("%d %s", n, what)
 }
 
 // wholeBytes is the storage of all of a value.

@@ -175,7 +175,7 @@ func (d *panel) draw(b *strings.Builder) {
 	}
 	if left > 0 {
 		fmt.Fprintf(b, `<text class="q" x="%d" y="%d">%s too small or too short to be seen are left out, the largest of %s.</text>`+"\n",
-			leftEdge, y+18, count(left, "buffer"), bytesize.Format(bytes))
+			leftEdge, y+18, printable.Count(left, "buffer"), bytesize.Format(bytes))
 	}
 }
 
@@ -186,7 +186,7 @@ func (d *panel) drawColumns(b *strings.Builder) {
 		x, w := d.edges[i], d.edges[i+1]-d.edges[i]
 		fmt.Fprintf(b, `<rect class="b" fill-opacity="%d" x="%.1f" y="%d" width="%.1f" height="%d"><title>unit %s: %s, %s, %s; %s; alive at most %s%s</title></rect>`+"\n",
 			i%2, x, headArea, w, namesArea+plotHeight, rowColumns[0].cell(row), escape(row.Modules), row.Part, row.How,
-			count(row.Steps, "step"), bytesize.Format(row.Alive), escape(because(row.Why)))
+			printable.Count(row.Steps, "step"), bytesize.Format(row.Alive), escape(because(row.Why)))
 		if w >= 12 {
 			fmt.Fprintf(b, `<text transform="translate(%.1f %d)rotate(-90)">%s</text>`+"\n", x+w/2+4, plotTop-6, escape(shorten(row.Modules, 25)))
 		}
@@ -196,7 +196,7 @@ func (d *panel) drawColumns(b *strings.Builder) {
 	}
 	fmt.Fprintf(b, `<text class="q e" x="%d" y="%d">unit</text>`+"\n", leftEdge-6, bottom+14)
 	fmt.Fprintf(b, `<text class="q" x="%d" y="%d">%s in order; half of the width goes by the number of steps, half is shared evenly among the columns</text>`+"\n",
-		leftEdge, bottom+46, count(len(d.pass.Plan.Steps), "step"))
+		leftEdge, bottom+46, printable.Count(len(d.pass.Plan.Steps), "step"))
 }
 
 func because(why []string) string {
@@ -287,7 +287,7 @@ func (d *panel) title(b plan.Buffer) string {
 	v := b.Values[len(b.Values)-1]
 	s := fmt.Sprintf("%s, %s", valueName(v), bytesize.Format(b.Bytes))
 	if n := len(b.Values); n > 1 {
-		s += fmt.Sprintf(", and %s before it in the same place", count(n-1, "value"))
+		s += fmt.Sprintf(", and %s before it in the same place", printable.Count(n-1, "value"))
 	}
 	if b.Planes > 0 && v.HasDepth() && b.Planes < v.Shape()[1] {
 		s += fmt.Sprintf(", %d of %d planes", b.Planes, v.Shape()[1])

@@ -10,6 +10,7 @@ import (
 
 	"github.com/voxcam/voxcam/internal/bytesize"
 	"github.com/voxcam/voxcam/internal/plan"
+	"github.com/voxcam/voxcam/internal/printable"
 )
 
 // fact is a line about a plan as a whole.
@@ -41,8 +42,8 @@ func (p PassPlan) facts() []fact {
 		}
 		list = append(list, fact{"estimated time", text})
 	}
-	return append(list, fact{"schedule", fmt.Sprintf("%s, %s, %s, %s", count(len(p.Plan.Graph.Nodes), "node"), count(len(read(p.Plan).units), "unit"),
-		count(len(p.Plan.Steps), "step"), count(len(p.Plan.Buffers), "buffer"))})
+	return append(list, fact{"schedule", fmt.Sprintf("%s, %s, %s, %s", printable.Count(len(p.Plan.Graph.Nodes), "node"), printable.Count(len(read(p.Plan).units), "unit"),
+		printable.Count(len(p.Plan.Steps), "step"), printable.Count(len(p.Plan.Buffers), "buffer"))})
 }
 
 func seconds(s float64) string {

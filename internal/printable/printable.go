@@ -1,6 +1,6 @@
 // Package printable keeps names that come from files (cases, classes, layers, paths) from steering a terminal or forging a line of a
 // report: control characters, line breaks, marks that turn the direction of text, and bytes that are no UTF-8 are shown as escapes.
-// In JSON, which has escapes of its own, names stay as they are.
+// In JSON, which has escapes of its own, names stay as they are. Count prints numbers of things.
 package printable
 
 import (
@@ -38,6 +38,17 @@ func Short(s string, most int) string {
 		return string(letters[:most-1]) + "…"
 	}
 	return string(letters)
+}
+
+// Count is a number of things with their name, a regular noun that is given in the singular: "1 sample", "2 samples", "0 processes".
+func Count(n int, thing string) string {
+	switch {
+	case n == 1:
+		return "1 " + thing
+	case strings.HasSuffix(thing, "s"):
+		return fmt.Sprintf("%d %ses", n, thing)
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 // escape writes a rune, encoded as in text.

@@ -92,3 +92,13 @@ func TestWriterKeepsJSON(t *testing.T) {
 		}
 	}
 }
+
+func TestCount(t *testing.T) {
+	for want, got := range map[string]string{
+		"0 samples": Count(0, "sample"), "1 sample": Count(1, "sample"), "2 samples": Count(2, "sample"), "1 process": Count(1, "process"), "3 processes": Count(3, "process"),
+	} {
+		if got != want {
+			t.Errorf("%q, not %q", got, want)
+		}
+	}
+}

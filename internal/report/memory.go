@@ -79,7 +79,7 @@ func (m *MemorySummary) write(w io.Writer) {
 	if t == nil {
 		return
 	}
-	printable.Fprintf(w, "Observed:         %d runs, %.0f s, %d times\n", t.Runs, t.Seconds, t.Figures)
+	printable.Fprintf(w, "Observed:         %s, %.0f s, %s\n", printable.Count(t.Runs, "run"), t.Seconds, printable.Count(t.Figures, "time"))
 	if t.GPUTotal > 0 {
 		printable.Fprintf(w, "GPU:              %.2f GiB; at most %.2f GiB by this session, %.2f GiB by others; %.2f GiB free at the least\n",
 			gib(t.GPUTotal), gib(t.MostOurs), gib(t.MostOthers), gib(t.LeastFree))

@@ -149,7 +149,7 @@ func TestWriteMakesEveryReportFromTheFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"Accuracy:         0.6667", "Accuracy:           n/a", "train/c: Late taken for Early AMD (0.500)", "val/e: no file",
-		"2 samples have no complete result", "Avg Max Activation: 3 +- 1.63299", "right in 66.7 % of these"} {
+		"2 samples without a complete result", "Avg Max Activation: 3 +- 1.63299", "right in 66.7 % of these"} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("the report lacks %q", want)
 		}

@@ -102,8 +102,8 @@ func (t *textReport) split(s *Split, classes []string) {
 	}
 	for _, key := range slices.Sorted(maps.Keys(s.Heatmaps)) {
 		h := s.Heatmaps[key]
-		printable.Fprintf(t, "  %-24s Avg Max Activation: %.6g +- %.6g   Avg Mean Activation: %.6g +- %.6g   (%d samples)\n",
-			key, h.AvgMax, h.StdMax, h.AvgMean, h.StdMean, h.N)
+		printable.Fprintf(t, "  %-24s Avg Max Activation: %.6g +- %.6g   Avg Mean Activation: %.6g +- %.6g   (%s)\n",
+			key, h.AvgMax, h.StdMax, h.AvgMean, h.StdMean, printable.Count(h.N, "sample"))
 	}
 }
 
@@ -125,15 +125,15 @@ func recommend(session *Session, o *Overall) (lines []string) {
 		lines = append(lines, fmt.Sprintf("%d selected samples are not done: the run was stopped. Run the same command with --session %s to go on.", n, session.Name))
 	}
 	if n := status.Failed; n > 0 {
-		lines = append(lines, fmt.Sprintf("%d samples have no complete result. Mend what their reasons name and run the same command with "+
-			"--session %s: finished samples are skipped, failed ones tried again.", n, session.Name))
+		lines = append(lines, fmt.Sprintf("%s without a complete result. Mend what the reasons name and run the same command with "+
+			"--session %s: finished samples are skipped, failed ones tried again.", printable.Count(n, "sample"), session.Name))
 	}
 	if n := status.Skipped; n > 0 {
-		lines = append(lines, fmt.Sprintf("%d samples have no result because there was too little memory for any plan. Run the same command with "+
-			"--session %s when more is free (voxcam check says how much is), or with --cpu-fallback.", n, session.Name))
+		lines = append(lines, fmt.Sprintf("%s without a result, because there was too little memory for any plan. Run the same command with "+
+			"--session %s when more is free (voxcam check says how much is), or with --cpu-fallback.", printable.Count(n, "sample"), session.Name))
 	}
 	if n := status.Degraded; n > 0 {
-		lines = append(lines, fmt.Sprintf("%d results are degraded: read how before comparing them with others.", n))
+		lines = append(lines, fmt.Sprintf("%s degraded: read how before comparing with others.", printable.Count(n, "result")))
 	}
 	const good, fair = 0.8, 0.6
 	switch a := o.Overall.Accuracy; {

@@ -192,7 +192,7 @@ func TestSkippedSamplesLowerNothing(t *testing.T) {
 	}
 	for _, want := range []string{"3 ok, 0 degraded, 2 failed, 1 skipped for lack of memory", "SKIPPED FOR LACK OF MEMORY (1)", "train/k: 0.3 GiB are free",
 		"Samples by level: 1 host", "Incidents:        2 refused, 1 skipped", "Observed:         2 runs", "80.00 GiB; at most 9.00 GiB by this session",
-		"1 samples have no result because there was too little memory"} {
+		"1 sample without a result, because there was too little memory"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("the report lacks %q:\n%s", want, b.String())
 		}

@@ -73,7 +73,7 @@ func line(e Notice) string {
 		if e.Resumed > 0 {
 			done = printable.Sprintf(", %d already done", e.Resumed)
 		}
-		return printable.Sprintf("session %s in %s: %d samples to do%s", e.Session, e.Dir, e.Total, done)
+		return printable.Sprintf("session %s in %s: %s to do%s", e.Session, e.Dir, printable.Count(e.Total, "sample"), done)
 	case NoticeSample:
 		var b strings.Builder
 		printable.Fprintf(&b, "[%d/%d] %s/%s: %s", e.Done, e.Total, e.Split, e.Sample, e.Status)

@@ -144,7 +144,7 @@ func ExitCode(s Summary, err error) int {
 // Print writes the summary for people.
 func (s Summary) Print(w io.Writer) error {
 	var b strings.Builder
-	printable.Fprintf(&b, "session %s: %d samples, %s", s.Name, s.Selected, s.Status)
+	printable.Fprintf(&b, "session %s: %s, %s", s.Name, printable.Count(s.Selected, "sample"), s.Status)
 	if s.Pending > 0 {
 		printable.Fprintf(&b, ", %d not done", s.Pending)
 	}
@@ -215,8 +215,8 @@ func Run(ctx context.Context, opt Options, ex explain.Overlapping) (Summary, err
 	}
 	s.Pending = s.Selected - s.Status.All()
 	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-		err = &interrupted{fmt.Sprintf("interrupted with %d of %d samples done; the same command with the option session %s continues",
-			s.Status.All(), s.Selected, s.Name), err}
+		err = &interrupted{fmt.Sprintf("interrupted with %d of %s done; the same command with the option session %s continues",
+			s.Status.All(), printable.Count(s.Selected, "sample"), s.Name), err}
 	}
 	err = r.report(err, s.Pending)
 	s.Moved = r.folder.Moved()
