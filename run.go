@@ -78,7 +78,8 @@ type RunOptions struct {
 	// Private keeps voxcam monitor and voxcam recover from reaching the session.
 	Private bool
 	// Worker is the command of a child process that has the device, so that its end does not end the run: {"voxcam", "worker"} if that program
-	// is installed, in the same version. Nil keeps the device in this process.
+	// is installed, in the same version. It is used if memory.worker is true, as by default. Nil keeps the device in this process: without
+	// it memory.worker has no effect.
 	Worker []string
 }
 

@@ -68,7 +68,7 @@ func Lookup(name string) (Method, error) {
 			return table[i], nil
 		}
 	}
-	return Method{}, &UnknownError{What: "method", Name: name, Known: append(Methods(), groups()...)}
+	return Method{}, &UnknownError{What: "method", Name: name, Known: append(Methods(), Groups()...)}
 }
 
 // Default is the convention that is used when none is named.
@@ -114,7 +114,7 @@ func Expand(list string) ([]string, error) {
 		}
 	}
 	if len(names) == 0 {
-		return nil, fmt.Errorf("no method is named: choose from %s", strings.Join(append(Methods(), groups()...), ", "))
+		return nil, fmt.Errorf("no method is named: choose from %s", strings.Join(append(Methods(), Groups()...), ", "))
 	}
 	return names, nil
 }
@@ -167,8 +167,8 @@ func ParseConventions(list string) (map[string]string, error) {
 	return conventions, nil
 }
 
-// groups returns the names of all groups in order of first mention in the table.
-func groups() (names []string) {
+// Groups returns the names of the groups of methods, which Expand takes too.
+func Groups() (names []string) {
 	for i := range table {
 		for _, g := range table[i].Groups {
 			if !slices.Contains(names, g) {

@@ -106,14 +106,38 @@ type methodFlags struct {
 
 func (f *methodFlags) add(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.StringVar(&f.methods, "method", cam.DefaultMethod, "methods, separated by commas: "+strings.Join(cam.Methods(), ", ")+"; both, all")
+	fl.StringVar(&f.methods, "method", cam.DefaultMethod, "methods, separated by commas: "+strings.Join(cam.Methods(), ", ")+"; or groups of them: "+groupsHelp())
 	fl.StringVar(&f.conventions, "convention", "", "conventions other than the original system's: METHOD=NAME,...")
-	fl.IntVar(&f.NSamples, "n-samples", cam.DefaultNSamples, "noise draws of smoothgrad and vargrad")
+	fl.IntVar(&f.NSamples, "n-samples", cam.DefaultNSamples, "draws of the methods with noise: "+sampledBy(cam.Noisy))
 	fl.Float64Var(&f.NoiseLevel, "noise-level", cam.DefaultNoiseLevel, "standard deviation of the noise, in units of the volume as the network sees it")
-	fl.IntVar(&f.Steps, "steps", cam.DefaultSteps, "points on the path of integrated-gradients")
-	fl.StringVar(&f.Baseline, "baseline", cam.DefaultBaseline, "where the path of integrated-gradients begins: "+strings.Join(cam.Baselines(), ", ")+", or a value in units of the volume as the network sees it")
-	fl.StringVar(&f.Quadrature, "quadrature", cam.DefaultQuadrature, "how points on the path are chosen and weighted: "+strings.Join(cam.Quadratures(), ", "))
+	fl.IntVar(&f.Steps, "steps", cam.DefaultSteps, "points of the methods on a path: "+sampledBy(cam.Path))
+	fl.StringVar(&f.Baseline, "baseline", cam.DefaultBaseline, "where a path begins: "+strings.Join(cam.Baselines(), ", ")+", or a value in units of the volume as the network sees it")
+	fl.StringVar(&f.Quadrature, "quadrature", cam.DefaultQuadrature, "how the points of a path are chosen and weighted: "+strings.Join(cam.Quadratures(), ", "))
 	fl.Uint64Var(&f.Seed, "seed", 0, "seed of the noise")
+}
+
+// groupsHelp lists the groups of methods with their members.
+func groupsHelp() string {
+	var list []string
+	for _, group := range cam.Groups() {
+		members, err := cam.Expand(group)
+		if err == nil {
+			list = append(list, fmt.Sprintf("%s (%s)", group, strings.Join(members, ", ")))
+		}
+	}
+	return strings.Join(list, ", ")
+}
+
+// sampledBy lists the methods with a convention that evaluates the network at such points.
+func sampledBy(points cam.Sampling) string {
+	var list []string
+	for _, name := range cam.Methods() {
+		m, err := cam.Lookup(name)
+		if err == nil && slices.ContainsFunc(m.Conventions, func(c cam.Convention) bool { return c.Sampling() == points }) {
+			list = append(list, name)
+		}
+	}
+	return strings.Join(list, ", ")
 }
 
 func (f *methodFlags) request() (r cam.Request, err error) {

@@ -26,9 +26,14 @@ func TestModelOptionsReachTheLibrary(t *testing.T) {
 		if name == "SHA256" { // of one process for another
 			continue
 		}
-		got := to.FieldByName(name)
-		if !got.IsValid() || from.Field(i).IsZero() || !reflect.DeepEqual(got.Interface(), from.Field(i).Interface()) {
-			t.Errorf("%s is %v, not %v", name, got, from.Field(i))
+		if from.Field(i).IsZero() {
+			t.Errorf("%s is not tested: set it at the top of this test", name)
+			continue
+		}
+		if got := to.FieldByName(name); !got.IsValid() {
+			t.Errorf("voxcam.Options has no field %s", name)
+		} else if !reflect.DeepEqual(got.Interface(), from.Field(i).Interface()) {
+			t.Errorf("%s is %v, not %v: modelFlags.library does not hand it on", name, got, from.Field(i))
 		}
 	}
 }
