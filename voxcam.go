@@ -36,8 +36,8 @@ import (
 	"github.com/voxcam/voxcam/volume/format"
 )
 
-// Read reads a volume from a file of any format of package volume/format (format.Extensions).
-// One that takes more memory than is free is an error; opt.Allow decides instead.
+// Read reads a volume from a file of any format of package volume/format (format.Extensions). A volume that takes more memory than is free is
+// an error, unless opt.Allow decides otherwise: take this function rather than format.Read, which has no such bound.
 func Read(ctx context.Context, path string, opt format.Options) (*volume.Volume, error) {
 	if opt.Allow == nil {
 		opt.Allow = func(bytes int) error { return sysmem.Room(bytes, 1) }
@@ -68,7 +68,7 @@ func OpenNoise(ctx context.Context, path string, req cam.Request) (Noise, error)
 const MaxVoxels = 1 << 31
 
 // NewVolume returns a volume of zeros. Sizes below 1, and more than MaxVoxels, give a volume of those sizes without Data, which Explain
-// refuses.
+// refuses: take this function for sizes that come from outside, and volume.New, which does not check them, for those that are known to be good.
 func NewVolume(channels, depth, height, width int) *volume.Volume {
 	left := MaxVoxels
 	for _, d := range []int{channels, depth, height, width} {
@@ -169,6 +169,7 @@ func (m *Model) Prepare(ctx context.Context, methods ...string) error {
 //
 //   - the volume is none, is not finite, or has another shape than the model takes;
 //   - a value of the request is out of range, a *cam.OptionError;
+//   - the model has no class of the number that the request names;
 //   - no plan that the policy allows fits into memory: a *cam.SkippedError that wraps a *cam.MemoryError, or a *cam.BudgetError;
 //   - the device is lost (cam.ErrLost) or fails again and again (*cam.TransientError), and the policy has no processor in its place;
 //   - the model is closed (cam.ErrClosed), or ctx has ended, whose error it is.

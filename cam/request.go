@@ -65,7 +65,8 @@ const (
 	ClassTrue                       // the sample's label, in Index
 )
 
-// Request is one question about one volume. Values that are out of range are an *OptionError.
+// Request is one question about one volume. Values that are out of range are an *OptionError, but for a class that the model does not have: that is
+// another error, once the model is known.
 type Request struct {
 	Methods    []string              // names from Methods, or groups of them ("both", "all"); at least one
 	Target     Target                // the score to explain; zero: that of the predicted class

@@ -26,7 +26,8 @@ type Volume struct {
 	Warnings []string
 }
 
-// New returns a volume of zeros with the identity geometry. All sizes must be positive.
+// New returns a volume of zeros with the identity geometry. All sizes must be positive, which it does not check: for sizes that come from outside
+// take voxcam.NewVolume.
 func New(channels, depth, height, width int) *Volume {
 	return &Volume{
 		Data:     make([]float32, channels*depth*height*width),

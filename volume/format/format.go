@@ -126,7 +126,8 @@ func Find(path string) (f Format, extension string, ok bool) {
 	return Format{}, "", false
 }
 
-// Read reads the volume in the file at path as float32 [C, D, H, W].
+// Read reads the volume in the file at path as float32 [C, D, H, W]. Unless opt.Allow bounds it, it takes as much memory as the file asks for:
+// for volumes to be explained take voxcam.Read, which refuses those that take more than is free.
 func Read(path string, opt Options) (*volume.Volume, error) {
 	return ReadContext(context.Background(), path, opt)
 }
