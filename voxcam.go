@@ -169,7 +169,7 @@ func (m *Model) Prepare(ctx context.Context, methods ...string) error {
 //
 //   - the volume is none, is not finite, or has another shape than the model takes;
 //   - a value of the request is out of range, a *cam.OptionError;
-//   - the model has no class of the number that the request names;
+//   - the request's Target names what the model's output does not have, such as a class beyond its last;
 //   - no plan that the policy allows fits into memory: a *cam.SkippedError that wraps a *cam.MemoryError, or a *cam.BudgetError;
 //   - the device is lost (cam.ErrLost) or fails again and again (*cam.TransientError), and the policy has no processor in its place;
 //   - the model is closed (cam.ErrClosed), or ctx has ended, whose error it is.

@@ -65,8 +65,8 @@ const (
 	ClassTrue                       // the sample's label, in Index
 )
 
-// Request is one question about one volume. Values that are out of range are an *OptionError, but for a class that the model does not have: that is
-// another error, once the model is known.
+// Request is one question about one volume. Values that are out of range are an *OptionError. A Target that names what the
+// model's output does not have, such as a class beyond its last, is another error, as only the model shows it.
 type Request struct {
 	Methods    []string              // names from Methods, or groups of them ("both", "all"); at least one
 	Target     Target                // the score to explain; zero: that of the predicted class
