@@ -46,6 +46,9 @@ type Head struct {
 	Activation Activation `json:"activation"`     // at the end of the file; "" where the file ends in the raw values
 	// Assumed is the reason for the task, where the file does not show it; "" where it does, or where the user said so.
 	Assumed string `json:"assumed,omitempty"`
+	// Squashed is the operation that made the raw values from which the output is computed probabilities, or numbers from 0 to 1, where the end of the
+	// file is no Activation: they are no logits. "" where there is none.
+	Squashed string `json:"squashed,omitempty"`
 	// Others are the names of the file's other outputs.
 	Others []string `json:"other_outputs,omitempty"`
 }
@@ -101,6 +104,9 @@ func joinTasks() string {
 func (h Head) Notes() (notes []string) {
 	if h.Assumed != "" {
 		notes = append(notes, fmt.Sprintf("output %q: %s (the option task says otherwise)", h.Output, h.Assumed))
+	}
+	if doubt := h.squashed(); doubt != "" {
+		notes = append(notes, doubt)
 	}
 	if len(h.Others) > 0 {
 		notes = append(notes, fmt.Sprintf("the output %q is explained; the others are %q: the option output chooses", h.Output, h.Others))
@@ -186,9 +192,21 @@ func softmax(logits []float32) []float64 {
 	return p
 }
 
-// Doubt returns what speaks against the head in the logits of a volume; "" for nothing. Logits of classes that are all between 0 and 1, and add up
-// to 1, are probabilities whose softmax was not recognised.
+// squashed returns in words that the raw values are no logits; "" where they may be, or need not be.
+func (h Head) squashed() string {
+	if h.Squashed == "" || h.Task == TaskRegression {
+		return ""
+	}
+	return fmt.Sprintf("the output %q is computed from a %s, and is not recognised as a softmax or sigmoid of classes: its values are no logits, and "+
+		"probabilities, predictions and the score may not be those of the model; a file that ends in front of the %[2]s can be explained", h.Output, h.Squashed)
+}
+
+// Doubt returns what speaks against the head, by the end of the file or by the logits of a volume, if it has any; "" for nothing. Logits of classes
+// that are all between 0 and 1, and add up to 1, are probabilities whose softmax was not recognised.
 func (h Head) Doubt(logits []float32) string {
+	if doubt := h.squashed(); doubt != "" {
+		return doubt
+	}
 	if h.Task != TaskClassification || h.Activation != NoActivation || h.binary() || len(logits) < 2 {
 		return ""
 	}

@@ -69,6 +69,26 @@ func TestChosenOutputs(t *testing.T) {
 	}
 }
 
+// Probabilities behind other operations are no logits: one value is refused without a task, several are said to be doubtful.
+func TestNoLogits(t *testing.T) {
+	for _, output := range []string{"slice", "clipped", "complement", "voxel_clipped"} {
+		if s, err := network.Inspect(t.Context(), outputs, network.ModelOptions{Output: output}); err != nil || s.Head != nil || !strings.Contains(strings.Join(s.Warnings, " "), "no logit") {
+			t.Errorf("%s: %v, %+v", output, err, s)
+		}
+	}
+	target := cam.Target{Class: cam.Class{Kind: cam.ClassIndex}}
+	for output, doubtful := range map[string]bool{"percent": true, "hard": true, "wrong_axis": true, "both": true, "voxels_across": true, "values": false, "softmax": false,
+		"log": false, "voxels": false, "voxel_sigmoid": false, "one_value": false} {
+		r := explainOutput(t, output, cam.Request{Methods: []string{"hirescam"}, Target: target})
+		if m := r.Methods[0]; strings.Contains(m.Reason, "no logits") != doubtful || doubtful && m.Status != cam.StatusDegraded {
+			t.Errorf("%s: %s %s", output, m.Status, m.Reason)
+		}
+	}
+	if h := explainOutput(t, "log", cam.Request{Methods: []string{"saliency"}}).Head; h.Activation != cam.LogSoftmax {
+		t.Errorf("the logarithm of a softmax: %+v", h)
+	}
+}
+
 // An output of steps has the gradient zero, and maps of it say so.
 func TestStepsHaveNoEvidence(t *testing.T) {
 	for _, output := range []string{"floor", "place"} {

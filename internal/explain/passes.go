@@ -74,6 +74,7 @@ func (e *Explanation) settleRegion(p *network.Gradient, scores []float32) error 
 		r.Score.Value += float64(w) * float64(scores[i])
 	}
 	r.Labels, r.TargetClass, r.Score.Definition = labels, e.target.Class.Index, h.Define(e.target)
+	e.doubt = h.Doubt(nil)
 	if e.seed = weights; voxels == 0 {
 		e.doubt = fmt.Sprintf("no voxel is in the region: %s", e.target.Region)
 	}

@@ -35,6 +35,17 @@ func (f *ModelFile) findHead(m *onnx.Imported, volume [3]int) (raw *ir.Value, he
 	if err != nil {
 		return nil, head, cam.NewOptionError("task", err)
 	}
+	if activation == cam.NoActivation {
+		head.Squashed = squashed(out, map[*ir.Value]string{})
+	}
+	if head.Squashed != "" && size == 1 && o.Task == "" {
+		advice := ""
+		if space == [3]int{} {
+			advice = "choose regression to explain the value as it is, or "
+		}
+		return nil, head, cam.NewOptionError("task", fmt.Errorf("must be given: one value of the output %q is computed from a %s, and is no logit; %sexport the "+
+			"model up to what is in front of the %[2]s", name, head.Squashed, advice))
+	}
 	for _, other := range m.OutputNames {
 		if other != name {
 			head.Others = append(head.Others, other)
@@ -156,6 +167,11 @@ func cut(out *ir.Value, channels int) (*ir.Value, cam.Activation) {
 		switch n := v.Def; {
 		case channels < 0 && isVector(v) && (n.Op == op.Reshape || n.Op == op.Transpose):
 			continue
+		case n.Op.Name == "Log" && n.Inputs[0].Def != nil && n.Inputs[0].Def.Op == op.Softmax:
+			if x, activation := cut(n.Inputs[0], channels); activation == cam.Softmax {
+				return x, cam.LogSoftmax
+			}
+			return out, cam.NoActivation
 		case n.Op == op.Softmax || n.Op == op.LogSoftmax:
 			x, axis := n.Inputs[0], n.Attr.(op.SoftmaxAttr).Axis
 			if channels >= 0 && axis != channels || channels < 0 && x.Shape()[axis] != x.Shape().Elements() {
@@ -173,6 +189,41 @@ func cut(out *ir.Value, channels int) (*ir.Value, cam.Activation) {
 	}
 	return out, cam.NoActivation
 }
+
+// squashed returns the name of the softmax, sigmoid or clip to 0..1 that all of a value is computed from, without layers in between; "" where there
+// is none.
+func squashed(v *ir.Value, known map[*ir.Value]string) (name string) {
+	name, seen := known[v]
+	if seen || v.Def == nil {
+		return name
+	}
+	defer func() { known[v] = name }()
+	n := v.Def
+	if n.Op == op.Softmax || n.Op == op.LogSoftmax || n.Op.Name == "Sigmoid" || n.Op.Name == "HardSigmoid" {
+		return n.Op.Name
+	}
+	_, unary := op.UnaryNamed(n.Op.Name)
+	_, binary := op.BinaryNamed(n.Op.Name)
+	if !unary && !binary && !slices.Contains(keepsProbabilities, n.Op) {
+		return ""
+	}
+	for _, x := range n.Inputs {
+		if x == nil || x.Const != nil {
+			continue
+		}
+		if name = squashed(x, known); name == "" {
+			break
+		}
+	}
+	if a, clip := n.Attr.(op.UnaryAttr); name == "" && clip && n.Op.Name == "Clip" && a.Alpha >= 0 && a.Beta <= 1 {
+		return n.Op.Name
+	}
+	return name
+}
+
+// keepsProbabilities are operations besides elementwise ones behind which values are still made of probabilities.
+var keepsProbabilities = []*ir.Op{op.Reshape, op.Transpose, op.Expand, op.Slice, op.Concat, op.Pad, op.Gather, op.Where, op.Affine, op.ReduceSum,
+	op.ReduceMean, op.ReduceMax, op.AvgPool, op.MaxPool, op.Resize}
 
 // findLayer finds the target layer. The default one of a segmentation is the last of those with the fewest places, the bottleneck, since the last
 // layer of all has a voxel's own scores in it.
