@@ -87,8 +87,9 @@ type Request struct {
 
 // Array is the data of an input besides the one that is explained.
 type Array struct {
-	Shape []int     // in the file's order, with or without a batch of one in front
-	Data  []float32 // row-major
+	Shape  []int     // in the file's order, with or without a batch of one in front; of a volume, [C, D, H, W]
+	Data   []float32 // row-major
+	Volume bool      // it is brought to the file's order of axes, that of the input that is explained where both have as many
 }
 
 // Checkpoint keeps the state of unfinished draws of one volume in a safe place: when the computation fails, another explanation of the

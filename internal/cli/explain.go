@@ -212,6 +212,10 @@ func (f *explainFlags) explain(cmd *cobra.Command, parts []*modelInput, req cam.
 				if err != nil {
 					return err
 				}
+				if first := answers[i]; first != nil && !sameLogits(first.Logits, answer.Logits) {
+					return &exitError{code: session.ExitFailed, err: fmt.Errorf("with %s explained, the logits of the model are %v, and with another input %v: "+
+						"the axes of its inputs are not understood in the same way; give them all in the order N C D H W", p.input, answer.Logits, first.Logits)}
+				}
 				answers[i] = p.join(answers[i], answer)
 			}
 			if info.Path == "" || atLayer {

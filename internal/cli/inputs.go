@@ -76,10 +76,19 @@ func others(parts []*modelInput, but *modelInput) map[string]cam.Array {
 	for _, p := range parts {
 		if p != but {
 			v := p.volume
-			inputs[p.input] = cam.Array{Shape: []int{v.Channels, v.Depth, v.Height, v.Width}, Data: v.Data}
+			inputs[p.input] = cam.Array{Shape: []int{v.Channels, v.Depth, v.Height, v.Width}, Data: v.Data, Volume: !p.vector}
 		}
 	}
 	return inputs
+}
+
+// sameLogits reports whether logits are the same but for rounding.
+func sameLogits(a, b []float32) bool {
+	largest, apart := float32(1), float32(0)
+	for i := range min(len(a), len(b)) {
+		largest, apart = max(largest, a[i], -a[i]), max(apart, a[i]-b[i], b[i]-a[i])
+	}
+	return len(a) == len(b) && apart <= 0.01*largest
 }
 
 // looksAtLayer reports whether a method looks at the target layer.

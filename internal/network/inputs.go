@@ -3,6 +3,7 @@ package network
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/voxcam/voxcam/cam"
 	"github.com/voxcam/voxcam/internal/tensor"
@@ -21,6 +22,9 @@ func (n *Network) Arrange(inputs map[string]cam.Array) (arranged [][]float32, er
 	for _, o := range n.others {
 		names = append(names, o.name)
 		a, given := inputs[o.name]
+		if a.Volume {
+			a = inFileOrder(a, n.axesOf(o))
+		}
 		switch {
 		case !given:
 			return nil, fmt.Errorf("the input %q %v of the model has no data", o.name, o.shape)
@@ -42,6 +46,51 @@ func (n *Network) Arrange(inputs map[string]cam.Array) (arranged [][]float32, er
 		}
 	}
 	return arranged, nil
+}
+
+// axesOf returns the axes of an input of images in the file's order; "" for another one.
+func (n *Network) axesOf(o other) string {
+	if len(o.shape) == len(n.axes) {
+		return n.axes
+	}
+	return map[int]string{5: "NCDHW", 4: "NCHW"}[len(o.shape)]
+}
+
+// inFileOrder returns a volume [C, D, H, W] with its axes in the order of letters. One that has an axis without a letter, or that is no volume,
+// stays as it is.
+func inFileOrder(a cam.Array, letters string) cam.Array {
+	const order = "CDHW"
+	if len(a.Shape) != len(order) || len(a.Data) != tensor.Shape(a.Shape).Elements() {
+		return a
+	}
+	to := cam.Array{Data: make([]float32, 0, len(a.Data))}
+	var stride [len(order)]int
+	step := 1
+	for k := len(order) - 1; k >= 0; k-- {
+		stride[k], step = step, step*a.Shape[k]
+		if a.Shape[k] != 1 && strings.IndexByte(letters, order[k]) < 0 {
+			return a
+		}
+	}
+	from := []int{0} // places of the values, axis by axis
+	for _, letter := range letters {
+		k := strings.IndexRune(order, letter)
+		if k < 0 {
+			continue
+		}
+		to.Shape = append(to.Shape, a.Shape[k])
+		next := make([]int, 0, len(from)*a.Shape[k])
+		for _, base := range from {
+			for i := range a.Shape[k] {
+				next = append(next, base+i*stride[k])
+			}
+		}
+		from = next
+	}
+	for _, i := range from {
+		to.Data = append(to.Data, a.Data[i])
+	}
+	return to
 }
 
 // sameSizes reports whether shapes are the same but for axes of one position in front.

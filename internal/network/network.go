@@ -27,6 +27,7 @@ type Network struct {
 	raw       *ir.Value // the output's values in front of its activation; of one with space, the score of each voxel
 	labels    *ir.Value // the class of each voxel; nil for outputs without space
 	others    []other   // inputs besides the one that is explained
+	axes      string    // of the one that is explained, in the file's order
 	Head      cam.Head
 	Target    layer.Match // of the graph before the passes
 	Layer     *cam.Layer  // the target, as records have it; nil without one
@@ -86,10 +87,11 @@ func (f *ModelFile) bind(ctx context.Context, b Binding) (*Network, error) {
 		}
 	}
 	g := imported.Graph
+	axes := f.inputAxes()
 	_, resident := b.Backend.(backend.Resident)
 	n := &Network{
 		Shape: b.Shape, Assumed: assumed, ahead: b.Ahead, follows: b.Follows || resident, afterPass: b.AfterPass, graph: g, Backend: b.Backend, free: sysmem.Free,
-		weights: map[[2]bool]int{}, Budget: b.Budget,
+		weights: map[[2]bool]int{}, Budget: b.Budget, axes: axes,
 	}
 	if n.raw, n.Head, err = f.findHead(imported, [3]int(b.Shape[1:])); err != nil {
 		return nil, fmt.Errorf("%s: %w", f.Path(), err)
@@ -112,7 +114,7 @@ func (f *ModelFile) bind(ctx context.Context, b Binding) (*Network, error) {
 		n.Layer = describe(n.Target)
 	}
 	if n.Head.Task == cam.TaskSegmentation {
-		if err := appendRegion(g, n.raw, n.Head, f.inputAxes()); err != nil {
+		if err := appendRegion(g, n.raw, n.Head, axes); err != nil {
 			return nil, fmt.Errorf("%s: %w", f.Path(), err)
 		}
 	}
