@@ -195,6 +195,10 @@ func (f *explainFlags) explain(cmd *cobra.Command, parts []*modelInput, req cam.
 				answers = make([]*cam.Result, len(classes))
 				// Before the work, so that it is not lost on a folder that cannot be written.
 				for _, c := range classes {
+					req.Target.Class = c
+					if _, err := m.Info().Head.Settle(req.Target, 0); err != nil {
+						return usage(fmt.Errorf("%s: %s", f.Model, inFlags(err.Error())))
+					}
 					if err := checkFolder(f.folder(c, len(classes), req.SampleID, parts)); err != nil {
 						return err
 					}

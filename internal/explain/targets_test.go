@@ -178,3 +178,41 @@ func readData(t *testing.T, path string) *volume.Volume {
 	}
 	return v
 }
+
+// Integrated gradients are complete for every score: the map's sum is the difference of the scores at the ends of the path.
+func TestPathsOfOtherScores(t *testing.T) {
+	for _, c := range []struct {
+		name, file string
+		target     cam.Target
+	}{
+		{"one logit", "binary", cam.Target{Class: cam.Class{Kind: cam.ClassIndex, Index: 1}}},
+		{"its probability", "binary_sigmoid", cam.Target{Class: cam.Class{Kind: cam.ClassIndex, Index: 0}, Score: "probability"}},
+		{"against others", "softmax_in_file", cam.Target{Against: cam.Against{Kind: cam.AgainstOthers}}},
+		{"a region", "segmentation", cam.Target{Class: cam.Class{Kind: cam.ClassIndex, Index: 1}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := filepath.Join("../../../shared/targets", c.file)
+			if _, err := os.Stat(dir); err != nil {
+				t.Skipf("TARGET CASES NOT CHECKED: %v", err)
+			}
+			v := readData(t, filepath.Join(dir, "volume.npy"))
+			b, err := cpu.New(cpu.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer b.Close()
+			n := bind(t, b, filepath.Join(dir, "model.onnx"), network.ModelOptions{}, v)
+			r := explainOn(t, n, v, cam.Request{Methods: []string{"integrated-gradients"}, Target: c.target, Steps: 200})
+			m := r.Methods[0]
+			sum := 0.0
+			for _, x := range m.Map {
+				sum += float64(x)
+			}
+			difference, _ := m.Parameters["score_difference"].(float64)
+			start, _ := m.Parameters["baseline_score"].(float64)
+			if math.Abs(r.Score.Value-start-difference) > 1e-4*math.Abs(difference) || math.Abs(sum-difference) > 0.05*math.Abs(difference) {
+				t.Errorf("%s: the sum is %v, the score %v, and %v where the path begins: %v", r.Score.Definition, sum, r.Score.Value, start, m.Parameters)
+			}
+		})
+	}
+}

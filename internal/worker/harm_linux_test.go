@@ -67,7 +67,7 @@ func TestDrawsAreHandedOver(t *testing.T) {
 // A pass that takes too long to make room for an order is left to its process, which ends; the volume goes on in another one.
 func TestPassThatDoesNotStop(t *testing.T) {
 	dir := t.TempDir()
-	w := start(t, script{Dir: dir, Harm: []harm{{At: "pass", Pass: 4, How: "stubborn", Times: 1}}}, worker.Options{Grace: 20 * time.Millisecond})
+	w := start(t, script{Dir: dir, OnDevice: true, Harm: []harm{{At: "pass", Pass: 4, How: "stubborn", Times: 1}}}, worker.Options{Grace: 20 * time.Millisecond})
 	var ordered sync.WaitGroup
 	ordered.Go(func() {
 		await(t, dir, "harm stubborn at pass")
