@@ -116,3 +116,27 @@ func TestCloseMeanwhile(t *testing.T) {
 		tasks.Wait()
 	}
 }
+
+// A model is inspected as it would be explained: by the output, the task and the input that are asked for.
+func TestInspectAsAsked(t *testing.T) {
+	inspect := func(file string, opt voxcam.Options) *cam.Summary {
+		s, err := voxcam.Inspect(t.Context(), "internal/explain/testdata/"+file, opt)
+		if err != nil || s.Head == nil {
+			t.Fatalf("%+v: %v", opt, err)
+		}
+		return s
+	}
+	if h := inspect("outputs.onnx", voxcam.Options{Output: "one_value", Task: "regression"}).Head; h.Output != "one_value" || h.Task != cam.TaskRegression {
+		t.Errorf("%+v", h)
+	}
+	for _, input := range []string{"ct", "mr"} {
+		if s := inspect("inputs.onnx", voxcam.Options{Input: input}); s.DefaultTarget == "" {
+			t.Errorf("%s: %+v", input, s)
+		}
+	}
+	for _, opt := range []voxcam.Options{{Output: "none"}, {Task: "segmentation"}, {Output: "clipped"}} {
+		if s, err := voxcam.Inspect(t.Context(), "internal/explain/testdata/outputs.onnx", opt); err == nil {
+			t.Errorf("%+v: %+v", opt, s.Head)
+		}
+	}
+}

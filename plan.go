@@ -8,14 +8,14 @@ import (
 	"github.com/voxcam/voxcam/internal/network"
 )
 
-// Inspect lists the layers of a model, and marks those that CAM methods can look at. Of opt it needs InputAxes and, for sizes that the file
-// leaves open, Shape. It opens no device.
+// Inspect lists the layers of a model, and marks those that CAM methods can look at. Of opt it needs Input, InputAxes, Output, Task and, for
+// sizes that the file leaves open, Shape. It opens no device.
 func Inspect(ctx context.Context, path string, opt Options) (*cam.Summary, error) {
 	o, err := opt.engine(path)
 	if err != nil {
 		return nil, err
 	}
-	return network.Inspect(ctx, path, network.ModelOptions{Shape: o.Shape, InputAxes: o.InputAxes})
+	return network.Inspect(ctx, path, network.ModelOptions{Shape: o.Shape, Input: o.Input, InputAxes: o.InputAxes, Output: o.Output, Task: o.Task})
 }
 
 // Plan returns the passes that a request would take on the device of opt, without running anything. A pass that does not fit the

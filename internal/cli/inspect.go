@@ -42,12 +42,15 @@ func newInspect() *cobra.Command {
 	addShape(cmd, &shape)
 	fl := cmd.Flags()
 	fl.StringVar(&opt.InputAxes, "input-axes", "", inputAxesHelp)
-	fl.StringVar(&opt.Input, "input", "", "input of a model with several, by its name in the file")
+	fl.StringVar(&opt.Input, "input", "", inputHelp)
 	fl.StringVar(&opt.Output, "output", "", outputHelp)
 	fl.StringVar(&opt.Task, "task", "", taskHelp())
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
+
+// inputHelp describes the flag that chooses one of several inputs.
+const inputHelp = "input of a model with several, by its name in the file"
 
 func printSummary(w io.Writer, s *cam.Summary) error {
 	printable.Fprintf(w, "%s: %s, opset %d, volume %s, %d classes, %d parameters\n\n", s.Path, s.Producer, s.Opset, join(s.Volume[:], "x"), s.Classes, s.Parameters)

@@ -45,6 +45,7 @@ volume and the gradient with respect to it are counted apart; on a GPU, all of t
 	takeFlags(cmd, f.methodFlags.add, "method")
 	fl := cmd.Flags()
 	addShape(cmd, &f.shape)
+	fl.StringVar(&f.Input, "input", "", inputHelp)
 	fl.BoolVar(&f.asJSON, "json", false, "print JSON, with every buffer and step")
 	fl.StringVar(&f.svg, "svg", "", "draw the plans, bytes over steps, to this file")
 	fl.StringVar(&f.html, "html", "", "write a page with the drawing and the tables to this file")

@@ -32,9 +32,12 @@ func Inspect(ctx context.Context, path string, opt ModelOptions) (s *cam.Summary
 	}
 	volume := [3]int(shape[1:])
 	raw, head, err := f.findHead(m, volume)
-	if err != nil {
+	switch {
+	case err != nil && (opt.Output != "" || opt.Task != ""): // what was asked for is not there
+		return nil, err
+	case err != nil:
 		s.Warnings = append(s.Warnings, err.Error())
-	} else {
+	default:
 		s.Classes, s.Head, m.Graph.Outputs = head.Classes(), &head, []*ir.Value{raw}
 	}
 	s.Layers = []cam.LayerSummary{}

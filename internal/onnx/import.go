@@ -194,7 +194,7 @@ func (im *importer) bindInput(f *frame, shape tensor.Shape, axes string) error {
 	}
 	in, known := im.m.Input()
 	if !known {
-		return wrong("the model has the inputs %s: give each its data by %s", im.m.listInputs(), option.Mention("input"))
+		return wrong("the model has the inputs %s: single volumes can be explained, with the data of each input by %s", im.m.listInputs(), option.Mention("input"))
 	}
 	if _, float := map[int32]bool{1: true, 10: true, 11: true, 16: true}[in.Type]; !float && in.Type != 0 {
 		return notFloat(im.m.Path, in)

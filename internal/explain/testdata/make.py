@@ -1,6 +1,6 @@
 """Makes the model of heads_test.go (onnx 1.x): python make.py
 
-outputs.onnx has outputs of many kinds behind one small network; a test chooses one by its name.
+outputs.onnx has outputs of many kinds behind one small network; a test chooses one by its name. inputs.onnx has two inputs.
 """
 import os
 
@@ -41,3 +41,14 @@ model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
 model.ir_version = 8
 onnx.checker.check_model(model)
 onnx.save(model, "outputs.onnx")
+
+nodes = [node("Conv", [x, "w"], [x + "_conv"], pads=[1] * 6) for x in ("ct", "mr")]
+nodes += [node("Tanh", [x + "_conv"], [x + "_act"]) for x in ("ct", "mr")]
+nodes += [node("Mul", ["ct_act", "mr_act"], ["product"]), node("ReduceMean", ["product"], ["mean"], axes=[2, 3, 4], keepdims=0), node("MatMul", ["mean", "fc"], ["values"])]
+inputs = [helper.make_tensor_value_info(x, TensorProto.FLOAT, [1, 1, 4, 4, 4]) for x in ("ct", "mr")]
+used = [c for c in constants if c.name in ("w", "fc")]
+graph = helper.make_graph(nodes, "g", inputs, [helper.make_tensor_value_info("values", TensorProto.FLOAT, [1, 3])], used)
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+model.ir_version = 8
+onnx.checker.check_model(model)
+onnx.save(model, "inputs.onnx")
