@@ -146,25 +146,21 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	return f.explain(cmd, parts, req)
 }
 
-// folder returns the folder of the results for one of so many classes.
-func (f *explainFlags) folder(c cam.Class, classes int, sample string, parts []*modelInput) *result.Folder {
-	to := &result.Folder{Dir: f.out, Formats: f.save, Alpha: f.alpha, Classes: f.classNames(), SampleID: sample, TrueClass: -1,
-		Inputs: map[string]*volume.Volume{}}
-	if classes > 1 {
-		to.Dir = filepath.Join(f.out, fmt.Sprintf("class_%d", c.Index))
-	}
-	for _, p := range parts {
-		to.Inputs[p.input] = &p.source
-	}
-	return to
+// explaining is the work on the inputs of one model: each is explained in its turn, and a result written for each class.
+type explaining struct {
+	*explainFlags
+	cmd     *cobra.Command
+	parts   []*modelInput
+	req     cam.Request
+	classes []cam.Class
+	answers []*cam.Result // by class; nil before the first input
+	info    cam.Info      // of the model as it was opened for the target layer, or for the first input
 }
 
-// explain explains the parts one after the other, each with the data of the others, and writes a result for each class.
+// explain explains the inputs, and writes the results.
 func (f *explainFlags) explain(cmd *cobra.Command, parts []*modelInput, req cam.Request) error {
-	var classes []cam.Class
-	var answers []*cam.Result
-	var info cam.Info
-	left := req.Methods // those that look at the layer are for one part alone
+	x := &explaining{explainFlags: f, cmd: cmd, parts: parts, req: req}
+	left := req.Methods // those that look at the layer are for one input alone
 	var missing error
 	for _, p := range parts {
 		m, methods, err := f.openPart(cmd, p, left)
@@ -177,77 +173,98 @@ func (f *explainFlags) explain(cmd *cobra.Command, parts []*modelInput, req cam.
 		if m == nil {
 			continue
 		}
-		atLayer := p.input != "" && slices.ContainsFunc(methods, looksAtLayer)
-		err = func() (err error) {
-			defer func() { err = errors.Join(err, m.Close()) }()
-			req.Methods, req.Inputs = methods, others(parts, p)
-			if err := m.Prepare(cmd.Context(), req.Methods...); err != nil {
-				if cmd.Context().Err() != nil {
-					return err
-				}
-				return usage(fmt.Errorf("%s: %w", p.path, err))
-			}
-			if answers == nil {
-				printNotes(cmd.ErrOrStderr(), m.Info().Warnings, m.Info().Notes)
-				if classes, err = f.targets(m.Info().Classes); err != nil {
-					return err
-				}
-				answers = make([]*cam.Result, len(classes))
-				// Before the work, so that it is not lost on a folder that cannot be written.
-				for _, c := range classes {
-					req.Target.Class = c
-					if _, err := m.Info().Head.Settle(req.Target, 0); err != nil {
-						return usage(fmt.Errorf("%s: %s", f.Model, inFlags(err.Error())))
-					}
-					if err := checkFolder(f.folder(c, len(classes), req.SampleID, parts)); err != nil {
-						return err
-					}
-				}
-				if err := durable.MkdirAll(f.out); err != nil {
-					return err
-				}
-			}
-			for i, c := range classes {
-				req.Target.Class = c
-				answer, err := m.Explain(cmd.Context(), p.volume, req)
-				if err != nil && cmd.Context().Err() == nil {
-					return &exitError{code: session.ExitFailed, err: fmt.Errorf("%s: %w", p.path, err)}
-				}
-				if err != nil {
-					return err
-				}
-				if first := answers[i]; first != nil && !sameLogits(first.Logits, answer.Logits) {
-					return &exitError{code: session.ExitFailed, err: fmt.Errorf("with %s explained, the logits of the model are %v, and with another input %v: "+
-						"the axes of its inputs are not understood in the same way; give them all in the order N C D H W", p.input, answer.Logits, first.Logits)}
-				}
-				answers[i] = p.join(answers[i], answer)
-			}
-			if info.Path == "" || atLayer {
-				info = m.Info()
-			}
-			return nil
-		}()
-		if err != nil {
-			return err
-		}
-		if atLayer {
+		err = x.explain(m, p, methods)
+		if p.input != "" && slices.ContainsFunc(methods, looksAtLayer) {
 			left = slices.DeleteFunc(slices.Clone(left), looksAtLayer)
+			x.info = m.Info()
+		}
+		if err := errors.Join(err, m.Close()); err != nil {
+			return err
 		}
 	}
 	if missing != nil && slices.ContainsFunc(left, looksAtLayer) {
 		return usage(missing)
 	}
+	return x.write()
+}
+
+// explain explains an input with methods, for each class.
+func (x *explaining) explain(m *voxcam.Model, p *modelInput, methods []string) error {
+	ctx := x.cmd.Context()
+	req := x.req
+	req.Methods, req.Inputs = methods, others(x.parts, p)
+	if err := m.Prepare(ctx, req.Methods...); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		return usage(fmt.Errorf("%s: %w", p.path, err))
+	}
+	if x.answers == nil {
+		if err := x.begin(m.Info()); err != nil {
+			return err
+		}
+	}
+	for i, c := range x.classes {
+		req.Target.Class = c
+		answer, err := m.Explain(ctx, p.volume, req)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			return &exitError{code: session.ExitFailed, err: fmt.Errorf("%s: %w", p.path, err)}
+		case err != nil:
+			return err
+		}
+		x.answers[i] = p.join(x.answers[i], answer)
+	}
+	return nil
+}
+
+// begin settles the classes, and checks before the work what would lose it: targets that the model does not have, and folders that cannot be
+// written.
+func (x *explaining) begin(info cam.Info) (err error) {
+	printNotes(x.cmd.ErrOrStderr(), info.Warnings, info.Notes)
+	if x.classes, err = x.targets(info.Classes); err != nil {
+		return err
+	}
+	for _, c := range x.classes {
+		target := x.req.Target
+		target.Class = c
+		if _, err := info.Head.Settle(target, 0); err != nil {
+			return usage(fmt.Errorf("%s: %s", x.Model, inFlags(err.Error())))
+		}
+		if err := checkFolder(x.folder(c)); err != nil {
+			return err
+		}
+	}
+	x.info, x.answers = info, make([]*cam.Result, len(x.classes))
+	return durable.MkdirAll(x.out)
+}
+
+// folder returns the folder of the results for a class.
+func (x *explaining) folder(c cam.Class) *result.Folder {
+	to := &result.Folder{Dir: x.out, Formats: x.save, Alpha: x.alpha, Classes: x.classNames(), SampleID: x.req.SampleID, TrueClass: -1,
+		Inputs: map[string]*volume.Volume{}}
+	if len(x.classes) > 1 {
+		to.Dir = filepath.Join(x.out, fmt.Sprintf("class_%d", c.Index))
+	}
+	for _, p := range x.parts {
+		to.Inputs[p.input] = &p.source
+	}
+	return to
+}
+
+// write writes the results, and says of which methods there is no map, or a doubtful one.
+func (x *explaining) write() error {
 	failed := 0
-	for i, c := range classes {
-		for _, r := range answers[i].Methods {
+	for i, c := range x.classes {
+		for _, r := range x.answers[i].Methods {
 			if r.Status != cam.StatusOK {
-				printable.Fprintf(cmd.ErrOrStderr(), "voxcam: %s: %s: %s\n", strings.TrimSuffix(r.Method+" of "+r.Input, " of "), r.Status, inFlags(r.Reason))
+				printable.Fprintf(x.cmd.ErrOrStderr(), "voxcam: %s: %s: %s\n", strings.TrimSuffix(r.Method+" of "+r.Input, " of "), r.Status, inFlags(r.Reason))
 			}
 			if r.Status == cam.StatusFailed {
 				failed++
 			}
 		}
-		if err := f.folder(c, len(classes), req.SampleID, parts).Write(&parts[0].source, info, answers[i]); err != nil {
+		if err := x.folder(c).Write(&x.parts[0].source, x.info, x.answers[i]); err != nil {
 			return err
 		}
 	}
