@@ -134,6 +134,10 @@ func TestInspectAsAsked(t *testing.T) {
 			t.Errorf("%s: %+v", input, s)
 		}
 	}
+	s, err := voxcam.Inspect(t.Context(), "internal/explain/testdata/clipped.onnx", voxcam.Options{})
+	if err != nil || s.Head != nil || s.DefaultTarget == "" {
+		t.Errorf("a model whose one output cannot be understood: %+v, %v", s, err)
+	}
 	for _, opt := range []voxcam.Options{{Output: "none"}, {Task: "segmentation"}, {Output: "clipped"}} {
 		if s, err := voxcam.Inspect(t.Context(), "internal/explain/testdata/outputs.onnx", opt); err == nil {
 			t.Errorf("%+v: %+v", opt, s.Head)

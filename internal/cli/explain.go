@@ -105,6 +105,9 @@ func (f *explainFlags) run(cmd *cobra.Command, path string) error {
 	if !slices.Contains(volume.Scalings(), f.normalize) {
 		return usage(fmt.Errorf("--normalize %s: choose from %s", f.normalize, strings.Join(volume.Scalings(), ", ")))
 	}
+	if !slices.Contains(cam.Scores(), f.score) {
+		return usage(fmt.Errorf("--score %s: choose from %s", f.score, strings.Join(cam.Scores(), ", ")))
+	}
 	if !(f.alpha >= 0 && f.alpha <= 1) {
 		return usage(fmt.Errorf("--overlay-alpha %g: a weight from 0 to 1 expected", f.alpha))
 	}

@@ -53,15 +53,18 @@ func TestCompleteForEveryScore(t *testing.T) {
 	}
 }
 
-// An output has its own name, also where it is the same value as another one. Whole numbers are passed over, and refused by name.
+// An output has its own name, also where it is the same value as another one. Whole numbers, and what does not depend on the input, are passed over, and
+// refused by name.
 func TestChosenOutputs(t *testing.T) {
 	for asked, want := range map[string]string{"": "values", "softmax": "softmax"} {
 		if h := explainOutput(t, asked, cam.Request{Methods: []string{"saliency"}}).Head; h.Output != want || slices.Contains(h.Others, want) {
 			t.Errorf("%q: %q, beside %q", asked, h.Output, h.Others)
 		}
 	}
-	if s, err := network.Inspect(t.Context(), outputs, network.ModelOptions{Output: "argmax"}); err == nil || !strings.Contains(err.Error(), "holds int64") {
-		t.Errorf("argmax is explained: %+v, %v", s, err)
+	for output, want := range map[string]string{"argmax": "holds int64", "always": "the outputs of the model are"} {
+		if s, err := network.Inspect(t.Context(), outputs, network.ModelOptions{Output: output}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s is explained: %+v, %v", output, s, err)
+		}
 	}
 }
 
@@ -82,6 +85,16 @@ func TestNoLogits(t *testing.T) {
 	}
 	if h := explainOutput(t, "log", cam.Request{Methods: []string{"saliency"}}).Head; h.Activation != cam.LogSoftmax {
 		t.Errorf("the logarithm of a softmax: %+v", h)
+	}
+}
+
+// The default layer of a segmentation is not the output itself.
+func TestLayerBeforeTheVoxels(t *testing.T) {
+	for _, output := range []string{"voxels", "voxel_sigmoid"} {
+		r := explainOutput(t, output, cam.Request{Methods: []string{"gradcam"}, Target: cam.Target{Class: cam.Class{Kind: cam.ClassIndex}}})
+		if r.Layer == nil || r.Layer.Value != "act" {
+			t.Errorf("%s: %+v", output, r.Layer)
+		}
 	}
 }
 

@@ -226,14 +226,14 @@ var keepsProbabilities = []*ir.Op{op.Reshape, op.Transpose, op.Expand, op.Slice,
 	op.ReduceMean, op.ReduceMax, op.AvgPool, op.MaxPool, op.Resize}
 
 // findLayer finds the target layer. The default one of a segmentation is the last of those with the fewest places, the bottleneck, since the last
-// layer of all has a voxel's own scores in it.
-func findLayer(m *onnx.Imported, h cam.Head, r layer.Request) (layer.Match, error) {
+// layer of all has a voxel's own scores in it. The raw values themselves are none.
+func findLayer(m *onnx.Imported, h cam.Head, raw *ir.Value, r layer.Request) (layer.Match, error) {
 	if r.Name != "" || h.Task != cam.TaskSegmentation {
 		return layer.Find(m, r)
 	}
 	fewest, name := 0, ""
 	for _, row := range layer.Table(m, r.Volume) {
-		if n := row.Cells[0] * row.Cells[1] * row.Cells[2]; row.Candidate && (fewest == 0 || n <= fewest) {
+		if n := row.Cells[0] * row.Cells[1] * row.Cells[2]; row.Candidate && row.Value != raw.Name && (fewest == 0 || n <= fewest) {
 			fewest, r.Name, name = n, row.Value, row.Name
 		}
 	}

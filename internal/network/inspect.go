@@ -36,7 +36,7 @@ func Inspect(ctx context.Context, path string, opt ModelOptions) (s *cam.Summary
 	case err != nil && (opt.Output != "" || opt.Task != ""): // what was asked for is not there
 		return nil, err
 	case err != nil:
-		s.Warnings = append(s.Warnings, err.Error())
+		s.Warnings, head = append(s.Warnings, err.Error()), cam.Head{}
 	default:
 		s.Classes, s.Head, m.Graph.Outputs = head.Classes(), &head, []*ir.Value{raw}
 	}
@@ -46,7 +46,7 @@ func Inspect(ctx context.Context, path string, opt ModelOptions) (s *cam.Summary
 		s.Layers = append(s.Layers, cam.LayerSummary{Name: r.Name, Value: r.Value, Operation: r.Operation, Shape: r.Shape, Parameters: r.Parameters,
 			Candidate: r.Candidate, Cells: r.Cells, CellSize: r.CellSize})
 	}
-	if t, err := findLayer(m, head, layer.Request{Volume: volume}); err != nil {
+	if t, err := findLayer(m, head, raw, layer.Request{Volume: volume}); err != nil {
 		s.Warnings = append(s.Warnings, err.Error())
 	} else {
 		s.DefaultTarget, s.DefaultValue = t.Label, t.Value.Name

@@ -99,7 +99,7 @@ func (f *ModelFile) bind(ctx context.Context, b Binding) (*Network, error) {
 	g.Outputs = []*ir.Value{n.raw}
 
 	opt := f.options
-	n.Target, n.NoLayer = findLayer(imported, n.Head, layer.Request{
+	n.Target, n.NoLayer = findLayer(imported, n.Head, n.raw, layer.Request{
 		Name: opt.TargetLayer, Grid: opt.TokenGrid, Prefix: opt.PrefixTokens, Layout: opt.LayerLayout, Volume: [3]int(b.Shape[1:]),
 	})
 	if n.NoLayer == nil && !grad.Depends(g, n.raw, n.Target.Value) {

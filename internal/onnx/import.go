@@ -1,6 +1,7 @@
 package onnx
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -285,12 +286,14 @@ func describeDims(dims []Dim) string {
 	return "[" + strings.Join(parts, ",") + "]"
 }
 
-// outputs makes the graph's outputs of the model's. The first must be computable; another that is not is left out.
+// outputs makes the graph's outputs of the model's. One that does not depend on the input is left out, if there is another one. Of those that do, the
+// first must be computable; another that is not is left out.
 func (im *importer) outputs(f *frame) error {
 	if len(im.m.Graph.Outputs) == 0 {
 		return &FormatError{Path: im.m.Path, Offset: -1, Err: errors.New("the model has no output")}
 	}
-	for i, info := range im.m.Graph.Outputs {
+	var constant error
+	for _, info := range im.m.Graph.Outputs {
 		s := f.find(info.Name)
 		var err error
 		switch {
@@ -300,9 +303,10 @@ func (im *importer) outputs(f *frame) error {
 			err = s.err
 		case s.value == nil:
 			err = &FormatError{Path: im.m.Path, Offset: -1, Err: fmt.Errorf("the output %q does not depend on the input", info.Name)}
+			constant = cmp.Or(constant, err)
 		}
 		if err != nil {
-			if i == 0 {
+			if len(im.g.Outputs) == 0 && (s == nil || s.err != nil) {
 				return err
 			}
 			im.out.Notes = append(im.out.Notes, fmt.Sprintf("output %q is left out: %v", info.Name, err))
@@ -310,6 +314,9 @@ func (im *importer) outputs(f *frame) error {
 		}
 		im.g.Outputs = append(im.g.Outputs, s.value)
 		im.out.OutputNames = append(im.out.OutputNames, info.Name)
+	}
+	if len(im.g.Outputs) == 0 {
+		return constant
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 """Makes the model of heads_test.go (onnx 1.x): python make.py
 
-outputs.onnx has outputs of many kinds behind one small network; a test chooses one by its name. inputs.onnx has two inputs.
+outputs.onnx has outputs of many kinds behind one small network; a test chooses one by its name. inputs.onnx has two inputs, and clipped.onnx one
+output that cannot be understood.
 """
 import os
 
@@ -11,13 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 os.chdir(os.path.dirname(os.path.abspath(__file__)))
 rng = np.random.default_rng(0)
 weights = {"w": rng.normal(size=(3, 1, 3, 3, 3)) / 3, "fc": 3 * rng.normal(size=(3, 3)), "fc1": rng.normal(size=(3, 1)), "head": rng.normal(size=(3, 3, 1, 1, 1)),
-           "head1": rng.normal(size=(1, 3, 1, 1, 1)), "deep": rng.normal(size=(6, 3, 3, 3, 3)) / 9,
+           "head1": rng.normal(size=(1, 3, 1, 1, 1)), "thirds": np.full([1, 3], 1 / 3), "deep": rng.normal(size=(6, 3, 3, 3, 3)) / 9,
            "fc2": rng.normal(size=(6, 3)), "hundred": np.array(100.0), "one": np.array(1.0), "low": np.array(0.001), "high": np.array(0.999)}
 constants = [numpy_helper.from_array(np.asarray(w, np.float32), name) for name, w in weights.items()]
 constants += [numpy_helper.from_array(np.array(v, np.int64), name) for name, v in {"from": [1], "to": [2], "axis": [1]}.items()]
 node = helper.make_node
 nodes = [
-    node("Conv", ["x", "w"], ["conv"], pads=[1] * 6), node("Tanh", ["conv"], ["act"]), node("ReduceMean", ["act"], ["mean"], axes=[2, 3, 4], keepdims=0),
+    node("Identity", ["thirds"], ["always"]), node("Conv", ["x", "w"], ["conv"], pads=[1] * 6), node("Tanh", ["conv"], ["act"]), node("ReduceMean", ["act"], ["mean"], axes=[2, 3, 4], keepdims=0),
     node("MatMul", ["mean", "fc"], ["values"]), node("Softmax", ["values"], ["chances"], axis=1), node("Identity", ["chances"], ["softmax"]),
     node("Log", ["chances"], ["log"]), node("Mul", ["chances", "hundred"], ["percent"]), node("Slice", ["chances", "from", "to", "axis"], ["slice"]),
     node("Softmax", ["values"], ["wrong_axis"], axis=0), node("HardSigmoid", ["values"], ["hard"]),
@@ -31,10 +32,10 @@ nodes = [
     node("Conv", ["act", "head"], ["voxels"]), node("Softmax", ["voxels"], ["voxels_across"], axis=2), node("Log", ["voxels"], ["voxels_nan"]),
     node("Conv", ["act", "head1"], ["voxel"]), node("Sigmoid", ["voxel"], ["voxel_sigmoid"]), node("Clip", ["voxel_sigmoid", "low", "high"], ["voxel_clipped"]),
 ]
-sizes = {"values": [1, 3], "softmax": [1, 3], "log": [1, 3], "percent": [1, 3], "slice": [1, 1], "wrong_axis": [1, 3], "hard": [1, 3], "argmax": [1],
+sizes = {"always": [1, 3], "values": [1, 3], "softmax": [1, 3], "log": [1, 3], "percent": [1, 3], "slice": [1, 1], "wrong_axis": [1, 3], "hard": [1, 3], "argmax": [1],
          "floor": [1, 3], "place": [1], "one_value": [1, 1], "sigmoid": [1, 1], "clipped": [1, 1], "complement": [1, 1], "both": [1, 2], "voxels": [1, 3, 4, 4, 4],
          "voxels_across": [1, 3, 4, 4, 4], "voxels_nan": [1, 3, 4, 4, 4], "voxel": [1, 1, 4, 4, 4], "voxel_sigmoid": [1, 1, 4, 4, 4], "voxel_clipped": [1, 1, 4, 4, 4]}
-order = ["argmax"] + [name for name in sizes if name != "argmax"]
+order = ["always", "argmax"] + [name for name in sizes if name not in ("always", "argmax")]
 outputs = [helper.make_tensor_value_info(name, TensorProto.INT64 if name == "argmax" else TensorProto.FLOAT, sizes[name]) for name in order]
 graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 4, 4, 4])], outputs, constants)
 model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
@@ -52,3 +53,13 @@ model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
 model.ir_version = 8
 onnx.checker.check_model(model)
 onnx.save(model, "inputs.onnx")
+
+nodes = [node("Conv", ["x", "w"], ["conv"], pads=[1] * 6), node("Tanh", ["conv"], ["act"]), node("Conv", ["act", "head1"], ["voxel"]),
+         node("Sigmoid", ["voxel"], ["sigmoid"]), node("Clip", ["sigmoid", "low", "high"], ["clipped"])]
+used = [c for c in constants if c.name in ("w", "head1", "low", "high")]
+graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 4, 4, 4])],
+                          [helper.make_tensor_value_info("clipped", TensorProto.FLOAT, [1, 1, 4, 4, 4])], used)
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+model.ir_version = 8
+onnx.checker.check_model(model)
+onnx.save(model, "clipped.onnx")
