@@ -18,16 +18,21 @@ const outputs = "testdata/outputs.onnx"
 // explainOutput explains an output of that model.
 func explainOutput(t *testing.T, name string, req cam.Request) *cam.Result {
 	t.Helper()
+	return explainWaves(t, outputs, network.ModelOptions{Output: name}, volume.New(1, 4, 4, 4), req)
+}
+
+// explainWaves explains a volume of that size.
+func explainWaves(t *testing.T, file string, opt network.ModelOptions, v *volume.Volume, req cam.Request) *cam.Result {
+	t.Helper()
 	b, err := cpu.New(cpu.Options{Threads: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { b.Close() })
-	v := volume.New(1, 4, 4, 4)
 	for i := range v.Data {
 		v.Data[i] = float32(math.Sin(float64(i * i)))
 	}
-	return explainOn(t, bind(t, b, outputs, network.ModelOptions{Output: name}, v), v, req)
+	return explainOn(t, bind(t, b, file, opt, v), v, req)
 }
 
 // Integrated gradients sum to the difference of the score that is explained, whatever it is.
@@ -95,6 +100,16 @@ func TestLayerBeforeTheVoxels(t *testing.T) {
 		if r.Layer == nil || r.Layer.Value != "act" {
 			t.Errorf("%s: %+v", output, r.Layer)
 		}
+	}
+}
+
+// Classes of pixels are explained as those of voxels are, wherever the channels are.
+func TestClassesOfPixels(t *testing.T) {
+	r := explainWaves(t, "testdata/images.onnx", network.ModelOptions{}, volume.New(2, 1, 5, 4), cam.Request{Methods: []string{"gradcam", "integrated-gradients"},
+		Steps: 32, Target: cam.Target{Class: cam.Class{Kind: cam.ClassIndex, Index: 1}, Region: cam.Region{Kind: cam.RegionVoxel, Voxel: [3]int{0, 4, 2}}}})
+	gap, known := r.Methods[1].Parameters["completeness_gap"].(float64)
+	if r.Layer == nil || r.Layer.Value != "act" || len(r.Labels) != 5*4 || !known || math.Abs(gap) > 1e-5 || r.Methods[1].Status != cam.StatusOK {
+		t.Errorf("layer %+v, %d labels, a gap of %v: %+v", r.Layer, len(r.Labels), gap, r.Methods[1].Reason)
 	}
 }
 

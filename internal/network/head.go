@@ -150,9 +150,15 @@ func appendRegion(g *ir.Graph, raw *ir.Value, h cam.Head, axes string) error {
 	for _, v := range []*ir.Value{score, label} {
 		perm := make([]int, 0, len(axes))
 		for _, letter := range "NCDHW" {
-			perm = append(perm, strings.IndexRune(axes, letter))
+			if at := strings.IndexRune(axes, letter); at >= 0 {
+				perm = append(perm, at)
+			}
 		}
-		g.Outputs = append(g.Outputs, b.Emit(op.Transpose, op.TransposeAttr{Perm: perm}, v))
+		v = b.Emit(op.Transpose, op.TransposeAttr{Perm: perm}, v)
+		if len(axes) < len("NCDHW") { // images without depth
+			v = b.Emit(op.Reshape, op.ReshapeAttr{Shape: tensor.Shape{1, 1, h.Space[0], h.Space[1], h.Space[2]}}, v)
+		}
+		g.Outputs = append(g.Outputs, v)
 	}
 	return b.Err()
 }
@@ -231,9 +237,16 @@ func findLayer(m *onnx.Imported, h cam.Head, raw *ir.Value, r layer.Request) (la
 	if r.Name != "" || h.Task != cam.TaskSegmentation {
 		return layer.Find(m, r)
 	}
+	var scores []string // names of the raw values, also in another order
+	for v := raw; v != nil; v = v.Def.Inputs[0] {
+		scores = append(scores, v.Name)
+		if v.Def == nil || v.Def.Op != op.Transpose && v.Def.Op != op.Reshape {
+			break
+		}
+	}
 	fewest, name := 0, ""
 	for _, row := range layer.Table(m, r.Volume) {
-		if n := row.Cells[0] * row.Cells[1] * row.Cells[2]; row.Candidate && row.Value != raw.Name && (fewest == 0 || n <= fewest) {
+		if n := row.Cells[0] * row.Cells[1] * row.Cells[2]; row.Candidate && !slices.Contains(scores, row.Value) && (fewest == 0 || n <= fewest) {
 			fewest, r.Name, name = n, row.Value, row.Name
 		}
 	}

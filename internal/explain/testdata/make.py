@@ -1,7 +1,7 @@
 """Makes the model of heads_test.go (onnx 1.x): python make.py
 
 outputs.onnx has outputs of many kinds behind one small network; a test chooses one by its name. inputs.onnx has two inputs, and clipped.onnx one
-output that cannot be understood.
+output that cannot be understood. images.onnx takes images with the channels last, and gives classes of their pixels in that order.
 """
 import os
 
@@ -63,3 +63,13 @@ model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
 model.ir_version = 8
 onnx.checker.check_model(model)
 onnx.save(model, "clipped.onnx")
+
+images = [numpy_helper.from_array((rng.normal(size=s) / 3).astype(np.float32), name) for name, s in {"w": (4, 2, 3, 3), "head": (3, 4, 1, 1)}.items()]
+nodes = [node("Transpose", ["x"], ["first"], perm=[0, 3, 1, 2]), node("Conv", ["first", "w"], ["conv"], pads=[1] * 4), node("Tanh", ["conv"], ["act"]),
+         node("Conv", ["act", "head"], ["values"]), node("Transpose", ["values"], ["pixels"], perm=[0, 2, 3, 1])]
+graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 5, 4, 2])],
+                          [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, [1, 5, 4, 3])], images)
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+model.ir_version = 8
+onnx.checker.check_model(model)
+onnx.save(model, "images.onnx")
