@@ -216,7 +216,9 @@ func (x *explaining) explain(m *voxcam.Model, p *modelInput, methods []string) e
 		case err != nil:
 			return err
 		}
-		x.answers[i] = p.join(x.answers[i], answer)
+		if x.answers[i], err = p.join(x.answers[i], answer); err != nil {
+			return &exitError{code: session.ExitFailed, err: err}
+		}
 	}
 	return nil
 }

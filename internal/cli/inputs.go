@@ -130,19 +130,23 @@ func (f *explainFlags) openPart(cmd *cobra.Command, p *modelInput, methods []str
 	return m, input, err
 }
 
-// join adds the methods of a part to a result.
-func (p *modelInput) join(to, r *cam.Result) *cam.Result {
+// join adds the methods of a part to a result. Other logits than those of the result are an error.
+func (p *modelInput) join(to, r *cam.Result) (*cam.Result, error) {
 	for i := range r.Methods {
 		if p.input != "" && !looksAtLayer(r.Methods[i].Method) {
 			r.Methods[i].Input = p.input
 		}
 	}
 	if to == nil {
-		return r
+		return r, nil
+	}
+	if !sameLogits(to.Logits, r.Logits) {
+		return nil, fmt.Errorf("with %s explained, the logits of the model are %v, and with another input %v: the axes of its inputs are not understood in "+
+			"the same way; give them all in the order N C D H W", p.input, r.Logits, to.Logits)
 	}
 	if to.Layer == nil || slices.ContainsFunc(r.Methods, func(m cam.MethodResult) bool { return looksAtLayer(m.Method) }) {
 		to.TargetLayer, to.Layer, to.CellSize = r.TargetLayer, r.Layer, r.CellSize
 	}
 	to.Methods = append(to.Methods, r.Methods...)
-	return to
+	return to, nil
 }
