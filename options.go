@@ -26,7 +26,7 @@ type Options struct {
 	Input string
 	// Output is the name of the output that is explained, if the file has several; "" is the first that is a vector.
 	Output string
-	// Task is the meaning of that output, one of cam.Tasks; "" is what the file shows: a softmax or one sigmoid at its end is a classification,
+	// Task names the meaning of that output, as cam.Tasks has it; "" takes it from the file: a softmax or one sigmoid at its end is a classification,
 	// several sigmoids are labels. Without them the values are taken for logits of classes, one value for the logit of class 1 of two;
 	// Result.Head says so.
 	Task string

@@ -27,6 +27,14 @@ func Tasks() []Task {
 	return []Task{TaskClassification, TaskMultiLabel, TaskRegression, TaskSegmentation}
 }
 
+// TaskNames returns the tasks as options spell them.
+func TaskNames() (names []string) {
+	for _, t := range Tasks() {
+		names = append(names, string(t))
+	}
+	return names
+}
+
 // Activation names the function that makes probabilities of a model's raw output.
 type Activation string
 
@@ -81,7 +89,7 @@ func NewHead(output string, size int, space [3]int, in Activation, task Task) (H
 		return h, fmt.Errorf("cannot be told: the output %q is a sigmoid of each of %d values at each voxel; a model whose file ends in front of the "+
 			"sigmoids can be explained", output, size)
 	case !slices.Contains(Tasks(), h.Task):
-		return h, fmt.Errorf("is %q; it must be one of %s", task, joinTasks())
+		return h, fmt.Errorf("is %q; it must be one of %s", task, strings.Join(TaskNames(), ", "))
 	case h.Task == TaskMultiLabel && (in == Softmax || in == LogSoftmax):
 		return h, fmt.Errorf("is %s, but the output %q is a %s, of which one class excludes the others", h.Task, output, in)
 	case h.Task == TaskRegression && in != NoActivation:
@@ -90,14 +98,6 @@ func NewHead(output string, size int, space [3]int, in Activation, task Task) (H
 		return h, fmt.Errorf("is %s, but the output %q is a sigmoid of each of %d values, which are labels of their own", h.Task, output, size)
 	}
 	return h, nil
-}
-
-func joinTasks() string {
-	names := make([]string, len(Tasks()))
-	for i, t := range Tasks() {
-		names[i] = string(t)
-	}
-	return strings.Join(names, ", ")
 }
 
 // Notes returns what a user should know of the head: an assumption, and other outputs that were not chosen.
@@ -224,11 +224,14 @@ func (h Head) Doubt(logits []float32) string {
 		"end of the file: probabilities and the score may not be those of the model", h.Output)
 }
 
-// Scores are the names of what is explained of a class, in Target.Score. The first is the default.
-var scoreNames = []string{"logit", "probability"}
+// Values of Target.Score.
+const (
+	scoreLogit       = "logit" // in front of softmax or sigmoid
+	scoreProbability = "probability"
+)
 
-// Scores returns the values of Target.Score: the logit, in front of softmax or sigmoid, is the default.
-func Scores() []string { return slices.Clone(scoreNames) }
+// Scores returns the values of Target.Score. The first is the default.
+func Scores() []string { return []string{scoreLogit, scoreProbability} }
 
 // Score is the value that is explained.
 type Score struct {
@@ -239,7 +242,7 @@ type Score struct {
 // Score returns the score of a target whose class is settled, given the logits, and its gradient with respect to the raw values.
 func (h Head) Score(t Target, logits []float32) (value float64, gradient []float32) {
 	weights := h.weights(t, logits)
-	if t.Score == scoreNames[1] {
+	if t.Score == scoreProbability {
 		p := h.Probabilities(logits)
 		for i, w := range weights {
 			value += w * p[i]
@@ -324,7 +327,7 @@ func ParseAgainst(text string, names []string) (Against, error) {
 }
 
 // Linear reports whether the gradient of a target's score is the same at every volume.
-func (h Head) Linear(t Target) bool { return t.Score != scoreNames[1] }
+func (h Head) Linear(t Target) bool { return t.Score != scoreProbability }
 
 // Define returns a target's score in words. Its class is settled.
 func (h Head) Define(t Target) string {
@@ -332,7 +335,7 @@ func (h Head) Define(t Target) string {
 	switch {
 	case h.Task == TaskRegression:
 		text, other = fmt.Sprintf("value %d", t.Class.Index), "value"
-	case t.Score == scoreNames[1]:
+	case t.Score == scoreProbability:
 		text = fmt.Sprintf("probability of class %d", t.Class.Index)
 	}
 	switch t.Against.Kind {
@@ -356,13 +359,13 @@ func (h Head) Settle(t Target, predicted int) (Target, error) {
 	switch {
 	case h.spatial() && t.Class.Kind == ClassPredicted:
 		return t, fmt.Errorf("the output %q has a class at each voxel, 0 to %d: choose one by the option target_class", h.Output, n-1)
-	case h.spatial() && t.Score == scoreNames[1]:
+	case h.spatial() && t.Score == scoreProbability:
 		return t, fmt.Errorf("the output %q has a class at each voxel: its logits can be explained by the option score, no probabilities", h.Output)
 	case !h.spatial() && t.Region != (Region{}):
 		return t, fmt.Errorf("the output %q has no voxels, so that the option target_region has no effect: leave it out", h.Output)
 	case t.Class.Index < 0 || t.Class.Index >= n:
 		return t, fmt.Errorf("class %d is out of range: the output %q has classes 0 to %d", t.Class.Index, h.Output, n-1)
-	case h.Task == TaskRegression && t.Score == scoreNames[1]:
+	case h.Task == TaskRegression && t.Score == scoreProbability:
 		return t, fmt.Errorf("the output %q has values, which have no probabilities: explain the value itself", h.Output)
 	case t.Against.Kind == AgainstNothing:
 		return t, nil

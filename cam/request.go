@@ -192,7 +192,7 @@ func (r Request) Filled() (Request, error) {
 		r.NoiseLevel = DefaultNoiseLevel
 	}
 	if r.Target.Score == "" {
-		r.Target.Score = scoreNames[0]
+		r.Target.Score = scoreLogit
 	}
 	if r.Steps == 0 {
 		r.Steps = DefaultSteps

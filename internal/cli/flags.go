@@ -31,7 +31,7 @@ type modelFlags struct {
 const outputHelp = "output of the model to explain, by its name in the file (default: the first that is a vector)"
 
 func taskHelp() string {
-	return "meaning of the output: " + strings.Join(network.TaskNames(), ", ") + " (default: as the end of the file shows)"
+	return "meaning of the output: " + strings.Join(cam.TaskNames(), ", ") + " (default: as the end of the file shows)"
 }
 
 const inputAxesHelp = "axes of the model's input in its order, such as NDHWC (Keras, JAX) or NDCHW (video) (default: as its operations show)"

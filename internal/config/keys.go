@@ -110,7 +110,7 @@ func (c *Config) keys() []key {
 		{"model.prefix_tokens", "tokens of a token layer in front of those in space, such as class tokens; default: as the graph shows",
 			integer(&c.Model.PrefixTokens), model, changes},
 		{"model.output", "output to explain, by its name in the file; default: the first that is a vector", text(&c.Model.Output), nil, changesUnlessDefault},
-		{"model.task", "meaning of the output: " + one(network.TaskNames()) + "; default: as the end of the file shows", text(&c.Model.Task), model, changesUnlessDefault},
+		{"model.task", "meaning of the output: " + one(cam.TaskNames()) + "; default: as the end of the file shows", text(&c.Model.Task), model, changesUnlessDefault},
 		{"model.score", "what is explained of a class: " + one(cam.Scores()), text(&c.Explain.Target.Score), request, changesUnlessDefault},
 		{"model.against", "explain the difference to another class, by index or name, or to the mean of the others: others", text(&c.Model.Against), nil, changesUnlessDefault},
 		{"model.target_class", "predicted, true, all, an index or a class name", field(&c.Model.TargetClass, readClass), nil, changes},

@@ -72,7 +72,7 @@ func (w *world) start(ctx context.Context, o instance.Options) (instance.Instanc
 	return w.last, nil
 }
 
-// errEnds is what calls return that a process ends over.
+// errEnds ends a call during which the process ends.
 var errEnds = &worker.DiedError{Reason: "its end"}
 
 // kill ends the process that was started last.

@@ -66,16 +66,16 @@ func (e *Explanation) settleRegion(p *network.Gradient, scores []float32) error 
 	if err != nil {
 		return err
 	}
-	r.Score.Value = 0
-	for i, w := range weights {
-		if !finite(scores[i]) { // also outside the region, since the voxel's class is nothing then
-			return fmt.Errorf("the score of voxel %d is %v: the volume drives the model out of its range (is it scaled as in training?)", i, scores[i])
+	for i, s := range scores {
+		if !finite(s) { // also outside the region, since the voxel's class is nothing then
+			return fmt.Errorf("the score of voxel %d is %v: the volume drives the model out of its range (is it scaled as in training?)", i, s)
 		}
-		r.Score.Value += float64(w) * float64(scores[i])
 	}
 	r.Labels, r.TargetClass, r.Score.Definition = labels, e.target.Class.Index, h.Define(e.target)
 	e.doubt = h.Doubt(nil)
-	if e.seed = weights; voxels == 0 {
+	e.seed = weights
+	r.Score.Value = e.score(scores)
+	if voxels == 0 {
 		e.doubt = fmt.Sprintf("no voxel is in the region: %s", e.target.Region)
 	}
 	return nil

@@ -256,11 +256,3 @@ func findLayer(m *onnx.Imported, h cam.Head, raw *ir.Value, r layer.Request) (la
 	}
 	return found, err
 }
-
-// TaskNames returns the values of ModelOptions.Task besides "".
-func TaskNames() (names []string) {
-	for _, t := range cam.Tasks() {
-		names = append(names, string(t))
-	}
-	return names
-}

@@ -28,7 +28,7 @@ type ModelOptions struct {
 	Input string `json:"input,omitempty"`
 	// Output is the name of the output that is explained; "" is the first that is a vector.
 	Output string `json:"output,omitempty"`
-	// Task is the meaning of that output, one of cam.Tasks; "" is what the file shows, or else an assumption.
+	// Task names the meaning of that output, as cam.Tasks has it; "" takes it from the end of the file, or assumes it.
 	Task string `json:"task,omitempty"`
 	// InputAxes are the axes of the model's input in the file's order, letters of N C D H W such as "NDHWC"; "" recognises them.
 	InputAxes string `json:"input_axes,omitempty"`
@@ -59,7 +59,7 @@ var optionRules = []option.Rule[ModelOptions]{
 		if o.Task == "" {
 			return nil
 		}
-		return option.OneOf(o.Task, TaskNames())
+		return option.OneOf(o.Task, cam.TaskNames())
 	}},
 	{Option: "volume_shape", Check: func(o ModelOptions) error {
 		if slices.Min(o.Shape[:]) < 0 {
